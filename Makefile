@@ -1,0 +1,43 @@
+# The two commands: make poc, make test. Everything lives in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: two torch processes with two threads each slow one another down by orders of magnitude.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+JOBS ?= 2
+
+.PHONY: poc test check format clean
+
+# torch is asked for first and pinned, so that the CPU build is taken where one is at hand.
+$(BIN)/.poc: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc]'
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.poc
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,dev]'
+	@touch $@
+
+## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
+poc: $(BIN)/.poc
+	@$(BIN)/sabun poc run --task digits --out runs/digits
+
+## make check: lint, format, types, import directions (seconds)
+check: $(BIN)/.dev
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+## make test: check, then the whole test suite
+test: check
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+format: $(BIN)/.dev
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+clean:
+	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache

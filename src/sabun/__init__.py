@@ -1,0 +1,50 @@
+"""sabun (差分): training as numerical analysis.
+
+SGD is the forward-Euler method on the gradient flow θ′(t) = −∇L(θ). This package treats every first-order optimizer as
+a numerical method for that flow: it names the method, knows its order, truncation error and stability, and adopts
+it only on evidence. Names are loaded on first use, so ``import sabun`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name → module that defines it
+_PUBLIC = {
+    "Optimizer": "sabun.optim",
+    "heavy_ball": "sabun.schemes",
+    "look_ahead": "sabun.schemes",
+    "nesterov": "sabun.schemes",
+}
+_MODULES = ("errors", "optim", "poc", "report", "schemes")
+
+__all__ = [
+    "Optimizer",
+    "__version__",
+    "errors",
+    "heavy_ball",
+    "look_ahead",
+    "nesterov",
+    "optim",
+    "poc",
+    "report",
+    "schemes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"sabun.{name}")
+    else:
+        raise AttributeError(f"module 'sabun' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,71 @@
+"""Evidence: what one training run left behind. Plain values, no torch, no files.
+
+The store writes these as JSON lines, the KPIs read them. Special cases: epoch 0 is the state before the first step
+(its ``train_loss`` is None); a diverged run ends early and keeps the epochs that it had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Epoch", "Phase", "RunResult", "Status"]
+
+Phase = Literal["tune", "evaluate", "repeat"]
+"""tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness."""
+
+Status = Literal["finished", "diverged", "failed"]
+"""diverged: the loss became non-finite, or ended above its start. failed: the run raised an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One line of a learning curve. Losses may be ``inf`` or ``nan`` in a diverged run; seconds are wall clock.
+
+    ``train_s``, ``eval_s`` and ``optimizer_s`` are of this epoch alone: training only (device-synchronised,
+    evaluation and logging excluded), evaluation, and the part of training spent in ``optimizer.step``.
+    ``gradient_evaluations`` counts from the start of the run. ``extra`` holds what a task or step control adds,
+    such as ``curvature`` (largest estimated λ) and ``margin`` (share of the stability interval not yet used).
+    """
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float
+    val_metric: float | None
+    train_s: float
+    eval_s: float
+    optimizer_s: float
+    gradient_evaluations: int
+    lr: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One run: who (arm, seed, phase), how (hyperparameters), and what came out."""
+
+    run: str
+    arm: str
+    seed: int
+    phase: Phase
+    hyperparameters: Mapping[str, float | int | str | bool]
+    status: Status
+    epochs: tuple[Epoch, ...]
+    test_loss: float | None = None
+    test_metric: float | None = None
+    peak_memory_bytes: int | None = None
+    optimizer_state_bytes: int | None = None
+    weights_sha256: str | None = None
+    started: str = ""
+    ended: str = ""
+    failure: str = ""
+
+    @property
+    def final_loss(self) -> float:
+        """Validation loss at the end of the budget; infinite for a run that diverged or failed."""
+        if self.status != "finished" or not self.epochs:
+            return math.inf
+        loss = self.epochs[-1].val_loss
+        return loss if math.isfinite(loss) else math.inf

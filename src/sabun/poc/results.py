@@ -1,0 +1,113 @@
+"""Judgement: what the evidence says of each candidate. Plain values that reports render and never recompute.
+
+Texts are not stored here: a :class:`Reason` is a code with numbers, and each report language has a sentence for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Outcome", "Reason", "Tuning", "Verdict"]
+
+Decision = Literal["go", "no-go", "undecided"]
+Outcome = Literal["pass", "fail", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One candidate against the baseline on one KPI.
+
+    ``scale`` is ``relative`` (effect = candidate/baseline − 1 of paired means; 0 means equal, negative is better when
+    lower is better) or ``ratio`` (effect = candidate/baseline, computed on the log scale; 1 means equal).
+    ``low``..``high`` is the two-sided interval at ``level``; ``p_value`` is two-sided, ``p_adjusted`` after Holm over
+    candidates. ``baseline`` and ``candidate`` are the values per paired seed, in the order of ``seeds``.
+    ``problem`` is a code where the statistic could not be computed; then the numbers are None.
+    ``power`` is the chance that a study of this size finds an effect of ``detectable`` size;
+    ``seeds_to_decide`` estimates the number of seeds in all that would settle it (None: out of reach or settled).
+    """
+
+    kpi: str
+    arm: str
+    scale: Literal["relative", "ratio"]
+    effect: float | None
+    low: float | None
+    high: float | None
+    level: float
+    p_value: float | None
+    p_adjusted: float | None
+    n: int
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    candidate: tuple[float, ...]
+    threshold: float | None
+    method: str
+    power: float | None = None
+    detectable: float | None = None
+    seeds_to_decide: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a verdict is what it is: one a KPI. ``code`` names a sentence, ``values`` fill its placeholders."""
+
+    kpi: str
+    code: str
+    outcome: Outcome
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision on one candidate, with its reasons in the order K1, K2, K3."""
+
+    arm: str
+    decision: Decision
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What tuning found for one arm: ``trials`` as (hyperparameters, objective); ``at_edge`` names a hyperparameter
+    whose best value lies within 5% (in log space) of the edge of its space: its optimum may lie outside."""
+
+    arm: str
+    best: Mapping[str, float | int | str | bool]
+    objective: float
+    trials: tuple[tuple[Mapping[str, float | int | str | bool], float], ...]
+    gradient_evaluations: int
+    seconds: float
+    at_edge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+    medians: Mapping[str, float | None]
+    epochs: tuple[int, ...]
+    loss_median: tuple[float, ...]
+    loss_low: tuple[float, ...]
+    loss_high: tuple[float, ...]
+    seconds_median: tuple[float, ...]
+    diverged: int
+    failed: int
+    bit_exact: bool | None
+    lr_tolerance_decades: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Everything that the records say, computed once."""
+
+    baseline: str
+    arms: Mapping[str, ArmSummary]
+    comparisons: tuple[Comparison, ...]
+    verdicts: tuple[Verdict, ...]
+    tuning: Mapping[str, Tuning]
+    level: float
