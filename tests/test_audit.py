@@ -1,0 +1,365 @@
+"""The audit log: no change stays hidden, no crash breaks it, no two writers mix."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sabun import audit
+from sabun.audit import GENESIS, AuditLog, verify
+from sabun.errors import OptionError, StoreError
+
+EVENTS = 200
+
+
+@pytest.fixture(scope="module")
+def log_bytes(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """A 200-event log and its head file, of the kinds of events that studies and roll-outs write."""
+    path = tmp_path_factory.mktemp("log") / "audit.jsonl"
+    log = AuditLog(path, actor="ops@plant")
+    for i in range(EVENTS):
+        log.append(
+            "run.ended", run=f"{i:04x}", arm="nesterov@adam", loss=1 / (i + 1), note="学習 | ok\n", tags=["a", i]
+        )
+    return path.read_bytes(), log.head_path.read_bytes()
+
+
+class Bench:
+    """Writes bytes to one place and asks ``verify`` about them."""
+
+    def __init__(self, folder: Path, log: bytes, head: bytes) -> None:
+        self.path = folder / "audit.jsonl"
+        self.head_path = folder / "audit.jsonl.head"
+        self.log, self.head = log, head
+        self.lines = log.splitlines(keepends=True)
+        self.head_path.write_bytes(head)
+
+    def verify(self, log: bytes) -> audit.Verification:
+        self.path.write_bytes(log)
+        return verify(self.path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, log_bytes: tuple[bytes, bytes]) -> Bench:
+    return Bench(tmp_path, *log_bytes)
+
+
+def test_the_untouched_log_holds(bench: Bench) -> None:
+    found = bench.verify(bench.log)
+    assert (found.ok, found.count, found.first_broken, found.problem, found.interrupted) == (True, 200, None, "", False)
+    assert found.head == json.loads(bench.lines[-1])["hash"] == json.loads(bench.head)["hash"]
+
+
+def test_the_chain_is_what_the_documentation_says(bench: Bench) -> None:
+    # Recomputed here from the bytes alone, without the module's helpers.
+    before = "0" * 64
+    for number, line in enumerate(bench.lines):
+        text, _, rest = line.rpartition(b',"hash":"')
+        assert rest == hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+        body = json.loads(line)
+        assert list(body) == ["seq", "time", "event", "actor", "data", "prev", "hash"]
+        assert (body["seq"], body["prev"], body["actor"]) == (number, before, "ops@plant")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", body["time"])
+        before = body["hash"]
+
+
+def test_every_single_byte_edit_is_found(bench: Bench) -> None:
+    # Every line; in each its first byte, its line end, one byte of its own hash, and five others at random.
+    pick, start, edits = random.Random(0), 0, 0
+    for number, line in enumerate(bench.lines, start=1):
+        inside = [pick.randrange(len(line)) for _ in range(5)]
+        for offset in {0, len(line) - 1, len(line) - 10, *inside}:
+            forged = bytearray(bench.log)
+            forged[start + offset] ^= 1 << pick.randrange(8)
+            found = bench.verify(bytes(forged))
+            assert not found.ok, (number, offset)
+            assert found.problem
+            if found.first_broken is not None:
+                assert found.first_broken == number, (number, offset, found)
+                assert found.count == number - 1
+            edits += 1
+        start += len(line)
+    assert edits > 7 * EVENTS
+
+
+def test_an_edit_with_a_hash_made_to_fit_is_found_at_its_neighbour(bench: Bench) -> None:
+    for number, line in enumerate(bench.lines, start=1):
+        text = line.rpartition(b',"hash":"')[0].replace(b"nesterov", b"heavy-ball")
+        forged = text + b',"hash":"' + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+        assert forged != line
+        found = bench.verify(b"".join([*bench.lines[: number - 1], forged, *bench.lines[number:]]))
+        assert not found.ok
+        assert found.first_broken == (number + 1 if number < EVENTS else None)
+
+
+def test_every_deletion_is_found(bench: Bench) -> None:
+    for number in range(1, EVENTS + 1):
+        found = bench.verify(b"".join(bench.lines[: number - 1] + bench.lines[number:]))
+        assert not found.ok
+        assert found.first_broken == number
+
+
+def test_every_truncation_at_a_line_end_is_found(bench: Bench) -> None:
+    for kept in range(EVENTS):
+        found = bench.verify(b"".join(bench.lines[:kept]))
+        assert not found.ok
+        assert (found.count, found.first_broken) == (kept, kept + 1)
+
+
+def test_every_truncation_inside_a_line_is_found(bench: Bench) -> None:
+    pick = random.Random(1)
+    for kept, line in enumerate(bench.lines):
+        cut = pick.randrange(1, len(line))
+        found = bench.verify(b"".join(bench.lines[:kept]) + line[:cut])
+        assert not found.ok
+        assert (found.count, found.first_broken) == (kept, kept + 1)
+
+
+def test_every_reordering_and_repetition_is_found(bench: Bench) -> None:
+    pick = random.Random(2)
+    for first in range(EVENTS - 1):
+        for second in {first + 1, pick.randrange(first + 1, EVENTS)}:
+            lines = list(bench.lines)
+            lines[first], lines[second] = lines[second], lines[first]
+            assert bench.verify(b"".join(lines)).first_broken == first + 1
+        assert bench.verify(b"".join([*bench.lines[: first + 1], *bench.lines[first:]])).first_broken == first + 2
+
+
+def test_every_edit_of_the_head_file_is_found(bench: Bench) -> None:
+    for offset in range(len(bench.head)):
+        for bit in range(8):
+            forged = bytearray(bench.head)
+            forged[offset] ^= 1 << bit
+            bench.head_path.write_bytes(bytes(forged))
+            assert not bench.verify(bench.log).ok, (offset, bit)
+    for raw in (b"", bench.head[:-1], bench.head * 2):
+        bench.head_path.write_bytes(raw)
+        assert not bench.verify(bench.log).ok
+    bench.head_path.unlink()
+    assert "head file is missing" in bench.verify(bench.log).problem
+
+
+def test_an_older_head_does_not_excuse_more_than_one_line(bench: Bench) -> None:
+    # An interrupted write leaves at most one line past the head; two are an insertion.
+    for behind in (1, 2):
+        kept = b"".join(bench.lines[:-behind])
+        last = json.loads(bench.lines[-behind - 1])["hash"]
+        bench.head_path.write_bytes(audit.Head(EVENTS - behind, len(kept), last).encode())
+        found = bench.verify(bench.log)
+        assert (found.ok, found.interrupted) == ((True, True) if behind == 1 else (False, False))
+
+
+def test_both_files_cut_alike_are_found_by_an_anchor_alone(bench: Bench) -> None:
+    # The limit of a chain without a secret, and what an anchor kept elsewhere adds.
+    anchor = json.loads(bench.lines[-1])["hash"]
+    kept = b"".join(bench.lines[:150])
+    bench.head_path.write_bytes(audit.Head(150, len(kept), json.loads(bench.lines[149])["hash"]).encode())
+    assert bench.verify(kept).ok
+    found = verify(bench.path, anchor=anchor)
+    assert not found.ok
+    assert "anchor" in found.problem
+    assert verify(bench.path, anchor=json.loads(bench.lines[77])["hash"]).ok
+
+
+def test_a_missing_log_does_not_hold(tmp_path: Path, bench: Bench) -> None:
+    assert not verify(tmp_path / "none.jsonl").ok
+    assert not verify(bench.path).ok  # its head file is there, the log is not
+    with pytest.raises(StoreError, match="is gone"):
+        AuditLog(bench.path).append("next")
+    assert not bench.path.exists()
+
+
+def test_a_damaged_log_is_not_written_to(bench: Bench) -> None:
+    for damage in (b"".join(bench.lines[:-1]), bench.log[:-1] + b" ", bench.log + bench.lines[0], bench.log + b"a\nb"):
+        bench.path.write_bytes(damage)
+        with pytest.raises(StoreError, match="verify"):
+            AuditLog(bench.path).append("next")
+        assert bench.path.read_bytes() == damage
+        assert bench.head_path.read_bytes() == bench.head
+    bench.path.write_bytes(bench.log)
+    bench.head_path.unlink()
+    with pytest.raises(StoreError, match="head file"):
+        AuditLog(bench.path).append("next")
+
+
+def test_a_torn_last_line_is_an_accident_and_is_mended(bench: Bench) -> None:
+    torn = b'{"seq":200,"time":"2026-'
+    found = bench.verify(bench.log + torn)
+    assert (found.ok, found.count, found.interrupted) == (True, 200, True)
+    assert len(AuditLog(bench.path).records()) == 200
+    AuditLog(bench.path).append("next")
+    recovered, following = AuditLog(bench.path).records()[-2:]
+    assert (recovered.event, following.event) == ("audit.recovered", "next")
+    assert recovered.data == {"torn_bytes": len(torn), "adopted_lines": 0}
+    assert verify(bench.path) == audit.Verification(True, 202, following.hash)
+    assert bench.path.read_bytes().startswith(bench.log)
+
+
+# Kills the process for real (os._exit) at the n-th system call that changes a file, or half-way through a write.
+KILLER = """
+import os, sys
+path, at, torn = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "torn"
+count = 0
+def wrap(name):
+    real = getattr(os, name)
+    def call(*args, **kwargs):
+        global count
+        count += 1
+        if count == at:
+            if name == "write" and torn:
+                real(args[0], bytes(args[1])[: len(args[1]) // 2])
+            os._exit(9)
+        return real(*args, **kwargs)
+    setattr(os, name, call)
+for name in ("write", "fsync", "replace", "rename", "ftruncate", "open"):
+    wrap(name)
+from sabun.audit import AuditLog
+log = AuditLog(path, actor="x")
+for i in range(2):
+    log.append("event", i=i)
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["clean", "torn"])
+def test_a_process_killed_at_any_write_leaves_a_log_that_holds(tmp_path: Path, how: str) -> None:
+    at, code, torn_lines = 0, 9, 0
+    while code:
+        at += 1
+        path, before = tmp_path / str(at) / "audit.jsonl", 0
+        for _ in range(2):  # the second process is killed at the same point of what the first left
+            command = [sys.executable, "-c", KILLER, str(path), str(at), how]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            code = done.returncode
+            assert code in (0, 9), done.stderr
+            acknowledged = len(done.stdout.split())
+            if path.exists():
+                torn_lines += not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+                found = verify(path)
+                assert found.ok, (at, found)
+                seen = [r.data["i"] for r in AuditLog(path).records() if r.event == "event"]
+                # What was acknowledged is there; of what was not, at most the event under way.
+                assert seen[before:] in ([0, 1][:acknowledged], [0, 1][: acknowledged + 1])
+                before = len(seen)
+            else:
+                assert acknowledged == 0
+        AuditLog(path).append("after")
+        found = verify(path)
+        assert (found.ok, found.interrupted) == (True, False)
+        assert AuditLog(path).records()[-1].event == "after"
+    assert at > 10  # every point was tried until one process ran to its end
+    assert bool(torn_lines) == (how == "torn")
+
+
+def test_a_full_disk_is_an_error_and_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.path.write_bytes(bench.log)
+    real = os.fsync
+    for failing in (1, 2):
+        calls = 0
+
+        def fsync(file: int, failing: int = failing) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(file)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(StoreError, match="No space left"):
+            AuditLog(bench.path).append("next")
+        assert bench.path.read_bytes() == bench.log
+        assert bench.head_path.read_bytes() == bench.head
+    monkeypatch.setattr(os, "fsync", real)
+    AuditLog(bench.path).append("next")
+    assert verify(bench.path).count == 201
+
+
+def _write_many(path: str, worker: int, events: int) -> None:
+    log = AuditLog(path, actor=f"worker-{worker}")
+    for i in range(events):
+        log.append("event", i=i, padding="x" * (50 * worker))
+
+
+def test_concurrent_writers_never_interleave(tmp_path: Path) -> None:
+    path, workers, events = tmp_path / "audit.jsonl", 4, 40
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=_write_many, args=(str(path), worker, events)) for worker in range(workers)]
+    threads = [threading.Thread(target=_write_many, args=(str(path), worker, events)) for worker in (4, 5)]
+    for job in [*jobs, *threads]:
+        job.start()
+    for job in [*jobs, *threads]:
+        job.join()
+    assert all(job.exitcode == 0 for job in jobs)
+    found = verify(path)
+    assert (found.ok, found.count) == (True, 6 * events)
+    records = AuditLog(path).records()
+    for worker in range(6):
+        assert [r.data["i"] for r in records if r.actor == f"worker-{worker}"] == list(range(events))
+    assert {r.event for r in records} == {"event"}  # nobody had to repair anything
+
+
+def test_values_that_json_cannot_hold(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.append("trouble", loss=float("nan"), worst=float("-inf"), name="\udc80", path=["a", {"b": (1, None, True)}])
+    (record,) = log.records()
+    assert record.data == {"loss": "nan", "worst": "-inf", "name": "\udc80", "path": ["a", {"b": [1, None, True]}]}
+    before = path.read_bytes()
+    for value in (object(), b"x", {1: 2}, {1, 2}):
+        with pytest.raises(OptionError, match="'value'"):
+            log.append("x", value=value)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="name"):
+        log.append("")
+    assert path.read_bytes() == before
+
+
+def test_time_is_utc_and_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    record = AuditLog(tmp_path / "audit.jsonl").append("now")
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(record.time)) < timedelta(minutes=5)
+    assert record.prev == GENESIS
+
+
+def test_reading_a_broken_log_is_refused(bench: Bench) -> None:
+    bench.path.write_bytes(bench.log.replace(b"nesterov", b"nosterov", 1))
+    with pytest.raises(StoreError, match="line 1 was changed"):
+        audit.read(bench.path)
+
+
+def test_exports_for_people(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl", actor="=cmd()")
+    log.append("promoted", reason="a | b <script>\nnext", share=0.05)
+    log.append("plain")
+    records = log.records()
+    table = audit.to_markdown(records)
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
+    assert "<script>" not in table
+    assert records[-1].hash in table
+    parsed = list(csv.reader(io.StringIO(audit.to_csv(records))))
+    assert [len(row) for row in parsed] == [6, 6, 6]
+    assert parsed[1][3] == "'=cmd()"
+    assert json.loads(parsed[1][4]) == {"reason": "a | b <script>\nnext", "share": 0.05}
+
+
+def test_the_log_needs_nothing_but_the_standard_library() -> None:
+    code = "import sys; before = set(sys.modules); import sabun.audit; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = {m for m in done.stdout.split() if m not in sys.stdlib_module_names and not m.startswith("_")}
+    assert foreign - set(textwrap.dedent("sabun sitecustomize").split()) == set()
