@@ -13,8 +13,9 @@ from typing import Literal
 
 __all__ = ["Epoch", "Phase", "RunResult", "Status"]
 
-Phase = Literal["tune", "evaluate", "repeat"]
-"""tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness."""
+Phase = Literal["tune", "evaluate", "repeat", "time"]
+"""tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness.
+time: a short run that has the machine to itself, where the evaluation runs shared it."""
 
 Status = Literal["finished", "diverged", "failed"]
 """diverged: the loss became non-finite, or ended above its start. failed: the run raised an error."""

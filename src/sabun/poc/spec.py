@@ -18,10 +18,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sabun.errors import StudyError, unknown
+from sabun.poc.records import Phase
 
-__all__ = ["Arm", "Budget", "LogUniform", "Run", "Scalar", "Study", "Thresholds"]
+__all__ = ["Arm", "Budget", "LogUniform", "Option", "Run", "Scalar", "Schedule", "Study", "Thresholds", "derive_seed"]
 
 Scalar = bool | int | float | str
+Option = Scalar | tuple[float | int, ...]
+"""An optimizer's fixed option; a tuple of numbers for the likes of ``betas = [0.9, 0.99]``."""
+
+Schedule = Literal["constant", "linear", "cosine"]
+"""The factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
 
 
 class _Frozen(BaseModel):
@@ -48,13 +54,15 @@ class Arm(_Frozen):
 
     ``optimizer`` is a preset (``adamw``), a scheme with an optional metric (``nesterov``, ``look-ahead(0.9, 2)@adam``),
     or a class of any installed package (``torch.optim:SGD``). ``space`` maps a hyperparameter to its search space;
-    empty means the arm's default: the step length, over the same number of decades for every arm.
+    empty means the arm's default: the step length, over the same number of decades for every arm. ``schedule`` is for
+    the optimizer whose recipe includes one (schedule-free: constant); left out, the study's applies.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
     optimizer: Annotated[str, Field(min_length=1, max_length=300)]
-    options: Mapping[str, Scalar] = Field(default_factory=dict)
+    options: Mapping[str, Option] = Field(default_factory=dict)
     space: Mapping[str, LogUniform] = Field(default_factory=dict)
+    schedule: Schedule | None = None
 
 
 class Budget(_Frozen):
@@ -74,9 +82,9 @@ class Budget(_Frozen):
 class Thresholds(_Frozen):
     """When a "go" is honest. Fixed with the study.
 
-    ``margin``: K1 must be better by at least this relative amount, interval clear of it. ``max_time_ratio``: upper bound
-    of K3. ``max_spread_ratio``: K2's limit; no-go only when significantly beyond it. ``level``: two-sided confidence
-    level of every interval.
+    ``margin``: K1 must be better by at least this relative amount, interval clear of it. ``max_time_ratio``: upper
+    bound of K3. ``max_spread_ratio``: K2's limit; no-go only when significantly beyond it. ``level``: two-sided
+    confidence level of every interval.
     """
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -86,7 +94,12 @@ class Thresholds(_Frozen):
 
 
 class Study(_Frozen):
-    """The whole specification. ``seed`` is the root from which all others are derived by hashing named parts."""
+    """The whole specification. ``seed`` is the root from which all others are derived by hashing named parts.
+
+    ``schedule`` decays the learning rate of all arms alike, per step, to zero at the end of the budget: an arm is then
+    judged where its team would stop, not in mid-flight (rankings at a constant rate flip when the rate decays). Linear
+    is the default for its worst-case optimality and its record in practice (Defazio et al., arXiv 2310.07831).
+    """
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=300)]
@@ -96,6 +109,7 @@ class Study(_Frozen):
     candidates: Annotated[tuple[Arm, ...], Field(min_length=1)]
     budget: Budget = Budget()
     thresholds: Thresholds = Thresholds()
+    schedule: Schedule = "linear"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     note: Annotated[str, Field(max_length=10_000)] = ""
 
@@ -156,7 +170,7 @@ class Run(_Frozen):
 
     arm: str
     seed: int
-    phase: Literal["tune", "evaluate", "repeat"]
+    phase: Phase
     trial: int | None = None
     hyperparameters: Mapping[str, Scalar] = Field(default_factory=dict)
 

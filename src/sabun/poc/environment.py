@@ -1,0 +1,101 @@
+"""Under which conditions a run took place: machine, versions, repository. Stored with every study.
+
+Two environments are of one *kind* when their runs may stand in one comparison: same processor, device, torch, sabun,
+packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sabun
+from sabun.poc import arms, tasks
+from sabun.poc.spec import Study
+
+__all__ = ["differences", "environment"]
+
+_KIND = ("machine", "device", "threads", "torch", "sabun", "packages", "task_source")
+_PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
+
+
+def environment(study: Study) -> dict[str, Any]:
+    """The present conditions, as plain JSON values."""
+    return {
+        "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
+        "device": str(study.task_options.get("device", "cpu")),
+        "threads": 1,
+        "torch": torch.__version__,
+        "sabun": sabun.__version__,
+        "packages": _packages(study),
+        "task_source": tasks.source_hash(study.task),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "git": git(Path.cwd()),
+    }
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In words, what makes two environments differ in kind; empty when nothing does."""
+    found = []
+    for key in _KIND:
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += [
+                f"{part}: {a.get(part)}, now {b.get(part)}" for part in sorted({*a, *b}) if a.get(part) != b.get(part)
+            ]
+        elif a != b:
+            found.append(f"{key.replace('_', ' ')}: {a}, now {b}")
+    return found
+
+
+def git(directory: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files are changed; None outside of a repository or without git."""
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _packages(study: Study) -> dict[str, str]:
+    """Versions of what takes part: the engine's own needs, and the packages that the arms' classes come from."""
+    names = set(_PACKAGES)
+    modules = importlib.metadata.packages_distributions()
+    for arm in study.arms:
+        notation = arms.parse(arm.optimizer)
+        if notation.kind == "class":
+            names.update(modules.get(notation.name.split(".")[0].partition(":")[0], []))
+    found = {}
+    for name in sorted(names - {"torch"}):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

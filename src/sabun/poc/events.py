@@ -1,0 +1,95 @@
+"""What a running study says of itself, for progress bars and logs. Plain values; listeners must not change them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.results import Tuning
+from sabun.poc.spec import Run, Study
+
+__all__ = [
+    "EpochDone",
+    "Event",
+    "Listener",
+    "RunFinished",
+    "RunRetried",
+    "RunStarted",
+    "StudyFinished",
+    "StudyStarted",
+    "TuningFinished",
+    "TuningStarted",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStarted:
+    """``total`` runs in all, of which ``done`` were found in ``path`` already."""
+
+    study: Study
+    path: Path
+    total: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class TuningStarted:
+    arm: str
+    trials: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """``number`` counts from 1 over the whole study, in the order in which runs start."""
+
+    run: Run
+    number: int
+    total: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    run: Run
+    epoch: Epoch
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is on the disk. ``remaining_s`` estimates the rest of the study from what was done in this session."""
+
+    run: Run
+    result: RunResult
+    done: int
+    total: int
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRetried:
+    """A worker died with the run in flight; the run starts again."""
+
+    run: Run
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TuningFinished:
+    tuning: Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFinished:
+    study: Study
+    path: Path
+    seconds: float
+
+
+Event: TypeAlias = (
+    StudyStarted | TuningStarted | RunStarted | EpochDone | RunFinished | RunRetried | TuningFinished | StudyFinished
+)
+Listener: TypeAlias = Callable[[Event], None]

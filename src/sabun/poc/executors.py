@@ -1,0 +1,88 @@
+"""Where runs are carried out. An executor takes runs and reports epochs and results; it knows nothing of the store.
+
+    InProcess      here, one after the other
+    Processes      N worker processes, one torch thread each
+
+Every executor yields the same records for the same run, timings aside: a run is a function of the study and of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.spec import Run, Study
+from sabun.poc.training import Trainer
+
+__all__ = ["Executor", "InProcess", "Lost", "one_thread"]
+
+
+class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
+    """The worker died with ``run`` in flight."""
+
+    def __init__(self, run: Run, reason: str) -> None:
+        super().__init__(run.id, reason)
+        self.run = run
+        self.reason = reason
+
+
+class Executor(Protocol):
+    """``submit`` at most ``slots`` runs at a time; ``next`` blocks until one of them has something to report."""
+
+    slots: int
+
+    def submit(self, run: Run) -> None: ...
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        """The next report. Raises Lost when a worker died; its run is no longer in flight."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: two processes with two threads each on two cores are many times slower than one thread each,
+    and sums in another order would change the last bits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class InProcess:
+    """Runs here, one after the other; the first is preceded by a discarded warm-up of every arm."""
+
+    slots = 1
+
+    def __init__(self, study: Study) -> None:
+        self._context = contextlib.ExitStack()
+        self._context.enter_context(one_thread())
+        self._trainer = Trainer(study)
+        self._warm = False
+        self._current: tuple[Run, Iterator[Epoch | RunResult]] | None = None
+
+    def submit(self, run: Run) -> None:
+        if not self._warm:
+            self._trainer.warm_up()
+            self._warm = True
+        self._current = (run, self._trainer.run(run))
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        if self._current is None:
+            raise RuntimeError("no run was submitted")
+        run, stream = self._current
+        item = next(stream)
+        if isinstance(item, RunResult):
+            self._current = None
+        return run, item
+
+    def close(self) -> None:
+        self._context.close()

@@ -1,0 +1,158 @@
+"""Equal tuning for every arm: the same number of trials, the same search method, the same random numbers.
+
+Trial 0 is the centre of the space (the documented default), the next ones fill the space evenly (Sobol points, the same
+quantiles for every arm), the rest follow Optuna's TPE sampler on what was seen. The objective is the mean validation
+loss at the end of the budget over the tuning seeds, infinite if one of them diverged; test data play no part. Trials
+are not stopped early: under a decaying learning rate a curve in mid-flight does not tell where it will end, and an
+arm that starts slowly would be cut off unfairly. Only a run that has diverged ends before its budget.
+
+**Replayed, not remembered.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each
+suggestion comes from a fresh sampler that is told the stored results. So a killed study needs no sampler state to go on
+as if nothing had happened, and the runs in the store are the only source of truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import optuna
+
+from sabun.poc import arms
+from sabun.poc.records import RunResult
+from sabun.poc.results import Tuning
+from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
+
+__all__ = ["Tuner", "best", "objective", "suggest", "summarise"]
+
+EDGE = 0.05
+"""A best value within this share of the space's width (in log space) from its edge is reported as ``at_edge``."""
+
+
+def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
+    """Hyperparameters of trial number ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
+    space = arms.spaces(arm, study.budget.decades)
+    trial = len(seen)
+    if trial == 0:
+        return {name: bounds.center for name, bounds in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {
+        name: optuna.distributions.FloatDistribution(bounds.low, bounds.high, log=True)
+        for name, bounds in space.items()
+    }
+    # Half of the trials spread evenly before the sampler is trusted with what it saw.
+    seed = derive_seed(study.seed, "tune", "sampler")
+    if trial <= max(1, study.budget.trials // 2):
+        return _even_point(space, trial - 1, seed)
+    sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, trial), n_startup_trials=0, multivariate=len(space) > 1)
+    search = optuna.create_study(sampler=sampler, direction="minimize")
+    for values, loss in seen:
+        search.add_trial(
+            optuna.trial.create_trial(
+                params={name: _clip(float(values[name]), space[name]) for name in space},
+                distributions=distributions,
+                value=loss if math.isfinite(loss) else _worst(seen),
+            )
+        )
+    asked = search.ask(distributions)
+    return {name: float(asked.params[name]) for name in space}
+
+
+def _even_point(space: Mapping[str, LogUniform], index: int, seed: int) -> dict[str, float]:
+    """Point ``index`` of a scrambled Sobol sequence, mapped to the space on the log scale."""
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(d=len(space), scramble=True, rng=seed)
+    if index:
+        sequence.fast_forward(index)
+    point = sequence.random(1)[0]
+    return {
+        name: float(bounds.low * (bounds.high / bounds.low) ** share)
+        for (name, bounds), share in zip(space.items(), point, strict=True)
+    }
+
+
+def _clip(value: float, bounds: LogUniform) -> float:
+    return min(max(value, bounds.low), bounds.high)
+
+
+def _worst(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
+    """A finite stand-in for a diverged trial: ten times the largest finite loss, so that it ranks last."""
+    finite = [loss for _, loss in seen if math.isfinite(loss)]
+    return 10.0 * max((abs(loss) for loss in finite), default=1.0) + 1.0
+
+
+def trial_runs(study: Study, arm: Arm, trial: int, hyperparameters: Mapping[str, Scalar]) -> list[Run]:
+    """The runs of one trial: one for each tuning seed."""
+    return [
+        Run(arm=arm.name, seed=seed, phase="tune", trial=trial, hyperparameters=dict(hyperparameters))
+        for seed in range(study.budget.tuning_seeds)
+    ]
+
+
+def objective(results: Sequence[RunResult]) -> float:
+    """Mean final validation loss over the tuning seeds; infinite if one of the runs diverged or failed."""
+    losses = [result.final_loss for result in results]
+    return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+
+
+class Tuner:
+    """The tuning of one arm, replayed from the results that there are: what was seen, and what to run next."""
+
+    def __init__(self, study: Study, arm: Arm) -> None:
+        self.study = study
+        self.arm = arm
+        self.seen: list[tuple[dict[str, float], float]] = []
+        self._runs: list[Run] = []
+        self._values: dict[str, float] = {}
+
+    def pending(self, results: Mapping[str, RunResult]) -> list[Run]:
+        """The runs of the current trial that have no result yet; none when all trials are done."""
+        while len(self.seen) < self.study.budget.trials:
+            if not self._runs:
+                self._values = suggest(self.study, self.arm, self.seen)
+                self._runs = trial_runs(self.study, self.arm, len(self.seen), self._values)
+            missing = [run for run in self._runs if run.id not in results]
+            if missing:
+                return missing
+            self.seen.append((self._values, objective([results[run.id] for run in self._runs])))
+            self._runs = []
+        return []
+
+
+def best(study: Study, arm: Arm, seen: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """The hyperparameters with the lowest objective, the earliest among equals; the defaults without tuning."""
+    if not seen:
+        return {name: bounds.center for name, bounds in arms.spaces(arm, study.budget.decades).items()}
+    return min(seen, key=lambda trial: trial[1])[0]
+
+
+def summarise(study: Study, arm: Arm, results: Mapping[str, RunResult]) -> Tuning | None:
+    """The outcome of an arm's completed trials; None before the first, and in a study without tuning."""
+    tuner = Tuner(study, arm)
+    tuner.pending(results)
+    seen = tuner.seen
+    if not seen:
+        return None
+    chosen = best(study, arm, seen)
+    runs = [
+        results[run.id]
+        for trial, (hyperparameters, _) in enumerate(seen)
+        for run in trial_runs(study, arm, trial, hyperparameters)
+    ]
+    return Tuning(
+        arm=arm.name,
+        best=chosen,
+        objective=min(loss for _, loss in seen),
+        trials=tuple(seen),
+        gradient_evaluations=sum(run.epochs[-1].gradient_evaluations for run in runs if run.epochs),
+        seconds=math.fsum(epoch.train_s for run in runs for epoch in run.epochs),
+        at_edge=tuple(
+            name for name, bounds in arms.spaces(arm, study.budget.decades).items() if _at_edge(chosen[name], bounds)
+        ),
+    )
+
+
+def _at_edge(value: float, bounds: LogUniform) -> bool:
+    position = math.log(value / bounds.low) / math.log(bounds.high / bounds.low)
+    return position < EDGE or position > 1.0 - EDGE
