@@ -1,0 +1,127 @@
+"""The values of a report: frozen, plain, JSON-able. Renderings read them and compute nothing that could disagree.
+
+Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.results.Reason` is, so one
+report serves every language. Special cases: no prices, no money; an unknown optimizer has no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sabun.poc.results import ArmSummary, Comparison, Decision, Verdict
+from sabun.report.method import Method
+from sabun.report.money import Effort, Money
+from sabun.report.text import Value
+
+__all__ = ["KPIS", "SCHEMA_VERSION", "Arm", "Audit", "Candidate", "Limits", "Note", "Option", "Report"]
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes; new fields do not raise it."""
+
+KPIS = {"K1": "final_loss", "K2": "spread", "K3": "epoch_s"}
+"""The KPI that decides, in each of the three groups."""
+
+Option = str | int | float | bool | tuple[float | int, ...]
+"""A fixed option of an optimizer, or a hyperparameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence: message key and the values of its placeholders."""
+
+    key: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What was fixed before the first run: budget and thresholds."""
+
+    task: str
+    task_options: Mapping[str, Option]
+    epochs: int
+    seeds: int
+    trials: int
+    tuning_seeds: int
+    decades: float
+    margin: float
+    max_time_ratio: float
+    max_spread_ratio: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm: what it is, what tuning chose, and how it did. ``lr_trials``: (learning rate, validation loss) pairs."""
+
+    name: str
+    baseline: bool
+    optimizer: str
+    options: Mapping[str, Option]
+    summary: ArmSummary
+    best: Mapping[str, Option]
+    at_edge: tuple[str, ...]
+    lr_trials: tuple[tuple[float, float], ...]
+    tuning_s: float
+    method: Method | None
+    margin: float | None
+    """Smallest share of the stability interval left unused in any epoch, median over seeds; None: not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The judgement on one candidate: its verdict, and its comparison with the baseline by KPI."""
+
+    arm: str
+    verdict: Verdict
+    kpis: Mapping[str, Comparison]
+
+    def deciding(self, group: str) -> Comparison | None:
+        """The comparison that decides in group K1, K2 or K3."""
+        return self.kpis.get(KPIS[group])
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Where the evidence comes from and how to recognise it."""
+
+    study_hash: str
+    records_sha256: str
+    records: int
+    root_seed: int
+    seeds: tuple[int, ...]
+    started: str
+    ended: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that any rendering shows."""
+
+    schema_version: int
+    generator: str
+    name: str
+    note: str
+    decision: Decision
+    leading: str
+    baseline: str
+    headline: Note
+    limits: Limits
+    arms: tuple[Arm, ...]
+    candidates: tuple[Candidate, ...]
+    effort: Effort
+    money: Money | None
+    untested: tuple[Note, ...]
+    phrases: tuple[Note, ...]
+    steps: tuple[Note, ...]
+    audit: Audit
+
+    def arm(self, name: str) -> Arm:
+        """The arm called ``name``."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def candidate(self, name: str) -> Candidate:
+        """The judgement on the candidate called ``name``."""
+        return next(candidate for candidate in self.candidates if candidate.arm == name)

@@ -1,0 +1,289 @@
+"""The pictures of the report, each a function from the Report to SVG: KPI intervals, learning curves, dots by seed,
+learning-rate trials, and the map of accuracy against stability.
+
+Every arm keeps one colour (class ``s0`` to ``s7``; the baseline is ``s0``, in ink) in all pictures. Special cases: a
+run that diverged or never reached its target is an open dot at the edge; an interval beyond the frame ends in an arrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sabun.poc.results import Comparison
+from sabun.report.facts import Arm, Candidate, Report
+from sabun.report.formatting import Language, show
+from sabun.report.svg import Canvas, Label, Scale, shorten
+from sabun.report.text import text
+
+__all__ = ["CURVE_POINTS", "curves", "forest", "lr_trials", "outcome", "series", "stability_map", "strip", "thin"]
+
+COLOURS = 7
+CURVE_POINTS = 250
+"""Points drawn of a learning curve: more than a screen can show apart, few enough for a small file."""
+
+
+def thin(count: int) -> list[int]:
+    """Indices of at most :data:`CURVE_POINTS` of ``count`` points, evenly spread, first and last among them."""
+    if count <= CURVE_POINTS:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+
+
+def series(index: int) -> str:
+    """CSS class of the arm at ``index``: 0 is the baseline; beyond the palette the colours repeat with a dash."""
+    return f"s{index}" if index <= COLOURS else f"s{(index - 1) % COLOURS + 1} again"
+
+
+def outcome(candidate: Candidate, group: str, kpi: str) -> str:
+    """pass, fail or unclear for one group, as the verdict's reasons say."""
+    for reason in candidate.verdict.reasons:
+        if reason.kpi in (group, kpi):
+            return reason.outcome
+    return "unclear"
+
+
+def _style(comparison: Comparison) -> str:
+    return "ratio" if comparison.scale == "ratio" else "spct"
+
+
+def _number(value: float, style: str) -> Label:
+    return lambda lang: show(value, style, lang)
+
+
+def forest(report: Report, group: str, label_id: str) -> str:
+    """Effect and interval of every candidate on the deciding KPI of ``group``, with the threshold.
+
+    The shaded side passes.
+    """
+    rows = [(candidate, candidate.deciding(group)) for candidate in report.candidates]
+    ratio = group != "K1"
+    equal = 1.0 if ratio else 0.0
+    thresholds = [f.threshold for _, f in rows if f is not None and f.threshold is not None]
+    limit = thresholds[0] if thresholds else equal
+    if not ratio:
+        limit = -abs(limit)
+    width, left, right, top, step = 360.0, 14.0, 346.0, 44.0, 46.0
+    height = top + step * len(rows) + 34
+    inside = [equal, limit]
+    for _, found in rows:
+        if found is not None:
+            inside += [v for v in (found.effect, found.low, found.high) if v is not None and math.isfinite(v)]
+    frame = (1 / 6, 6.0) if ratio else (-1.0, 2.0)
+    inside = [min(max(v, frame[0]), frame[1]) for v in inside]
+    span = math.log(1.25) if ratio else 0.1
+    inside += [equal * math.exp(-span), equal * math.exp(span)] if ratio else [-span, span]
+    x = Scale.fit(inside, left, right, log=ratio, pad=0.06)
+    style = "ratio" if ratio else "spct"
+    c = Canvas(width, height)
+    bottom = top + step * len(rows)
+    c.rect(left, top - 4, x(limit) - left, bottom - top + 4, "zone")
+    for tick in x.ticks(4):
+        c.line(x(tick), top - 4, x(tick), bottom, "grid")
+        c.text(x(tick), bottom + 15, _number(tick, f"tick_{style}"), "tick", anchor="middle")
+    c.line(x(equal), top - 4, x(equal), bottom, "equal")
+    if limit != equal:
+        c.line(x(limit), top - 4, x(limit), bottom, "limit")
+    key = "ui.limit" if ratio else "ui.needed"
+    if limit != equal:
+        side = "end" if x(limit) > width * 0.6 else "start"
+
+        def needed(lang: Language) -> str:
+            return text(key, lang, {"limit": show(limit, f"tick_{style}", lang)})
+
+        c.text(x(limit), top - 10, needed, "limit-text", anchor=side)
+    c.text(left, 12, lambda lang: text("ui.better_left", lang), "hint good")
+    c.text(right, 12, lambda lang: text("ui.worse_right", lang), "hint", anchor="end")
+    for i, (candidate, found) in enumerate(rows):
+        y = top + step * i
+        c.text(left + 2, y + 13, shorten(candidate.arm, 34), "row-name")
+        _interval(c, x, y + 30, candidate, group, found, right)
+    return c.render(label_id, "forest")
+
+
+def _interval(
+    c: Canvas, x: Scale, y: float, candidate: Candidate, group: str, found: Comparison | None, right: float
+) -> None:
+    if found is None or found.effect is None or not math.isfinite(found.effect):
+        c.text(right, y - 17, "–", "row-value", anchor="end")
+        return
+    kind = outcome(candidate, group, found.kpi)
+    style = _style(found)
+    c.text(right, y - 17, lambda lang: show(found.effect, style, lang), "row-value", anchor="end")
+    low = x.low if found.low is None or not math.isfinite(found.low) else found.low
+    high = x.high if found.high is None or not math.isfinite(found.high) else found.high
+    c.line(x(low), y, x(high), y, f"bar {kind}")
+    if low < x.low or low == x.low:
+        c.add(f'<path d="M{x.start + 6:.1f} {y - 4:.1f}l-6 4l6 4" class="bar arrow {kind}"/>')
+    else:
+        c.line(x(low), y - 4, x(low), y + 4, f"bar {kind}")
+    if high > x.high or high == x.high:
+        c.add(f'<path d="M{x.end - 6:.1f} {y - 4:.1f}l6 4l-6 4" class="bar arrow {kind}"/>')
+    else:
+        c.line(x(high), y - 4, x(high), y + 4, f"bar {kind}")
+
+    def tip(lang: Language) -> str:
+        limits = text(
+            "word.interval", lang, {"low": show(found.low, style, lang), "high": show(found.high, style, lang)}
+        )
+        return (
+            f"{shorten(candidate.arm, 60)}\n{show(found.effect, style, lang)} ({limits})\n{text(f'word.{kind}', lang)}"
+        )
+
+    c.mark(x(found.effect), y, kind, kind, tip=tip)
+
+
+def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> str:
+    """Median validation loss with the band from lowest to highest seed, against ``epoch`` or ``seconds``."""
+    height, left, right, top, bottom = 330.0, 54.0, width - 12, 28.0, 288.0
+    losses, places = [], []
+    for arm in report.arms:
+        s = arm.summary
+        losses += [v for v in (*s.loss_median, *s.loss_low) if math.isfinite(v)]
+        places += [v for v in _places(arm, axis) if math.isfinite(v)]
+    # A band that shoots up in a diverging seed must not flatten everything else.
+    start = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
+    highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(start, 1e-12)]
+    y = Scale.fit([*losses, *highs], bottom, top, log=None, pad=0.04)
+    x = Scale(0.0, max(places, default=1.0) or 1.0, left, right)
+    c = Canvas(width, height)
+    _frame(c, x, y, "ui.log_loss" if y.log else "ui.loss", f"ui.{'epoch' if axis == 'epoch' else 'seconds'}")
+    order = [*range(1, len(report.arms)), 0]
+    for i in order:
+        arm = report.arms[i]
+        s = arm.summary
+        keep = thin(len(s.epochs))
+        xs = [x(_places(arm, axis)[k]) for k in keep]
+        upper, lower, median = (
+            [(px, y(values[k]) if math.isfinite(values[k]) else missing) for px, k in zip(xs, keep, strict=True)]
+            for values, missing in ((s.loss_high, y.end), (s.loss_low, y.end), (s.loss_median, math.nan))
+        )
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.path([*upper, *reversed(lower)], "band", closed=True)
+        c.path(median, "line")
+        c.add("</g>")
+    c.add(f'<line x1="0" x2="0" y1="{top:g}" y2="{bottom:g}" class="cursor" hidden="hidden"/>')
+    c.add(
+        f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}" class="hit" '
+        f'data-curves="{axis}" data-x0="{left:g}" data-x1="{right:g}" data-max="{x.high:.6g}" tabindex="0"/>'
+    )
+    return c.render(label_id, "curves")
+
+
+def _places(arm: Arm, axis: str) -> Sequence[float]:
+    return [float(e) for e in arm.summary.epochs] if axis == "epoch" else list(arm.summary.seconds_median)
+
+
+def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
+    """Grid, ticks and axis titles. The title of the y-axis lies above it: turned text is hard to read."""
+    for tick in y.ticks(5):
+        c.line(x.start, y(tick), x.end, y(tick), "grid")
+        c.text(x.start - 8, y(tick) + 4, _number(tick, "tick"), "tick", anchor="end")
+    c.line(x.start, y.start, x.end, y.start, "axis")
+    for tick in x.ticks(6):
+        c.line(x(tick), y.start, x(tick), y.start + 4, "axis")
+        c.text(x(tick), y.start + 18, _number(tick, "tick"), "tick", anchor="middle")
+    c.text(2, 12, lambda lang: text(y_key, lang), "axis-title")
+    c.text(x.end, y.start + 36, lambda lang: text(x_key, lang), "axis-title", anchor="end")
+
+
+def strip(report: Report, kpi: str, label_id: str, *, axis_key: str, edge_key: str, width: float = 520) -> str:
+    """One dot a seed, one row an arm; a value that is not finite is an open dot at the right edge."""
+    step, top = 40.0, 12.0
+    left, right = 14.0, width - 14
+    rows = [(i, arm, arm.summary.values.get(kpi, ())) for i, arm in enumerate(report.arms)]
+    finite = [v for _, _, values in rows for v in values if math.isfinite(v)]
+    missing = any(not math.isfinite(v) for _, _, values in rows for v in values)
+    bottom = top + step * len(rows) + 4
+    x = Scale.fit(finite, left + 6, right - (70 if missing else 6), log=None, pad=0.03)
+    c = Canvas(width, bottom + 42)
+    for tick in x.ticks(5):
+        c.line(x(tick), top, x(tick), bottom, "grid")
+        c.text(x(tick), bottom + 16, _number(tick, "tick"), "tick", anchor="middle")
+    c.line(left, bottom, right, bottom, "axis")
+    c.text(right, bottom + 34, lambda lang: text(axis_key, lang), "axis-title", anchor="end")
+    if missing:
+        c.text(right, bottom + 16, lambda lang: text(edge_key, lang), "tick", anchor="end")
+    for row, (i, arm, values) in enumerate(rows):
+        y = top + step * row
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.text(left, y + 13, shorten(arm.name, int(width / 10)), "row-name")
+        for n, (seed, value) in enumerate(zip(arm.summary.seeds, values, strict=False)):
+            lift = (-3.0, 0.0, 3.0)[n % 3]
+
+            def tip(lang: Language, arm: Arm = arm, seed: int = seed, value: float = value) -> str:
+                shown = show(value, "loss", lang) if math.isfinite(value) else text(edge_key, lang)
+                return f"{shorten(arm.name, 60)}\n{text('ui.seed', lang, {'seed': seed})}: {shown}"
+
+            if math.isfinite(value):
+                c.dot(x(value), y + 26 + lift, 4, "dot", tip=tip)
+            else:
+                c.dot(right - 8 - 5 * (n % 8), y + 26 + lift, 4, "dot open", tip=tip)
+        median = arm.summary.medians.get(kpi)
+        if median is not None and math.isfinite(median):
+            c.line(x(median), y + 16, x(median), y + 36, "median")
+        c.add("</g>")
+    return c.render(label_id, "strip")
+
+
+def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
+    """Validation loss of every tuning trial against its learning rate; a ring marks the one that was used."""
+    height, left, right, top, bottom = 330.0, 54.0, width - 14, 28.0, 288.0
+    found = [(i, arm) for i, arm in enumerate(report.arms) if arm.lr_trials]
+    rates = [lr for _, arm in found for lr, _ in arm.lr_trials]
+    losses = [v for _, arm in found for _, v in arm.lr_trials if math.isfinite(v) and v > 0]
+    best = min(losses, default=0.1)
+    # Far above the best, how bad no longer matters: the frame keeps the part that decides.
+    y = Scale.fit([v for v in losses if v <= 30 * best] or [0.1, 1.0], bottom, top, log=True, pad=0.06)
+    x = Scale.fit(rates or [0.01, 1.0], left, right, log=True, pad=0.03)
+    c = Canvas(width, height)
+    _frame(c, x, y, "ui.log_loss", "ui.lr_axis")
+    for i, arm in [*found[1:], *found[:1]]:
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.path([(x(lr), y(v) if math.isfinite(v) else y(y.high)) for lr, v in arm.lr_trials], "line thin")
+        for lr, v in arm.lr_trials:
+
+            def tip(lang: Language, arm: Arm = arm, lr: float = lr, v: float = v) -> str:
+                return f"{shorten(arm.name, 60)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
+
+            c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot open", tip=tip)
+        used = arm.best.get("lr")
+        for lr, v in arm.lr_trials:
+            if used == lr and math.isfinite(v):
+                c.dot(x(lr), y(v), 7, "ring")
+        c.add("</g>")
+    return c.render(label_id, "lr")
+
+
+def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
+    """Error constant against stability interval of the schemes of all arms, on logarithmic axes."""
+    height, left, right, top, bottom = 300.0, 54.0, width - 20, 28.0, 258.0
+    found = [
+        (i, arm, arm.method.stability_interval, arm.method.error_constant)
+        for i, arm in enumerate(report.arms)
+        if arm.method is not None and arm.method.stability_interval and arm.method.error_constant
+    ]
+    x = Scale.fit([f[2] or 1.0 for f in found] + [1.0, 10.0], left, right, log=True, pad=0.12)
+    y = Scale.fit([abs(f[3] or 1.0) for f in found] + [0.5, 5.0], bottom, top, log=True, pad=0.12)
+    c = Canvas(width, height)
+    _frame(c, x, y, "ui.axis_error", "ui.axis_interval")
+    taken: list[tuple[float, float]] = []
+    for i, arm, interval, constant in found:
+        px, py = x(interval or 1.0), y(abs(constant or 1.0))
+        # Names beside dots, pushed down until they lie clear of the ones already there.
+        ty = py + 4
+        while any(abs(ty - oy) < 15 and abs(px - ox) < 150 for ox, oy in taken):
+            ty += 15
+        taken.append((px, ty))
+
+        def tip(
+            lang: Language, arm: Arm = arm, interval: float | None = interval, constant: float | None = constant
+        ) -> str:
+            return f"{shorten(arm.name, 60)}\nhλ ≤ {show(interval, 'num', lang)}, C = {show(constant, 'num', lang)}"
+
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.dot(px, py, 6, "dot", tip=tip)
+        end = px > (left + right) / 2
+        c.text(px + (-11 if end else 11), ty, shorten(arm.name, 24), "dot-name", anchor="end" if end else "start")
+        c.add("</g>")
+    return c.render(label_id, "map")

@@ -1,0 +1,70 @@
+"""The report for machines. The schema is documented in docs/report-json.md; ``schema_version`` guards its meaning.
+
+Every field of :class:`~sabun.report.facts.Report` under its own name, and ``sentences``: the texts in every language.
+A number that is missing or not finite is null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+
+from sabun.report.facts import Note, Report
+from sabun.report.formatting import LANGUAGES, Language
+from sabun.report.text import reason_text, text
+
+__all__ = ["Json", "render", "to_dict"]
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def render(report: Report) -> str:
+    """The report as JSON text, ending in a newline."""
+    return json.dumps(to_dict(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def to_dict(report: Report) -> dict[str, Json]:
+    """The report as plain values."""
+    tree = plain(report)
+    if not isinstance(tree, dict):
+        raise TypeError("a report is an object")
+    tree["sentences"] = {lang: _sentences(report, lang) for lang in LANGUAGES}
+    return tree
+
+
+def plain(value: object) -> Json:
+    """Dataclasses, mappings and sequences as JSON values."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _sentences(report: Report, lang: Language) -> dict[str, Json]:
+    currency = report.money.currency if report.money is not None else ""
+
+    def say(note: Note) -> str:
+        return text(note.key, lang, note.values, currency=currency)
+
+    return {
+        "verdict": text(f"word.{report.decision}", lang),
+        "headline": say(report.headline),
+        "reasons": {
+            candidate.arm: [
+                reason_text(reason, candidate.arm, report.baseline, lang) for reason in candidate.verdict.reasons
+            ]
+            for candidate in report.candidates
+        },
+        "phrases": [say(note) for note in report.phrases],
+        "steps": [say(note) for note in report.steps],
+        "untested": [say(note) for note in report.untested],
+    }

@@ -1,0 +1,135 @@
+"""What a verdict is worth: machine hours times price. Pure arithmetic on the intervals of the comparison.
+
+A job that is stopped when it reaches the quality of today's optimizer takes ``ratio`` of its time, where ``ratio`` is
+the measured time-to-target of candidate over baseline with its interval. Then
+
+    saving a month = jobs · hours a job · price · (1 − ratio)
+    break-even     = (cost of the PoC + cost of adoption) / saving a month
+
+Special cases: no time-to-target (never reached, or not computable) gives no saving; a saving whose interval reaches
+below zero gives no upper bound for break-even.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sabun.errors import OptionError
+from sabun.poc.results import Comparison
+
+__all__ = ["Effort", "Money", "Prices", "Saving", "appraise"]
+
+BASIS = "time_to_target_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What the study itself took, in seconds of computing: tuning, evaluation (with repeats), and both."""
+
+    runs: int
+    tuning_s: float
+    evaluation_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the reader pays: price of a machine hour, jobs a month, hours a job (None: as in this study), and what
+    adopting costs once besides computing (people, review)."""
+
+    price_per_hour: float
+    jobs_per_month: float
+    currency: str = "JPY"
+    hours_per_job: float | None = None
+    setup_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("price_per_hour", "jobs_per_month", "hours_per_job", "setup_cost"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not math.isfinite(value) or value < 0 or (value == 0 and name != "setup_cost"):
+                raise OptionError(
+                    f"{name} must be a positive number, not {value}.", fix="Give an amount in plain figures."
+                )
+        if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()):
+            raise OptionError(
+                f"{self.currency!r} is no currency code.", fix="Use three letters, such as JPY, USD or EUR."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """For one candidate: time ratio and saving a month with intervals, and break-even in months (None: never, or no
+    bound). A negative saving is an extra cost."""
+
+    arm: str
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    month: float | None
+    month_low: float | None
+    month_high: float | None
+    break_even_months: float | None
+    break_even_latest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Prices, today's monthly cost, the cost of the PoC, and the saving by candidate."""
+
+    currency: str
+    price_per_hour: float
+    jobs_per_month: float
+    hours_per_job: float
+    hours_given: bool
+    setup_cost: float
+    basis: str
+    today_month: float
+    poc_cost: float
+    savings: tuple[Saving, ...]
+
+
+def appraise(
+    prices: Prices, effort: Effort, job_s: float | None, kpis: Mapping[str, Mapping[str, Comparison]]
+) -> Money | None:
+    """Money by candidate; None when neither the reader nor the study says how long a job takes."""
+    if prices.hours_per_job is not None:
+        hours = prices.hours_per_job
+    elif job_s is not None:
+        hours = job_s / 3600
+    else:
+        return None
+    today = prices.jobs_per_month * hours * prices.price_per_hour
+    poc = effort.total_s / 3600 * prices.price_per_hour
+    savings = tuple(_saving(arm, found.get(BASIS), today, poc + prices.setup_cost) for arm, found in kpis.items())
+    return Money(
+        prices.currency.upper(),
+        prices.price_per_hour,
+        prices.jobs_per_month,
+        hours,
+        prices.hours_per_job is not None,
+        prices.setup_cost,
+        BASIS,
+        today,
+        poc,
+        savings,
+    )
+
+
+def _saving(arm: str, ratio: Comparison | None, today: float, invested: float) -> Saving:
+    if ratio is None or ratio.effect is None or ratio.scale != "ratio":
+        return Saving(arm, None, None, None, None, None, None, None, None)
+
+    def month(r: float | None) -> float | None:
+        return None if r is None or not math.isfinite(r) else today * (1 - r)
+
+    def months(saving: float | None) -> float | None:
+        return invested / saving if saving is not None and saving > 0 else None
+
+    middle, worst, best = month(ratio.effect), month(ratio.high), month(ratio.low)
+    return Saving(
+        arm, ratio.effect, ratio.low, ratio.high, middle, worst, best, months(middle), months(worst)
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Which sentences a report says: headline, what was not tested, sentences for a meeting, next steps.
+
+Each is a :class:`~sabun.report.facts.Note`: a message key with its numbers. Nothing is claimed that the evidence
+does not hold: a sentence whose number could not be computed is left out, and what limits the evidence is said by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sabun.poc.results import Comparison, Decision
+from sabun.report.facts import Arm, Candidate, Limits, Note
+from sabun.report.money import Money, Saving
+from sabun.report.text import Value
+
+__all__ = ["Facts", "headline", "phrases", "steps", "untested"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the sentences draw on."""
+
+    decision: Decision
+    lead: Candidate
+    limits: Limits
+    arms: Sequence[Arm]
+    candidates: Sequence[Candidate]
+    money: Money | None
+    environment: Mapping[str, str]
+
+    @property
+    def saving(self) -> Saving | None:
+        """The saving of the leading candidate."""
+        found = () if self.money is None else self.money.savings
+        return next((saving for saving in found if saving.arm == self.lead.arm), None)
+
+    def common(self) -> dict[str, Value]:
+        """Placeholders that most sentences use."""
+        return {
+            "arm": self.lead.arm,
+            "baseline": self.arms[0].name,
+            "task": self.limits.task,
+            "epochs": self.limits.epochs,
+            "candidates": len(self.candidates),
+            "level": self.limits.level,
+        }
+
+
+def _interval(comparison: Comparison) -> dict[str, Value]:
+    return {
+        "effect": comparison.effect,
+        "low": comparison.low,
+        "high": comparison.high,
+        "n": comparison.n,
+        "limit": comparison.threshold,
+    }
+
+
+def _known(comparison: Comparison | None) -> bool:
+    """Effect and interval are there and finite: a sentence can be built on them."""
+    numbers = (comparison.effect, comparison.low, comparison.high) if comparison is not None else (None,)
+    return all(x is not None and math.isfinite(x) for x in numbers)
+
+
+def _direction(comparison: Comparison) -> str:
+    """better, worse or level: the side of "equal" on which the whole interval lies."""
+    equal = 1.0 if comparison.scale == "ratio" else 0.0
+    if comparison.high is not None and comparison.high < equal:
+        return "better"
+    return "worse" if comparison.low is not None and comparison.low > equal else "level"
+
+
+def headline(facts: Facts) -> Note:
+    """The verdict in one sentence that a manager can act on."""
+    values = facts.common()
+    k1, k3 = facts.lead.deciding("K1"), facts.lead.deciding("K3")
+    k1 = k1 if _known(k1) else None
+    values |= {"ratio": k3.effect if k3 is not None else None}
+    values |= _interval(k1) if k1 is not None else {}
+    if facts.decision == "go":
+        return Note("headline.go" if k1 is not None else "headline.go_plain", values)
+    if facts.decision == "no-go":
+        if len(facts.candidates) > 1:
+            return Note("headline.no_go_many", values)
+        return Note("headline.no_go_one", values)
+    needed = max((c.seeds_to_decide or 0 for c in facts.lead.kpis.values()), default=0)
+    if needed > facts.limits.seeds:
+        return Note("headline.undecided_seeds", values | {"seeds": facts.limits.seeds, "needed": needed})
+    return Note("headline.undecided", values)
+
+
+def phrases(facts: Facts) -> tuple[Note, ...]:
+    """Sentences to take into a meeting: the decision, the three KPIs, money, and what to do next."""
+    values = facts.common()
+    name = facts.decision.replace("-", "_")
+    said = [Note(f"phrase.open_{name}", values)]
+    for group in ("K1", "K2", "K3"):
+        comparison = facts.lead.deciding(group)
+        if comparison is not None and _known(comparison):
+            said.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
+    saving = facts.saving
+    if saving is not None and saving.month is not None and facts.money is not None:
+        numbers: dict[str, Value] = {
+            "month": saving.month,
+            "low": saving.month_low,
+            "high": saving.month_high,
+            "poc": facts.money.poc_cost,
+        }
+        sure = saving.month_low is not None and saving.month_low > 0
+        said.append(Note("phrase.money_sure" if sure else "phrase.money_unsure", values | numbers))
+    said.append(Note(f"phrase.close_{name}", values))
+    return tuple(said)
+
+
+def steps(facts: Facts) -> tuple[Note, ...]:
+    """What to do next, in stages."""
+    count = {"go": 4, "no-go": 2, "undecided": 3}[facts.decision]
+    name = facts.decision.replace("-", "_")
+    values = facts.common() | {"seeds": facts.limits.seeds}
+    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, count + 1))
+
+
+def untested(facts: Facts) -> tuple[Note, ...]:
+    """What the evidence cannot carry, most important first."""
+    values = facts.common()
+    limits = facts.limits
+    said = [
+        Note("untested.task", values),
+        Note("untested.machine", values | {"machine": _machine(facts.environment)}),
+        Note("untested.seeds", values | {"n": limits.seeds}),
+    ]
+    k1, k2 = facts.lead.deciding("K1"), facts.lead.deciding("K2")
+    if k1 is not None and k1.detectable is not None and k1.power is not None:
+        said.append(Note("untested.power", values | {"detectable": k1.detectable, "power": k1.power, "n": k1.n}))
+    if k2 is not None and _known(k2) and _direction(k2) == "level":
+        said.append(Note("untested.spread", values | _interval(k2)))
+    said.append(Note("untested.budget", values))
+    if limits.trials == 0:
+        said.append(Note("untested.untuned", values))
+    said += [
+        Note("untested.edge", {"arm": arm.name, "names": ", ".join(arm.at_edge)}) for arm in facts.arms if arm.at_edge
+    ]
+    if facts.decision == "go" and len(facts.candidates) > 1:
+        said.append(Note("untested.best_of", values))
+    said += [
+        Note("untested.diverged", {"arm": arm.name, "diverged": arm.summary.diverged, "failed": arm.summary.failed})
+        for arm in facts.arms
+        if arm.summary.diverged or arm.summary.failed
+    ]
+    said += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
+    if not any(arm.summary.bit_exact is not None for arm in facts.arms):
+        said.append(Note("untested.no_repeat", values))
+    if any(
+        key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True" for key, text in facts.environment.items()
+    ):
+        said.append(Note("untested.dirty", values))
+    said.append(Note("untested.production", values))
+    return tuple(said)
+
+
+def _machine(environment: Mapping[str, str]) -> str:
+    """The processor or device, under whatever name the environment gives it."""
+    for wanted in ("device_name", "gpu", "cpu", "processor", "machine", "device"):
+        for key, text in environment.items():
+            if key.rpartition(".")[2] == wanted and text:
+                return text
+    return "–"

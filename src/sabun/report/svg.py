@@ -1,0 +1,173 @@
+"""A small drawing kit for charts inside an HTML page: scales, ticks, marks, bilingual text.
+
+Charts are SVG text in the page itself, coloured by its style sheet. So they follow dark, light and print, switch
+language with the page, show without JavaScript, and can be read by a screen reader. Special case: a label that is the
+same in every language is written once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from sabun.report.formatting import LANGUAGES, Language
+
+__all__ = ["Canvas", "Label", "Scale", "clean", "shorten", "visible"]
+
+Label = Callable[[Language], str]
+
+
+def clean(text: str) -> str:
+    """``text`` safe inside an element or a quoted attribute."""
+    return escape(visible(text), quote=True)
+
+
+def visible(text: str) -> str:
+    """Control characters, and bidirectional overrides that could reorder what follows, as the replacement character."""
+    return "".join("\ufffd" if _unsafe(c) else c for c in text)
+
+
+def _unsafe(c: str) -> bool:
+    if ord(c) < 32:
+        return c not in "\t\n"
+    return "\x7f" <= c <= "\x9f" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069" or "\ud800" <= c <= "\udfff"
+
+
+def shorten(text: str, length: int) -> str:
+    """At most ``length`` characters, the last an ellipsis where some were cut."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps [low, high] in data to [start, end] in pixels, linear or logarithmic; clamps what lies outside."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, x: float) -> float:
+        if self.log:
+            share = math.log(max(x, 1e-300) / self.low) / math.log(self.high / self.low)
+        else:
+            share = (x - self.low) / (self.high - self.low)
+        return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
+
+    def covers(self, x: float) -> bool:
+        """Whether ``x`` lies inside the scale."""
+        return self.low <= x <= self.high
+
+    @classmethod
+    def fit(
+        cls, values: Sequence[float], start: float, end: float, *, log: bool | None = False, pad: float = 0.05
+    ) -> Scale:
+        """A scale around the finite ``values``. ``log=None`` chooses: logarithmic beyond a factor of 8."""
+        finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+        if log is None:
+            log = low > 0 and high / low > 8
+        if log:
+            if low <= 0:
+                low, high = 0.1, 10.0
+            margin = max(math.log(high / low), 0.1) * pad
+            return cls(low * math.exp(-margin), high * math.exp(margin), start, end, True)
+        margin = (high - low or abs(high) or 1.0) * pad
+        return cls(low - margin, high + margin, start, end)
+
+    def ticks(self, count: int) -> list[float]:
+        """Round numbers inside the scale, about ``count`` of them."""
+        if not self.log:
+            return _linear(self.low, self.high, count)
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        for steps in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+            found = [m * 10.0**e for e in range(first, last + 1) for m in steps]
+            found = [t for t in found if self.low <= t <= self.high]
+            if len(found) <= count + 1:
+                break
+        else:
+            found = found[:: math.ceil(len(found) / count)]
+        return found if len(found) >= 2 else [t for t in _linear(self.low, self.high, count) if t > 0]
+
+
+def _linear(low: float, high: float, count: int) -> list[float]:
+    raw = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [(first + i) * step for i in range(int((high - first * step) / step + 1e-9) + 1)]
+
+
+@dataclass
+class Canvas:
+    """Collects marks; :meth:`render` gives the ``<svg>`` element."""
+
+    width: float
+    height: float
+    parts: list[str] = field(default_factory=list)
+
+    def add(self, markup: str) -> None:
+        """Raw markup; the caller has cleaned it."""
+        self.parts.append(markup)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
+        """A straight line."""
+        self.add(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>')
+
+    def rect(self, x: float, y: float, width: float, height: float, css: str, *, radius: float = 0) -> None:
+        """A rectangle."""
+        self.add(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0, width):.1f}" height="{max(0, height):.1f}" rx="{radius:g}" '
+            f'class="{css}"/>'
+        )
+
+    def path(self, points: Sequence[tuple[float, float]], css: str, *, closed: bool = False) -> None:
+        """A polyline; points that are not finite break it."""
+        text, pen = [], "M"
+        for x, y in points:
+            if not (math.isfinite(x) and math.isfinite(y)):
+                pen = "M"
+                continue
+            text.append(f"{pen}{x:.1f} {y:.1f}")
+            pen = "L"
+        if text:
+            self.add(f'<path d="{"".join(text)}{"Z" if closed else ""}" class="{css}"/>')
+
+    def dot(self, x: float, y: float, radius: float, css: str, *, tip: Label | None = None) -> None:
+        """A circle; ``tip`` is shown when it is pointed at."""
+        self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"{tips(tip)}/>')
+
+    def mark(self, x: float, y: float, kind: str, css: str, *, tip: Label | None = None) -> None:
+        """The mark of an outcome: disc (pass), triangle (unclear) or cross (fail). Shape as well as colour tells."""
+        if kind == "pass":
+            self.dot(x, y, 5.5, f"mark {css}", tip=tip)
+        elif kind == "fail":
+            d = f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0-9l-9 9"
+            self.add(f'<path d="{d}" class="mark cross {css}"{tips(tip)}/>')
+        else:
+            self.add(f'<path d="M{x:.1f} {y - 6.5:.1f}l6.3 11h-12.6Z" class="mark {css}"{tips(tip)}/>')
+
+    def text(self, x: float, y: float, label: Label | str, css: str = "", *, anchor: str = "start") -> None:
+        """Text in every language of the page, or once where it does not differ."""
+        said = {lang: label if isinstance(label, str) else label(lang) for lang in LANGUAGES}
+        place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+        if len(set(said.values())) == 1:
+            self.add(f'<text {place} class="{css}">{clean(said[LANGUAGES[0]])}</text>')
+            return
+        for lang, words in said.items():
+            self.add(f'<text {place} class="{css}" lang="{lang}">{clean(words)}</text>')
+
+    def render(self, label_id: str, css: str = "") -> str:
+        """The drawing, named by the element ``label_id`` of the page."""
+        return (
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" class="chart {css}" role="img" '
+            f'aria-labelledby="{label_id}" style="max-width:{self.width * 1.25:g}px">{"".join(self.parts)}</svg>'
+        )
+
+
+def tips(tip: Label | None) -> str:
+    """Attributes that the page's script shows beside the pointer."""
+    return "" if tip is None else "".join(f' data-tip-{lang}="{clean(tip(lang))}"' for lang in LANGUAGES)

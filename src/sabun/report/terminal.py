@@ -1,0 +1,62 @@
+"""The report as a rich renderable: verdict, a row for each candidate, and what is doubtful. Fits 80 columns.
+
+Colour is an addition, never the message: signs and words carry it too. Control characters in names are made visible.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sabun.report.facts import KPIS, Note, Report
+from sabun.report.figures import outcome
+from sabun.report.formatting import Language, show
+from sabun.report.markdown import SIGN
+from sabun.report.svg import shorten, visible
+from sabun.report.text import text
+
+__all__ = ["render"]
+
+TONE = {"go": "green", "no-go": "red", "undecided": "yellow", "pass": "green", "fail": "red", "unclear": "yellow"}
+
+
+def render(report: Report, lang: Language = "en") -> RenderableType:
+    """What to print at the end of a study."""
+
+    def say(note: Note) -> str:
+        currency = report.money.currency if report.money is not None else ""
+        return visible(text(note.key, lang, note.values, currency=currency))
+
+    tone = TONE[report.decision]
+    title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")
+    head = Panel(Text(say(report.headline)), title=title, title_align="left", border_style=tone, padding=(0, 1))
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), expand=False)
+    table.add_column(text("ui.col_candidate", lang), overflow="fold")
+    table.add_column(text("ui.col_verdict", lang), no_wrap=True)
+    for group in KPIS:
+        table.add_column(text(f"kpi.{group}", lang), overflow="fold")
+    for candidate in report.candidates:
+        decision = candidate.verdict.decision
+        row = [
+            Text(shorten(visible(candidate.arm), 40)),
+            Text(text(f"word.{decision}", lang), style=f"bold {TONE[decision]}"),
+        ]
+        for group, kpi in KPIS.items():
+            kind = outcome(candidate, group, kpi)
+            found = candidate.deciding(group)
+            shown = Text(f"{SIGN[kind]} ", style=TONE[kind])
+            if found is None or found.effect is None:
+                shown.append(text("word.none", lang), style="default")
+            else:
+                style = "ratio" if found.scale == "ratio" else "spct"
+                shown.append(show(found.effect, style, lang), style="bold default")
+                values = {"low": show(found.low, style, lang), "high": show(found.high, style, lang)}
+                shown.append("\n" + text("word.interval", lang, values), style="dim")
+            row.append(shown)
+        table.add_row(*row)
+    against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
+    note = Text(f"{against} {text('ui.level_note', lang, {'level': report.limits.level})}", style="dim")
+    return Group(head, table, note)

@@ -1,0 +1,69 @@
+"""The sentences of a report: one TOML file a language, the same keys and placeholders in each.
+
+``messages/en.toml`` is a table of tables; ``text("verdict.go", lang, arm="x")`` is the entry ``go`` of ``[verdict]``. A
+language is added by adding a file: a test demands that keys and placeholders agree.
+"""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+from sabun.errors import OptionError, unknown
+from sabun.poc.results import Reason
+from sabun.report.formatting import LANGUAGES, Formatter, Language
+
+__all__ = ["Value", "keys", "language", "placeholders", "reason_text", "text"]
+
+Value = str | int | float | bool | None
+
+
+def language(name: str) -> Language:
+    """``name`` as a report language. Raises OptionError for one that does not exist."""
+    for lang in LANGUAGES:
+        if name == lang:
+            return lang
+    raise unknown(OptionError, "language", name, LANGUAGES)
+
+
+@cache
+def _messages(lang: Language) -> Mapping[str, str]:
+    source = resources.files("sabun.report").joinpath("messages", f"{lang}.toml").read_text(encoding="utf-8")
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, table: Mapping[str, object]) -> None:
+        for key, value in table.items():
+            name = f"{prefix}.{key}" if prefix else key
+            if isinstance(value, Mapping):
+                walk(name, value)
+            else:
+                flat[name] = " ".join(str(value).split()) if lang == "en" else "".join(str(value).splitlines())
+
+    walk("", tomllib.loads(source))
+    return flat
+
+
+def keys(lang: Language) -> frozenset[str]:
+    """Every message of a language."""
+    return frozenset(_messages(lang))
+
+
+def placeholders(key: str, lang: Language) -> frozenset[str]:
+    """The names in braces of one message."""
+    return frozenset(name for _, name, _, _ in string.Formatter().parse(_messages(lang)[key]) if name)
+
+
+def text(key: str, lang: Language, values: Mapping[str, Value] | None = None, *, currency: str = "") -> str:
+    """The sentence ``key`` with ``values`` in the number format of the language. Raises KeyError for an unknown key."""
+    return Formatter(lang, currency).vformat(_messages(lang)[key], (), dict(values or {}))
+
+
+def reason_text(reason: Reason, arm: str, baseline: str, lang: Language) -> str:
+    """The sentence of a verdict's reason: ``[reason]`` has one for each code of ``sabun.poc.verdict.REASONS``.
+
+    ``{arm}`` and ``{today}`` are the names; the other placeholders are the reason's own values.
+    """
+    return text(f"reason.{reason.code}", lang, {"arm": arm, "today": baseline, **reason.values})
