@@ -8,10 +8,15 @@ report's sentence may use, so a language that lacks one is found by a test.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["REASONS"]
+from sabun.poc.results import Comparison, Decision, Outcome, Reason, Verdict
+from sabun.poc.spec import Thresholds
+from sabun.poc.statistics import discordant_p, holm, needed_pairs
+
+__all__ = ["REASONS", "Divergence", "Progress", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
 """effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the threshold
@@ -59,3 +64,144 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_no_data": (),  # no timings, or none of a run that had the machine to itself
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a comparison stands in its plan: n pairs, the look it is at (or waits for), and the error it may spend."""
+
+    n: int
+    look: int
+    planned: int
+    alpha: float
+    complete: bool
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Diverged runs among n paired seeds; ``*_only``: where the other arm did not diverge."""
+
+    n: int
+    candidate: int
+    baseline: int
+    candidate_only: int
+    baseline_only: int
+
+
+def judge(
+    comparisons: Mapping[str, Mapping[str, Comparison]],
+    divergence: Mapping[str, Divergence],
+    progress: Mapping[str, Progress],
+    thresholds: Thresholds,
+) -> tuple[Verdict, ...]:
+    """The verdict on each candidate.
+
+    ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3 passes
+    (interval within the limit, or the target reached sooner). ``no-go``: a group fails. ``undecided``: everything else, and
+    always while the study is between its planned looks.
+    """
+    names = list(comparisons)
+    # Two-sided on the two directions of "diverges more"; Holm over candidates as everywhere.
+    raw = [min(1.0, 2 * discordant_p(divergence[a].candidate_only, divergence[a].baseline_only)) for a in names]
+    verdicts = []
+    for name, p in zip(names, holm(raw), strict=True):
+        rows, state, lost = comparisons[name], progress[name], divergence[name]
+        more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
+        reasons = (
+            _k1(rows["final_loss"], state, lost, more),
+            _k2(rows["spread"], state, lost, more, thresholds),
+            _k3(rows["epoch_s"], rows["time_to_target_s"], state),
+        )
+        outcomes = {reason.outcome for reason in reasons}
+        decision: Decision = "undecided"
+        if state.complete and "fail" in outcomes:
+            decision = "no-go"
+        elif state.complete and outcomes == {"pass"}:
+            decision = "go"
+        verdicts.append(Verdict(name, decision, reasons))
+    return tuple(verdicts)
+
+
+def _reason(kpi: str, code: str, outcome: Outcome, **values: float | int | str | None) -> Reason:
+    wanted = {name: values[name] for name in REASONS[code]}
+    return Reason(kpi, code, outcome, {name: value for name, value in wanted.items() if value is not None})
+
+
+def _numbers(row: Comparison) -> dict[str, float | int | str | None]:
+    return {
+        "effect": row.effect, "low": row.low, "high": row.high, "limit": row.threshold, "level": row.level,
+        "p": row.p_adjusted, "n": row.n, "power": row.power, "detectable": row.detectable, "seeds": row.seeds_to_decide,
+    }  # fmt: skip
+
+
+def _few(row: Comparison, state: Progress) -> dict[str, float | int | str | None]:
+    return {"n": row.n, "needed": max(needed_pairs(min(1 - row.level, state.alpha)), row.n + 1)}
+
+
+def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
+    return {"candidate": lost.candidate, "baseline": lost.baseline, "n": lost.n}
+
+
+def _k1(row: Comparison, state: Progress, lost: Divergence, more: float | None) -> Reason:
+    if row.problem == "no_data" and lost.candidate == 0:
+        return _reason("K1", "k1_no_data", "unclear")
+    if not state.complete:
+        return _reason("K1", "k1_incomplete", "unclear", n=state.n, needed=state.look)
+    if more is not None:
+        return _reason("K1", "k1_diverged_more", "fail", p=more, **_diverged(lost))
+    if row.problem in ("diverged", "no_data"):
+        return _reason("K1", "k1_diverged", "unclear", **_diverged(lost))
+    if row.problem == "too_few_seeds":
+        return _reason("K1", "k1_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
+    if row.high < row.threshold:
+        return _reason("K1", "k1_better", "pass", **_numbers(row))
+    # Pairs that only the baseline lost were left out in its favour: they must not count against the candidate.
+    if row.low > 0 and lost.baseline_only == 0:
+        return _reason("K1", "k1_worse", "fail", **_numbers(row))
+    if not state.final:
+        return _reason("K1", "k1_continue", "unclear", planned=state.planned, **_numbers(row))
+    code = "k1_unclear" if row.seeds_to_decide is None else "k1_unclear_seeds"
+    return _reason("K1", code, "unclear", **_numbers(row))
+
+
+def _k2(row: Comparison, state: Progress, lost: Divergence, more: float | None, limits: Thresholds) -> Reason:
+    if more is not None:
+        return _reason("K2", "k2_diverged_more", "fail", p=more, **_diverged(lost))
+    if lost.candidate > lost.baseline:
+        return _reason("K2", "k2_diverged", "unclear", **_diverged(lost))
+    if row.problem == "too_few_seeds":
+        return _reason("K2", "k2_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K2", f"k2_{row.problem or 'no_data'}", "unclear", n=row.n)
+    if row.low > row.threshold:
+        return _reason("K2", "k2_worse", "fail", **_numbers(row))
+    # Holm protects against false alarms; the go must not profit from it, so it asks the raw p-value.
+    worse = row.effect is not None and row.effect > row.threshold
+    if worse and row.p_value is not None and row.p_value <= (1 - limits.level) * (1 + 1e-12):
+        return _reason("K2", "k2_suspect", "unclear", **_numbers(row))
+    return _reason("K2", "k2_not_worse", "pass", **_numbers(row))
+
+
+def _k3(row: Comparison, sooner: Comparison, state: Progress) -> Reason:
+    if sooner.problem is None and sooner.high is not None and sooner.high < 1:
+        direct = (
+            row.problem is None and row.high is not None and row.threshold is not None and row.high <= row.threshold
+        )
+        if not direct:
+            values = _numbers(sooner) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
+            return _reason("K3", "k3_time_to_target", "pass", **values)
+    if row.problem == "too_few_seeds":
+        return _reason("K3", "k3_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem in ("identical", "no_variation"):
+        return _reason("K3", "k3_no_variation", "unclear", n=row.n, effect=row.effect)
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K3", "k3_no_data", "unclear")
+    if row.high <= row.threshold:
+        return _reason("K3", "k3_within", "pass", **_numbers(row))
+    if row.low > row.threshold:
+        return _reason("K3", "k3_beyond", "fail", **_numbers(row))
+    code = "k3_unclear" if row.seeds_to_decide is None else "k3_unclear_seeds"
+    return _reason("K3", code, "unclear", **_numbers(row))

@@ -1,0 +1,217 @@
+"""The KPIs: pure functions from one run's evidence to one number, and how each is compared.
+
+K1 is the learning curve, K2 reproducibility, K3 cost. One KPI of each group decides, the others accompany it. A new KPI
+is one entry in :data:`KPIS`. A function gets the run and, as reference, the baseline's run of the same seed: KPIs that do
+not need it ignore it, for the baseline both are the same run. ``None`` means that the number does not exist for this run; ``inf``
+that it exists and is worse than any (a diverged loss, a target never reached).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
+
+from sabun.poc.records import Epoch, RunResult
+
+__all__ = ["KPIS", "Analysis", "Kpi", "Measure", "lr_tolerance_decades"]
+
+Analysis = Literal["relative", "ratio", "spread", "censored", "worst"]
+"""relative: paired relative difference of means. ratio: paired, on the log scale. spread: ratio of standard deviations
+over seeds. censored: paired log ratio by signed ranks, where inf means "not reached". worst: largest value over the seeds
+against the baseline's median, described and not tested."""
+
+
+class Measure(Protocol):
+    """One number from a run; ``reference`` is the baseline's run of the same seed."""
+
+    def __call__(self, run: RunResult, reference: RunResult | None = None, /) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kpi:
+    """``decides``: the one of its group on which the verdict rests. ``analysis`` says how arms are compared."""
+
+    id: str
+    group: Literal["K1", "K2", "K3"]
+    unit: str
+    better: Literal["lower", "higher"]
+    analysis: Analysis
+    of: Measure
+    decides: bool = False
+
+    @property
+    def scale(self) -> Literal["relative", "ratio"]:
+        """Scale of the effect: 0 is equal (relative) or 1 is equal (ratio)."""
+        return "relative" if self.analysis in ("relative", "worst") else "ratio"
+
+
+def _final_loss(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Validation loss at the end of the budget; inf for a diverged run; None for one that failed or is empty."""
+    return None if run.status == "failed" or not run.epochs else run.final_loss
+
+
+def _loss_area(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Mean height of the validation-loss curve over the epochs (trapezia / number of epochs)."""
+    final = _final_loss(run)
+    if final is None or len(run.epochs) < 2 or not math.isfinite(final):
+        return final
+    area = sum(
+        (right.epoch - left.epoch) * (left.val_loss + right.val_loss) / 2
+        for left, right in zip(run.epochs, run.epochs[1:], strict=False)
+    )
+    area /= run.epochs[-1].epoch - run.epochs[0].epoch
+    return area if math.isfinite(area) else math.inf
+
+
+def _clock(epochs: Sequence[Epoch]) -> list[float]:
+    """Training seconds gone by at the end of each epoch."""
+    total, clock = 0.0, []
+    for epoch in epochs:
+        total += epoch.train_s
+        clock.append(total)
+    return clock
+
+
+def _loss_at_equal_time(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Validation loss when the baseline's run of this seed has used up its training seconds.
+
+    Linear between epochs. An arm that ends earlier gets its final loss: it is not credited with what it might have done.
+    """
+    final = _final_loss(run)
+    reference = reference or run
+    if final is None or not math.isfinite(final) or reference.status != "finished" or not reference.epochs:
+        return final
+    limit = _clock(reference.epochs)[-1]
+    clock = _clock(run.epochs)
+    for i in range(1, len(clock)):
+        if clock[i] >= limit and clock[i] > clock[i - 1]:
+            share = (limit - clock[i - 1]) / (clock[i] - clock[i - 1])
+            left, right = run.epochs[i - 1].val_loss, run.epochs[i].val_loss
+            return left + min(1.0, max(0.0, share)) * (right - left)
+    return final
+
+
+def _time_to_target_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Training seconds until the validation loss first reaches the final loss of the baseline's run of this seed.
+
+    Linear between epochs; inf when it is not reached within the budget (right-censored there).
+    """
+    reference = reference or run
+    target = _final_loss(reference)
+    if run.status == "failed" or not run.epochs or target is None or not math.isfinite(target):
+        return None
+    clock = _clock(run.epochs)
+    if clock[-1] <= 0:
+        return None
+    for i, epoch in enumerate(run.epochs):
+        if epoch.val_loss <= target:
+            if i == 0:
+                return clock[0]
+            left = run.epochs[i - 1].val_loss
+            share = (left - target) / (left - epoch.val_loss) if math.isfinite(left) else 1.0
+            return clock[i - 1] + share * (clock[i] - clock[i - 1])
+    return math.inf
+
+
+def _test_loss(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Loss on data that tuning never saw; inf for a diverged run."""
+    if run.status == "diverged":
+        return math.inf
+    if run.test_loss is None or run.status == "failed":
+        return None
+    return run.test_loss if math.isfinite(run.test_loss) else math.inf
+
+
+def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """The task's metric on data that tuning never saw. None for a diverged run: there is no model to score."""
+    finite = run.test_metric is not None and math.isfinite(run.test_metric)
+    return run.test_metric if finite and run.status == "finished" else None
+
+
+def _timed(run: RunResult) -> list[Epoch]:
+    """Epochs whose clock counts: after the start, and with the machine to itself where the record says which had that."""
+    return [epoch for epoch in run.epochs if epoch.epoch > 0 and epoch.extra.get("exclusive", 1.0) > 0]
+
+
+def _epoch_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Median training seconds an epoch; evaluation and logging excluded."""
+    seconds = [epoch.train_s for epoch in _timed(run) if epoch.train_s > 0 and math.isfinite(epoch.train_s)]
+    return statistics.median(seconds) if seconds and run.status != "failed" else None
+
+
+def _optimizer_step_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Median seconds an epoch spent inside ``optimizer.step``."""
+    seconds = [epoch.optimizer_s for epoch in _timed(run) if epoch.optimizer_s > 0 and math.isfinite(epoch.optimizer_s)]
+    return statistics.median(seconds) if seconds and run.status != "failed" else None
+
+
+def _peak_memory_bytes(run: RunResult, reference: RunResult | None = None, /) -> float | None:
+    """Peak memory of the run."""
+    return float(run.peak_memory_bytes) if run.peak_memory_bytes else None
+
+
+_ENTRIES = (
+    Kpi("final_loss", "K1", "loss", "lower", "relative", _final_loss, decides=True),
+    Kpi("loss_area", "K1", "loss", "lower", "relative", _loss_area),
+    Kpi("loss_at_equal_time", "K1", "loss", "lower", "relative", _loss_at_equal_time),
+    Kpi("time_to_target_s", "K1", "s", "lower", "censored", _time_to_target_s),
+    Kpi("test_loss", "K1", "loss", "lower", "relative", _test_loss),
+    Kpi("test_metric", "K1", "metric", "higher", "relative", _test_metric),
+    Kpi("spread", "K2", "loss", "lower", "spread", _final_loss, decides=True),
+    Kpi("worst_seed", "K2", "loss", "lower", "worst", _final_loss),
+    Kpi("epoch_s", "K3", "s", "lower", "ratio", _epoch_s, decides=True),
+    Kpi("optimizer_step_s", "K3", "s", "lower", "ratio", _optimizer_step_s),
+    Kpi("peak_memory_bytes", "K3", "B", "lower", "ratio", _peak_memory_bytes),
+)
+
+KPIS: Final[Mapping[str, Kpi]] = MappingProxyType({kpi.id: kpi for kpi in _ENTRIES})
+"""Every KPI by its id, in the order of reports."""
+
+
+def lr_tolerance_decades(
+    trials: Sequence[tuple[Mapping[str, float | int | str | bool], float]], *, within: float = 0.10
+) -> float | None:
+    """Width, in decades, of the band of learning rates around the best whose objective is within 10% of the best.
+
+    The objective is interpolated linearly in the logarithm of the learning rate between neighbouring trials; a band that
+    reaches the last trial on a side ends there, so the width is what was seen and not extrapolated. The hyperparameter is ``lr``, or
+    the only one that was searched. None with fewer than three usable trials, or when the best objective is not positive.
+    """
+    name = _step_length(trials)
+    points: dict[float, float] = {}
+    for hyperparameters, objective in trials:
+        value = hyperparameters.get(name) if name else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            continue
+        x = math.log10(value)
+        y = objective if math.isfinite(objective) else math.inf
+        points[x] = min(points.get(x, math.inf), y)
+    curve = sorted(points.items())
+    if len(curve) < 3:
+        return None
+    best = min(range(len(curve)), key=lambda i: curve[i][1])
+    floor = curve[best][1]
+    if not (math.isfinite(floor) and floor > 0):
+        return None
+    limit = floor * (1 + within)
+    return _reach(curve[best:], limit) + _reach([(-x, y) for x, y in reversed(curve[: best + 1])], limit)
+
+
+def _reach(curve: Sequence[tuple[float, float]], limit: float) -> float:
+    """How far from its first point the curve stays at or below ``limit``."""
+    for (left, low), (right, high) in zip(curve, curve[1:], strict=False):
+        if high > limit:
+            share = (limit - low) / (high - low) if math.isfinite(high) else 0.0
+            return left + share * (right - left) - curve[0][0]
+    return curve[-1][0] - curve[0][0]
+
+
+def _step_length(trials: Sequence[tuple[Mapping[str, float | int | str | bool], float]]) -> str | None:
+    names = {name for hyperparameters, _ in trials for name in hyperparameters}
+    if "lr" in names:
+        return "lr"
+    return names.pop() if len(names) == 1 else None

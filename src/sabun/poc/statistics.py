@@ -1,0 +1,346 @@
+"""Paired statistics that keep their promise with few seeds: one exact test, and the interval that inverts it.
+
+Everything rests on one idea. For a paired difference that is symmetric about its centre, flipping the signs of any set F
+of pairs changes nothing; so the means over all non-empty subsets F of the pairs, sorted, cut the line into pieces that
+hold the true centre with equal chance (Hartigan 1969, "Using subsample values as typical values", JASA 64:1303). Those
+*typical values* give the interval (order statistics) and the sign-flip p-value (a count), so the two never disagree:
+
+    p(theta) = (1 + #{F : typical value of F on the wrong side of theta}) / G,   G = number of sign patterns
+
+Special cases of one formula, ``sum_F c / sum_F b``:
+
+    relative difference   b, c the losses           candidate/baseline − 1 of paired means (inverts c − (1+theta) b)
+    log ratio             b = 1, c = log(c/b)       geometric mean of paired ratios
+    spread ratio          squared deviations        variance ratio; tests symmetry of c² − r² b² under swapping the arms
+
+No normality is assumed. Under "the arm against itself" the pair is exchangeable, the difference is symmetric whatever
+the tails, and the test is exact. Its price: n pairs cannot give a one-sided p below 2⁻ⁿ.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+__all__ = [
+    "GROUP_BITS",
+    "Look",
+    "Paired",
+    "SignedRank",
+    "attained",
+    "detectable",
+    "discordant_p",
+    "holm",
+    "holm_levels",
+    "interval",
+    "needed_pairs",
+    "p_value",
+    "power",
+    "seeds_to_decide",
+    "sequential_plan",
+    "typical_values",
+]
+
+Floats = NDArray[np.float64]
+
+GROUP_BITS: Final = 14
+"""Up to this many pairs every sign pattern is enumerated; above, a fixed subgroup of 2¹⁴ patterns: still exact."""
+
+TARGET_POWER: Final = 0.8
+
+
+@functools.lru_cache(maxsize=32)
+def _subsets(n: int) -> Floats:
+    """Rows: the non-empty subsets of n pairs that the test uses, as 0/1.
+
+    A subgroup of the sign patterns keeps the test exact (Hartigan's balanced subsamples). Each pair gets a column of bits,
+    distinct and non-zero; the first ones the unit vectors, so that up to GROUP_BITS pairs the group is the whole.
+    """
+    bits = min(n, GROUP_BITS)
+    columns = [1 << i for i in range(bits)]
+    if n > bits:
+        mask = (1 << bits) - 1
+        # An odd factor permutes the residues modulo 2^bits: distinct columns, no generator whose stream might change.
+        hashed = ((i * 0x9E3779B1) & mask for i in range(1, mask + 1))
+        columns += [h for h in hashed if h & (h - 1)][: n - bits]
+    codes = np.arange(1, 1 << bits, dtype=np.int64)
+    overlap = codes[:, None] & np.array(columns, dtype=np.int64)[None, :]
+    parity = np.bitwise_count(overlap.astype(np.uint64)) & 1
+    return parity.astype(np.float64)
+
+
+def group_size(n: int) -> int:
+    """Number of sign patterns that a test of n pairs uses."""
+    return 1 << min(n, GROUP_BITS)
+
+
+def typical_values(b: Floats, c: Floats) -> Floats:
+    """Sorted ``sum_F c / sum_F b`` over the subsets F; b, c have shape (..., n), the result (..., G − 1).
+
+    b must be positive. Special case b = 1: the means of c over subsets.
+    """
+    subsets = _subsets(b.shape[-1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values: Floats = (c @ subsets.T) / (b @ subsets.T)
+    values.sort(axis=-1)
+    return values
+
+
+def cut(n: int, alpha: float) -> int:
+    """How many typical values a two-sided test at ``alpha`` cuts off at each end; 0: it can never reject."""
+    return math.floor(alpha / 2 * group_size(n) * (1 + 1e-12))
+
+
+def attained(n: int, alpha: float) -> float:
+    """The two-sided error that the discrete test really spends of ``alpha``; 0 below :func:`needed_pairs`."""
+    return 2 * cut(n, alpha) / group_size(n)
+
+
+def needed_pairs(alpha: float) -> int:
+    """Smallest number of pairs with 2⁻ⁿ ≤ alpha/2: below it no result could be significant. 6 at alpha = 0.05."""
+    n = 1
+    while cut(n, alpha) < 1 and n < GROUP_BITS:
+        n += 1
+    return n
+
+
+def interval(typical: Floats, n: int, alpha: float) -> tuple[Floats, Floats]:
+    """Two-sided interval of level 1 − alpha from sorted typical values (..., G − 1); infinite below needed_pairs."""
+    k = cut(n, alpha)
+    if k < 1:
+        shape = typical.shape[:-1]
+        return np.full(shape, -np.inf), np.full(shape, np.inf)
+    return typical[..., k - 1], typical[..., -k]
+
+
+def p_value(typical: Floats, theta: float) -> Floats:
+    """Two-sided sign-flip p-value of "the centre is ``theta``": twice the smaller one-sided one, at most 1."""
+    size = typical.shape[-1] + 1
+    below = (np.count_nonzero(typical <= theta, axis=-1) + 1) / size
+    above = (np.count_nonzero(typical >= theta, axis=-1) + 1) / size
+    found: Floats = np.minimum(1.0, 2 * np.minimum(below, above))
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values: p₍ⱼ₎ times (k − j + 1), made monotone, at most 1."""
+    k = len(p_values)
+    adjusted = [1.0] * k
+    running = 0.0
+    for rank, index in enumerate(sorted(range(k), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (k - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """For each hypothesis the alpha at which Holm's procedure tests it, so that an interval of level 1 − that alpha
+    excludes the null value exactly when Holm rejects.
+
+    The j-th smallest p-value is held against alpha/(k − j + 1); after the first that is not rejected, all others keep its
+    alpha (they are not rejected either, and their larger p-values do not fall below it).
+    """
+    k = len(p_values)
+    levels = [alpha] * k
+    stopped: float | None = None
+    for rank, index in enumerate(sorted(range(k), key=lambda i: p_values[i])):
+        step = alpha / (k - rank) if stopped is None else stopped
+        levels[index] = step
+        if stopped is None and p_values[index] > step * (1 + 1e-12):
+            stopped = step
+    return levels
+
+
+def discordant_p(candidate_only: int, baseline_only: int) -> float:
+    """Exact McNemar test, one-sided: the chance that at least ``candidate_only`` of the discordant pairs fall to the
+    candidate when each does so with probability 1/2. 1 without discordant pairs."""
+    return float(stats.binom.sf(candidate_only - 1, candidate_only + baseline_only, 0.5)) if candidate_only else 1.0
+
+
+def power(shift: float, sd: float, n: int, alpha: float) -> float:
+    """Chance that n pairs show a shift of this size against differences of standard deviation ``sd``.
+
+    Noncentral t with n − 1 degrees of freedom and noncentrality shift·√n/sd, at the error that the discrete test attains; in
+    the right direction only. 0 below :func:`needed_pairs`.
+    """
+    size = attained(n, alpha)
+    if size == 0 or n < 2:
+        return 0.0
+    if sd == 0:
+        return 1.0 if shift > 0 else 0.0
+    critical = special.stdtrit(n - 1, 1 - size / 2)
+    value = float(special.nctdtr(n - 1, shift * math.sqrt(n) / sd, critical))
+    return 1 - value if math.isfinite(value) else 1.0
+
+
+def detectable(sd: float, n: int, alpha: float, target: float = TARGET_POWER) -> float | None:
+    """The shift that n pairs show with probability ``target``; None below :func:`needed_pairs`."""
+    if attained(n, alpha) == 0 or n < 2:
+        return None
+    if sd == 0:
+        return 0.0
+    unit = optimize.brentq(lambda x: power(x, 1.0, n, alpha) - target, 0.0, 1e3, xtol=1e-9)
+    return float(unit) * sd
+
+
+def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: int = 200) -> int | None:
+    """Number of seeds in all, more than ``above``, whose power for ``shift`` reaches 0.8; None beyond ``cap``.
+
+    It takes the observed shift for the true one, so it is an estimate and no promise.
+    """
+    if not shift > 0 or above >= cap or power(shift, sd, cap, alpha) < TARGET_POWER:
+        return None
+    low, high = max(above, 1), cap
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(shift, sd, middle, alpha) >= TARGET_POWER else (middle, high)
+    return high
+
+
+@functools.lru_cache(maxsize=64)
+def _signed_rank_cdf(n: int) -> Floats:
+    """P(W ≤ w) for w = 0 … n(n + 1)/2, where W sums the ranks 1 … n that a fair coin picks."""
+    mass = np.ones(1)
+    for rank in range(1, n + 1):
+        longer = np.zeros(len(mass) + rank)
+        longer[: len(mass)] += mass
+        longer[rank:] += mass
+        mass = longer / 2
+    return np.cumsum(mass)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRank:
+    """Wilcoxon's signed ranks when some values are only known to lie in a range: ``lower`` ≤ value ≤ ``upper``.
+
+    The ends are equal where the value is known, upper = inf where it is right-censored. Lower bounds are computed from the lower
+    values and upper bounds from the upper ones, so each errs on the safe side. Walsh averages (Hodges & Lehmann 1963), sorted.
+    """
+
+    low: Floats
+    high: Floats
+    n: int
+
+    @classmethod
+    def of(cls, lower: Floats, upper: Floats) -> SignedRank:
+        rows, columns = np.triu_indices(len(lower))
+        return cls(np.sort((lower[rows] + lower[columns]) / 2), np.sort((upper[rows] + upper[columns]) / 2), len(lower))
+
+    @property
+    def centre(self) -> float:
+        """Median of the Walsh averages of the upper values: inf when half of them are censored or more."""
+        middle = len(self.high) // 2
+        return float(self.high[middle] if len(self.high) % 2 else (self.high[middle - 1] + self.high[middle]) / 2)
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Exact two-sided interval of level 1 − alpha for a symmetric distribution; infinite with too few pairs."""
+        k = int(np.count_nonzero(_signed_rank_cdf(self.n) <= alpha / 2 * (1 + 1e-12)))
+        return (float(self.low[k - 1]), float(self.high[-k])) if k else (-math.inf, math.inf)
+
+    def p_value(self, theta: float = 0.0) -> float:
+        """Exact two-sided p-value of "the centre is ``theta``"; at most alpha exactly when the interval excludes theta."""
+        cdf = _signed_rank_cdf(self.n)
+        below, above = np.count_nonzero(self.low <= theta), np.count_nonzero(self.high >= theta)
+        return min(1.0, 2 * float(min(cdf[below], cdf[above])))
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One planned analysis: with how many seeds, and the two-sided error that it may spend."""
+
+    seeds: int
+    alpha: float
+
+
+def sequential_plan(
+    max_seeds: int,
+    looks: Sequence[int] = (),
+    level: float = 0.95,
+    *,
+    spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming",
+) -> tuple[Look, ...]:
+    """Analyses at ``looks`` seeds and at ``max_seeds``, spending 1 − level in all (Lan & DeMets 1983, Biometrika 70:659).
+
+    By look t = seeds/max_seeds the design may have spent α*(t): 2 − 2Φ(z/√t) (O'Brien–Fleming type: little at first) or
+    α·ln(1 + (e − 1)t) (Pocock type). A look may spend what is allowed by then minus what earlier looks could really
+    spend, the test being discrete. The errors are added up (Bonferroni), with no normal theory between the looks, so the
+    sum of all false decisions is at most 1 − level whatever the distribution and the rule for stopping. One look: level.
+    """
+    alpha = 1 - level
+    spent = 0.0
+    plan = []
+    for seeds in (*sorted({look for look in looks if look < max_seeds}), max_seeds):
+        t = seeds / max_seeds
+        if t >= 1:
+            allowed = alpha
+        elif spending == "pocock":
+            allowed = alpha * math.log(1 + (math.e - 1) * t)
+        else:
+            allowed = float(2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(t)))
+        share = max(0.0, allowed - spent)
+        plan.append(Look(seeds, share))
+        spent += attained(seeds, share)
+    return tuple(plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Paired numbers made ready for one analysis: ``b``, ``c`` positive weights and values of the typical values.
+
+    ``scale`` maps a typical value x to the effect: ``relative`` x − 1, ``ratio`` exp x, ``spread`` √x.
+    """
+
+    b: Floats
+    c: Floats
+    scale: Literal["relative", "ratio", "spread"]
+
+    @property
+    def n(self) -> int:
+        return int(self.b.shape[-1])
+
+    def to_effect(self, value: Floats | float) -> Floats:
+        """From the typical values' scale to the effect's."""
+        if self.scale == "relative":
+            return np.asarray(value) - 1.0
+        if self.scale == "ratio":
+            return np.exp(value)
+        return np.sqrt(np.maximum(value, 0.0))
+
+    def from_effect(self, effect: float) -> float:
+        """Inverse of :meth:`to_effect`."""
+        if self.scale == "relative":
+            return effect + 1.0
+        return math.log(effect) if self.scale == "ratio" else effect * effect
+
+    @classmethod
+    def of(cls, baseline: Floats, candidate: Floats, scale: Literal["relative", "ratio", "spread"]) -> Paired:
+        """Prepare values of shape (..., n). ``spread`` centres each arm at its mean over the pairs."""
+        if scale == "relative":
+            return cls(baseline, candidate, scale)
+        if scale == "ratio":
+            return cls(np.ones_like(baseline), np.log(candidate) - np.log(baseline), scale)
+        u = baseline - baseline.mean(axis=-1, keepdims=True)
+        w = candidate - candidate.mean(axis=-1, keepdims=True)
+        return cls(u * u, w * w, scale)
+
+    def typical(self) -> Floats:
+        return typical_values(self.b, self.c)
+
+    def centre(self) -> Floats:
+        """The estimate, on the typical values' scale."""
+        return np.asarray(self.c.sum(axis=-1) / self.b.sum(axis=-1))
+
+    def deviation(self) -> Floats:
+        """Standard deviation of one pair's share in the effect: absolute for ``relative``, of the logarithm for ratios."""
+        residual = self.c - self.centre()[..., None] * self.b
+        sd = residual.std(axis=-1, ddof=1) / self.b.mean(axis=-1)
+        if self.scale == "spread":
+            return np.asarray(sd / (2 * np.maximum(self.centre(), np.finfo(float).tiny)))
+        return np.asarray(sd)
