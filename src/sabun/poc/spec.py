@@ -8,6 +8,7 @@ with ``trials = 0`` runs every arm at its default step; an A/A study gives the b
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import tomllib
@@ -70,13 +71,24 @@ class Budget(_Frozen):
 
     ``trials`` per arm in tuning, each over ``tuning_seeds``; then ``seeds`` paired evaluation runs of ``epochs``.
     Gradient evaluations are what is counted: a scheme with several a step takes that many fewer steps.
+    ``looks``: numbers of seeds, below ``seeds``, after which the study is judged and may stop early: run that many
+    seeds of every arm, call ``assess``, stop if ``poc.assess.decided`` says so, else go on to the next. The errors of
+    all looks add up to the level (:func:`sabun.poc.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     trials: Annotated[int, Field(ge=0, le=10_000)] = 12
     tuning_seeds: Annotated[int, Field(ge=1, le=100)] = 2
     seeds: Annotated[int, Field(ge=1, le=1_000)] = 10
+    looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     decades: Annotated[float, Field(gt=0, le=8)] = 3.0
+
+    @model_validator(mode="after")
+    def _looks_grow(self) -> Budget:
+        planned = (*self.looks, self.seeds)
+        if any(right <= left for left, right in itertools.pairwise(planned)):
+            raise ValueError(f"looks must grow and stay below seeds ({self.seeds})")
+        return self
 
 
 class Thresholds(_Frozen):
