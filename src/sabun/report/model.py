@@ -32,12 +32,13 @@ def build(
     descriptions: Mapping[str, Mapping[str, object] | None] | None = None,
     records_sha256: str = "",
     prices: Prices | None = None,
+    mixed: bool = False,
 ) -> Report:
     """Compute the report.
 
     ``descriptions`` maps an arm to what ``sabun.optim.describe`` says of its optimizer (None: unknown method). ``runs``
-    are all runs of the store, tuning included: they give effort, dates and the stability margin. Raises OptionError
-    for a study and an assessment that do not belong together.
+    are all runs of the store, tuning included: they give effort, dates and the stability margin. ``mixed``: they come
+    from several machines or versions. Raises OptionError for a study and an assessment that do not belong together.
     """
     if [arm.name for arm in study.candidates] != [verdict.arm for verdict in assessment.verdicts]:
         raise OptionError(
@@ -73,7 +74,7 @@ def build(
     ended = max((run.ended for run in runs if run.ended), default="")
     seeds = tuple(arms[0].summary.seeds)
     audit = Audit(study.hash, records_sha256, len(runs), study.seed, seeds, started, ended, flat)
-    facts = narrative.Facts(decision, lead, limits, arms, candidates, money, flat)
+    facts = narrative.Facts(decision, lead, limits, arms, candidates, money, flat, mixed)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",

@@ -29,6 +29,7 @@ class Facts:
     candidates: Sequence[Candidate]
     money: Money | None
     environment: Mapping[str, str]
+    mixed: bool = False
 
     @property
     def saving(self) -> Saving | None:
@@ -131,6 +132,8 @@ def untested(facts: Facts) -> tuple[Note, ...]:
         Note("untested.machine", values | {"machine": _machine(facts.environment)}),
         Note("untested.seeds", values | {"n": limits.seeds}),
     ]
+    if facts.mixed:
+        said.insert(0, Note("untested.mixed", values))
     k1, k2 = facts.lead.deciding("K1"), facts.lead.deciding("K2")
     if k1 is not None and k1.detectable is not None and k1.power is not None:
         said.append(Note("untested.power", values | {"detectable": k1.detectable, "power": k1.power, "n": k1.n}))

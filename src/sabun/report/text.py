@@ -66,4 +66,6 @@ def reason_text(reason: Reason, arm: str, baseline: str, lang: Language) -> str:
 
     ``{arm}`` and ``{today}`` are the names; the other placeholders are the reason's own values.
     """
-    return text(f"reason.{reason.code}", lang, {"arm": arm, "today": baseline, **reason.values})
+    key = f"reason.{reason.code}"
+    missing = dict.fromkeys(placeholders(key, lang))
+    return text(key, lang, {**missing, "arm": arm, "today": baseline, **reason.values})

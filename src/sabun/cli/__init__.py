@@ -1,0 +1,38 @@
+"""The command line: the only part of sabun that prints.
+
+    sabun schemes | explain NAME             methods and their certificates
+    sabun poc run | status | report | …       the proof of concept
+    sabun rollout …                           adoption in stages
+
+Exit codes: 0 success or go · 10 no-go and 11 undecided (with ``--gate``) · 2 usage or bad input · 1 failure ·
+130 interrupted. A mistake of the user is told in two lines, cause and fix, never as a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+EXTRA = 'pip install "sabun[poc]"'
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``sabun`` with ``arguments`` (default: those of the process). Raises SystemExit with the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        from sabun import __version__
+
+        print(f"sabun {__version__}")
+        raise SystemExit(0)
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(f"error: the command line needs {error.name}, which is not installed.", file=sys.stderr)
+        print(f"fix: {EXTRA}", file=sys.stderr)
+        raise SystemExit(2) from None
+    from sabun.cli.app import run
+
+    raise SystemExit(run(arguments))

@@ -1,0 +1,117 @@
+"""A study's progress: bars on a terminal, a line now and then elsewhere. Driven by :mod:`sabun.poc.events` alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from sabun.cli import console
+from sabun.poc import events
+from sabun.report.formatting import show
+from sabun.report.svg import shorten, visible
+
+__all__ = ["bar", "listener"]
+
+EVERY_S = 10.0
+PHASES = {"tune": "tuning", "evaluate": "comparing", "repeat": "repeating", "time": "timing"}
+
+
+def bar(share: float, width: int = 40) -> str:
+    """A bar of text."""
+    full = round(min(1.0, max(0.0, share)) * width)
+    return "█" * full + "░" * (width - full) + f" {share:.0%}"
+
+
+@contextmanager
+def listener(*, quiet: bool) -> Iterator[Callable[[events.Event], None]]:
+    """A listener for :func:`sabun.poc.study.run`."""
+    out = console.stderr()
+    if quiet:
+        yield lambda event: None
+    elif out.is_terminal:
+        with _Bars(out) as bars:
+            yield bars
+    else:
+        yield _Lines(out)
+
+
+def _left(seconds: float) -> str:
+    return f"about {show(max(1.0, seconds), 's', 'en')} left"
+
+
+class _Lines:
+    """One line a phase of an arm, and one every ten seconds."""
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+        self.last = time.monotonic()
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.StudyStarted):
+            resumed = f", {event.done} of them done before" if event.done else ""
+            self.out.print(f"{visible(event.study.name)}: {event.total} runs{resumed}, into {event.path}")
+        elif isinstance(event, events.TuningFinished):
+            best = ", ".join(
+                f"{key} {show(value, 'num', 'en') if isinstance(value, float) else value}"
+                for key, value in event.tuning.best.items()
+            )
+            self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
+        elif isinstance(event, events.RunRetried):
+            self.out.print(f"run of {visible(event.run.arm)} starts again: {event.reason}")
+        elif isinstance(event, events.RunFinished) and time.monotonic() - self.last >= EVERY_S:
+            self.last = time.monotonic()
+            phase = PHASES.get(event.run.phase, event.run.phase)
+            self.out.print(f"{phase}: run {event.done} of {event.total}, {_left(event.remaining_s)}")
+        elif isinstance(event, events.StudyFinished):
+            self.out.print(f"done in {show(event.seconds, 's', 'en')}")
+
+
+class _Bars:
+    """A bar for the study, and one for every run in flight."""
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.fields[note]}"), console=out
+        )
+        self.whole: TaskID | None = None
+        self.runs: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.StudyStarted):
+            self.whole = self.progress.add_task(
+                _plain(event.study.name), total=event.total, completed=event.done, note=f"{event.total} runs"
+            )
+        elif isinstance(event, events.RunStarted):
+            phase = PHASES.get(event.run.phase, event.run.phase)
+            name = f"  {phase} {_plain(event.run.arm)}, run {event.number} of {event.total}"
+            self.runs[event.run.id] = self.progress.add_task(name, total=event.epochs, note="")
+        elif isinstance(event, events.EpochDone) and event.run.id in self.runs:
+            note = f"epoch {event.epoch.epoch} of {event.epochs}, loss {show(event.epoch.val_loss, 'loss', 'en')}"
+            self.progress.update(self.runs[event.run.id], completed=event.epoch.epoch, note=note)
+        elif isinstance(event, events.RunFinished):
+            if event.run.id in self.runs:
+                self.progress.remove_task(self.runs.pop(event.run.id))
+            if self.whole is not None:
+                self.progress.update(self.whole, completed=event.done, note=_left(event.remaining_s))
+        elif isinstance(event, events.RunRetried):
+            self.out.print(Text(f"run of {visible(event.run.arm)} starts again: {event.reason}"))
+        elif isinstance(event, events.StudyFinished) and self.whole is not None:
+            self.progress.update(self.whole, note=f"done in {show(event.seconds, 's', 'en')}")
+
+
+def _plain(name: str) -> str:
+    """A name that rich does not read as markup."""
+    return shorten(visible(name), 40).replace("[", "\\[")
