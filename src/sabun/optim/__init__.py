@@ -1,0 +1,3 @@
+from sabun.optim.optimizer import Optimizer
+
+__all__ = ["Optimizer"]

@@ -1,0 +1,83 @@
+"""Linear algebra of the matrix metrics: the orthogonal polar factor, and slowly turning eigenbases.
+
+Both avoid a factorisation in every step. The polar factor UVᵀ of G = UΣVᵀ is approached by odd polynomials in G, which
+act on the singular values alone; an eigenbasis that is nearly right is improved by one power iteration and a QR.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_matrix", "orthogonalize", "refresh_basis", "sorted_eigenbasis"]
+
+# x ← ax + bx³ + cx⁵ on every singular value x.
+# Newton–Schulz with the slope at 0 made as large as possible: Jordan et al. 2024 (Muon). Ends near 1, not at 1.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Optimal composition for singular values in [10⁻³, 1]: Amsel, Persson, Musco & Gower 2025, arXiv 2505.16932.
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+_SAFETY = 1.01  # keeps 16-bit rounding from leaving the interval; part of the published method
+
+
+def as_matrix(tensor: Tensor) -> Tensor:
+    """First dimension × all others: a convolution kernel becomes (out, in·height·width)."""
+    return tensor if tensor.ndim == 2 else tensor.reshape(tensor.shape[0], -1)
+
+
+def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | None = None) -> Tensor:
+    """The polar factor UVᵀ of a matrix, or of each of a stack of matrices of the same shape, approximately.
+
+    ``iteration`` is ``newton-schulz`` (singular values end in about [0.7, 1.2]) or ``polar-express`` (they end nearer
+    to 1). Returned in the dtype of ``matrices``; computed in ``dtype``, or bfloat16 on an accelerator and at least
+    float32 on a CPU. A zero matrix stays zero.
+    """
+    if dtype is not None:
+        X = matrices.to(getattr(torch, dtype))
+    elif matrices.device.type == "cpu":
+        X = matrices.float() if matrices.dtype in (torch.bfloat16, torch.float16) else matrices
+    else:
+        X = matrices.bfloat16()
+    tall = X.shape[-2] > X.shape[-1]
+    if tall:
+        X = X.mT
+    norm = X.norm(dim=(-2, -1), keepdim=True) if X.ndim == 3 else X.norm()
+    if iteration == "newton-schulz":
+        X = X / norm.clamp(min=1e-7)
+        coefficients = [_NEWTON_SCHULZ] * steps
+    else:
+        X = X / (norm * _SAFETY).clamp(min=1e-7)
+        coefficients = _polar_express(steps)
+    fused = torch.baddbmm if X.ndim == 3 else torch.addmm
+    for a, b, c in coefficients:
+        gram = X @ X.mT
+        X = fused(X, fused(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    return (X.mT if tall else X).to(matrices.dtype)
+
+
+def _polar_express(steps: int) -> list[tuple[float, float, float]]:
+    safe = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]]
+    return [*safe[:steps], *[_POLAR_EXPRESS[-1]] * (steps - len(safe))]
+
+
+def sorted_eigenbasis(factor: Tensor) -> Tensor:
+    """Orthonormal eigenvectors as columns, largest eigenvalue first."""
+    work = factor if factor.dtype in (torch.float32, torch.float64) else factor.float()
+    basis: Tensor = torch.linalg.eigh(work).eigenvectors
+    return basis.flip(-1).to(factor.dtype)
+
+
+def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """One orthogonal (power) iteration of ``basis`` towards the eigenvectors of ``factor``; with the column order."""
+    work = torch.float64 if factor.dtype == torch.float64 else torch.float32
+    product = (factor @ basis).to(work)
+    order = (basis.to(work) * product).sum(0).argsort(descending=True)
+    return torch.linalg.qr(product.index_select(1, order)).Q.to(basis.dtype), order

@@ -1,0 +1,231 @@
+"""From a parameter group to buckets of tensors that one call of the kernels can take together.
+
+A plan is built once and kept while the group stays as it is: same parameters with gradients, same structure, same
+state. Parameters share a bucket when they agree in device, dtype, metric and number of steps taken, so that every
+scalar of the step is common to the bucket. State tensors live in ``optimizer.state[p]`` under fixed string keys; the
+bucket only refers to them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+from sabun.errors import GradientError, OptionError
+from sabun.optim.averaging import AVERAGING, Averaging
+from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, is_matrix
+
+__all__ = ["Bucket", "Plan", "build", "metric_of", "refuse_sparse"]
+
+STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
+             "max_factor")  # fmt: skip
+_LOW = (torch.bfloat16, torch.float16)
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Parameters that are stepped together, with their state, as parallel lists."""
+
+    params: Tensors
+    indices: list[int]
+    metric: Preconditioner
+    averaging: Averaging
+    taps: list[Tensors]
+    metric_state: dict[str, list[Any]]
+    averaged: dict[str, Tensors]
+    steps: Tensors
+    count: int
+    fresh: list[int]
+    special: bool
+    widen: bool
+
+    def owns(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
+        """Whether the optimizer's state still holds this bucket's tensors (looked at: the first and the last)."""
+        for i in (0, -1):
+            held = state.get(self.params[i], {})
+            for j, tap in enumerate(self.taps):
+                if held.get(f"velocity_{j}") is not tap[i]:
+                    return False
+            for tensors in (self.metric_state, self.averaged):
+                if any(values and held.get(key) is not values[i] for key, values in tensors.items()):
+                    return False
+            if self.steps and held.get("step") is not self.steps[i]:
+                return False
+        return True
+
+    def gather(self, tensors: Tensors) -> Tensors:
+        """The whole of each tensor, where the parameter is sharded; the same tensor otherwise."""
+        whole = []
+        for p, t in zip(self.params, tensors, strict=True):
+            if isinstance(p, DTensor):
+                t = DTensor.from_local(
+                    t, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+                ).full_tensor()
+            whole.append(t)
+        return whole
+
+    def scatter(self, tensors: Tensors) -> Tensors:
+        """The reverse of :meth:`gather`."""
+        parts = []
+        for p, t in zip(self.params, tensors, strict=True):
+            if isinstance(p, DTensor):
+                everywhere = [Replicate()] * p.device_mesh.ndim
+                t = DTensor.from_local(t, p.device_mesh, everywhere, run_check=False)
+                t = t.redistribute(placements=p.placements).to_local()
+            parts.append(t)
+        return parts
+
+
+@dataclass(slots=True)
+class Plan:
+    """The buckets of one group, and what has to stay true for them to be used again."""
+
+    params: Tensors
+    active: list[bool]
+    structure: tuple[object, ...]
+    buckets: list[Bucket] = field(default_factory=list)
+
+    def serves(
+        self, group: Mapping[str, Any], active: list[bool], state: Mapping[Tensor, Mapping[str, Tensor]]
+    ) -> bool:
+        params = group["params"]
+        return (
+            len(params) == len(self.params)
+            and all(map(operator.is_, params, self.params))
+            and active == self.active
+            and self.structure == tuple(group[key] for key in STRUCTURE)
+            and all(bucket.owns(state) for bucket in self.buckets)
+        )
+
+
+def metric_of(group: Mapping[str, Any], parameter: Tensor) -> Preconditioner:
+    """The group's metric; ``adam`` for a parameter that is no matrix where the group's metric is for matrices."""
+    metric = PRECONDITIONERS[group["preconditioner"]]
+    return PRECONDITIONERS["adam"] if metric.needs_matrix and not is_matrix(parameter.shape) else metric
+
+
+def build(
+    group: Mapping[str, Any],
+    active: list[bool],
+    state: dict[Tensor, dict[str, Any]],
+    filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
+) -> Plan:
+    """Sort the group's parameters that have gradients into buckets, making the state that is not there yet."""
+    plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
+    averaging = AVERAGING[group["averaging"]]
+    places: dict[tuple[object, ...], Bucket] = {}
+    for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
+        if not on:
+            continue
+        metric = metric_of(group, p)
+        filter_ = filter_of(group, metric)
+        _accept(p, metric, group)
+        widen = p.dtype in _LOW and (group["state_dtype"] is not None or group["stochastic_rounding"])
+        dtype = torch.float32 if widen else p.dtype
+        held = state[p]
+        fresh = _fill(held, p, dtype, metric, averaging, filter_, group)
+        count = int(held["step"].item()) if "step" in held else 0
+        key: tuple[object, ...] = (p.device, p.dtype, metric.name, count)
+        if group["foreach"] is False:
+            key = (index,)
+        bucket = places.get(key)
+        if bucket is None:
+            bucket = places[key] = Bucket(
+                [], [], metric, averaging, [[] for _ in range(filter_.taps)], {}, {}, [], count, [], False, widen
+            )
+            plan.buckets.append(bucket)
+        bucket.special |= p.is_complex() or isinstance(p, DTensor)
+        if fresh:
+            bucket.fresh.append(len(bucket.params))
+        bucket.params.append(p)
+        bucket.indices.append(index)
+        for j, tap in enumerate(bucket.taps):
+            tap.append(held[f"velocity_{j}"])
+        for name in _metric_keys(metric):
+            bucket.metric_state.setdefault(name, []).append(held.get(name))
+        for name in averaging.like:
+            bucket.averaged.setdefault(name, []).append(held[name])
+        if _counts(metric, averaging, filter_, group):
+            bucket.steps.append(held["step"])
+    return plan
+
+
+def _counts(metric: Preconditioner, averaging: Averaging, filter_: Realization, group: Mapping[str, Any]) -> bool:
+    """Whether any role needs to know how many steps a parameter has taken."""
+    return bool(
+        metric.counts_steps or averaging.counts_steps or filter_.start_up == "unbiased" or group["stochastic_rounding"]
+    )
+
+
+_KRONECKER_KEYS = ("second_moment", "factor_left", "factor_right", "basis_left", "basis_right")
+
+
+def _metric_keys(metric: Preconditioner) -> tuple[str, ...]:
+    return _KRONECKER_KEYS if metric.whole else metric.like
+
+
+def _fill(
+    held: dict[str, Any],
+    p: Tensor,
+    dtype: torch.dtype,
+    metric: Preconditioner,
+    averaging: Averaging,
+    filter_: Realization,
+    group: Mapping[str, Any],
+) -> bool:
+    """Make what is missing of a parameter's state, key by key. True when its history begins now.
+
+    A metric that is new to a parameter with a past (the group's choice was changed) starts that parameter's history
+    again: its corrections count steps from the same beginning as the velocity.
+    """
+    names = (*metric.like, *(metric.whole(p.shape, group) if metric.whole else ()))
+    if "velocity_0" in held and any(name not in held for name in names):
+        for key in [key for key in held if key == "step" or key.startswith("velocity_")]:
+            del held[key]
+    fresh = False
+    for j in range(filter_.taps):
+        if f"velocity_{j}" not in held:
+            held[f"velocity_{j}"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            fresh = True
+    for name in metric.like:
+        if name not in held:
+            held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+    if metric.whole is not None:
+        for name, shape in metric.whole(p.shape, group).items():
+            if name not in held:
+                held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
+    for name in averaging.like:
+        if name not in held:
+            held[name] = p.detach().to(dtype, copy=True)
+    if _counts(metric, averaging, filter_, group) and "step" not in held:
+        # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
+        held["step"] = torch.zeros((), dtype=torch.float32)
+    return fresh
+
+
+def refuse_sparse(gradient: Tensor) -> None:
+    """Raise GradientError for a gradient that is not dense."""
+    raise GradientError(
+        f"a gradient is sparse ({gradient.layout}).",
+        fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
+    )
+
+
+def _accept(p: Tensor, metric: Preconditioner, group: Mapping[str, Any]) -> None:
+    if p.grad is not None and p.grad.layout is not torch.strided:
+        refuse_sparse(p.grad)
+    if p.is_complex() and not metric.supports_complex:
+        raise OptionError(
+            f"the {metric.name!r} metric has no complex form.", fix="Put complex parameters into a group with 'adam'."
+        )
+    if group["stochastic_rounding"] and p.dtype == torch.float16:
+        raise OptionError(
+            "stochastic rounding is for bfloat16 parameters.", fix="Keep float16 models in float32 and use autocast."
+        )

@@ -1,0 +1,213 @@
+"""In which metric is "steepest" measured? One table, with what each metric needs and can do.
+
+A metric turns the direction d of the scheme into the update u = P⁻¹d. Special cases: none is P = 1 (SGD and its
+momentum family); ``adam`` is diagonal, P = √v + ε; ``sign`` is steepest descent in the largest-entry norm (Lion);
+``spectral`` is steepest descent in the largest-singular-value norm (Muon); ``kronecker`` is ``adam`` in the eigenbasis
+of two Kronecker factors (SOAP). A metric never looks at the scheme, nor the scheme at the metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sabun.optim.kernels import Tensors, Terms, accumulate
+from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
+
+__all__ = ["PRECONDITIONERS", "Preconditioner", "Work", "is_matrix"]
+
+
+@dataclass(slots=True)
+class Work:
+    """What a metric sees of one bucket of parameters in one step. It may write into ``state``, and nowhere else.
+
+    ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps its own keys to one tensor a parameter;
+    ``count`` is the number of this step, from 1. ``gather`` and ``scatter`` turn the local part of a sharded
+    parameter into the whole and back; for a parameter that is not sharded they do nothing.
+    """
+
+    grads: Tensors
+    terms: Terms
+    state: Mapping[str, list[Any]]
+    options: Mapping[str, Any]
+    count: int
+    gather: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
+    scatter: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditioner:
+    """One metric, as declared.
+
+    ``apply`` returns the update as terms and, for a diagonal metric, the denominators that divide them.
+    ``like`` names the state tensors shaped as the parameter; ``whole`` makes further ones from the parameter's full
+    shape (``initial_state``). ``copies`` is what all of it comes to, in copies of an r × c matrix.
+    """
+
+    name: str
+    summary: str
+    source: str
+    apply: Callable[[Work], tuple[Terms, Tensors | None]]
+    like: tuple[str, ...] = ()
+    whole: Callable[[torch.Size, Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
+    copies: Callable[[int, int], float] = lambda rows, columns: 0.0
+    needs_matrix: bool = False
+    counts_steps: bool = False
+    asks_unbiased: bool = False
+    supports_complex: bool = True
+    scale_free: bool = False
+
+
+def is_matrix(shape: torch.Size) -> bool:
+    """Whether a parameter of this shape, flattened to (first, all others), is a matrix and not a vector in disguise."""
+    return len(shape) >= 2 and shape[0] > 1 and math.prod(shape[1:]) > 1
+
+
+def _identity(work: Work) -> tuple[Terms, Tensors | None]:
+    return work.terms, None
+
+
+def _adam(work: Work) -> tuple[Terms, Tensors | None]:
+    """v ← β₂v + (1−β₂)g²,  u = d / (√(v / (1−β₂ⁿ)) + ε)."""
+    beta2, second = work.options["beta2"], work.state["second_moment"]
+    torch._foreach_mul_(second, beta2)
+    torch._foreach_addcmul_(second, work.grads, work.grads, 1 - beta2)
+    denominators = list(torch._foreach_sqrt(second))
+    torch._foreach_div_(denominators, math.sqrt(1 - beta2**work.count))
+    torch._foreach_add_(denominators, work.options["eps"])
+    return work.terms, denominators
+
+
+def _sign(work: Work) -> tuple[Terms, Tensors | None]:
+    total = accumulate(work.terms)
+    torch._foreach_sign_(total)
+    return [(1.0, total)], None
+
+
+def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
+    """u = 0.2·√max(r, c) · UVᵀ, where d = UΣVᵀ: each entry then has about the root mean square of an AdamW update."""
+    whole = work.gather(accumulate(work.terms))
+    updates: Tensors = [torch.empty(0)] * len(whole)
+    for indices in _by_shape(whole):
+        stack = (
+            torch.stack([as_matrix(whole[i]) for i in indices]) if len(indices) > 1 else as_matrix(whole[indices[0]])
+        )
+        flat = orthogonalize(
+            stack,
+            iteration=work.options["orthogonalization"],
+            steps=work.options["orthogonalization_steps"],
+            dtype=work.options["orthogonalization_dtype"],
+        )
+        flat = flat * (0.2 * math.sqrt(max(flat.shape[-2:])))
+        for i, matrix in zip(indices, flat if len(indices) > 1 else [flat], strict=True):
+            updates[i] = matrix.reshape(whole[i].shape)
+    return [(1.0, work.scatter(updates))], None
+
+
+def _by_shape(tensors: Tensors) -> list[list[int]]:
+    shapes: dict[tuple[object, ...], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        matrix = (tensor.shape[0], tensor.numel() // tensor.shape[0])
+        shapes.setdefault((matrix, tensor.dtype, tensor.device), []).append(i)
+    return list(shapes.values())
+
+
+def _kronecker_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    rows, columns = shape[0], math.prod(shape[1:])
+    shapes: dict[str, tuple[int, ...]] = {"second_moment": (rows, columns)}
+    for side, size in (("left", rows), ("right", columns)):
+        if size <= options["max_factor"]:
+            shapes[f"factor_{side}"] = shapes[f"basis_{side}"] = (size, size)
+    return shapes
+
+
+def _kronecker(work: Work) -> tuple[Terms, Tensors | None]:
+    """Adam in the eigenbases of E[GGᵀ] and E[GᵀG], made from the first gradient and refreshed every k steps."""
+    options = work.options
+    beta2 = options["beta2"]
+    beta = beta2 if options["factor_beta"] is None else options["factor_beta"]
+    correction = 1 - beta2**work.count
+    directions, grads = work.gather(accumulate(work.terms)), work.gather(list(work.grads))
+    updates = []
+    for i, (direction, grad) in enumerate(zip(directions, grads, strict=True)):
+        state = {key: tensors[i] for key, tensors in work.state.items() if tensors[i] is not None}
+        sides = [side for side in ("left", "right") if f"factor_{side}" in state]
+        G = as_matrix(grad)
+        products = {side: G @ G.mT if side == "left" else G.mT @ G for side in sides}
+        if work.count == 1:
+            for side in sides:
+                state[f"factor_{side}"].copy_(products[side]).mul_(1 - beta)
+                state[f"basis_{side}"].copy_(sorted_eigenbasis(state[f"factor_{side}"]))
+        left, right = state.get("basis_left"), state.get("basis_right")
+        second = state["second_moment"]
+        second.lerp_(_rotate(G, left, right).square(), 1 - beta2)
+        scaled = _rotate(as_matrix(direction), left, right) / (second / correction).sqrt().add_(options["eps"])
+        back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
+        updates.append(back.reshape(direction.shape))
+        for side in sides:
+            state[f"factor_{side}"].lerp_(products[side], 1 - beta)
+        if work.count % options["refresh_every"] == 0:
+            for axis, side in enumerate(("left", "right")):
+                if side in sides:
+                    basis, order = refresh_basis(state[f"factor_{side}"], state[f"basis_{side}"])
+                    state[f"basis_{side}"].copy_(basis)
+                    second.copy_(second.index_select(axis, order))
+    return [(1.0, work.scatter(updates))], None
+
+
+def _rotate(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """LᵀMR, with a missing side taken as the identity."""
+    if left is not None:
+        matrix = left.mT @ matrix
+    return matrix if right is None else matrix @ right
+
+
+PRECONDITIONERS: Mapping[str, Preconditioner] = {
+    metric.name: metric
+    for metric in (
+        Preconditioner("none", "the Euclidean metric: the gradient itself", "Cauchy 1847", _identity),
+        Preconditioner(
+            "adam",
+            "diagonal: divided by the root of the second moment",
+            "Kingma & Ba 2015, arXiv 1412.6980",
+            _adam,
+            like=("second_moment",),
+            copies=lambda rows, columns: 1.0,
+            counts_steps=True,
+            asks_unbiased=True,
+        ),
+        Preconditioner(
+            "sign",
+            "the sign of every entry: steepest descent in the maximum norm",
+            "Bernstein et al. 2018, arXiv 1802.04434",
+            _sign,
+            scale_free=True,
+        ),
+        Preconditioner(
+            "spectral",
+            "the nearest orthogonal matrix: steepest descent in the spectral norm",
+            "Jordan et al. 2024 (Muon); scale: Liu et al. 2025, arXiv 2502.16982",
+            _spectral,
+            needs_matrix=True,
+            supports_complex=False,
+            scale_free=True,
+        ),
+        Preconditioner(
+            "kronecker",
+            "adam in the eigenbasis of the two Kronecker factors",
+            "Gupta et al. 2018, arXiv 1802.09568; Vyas et al. 2024, arXiv 2409.11321 (SOAP)",
+            _kronecker,
+            whole=_kronecker_shapes,
+            copies=lambda rows, columns: 1.0 + 2.0 * (rows / columns + columns / rows),
+            needs_matrix=True,
+            counts_steps=True,
+            asks_unbiased=True,
+            supports_complex=False,
+        ),
+    )
+}
