@@ -313,6 +313,18 @@ def test_concurrent_writers_never_interleave(tmp_path: Path) -> None:
     assert {r.event for r in records} == {"event"}  # nobody had to repair anything
 
 
+def test_an_event_that_follows_from_another_is_refused_when_a_third_came_between(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    first = log.append_after(GENESIS, "first")
+    with log.path.open("ab") as file:
+        file.write(b"{torn")  # what is mended on the way is no third event
+    second = log.append_after(first.hash, "second")
+    with pytest.raises(StoreError, match="in the meantime"):
+        log.append_after(first.hash, "stale")
+    assert [r.event for r in log.records()] == ["first", "audit.recovered", "second"]
+    assert log.records()[-1] == second
+
+
 def test_values_that_json_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path)

@@ -126,13 +126,27 @@ class AuditLog:
 
     def append(self, event: str, **fields: Json) -> Record:
         """Write one event and return it once it is on the disk: a line, synced, then the head, synced."""
+        return self._append(None, event, fields)
+
+    def append_after(self, head: str, event: str, **fields: Json) -> Record:
+        """Append only if ``head`` is still the last hash of the chain; else raise StoreError and write nothing.
+
+        For an event that follows from what was read before: two operators who decide at the same time cannot both win.
+        """
+        return self._append(head, event, fields)
+
+    def _append(self, expected: str | None, event: str, fields: Mapping[str, Json]) -> Record:
         if not event or not isinstance(event, str):
             raise OptionError("an audit event needs a name.", fix="Pass a text such as 'promoted'.")
         data = {name: _plain(value, name) for name, value in fields.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked() as file:
-                head = self._ready(file)
+                head, mended = self._ready(file)
+                if expected is not None and expected not in (head.hash, mended):
+                    raise StoreError(
+                        f"another event was written to {self.path} in the meantime.", fix="Look at it, then ask again."
+                    )
                 return self._write(file, head, event, data)[1]
         except OSError as error:
             raise StoreError(f"cannot write the audit log {self.path}: {error}.", fix="Check path and space.") from None
@@ -162,8 +176,11 @@ class AuditLog:
             fix="Run `verify` to see where it breaks; keep the files as evidence and start a new log.",
         )
 
-    def _ready(self, file: int) -> Head:
-        """The head to write behind, after mending what a crash left. Raises StoreError for anything else."""
+    def _ready(self, file: int) -> tuple[Head, str]:
+        """The head to write behind, after mending what a crash left, and the last hash before the mending.
+
+        Raises StoreError for what no crash explains.
+        """
         size = os.fstat(file).st_size
         if size == 0 and not self.head_path.exists():
             # The head comes before the first line, so that a line without a head is never an innocent state.
@@ -176,7 +193,7 @@ class AuditLog:
         if head.size > size or (_hash_of(_last_line(file, head.size)) if head.size else GENESIS) != head.hash:
             raise self._damaged(f"does not end as its head file says (with event {head.count})")
         if size == head.size:
-            return head
+            return head, head.hash
         line, newline, more = _read_at(file, head.size, size - head.size).partition(b"\n")
         kept = head
         if newline:
@@ -187,7 +204,7 @@ class AuditLog:
         else:
             os.ftruncate(file, head.size)
         mended: dict[str, Json] = {"torn_bytes": size - kept.size, "adopted_lines": kept.count - head.count}
-        return self._write(file, kept, "audit.recovered", mended)[0]
+        return self._write(file, kept, "audit.recovered", mended)[0], kept.hash
 
     def _write(self, file: int, head: Head, event: str, data: Mapping[str, Json]) -> tuple[Head, Record]:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

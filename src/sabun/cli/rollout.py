@@ -1,0 +1,180 @@
+"""``sabun rollout``: the stages of a roll-out from the command line.
+
+Exit codes are the house's: 0 for success, 2 for a promotion that was refused or input that makes no sense, 1 for an
+audit log that does not hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun import audit
+from sabun.errors import OptionError
+from sabun.rollout import evidence
+from sabun.rollout.choice import KILL_VARIABLE, choose, killed
+from sabun.rollout.plan import Side
+from sabun.rollout.state import Rollout, State
+
+__all__ = ["register"]
+
+app = typer.Typer(no_args_is_help=True, help="Introduce an optimizer in stages, with a gate and a way back.")
+
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", help="The plan or its directory. Default: $SABUN_ROLLOUT, else ./rollout.toml.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in a sentence: it stays in the audit log.")]
+Override = Annotated[
+    str | None, typer.Option("--override", metavar="REASON", help="Go on without a passing gate; logged with REASON.")
+]
+
+
+class Format(StrEnum):
+    """How the log is exported."""
+
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+def register(parent: typer.Typer) -> None:
+    """Add ``rollout`` to the command line."""
+    parent.add_typer(app, name="rollout")
+
+
+@app.command()
+def init(
+    study: Annotated[
+        Path | None, typer.Option(help="A study: its baseline and candidate become the two sides.")
+    ] = None,
+    candidate: Annotated[str, typer.Option(help="Which candidate of the study, if it has several.")] = "",
+    champion: Annotated[str, typer.Option(help="Without a study: today's optimizer, e.g. torch.optim:AdamW.")] = "",
+    challenger: Annotated[str, typer.Option(help="Without a study: the new one, e.g. nesterov@adam.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the roll-out; the draw of jobs depends on it.")] = "",
+    plan: PlanOption = None,
+) -> None:
+    """Write the plan (or take the one that is there) and start the audit log at the first stage."""
+    rollout = Rollout(plan)
+    proposed = None
+    if study is not None:
+        proposed = evidence.propose(study, rollout.folder, name=name, candidate=candidate)
+    elif champion and challenger:
+        proposed = evidence.template(name or challenger, Side(champion), Side(challenger))
+    elif not rollout.plan_path.exists():
+        raise OptionError("nothing to start from.", fix="Give --study DIR, or both --champion and --challenger.")
+    state = rollout.start(proposed)
+    typer.echo(f"{rollout.plan_path}: {state.plan.name!r} starts at stage {state.stage.name!r}.")
+    typer.echo("Read the plan and set its gates; after an edit: sabun rollout apply --reason '…'.")
+
+
+@app.command()
+def status(
+    plan: PlanOption = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+) -> None:
+    """Where the roll-out stands, what the next gate says, and which kill switches are on."""
+    rollout = Rollout(plan)
+    state = rollout.state()
+    renewed = rollout.renew()
+    switch = killed(rollout.folder, state.stage)
+    position = state.plan.index(state.stage.name) + 1
+    following = state.plan.stages[position] if position < len(state.plan.stages) else None
+    finding = rollout.examine(following.name) if following else None
+    notes = rollout.verify()[1]
+    if as_json:
+        facts = {**state.to_json(), "killed": switch, "head": state.head, "notes": notes}
+        if following and finding:
+            facts["next"] = {"stage": following.name, "share": following.share, **finding.to_json()}
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    _show(state)
+    if switch:
+        where = f"${KILL_VARIABLE}" if switch == "kill-variable" else str(rollout.folder / state.stage.kill_file)
+        typer.echo(f"KILLED by {where}: every new job trains with the champion.")
+    if following and finding:
+        typer.echo(f"next: {following.name} ({following.share:.0%}), gate {'open' if finding.passed else 'closed'}")
+        for problem in finding.problems:
+            typer.echo(f"  - {problem}")
+    if renewed:
+        typer.echo("note: the state file was behind the log (a command was interrupted); it was renewed.")
+    for note in notes:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
+def promote(override: Override = None, plan: PlanOption = None) -> None:
+    """Enter the next stage, if its gate passes."""
+    state, finding = Rollout(plan).promote(override=override)
+    if not finding.passed:
+        for problem in finding.problems:
+            typer.echo(f"overridden: {problem}")
+    _show(state)
+
+
+@app.command()
+def rollback(
+    reason: Reason, to: Annotated[str | None, typer.Option(help="A stage; by default the first.")] = None,
+    plan: PlanOption = None,
+) -> None:  # fmt: skip
+    """Go back, by default to the first stage: champion everywhere, from the next job on."""
+    _show(Rollout(plan).rollback(reason=reason, to=to))
+
+
+@app.command()
+def apply(reason: Reason, override: Override = None, plan: PlanOption = None) -> None:
+    """Put an edited plan into force."""
+    _show(Rollout(plan).apply(reason=reason, override=override))
+
+
+@app.command()
+def verify(
+    anchor: Annotated[str | None, typer.Option(help="A head hash kept elsewhere, which the log must contain.")] = None,
+    plan: PlanOption = None,
+) -> None:
+    """Check every link of the audit log, and that plan and state file say what it says."""
+    rollout = Rollout(plan)
+    found, notes = rollout.verify(anchor=anchor)
+    if not found.ok:
+        typer.echo(f"BROKEN: {found.problem}")
+        typer.echo(f"{found.count} events hold. New jobs train with the champion until this is settled.")
+        raise typer.Exit(1)
+    typer.echo(f"{found.count} events hold. Head: {found.head}")
+    if found.interrupted:
+        typer.echo("note: the last write was interrupted by a crash; the next event mends it.")
+    for note in notes:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
+def log(
+    output: Annotated[Format, typer.Option("--format", help="markdown, csv or json.")] = Format.markdown,
+    plan: PlanOption = None,
+) -> None:
+    """Export the audit log for people."""
+    rollout = Rollout(plan)
+    rollout.state()
+    records = rollout.log.records()
+    if output is Format.json:
+        typer.echo(json.dumps([dataclasses.asdict(record) for record in records], ensure_ascii=False, indent=2))
+    else:
+        typer.echo((audit.to_csv if output is Format.csv else audit.to_markdown)(records), nl=False)
+
+
+@app.command("choose")
+def choose_(
+    job_id: str, plan: PlanOption = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+) -> None:
+    """Print champion or challenger for a job, as the job itself would choose."""
+    choice = choose(job_id, path=plan)
+    typer.echo(json.dumps(choice.state_dict(), ensure_ascii=False, indent=2) if as_json else choice.role)
+
+
+def _show(state: State) -> None:
+    entered = f"since {state.since}" + (f", by override: {state.override}" if state.override else "")
+    typer.echo(f"{state.plan.name}: stage {state.stage.name}, {state.stage.share:.0%} of new jobs, {entered}")
+    typer.echo(f"  champion   {state.plan.champion.optimizer}  {dict(state.plan.champion.options)}")
+    typer.echo(f"  challenger {state.plan.challenger.optimizer}  {dict(state.plan.challenger.options)}")

@@ -1,0 +1,295 @@
+"""The plan of a roll-out: two sides, an ordered list of stages, and what opens each. Read from ``rollout.toml``.
+
+A stage gives the *challenger* a share of the training jobs; the rest train with the *champion*, what the team uses
+today. Each stage but the first has a gate: a study that must say what, how recently, from how many seeds. Special
+cases: share 0 is champion everywhere, share 1 challenger everywhere; a stage without a gate can only be the first.
+
+    name = "nesterov-for-adamw"         # also the salt of the draw
+    [champion]
+    optimizer = "torch.optim:AdamW"
+    options = { lr = 0.001 }
+    [challenger]
+    optimizer = "nesterov@adam"
+    options = { lr = 0.003 }
+    [[stages]]
+    name = "poc"
+    share = 0.0
+    [[stages]]
+    name = "pilot"
+    share = 0.05
+    gate = { study = "studies/pilot", verdict = "go", max_age_days = 30, min_seeds = 10 }
+
+Plain dataclasses and ``tomllib``: a training job needs no more than the core install to read its plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from sabun.audit import Json
+from sabun.errors import RolloutError, unknown
+
+__all__ = ["STAGES", "Gate", "Option", "Plan", "Side", "Stage"]
+
+Option = bool | int | float | str | tuple[float | int, ...]
+
+STAGES: tuple[tuple[str, float], ...] = (("poc", 0.0), ("pilot", 0.05), ("canary", 0.25), ("production", 1.0))
+"""The stages that ``init`` proposes, with their shares of jobs."""
+
+VERDICTS = ("go", "undecided")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What must hold to enter a stage: ``study`` (a directory, relative to the plan) says at least ``verdict`` of the
+    challenger, from at least ``min_seeds`` paired seeds, and ended at most ``max_age_days`` ago. ``study_hash``, when
+    given, pins the specification; empty means any."""
+
+    study: str
+    verdict: str = "go"
+    max_age_days: float = 30.0
+    min_seeds: int = 10
+    study_hash: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.study:
+            raise RolloutError("a gate names no study.", fix="Give the study's directory: study = 'studies/pilot'.")
+        if self.verdict not in VERDICTS:
+            raise unknown(RolloutError, "verdict that a gate can ask for", self.verdict, VERDICTS)
+        if not self.max_age_days > 0:
+            raise RolloutError(f"max_age_days must be positive (given: {self.max_age_days!r}).", fix="Give days.")
+        if self.min_seeds < 1:
+            raise RolloutError(f"min_seeds must be at least 1 (given: {self.min_seeds!r}).", fix="Give a number.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the roll-out: the challenger's ``share`` of jobs, the ``gate`` in front of it, and the name of the
+    ``kill_file`` that, when it lies beside the plan, gives every new job of this stage to the champion."""
+
+    name: str
+    share: float
+    gate: Gate | None = None
+    kill_file: str = "KILL"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise RolloutError(f"{self.name!r} is no name for a stage.", fix="Use letters, digits, '-', '_' and '.'.")
+        if not 0 <= self.share <= 1:
+            raise RolloutError(
+                f"stage {self.name!r}: share must lie in 0..1 (given: {self.share!r}).", fix="0.05 is five per cent."
+            )
+        if not self.kill_file or Path(self.kill_file).is_absolute() or ".." in Path(self.kill_file).parts:
+            raise RolloutError(f"stage {self.name!r}: kill_file must be a name beside the plan.", fix="Such as 'KILL'.")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Champion or challenger: an optimizer in the arms' notation and its options. ``arm`` is what the studies call it;
+    empty means by its notation."""
+
+    optimizer: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    arm: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.optimizer.strip():
+            raise RolloutError("a side of the roll-out names no optimizer.", fix="Such as 'torch.optim:AdamW'.")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole roll-out. Raises RolloutError for shares that fall, a first stage with a gate, a later one without."""
+
+    name: str
+    champion: Side
+    challenger: Side
+    stages: tuple[Stage, ...]
+    schema_version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.schema_version != 1:
+            raise RolloutError(
+                f"this plan has schema_version {self.schema_version!r}, and only 1 is known.", fix="Update sabun."
+            )
+        if not self.name.strip():
+            raise RolloutError("the roll-out has no name.", fix="Give name = '…'; the draw of jobs depends on it.")
+        if not self.stages:
+            raise RolloutError("the roll-out has no stages.", fix="Give at least one [[stages]] with name and share.")
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RolloutError(f"two stages are called {twice[0]!r}.", fix="Give each its own name.")
+        if self.stages[0].gate is not None:
+            raise RolloutError(f"the first stage, {names[0]!r}, has a gate.", fix="It is where a roll-out begins.")
+        for before, after in zip(self.stages, self.stages[1:], strict=False):
+            if after.gate is None:
+                raise RolloutError(f"stage {after.name!r} has no gate.", fix="Add gate = { study = '…' }.")
+            if after.share < before.share:
+                raise RolloutError(
+                    f"the share falls from {before.name!r} ({before.share}) to {after.name!r} ({after.share}).",
+                    fix="Order the stages so that promotion only adds jobs.",
+                )
+
+    def index(self, stage: str) -> int:
+        """Position of the stage called ``stage``. Raises RolloutError for another name."""
+        for position, known in enumerate(self.stages):
+            if known.name == stage:
+                return position
+        raise unknown(RolloutError, "stage", stage, [known.name for known in self.stages])
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain values; ``from_json`` gives an equal plan back."""
+        plain: dict[str, Json] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> Plan:
+        """Build from plain values, with every key and type checked."""
+        return _plan(fields)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of every field."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read ``rollout.toml``. Raises RolloutError for a file that is missing, malformed or misspelt."""
+        path = Path(path)
+        try:
+            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RolloutError(
+                f"there is no roll-out plan at {path}.",
+                fix="Make one with `sabun rollout init`, or say where it is (option --plan, or SABUN_ROLLOUT).",
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RolloutError(f"cannot read the plan {path}: {error}.", fix="Check the file.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Mend that line.") from None
+        return cls.from_json(fields)
+
+    def to_toml(self) -> str:
+        """The plan as TOML with a comment on each part; ``load`` gives an equal plan back."""
+        lines = [
+            "# Staged roll-out of an optimizer. After an edit: sabun rollout apply --reason '…'.",
+            f"name = {_toml(self.name)}  # also the salt of the draw: another name draws other jobs",
+            f"schema_version = {self.schema_version}",
+        ]
+        for title, side in (("champion", self.champion), ("challenger", self.challenger)):
+            lines += ["", f"[{title}]", f"optimizer = {_toml(side.optimizer)}", f"options = {_toml(side.options)}"]
+            lines += [f"arm = {_toml(side.arm)}  # what the studies call it"] if side.arm else []
+        for stage in self.stages:
+            lines += ["", "[[stages]]", f"name = {_toml(stage.name)}", f"share = {_toml(stage.share)}"]
+            lines.append(f"kill_file = {_toml(stage.kill_file)}")
+            if stage.gate is not None:
+                lines.append("[stages.gate]")
+                lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(stage.gate).items()]
+        return "\n".join([*lines, ""])
+
+
+def _plan(fields: Mapping[str, object]) -> Plan:
+    given = _known(fields, Plan, "the plan", required=("name", "champion", "challenger", "stages"))
+    stages = given["stages"]
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        raise RolloutError("the plan's stages are not a list.", fix="Write each as [[stages]].")
+    return Plan(
+        name=_typed(given["name"], str, "name"),
+        champion=_side(given["champion"], "champion"),
+        challenger=_side(given["challenger"], "challenger"),
+        stages=tuple(_stage(stage, number) for number, stage in enumerate(stages, start=1)),
+        schema_version=_typed(given.get("schema_version", 1), int, "schema_version"),
+    )
+
+
+def _side(fields: object, title: str) -> Side:
+    given = _known(fields, Side, title, required=("optimizer",))
+    options = _typed(given.get("options", {}), dict, f"{title}.options")
+    return Side(
+        optimizer=_typed(given["optimizer"], str, f"{title}.optimizer"),
+        options={str(key): _option(value, f"{title}.options.{key}") for key, value in options.items()},
+        arm=_typed(given.get("arm", ""), str, f"{title}.arm"),
+    )
+
+
+def _stage(fields: object, number: int) -> Stage:
+    where = f"stage {number}"
+    given = _known(fields, Stage, where, required=("name", "share"))
+    gate = given.get("gate")
+    return Stage(
+        name=_typed(given["name"], str, f"{where}: name"),
+        share=_number(given["share"], f"{where}: share"),
+        gate=None if gate is None else _gate(gate, f"{where}: gate"),
+        kill_file=_typed(given.get("kill_file", "KILL"), str, f"{where}: kill_file"),
+    )
+
+
+def _gate(fields: object, where: str) -> Gate:
+    given = _known(fields, Gate, where, required=("study",))
+    return Gate(
+        study=_typed(given["study"], str, f"{where}.study"),
+        verdict=_typed(given.get("verdict", "go"), str, f"{where}.verdict"),
+        max_age_days=_number(given.get("max_age_days", 30.0), f"{where}.max_age_days"),
+        min_seeds=_typed(given.get("min_seeds", 10), int, f"{where}.min_seeds"),
+        study_hash=_typed(given.get("study_hash", ""), str, f"{where}.study_hash"),
+    )
+
+
+def _known(fields: object, kind: type, where: str, *, required: tuple[str, ...]) -> Mapping[str, object]:
+    if not isinstance(fields, Mapping):
+        raise RolloutError(f"{where} is not a table.", fix="Write its keys as key = value.")
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in fields:
+        if key not in known:
+            raise unknown(RolloutError, f"key in {where}", str(key), known)
+    for key in required:
+        if key not in fields:
+            raise RolloutError(f"{where} has no {key!r}.", fix="Add it to rollout.toml.")
+    return fields
+
+
+def _typed(value: object, kind: type[T], where: str) -> T:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RolloutError(f"{where}: {value!r} is not of type {kind.__name__}.", fix="Correct it in rollout.toml.")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RolloutError(f"{where}: {value!r} is not a finite number.", fix="Correct it in rollout.toml.")
+    return float(value)
+
+
+def _option(value: object, where: str) -> Option:
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
+        return tuple(value)
+    raise RolloutError(f"{where}: {value!r} is not an option.", fix="Give a number, a text, true/false or numbers.")
+
+
+def _toml(value: object) -> str:
+    """A value as TOML. JSON's texts, numbers and true/false are TOML's; tables stand inline."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_key(str(key))} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    # TOML demands that DEL is escaped, which JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -1,0 +1,73 @@
+"""Plans and studies to roll out. Studies are written through the real store; their losses are made up on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sabun.rollout.plan import Gate, Plan, Side, Stage
+
+CHAMPION = Side("torch.optim:AdamW", {"lr": 1e-3, "betas": (0.9, 0.99)})
+CHALLENGER = Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9})
+StudyWriter = Callable[..., Path]
+
+
+def make_plan(name: str = "trial", **gate: object) -> Plan:
+    stages = [Stage("poc", 0.0)]
+    for stage, share, study in (("pilot", 0.05, "poc"), ("canary", 0.25, "pilot"), ("production", 1.0, "canary")):
+        stages.append(Stage(stage, share, Gate(f"studies/{study}", **gate)))  # type: ignore[arg-type]
+    return Plan(name, CHAMPION, CHALLENGER, tuple(stages))
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan()
+
+
+@pytest.fixture
+def write_study() -> StudyWriter:
+    """Write a finished study: ``gain`` > 0 makes the candidate better by that much a seed, with little noise."""
+
+    def write(
+        path: Path,
+        *,
+        gain: float = 0.2,
+        seeds: int = 10,
+        done: int | None = None,
+        age_days: float = 1.0,
+        candidate: str = CHALLENGER.optimizer,
+        machine: str = "x86",
+    ) -> Path:
+        from sabun.poc.records import Epoch, RunResult
+        from sabun.poc.spec import Arm, Budget, Run, Study
+        from sabun.poc.store import Writer
+
+        study = Study(
+            name=path.name,
+            task="digits",
+            baseline=Arm(name="today", optimizer=CHAMPION.optimizer),
+            candidates=(Arm(name="new", optimizer=candidate),),
+            budget=Budget(epochs=2, trials=0, seeds=seeds),
+        )
+        noise = np.random.default_rng(7)
+        ended = datetime.now(UTC) - timedelta(days=age_days)
+        with Writer.start(path, study, {"machine": machine, "torch": "2"}) as store:
+            for seed in range(seeds if done is None else done):
+                for arm, loss in (("today", 1.0), ("new", 1.0 - gain)):
+                    final = loss + 0.01 * float(noise.standard_normal())
+                    epochs = tuple(
+                        Epoch(e, 2.0 if e else None, value, 0.9, 1.0 * bool(e), 0.1, 0.1 * bool(e), 10 * e)
+                        for e, value in enumerate((3.0, final + 0.5, final))
+                    )
+                    run = Run(arm=arm, seed=seed, phase="evaluate")
+                    store.append(
+                        RunResult(run.id, arm, seed, "evaluate", {"lr": 0.1}, "finished", epochs, final, 0.9,
+                                  1000, 100, "0" * 64, ended.isoformat(), ended.isoformat())
+                    )  # fmt: skip
+        return path
+
+    return write

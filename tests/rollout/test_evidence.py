@@ -1,0 +1,127 @@
+"""A gate opens to a finished, recent, sufficient study of the same two optimizers, and to nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sabun.errors import MissingExtraError, RolloutError
+from sabun.rollout import evidence
+from sabun.rollout.plan import Gate, Plan, Side
+
+StudyWriter = Callable[..., Path]
+
+
+def problems(folder: Path, plan: Plan, **gate: object) -> tuple[str, ...]:
+    return evidence.examine(Gate("study", **gate), plan, folder).problems  # type: ignore[arg-type]
+
+
+def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+    write_study(tmp_path / "study")
+    finding = evidence.examine(Gate("study"), plan, tmp_path)
+    assert finding.passed
+    assert finding.problems == ()
+    held = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert finding.facts["study_hash"] == held["hash"]
+    assert finding.facts["arm"] == "new"
+    json.dumps(finding.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("study", "gate", "said"),
+    [
+        ({"gain": -0.2}, {}, "says 'no-go'"),
+        ({"gain": -0.2}, {"verdict": "undecided"}, "says 'no-go'"),
+        ({"gain": 0.0}, {}, "says 'undecided'"),
+        ({"seeds": 5}, {}, "asks for 10 paired seeds, the study has 5"),
+        ({"done": 9}, {"min_seeds": 5}, "not finished: 9 of 10"),
+        ({"done": 0}, {}, "has no age"),
+        ({"age_days": 31}, {}, "31.0 days ago; at most 30"),
+        ({"age_days": -3}, {}, "in the future"),
+        ({}, {"study_hash": "f" * 64}, "asks for study ffffffffffff"),
+        ({"candidate": "torch.optim:Adam"}, {}, "does not test this challenger"),
+    ],
+)
+def test_what_keeps_it_closed(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter, study: dict[str, object], gate: dict[str, object], said: str
+) -> None:
+    write_study(tmp_path / "study", **study)
+    finding = evidence.examine(Gate("study", **gate), plan, tmp_path)  # type: ignore[arg-type]
+    assert not finding.passed
+    assert any(said in problem for problem in finding.problems), finding.problems
+
+
+def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter
+) -> None:
+    write_study(tmp_path / "study", gain=0.0)
+    assert problems(tmp_path, plan, verdict="undecided") == ()
+
+
+def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+    write_study(tmp_path / "study")
+    other = replace(plan, champion=Side("torch.optim:Adam"))
+    assert "does not test this champion" in problems(tmp_path, other)[0]
+    spaced = replace(plan, champion=Side(" torch.optim : AdamW"), challenger=replace(plan.challenger, arm="new"))
+    assert problems(tmp_path, spaced) == ()
+    named = replace(plan, challenger=replace(plan.challenger, arm="newer"))
+    assert "'newer'" in problems(tmp_path, named)[0]
+
+
+def test_edited_records_and_edited_specifications_keep_it_closed(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter
+) -> None:
+    study = write_study(tmp_path / "study", gain=0.0)
+    records = study / "records.jsonl"
+    text = records.read_text()
+    lines = text.splitlines(keepends=True)
+    forged = [line.replace('"val_loss":1.0', '"val_loss":0.5') for line in lines[:10]] + lines[10:]
+    assert forged != lines
+    records.write_text("".join(forged))
+    assert "edited, or the disk failed" in problems(tmp_path, plan)[0]
+    records.write_text(text)
+    spec = study / "study.json"
+    spec.write_text(spec.read_text().replace('"margin": 0.0', '"margin": 0.5'))
+    assert "was changed after the study began" in problems(tmp_path, plan)[0]
+
+
+def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+    study = write_study(tmp_path / "studies" / "first")
+    proposed = evidence.propose(study, tmp_path)
+    assert (proposed.champion.optimizer, proposed.champion.arm) == (plan.champion.optimizer, "today")
+    assert (proposed.challenger.optimizer, proposed.challenger.arm) == (plan.challenger.optimizer, "new")
+    assert [stage.share for stage in proposed.stages] == [0.0, 0.05, 0.25, 1.0]
+    gates = [stage.gate.study for stage in proposed.stages if stage.gate]
+    assert gates == ["studies/first", "studies/pilot", "studies/canary"]
+    assert evidence.examine(proposed.stages[1].gate, proposed, tmp_path).passed
+    with pytest.raises(RolloutError, match="Did you mean 'new'"):
+        evidence.propose(study, tmp_path, candidate="neww")
+
+
+def test_without_the_packages_it_says_what_to_install(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    write_study(tmp_path / "study")
+    monkeypatch.setitem(sys.modules, "sabun.poc.store", None)
+    monkeypatch.setitem(sys.modules, "sabun.poc.assess", None)
+    assert "pip install 'sabun[poc]'" in problems(tmp_path, plan)[0]
+    with pytest.raises(MissingExtraError, match=r"sabun\[poc\]"):
+        evidence.propose(tmp_path / "study", tmp_path)
+
+
+def test_a_judgement_that_fails_is_no_go_and_no_crash(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "study")
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("spread of nothing")
+
+    monkeypatch.setattr("sabun.poc.assess.assess", fail)
+    assert "cannot be judged: ZeroDivisionError" in problems(tmp_path, plan)[0]
