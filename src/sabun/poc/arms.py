@@ -279,10 +279,10 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
     import sabun.optim as optim
     from sabun import schemes
 
-    presets = optim.presets()
-    if notation.name in presets and notation.metric is None and notation.name not in schemes.SCHEMES:
-        return _preset_recipe(spec, notation, options, step)
     if notation.name not in schemes.SCHEMES:
+        presets = optim.presets()
+        if notation.name in presets and notation.metric is None:
+            return _preset_recipe(spec, notation, options, step)
         raise unknown(StudyError, "optimizer", notation.name, [*presets, *schemes.SCHEMES], see=_SEE)
     # The scheme's own parameters stand in its parentheses; what the arm's options add goes to the optimizer.
     scheme = spec.optimizer.strip()

@@ -170,6 +170,8 @@ def run(
     """
     out = Path(out)
     tell = on_event or (lambda event: None)
+    if jobs < 1:
+        raise StudyError(f"jobs must be at least 1 (given: {jobs}).", fix="Give the number of processes.")
     refuse_other(out, study)
     validate(study)
     begin = time.monotonic()
@@ -189,8 +191,6 @@ def run(
 
 
 def _executor(study: Study, jobs: int) -> Executor:
-    if jobs < 1:
-        raise StudyError(f"jobs must be at least 1 (given: {jobs}).", fix="Give the number of processes.")
     if jobs == 1:
         return InProcess(study)
     from sabun.poc.processes import Processes

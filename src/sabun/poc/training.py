@@ -15,10 +15,12 @@ at the price of two clock reads a step, some 0.2 µs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sabun.errors import StudyError
+from sabun.errors import SabunError, StudyError
 from sabun.poc import arms
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Schedule, Study, derive_seed
@@ -69,16 +71,24 @@ class Trainer:
         """One short, discarded training an arm, so that first-run costs (lazy imports, caches) hurt no arm's clock."""
         for arm in self.study.arms:
             run = Run(arm=arm.name, seed=0, phase="tune")
-            for _ in _Training(self, run, epochs=1).run():
-                pass
+            with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
+                deque(_Training(self, run, epochs=1).run(), maxlen=0)
 
     def check(self) -> None:
         """Build every arm on the task's model and take one step. Raises the error that the arm or the task deserves."""
         for arm in self.study.arms:
             training = _Training(self, Run(arm=arm.name, seed=0, phase="tune"), epochs=1)
-            with seeded(0):
-                training.enter_training()
-                training.step(0, 1.0)
+            try:
+                with seeded(0):
+                    training.enter_training()
+                    training.step(0, 1.0)
+            except SabunError:
+                raise
+            except Exception as error:
+                raise StudyError(
+                    f"arm {arm.name!r}: the first training step fails: {type(error).__name__}: {error}.",
+                    fix="Mend the task's loss, or choose an optimizer that fits the model.",
+                ) from error
 
     def run(self, run: Run) -> Iterator[Epoch | RunResult]:
         """Yield each epoch as it is done, and the result last. An error inside the run makes a failed result."""

@@ -1,0 +1,236 @@
+"""The whole study: order, pairing, resuming after SIGKILL, and mistakes found before anything is written."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sabun.errors import SabunError, SchemeError, StoreError, StudyError
+from sabun.poc import events
+from sabun.poc.spec import Arm, Study
+from sabun.poc.store import Store
+from sabun.poc.study import Evidence, default_study, evaluation_order, run, validate
+
+from .helpers import SGD, tiny_study, untimed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Evidence, list[events.Event]]:
+    study, heard = tiny_study(), []
+    return study, run(study, tmp_path_factory.mktemp("study"), on_event=heard.append), heard
+
+
+def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+    study, evidence, _ = undisturbed
+    count = Counter((r.arm, r.phase) for r in evidence.runs)
+    for arm in study.arms:
+        assert count[arm.name, "tune"] == 4 * 2
+        assert count[arm.name, "evaluate"] == 3
+        assert count[arm.name, "repeat"] == 1
+        assert len(evidence.tuning[arm.name].trials) == 4
+    assert len({t.gradient_evaluations for t in evidence.tuning.values()}) == 1
+    assert {r.epochs[-1].gradient_evaluations for r in evidence.runs if r.status == "finished"} == {48}
+
+
+def test_runs_are_paired_and_the_repeat_is_bit_exact(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+    study, evidence, _ = undisturbed
+    starts: dict[int, set[float]] = {}
+    for result in evidence.runs:
+        if result.phase == "evaluate":
+            starts.setdefault(result.seed, set()).add(result.epochs[0].val_loss)
+            assert result.hyperparameters == evidence.tuning[result.arm].best
+    assert all(len(losses) == 1 for losses in starts.values())
+    assert len(set().union(*starts.values())) == 3
+    for arm in study.arms:
+        first, again = (
+            next(r for r in evidence.runs if r.arm == arm.name and r.phase == phase and r.seed == 0)
+            for phase in ("evaluate", "repeat")
+        )
+        assert first.weights_sha256 == again.weights_sha256
+
+
+def test_arms_take_turns_in_going_first() -> None:
+    assert list(evaluation_order("AB", 4)) == [
+        ("A", 0), ("B", 0), ("B", 1), ("A", 1), ("B", 2), ("A", 2), ("A", 3), ("B", 3),
+    ]  # fmt: skip
+    places = Counter()
+    for index, (arm, _) in enumerate(evaluation_order("ABC", 6)):
+        places[arm] += index % 3
+    assert len(set(places.values())) == 1  # the same mean place for all
+
+
+def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+    study, evidence, heard = undisturbed
+    assert isinstance(heard[0], events.StudyStarted)
+    assert isinstance(heard[-1], events.StudyFinished)
+    assert (heard[0].total, heard[0].done) == (36, 0)
+    finished = [event for event in heard if isinstance(event, events.RunFinished)]
+    assert [event.done for event in finished] == list(range(1, 37))
+    assert {event.total for event in finished} == {36}
+    assert finished[-1].remaining_s == 0.0
+    assert [event.result.run for event in finished] == [result.run for result in evidence.runs]
+    started = [event for event in heard if isinstance(event, events.RunStarted)]
+    assert [event.number for event in started] == list(range(1, 37))
+    assert sum(isinstance(event, events.EpochDone) for event in heard) == sum(len(r.epochs) for r in evidence.runs)
+    tuned = [event.tuning for event in heard if isinstance(event, events.TuningFinished)]
+    assert {t.arm: t for t in tuned} == evidence.tuning
+    assert [t.arm for t in tuned] == [arm.name for arm in study.arms]
+
+
+def test_a_finished_study_is_not_run_again(undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path) -> None:
+    study, evidence, _ = undisturbed
+    first = run(study, tmp_path)
+    heard: list[events.Event] = []
+    again = run(study, tmp_path, on_event=heard.append)
+    assert again.runs == first.runs
+    assert [type(event) for event in heard] == [events.StudyStarted, events.StudyFinished]
+    assert untimed(first.runs) == untimed(evidence.runs)
+
+
+def _killed_after(seconds: float, study: Study, out: Path) -> bool:
+    """Run the study in a forked child and SIGKILL it. Whether the kill came before the study's end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run(study, out)
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_twenty_sigkills_at_random_moments_change_nothing(
+    undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path
+) -> None:
+    study, evidence, _ = undisturbed
+    begin = time.monotonic()
+    run(study, tmp_path / "clock")
+    duration = time.monotonic() - begin
+    rng = random.Random(7)
+    kills, known, out = 0, 0, tmp_path / "0"
+    for attempt in range(200):
+        if _killed_after(rng.uniform(0.0, 0.25 * duration), study, out):
+            kills += 1
+        if Store.exists(out):
+            done = len(Store.open(out).results)
+            assert done >= known  # nothing that was finished is ever lost
+            known = done
+        if known == len(evidence.runs):  # finished under fire: start another one
+            assert untimed(Store.open(out).runs()) == untimed(evidence.runs)
+            out, known = tmp_path / str(attempt + 1), 0
+        if kills == 20:
+            break
+    assert kills == 20
+    resumed = run(study, out)
+    assert untimed(resumed.runs) == untimed(evidence.runs)
+    assert {a: (t.best, t.trials, t.at_edge) for a, t in resumed.tuning.items()} == {
+        a: (t.best, t.trials, t.at_edge) for a, t in evidence.tuning.items()
+    }
+    assert Store.open(out).verify().ok
+
+
+def test_a_listener_that_raises_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
+    study = tiny_study(trials=2)
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.RunFinished) and event.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path, on_event=listen)
+    assert len(Store.open(tmp_path).results) == 5
+    assert len(run(study, tmp_path).runs) == 24
+
+
+def test_runs_that_raise_or_diverge_do_not_stop_a_study(tmp_path: Path) -> None:
+    for task_name in ("Raises", "NanLater", "Constant"):
+        evidence = run(tiny_study(task_name=task_name, trials=2, seeds=2), tmp_path / task_name)
+        assert len(evidence.runs) == 3 * (2 * 2 + 2 + 1)
+        statuses = {r.status for r in evidence.runs}
+        assert statuses & {"Raises": {"failed"}, "NanLater": {"diverged"}, "Constant": {"finished"}}[task_name]
+
+
+def test_one_seed_and_no_tuning(tmp_path: Path) -> None:
+    evidence = run(tiny_study(trials=0, seeds=1), tmp_path)
+    assert Counter(r.phase for r in evidence.runs) == {"evaluate": 3, "repeat": 3}
+    assert evidence.tuning == {}
+
+
+def test_digits_in_small(tmp_path: Path) -> None:
+    """The built-in task, end to end: real images, a loss far below its start, and the default arms' table."""
+    study = default_study(candidates=["torch.optim:AdamW"], epochs=3, trials=1, tuning_seeds=1, seeds=2)
+    evidence = run(study, tmp_path)
+    assert {r.status for r in evidence.runs} == {"finished"}
+    for result in evidence.runs:
+        if result.phase == "evaluate":
+            assert result.test_metric is not None
+            assert result.test_metric > 0.85
+            assert result.epochs[-1].val_loss < 0.5
+
+
+BAD: list[tuple[object, type[SabunError], str]] = [
+    ("torch.optim:SDG", StudyError, "unknown optimizer in torch.optim 'SDG'.*Did you mean 'SGD'"),
+    ("torch.optim:SGD(momentun=0.9)", StudyError, "unknown option of torch.optim:SGD 'momentun'.*'momentum'"),
+    ("torch.optim:SGD(lr=0)", StudyError, "lr must be a positive finite number"),
+    ("torch.optim:SGD(lr=-0.1)", StudyError, "lr must be a positive finite number"),
+    ("torch.optim:SGD(lr=1e999)", StudyError, "lr must be a positive finite number"),
+    (Arm(name="x", optimizer="torch.optim:SGD", options={"lr": "0.1"}), StudyError, "lr must be a positive finite"),
+    ("torch.optim:SGD(momentum=-1)", StudyError, "refuses"),
+    ("torch.optim:Adam(betas=0.9)", StudyError, "refuses"),
+    ("torch.optimm:SGD", StudyError, "cannot import 'torch.optimm'"),
+    ("torch.nn:Linear", StudyError, "not a torch.optim.Optimizer"),
+    ("torch.optim:SGD(0.1)", StudyError, "option without a name"),
+    ("torch.optim:SGD(momentum=open('x'))", StudyError, "cannot read the options"),
+    ("torch.optim:SGD(momentum=", StudyError, "cannot read"),
+    ("torch.optim:SparseAdam", StudyError, "SparseAdam"),
+    ("eulre", StudyError, "unknown optimizer 'eulre'.*Did you mean 'euler'"),
+    ("lagrange-4", SchemeError, "2.686"),
+    ("nesterov@", StudyError, "ends with '@'"),
+    ("look-ahead(beta=1.5)", SabunError, "beta"),
+]
+
+
+@pytest.mark.parametrize(("candidate", "kind", "words"), BAD, ids=[str(case[0])[:60] for case in BAD])
+def test_a_mistake_in_an_arm_is_found_before_anything_is_written(
+    candidate: str | Arm, kind: type[SabunError], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        run(default_study(task="digits", candidates=[candidate], epochs=1), tmp_path / "out")
+    assert caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_the_task_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    for task, words in (("digit", "Did you mean 'digits'"), ("nowhere.py:Task", "no task file"), ("x", "unknown task")):
+        with pytest.raises(StudyError, match=words):
+            run(default_study(task=task, candidates=["torch.optim:SGD"]), tmp_path / "out")
+    with pytest.raises(StudyError, match="unknown option of task 'digits' 'widht'.*'width'"):
+        run(default_study(candidates=["torch.optim:SGD"], task_options={"widht": 3}), tmp_path / "out")
+    with pytest.raises(StudyError, match="jobs must be at least 1"):
+        run(tiny_study(), tmp_path / "out", jobs=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_studys_directory_is_refused(tmp_path: Path) -> None:
+    run(tiny_study(trials=0, seeds=1), tmp_path)
+    with pytest.raises(StoreError, match="holds another study"):
+        run(tiny_study(trials=0, seeds=2), tmp_path)
+
+
+def test_two_arms_of_one_name_and_unknown_budget_keys() -> None:
+    with pytest.raises(StudyError, match="two arms are called"):
+        default_study(candidates=[SGD])
+    with pytest.raises(StudyError, match=r"Did you mean 'trials'"):
+        default_study(trails=3)
+
+
+def test_validate_builds_and_steps_every_arm() -> None:
+    validate(tiny_study("torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1)", "torch.optim:LBFGS"))

@@ -1,0 +1,140 @@
+"""Tuning is equal for all arms and replayable. Oracles: closed-form quadratics with known best points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from sabun.poc import arms, tuning
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.spec import Arm, LogUniform, Run
+
+from .helpers import SGD, tiny_study
+
+Loss = Callable[[float, int], float]
+
+
+def answer(run: Run, loss: Loss) -> RunResult:
+    value = loss(float(run.hyperparameters["lr"]), run.seed)
+    status = "finished" if math.isfinite(value) else "diverged"
+    return RunResult(run.id, run.arm, run.seed, run.phase, run.hyperparameters, status, (Epoch(0, None, value, None, 1.0, 0, 0, 7),))  # type: ignore[arg-type]  # fmt: skip
+
+
+def carry_out(tuner: tuning.Tuner, loss: Loss) -> dict[str, RunResult]:
+    results: dict[str, RunResult] = {}
+    while runs := tuner.pending(results):
+        for run in runs:
+            results[run.id] = answer(run, loss)
+    return results
+
+
+def bowl(best: float) -> Loss:
+    return lambda lr, seed: 1.0 + math.log10(lr / best) ** 2 + 0.01 * seed
+
+
+def test_the_same_number_of_trials_over_the_same_quantiles_for_every_arm() -> None:
+    study = tiny_study("torch.optim:SGD", "torch.optim:AdamW", "torch.optim:Adagrad", trials=8)
+    shares = []
+    for arm in study.arms:
+        (bounds,) = arms.spaces(arm, study.budget.decades).values()
+        assert math.log10(bounds.high / bounds.low) == pytest.approx(study.budget.decades)
+        tuner = tuning.Tuner(study, arm)
+        results = carry_out(tuner, bowl(bounds.center))
+        assert len(results) == 8 * study.budget.tuning_seeds
+        assert len(tuner.seen) == 8
+        shares.append([math.log(t["lr"] / bounds.low) / math.log(bounds.high / bounds.low) for t, _ in tuner.seen])
+    for other in shares[1:]:
+        assert other == pytest.approx(shares[0])
+    assert shares[0][0] == pytest.approx(0.5)  # the documented default comes first
+    evenly = sorted(shares[0][1:5])
+    assert max(b - a for a, b in zip([0.0, *evenly], [*evenly, 1.0], strict=True)) < 0.5  # no quarter left out twice
+
+
+@pytest.mark.parametrize("best", [0.03, 0.003, 0.4])
+def test_it_finds_the_bottom_of_a_bowl(best: float) -> None:
+    """Within a factor of 1.8 over three decades in 12 trials: the even half alone guarantees some 3."""
+    study = tiny_study(trials=12)
+    tuner = tuning.Tuner(study, study.arm(SGD))
+    carry_out(tuner, bowl(best))
+    found = tuning.best(study, study.arm(SGD), tuner.seen)["lr"]
+    assert abs(math.log10(found / best)) < math.log10(1.8)
+
+
+def test_replaying_from_any_point_gives_the_same_trials() -> None:
+    study = tiny_study(trials=10)
+    arm = study.arm(SGD)
+    whole = carry_out(tuning.Tuner(study, arm), bowl(0.01))
+    for known in range(len(whole) + 1):
+        results = dict(list(whole.items())[:known])
+        tuner = tuning.Tuner(study, arm)  # a fresh process: nothing is remembered
+        while runs := tuner.pending(results):
+            for run in runs:
+                results[run.id] = answer(run, bowl(0.01))
+        assert results == whole
+
+
+def test_another_study_seed_gives_other_trials() -> None:
+    points = set()
+    for seed in (0, 1):
+        study = tiny_study(trials=3, seed=seed)
+        tuner = tuning.Tuner(study, study.arm(SGD))
+        carry_out(tuner, bowl(0.01))
+        points.add(tuner.seen[1][0]["lr"])
+    assert len(points) == 2
+
+
+def test_a_trial_with_one_diverged_seed_never_wins_and_the_search_goes_on() -> None:
+    study = tiny_study(trials=10)
+    arm = study.arm(SGD)
+
+    def loss(lr: float, seed: int) -> float:
+        return math.inf if lr > 0.02 and seed == 1 else bowl(0.02)(lr, seed)
+
+    tuner = tuning.Tuner(study, arm)
+    results = carry_out(tuner, loss)
+    found = tuning.summarise(study, arm, results)
+    assert found is not None
+    assert found.best["lr"] < 0.02
+    assert math.isfinite(found.objective)
+    assert any(math.isinf(value) for _, value in found.trials)
+
+
+def test_all_diverged_leaves_the_default_and_an_infinite_objective() -> None:
+    study = tiny_study(trials=5)
+    arm = study.arm(SGD)
+    found = tuning.summarise(study, arm, carry_out(tuning.Tuner(study, arm), lambda lr, seed: math.nan))
+    assert found is not None
+    assert found.objective == math.inf
+    assert found.best["lr"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(("best", "edge"), [(1e-9, ("lr",)), (0.03, ()), (1e9, ("lr",))])
+def test_an_optimum_outside_is_reported_as_at_the_edge(best: float, edge: tuple[str, ...]) -> None:
+    study = tiny_study(trials=16)
+    arm = study.arm(SGD)
+    found = tuning.summarise(study, arm, carry_out(tuning.Tuner(study, arm), bowl(best)))
+    assert found is not None
+    assert found.at_edge == edge
+    assert found.gradient_evaluations == 16 * 2 * 7
+    assert found.seconds == 32.0
+
+
+def test_several_hyperparameters() -> None:
+    space = {"lr": LogUniform(center=0.1, decades=2), "weight_decay": LogUniform(center=1e-3, decades=4)}
+    study = tiny_study(Arm(name="b", optimizer="torch.optim:SGD", space=space), trials=9)  # type: ignore[arg-type]
+    tuner = tuning.Tuner(study, study.arm("b"))
+    carry_out(tuner, bowl(0.05))
+    assert len(tuner.seen) == 9
+    for values, _ in tuner.seen:
+        assert set(values) == {"lr", "weight_decay"}
+        assert all(space[name].low <= value <= space[name].high for name, value in values.items())
+
+
+def test_without_trials_the_default_is_used() -> None:
+    study = tiny_study(trials=0)
+    arm = study.arm("torch.optim:AdamW")
+    assert tuning.Tuner(study, arm).pending({}) == []
+    assert tuning.summarise(study, arm, {}) is None
+    assert tuning.best(study, arm, []) == {"lr": pytest.approx(0.003)}
