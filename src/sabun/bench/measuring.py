@@ -1,0 +1,161 @@
+"""How a step is measured: interleaved rounds, medians, ratios within one run.
+
+A shared or throttled machine drifts by more than the differences that matter, but it drifts for everybody: so every
+round runs every contestant once, in rotating order, and what is compared is the ratio to the baseline *of the same
+round*. Bytes are counted, not guessed: a step must at least read p, g and its state and write p and its state.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Bandwidth", "Timing", "clock", "interleave", "measure_bandwidth", "minimum_bytes", "peak_extra_bytes"]
+
+Step = Callable[[], object]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Timing:
+    """Seconds of one contestant's steps, round by round."""
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        self.seconds = tuple(seconds)
+
+    @property
+    def median(self) -> float:
+        """Median seconds a step."""
+        return statistics.median(self.seconds)
+
+    def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile of the seconds a step."""
+        return _quartiles(self.seconds)
+
+    def ratio(self, baseline: Timing) -> tuple[float, float, float]:
+        """Median and quartiles of this over ``baseline``, round by round."""
+        ratios = [own / other for own, other in zip(self.seconds, baseline.seconds, strict=True)]
+        return statistics.median(ratios), *_quartiles(ratios)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def interleave(
+    steps: Mapping[str, Step],
+    *,
+    rounds: int,
+    device: torch.device,
+    warm_up: int = 3,
+    before: Step = lambda: None,
+) -> dict[str, Timing]:
+    """Time every step ``rounds`` times, interleaved; the order rotates by one each round.
+
+    ``before`` runs ahead of each step and is not timed: it gives everybody the same gradients (some optimizers write
+    into theirs). Garbage is collected before the rounds, and the collector kept out of them.
+    """
+    for step in steps.values():
+        for _ in range(warm_up):
+            before()
+            step()
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for n in range(rounds):
+            for name in names[n % len(names) :] + names[: n % len(names)]:
+                before()
+                seconds[name].append(clock(steps[name], device))
+    finally:
+        if was_enabled:
+            gc.enable()
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def clock(step: Step, device: torch.device) -> float:
+    """Seconds that one call of ``step`` takes, until the device is done."""
+    synchronize(device)
+    begin = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+class Bandwidth:
+    """Bytes a second that the machine moves: in a copy, and in an update in place.
+
+    Both count two bytes for each byte of the tensor, one read and one written. An update in place is faster on most
+    CPUs (a copy first reads the line that it will overwrite), and an optimizer step is one: so ``best`` is the ceiling.
+    """
+
+    def __init__(self, copy: float, in_place: float) -> None:
+        self.copy = copy
+        self.in_place = in_place
+
+    @property
+    def best(self) -> float:
+        """The larger of the two, against which a step's share is stated."""
+        return max(self.copy, self.in_place)
+
+
+def measure_bandwidth(device: torch.device, *, numel: int = 50_000_000, rounds: int = 9) -> Bandwidth:
+    """Median bandwidth over ``numel`` float32, several times any cache."""
+    source = torch.ones(numel, device=device)
+    target = torch.empty_like(source)
+    timings = interleave(
+        {"copy": lambda: target.copy_(source), "in_place": lambda: source.mul_(1.0)}, rounds=rounds, device=device
+    )
+    moved = 2 * source.nbytes
+    return Bandwidth(moved / timings["copy"].median, moved / timings["in_place"].median)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors in the optimizer's state, step counters included."""
+    return sum(
+        value.nbytes for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+    )
+
+
+def minimum_bytes(params: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> int:
+    """What a step must move: p, g and the state read once; p and the state written once."""
+    weights = sum(p.nbytes for p in params)
+    return 3 * weights + 2 * state_bytes(optimizer)
+
+
+def peak_extra_bytes(step: Step, device: torch.device) -> int:
+    """Largest number of bytes that ``step`` holds at any moment above what was allocated before it.
+
+    On CUDA the allocator's own high-water mark; on a CPU the running sum of the allocations that torch's profiler
+    records, which is exact and, unlike the resident set size, not a matter of what the process had held before.
+    """
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    kineto = profile.profiler.kineto_results if profile.profiler is not None else None
+    events = [e for e in (kineto.events() if kineto is not None else []) if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak

@@ -1,0 +1,92 @@
+"""What a benchmark found: plain values, ready for JSON, a table and a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Result", "Row", "picture"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant in one comparison. Times in seconds, memory in bytes.
+
+    ``ratio`` is the median over rounds of its time over the baseline's in the same round, with quartiles.
+    ``bandwidth_share`` is minimum bytes / time over the machine's bandwidth; None where arithmetic limits the step.
+    ``first_step_s`` is what the first step took, compiling included; ``compile_s`` what sabun reports of that.
+    ``problem`` says why there are no figures.
+    """
+
+    comparison: str
+    name: str
+    step_s: float | None = None
+    quartiles_s: tuple[float, float] | None = None
+    ratio: float | None = None
+    ratio_quartiles: tuple[float, float] | None = None
+    minimum_bytes: int | None = None
+    bandwidth_share: float | None = None
+    state_bytes: int | None = None
+    peak_extra_bytes: int | None = None
+    first_step_s: float | None = None
+    compile_s: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole benchmark."""
+
+    shapes: str
+    tensors: int
+    parameters: int
+    device: str
+    device_name: str
+    threads: int
+    rounds: int
+    torch_version: str
+    sabun_version: str
+    copy_bytes_per_s: float
+    in_place_bytes_per_s: float
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, with the version of this layout."""
+        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+
+def picture(result: Result) -> str:
+    """The ratios as an SVG: one bar a contestant, from 0, with its quartiles; the baseline of each comparison is 1."""
+    rows = [row for row in result.rows if row.ratio is not None and row.ratio_quartiles is not None]
+    widest = max([1.25, *[row.ratio_quartiles[1] for row in rows if row.ratio_quartiles]])
+    left, width, line = 300, 520, 24
+    scale = width / widest
+    height = 70 + line * (len(rows) + len({row.comparison for row in rows}))
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
+        'font-family="sans-serif" font-size="13" fill="#222">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        f'<text x="12" y="22" font-weight="bold">Step time relative to the baseline of the same round: '
+        f"{result.shapes}, {result.parameters / 1e6:.1f}M parameters in {result.tensors} tensors</text>",
+    ]
+    y, comparison = 36, ""
+    for row in rows:
+        if row.comparison != comparison:
+            comparison = row.comparison
+            y += line
+            out.append(f'<text x="12" y="{y - 6}" fill="#666">{comparison}</text>')
+        low, high = row.ratio_quartiles or (0.0, 0.0)
+        ratio, middle = row.ratio or 0.0, y + line / 2 - 2
+        colour = "#2f6f9f" if row.name.startswith("sabun") else "#b9b9b9"
+        out += [
+            f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{row.name}</text>',
+            f'<rect x="{left}" y="{y + 2}" width="{ratio * scale:.1f}" height="{line - 8}" fill="{colour}"/>',
+            f'<path d="M{left + low * scale:.1f} {middle:.1f}H{left + high * scale:.1f}" stroke="#111"/>',
+            f'<text x="{left + high * scale + 6:.1f}" y="{middle + 4:.0f}">{ratio:.2f}</text>',
+        ]
+        y += line
+    out.append(f'<path d="M{left + scale:.1f} 40V{y}" stroke="#a33" stroke-dasharray="4 3"/></svg>')
+    return "\n".join(out)

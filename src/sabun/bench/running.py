@@ -1,0 +1,197 @@
+"""A whole benchmark: every comparison over the same tensors, and the machine's bandwidth beside it."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import sabun
+from sabun.bench.contestants import Comparison, Contestant, against
+from sabun.bench.measuring import (
+    Bandwidth,
+    clock,
+    interleave,
+    measure_bandwidth,
+    minimum_bytes,
+    peak_extra_bytes,
+    state_bytes,
+)
+from sabun.bench.results import Result, Row
+from sabun.bench.shapes import Shape, cut, load, parameters
+from sabun.errors import OptionError
+
+__all__ = ["run"]
+
+# Above this a matrix is an embedding or an output layer, which no matrix metric is meant for.
+_LARGEST_HIDDEN = 8192
+
+
+def run(
+    shapes: str = "gpt2-small",
+    *,
+    comparisons: Sequence[str] = (),
+    device: str = "cpu",
+    rounds: int = 15,
+    threads: int = 1,
+    limit: int | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> Result:
+    """Measure ``comparisons`` (all, if none is named) on the tensors ``shapes``.
+
+    ``limit`` drops the largest tensors until at most so many parameters are left; without it, everything that fits into
+    half of the free memory. ``threads`` is torch's number of threads during the benchmark. ``on_row`` is called as
+    figures come in. Raises OptionError for unknown names and for a device that is not there.
+    """
+    chosen = against(comparisons)
+    if rounds < 1 or threads < 1 or (limit is not None and limit < 1):
+        raise OptionError("rounds, threads and limit must be at least 1.", fix="Leave them out for the defaults.")
+    where = _device(device)
+    tensors = cut(load(shapes), limit if limit is not None else _fitting(where))
+    rows: list[Row] = []
+    with _threads(threads):
+        bandwidth = measure_bandwidth(where)
+        for comparison in chosen:
+            for row in _compare(comparison, tensors, where, rounds, bandwidth):
+                rows.append(row)
+                if on_row is not None:
+                    on_row(row)
+    return Result(
+        shapes=shapes,
+        tensors=len(tensors),
+        parameters=parameters(tensors),
+        device=str(where),
+        device_name=_name(where),
+        threads=threads,
+        rounds=rounds,
+        torch_version=torch.__version__,
+        sabun_version=sabun.__version__,
+        copy_bytes_per_s=bandwidth.copy,
+        in_place_bytes_per_s=bandwidth.in_place,
+        rows=tuple(rows),
+    )
+
+
+def _compare(
+    comparison: Comparison, shapes: Sequence[Shape], device: torch.device, rounds: int, bandwidth: Bandwidth
+) -> Iterator[Row]:
+    if comparison.matrices:
+        shapes = [s for s in shapes if len(s) == 2 and min(s) > 1 and max(s) <= _LARGEST_HIDDEN]
+    if not shapes:
+        yield Row(comparison.name, comparison.contestants[0].name, problem="none of the tensors is a hidden matrix")
+        return
+    generator = torch.Generator(device=device).manual_seed(0)
+    params: list[Tensor] = [
+        torch.nn.Parameter(torch.randn(s, generator=generator, device=device) * 0.02) for s in shapes
+    ]
+    clean = [torch.randn(p.shape, generator=generator, device=device) * 0.01 for p in params]
+
+    grads = [torch.empty_like(g) for g in clean]
+
+    def refresh() -> None:
+        # Some optimizers write into p.grad; everybody starts from the same.
+        with torch.no_grad():
+            torch._foreach_copy_(grads, clean)
+
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    ready: dict[str, torch.optim.Optimizer] = {}
+    first: dict[str, float] = {}
+    for contestant in comparison.contestants:
+        refresh()
+        made = _build(contestant, params, device)
+        if isinstance(made, str):
+            yield Row(comparison.name, contestant.name, problem=made)
+        else:
+            ready[contestant.name], first[contestant.name] = made
+    if not ready:
+        return
+    timings = interleave(
+        {name: optimizer.step for name, optimizer in ready.items()}, rounds=rounds, device=device, before=refresh
+    )
+    baseline = timings.get(comparison.contestants[0].name)
+    for name, optimizer in ready.items():
+        timing = timings[name]
+        ratio = timing.ratio(baseline) if baseline is not None else None
+        least = minimum_bytes(params, optimizer)
+        refresh()
+        yield Row(
+            comparison.name,
+            name,
+            step_s=timing.median,
+            quartiles_s=timing.quartiles(),
+            ratio=ratio[0] if ratio else None,
+            ratio_quartiles=ratio[1:] if ratio else None,
+            minimum_bytes=least,
+            bandwidth_share=least / timing.median / bandwidth.best if comparison.bound == "memory" else None,
+            state_bytes=state_bytes(optimizer),
+            peak_extra_bytes=peak_extra_bytes(optimizer.step, device),
+            first_step_s=first[name],
+            compile_s=getattr(optimizer, "compile_s", None),
+        )
+    del ready
+    gc.collect()
+
+
+def _build(
+    contestant: Contestant, params: list[Tensor], device: torch.device
+) -> tuple[torch.optim.Optimizer, float] | str:
+    """The contestant's optimizer after its first step, and how long that took; or why there is none."""
+    if not contestant.available:
+        return f"{contestant.needs} is not installed"
+    try:
+        optimizer = contestant.build(params)
+        return optimizer, clock(optimizer.step, device)
+    except Exception as error:  # noqa: BLE001 - a peer that fails is a finding, no reason to lose the others
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"unknown device {name!r}.", fix="Use cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {name!r} cannot be measured.", fix="Use cpu or cuda.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("there is no CUDA device here.", fix="Use --device cpu.")
+    return device
+
+
+def _fitting(device: torch.device) -> int:
+    """Parameters whose p, g, clean g and the state of five optimizers take at most half of the free memory."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = 8 * 2**30
+        info = Path("/proc/meminfo")
+        if info.exists():
+            fields = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
+            free = int(fields.get("MemAvailable", "8388608 kB").split()[0]) * 1024
+    return max(1, free // 2 // (4 * 13))
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

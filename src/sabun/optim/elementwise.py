@@ -1,0 +1,129 @@
+"""One elementwise step, written once, for whatever carries it out.
+
+Where the metric is diagonal, a step treats every entry of θ alike and on its own: so it can be one pass over memory
+that reads p, g and the state and writes p and the state, which is the least that any implementation must move.
+:func:`step` is that pass as a formula over an abstract arithmetic. Special cases of the arithmetic: a writer of C
+(``native``), where one loop serves tensors of every shape; lists of tensors under ``torch.compile`` (``fused``).
+Neither knows the formula.
+
+All numbers that a schedule may change are operands, never constants: a new learning rate compiles nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sabun.optim.kernels import Realization
+
+__all__ = ["METRICS", "Arithmetic", "Rule", "numbers", "rule", "step"]
+
+METRICS = ("none", "adam", "sign")
+"""The diagonal metrics that :func:`step` knows."""
+
+V = TypeVar("V")
+
+
+class Arithmetic(Protocol[V]):
+    """What :func:`step` needs of numbers. A scalar operand is a ``V`` as well."""
+
+    def add(self, x: V, y: V) -> V: ...
+    def mul(self, x: V, y: V) -> V: ...
+    def div(self, x: V, y: V) -> V: ...
+    def sqrt(self, x: V) -> V: ...
+    def sign(self, x: V) -> V: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What decides the form of the pass; everything else is a number.
+
+    ``form`` and ``taps`` are those of the filter (:class:`sabun.optim.kernels.Realization`); ``plain`` says that g is
+    used as it is, neither negated nor with L2 decay added.
+    """
+
+    form: str
+    taps: int
+    metric: str
+    plain: bool
+
+    @property
+    def states(self) -> int:
+        """Buffers of the size of θ."""
+        return self.taps + (self.metric == "adam")
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the numbers that :func:`step` takes, in order."""
+        names = ["keep", "scale"]
+        if not self.plain:
+            names += ["sense", "l2"]
+        if self.form == "pole":
+            names += ["pole", "rest", "fresh", "mean"]
+        else:
+            names += [f"b{j}" for j in range(self.taps + 1)] + [f"c{j}" for j in range(1, self.taps + 1)]
+        if self.metric == "adam":
+            names += ["beta2", "rest2", "unbias", "eps"]
+        return tuple(names)
+
+
+def rule(filter_: Realization, metric: str, *, maximize: bool, l2: float) -> Rule:
+    """The rule of a filter in a metric."""
+    return Rule(filter_.kind if filter_.taps else "direct", filter_.taps, metric, not (maximize or l2))
+
+
+def numbers(
+    shape: Rule, filter_: Realization, options: Mapping[str, Any], *, lr: float, count: int
+) -> tuple[float, ...]:
+    """The operands of step number ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``."""
+    decay = options["weight_decay"]
+    mass = filter_.mass(count) if filter_.start_up == "unbiased" else 1.0
+    values = {"keep": 1 - lr * decay if options["decoupled"] else 1.0, "scale": -lr / mass}
+    if shape.metric == "sign":
+        values["scale"] = -lr
+    if not shape.plain:
+        values |= {"sense": -1.0 if options["maximize"] else 1.0, "l2": 0.0 if options["decoupled"] else decay}
+    if shape.form == "pole":
+        w = filter_.direct_weight
+        values |= {"pole": filter_.pole, "rest": 1 - filter_.pole, "fresh": w, "mean": 1 - w}
+    else:
+        values |= {f"b{j}": b for j, b in enumerate(filter_.b)} | {f"c{j}": -a for j, a in enumerate(filter_.a)}
+    if shape.metric == "adam":
+        beta2 = options["beta2"]
+        values |= {
+            "beta2": beta2, "rest2": 1 - beta2, "unbias": 1 / math.sqrt(1 - beta2**count), "eps": options["eps"],
+        }  # fmt: skip
+    return tuple(values[name] for name in shape.operands)
+
+
+def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]) -> tuple[V, list[V]]:
+    """(p, state) after one step; ``state`` is the filter's buffers and then, in the ``adam`` metric, the second moment.
+
+    pole:    m ← βm + (1−β)g,  d = w·g + (1−w)·m
+    direct:  d = b₀g + s₀,  s_j ← s_{j+1} + b_{j+1}g + c_{j+1}d with c = −a
+    adam:    v ← β₂v + (1−β₂)g²,  u = d / (√v/√(1−β₂ⁿ) + ε);   sign: u = sign(d);   none: u = d
+    then     p ← p(1 − lr·λ) − (lr/mass)·u
+    """
+    add, mul = on.add, on.mul
+    if not shape.plain:
+        g = add(mul(g, k["sense"]), mul(p, k["l2"]))
+    taps = list(state[: shape.taps])
+    if shape.form == "pole":
+        taps[0] = add(mul(taps[0], k["pole"]), mul(g, k["rest"]))
+        d = add(mul(g, k["fresh"]), mul(taps[0], k["mean"]))
+    else:
+        d = mul(g, k["b0"])
+        if taps:
+            d = add(d, taps[0])
+        for j in range(1, shape.taps + 1):
+            fed = add(mul(g, k[f"b{j}"]), mul(d, k[f"c{j}"]))
+            taps[j - 1] = add(taps[j], fed) if j < shape.taps else fed
+    if shape.metric == "adam":
+        v = add(mul(state[-1], k["beta2"]), mul(mul(g, g), k["rest2"]))
+        taps.append(v)
+        d = on.div(d, add(mul(on.sqrt(v), k["unbias"]), k["eps"]))
+    elif shape.metric == "sign":
+        d = on.sign(d)
+    return add(mul(p, k["keep"]), mul(d, k["scale"])), taps
