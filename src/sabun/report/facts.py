@@ -115,6 +115,7 @@ class Report:
     money: Money | None
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
+    why: tuple[Note, ...]
     steps: tuple[Note, ...]
     audit: Audit
 

@@ -267,23 +267,43 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
     y = Scale.fit([abs(f[3] or 1.0) for f in found] + [0.5, 5.0], bottom, top, log=True, pad=0.12)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.axis_error", "ui.axis_interval")
-    taken: list[tuple[float, float]] = []
+    boxes = [(x(interval or 1.0) - 7, y(abs(constant or 1.0)) - 7, 14.0, 14.0) for _, _, interval, constant in found]
     for i, arm, interval, constant in found:
         px, py = x(interval or 1.0), y(abs(constant or 1.0))
-        # Names beside dots, pushed down until they lie clear of the ones already there.
-        ty = py + 4
-        while any(abs(ty - oy) < 15 and abs(px - ox) < 150 for ox, oy in taken):
-            ty += 15
-        taken.append((px, ty))
+        name = shorten(arm.name, 24)
 
-        def tip(
-            lang: Language, arm: Arm = arm, interval: float | None = interval, constant: float | None = constant
-        ) -> str:
-            return f"{shorten(arm.name, 60)}\nhλ ≤ {show(interval, 'num', lang)}, C = {show(constant, 'num', lang)}"
+        def tip(lang: Language, arm: Arm = arm, at: tuple[float | None, float | None] = (interval, constant)) -> str:
+            return f"{shorten(arm.name, 60)}\nhλ ≤ {show(at[0], 'num', lang)}, C = {show(at[1], 'num', lang)}"
 
+        tx, ty, anchor = _free_place(px, py, 7.2 * len(name), boxes, (0.0, right + 20))
         c.add(f'<g class="{series(i)}" data-series="{i}">')
         c.dot(px, py, 6, "dot", tip=tip)
-        end = px > (left + right) / 2
-        c.text(px + (-11 if end else 11), ty, shorten(arm.name, 24), "dot-name", anchor="end" if end else "start")
+        c.text(tx, ty, name, "dot-name", anchor=anchor)
         c.add("</g>")
     return c.render(label_id, "map")
+
+
+def _free_place(
+    px: float, py: float, width: float, boxes: list[tuple[float, float, float, float]], frame: tuple[float, float]
+) -> tuple[float, float, str]:
+    """Where a name beside the dot at (px, py) hides nothing: right, left, above or below; its box joins ``boxes``."""
+    places = [
+        (px + 11, py + 4, "start", px + 11),
+        (px - 11, py + 4, "end", px - 11 - width),
+        (px, py - 12, "middle", px - width / 2),
+        (px, py + 21, "middle", px - width / 2),
+        (px + 11, py + 21, "start", px + 11),
+        (px - 11, py - 12, "end", px - 11 - width),
+    ]
+
+    def overlap(left: float, top: float) -> float:
+        outside = max(0.0, frame[0] - left) + max(0.0, left + width - frame[1])
+        shared = sum(
+            max(0.0, min(left + width, bx + bw) - max(left, bx)) * max(0.0, min(top + 14, by + bh) - max(top, by))
+            for bx, by, bw, bh in boxes
+        )
+        return 100 * outside + shared
+
+    tx, ty, anchor, left = min(places, key=lambda place: overlap(place[3], place[1] - 11))
+    boxes.append((left, ty - 11, width, 14.0))
+    return tx, ty, anchor

@@ -113,8 +113,7 @@ def _seconds(x: float, lang: Language) -> str:
 
 
 def _hours(x: float, lang: Language) -> str:
-    number = _significant(x, 3)
-    return number + ("時間" if lang == "ja" else " h")
+    return _tick(float(f"{x:.3g}"), lang) + ("時間" if lang == "ja" else " h")
 
 
 def _months(x: float, lang: Language) -> str:
@@ -138,19 +137,30 @@ def _decades(x: float, lang: Language) -> str:
     return _fixed(x, 2) + ("桁" if lang == "ja" else " decades")
 
 
-def money(x: float, currency: str, lang: Language) -> str:
-    """An amount: ¥1,234,000 or 123.4万円; $1,234.50; CHF 1,234.50."""
+def money(x: float, currency: str, lang: Language, *, exact: bool = False) -> str:
+    """An amount: ¥1,230,000 or 123万円; $1,230; CHF 12.30. Three significant digits unless ``exact``."""
     if not math.isfinite(x):
         return NONE
+    if not exact and x:
+        x = round(x, 2 - math.floor(math.log10(abs(x))))
+    magnitude = abs(x)
+    decimals = 0 if currency in _ZERO_DECIMAL or magnitude >= 1000 or (magnitude >= 100 and not exact) else 2
+    number = f"{magnitude:,.{decimals}f}"
     if currency == "JPY" and lang == "ja":
-        if abs(x) >= 1e8:
-            return _significant(x / 1e8, 4) + "億円"
-        return _significant(x / 1e4, 4) + "万円" if abs(x) >= 1e5 else _fixed(x, 0) + "円"
-    decimals = 0 if currency in _ZERO_DECIMAL or abs(x) >= 1000 else 2
-    number = _fixed(abs(x), decimals)
-    sign = _MINUS if x < 0 and any(c in "123456789" for c in number) else ""
-    symbol = _SYMBOL.get(currency)
-    return f"{sign}{symbol}{number}" if symbol else f"{sign}{currency} {number}"
+        if magnitude >= 1e8:
+            number = f"{magnitude / 1e8:,.4g}億"
+        elif magnitude >= 1e4 and magnitude % 1000 == 0:
+            number = _group(magnitude / 1e4) + "万"
+        number += "円"
+    elif currency in _SYMBOL:
+        number = _SYMBOL[currency] + number
+    else:
+        number = f"{currency} {number}"
+    return _MINUS + number if x < 0 and any(c in "123456789" for c in number) else number
+
+
+def _group(x: float) -> str:
+    return f"{x:,.4f}".rstrip("0").rstrip(".")
 
 
 def _date(text: str, lang: Language) -> str:
@@ -175,6 +185,7 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "tick_spct": _tick_percent,
     "tick_ratio": _tick_ratio,
     "int": _integer,
+    "power": lambda x, lang: _integer(2**x, lang),
     "num": _number,
     "loss": _loss,
     "s": _seconds,
@@ -208,8 +219,8 @@ class Formatter(string.Formatter):
             return _date(str(value), self.lang)
         if value is None or isinstance(value, str):
             return NONE if value is None else value
-        if format_spec == "money":
-            return money(float(value), self.currency, self.lang)
+        if format_spec in ("money", "price"):
+            return money(float(value), self.currency, self.lang, exact=format_spec == "price")
         if format_spec.startswith("abs"):
             return show(abs(value), format_spec[3:], self.lang)
         return show(value, format_spec, self.lang)

@@ -65,6 +65,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
             for candidate in report.candidates
         },
         "phrases": [say(note) for note in report.phrases],
+        "why": [say(note) for note in report.why],
         "steps": [say(note) for note in report.steps],
         "untested": [say(note) for note in report.untested],
     }

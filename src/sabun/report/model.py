@@ -91,6 +91,7 @@ def build(
         money=money,
         untested=narrative.untested(facts),
         phrases=narrative.phrases(facts),
+        why=narrative.why(facts),
         steps=narrative.steps(facts),
         audit=audit,
     )

@@ -15,7 +15,7 @@ from sabun.report.facts import Arm, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 from sabun.report.text import Value
 
-__all__ = ["Facts", "headline", "phrases", "steps", "untested"]
+__all__ = ["Facts", "headline", "phrases", "steps", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ def _interval(comparison: Comparison) -> dict[str, Value]:
         "high": comparison.high,
         "n": comparison.n,
         "limit": comparison.threshold,
+        "level": comparison.level,
     }
 
 
@@ -170,3 +171,41 @@ def _machine(environment: Mapping[str, str]) -> str:
             if key.rpartition(".")[2] == wanted and text:
                 return text
     return "–"
+
+
+def why(facts: Facts) -> tuple[Note, ...]:
+    """The leading candidate beside the baseline in the words of numerical analysis. Empty where a certificate lacks."""
+    today = facts.arms[0].method
+    arm = next(arm for arm in facts.arms if arm.name == facts.lead.arm)
+    new = arm.method
+    names: dict[str, Value] = {"arm": arm.name, "baseline": facts.arms[0].name}
+    if today is None or new is None:
+        return tuple(Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None)
+    said = []
+    if today.scheme == new.scheme and today.metric == new.metric:
+        return (Note("why.same", names | {"scheme": new.scheme}),)
+    if today.metric != new.metric:
+        key = "why.metric_new" if new.metric else "why.metric_dropped"
+        said.append(Note(key, names | {"metric": new.metric or today.metric}))
+    if today.scheme == new.scheme:
+        return (*said, Note("why.scheme_kept", names | {"scheme": new.scheme}))
+    if new.order != today.order:
+        said.append(Note("why.order", names | {"new": new.order, "old": today.order}))
+    elif new.error_constant is not None and today.error_constant is not None:
+        said.append(_compare("error", names, abs(new.error_constant), abs(today.error_constant)))
+    if new.stability_interval is not None and today.stability_interval is not None:
+        said.append(_compare("interval", names, new.stability_interval, today.stability_interval))
+    if new.noise_gain is not None and today.noise_gain is not None:
+        said.append(_compare("noise", names, new.noise_gain, today.noise_gain))
+    if new.gradient_evaluations != today.gradient_evaluations:
+        said.append(
+            Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
+        )
+    if arm.margin is not None:
+        said.append(Note("why.margin", names | {"margin": arm.margin}))
+    return tuple(said)
+
+
+def _compare(what: str, names: Mapping[str, Value], new: float, old: float) -> Note:
+    which = "same" if math.isclose(new, old, rel_tol=0.005) else "less" if new < old else "more"
+    return Note(f"why.{what}_{which}", {**names, "new": new, "old": old})
