@@ -5,8 +5,8 @@ on a machine that is shared, throttled or unknown. Absolute times do not travel;
 """
 
 from sabun.bench.contestants import COMPARISONS
-from sabun.bench.results import Result, Row, picture
+from sabun.bench.results import Result, Row, line, picture, table
 from sabun.bench.running import run
 from sabun.bench.shapes import SHAPES
 
-__all__ = ["COMPARISONS", "SHAPES", "Result", "Row", "picture", "run"]
+__all__ = ["COMPARISONS", "SHAPES", "Result", "Row", "line", "picture", "run", "table"]

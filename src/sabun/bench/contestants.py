@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sabun import optim
 from sabun.errors import OptionError, unknown
+from sabun.optim.presets import create
 
 __all__ = ["COMPARISONS", "Comparison", "Contestant", "against"]
 
@@ -76,7 +76,7 @@ def _ours(name: str, path: str = "", **options: Any) -> Contestant:
                                           "inductor": {"fused": "inductor"}}  # fmt: skip
 
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = optim.create(name, params, lr=_LR, **ways[path], **options)
+        made: torch.optim.Optimizer = create(name, params, lr=_LR, **ways[path], **options)
         return made
 
     variant = "".join(f" {value}" for key, value in options.items() if key in ("scheme", "preconditioner"))

@@ -8,6 +8,7 @@ round*. Bytes are counted, not guessed: a step must at least read p, g and its s
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Bandwidth", "Timing", "clock", "interleave", "measure_bandwidth", "minimum_bytes", "peak_extra_bytes"]
+__all__ = ["Bandwidth", "Timing", "clock", "interleave", "minimum_bytes", "peak_extra_bytes", "state_bytes"]
 
 Step = Callable[[], object]
 
@@ -40,6 +41,10 @@ class Timing:
     def quartiles(self) -> tuple[float, float]:
         """Lower and upper quartile of the seconds a step."""
         return _quartiles(self.seconds)
+
+    def rates(self, amount: float) -> list[float]:
+        """``amount`` a second, round by round."""
+        return [amount / s for s in self.seconds]
 
     def ratio(self, baseline: Timing) -> tuple[float, float, float]:
         """Median and quartiles of this over ``baseline``, round by round."""
@@ -97,31 +102,47 @@ def clock(step: Step, device: torch.device) -> float:
 
 
 class Bandwidth:
-    """Bytes a second that the machine moves: in a copy, and in an update in place.
+    """Bytes a second that the machine moves, measured as contestants of the same rounds: a copy, and an update in
+    place.
 
     Both count two bytes for each byte of the tensor, one read and one written. An update in place is faster on most
-    CPUs (a copy first reads the line that it will overwrite), and an optimizer step is one: so ``best`` is the ceiling.
+    CPUs (a copy first reads the line that it will overwrite), and an optimizer step is one: so the faster is the
+    ceiling.
     """
 
-    def __init__(self, copy: float, in_place: float) -> None:
-        self.copy = copy
-        self.in_place = in_place
+    _COPY, _IN_PLACE = "(copy)", "(in place)"
+
+    def __init__(self, device: torch.device, *, numel: int = 32 * 2**20) -> None:
+        self._source = torch.ones(numel, device=device)
+        self._target = torch.ones_like(self._source)
+        self._copy: list[float] = []
+        self._in_place: list[float] = []
+
+    def steps(self) -> dict[str, Step]:
+        """To be interleaved with the others."""
+        return {
+            self._COPY: lambda: self._target.copy_(self._source),
+            self._IN_PLACE: lambda: self._source.mul_(1.0),
+        }
+
+    def collect(self, timings: dict[str, Timing]) -> list[float]:
+        """Take the own timings out, and return the bandwidth of each round."""
+        moved = 2 * self._source.nbytes
+        copy = timings.pop(self._COPY).rates(moved)
+        in_place = timings.pop(self._IN_PLACE).rates(moved)
+        self._copy += copy
+        self._in_place += in_place
+        return [max(pair) for pair in zip(copy, in_place, strict=True)]
 
     @property
-    def best(self) -> float:
-        """The larger of the two, against which a step's share is stated."""
-        return max(self.copy, self.in_place)
+    def copy(self) -> float:
+        """Median over all rounds."""
+        return statistics.median(self._copy)
 
-
-def measure_bandwidth(device: torch.device, *, numel: int = 50_000_000, rounds: int = 9) -> Bandwidth:
-    """Median bandwidth over ``numel`` float32, several times any cache."""
-    source = torch.ones(numel, device=device)
-    target = torch.empty_like(source)
-    timings = interleave(
-        {"copy": lambda: target.copy_(source), "in_place": lambda: source.mul_(1.0)}, rounds=rounds, device=device
-    )
-    moved = 2 * source.nbytes
-    return Bandwidth(moved / timings["copy"].median, moved / timings["in_place"].median)
+    @property
+    def in_place(self) -> float:
+        """Median over all rounds."""
+        return statistics.median(self._in_place)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -150,6 +171,8 @@ def peak_extra_bytes(step: Step, device: torch.device) -> int:
         step()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    # The profiler's library announces its start and stop on standard error unless told not to.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     kineto = profile.profiler.kineto_results if profile.profiler is not None else None

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Result", "Row", "picture"]
+__all__ = ["Result", "Row", "line", "picture", "table"]
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +56,39 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with the version of this layout."""
         return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+
+_HEAD = f"{'':<38}{'ms/step':>10}{'ratio':>8}{'quartiles':>14}{'of bandwidth':>14}{'peak extra':>13}{'1st step':>10}"
+
+
+def line(row: Row) -> str:
+    """One row of :func:`table`."""
+    if row.step_s is None:
+        return f"{row.name:<38}  {row.problem}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    spread = "" if row.ratio_quartiles is None else "–".join(f"{q:.2f}" for q in row.ratio_quartiles)
+    share = "" if row.bandwidth_share is None else f"{row.bandwidth_share:.0%}"
+    extra = f"{(row.peak_extra_bytes or 0) / 2**20:.1f} MiB"
+    first = f"{row.first_step_s or 0.0:.2f} s"
+    return f"{row.name:<38}{row.step_s * 1e3:>10.3f}{ratio:>8}{spread:>14}{share:>14}{extra:>13}{first:>10}"
+
+
+def table(result: Result) -> str:
+    """The whole result as plain text."""
+    out = [
+        f"{result.shapes}: {result.parameters:,} parameters in {result.tensors} tensors, float32, on {result.device} "
+        f"({result.device_name}), {result.threads} thread{'s' if result.threads > 1 else ''}, {result.rounds} rounds",
+        f"bandwidth: copy {result.copy_bytes_per_s / 1e9:.1f} GB/s, "
+        f"in place {result.in_place_bytes_per_s / 1e9:.1f} GB/s; "
+        f"sabun {result.sabun_version}, torch {result.torch_version}",
+    ]
+    comparison = ""
+    for row in result.rows:
+        if row.comparison != comparison:
+            comparison = row.comparison
+            out += ["", f"{comparison:<38}{_HEAD[38:]}"]
+        out.append(line(row))
+    return "\n".join(out)
 
 
 def picture(result: Result) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,6 @@ from sabun.bench.measuring import (
     Bandwidth,
     clock,
     interleave,
-    measure_bandwidth,
     minimum_bytes,
     peak_extra_bytes,
     state_bytes,
@@ -30,6 +30,8 @@ __all__ = ["run"]
 
 # Above this a matrix is an embedding or an output layer, which no matrix metric is meant for.
 _LARGEST_HIDDEN = 8192
+# A step that moves less may find its data in a cache: its share of the memory bandwidth would mean nothing.
+_BEYOND_CACHE = 200_000_000
 
 
 def run(
@@ -55,7 +57,7 @@ def run(
     tensors = cut(load(shapes), limit if limit is not None else _fitting(where))
     rows: list[Row] = []
     with _threads(threads):
-        bandwidth = measure_bandwidth(where)
+        bandwidth = Bandwidth(where)
         for comparison in chosen:
             for row in _compare(comparison, tensors, where, rounds, bandwidth):
                 rows.append(row)
@@ -111,14 +113,18 @@ def _compare(
             ready[contestant.name], first[contestant.name] = made
     if not ready:
         return
-    timings = interleave(
-        {name: optimizer.step for name, optimizer in ready.items()}, rounds=rounds, device=device, before=refresh
-    )
+    steps = {name: optimizer.step for name, optimizer in ready.items()}
+    timings = interleave({**steps, **bandwidth.steps()}, rounds=rounds, device=device, before=refresh)
+    ceiling = bandwidth.collect(timings)
     baseline = timings.get(comparison.contestants[0].name)
     for name, optimizer in ready.items():
         timing = timings[name]
         ratio = timing.ratio(baseline) if baseline is not None else None
         least = minimum_bytes(params, optimizer)
+        share = None
+        if comparison.bound == "memory" and least >= _BEYOND_CACHE:
+            rates = timing.rates(least)
+            share = statistics.median(rate / most for rate, most in zip(rates, ceiling, strict=True))
         refresh()
         yield Row(
             comparison.name,
@@ -128,7 +134,7 @@ def _compare(
             ratio=ratio[0] if ratio else None,
             ratio_quartiles=ratio[1:] if ratio else None,
             minimum_bytes=least,
-            bandwidth_share=least / timing.median / bandwidth.best if comparison.bound == "memory" else None,
+            bandwidth_share=share,
             state_bytes=state_bytes(optimizer),
             peak_extra_bytes=peak_extra_bytes(optimizer.step, device),
             first_step_s=first[name],

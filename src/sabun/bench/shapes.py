@@ -52,8 +52,8 @@ def _many_small() -> list[Shape]:
 
 
 def _mixed() -> list[Shape]:
-    """25M parameters in 150 tensors of 150 different shapes: nothing to group by shape."""
-    sides = [96 + 11 * i for i in range(50)]
+    """27.5M parameters in 150 tensors of 150 different shapes: nothing to group by shape."""
+    sides = [96 + 12 * i for i in range(50)]
     return [*[(n, n) for n in sides], *[(n,) for n in sides], *[(n, 2 * n) for n in sides]]
 
 
