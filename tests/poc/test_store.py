@@ -1,4 +1,4 @@
-"""The evidence survives: torn lines, full disks, second writers, edits, strangers. Faults are injected into the system calls."""
+"""The evidence survives torn lines, full disks, second writers, edits and strangers. Faults enter by system calls."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_full_disk_costs_the_line_and_nothing_else(
     with Writer.start(filled, study, HERE) as store:
         with monkeypatch.context() as patch:
             patch.setattr(store_module.os, "write", write)
-            with pytest.raises(StoreError, match="No space left on device.*finished runs are kept"):
+            with pytest.raises(StoreError, match=r"No space left on device.*finished runs are kept"):
                 store.append(result("d"))
         assert (filled / "records.jsonl").read_bytes() == whole
         store.append(result("d"))  # there is room again
@@ -236,7 +236,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path, study: Study, monk
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(StoreError, match="cannot write to .*Permission denied"):
+    with pytest.raises(StoreError, match=r"cannot write to .*Permission denied"):
         Writer.start(tmp_path / "x", study, HERE)
 
 
@@ -265,10 +265,10 @@ def test_another_commit_is_no_mixture_but_is_remembered(filled: Path, study: Stu
     assert not read.mixed
 
 
-def test_exclusive_clock_readings_take_the_place_of_shared_ones_and_losses_stay(tmp_path: Path, study: Study) -> None:
+def test_exclusive_clock_readings_replace_shared_ones_and_losses_stay(tmp_path: Path, study: Study) -> None:
     timing = RunResult(
         "t", "arm", 0, "time", {}, "finished",
-        tuple(Epoch(e, 9.0, 9.0, 9.0, seconds, 0.0, 0.1 * seconds, 0) for e, seconds in enumerate((0.0, 3.0, 1.0, 2.0))),
+        tuple(Epoch(e, 9.0, 9.0, 9.0, s, 0.0, 0.1 * s, 0) for e, s in enumerate((0.0, 3.0, 1.0, 2.0))),
     )  # fmt: skip
     with Writer.start(tmp_path, study, HERE) as store:
         store.append(result("a", seconds=50.0), exclusive=False)

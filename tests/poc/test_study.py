@@ -13,11 +13,13 @@ import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
+from sabun.poc import study as study_module
+from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, Study
 from sabun.poc.store import Store
 from sabun.poc.study import Evidence, default_study, evaluation_order, run, validate
 
-from .helpers import SGD, tiny_study, untimed
+from .helpers import SGD, task, tiny_study, untimed
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[ev
     assert [t.arm for t in tuned] == [arm.name for arm in study.arms]
 
 
-def test_a_finished_study_is_not_run_again(undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path) -> None:
+def test_a_finished_study_is_not_run_again(
+    undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path
+) -> None:
     study, evidence, _ = undisturbed
     first = run(study, tmp_path)
     heard: list[events.Event] = []
@@ -209,10 +213,10 @@ def test_a_mistake_in_an_arm_is_found_before_anything_is_written(
 
 
 def test_a_mistake_in_the_task_is_found_before_anything_is_written(tmp_path: Path) -> None:
-    for task, words in (("digit", "Did you mean 'digits'"), ("nowhere.py:Task", "no task file"), ("x", "unknown task")):
+    for name, words in (("digit", "Did you mean 'digits'"), ("nowhere.py:Task", "no task file"), ("x", "unknown task")):
         with pytest.raises(StudyError, match=words):
-            run(default_study(task=task, candidates=["torch.optim:SGD"]), tmp_path / "out")
-    with pytest.raises(StudyError, match="unknown option of task 'digits' 'widht'.*'width'"):
+            run(default_study(task=name, candidates=["torch.optim:SGD"]), tmp_path / "out")
+    with pytest.raises(StudyError, match=r"unknown option of task 'digits' 'widht'.*'width'"):
         run(default_study(candidates=["torch.optim:SGD"], task_options={"widht": 3}), tmp_path / "out")
     with pytest.raises(StudyError, match="jobs must be at least 1"):
         run(tiny_study(), tmp_path / "out", jobs=0)
@@ -234,3 +238,37 @@ def test_two_arms_of_one_name_and_unknown_budget_keys() -> None:
 
 def test_validate_builds_and_steps_every_arm() -> None:
     validate(tiny_study("torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1)", "torch.optim:LBFGS"))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_sequential_study_ends_at_the_look_that_decides(
+    stops: bool, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judgement is replaced, so that the test fixes what it says; how many seeds it is shown is what matters."""
+    study = default_study(
+        task=task(),
+        baseline=SGD,
+        candidates=["torch.optim:SGD"],
+        epochs=1,
+        trials=2,
+        tuning_seeds=1,
+        seeds=5,
+        looks=(2, 4),
+    )
+    shown: list[list[int]] = []
+
+    def assess(study: Study, runs: list[RunResult], tuning: object) -> int:
+        shown.append(sorted(r.seed for r in runs if r.phase == "evaluate"))
+        assert sum(r.phase == "repeat" for r in runs) == 2
+        return len(shown)
+
+    monkeypatch.setattr(study_module, "assess", assess)
+    monkeypatch.setattr(study_module, "decided", lambda look: stops and look == 2)
+    heard: list[events.Event] = []
+    evidence = run(study, tmp_path, jobs=jobs, on_event=heard.append)
+    assert shown == [[0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]]
+    assert [(e.seeds, e.decided) for e in heard if isinstance(e, events.LookTaken)] == [(2, False), (4, stops)]
+    assert {r.seed for r in evidence.runs if r.phase == "evaluate"} == set(range(4 if stops else 5))
+    last = [event for event in heard if isinstance(event, events.RunFinished)][-1]
+    assert last.remaining_s >= 0.0

@@ -19,7 +19,8 @@ Loss = Callable[[float, int], float]
 def answer(run: Run, loss: Loss) -> RunResult:
     value = loss(float(run.hyperparameters["lr"]), run.seed)
     status = "finished" if math.isfinite(value) else "diverged"
-    return RunResult(run.id, run.arm, run.seed, run.phase, run.hyperparameters, status, (Epoch(0, None, value, None, 1.0, 0, 0, 7),))  # type: ignore[arg-type]  # fmt: skip
+    epochs = (Epoch(0, None, value, None, 1.0, 0.0, 0.0, 7),)
+    return RunResult(run.id, run.arm, run.seed, run.phase, run.hyperparameters, status, epochs)  # type: ignore[arg-type]
 
 
 def carry_out(tuner: tuning.Tuner, loss: Loss) -> dict[str, RunResult]:

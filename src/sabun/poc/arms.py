@@ -291,7 +291,7 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
     base = schemes.get(scheme)
     base.require_usable()
     own = {key: value for key, value in options.items() if key in spec.options}
-    runge_kutta = isinstance(base, schemes.ButcherTableau)
+    runge_kutta = not isinstance(base, schemes.LinearMultistep)
     kind = optim.RungeKutta if runge_kutta else optim.Optimizer
     accepted = [key for key in inspect.signature(kind).parameters if key not in ("params", "scheme", "preconditioner")]
     tunable = [] if runge_kutta else list(getattr(base, "parameters", {}))

@@ -35,7 +35,7 @@ def environment(study: Study) -> dict[str, Any]:
         "torch": torch.__version__,
         "sabun": sabun.__version__,
         "packages": _packages(study),
-        "task_source": tasks.source_hash(study.task),
+        "task_source": tasks.provenance(study.task, study.task_options),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

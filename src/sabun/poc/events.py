@@ -15,6 +15,7 @@ __all__ = [
     "EpochDone",
     "Event",
     "Listener",
+    "LookTaken",
     "RunFinished",
     "RunRetried",
     "RunStarted",
@@ -83,6 +84,15 @@ class TuningFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class LookTaken:
+    """A sequential study was judged at ``seeds`` of at most ``maximum``; ``decided``: it ends here."""
+
+    seeds: int
+    maximum: int
+    decided: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StudyFinished:
     study: Study
     path: Path
@@ -90,6 +100,14 @@ class StudyFinished:
 
 
 Event: TypeAlias = (
-    StudyStarted | TuningStarted | RunStarted | EpochDone | RunFinished | RunRetried | TuningFinished | StudyFinished
+    StudyStarted
+    | TuningStarted
+    | RunStarted
+    | EpochDone
+    | RunFinished
+    | RunRetried
+    | TuningFinished
+    | LookTaken
+    | StudyFinished
 )
 Listener: TypeAlias = Callable[[Event], None]

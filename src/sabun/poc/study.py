@@ -8,6 +8,9 @@ done, and the records are those of an undisturbed study, timings aside. Order of
    slower hurts all alike;
 3. the first evaluation seed of every arm once more: are its weights the same to the last bit?
 4. where runs shared the machine: short timing runs that have it to themselves.
+
+With ``budget.looks`` steps 2 to 4 are done for as many seeds as the first look asks; the study ends where the
+assessment has decided, with the error spending that keeps its promise, and goes on to the next look where it has not.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from typing import Any
 
 from sabun.errors import StudyError
 from sabun.poc import arms, events, tuning
+from sabun.poc.assess import assess, decided
 from sabun.poc.environment import environment as current_environment
 from sabun.poc.executors import Executor, InProcess, Lost
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, Phase, RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
 from sabun.poc.store import Store, Writer, refuse_other
@@ -99,58 +103,76 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
 class _Plan:
     """Which run may start next, given the results that there are. Holds no state that the results do not determine."""
 
-    def __init__(self, study: Study, store: Store) -> None:
+    def __init__(self, study: Study, store: Store, tell: events.Listener = lambda event: None) -> None:
         self.study = study
         self.store = store
+        self.tell = tell
         self.tuners = {arm.name: tuning.Tuner(study, arm) for arm in study.arms}
-        self._best: dict[str, dict[str, float]] = {}
         self.order = list(evaluation_order([arm.name for arm in study.arms], study.budget.seeds))
+        self.seeds = study.budget.seeds
+        """How many seeds the comparison has; fewer than the budget's once a look has decided."""
+        self._looks: dict[int, bool] = {}
+        self._best: dict[str, dict[str, float]] = {}
+        self._ids: dict[tuple[str, int, Phase], tuple[Run, str]] = {}
 
     @property
     def total(self) -> int:
         budget, count = self.study.budget, len(self.study.arms)
-        timed = count * budget.seeds if self._needs_timing() else 0
-        return count * (budget.trials * budget.tuning_seeds + budget.seeds + 1) + timed
+        timed = count * self.seeds if self._needs_timing() else 0
+        return count * (budget.trials * budget.tuning_seeds + self.seeds + 1) + timed
 
     def ready(self, running: Iterable[str]) -> Run | None:
         """The next run that is not in flight; None when all of the rest wait for one that is, or nothing is left."""
         busy = set(running)
-        for run in self._candidates():
-            if run.id not in busy:
-                return run
-        if not busy:
-            return next(self._timing(), None)
+        for tuner in self.tuners.values():
+            for run in tuner.pending(self.store.results):
+                if run.id not in busy:
+                    return run
+        for seeds in (*self.study.budget.looks, self.study.budget.seeds):
+            pairs = [(arm, seed) for arm, seed in self.order if seed < seeds]
+            repeats = [(arm.name, 0) for arm in self.study.arms]
+            missing = [*self._missing(pairs, "evaluate"), *self._missing(repeats, "repeat")]
+            if missing or busy:
+                return next((run for run, name in missing if name not in busy), None)
+            if self._needs_timing():
+                for run, _ in self._missing(pairs, "time"):
+                    return run
+            if self._decided(seeds):
+                self.seeds = seeds
+                return None
         return None
 
     def tuned(self, arm: str) -> bool:
         return not self.tuners[arm].pending(self.store.results)
 
-    def _candidates(self) -> Iterator[Run]:
-        for tuner in self.tuners.values():
-            yield from tuner.pending(self.store.results)
-        for phase, pairs in (("evaluate", self.order), ("repeat", [(arm.name, 0) for arm in self.study.arms])):
-            for arm, seed in pairs:
-                if self.tuned(arm):
-                    run = self._run(arm, seed, phase)
-                    if run.id not in self.store.results:
-                        yield run
+    def _missing(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[tuple[Run, str]]:
+        """Runs (and their ids) of arms whose tuning is complete that have no result yet."""
+        for arm, seed in pairs:
+            if not self.tuned(arm):
+                continue
+            key = (arm, seed, phase)
+            if key not in self._ids:
+                if arm not in self._best:
+                    self._best[arm] = tuning.best(self.study, self.study.arm(arm), self.tuners[arm].seen)
+                run = Run(arm=arm, seed=seed, phase=phase, hyperparameters=dict(self._best[arm]))
+                self._ids[key] = run, run.id
+            if self._ids[key][1] not in self.store.results:
+                yield self._ids[key]
 
     def _needs_timing(self) -> bool:
         """Whether a run of the comparison shared the machine; then all are timed again, alone, to be timed alike."""
         results = self.store.results.values()
         return any(result.phase == "evaluate" and result.run not in self.store.exclusive for result in results)
 
-    def _timing(self) -> Iterator[Run]:
-        if self._needs_timing():
-            for arm, seed in self.order:
-                run = self._run(arm, seed, "time")
-                if run.id not in self.store.results:
-                    yield run
-
-    def _run(self, arm: str, seed: int, phase: str) -> Run:
-        if arm not in self._best:
-            self._best[arm] = tuning.best(self.study, self.study.arm(arm), self.tuners[arm].seen)
-        return Run.model_validate({"arm": arm, "seed": seed, "phase": phase, "hyperparameters": self._best[arm]})
+    def _decided(self, seeds: int) -> bool:
+        """Whether the look at ``seeds`` ends the study. Judged once, by the assessment that also makes the report."""
+        if seeds == self.study.budget.seeds:
+            return True
+        if seeds not in self._looks:
+            runs = [run for run in self.store.runs() if run.phase != "evaluate" or run.seed < seeds]
+            self._looks[seeds] = decided(assess(self.study, runs, self.store.tuning))
+            self.tell(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
+        return self._looks[seeds]
 
 
 def run(
@@ -176,7 +198,7 @@ def run(
     validate(study)
     begin = time.monotonic()
     with Writer.start(out, study, current_environment(study), allow_mixed=allow_mixed) as store:
-        plan = _Plan(study, store)
+        plan = _Plan(study, store, tell)
         tell(events.StudyStarted(study, out, plan.total, len(store.results)))
         if plan.ready(()) is not None:
             chosen = executor or _executor(study, jobs)

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import Scalar
 
-__all__ = ["FunctionTask", "Scores", "Seeds", "Session", "Split", "Task", "load", "seeded", "source_hash"]
+__all__ = ["FunctionTask", "Scores", "Seeds", "Session", "Split", "Task", "load", "provenance", "seeded"]
 
 Split = Literal["validation", "test"]
 _SPLITS = ("train", "validation", "test")
@@ -264,10 +264,14 @@ def load(name: str, options: Mapping[str, Scalar] | None = None) -> Task:
     return _as_task(_construct(getattr(module, attribute), name, options or {}), name)
 
 
-def source_hash(name: str) -> str | None:
-    """SHA-256 of the file behind ``path/to/file.py:Class``; None for a built-in task."""
-    path, colon, _ = name.rpartition(":")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if colon and path.endswith(".py") else None
+def provenance(name: str, options: Mapping[str, Scalar]) -> str | None:
+    """What the task's results rest on beside its name: the hash of a user's file, or of a built-in task's data."""
+    from sabun.poc.builtin_tasks import TASKS
+
+    if name in TASKS:
+        told = getattr(_construct(TASKS[name], name, options), "provenance", None)
+        return str(told()) if told else None
+    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
 
 
 def _construct(kind: Callable[..., Any], name: str, options: Mapping[str, Scalar]) -> Any:

@@ -1,0 +1,107 @@
+"""Worker processes: identical records, lost workers, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sabun.poc import events
+from sabun.poc.store import Store
+from sabun.poc.study import run
+
+from .helpers import tiny_study, untimed
+
+
+def by_id(path: Path) -> list[dict[str, object]]:
+    return sorted(
+        untimed(r for r in Store.open(path).results.values() if r.phase != "time"), key=lambda r: str(r["run"])
+    )
+
+
+def test_two_processes_leave_the_same_records_and_clock_readings_taken_alone(tmp_path: Path) -> None:
+    study = tiny_study("torch.optim:AdamW")
+    alone = run(study, tmp_path / "1")
+    shared = run(study, tmp_path / "2", jobs=2)
+    assert by_id(tmp_path / "1") == by_id(tmp_path / "2")
+    store = Store.open(tmp_path / "2")
+    phases = Counter(result.phase for result in store.results.values())
+    assert phases == {"tune": 16, "evaluate": 6, "repeat": 2, "time": 6}
+    assert store.exclusive == {result.run for result in store.results.values() if result.phase == "time"}
+    # What is handed on for judgement: the same runs, with clocks read in runs that had the machine to themselves.
+    assert len(shared.runs) == len(alone.runs)
+    timed = {(r.arm, r.seed): {e.train_s for e in r.epochs} for r in store.results.values() if r.phase == "time"}
+    for result in shared.runs:
+        if result.phase == "evaluate":
+            assert result.epochs[1].train_s in timed[result.arm, result.seed]
+    # A study begun in one process and finished in two times all of them alike.
+    assert run(study, tmp_path / "1", jobs=2).runs == alone.runs
+
+
+def _orphans(marker: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if b"sabun.poc.processes" in command and marker.encode() in environment:
+                found.append(int(entry.name))
+    return found
+
+
+def test_sigkill_of_a_parallel_study_leaves_no_worker_and_loses_nothing(tmp_path: Path) -> None:
+    """A real process, killed while its workers train; then resumed."""
+    study = tiny_study("torch.optim:AdamW", task_options={"sleep": 0.002}, trials=3)
+    script = (
+        "import sys; from pathlib import Path; from sabun.poc.spec import Study; from sabun.poc.study import run;"
+        "run(Study.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2], jobs=2)"
+    )
+    (tmp_path / "study.json").write_text(study.model_dump_json())
+    environment = {**os.environ, "SABUN_TEST_MARK": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "study.json"), str(tmp_path / "out")], env=environment
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if Store.exists(tmp_path / "out") and len(Store.open(tmp_path / "out").results) >= 4:
+            break
+        time.sleep(0.02)
+    assert len(_orphans(str(tmp_path))) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while time.monotonic() < deadline and _orphans(str(tmp_path)):
+        time.sleep(0.05)
+    assert _orphans(str(tmp_path)) == []
+    run(study, tmp_path / "out", jobs=2)
+    run(study, tmp_path / "quiet")
+    assert by_id(tmp_path / "out") == by_id(tmp_path / "quiet")
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
+    always: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SABUN_TEST_PARENT", str(os.getpid()))
+    options = {"marker": str(tmp_path / "died"), "always": always}
+    study = tiny_study("torch.optim:SGD", task_name="Dies", task_options=options, trials=0, seeds=1)
+    heard: list[events.Event] = []
+    evidence = run(study, tmp_path / "out", jobs=2, on_event=heard.append)
+    retried = [event for event in heard if isinstance(event, events.RunRetried)]
+    assert retried
+    assert all("killed by signal 9" in event.reason for event in retried)
+    failed = [result for result in evidence.runs if result.status == "failed"]
+    if always:
+        assert failed
+        assert all("died twice: killed by signal 9" in result.failure for result in failed)
+    else:
+        assert len(retried) == 1
+        assert not failed
