@@ -67,7 +67,9 @@ def test_japanese_is_japanese() -> None:
         assert re.search(r"[ぁ-んァ-ヶ一-龠]", said) or len(said) < 25, key
     for key in text.keys("ja"):
         if key.startswith(("headline.", "phrase.", "why.", "step.")):
-            assert re.search(r"(です|ます|ません|でした|ました|ください)(（[^（）]*）)?。$", text._messages("ja")[key]), key
+            assert re.search(
+                r"(です|ます|ません|でした|ました|ください)(（[^（）]*）)?。$", text._messages("ja")[key]
+            ), key
 
 
 def test_an_unknown_language_names_those_that_exist() -> None:

@@ -1,0 +1,139 @@
+"""The Report: what it decides, what it admits, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sabun.errors import OptionError
+from sabun.poc.results import Assessment
+from sabun.report.facts import Report
+from sabun.report.formatting import LANGUAGES
+from sabun.report.model import build
+from sabun.report.money import Prices
+from sabun.report.text import text
+
+Make = Callable[..., Any]
+
+
+def report(case: Any, **more: Any) -> Report:
+    return build(case.study, case.assessment, case.environment, runs=case.runs, **more)
+
+
+def keys(notes: tuple[Any, ...]) -> list[str]:
+    return [note.key for note in notes]
+
+
+def test_the_best_go_leads(case: Make) -> None:
+    r = report(case())
+    assert (r.decision, r.leading, r.headline.key) == ("go", "look-ahead", "headline.go")
+    assert [c.arm for c in r.candidates if c.verdict.decision == "go"] == ["look-ahead", "nesterov-adam"]
+
+
+@pytest.mark.parametrize(
+    ("only", "decision", "leading", "headline"),
+    [
+        (("euler", "taylor-4"), "no-go", "euler", "headline.no_go_many"),
+        (("taylor-4",), "no-go", "taylor-4", "headline.no_go_one"),
+        (("nesterov", "euler"), "undecided", "nesterov", "headline.undecided_seeds"),
+    ],
+)
+def test_the_overall_decision(case: Make, only: tuple[str, ...], decision: str, leading: str, headline: str) -> None:
+    r = report(case(candidates=6, only=only))
+    assert (r.decision, r.leading, r.headline.key) == (decision, leading, headline)
+    assert r.phrases[0].key == f"phrase.open_{decision.replace('-', '_')}"
+    assert r.phrases[-1].key == f"phrase.close_{decision.replace('-', '_')}"
+
+
+def test_what_was_not_tested_names_what_limits_the_evidence(case: Make) -> None:
+    c = case()
+    said = keys(report(c, mixed=True).untested)
+    for wanted in ("task", "machine", "seeds", "power", "budget", "edge", "best_of", "dirty", "production", "mixed"):
+        assert f"untested.{wanted}" in said
+    clean = dataclasses.replace(c, environment={**c.environment, "git": {"dirty": False}})
+    said = keys(report(clean).untested)
+    assert "untested.dirty" not in said
+    assert "untested.mixed" not in said
+
+
+def test_failures_of_an_arm_are_admitted(case: Make) -> None:
+    c = case()
+    bad = dataclasses.replace(c.assessment.arms["euler"], diverged=2, failed=1, bit_exact=False)
+    assessment = dataclasses.replace(c.assessment, arms={**c.assessment.arms, "euler": bad})
+    r = report(dataclasses.replace(c, assessment=assessment))
+    notes = {note.key: note.values for note in r.untested}
+    assert notes["untested.diverged"] == {"arm": "euler", "diverged": 2, "failed": 1}
+    assert notes["untested.not_exact"] == {"arm": "euler"}
+
+
+def test_a_number_that_could_not_be_computed_is_not_claimed(case: Make) -> None:
+    c = case(only=("look-ahead",))
+    none = dict.fromkeys(("effect", "low", "high", "p_value", "p_adjusted"))
+    broken = tuple(dataclasses.replace(x, **none, problem="too_few_seeds") for x in c.assessment.comparisons)
+    r = report(dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, comparisons=broken)))
+    assert not [key for key in keys(r.phrases) if key.startswith("phrase.k")]
+    assert r.headline.key == "headline.go_plain"
+
+
+def test_every_note_has_a_sentence_in_every_language(case: Make) -> None:
+    for only in (None, ("euler",), ("nesterov",)):
+        r = report(case(candidates=6, only=only), prices=Prices(4, 100, "USD"), mixed=True)
+        for note in (r.headline, *r.phrases, *r.untested, *r.steps, *r.why):
+            for lang in LANGUAGES:
+                said = text(note.key, lang, note.values, currency="USD")
+                assert said
+                assert "–" not in said, (note, said)
+
+
+def test_effort_counts_every_run_and_splits_off_tuning(case: Make) -> None:
+    c = case(seeds=3)
+    tuned = tuple(dataclasses.replace(run, phase="tune") for run in c.runs[:4])
+    r = report(dataclasses.replace(c, runs=tuned + c.runs[4:]))
+    each = [sum(e.train_s + e.eval_s for e in run.epochs) for run in c.runs]
+    assert r.effort.runs == len(c.runs)
+    assert r.effort.tuning_s == pytest.approx(math.fsum(each[:4]))
+    assert r.effort.total_s == pytest.approx(math.fsum(each))
+    assert (r.audit.started, r.audit.ended) == ("2026-11-24T01:00:00+00:00", "2026-11-24T01:02:09+00:00")
+
+
+def test_the_margin_is_the_median_over_seeds_of_the_closest_approach(case: Make) -> None:
+    r = report(case())
+    assert r.arm("euler").margin == pytest.approx(0.4)  # 0.7 − 0.3 at the last epoch, in every run
+
+
+def test_certificates_come_from_the_catalogue(case: Make) -> None:
+    c = case()
+    r = report(c, descriptions=c.descriptions)
+    euler = r.arm("euler").method
+    assert euler is not None
+    assert (euler.order, euler.error_constant, euler.stability_interval) == (1, 0.5, pytest.approx(2.0, rel=1e-6))
+    assert keys(r.why)[:3] == ["why.error_less", "why.interval_less", "why.noise_less"]
+    unknown = report(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}})
+    assert keys(unknown.why) == ["why.unknown", "why.unknown"]
+
+
+def test_environment_is_flattened_line_by_line(case: Make) -> None:
+    r = report(case())
+    assert r.audit.environment["packages.torch"] == "2.13.0"
+    assert r.audit.environment["machine.cores"] == "2"
+
+
+def test_an_assessment_of_another_study_is_refused(case: Make) -> None:
+    one, other = case(), case(only=("euler",))
+    with pytest.raises(OptionError, match="other candidates"):
+        build(one.study, other.assessment, {}, runs=one.runs)
+
+
+def test_a_report_is_the_same_each_time(case: Make) -> None:
+    assert report(case()) == report(case())
+
+
+def test_the_model_never_holds_what_it_did_not_get(case: Make) -> None:
+    c = case()
+    r = build(c.study, c.assessment, {})
+    assert (r.money, r.effort.runs, r.audit.started, r.audit.records_sha256) == (None, 0, "", "")
+    assert isinstance(c.assessment, Assessment)
