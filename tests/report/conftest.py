@@ -59,8 +59,9 @@ def _runs(study: Study, cast: dict[str, tuple[float, float, float]], rng: np.ran
                 )  # fmt: skip
             runs.append(
                 RunResult(
-                    f"{arm.name}-{seed}", arm.name, seed, "evaluate", {"lr": 0.1}, "finished", tuple(epochs), value * 1.1,
-                    0.97 - value / 10, 300_000_000, 1_000_000, "0" * 64, f"2026-11-24T01:{seed:02d}:00+00:00",
+                    f"{arm.name}-{seed}", arm.name, seed, "evaluate", {"lr": 0.1}, "finished", tuple(epochs),
+                    value * 1.1, 0.97 - value / 10, 300_000_000, 1_000_000, "0" * 64,
+                    f"2026-11-24T01:{seed:02d}:00+00:00",
                     f"2026-11-24T01:{seed:02d}:09+00:00",
                 )
             )  # fmt: skip
@@ -107,8 +108,9 @@ def _summary(study: Study, runs: list[RunResult], target: float, rng: np.random.
     }
     return ArmSummary(
         runs[0].arm, tuple(run.seed for run in runs), values, {k: float(np.median(v)) for k, v in values.items()},
-        tuple(range(study.budget.epochs + 1)), tuple(map(float, np.median(losses, axis=0))), tuple(map(float, losses.min(axis=0))),
-        tuple(map(float, losses.max(axis=0))), tuple(map(float, np.median(seconds, axis=0))), 0, 0, True,
+        tuple(range(study.budget.epochs + 1)), tuple(map(float, np.median(losses, axis=0))),
+        tuple(map(float, losses.min(axis=0))), tuple(map(float, losses.max(axis=0))),
+        tuple(map(float, np.median(seconds, axis=0))), 0, 0, True,
         float(rng.uniform(0.3, 1.4)),
     )  # fmt: skip
 
@@ -166,11 +168,12 @@ def make(
         k1 = found["final_loss"]
         decision: Decision = "go" if k1.high < 0 else "no-go" if k1.low > 0 else "undecided"
         outcome = {"go": "pass", "no-go": "fail", "undecided": "unclear"}[decision]
+        code = {"go": "k1_better", "no-go": "k1_worse", "undecided": "k1_unclear_seeds"}[decision]
         verdicts.append(
             Verdict(
                 arm.name, decision,
                 (
-                    _reason("final_loss", outcome, k1, {"go": "k1_better", "no-go": "k1_worse", "undecided": "k1_unclear_seeds"}[decision]),
+                    _reason("final_loss", outcome, k1, code),
                     _reason("spread", "pass", found["spread"], "k2_not_worse"),
                     _reason("epoch_s", "pass", found["epoch_s"], "k3_within"),
                 ),

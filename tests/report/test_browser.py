@@ -178,7 +178,10 @@ def test_no_glyph_is_missing(browser: Any, pages: dict[str, Path], lang: str) ->
       const canvas = document.createElement('canvas'); canvas.width = canvas.height = 40;
       const pen = canvas.getContext('2d', {willReadFrequently: true});
       pen.font = '28px ' + getComputedStyle(document.body).fontFamily; pen.textBaseline = 'top';
-      const draw = (c) => { pen.clearRect(0, 0, 40, 40); pen.fillText(c, 2, 2); return pen.getImageData(0, 0, 40, 40).data.join(); };
+      const draw = (c) => {
+        pen.clearRect(0, 0, 40, 40); pen.fillText(c, 2, 2);
+        return pen.getImageData(0, 0, 40, 40).data.join();
+      };
       const tofu = draw('\\u{10FFFD}'); const blank = draw(' ');
       return letters.filter((c) => { const d = draw(c); return d === tofu || d === blank; });
     }"""

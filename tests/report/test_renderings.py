@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json as stdlib_json
 import re
 from collections.abc import Callable
@@ -171,7 +172,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(case: Make, lang: Language
     levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert "{{" not in page.said.replace("{{ 7*7 }}", "")
     assert re.search(r"@import|url\(|https?://(?!www\.w3\.org)", source) is None
 

@@ -73,5 +73,5 @@ def test_japanese_is_japanese() -> None:
 
 
 def test_an_unknown_language_names_those_that_exist() -> None:
-    with pytest.raises(OptionError, match="unknown language 'fr'.*en, ja"):
+    with pytest.raises(OptionError, match=r"unknown language 'fr'.*en, ja"):
         text.language("fr")

@@ -264,7 +264,7 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
         if arm.method is not None and arm.method.stability_interval and arm.method.error_constant
     ]
     x = Scale.fit([f[2] or 1.0 for f in found] + [1.0, 10.0], left, right, log=True, pad=0.12)
-    y = Scale.fit([abs(f[3] or 1.0) for f in found] + [0.5, 5.0], bottom, top, log=True, pad=0.12)
+    y = Scale.fit([abs(f[3] or 1.0) for f in found] + [0.5, 5.0], bottom, top, log=True, pad=0.2)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.axis_error", "ui.axis_interval")
     boxes = [(x(interval or 1.0) - 7, y(abs(constant or 1.0)) - 7, 14.0, 14.0) for _, _, interval, constant in found]
