@@ -25,6 +25,7 @@ from sabun.poc.statistics import (
     SignedRank,
     attained,
     detectable,
+    detectable_spread,
     holm,
     holm_levels,
     interval,
@@ -38,7 +39,8 @@ from sabun.poc.verdict import Divergence, Progress, judge
 __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
 
 METHODS: Final = ("sign-flip", "signed-rank", "paired-t", "descriptive")
-"""What ``Comparison.method`` may say. ``paired-t`` stands only where there are too few seeds to decide: for information."""
+"""What ``Comparison.method`` may say. ``paired-t`` stands only where there are too few seeds to decide: for
+information."""
 
 PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
 """What ``Comparison.problem`` may say."""
@@ -114,7 +116,8 @@ class _Draft:
 
 
 def threshold(kpi: Kpi, limits: Thresholds) -> float:
-    """The value on the effect's scale against which a comparison is tested: a limit where there is one, else "equal"."""
+    """The value on the effect's scale against which a comparison is tested: a limit where there is one, else
+    "equal"."""
     if kpi.id == "final_loss":
         return 0.0 - limits.margin
     if kpi.id == "spread":
@@ -133,7 +136,8 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
         if x is None or y is None or math.isnan(x) or math.isnan(y):
             continue
         if kpi.analysis in ("relative", "ratio", "spread") and not (math.isfinite(x) and math.isfinite(y)):
-            # Both lost, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate: no mean.
+            # Both lost, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate: no
+            # mean.
             lost = lost or math.isfinite(x)
             continue
         seeds.append(seed)
@@ -193,9 +197,9 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
     """Holm over the candidates that have a p-value, then each one's interval at the level at which Holm tests it."""
-    p = [1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts]
+    p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
     rows = []
-    for draft, adjusted, error in zip(drafts, holm(p), holm_levels(p, alpha), strict=True):
+    for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
         row = draft.row
         if row.p_value is not None:
             row = replace(row, p_adjusted=adjusted, level=1 - error)
@@ -225,12 +229,18 @@ def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, er
         middle = float(sample.centre())
         return _with_interval(row, *(float(sample.to_effect(x)) for x in (middle - half, middle + half)))
     low, high = (float(sample.to_effect(x)) for x in interval(typical, row.n, error))
+    if not math.isfinite(high):
+        # Pairs that tell nothing (the median seed of both arms) leave fewer than the test needs.
+        return replace(row, problem="too_few_seeds", method="descriptive")
+    row = replace(row, low=low, high=high)
+    if sample.scale == "spread":
+        at = detectable_spread(sd, row.n, error)
+        return row if at is None else replace(row, detectable=at[0], power=at[1])
     shift = detectable(sd, row.n, error)
-    found = None if shift is None else math.exp(shift) if sample.scale != "relative" else shift
-    reached = 0.0 if shift is None else power(shift, sd, row.n, error)
-    return replace(
-        row, low=low, high=high, power=reached, detectable=found, seeds_to_decide=_seeds(row, low, high, sd, error)
-    )
+    if shift is not None:
+        found = shift if sample.scale == "relative" else math.exp(shift)
+        row = replace(row, detectable=found, power=power(shift, sd, row.n, error))
+    return replace(row, seeds_to_decide=_seeds(row, low, high, sd, error)) if kpi.decides else row
 
 
 def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) -> int | None:
@@ -282,7 +292,8 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
 def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[float]]]:
     """Epochs, and for each the validation losses and the training seconds gone by, over the runs.
 
-    A run that diverged early counts as inf from there on: a median over the survivors would flatter. Failed runs are left out.
+    A run that diverged early counts as inf from there on: a median over the survivors would flatter. Failed runs are
+    left out.
     """
     curves = []
     for run in own.values():

@@ -1,13 +1,14 @@
 """The KPIs: pure functions from one run's evidence to one number, and how each is compared.
 
 K1 is the learning curve, K2 reproducibility, K3 cost. One KPI of each group decides, the others accompany it. A new KPI
-is one entry in :data:`KPIS`. A function gets the run and, as reference, the baseline's run of the same seed: KPIs that do
-not need it ignore it, for the baseline both are the same run. ``None`` means that the number does not exist for this run; ``inf``
-that it exists and is worse than any (a diverged loss, a target never reached).
+is one entry in :data:`KPIS`. A function gets the run and, as reference, the baseline's run of the same seed: KPIs
+that do not need it ignore it, for the baseline both are the same run. ``None`` means that the number does not exist
+for this run; ``inf`` that it exists and is worse than any (a diverged loss, a target never reached).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ __all__ = ["KPIS", "Analysis", "Kpi", "Measure", "lr_tolerance_decades"]
 
 Analysis = Literal["relative", "ratio", "spread", "censored", "worst"]
 """relative: paired relative difference of means. ratio: paired, on the log scale. spread: ratio of standard deviations
-over seeds. censored: paired log ratio by signed ranks, where inf means "not reached". worst: largest value over the seeds
-against the baseline's median, described and not tested."""
+over seeds. censored: paired log ratio by signed ranks, where inf means "not reached". worst: largest value over the
+seeds against the baseline's median, described and not tested."""
 
 
 class Measure(Protocol):
@@ -61,7 +62,7 @@ def _loss_area(run: RunResult, reference: RunResult | None = None, /) -> float |
         return final
     area = sum(
         (right.epoch - left.epoch) * (left.val_loss + right.val_loss) / 2
-        for left, right in zip(run.epochs, run.epochs[1:], strict=False)
+        for left, right in itertools.pairwise(run.epochs)
     )
     area /= run.epochs[-1].epoch - run.epochs[0].epoch
     return area if math.isfinite(area) else math.inf
@@ -79,7 +80,8 @@ def _clock(epochs: Sequence[Epoch]) -> list[float]:
 def _loss_at_equal_time(run: RunResult, reference: RunResult | None = None, /) -> float | None:
     """Validation loss when the baseline's run of this seed has used up its training seconds.
 
-    Linear between epochs. An arm that ends earlier gets its final loss: it is not credited with what it might have done.
+    Linear between epochs. An arm that ends earlier gets its final loss: it is not credited with what it might have
+    done.
     """
     final = _final_loss(run)
     reference = reference or run
@@ -133,7 +135,8 @@ def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float
 
 
 def _timed(run: RunResult) -> list[Epoch]:
-    """Epochs whose clock counts: after the start, and with the machine to itself where the record says which had that."""
+    """Epochs whose clock counts: after the start, and with the machine to itself where the record says which had
+    that."""
     return [epoch for epoch in run.epochs if epoch.epoch > 0 and epoch.extra.get("exclusive", 1.0) > 0]
 
 
@@ -177,9 +180,10 @@ def lr_tolerance_decades(
 ) -> float | None:
     """Width, in decades, of the band of learning rates around the best whose objective is within 10% of the best.
 
-    The objective is interpolated linearly in the logarithm of the learning rate between neighbouring trials; a band that
-    reaches the last trial on a side ends there, so the width is what was seen and not extrapolated. The hyperparameter is ``lr``, or
-    the only one that was searched. None with fewer than three usable trials, or when the best objective is not positive.
+    The objective is interpolated linearly in the logarithm of the learning rate between neighbouring trials; a band
+    that reaches the last trial on a side ends there, so the width is what was seen and not extrapolated. The
+    hyperparameter is ``lr``, or the only one that was searched. None with fewer than three usable trials, or when the
+    best objective is not positive.
     """
     name = _step_length(trials)
     points: dict[float, float] = {}
@@ -203,7 +207,7 @@ def lr_tolerance_decades(
 
 def _reach(curve: Sequence[tuple[float, float]], limit: float) -> float:
     """How far from its first point the curve stays at or below ``limit``."""
-    for (left, low), (right, high) in zip(curve, curve[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(curve):
         if high > limit:
             share = (limit - low) / (high - low) if math.isfinite(high) else 0.0
             return left + share * (right - left) - curve[0][0]

@@ -28,7 +28,8 @@ class Epoch:
     ``train_s``, ``eval_s`` and ``optimizer_s`` are of this epoch alone: training only (device-synchronised,
     evaluation and logging excluded), evaluation, and the part of training spent in ``optimizer.step``.
     ``gradient_evaluations`` counts from the start of the run. ``extra`` holds what a task or step control adds,
-    such as ``curvature`` (largest estimated λ) and ``margin`` (share of the stability interval not yet used).
+    such as ``curvature`` (largest estimated λ) and ``margin`` (share of the stability interval not yet used). An
+    ``exclusive`` of 0 keeps this epoch's seconds out of the timing KPIs: other runs shared the machine.
     """
 
     epoch: int

@@ -19,13 +19,17 @@ Outcome = Literal["pass", "fail", "unclear"]
 class Comparison:
     """One candidate against the baseline on one KPI.
 
-    ``scale`` is ``relative`` (effect = candidate/baseline − 1 of paired means; 0 means equal, negative is better when
-    lower is better) or ``ratio`` (effect = candidate/baseline, computed on the log scale; 1 means equal).
-    ``low``..``high`` is the two-sided interval at ``level``; ``p_value`` is two-sided, ``p_adjusted`` after Holm over
-    candidates. ``baseline`` and ``candidate`` are the values per paired seed, in the order of ``seeds``.
-    ``problem`` is a code where the statistic could not be computed; then the numbers are None.
-    ``power`` is the chance that a study of this size finds an effect of ``detectable`` size;
-    ``seeds_to_decide`` estimates the number of seeds in all that would settle it (None: out of reach or settled).
+    ``scale`` is ``relative`` (effect = candidate/baseline − 1 of paired means; 0 means equal, negative is better
+    when lower is better) or ``ratio`` (effect = candidate/baseline, computed on the log scale; 1 means equal).
+    ``low``..``high`` is the two-sided interval at ``level``, the level at which Holm's procedure (and the look of a
+    sequential study) tests this candidate: it excludes ``threshold`` exactly when the adjusted test rejects.
+    ``p_value`` is two-sided, of "the effect is ``threshold``"; ``p_adjusted`` after Holm over candidates.
+    ``baseline`` and ``candidate`` are the values per paired seed, in the order of ``seeds``. ``problem`` is a code
+    where the comparison decides nothing; numbers that could not be computed are then None (with ``too_few_seeds`` a
+    t interval stands for information). ``power`` is the chance that a study of this size shows an effect
+    ``detectable`` away from the threshold (a relative difference, or a factor above 1); ``seeds_to_decide``
+    estimates, for KPIs that decide, the number of seeds in all that would settle it (None: out of reach or
+    settled).
     """
 
     kpi: str

@@ -133,6 +133,16 @@ class Study(_Frozen):
             raise ValueError(f"two arms are called {twice[0]!r}; give each its own name")
         return self
 
+    @model_validator(mode="after")
+    def _level_is_within_reach(self) -> Study:
+        # The sign-flip test of poc.statistics uses 2¹² sign patterns: no two-sided p-value lies below 2⁻¹¹.
+        if (1 - self.thresholds.level) / len(self.candidates) < 2.0**-11:
+            highest = math.floor((1 - len(self.candidates) * 2.0**-11) * 1e4) / 1e4
+            raise ValueError(
+                f"with {len(self.candidates)} candidates no test can reach this level; use at most {highest}"
+            )
+        return self
+
     @property
     def arms(self) -> tuple[Arm, ...]:
         """Baseline first, then the candidates in their order."""

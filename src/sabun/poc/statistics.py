@@ -1,9 +1,10 @@
 """Paired statistics that keep their promise with few seeds: one exact test, and the interval that inverts it.
 
-Everything rests on one idea. For a paired difference that is symmetric about its centre, flipping the signs of any set F
-of pairs changes nothing; so the means over all non-empty subsets F of the pairs, sorted, cut the line into pieces that
-hold the true centre with equal chance (Hartigan 1969, "Using subsample values as typical values", JASA 64:1303). Those
-*typical values* give the interval (order statistics) and the sign-flip p-value (a count), so the two never disagree:
+Everything rests on one idea. For a paired difference that is symmetric about its centre, flipping the signs of any
+set F of pairs changes nothing; so the means over all non-empty subsets F of the pairs, sorted, cut the line into
+pieces that hold the true centre with equal chance (Hartigan 1969, "Using subsample values as typical values", JASA
+64:1303). Those *typical values* give the interval (order statistics) and the sign-flip p-value (a count), so the two
+never disagree:
 
     p(theta) = (1 + #{F : typical value of F on the wrong side of theta}) / G,   G = number of sign patterns
 
@@ -11,7 +12,7 @@ Special cases of one formula, ``sum_F c / sum_F b``:
 
     relative difference   b, c the losses           candidate/baseline − 1 of paired means (inverts c − (1+theta) b)
     log ratio             b = 1, c = log(c/b)       geometric mean of paired ratios
-    spread ratio          squared deviations        variance ratio; tests symmetry of c² − r² b² under swapping the arms
+    spread ratio          distances from medians    ratio of mean absolute deviations
 
 No normality is assumed. Under "the arm against itself" the pair is exchangeable, the difference is symmetric whatever
 the tails, and the test is exact. Its price: n pairs cannot give a one-sided p below 2⁻ⁿ.
@@ -36,6 +37,7 @@ __all__ = [
     "SignedRank",
     "attained",
     "detectable",
+    "detectable_spread",
     "discordant_p",
     "holm",
     "holm_levels",
@@ -50,8 +52,8 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-GROUP_BITS: Final = 14
-"""Up to this many pairs every sign pattern is enumerated; above, a fixed subgroup of 2¹⁴ patterns: still exact."""
+GROUP_BITS: Final = 12
+"""Up to this many pairs every sign pattern is enumerated; above, a fixed subgroup of 2¹² patterns: still exact."""
 
 TARGET_POWER: Final = 0.8
 
@@ -60,8 +62,9 @@ TARGET_POWER: Final = 0.8
 def _subsets(n: int) -> Floats:
     """Rows: the non-empty subsets of n pairs that the test uses, as 0/1.
 
-    A subgroup of the sign patterns keeps the test exact (Hartigan's balanced subsamples). Each pair gets a column of bits,
-    distinct and non-zero; the first ones the unit vectors, so that up to GROUP_BITS pairs the group is the whole.
+    A subgroup of the sign patterns keeps the test exact (Hartigan's balanced subsamples). Each pair gets a column of
+    bits, distinct and non-zero; the first ones the unit vectors, so that up to GROUP_BITS pairs the group is the
+    whole.
     """
     bits = min(n, GROUP_BITS)
     columns = [1 << i for i in range(bits)]
@@ -84,7 +87,8 @@ def group_size(n: int) -> int:
 def typical_values(b: Floats, c: Floats) -> Floats:
     """Sorted ``sum_F c / sum_F b`` over the subsets F; b, c have shape (..., n), the result (..., G − 1).
 
-    b must be positive. Special case b = 1: the means of c over subsets.
+    b must not be negative. Special case b = 1: the means of c over subsets. A subset with 0/0 tells nothing and gives
+    NaN, sorted last; :func:`interval` and :func:`p_value` count it on the wrong side.
     """
     subsets = _subsets(b.shape[-1])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -111,50 +115,61 @@ def needed_pairs(alpha: float) -> int:
     return n
 
 
-def interval(typical: Floats, n: int, alpha: float) -> tuple[Floats, Floats]:
-    """Two-sided interval of level 1 − alpha from sorted typical values (..., G − 1); infinite below needed_pairs."""
-    k = cut(n, alpha)
-    if k < 1:
-        shape = typical.shape[:-1]
-        return np.full(shape, -np.inf), np.full(shape, np.inf)
-    return typical[..., k - 1], typical[..., -k]
+def interval(typical: Floats, n: int, alpha: Floats | float) -> tuple[Floats, Floats]:
+    """Two-sided interval of level 1 − alpha from sorted typical values (..., G − 1); infinite below needed_pairs.
+
+    ``alpha`` is one number, or one for each leading index.
+    """
+    total = typical.shape[-1]
+    k = np.floor(np.asarray(alpha) / 2 * group_size(n) * (1 + 1e-12)).astype(np.intp)
+    k = np.broadcast_to(k, typical.shape[:-1])
+    # NaNs count as −inf at the lower end and as +inf at the upper one; np.sort has put them last.
+    lost = np.count_nonzero(np.isnan(typical), axis=-1)
+    bounded = k > lost
+    below = np.where(bounded, k - 1 - lost, 0)[..., None]
+    above = np.where(bounded, total - k, 0)[..., None]
+    low = np.where(bounded, np.take_along_axis(typical, below, -1)[..., 0], -np.inf)
+    high = np.where(bounded, np.take_along_axis(typical, above, -1)[..., 0], np.inf)
+    return low, high
 
 
 def p_value(typical: Floats, theta: float) -> Floats:
-    """Two-sided sign-flip p-value of "the centre is ``theta``": twice the smaller one-sided one, at most 1."""
+    """Two-sided sign-flip p-value of "the centre is ``theta``": twice the smaller one-sided one, at most 1.
+
+    At most alpha exactly when the interval of level 1 − alpha excludes ``theta``.
+    """
     size = typical.shape[-1] + 1
-    below = (np.count_nonzero(typical <= theta, axis=-1) + 1) / size
-    above = (np.count_nonzero(typical >= theta, axis=-1) + 1) / size
+    lost = np.count_nonzero(np.isnan(typical), axis=-1)
+    below = (np.count_nonzero(typical <= theta, axis=-1) + lost + 1) / size
+    above = (np.count_nonzero(typical >= theta, axis=-1) + lost + 1) / size
     found: Floats = np.minimum(1.0, 2 * np.minimum(below, above))
     return found
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values: p₍ⱼ₎ times (k − j + 1), made monotone, at most 1."""
-    k = len(p_values)
-    adjusted = [1.0] * k
-    running = 0.0
-    for rank, index in enumerate(sorted(range(k), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (k - rank) * p_values[index]))
-        adjusted[index] = running
+def holm(p_values: Floats) -> Floats:
+    """Holm's (1979) adjusted p-values along the last axis: p₍ⱼ₎ times (k − j + 1), made monotone, at most 1."""
+    k = p_values.shape[-1]
+    order = np.argsort(p_values, axis=-1, kind="stable")
+    steps = np.take_along_axis(p_values, order, -1) * np.arange(k, 0, -1)
+    adjusted = np.empty_like(p_values, dtype=np.float64)
+    np.put_along_axis(adjusted, order, np.minimum(1.0, np.maximum.accumulate(steps, axis=-1)), -1)
     return adjusted
 
 
-def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+def holm_levels(p_values: Floats, alpha: float) -> Floats:
     """For each hypothesis the alpha at which Holm's procedure tests it, so that an interval of level 1 − that alpha
     excludes the null value exactly when Holm rejects.
 
-    The j-th smallest p-value is held against alpha/(k − j + 1); after the first that is not rejected, all others keep its
-    alpha (they are not rejected either, and their larger p-values do not fall below it).
+    The j-th smallest p-value is held against alpha/(k − j + 1); after the first that is not rejected, all others keep
+    its alpha (they are not rejected either, and their larger p-values do not fall below it).
     """
-    k = len(p_values)
-    levels = [alpha] * k
-    stopped: float | None = None
-    for rank, index in enumerate(sorted(range(k), key=lambda i: p_values[i])):
-        step = alpha / (k - rank) if stopped is None else stopped
-        levels[index] = step
-        if stopped is None and p_values[index] > step * (1 + 1e-12):
-            stopped = step
+    k = p_values.shape[-1]
+    order = np.argsort(p_values, axis=-1, kind="stable")
+    steps = alpha / np.arange(k, 0, -1)
+    kept = np.take_along_axis(p_values, order, -1) > steps * (1 + 1e-12)
+    stop = np.where(kept.any(axis=-1), kept.argmax(axis=-1), k - 1)
+    levels = np.empty_like(p_values, dtype=np.float64)
+    np.put_along_axis(levels, order, steps[np.minimum(np.arange(k), stop[..., None])], -1)
     return levels
 
 
@@ -165,16 +180,19 @@ def discordant_p(candidate_only: int, baseline_only: int) -> float:
 
 
 def power(shift: float, sd: float, n: int, alpha: float) -> float:
-    """Chance that n pairs show a shift of this size against differences of standard deviation ``sd``.
+    """Chance that n pairs of normal differences of standard deviation ``sd`` show a shift of this size, in the right
+    direction. 0 below :func:`needed_pairs`.
 
-    Noncentral t with n − 1 degrees of freedom and noncentrality shift·√n/sd, at the error that the discrete test attains; in
-    the right direction only. 0 below :func:`needed_pairs`.
+    Noncentral t with n − 1 degrees of freedom and noncentrality shift·√n/sd, at the error that the discrete test
+    attains. Where nothing less than "all pairs on one side" rejects, it is Φ(shift/sd)ⁿ, and the t would promise more.
     """
     size = attained(n, alpha)
     if size == 0 or n < 2:
         return 0.0
     if sd == 0:
         return 1.0 if shift > 0 else 0.0
+    if cut(n, alpha) == 1 and n <= GROUP_BITS:
+        return float(special.ndtr(shift / sd)) ** n
     critical = special.stdtrit(n - 1, 1 - size / 2)
     value = float(special.nctdtr(n - 1, shift * math.sqrt(n) / sd, critical))
     return 1 - value if math.isfinite(value) else 1.0
@@ -186,8 +204,31 @@ def detectable(sd: float, n: int, alpha: float, target: float = TARGET_POWER) ->
         return None
     if sd == 0:
         return 0.0
-    unit = optimize.brentq(lambda x: power(x, 1.0, n, alpha) - target, 0.0, 1e3, xtol=1e-9)
-    return float(unit) * sd
+    return _unit_shift(n, alpha, target) * sd
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_shift(n: int, alpha: float, target: float) -> float:
+    return float(optimize.brentq(lambda x: power(x, 1.0, n, alpha) - target, 0.0, 1e3, xtol=1e-9))
+
+
+def detectable_spread(sd: float, n: int, alpha: float, cap: float = 10.0) -> tuple[float, float] | None:
+    """The ratio of spreads that n pairs show with probability 0.8, or ``cap`` if that is less, and the power there.
+
+    ``sd`` is the standard deviation of a pair's share in the log ratio (about 1 for a normal loss). The distances
+    of an arm q times as wide vary q times as much, so the power at q is that of a shift q − 1 against sd·√((1 +
+    q²)/2), and stays below 1 for every q. None below :func:`needed_pairs`.
+    """
+    if attained(n, alpha) == 0 or n < 2:
+        return None
+
+    def reached(q: float) -> float:
+        return power(q - 1, sd * math.sqrt((1 + q * q) / 2), n, alpha)
+
+    if reached(cap) <= TARGET_POWER:
+        return cap, reached(cap)
+    q = float(optimize.brentq(lambda q: reached(q) - TARGET_POWER, 1.0, cap, xtol=1e-9))
+    return q, reached(q)
 
 
 def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: int = 200) -> int | None:
@@ -220,8 +261,9 @@ def _signed_rank_cdf(n: int) -> Floats:
 class SignedRank:
     """Wilcoxon's signed ranks when some values are only known to lie in a range: ``lower`` ≤ value ≤ ``upper``.
 
-    The ends are equal where the value is known, upper = inf where it is right-censored. Lower bounds are computed from the lower
-    values and upper bounds from the upper ones, so each errs on the safe side. Walsh averages (Hodges & Lehmann 1963), sorted.
+    The ends are equal where the value is known, upper = inf where it is right-censored. Lower bounds are computed
+    from the lower values and upper bounds from the upper ones, so each errs on the safe side. Walsh averages (Hodges
+    & Lehmann 1963), sorted.
     """
 
     low: Floats
@@ -245,7 +287,8 @@ class SignedRank:
         return (float(self.low[k - 1]), float(self.high[-k])) if k else (-math.inf, math.inf)
 
     def p_value(self, theta: float = 0.0) -> float:
-        """Exact two-sided p-value of "the centre is ``theta``"; at most alpha exactly when the interval excludes theta."""
+        """Exact two-sided p-value of "the centre is ``theta``"; at most alpha exactly when the interval excludes
+        theta."""
         cdf = _signed_rank_cdf(self.n)
         below, above = np.count_nonzero(self.low <= theta), np.count_nonzero(self.high >= theta)
         return min(1.0, 2 * float(min(cdf[below], cdf[above])))
@@ -266,12 +309,14 @@ def sequential_plan(
     *,
     spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming",
 ) -> tuple[Look, ...]:
-    """Analyses at ``looks`` seeds and at ``max_seeds``, spending 1 − level in all (Lan & DeMets 1983, Biometrika 70:659).
+    """Analyses at ``looks`` seeds and at ``max_seeds``, spending 1 − level in all (Lan & DeMets 1983, Biometrika
+    70:659).
 
     By look t = seeds/max_seeds the design may have spent α*(t): 2 − 2Φ(z/√t) (O'Brien–Fleming type: little at first) or
     α·ln(1 + (e − 1)t) (Pocock type). A look may spend what is allowed by then minus what earlier looks could really
-    spend, the test being discrete. The errors are added up (Bonferroni), with no normal theory between the looks, so the
-    sum of all false decisions is at most 1 − level whatever the distribution and the rule for stopping. One look: level.
+    spend, the test being discrete. The errors are added up (Bonferroni), with no normal theory between the looks, so
+    the sum of all false decisions is at most 1 − level whatever the distribution and the rule for stopping. One look:
+    level.
     """
     alpha = 1 - level
     spent = 0.0
@@ -290,16 +335,36 @@ def sequential_plan(
     return tuple(plan)
 
 
+Scale = Literal["relative", "ratio", "spread"]
+
+
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Paired numbers made ready for one analysis: ``b``, ``c`` positive weights and values of the typical values.
+    """Paired numbers made ready for one analysis: ``c`` and its weights ``b``, of shape (..., n).
 
-    ``scale`` maps a typical value x to the effect: ``relative`` x − 1, ``ratio`` exp x, ``spread`` √x.
+    ``scale`` maps a typical value x to the effect: ``relative`` x − 1, ``ratio`` exp x, ``spread`` x itself.
     """
 
     b: Floats
     c: Floats
-    scale: Literal["relative", "ratio", "spread"]
+    scale: Scale
+
+    @classmethod
+    def of(cls, baseline: Floats, candidate: Floats, scale: Scale) -> Paired:
+        """Prepare values of shape (..., n).
+
+        ``spread`` takes distances from each arm's median, as the test of Brown & Forsythe (1974, JASA 69:364) does: the
+        effect is the ratio of mean absolute deviations, which is that of standard deviations for arms that differ in
+        scale alone. For skewed losses squares, or the mean as centre, spend more than twice the error that they
+        promise, the Pitman–Morgan test more than four times; this one keeps it, at the price of some power.
+        """
+        if scale == "relative":
+            return cls(baseline, candidate, scale)
+        if scale == "ratio":
+            return cls(np.ones_like(baseline), np.log(candidate) - np.log(baseline), scale)
+        u = np.abs(baseline - np.median(baseline, axis=-1, keepdims=True))
+        w = np.abs(candidate - np.median(candidate, axis=-1, keepdims=True))
+        return cls(u, w, scale)
 
     @property
     def n(self) -> int:
@@ -307,40 +372,28 @@ class Paired:
 
     def to_effect(self, value: Floats | float) -> Floats:
         """From the typical values' scale to the effect's."""
-        if self.scale == "relative":
-            return np.asarray(value) - 1.0
-        if self.scale == "ratio":
-            return np.exp(value)
-        return np.sqrt(np.maximum(value, 0.0))
+        value = np.asarray(value, dtype=np.float64)
+        if self.scale == "spread":
+            # A lower end of −inf means "no bound"; a ratio has 0 for that.
+            return np.maximum(value, 0.0)
+        return value - 1.0 if self.scale == "relative" else np.exp(value)
 
     def from_effect(self, effect: float) -> float:
         """Inverse of :meth:`to_effect`."""
-        if self.scale == "relative":
-            return effect + 1.0
-        return math.log(effect) if self.scale == "ratio" else effect * effect
-
-    @classmethod
-    def of(cls, baseline: Floats, candidate: Floats, scale: Literal["relative", "ratio", "spread"]) -> Paired:
-        """Prepare values of shape (..., n). ``spread`` centres each arm at its mean over the pairs."""
-        if scale == "relative":
-            return cls(baseline, candidate, scale)
-        if scale == "ratio":
-            return cls(np.ones_like(baseline), np.log(candidate) - np.log(baseline), scale)
-        u = baseline - baseline.mean(axis=-1, keepdims=True)
-        w = candidate - candidate.mean(axis=-1, keepdims=True)
-        return cls(u * u, w * w, scale)
+        if self.scale == "spread":
+            return effect
+        return effect + 1.0 if self.scale == "relative" else math.log(effect)
 
     def typical(self) -> Floats:
         return typical_values(self.b, self.c)
 
     def centre(self) -> Floats:
         """The estimate, on the typical values' scale."""
-        return np.asarray(self.c.sum(axis=-1) / self.b.sum(axis=-1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.c.sum(axis=-1) / self.b.sum(axis=-1))
 
     def deviation(self) -> Floats:
-        """Standard deviation of one pair's share in the effect: absolute for ``relative``, of the logarithm for ratios."""
+        """Standard deviation of one pair's share in the effect: of the relative difference, or of the log ratio."""
         residual = self.c - self.centre()[..., None] * self.b
         sd = residual.std(axis=-1, ddof=1) / self.b.mean(axis=-1)
-        if self.scale == "spread":
-            return np.asarray(sd / (2 * np.maximum(self.centre(), np.finfo(float).tiny)))
-        return np.asarray(sd)
+        return np.asarray(sd / np.maximum(self.centre(), 1e-300) if self.scale == "spread" else sd)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 from sabun.poc.results import Comparison, Decision, Outcome, Reason, Verdict
 from sabun.poc.spec import Thresholds
 from sabun.poc.statistics import discordant_p, holm, needed_pairs
@@ -19,10 +21,12 @@ from sabun.poc.statistics import discordant_p, holm, needed_pairs
 __all__ = ["REASONS", "Divergence", "Progress", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
-"""effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the threshold
-on the same scale; level: of the interval, after Holm and sequential looks; p: two-sided against the limit, after Holm; n: pairs."""
+"""effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the
+threshold on the same scale; level: of the interval, after Holm and sequential looks; p: two-sided against the limit,
+after Holm; n: pairs."""
 _POWER = ("power", "detectable")
-"""power: chance that a study of this size finds an effect of size ``detectable`` (K1: relative difference > 0; K2, K3: ratio > 1)."""
+"""power: chance that a study of this size shows an effect ``detectable`` away from the limit (K1: a relative
+difference; K2, K3: a factor above 1); 0.8 where such an effect exists."""
 _FEW = ("n", "needed")
 """n pairs are there, the exact test needs ``needed`` before any result could be significant."""
 _DIVERGED = ("candidate", "baseline", "n")
@@ -97,15 +101,15 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """The verdict on each candidate.
 
-    ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3 passes
-    (interval within the limit, or the target reached sooner). ``no-go``: a group fails. ``undecided``: everything else, and
-    always while the study is between its planned looks.
+    ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3
+    passes (interval within the limit, or the target reached sooner). ``no-go``: a group fails. ``undecided``:
+    everything else, and always while the study is between its planned looks.
     """
     names = list(comparisons)
     # Two-sided on the two directions of "diverges more"; Holm over candidates as everywhere.
     raw = [min(1.0, 2 * discordant_p(divergence[a].candidate_only, divergence[a].baseline_only)) for a in names]
     verdicts = []
-    for name, p in zip(names, holm(raw), strict=True):
+    for name, p in zip(names, holm(np.array(raw)).tolist(), strict=True):
         rows, state, lost = comparisons[name], progress[name], divergence[name]
         more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
         reasons = (
