@@ -1,0 +1,386 @@
+"""The catalogue: every scheme one entry, its coefficients exact, its source beside them.
+
+Adding a scheme is adding an entry to :data:`SCHEMES`; the analysis, ``sabun schemes``, ``sabun explain``, the
+optimizers and the tests iterate over it. An entry's ``order`` is a claim, which the tests hold against the algebra and
+against measured slopes. A scheme that cannot train stays as a counter-example that :meth:`require_usable` refuses.
+
+The momentum family is one plane, ``look-ahead(β, γ)``: θ′ is stepped with the exponential mean of g + γ(g − g_prev).
+Heavy ball is γ = 0, Nesterov γ = β, Adams–Bashforth 2 is (0, 1/2); quasi-hyperbolic momentum and Lion are other
+coordinates on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import cast
+
+from sabun.errors import SchemeError, unknown
+from sabun.schemes import stabilised
+from sabun.schemes.multistep import LinearMultistep, StartUp
+from sabun.schemes.numbers import Number, exact, show
+from sabun.schemes.runge_kutta import ButcherTableau
+
+__all__ = [
+    "SCHEMES",
+    "Entry",
+    "Parameter",
+    "Scheme",
+    "alternative",
+    "get",
+    "heavy_ball",
+    "lion",
+    "look_ahead",
+    "nesterov",
+    "order_two",
+    "parse",
+    "quasi_hyperbolic",
+    "refusal",
+]
+
+Scheme = LinearMultistep | ButcherTableau
+Coefficients = tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
+Tableau = tuple[tuple[tuple[Fraction, ...], ...], tuple[Fraction, ...], tuple[Fraction, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a family: its default, and the range [low, high] (``below``: [low, high))."""
+
+    name: str
+    default: Fraction
+    low: Fraction
+    high: Fraction
+    below: bool = False
+    whole: bool = False
+    meaning: str = ""
+
+    def check(self, family: str, value: Number) -> Fraction:
+        """``value`` as a Fraction. Raises SchemeError when it is no number or out of range."""
+        x = exact(value, f"{family}: {self.name}")
+        inside = self.low <= x < self.high if self.below else self.low <= x <= self.high
+        if not inside or (self.whole and x.denominator != 1):
+            kind = "a whole number" if self.whole else "a number"
+            raise SchemeError(
+                f"{family}: {self.name} must be {kind} in {self.range}, not {show(x)}.",
+                fix=f"{self.meaning[:1].upper()}{self.meaning[1:]}; the default is {show(self.default)}.",
+            )
+        return x
+
+    @property
+    def range(self) -> str:
+        """As text: ``[0, 1)``."""
+        return f"[{show(self.low)}, {show(self.high)}{')' if self.below else ']'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the catalogue.
+
+    ``coefficients`` takes the parameters as Fractions, in their order, and returns (α, β) of a multistep scheme or (A,
+    b, b_embedded) of a Runge–Kutta scheme. ``order`` is what the source claims for the default parameters. ``instead``
+    names what to use where the scheme is refused.
+    """
+
+    name: str
+    coefficients: Callable[..., Coefficients | Tableau]
+    order: int
+    source: str
+    summary: str
+    summary_ja: str = ""
+    startup: StartUp = "hold"
+    parameters: tuple[Parameter, ...] = ()
+    instead: str = ""
+
+    @property
+    def family(self) -> Mapping[str, Parameter]:
+        """The parameters by name."""
+        return {p.name: p for p in self.parameters}
+
+    def build(self, **parameters: Number) -> Scheme:
+        """The member with these parameters, defaults elsewhere. Raises SchemeError for a misspelt or illegal one."""
+        for name in parameters:
+            if name not in self.family:
+                if not self.parameters:
+                    raise SchemeError(
+                        f"{self.name!r} has no parameter {name!r}; it has none.", fix=f"Write {self.name!r}."
+                    )
+                raise unknown(SchemeError, f"parameter of {self.name!r}", name, self.family)
+        values = [p.check(self.name, parameters.get(p.name, p.default)) for p in self.parameters]
+        name = f"{self.name}({', '.join(map(show, values))})" if values else self.name
+        shown = {p.name: float(v) for p, v in zip(self.parameters, values, strict=True)}
+        made = self.coefficients(*values)
+        if len(made) == 2:
+            return LinearMultistep(name, *made, self.startup, self.source, self.summary, shown)
+        return ButcherTableau(name, *made, self.source, self.summary, shown)
+
+
+# ---------------------------------------------------------------- multistep coefficients
+
+
+def _fractions(text: str) -> tuple[Fraction, ...]:
+    return tuple(map(Fraction, text.split()))
+
+
+def _fixed(alpha: str, beta: str) -> Callable[[], Coefficients]:
+    return lambda: (_fractions(alpha), _fractions(beta))
+
+
+def _look_ahead(beta: Fraction, gamma: Fraction) -> Coefficients:
+    """v ← βv − (1−β)(g + γ(g − g_prev)), θ ← θ + hv."""
+    one = Fraction(1)
+    return (one, -(1 + beta), beta), ((1 - beta) * (1 + gamma), -(1 - beta) * gamma)
+
+
+def _heavy_ball(beta: Fraction) -> Coefficients:
+    return _look_ahead(beta, Fraction(0))
+
+
+def _nesterov(beta: Fraction) -> Coefficients:
+    return _look_ahead(beta, beta)
+
+
+def _quasi_hyperbolic(nu: Fraction, beta: Fraction) -> Coefficients:
+    return _look_ahead(beta, beta * (1 - nu) / (1 - beta))
+
+
+def _order_two(beta: Fraction) -> Coefficients:
+    return _look_ahead(beta, (1 + beta) / (2 * (1 - beta)))
+
+
+def _lion(beta1: Fraction, beta2: Fraction) -> Coefficients:
+    return _look_ahead(beta2, (beta2 - beta1) / (1 - beta2))
+
+
+def _tableau(rows: str, b: str, b_embedded: str = "") -> Callable[[], Tableau]:
+    weights = _fractions(b)
+    lower = [_fractions(row) for row in rows.split("|")]
+    zero = Fraction(0)
+    A = tuple((*row, *(zero,) * (len(weights) - len(row))) for row in ((), *lower))
+    return lambda: (A, weights, _fractions(b_embedded) or None)
+
+
+def _share(name: str, default: str, meaning: str) -> Parameter:
+    return Parameter(name, Fraction(default), Fraction(0), Fraction(1), below=True, meaning=meaning)
+
+
+_MOMENTUM = "decay of the momentum"
+_BETA = _share("beta", "0.9", _MOMENTUM)
+_GAMMA = Parameter("gamma", Fraction(2), Fraction(-1, 2), Fraction(10**6),
+                   meaning="weight of the gradient's last change")  # fmt: skip
+_NU = Parameter("nu", Fraction("0.7"), Fraction(0), Fraction(1), meaning="share of the momentum beside the gradient")
+_STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST_STAGES), whole=True,
+                    meaning="gradients a step")  # fmt: skip
+_STAGES_2 = Parameter("stages", Fraction(5), Fraction(2), Fraction(stabilised.MOST_STAGES), whole=True,
+                      meaning="gradients a step")  # fmt: skip
+_HNW = "Hairer, Nørsett & Wanner, Solving ODEs I"
+_OWN = "constructed by sabun.schemes.difference (the approach of Uhlig 2019, arXiv 1904.10569)"
+_RKC = "Sommeijer, Shampine & Verwer 1998; Hairer & Wanner, Solving ODEs II, IV.2"
+
+_ENTRIES = (
+    # ------------------------------------------------------------ the momentum plane: started at rest, as torch does
+    Entry("euler", _fixed("1 -1", "1"), 1, f"{_HNW}, I.7",
+          "forward Euler: plain gradient descent (SGD)", "前進オイラー法：通常の勾配降下法（SGD）", "rest"),
+    Entry("heavy-ball", _heavy_ball, 1, "Polyak 1964",
+          "momentum: the exponential mean of the gradients", "モメンタム：勾配の指数移動平均で進む", "rest", (_BETA,)),
+    Entry("nesterov", _nesterov, 1, "Nesterov 1983; Sutskever et al. 2013",
+          "Nesterov's momentum: look-ahead with γ = β", "ネステロフのモメンタム（γ = β の先読み）", "rest", (_BETA,)),
+    Entry("look-ahead", _look_ahead, 1, "coordinates of sabun; the same plane as Ma & Yarats 2019, arXiv 1810.06801",
+          "momentum plus γ times the gradient's last change: accuracy against stability",
+          "モメンタムに勾配の直近の変化の γ 倍を加え、精度と安定性を調整する", "rest", (_BETA, _GAMMA)),
+    Entry("quasi-hyperbolic", _quasi_hyperbolic, 1, "Ma & Yarats 2019, arXiv 1810.06801",
+          "a mix of gradient and momentum: look-ahead with γ = β(1−ν)/(1−β)",
+          "勾配とモメンタムの混合（γ = β(1−ν)/(1−β) の先読み）", "rest", (_NU, _share("beta", "0.999", _MOMENTUM))),
+    Entry("order-two", _order_two, 2, "the line C = 0 of the look-ahead plane: γ = (1+β)/(2(1−β))",
+          "momentum made second-order accurate", "2次精度にしたモメンタム", "rest", (_BETA,)),
+    Entry("lion", _lion, 1, "Chen et al. 2023, arXiv 2302.06675",
+          "the momentum inside Lion: look-ahead with β = β₂, γ = (β₂−β₁)/(1−β₂)",
+          "Lion の内部のモメンタム（β = β₂、γ = (β₂−β₁)/(1−β₂) の先読み）", "rest",
+          (_share("beta1", "0.9", "weight of the momentum in the step"), _share("beta2", "0.99", _MOMENTUM))),
+    # ------------------------------------------------------------ Adams–Bashforth: accuracy from past gradients
+    Entry("adams-bashforth-2", _fixed("1 -1", "3/2 -1/2"), 2, f"{_HNW}, III.1 (1.5)",
+          "extrapolates the gradient linearly", "勾配を1次式で外挿する2次精度の公式"),
+    Entry("adams-bashforth-3", _fixed("1 -1", "23/12 -16/12 5/12"), 3, f"{_HNW}, III.1 (1.5)",
+          "extrapolates the gradient by a parabola", "勾配を2次式で外挿する3次精度の公式"),
+    Entry("adams-bashforth-4", _fixed("1 -1", "55/24 -59/24 37/24 -9/24"), 4, f"{_HNW}, III.1 (1.5)",
+          "extrapolates the gradient by a cubic", "勾配を3次式で外挿する4次精度の公式"),
+    Entry("adams-bashforth-5", _fixed("1 -1", "1901/720 -2774/720 2616/720 -1274/720 251/720"), 5,
+          f"{_HNW}, III.1 (1.5)",
+          "extrapolates the gradient by a quartic", "勾配を4次式で外挿する5次精度の公式"),
+    # ------------------------------------------------------------ difference formulas: accuracy from past points
+    Entry("taylor-4", _fixed("1 -3/2 1 -1/2", "1"), 2, "Taylor-type one-step-ahead rule of Zhang neural networks",
+          "a 4-point difference formula, one gradient and no more", "勾配1個と過去4点による2次精度の差分公式"),
+    Entry("difference-5", _fixed("1 1/8 -6/8 -5/8 2/8", "18/8"), 3, "5-point rule of Zhang neural networks",
+          "a 5-point difference formula", "過去5点による3次精度の差分公式"),
+    Entry("difference-6", _fixed("1 1/6 -11/12 -3/8 1/12 1/24", "9/4"), 3, _OWN,
+          "a 6-point difference formula that forgets fast", "過去6点による3次精度の差分公式（減衰が速い）"),
+    # ------------------------------------------------------------ counter-examples
+    Entry("leap-frog", _fixed("1 0 -1", "2"), 2, f"{_HNW}, III.9 (the explicit midpoint rule)",
+          "counter-example: weakly stable", "反例：弱安定にすぎない", instead="adams-bashforth-2"),
+    Entry("lagrange-4", _fixed("1 3/2 -3 1/2", "3"), 3, "Lagrange-type one-step-ahead rule of 4 points",
+          "counter-example: accurate but not zero-stable", "反例：高精度だがゼロ安定でない", instead="taylor-4"),
+    Entry("lagrange-5", _fixed("1 10/3 -6 2 -1/3", "4"), 4, "Lagrange-type one-step-ahead rule of 5 points",
+          "counter-example: accurate but not zero-stable", "反例：高精度だがゼロ安定でない", instead="difference-5"),
+    # ------------------------------------------------------------ Runge–Kutta
+    Entry("heun", _tableau("1", "1/2 1/2"), 2, f"{_HNW}, II.1 (1.6)",
+          "the trapezoidal rule, predicted by Euler", "オイラー法で予測する台形公式"),
+    Entry("midpoint", _tableau("1/2", "0 1"), 2, f"{_HNW}, II.1 (1.4), Runge 1895",
+          "the gradient half a step ahead", "半ステップ先の勾配で進む"),
+    Entry("ralston", _tableau("2/3", "1/4 3/4"), 2, "Ralston 1962",
+          "order 2 with the smallest error bound", "誤差上界が最小の2次公式"),
+    Entry("kutta-3", _tableau("1/2|-1 2", "1/6 2/3 1/6"), 3, "Kutta 1901",
+          "Simpson's rule in three stages", "シンプソン則に基づく3段公式"),
+    Entry("ssprk-3", _tableau("1|1/4 1/4", "1/6 1/6 2/3"), 3, "Shu & Osher 1988",
+          "a convex combination of Euler steps", "オイラー法の凸結合による3段公式"),
+    Entry("rk4", _tableau("1/2|0 1/2|0 0 1", "1/6 1/3 1/3 1/6"), 4, f"{_HNW}, II.1, table 1.2; Kutta 1901",
+          "the classical Runge–Kutta method", "古典的ルンゲ・クッタ法"),
+    Entry("heun-euler", _tableau("1", "1/2 1/2", "1 0"), 2, f"{_HNW}, II.4",
+          "Heun with Euler embedded: the cheapest error estimate",
+          "オイラー法を埋め込んだホイン法（最も安価な誤差推定）"),
+    Entry("bogacki-shampine", _tableau("1/2|0 3/4|2/9 1/3 4/9", "2/9 1/3 4/9 0", "7/24 1/4 1/3 1/8"), 3,
+          "Bogacki & Shampine 1989", "order 3 with order 2 embedded", "2次公式を埋め込んだ3次公式"),
+    Entry("chebyshev", stabilised.chebyshev, 1, "Hairer & Wanner, Solving ODEs II, IV.2 (2.24)–(2.26)",
+          "first order, stability interval near 2s² for s gradients", "1次精度、勾配 s 回で安定区間が約 2s²",
+          parameters=(_STAGES, Parameter("damping", Fraction(1, 20), Fraction(0), Fraction(10),
+                                         meaning="how far |R| stays below 1 inside the interval"))),
+    Entry("rkc2", stabilised.rkc2, 2, _RKC,
+          "second order, stability interval near 0.65 s² for s gradients", "2次精度、勾配 s 回で安定区間が約 0.65 s²",
+          parameters=(_STAGES_2, Parameter("damping", Fraction(2, 13), Fraction(0), Fraction(10),
+                                           meaning="how far |R| stays below 1 inside the interval"))),
+)  # fmt: skip
+
+SCHEMES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+"""The catalogue by name, in the order in which it is shown."""
+
+
+# ---------------------------------------------------------------- look-up
+
+_SEE = "`sabun schemes` lists them all."
+_SPEC = re.compile(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+def parse(spec: str) -> tuple[str, dict[str, Fraction]]:
+    """``"look-ahead(0.9, gamma=2)"`` → ("look-ahead", {"beta": 9/10, "gamma": 2}). Raises SchemeError where it makes
+    no sense.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise SchemeError(f"{spec!r} is no scheme.", fix="Write a name, or a name with parameters: look-ahead(0.9, 2).")
+    name, inner = match[1], match[2]
+    if name not in SCHEMES:
+        raise unknown(SchemeError, "scheme", name, SCHEMES, see=_SEE)
+    family = list(SCHEMES[name].family)
+    given: dict[str, Fraction] = {}
+    parts = [] if inner is None or not inner.strip() else inner.split(",")
+    for position, part in enumerate(parts):
+        key, equals, text = (piece.strip() for piece in part.rpartition("="))
+        if not equals:
+            if position >= len(family):
+                raise SchemeError(f"{spec!r} has too many parameters.", fix=f"{name!r} takes {_listed(family)}.")
+            key = family[position]
+        if key in given:
+            raise SchemeError(f"{spec!r} gives {key} twice.", fix=f"{name!r} takes {_listed(family)}.")
+        try:
+            given[key] = Fraction(text)
+        except (ValueError, ZeroDivisionError):
+            raise SchemeError(
+                f"{spec!r}: {text!r} is not a number.", fix=f"{name!r} takes {_listed(family)}."
+            ) from None
+    return name, given
+
+
+def _listed(family: list[str]) -> str:
+    return ", ".join(family) or "no parameters"
+
+
+def get(spec: str | Scheme, **parameters: Number) -> Scheme:
+    """The scheme that ``spec`` names: a catalogue name, also with parameters, ``"look-ahead(0.9, 2)"``,
+    ``"nesterov(beta=0.95)"``.
+
+    Keyword parameters override those in the text. A scheme given as an object is returned as it is. Raises SchemeError,
+    with the nearest name, for what is not known.
+    """
+    if isinstance(spec, LinearMultistep | ButcherTableau):
+        return spec.with_parameters(**parameters) if parameters else spec
+    if not isinstance(spec, str):
+        raise SchemeError(f"a scheme is named by a string, not {spec!r}.", fix="For example 'nesterov(0.9)'.")
+    name, given = parse(spec)
+    return SCHEMES[name].build(**{**given, **parameters})
+
+
+def heavy_ball(beta: Number = 0.9) -> LinearMultistep:
+    """SGD with momentum: H(z) = (1−β)/(1−βz⁻¹). ``lr`` is that of torch divided by 1−β."""
+    return cast(LinearMultistep, get("heavy-ball", beta=beta))
+
+
+def nesterov(beta: Number = 0.9) -> LinearMultistep:
+    """Nesterov's momentum: :func:`look_ahead` with γ = β. ``lr`` is that of torch divided by 1−β."""
+    return cast(LinearMultistep, get("nesterov", beta=beta))
+
+
+def look_ahead(beta: Number = 0.9, gamma: Number = 2) -> LinearMultistep:
+    """v ← βv − (1−β)(g + γ(g − g_prev)), θ ← θ + hv, for 0 ≤ β < 1 and γ ≥ −1/2.
+
+    Error constant 1/2 + β/(1−β) − γ. Stability interval 2(1+β)/((1−β)(1+2γ)) for γ ≥ −(1−β)/4; below that a complex
+    pair leaves first, at −1/γ.
+    """
+    return cast(LinearMultistep, get("look-ahead", beta=beta, gamma=gamma))
+
+
+def order_two(beta: Number = 0.9) -> LinearMultistep:
+    """:func:`look_ahead` with γ = (1+β)/(2(1−β)), where the error constant vanishes. Stability interval 1 + β."""
+    return cast(LinearMultistep, get("order-two", beta=beta))
+
+
+def quasi_hyperbolic(nu: Number = 0.7, beta: Number = 0.999) -> LinearMultistep:
+    """θ ← θ − h((1−ν)g + νm), m the exponential mean: :func:`look_ahead` with γ = β(1−ν)/(1−β). ν = 0 is Euler."""
+    return cast(LinearMultistep, get("quasi-hyperbolic", nu=nu, beta=beta))
+
+
+def lion(beta1: Number = 0.9, beta2: Number = 0.99) -> LinearMultistep:
+    """What Lion takes the sign of: :func:`look_ahead` with β = β₂, γ = (β₂−β₁)/(1−β₂)."""
+    return cast(LinearMultistep, get("lion", beta1=beta1, beta2=beta2))
+
+
+# ---------------------------------------------------------------- refusal
+
+
+def refusal(scheme: LinearMultistep) -> SchemeError:
+    """Why a scheme that is not strongly stable cannot train, naming its worst root, and what to use instead."""
+    from sabun.schemes.certificate import root_text
+
+    worst = scheme.parasitic_roots[0]
+    root = root_text(worst)
+    if scheme.is_zero_stable:
+        flaw = (
+            f"it is only weakly stable. Its parasitic root {root} lies on the unit circle, so errors never decay, and "
+            "with any positive curvature they grow."
+        )
+    elif abs(worst) > 1 + 1e-9:
+        flaw = (
+            f"it is not zero-stable. Its parasitic root {root} has modulus {abs(worst):.4g} > 1: rounding errors and "
+            "gradient noise grow by that factor every step, however small the learning rate."
+        )
+    else:
+        flaw = (
+            f"it is not zero-stable. Its parasitic root {root} on the unit circle is a multiple one: rounding errors "
+            "and gradient noise grow without bound, however small the learning rate."
+        )
+    other = get(alternative(scheme))
+    return SchemeError(
+        f"{scheme.name!r} cannot be used for training: {flaw}",
+        fix=f"Use {other.name!r} instead: order {other.order}, stable up to hλ = {other.stability_interval:.4g}.",
+    )
+
+
+def alternative(scheme: LinearMultistep) -> str:
+    """What to use for a refused scheme: the catalogue's own advice; else, of the usable schemes without parameters, the
+    one of nearest order, widest stability interval first."""
+    entry = SCHEMES.get(scheme.name)
+    if entry is not None and entry.instead:
+        return entry.instead
+    fixed = (e.build() for e in SCHEMES.values() if not e.parameters)
+    usable = [s for s in fixed if isinstance(s, LinearMultistep) and s.is_usable]
+    return min(usable, key=lambda s: (abs(s.order - scheme.order), -s.stability_interval)).name

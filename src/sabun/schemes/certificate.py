@@ -1,0 +1,294 @@
+"""The certificate: everything known of a scheme as one plain value, the same for multistep and Runge–Kutta.
+
+It prints as a table, turns into JSON, and says itself in a sentence of plain words in English or Japanese. It is
+frozen data: nothing in it is computed when it is shown.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Literal
+
+from sabun.errors import SchemeError
+from sabun.schemes.multistep import LinearMultistep
+from sabun.schemes.numbers import exact
+from sabun.schemes.runge_kutta import ButcherTableau
+from sabun.schemes.words import say
+
+__all__ = ["NOISE_AT", "Certificate", "certify", "root_text", "short"]
+
+NOISE_AT = 0.05
+"""The hλ at which noise gains are compared: a small step, where gradient noise dominates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is known of a scheme.
+
+    ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at`` relative to
+    Euler's, infinite where unstable. ``largest_parasitic_root`` is a modulus, None where there is no parasitic root.
+    Of a refused scheme ``refusal`` says why, and ``alternative`` what to use.
+    """
+
+    scheme: str
+    kind: Literal["multistep", "runge-kutta"]
+    parameters: Mapping[str, float]
+    coefficients: Mapping[str, tuple[str, ...]]
+    order: int
+    embedded_order: int | None
+    error_constant: Fraction
+    zero_stable: bool
+    usable: bool
+    largest_parasitic_root: float | None
+    worst_root: complex | None
+    stability_interval: float
+    noise_gain: float
+    noise_at: float
+    gradient_evaluations: int
+    state_copies: int
+    work_copies: int
+    startup: str | None
+    source: str
+    summary: Mapping[str, str]
+    refusal: str | None
+    alternative: str | None
+
+    @property
+    def interval_per_gradient(self) -> float:
+        """Stability interval divided by the gradients that a step costs: what equal work compares."""
+        return self.stability_interval / self.gradient_evaluations
+
+    def largest_curvature(self, lr: float) -> float:
+        """The curvature λ above which a step of length ``lr`` diverges: stability interval / lr. lr > 0, else
+        SchemeError.
+        """
+        return self.stability_interval / _learning_rate(lr)
+
+    # ------------------------------------------------------------------ forms
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON; infinite becomes None, an exact fraction also its text."""
+        return {
+            "scheme": self.scheme,
+            "kind": self.kind,
+            "parameters": dict(self.parameters),
+            "coefficients": {key: list(values) for key, values in self.coefficients.items()},
+            "order": self.order,
+            "embedded_order": self.embedded_order,
+            "error_constant": float(self.error_constant),
+            "error_constant_exact": str(self.error_constant),
+            "zero_stable": self.zero_stable,
+            "usable": self.usable,
+            "largest_parasitic_root": self.largest_parasitic_root,
+            "stability_interval": self.stability_interval,
+            "interval_per_gradient": self.interval_per_gradient,
+            "noise_gain": self.noise_gain if math.isfinite(self.noise_gain) else None,
+            "noise_at": self.noise_at,
+            "gradient_evaluations": self.gradient_evaluations,
+            "state_copies": self.state_copies,
+            "work_copies": self.work_copies,
+            "startup": self.startup,
+            "source": self.source,
+            "summary": dict(self.summary),
+            "refusal": self.refusal,
+            "alternative": self.alternative,
+        }
+
+    def rows(self, lang: str = "en") -> list[tuple[str, str]]:
+        """The table: label and value of every line that applies."""
+
+        def word(key: str, **values: object) -> str:
+            return say(key, lang, **values)
+
+        rows = [(word("scheme"), self.scheme)]
+        if self.summary.get(lang):
+            rows.append((word("what"), self.summary[lang]))
+        if self.kind == "multistep":
+            rows += [(f"{word('coefficients')} {letter}", "  ".join(self.coefficients[key]))
+                     for key, letter in (("alpha", "α"), ("beta", "β"))]  # fmt: skip
+        rows.append((word("order"), str(self.order)))
+        if self.embedded_order is not None:
+            rows.append((word("embedded_order"), str(self.embedded_order)))
+        constant = short(float(self.error_constant))
+        as_fraction = str(self.error_constant)
+        if "/" in as_fraction and len(as_fraction) <= 12:
+            constant = f"{constant}  (= {as_fraction})"
+        rows.append((word("error_constant"), constant))
+        if self.kind == "multistep":
+            rows.append((word("zero_stable"), word("yes" if self.zero_stable else "no")))
+        rows.append((word("usable"), word("yes" if self.usable else "no")))
+        if self.kind == "multistep":
+            root = self.largest_parasitic_root
+            rows.append((word("parasitic"), word("none") if root is None else short(root)))
+        rows.append((word("interval"), short(self.stability_interval)))
+        if self.gradient_evaluations > 1:
+            rows.append((word("per_gradient"), short(self.interval_per_gradient)))
+        gain = short(self.noise_gain) if math.isfinite(self.noise_gain) else word("unbounded")
+        rows.append((word("noise", at=short(self.noise_at)), gain))
+        rows.append((word("gradients"), str(self.gradient_evaluations)))
+        rows.append((word("state"), str(self.state_copies)))
+        if self.work_copies:
+            rows.append((word("work"), str(self.work_copies)))
+        if self.startup is not None:
+            rows.append((word("startup"), word(self.startup)))
+        if self.source:
+            rows.append((word("source"), self.source))
+        return rows
+
+    def table(self, lang: str = "en") -> str:
+        """:meth:`rows` as aligned plain text."""
+        rows = self.rows(lang)
+        width = max(_columns(label) for label, _ in rows)
+        return "\n".join(f"{label}{' ' * (width - _columns(label))}  {value}" for label, value in rows)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def sentence(self, lang: str = "en", *, lr: float | None = None) -> str:
+        """The certificate in plain words; with ``lr`` the stability interval as the largest curvature that is safe.
+
+        Raises SchemeError unless lr > 0, OptionError for an unknown language.
+        """
+        join = "" if lang == "ja" else " "
+        return join.join(self.sentences(lang, lr=lr))
+
+    def sentences(self, lang: str = "en", *, lr: float | None = None) -> list[str]:
+        """The parts of :meth:`sentence`: stability, noise, cost, each one statement."""
+        if lr is not None:
+            _learning_rate(lr)
+        if not self.usable:
+            key = "weakly_stable" if self.zero_stable else "not_zero_stable"
+            return [
+                say(key, lang, name=self.scheme, root="" if self.worst_root is None else root_text(self.worst_root))
+            ]
+        interval = short(self.stability_interval)
+        said = [say("accuracy", lang, name=self.scheme, order=self.order, constant=short(float(self.error_constant)))]
+        if lr is None:
+            said.append(say("stable", lang, interval=interval))
+        else:
+            said.append(
+                say("stable_at", lang, interval=interval, lr=short(lr), curvature=short(self.largest_curvature(lr)))
+            )
+        said.append(self._noise(lang))
+        if self.kind == "multistep":
+            key = f"copies_{self.state_copies}" if self.state_copies < 2 else "copies_n"
+            said.append(say("cost_multistep", lang, copies=say(key, lang, count=self.state_copies)))
+        else:
+            key = "gradients_1" if self.gradient_evaluations == 1 else "gradients_n"
+            gradients = say(key, lang, count=self.gradient_evaluations)
+            said.append(
+                say("cost_runge_kutta", lang, gradients=gradients, per_gradient=short(self.interval_per_gradient))
+            )
+        return said
+
+    def _noise(self, lang: str) -> str:
+        at = short(self.noise_at)
+        if not math.isfinite(self.noise_gain):
+            return say("noise_unstable", lang, at=at)
+        # A reader feels a standard deviation, not a variance.
+        percent = (math.sqrt(self.noise_gain) - 1) * 100
+        key = "as_loud" if abs(percent) < 0.5 else "louder" if percent > 0 else "quieter"
+        return say(key, lang, percent=f"{abs(percent):.0f}", at=at)
+
+
+def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
+    """The certificate of a scheme; ``scheme.certificate()`` is the same."""
+    from sabun.schemes.catalogue import SCHEMES, alternative, refusal
+
+    entry = SCHEMES.get(scheme.name.partition("(")[0])
+    summaries = {"en": scheme.summary}
+    if entry is not None and entry.summary == scheme.summary and entry.summary_ja:
+        summaries["ja"] = entry.summary_ja
+    if isinstance(scheme, LinearMultistep):
+        roots = scheme.parasitic_roots
+        return Certificate(
+            scheme=scheme.name,
+            kind="multistep",
+            parameters=scheme.parameters,
+            coefficients=_texts(alpha=scheme.alpha, beta=scheme.beta),
+            order=scheme.order,
+            embedded_order=None,
+            error_constant=scheme.error_constant,
+            zero_stable=scheme.is_zero_stable,
+            usable=scheme.is_usable,
+            largest_parasitic_root=abs(roots[0]) if roots else None,
+            worst_root=roots[0] if roots else None,
+            stability_interval=scheme.stability_interval,
+            noise_gain=scheme.noise_gain(NOISE_AT) if scheme.is_usable else math.inf,
+            noise_at=NOISE_AT,
+            gradient_evaluations=scheme.gradient_evaluations,
+            state_copies=scheme.state_copies,
+            work_copies=0,
+            startup=scheme.startup,
+            source=scheme.source,
+            summary=MappingProxyType(summaries),
+            refusal=None if scheme.is_usable else refusal(scheme).cause,
+            alternative=None if scheme.is_usable else alternative(scheme),
+        )
+    rows = {f"A[{i}]": row[:i] for i, row in enumerate(scheme.A) if i}
+    embedded = {} if scheme.b_embedded is None else {"b_embedded": scheme.b_embedded}
+    return Certificate(
+        scheme=scheme.name,
+        kind="runge-kutta",
+        parameters=scheme.parameters,
+        coefficients=_texts(**rows, b=scheme.b, **embedded),
+        order=scheme.order,
+        embedded_order=scheme.embedded_order,
+        error_constant=scheme.error_constant,
+        zero_stable=True,
+        usable=True,
+        largest_parasitic_root=None,
+        worst_root=None,
+        stability_interval=scheme.stability_interval,
+        noise_gain=scheme.noise_gain(NOISE_AT),
+        noise_at=NOISE_AT,
+        gradient_evaluations=scheme.gradient_evaluations,
+        state_copies=scheme.state_copies,
+        work_copies=scheme.work_copies,
+        startup=None,
+        source=scheme.source,
+        summary=MappingProxyType(summaries),
+        refusal=None,
+        alternative=None,
+    )
+
+
+def _texts(**values: tuple[Fraction, ...]) -> Mapping[str, tuple[str, ...]]:
+    return MappingProxyType({key: tuple(map(str, row)) for key, row in values.items()})
+
+
+def _learning_rate(lr: float) -> float:
+    value = float(exact(lr, "the learning rate"))
+    if value <= 0:
+        raise SchemeError(f"the learning rate must be positive, not {lr}.", fix="It is the time step h of the flow.")
+    return value
+
+
+def short(value: float) -> str:
+    """Four significant digits, without an exponent where a reader would not write one."""
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -4 <= size < 7:
+        text = f"{value:.{max(3 - size, 0)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        text = f"{value:.3e}"
+    return text.replace("-", "−") if size >= -4 and size < 7 else text
+
+
+def root_text(root: complex) -> str:
+    """``−2.686`` or ``0.3 ± 0.8i``."""
+    if root.imag == 0:
+        return short(root.real)
+    return f"{short(root.real)} ± {short(abs(root.imag))}i"
+
+
+def _columns(text: str) -> int:
+    """Width in a terminal: Japanese characters take two columns."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
