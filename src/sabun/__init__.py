@@ -8,6 +8,7 @@ it only on evidence. Names are loaded on first use, so ``import sabun`` costs ne
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -16,8 +17,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Optimizer": "sabun.optim",
     "heavy_ball": "sabun.schemes",
+    "log": "sabun.poc.client",
     "look_ahead": "sabun.schemes",
     "nesterov": "sabun.schemes",
+    "swap": "sabun.poc.client",
 }
 _MODULES = ("errors", "optim", "poc", "report", "schemes")
 
@@ -26,12 +29,14 @@ __all__ = [
     "__version__",
     "errors",
     "heavy_ball",
+    "log",
     "look_ahead",
     "nesterov",
     "optim",
     "poc",
     "report",
     "schemes",
+    "swap",
 ]
 
 
@@ -48,3 +53,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if "SABUN_RUN" in os.environ:  # a run of a study in script mode: seed before the script makes its model
+    importlib.import_module("sabun.poc.client").begin()

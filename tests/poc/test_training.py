@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Study, derive_seed
-from sabun.poc.training import Trainer, factor, seeds_of
+from sabun.poc.training import Trainer, factor
 
 from .helpers import SGD, tiny_study
 

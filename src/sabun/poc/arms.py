@@ -18,10 +18,13 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
     torch Adam, AdamW, NAdam, RAdam, Adamax,     lr = 0.003 (the ``adam`` metric)
     RMSprop                                      lr = 0.003·(1 − momentum)
     any other class                              the default of ``lr`` in its signature
+    the optimizer of a user's script             lr_multiplier = 1, times whatever it sets
     ==========================================  ==============================================================
 
 An ``lr`` among the arm's options (the value that a team uses today) takes the centre's place. A ``space`` in the
 specification takes the place of the whole default.
+
+Building needs torch only (no pydantic): a user's training environment imports this module in script mode.
 """
 
 from __future__ import annotations
@@ -35,11 +38,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sabun.errors import SabunError, StudyError, unknown
-from sabun.poc.spec import Arm, LogUniform, Option, Scalar, Schedule
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from sabun.poc.spec import Arm, LogUniform, Option, Scalar, Schedule
 
 __all__ = ["Notation", "Recipe", "arm", "parse", "recipe", "spaces"]
 
@@ -47,8 +51,14 @@ EUCLIDEAN_STEP = 0.3
 SPECTRAL_STEP = 0.03
 OTHER_STEP = 0.003
 
+SCRIPT = "script"
+"""In script mode: the script's own optimizer, all of its learning rates times ``lr_multiplier``."""
+
 _ADAM_METRIC = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 _SEE = "An optimizer is a preset, a scheme (with @metric), or module:Class, for example torch.optim:SGD(momentum=0.9)."
+
+
+Parameters = list[tuple[str, "torch.Tensor"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,8 @@ def _option(value: object) -> Option:
 
 def arm(notation: str, *, name: str | None = None) -> Arm:
     """An arm with the default search space, called by its notation unless ``name`` is given."""
+    from sabun.poc.spec import Arm
+
     return Arm(name=name or notation.strip(), optimizer=notation.strip())
 
 
@@ -135,7 +147,7 @@ class Recipe:
     def __init__(
         self,
         spec: Arm,
-        make: Callable[[nn.Module, Mapping[str, Option]], torch.optim.Optimizer],
+        make: Callable[[Parameters, Mapping[str, Option]], torch.optim.Optimizer],
         step: float,
         schedule: Schedule | None = None,
     ) -> None:
@@ -148,9 +160,20 @@ class Recipe:
 
     def build(self, model: nn.Module, hyperparameters: Mapping[str, Scalar] | None = None) -> torch.optim.Optimizer:
         """The optimizer over ``model``'s trainable parameters. Raises StudyError where the optimizer refuses."""
+        found: Parameters = [
+            (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+        ]
+        if not found:
+            raise StudyError(
+                f"arm {self.arm.name!r}: the task's model has no trainable parameter.", fix="Check the task's model."
+            )
+        return self.over(found, hyperparameters)
+
+    def over(self, named: Parameters, hyperparameters: Mapping[str, Scalar] | None = None) -> torch.optim.Optimizer:
+        """The optimizer over named parameters. Raises StudyError where the optimizer refuses."""
         values: dict[str, Option] = {"lr": self.step, **(hyperparameters or {})}
         try:
-            return self._make(model, values)
+            return self._make(named, values)
         except SabunError:
             raise
         except (TypeError, ValueError, ImportError) as error:
@@ -162,19 +185,32 @@ class Recipe:
 
 def spaces(spec: Arm, decades: float) -> dict[str, LogUniform]:
     """What tuning may choose for ``spec``: its own ``space``, or the step length over ``decades`` decades."""
+    from sabun.poc.spec import LogUniform
+
     if spec.space:
         return dict(spec.space)
+    if spec.optimizer == SCRIPT:
+        return {"lr_multiplier": LogUniform(center=1.0, decades=decades)}
     return {"lr": LogUniform(center=recipe(spec).step, decades=decades)}
 
 
 def recipe(spec: Arm) -> Recipe:
     """Resolve an arm. Raises StudyError (or SchemeError) for an optimizer, option or step that cannot work."""
+    if spec.optimizer == SCRIPT:
+        return Recipe(spec, _only_in_a_script, 1.0)
     notation = parse(spec.optimizer)
     options = _merge(spec, notation)
     step = _fixed_step(spec, options)
     if notation.kind == "class":
         return _class_recipe(spec, notation.name, options, step)
     return _named_recipe(spec, notation, options, step)
+
+
+def _only_in_a_script(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    raise StudyError(
+        f"the optimizer {SCRIPT!r} is the one that a user's own script makes.",
+        fix="Use it with --script, or name another.",
+    )
 
 
 def _merge(spec: Arm, notation: Notation) -> dict[str, Option]:
@@ -213,10 +249,10 @@ def _class_recipe(spec: Arm, name: str, options: dict[str, Option], step: float 
         )
     takes_lr = "lr" in signature.parameters or open_ended
 
-    def make(model: nn.Module, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
         given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
         merged: dict[str, Any] = {**options, **given}
-        return kind(_trainable(model, spec), **merged)
+        return kind([parameter for _, parameter in named], **merged)
 
     return Recipe(spec, make, step or _class_step(name, signature, options), _class_schedule(name))
 
@@ -303,13 +339,13 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
             f"{spec.optimizer!r} puts a metric on a Runge–Kutta method.", fix="Metrics go with multistep schemes only."
         )
 
-    def make(model: nn.Module, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
         merged: dict[str, Any] = {**own, **values}
         shape = {key: merged.pop(key) for key in tunable if key in merged}
         chosen = schemes.get(scheme, **shape) if shape else base
         if metric is not None:
             merged["preconditioner"] = metric
-        return kind(_trainable(model, spec, named=True), scheme=chosen, **merged)
+        return kind(named, scheme=chosen, **merged)
 
     return Recipe(spec, make, step or _metric_step(metric))
 
@@ -331,10 +367,8 @@ def _preset_recipe(spec: Arm, notation: Notation, options: dict[str, Option], st
             fix="Write option=value, as in adamw(weight_decay=0.1).",
         )
 
-    def make(model: nn.Module, values: Mapping[str, Option]) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = optim.create(
-            notation.name, _trainable(model, spec, named=True), **{**options, **values}
-        )
+    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = optim.create(notation.name, named, **{**options, **values})
         return made
 
     if step is None:
@@ -343,15 +377,6 @@ def _preset_recipe(spec: Arm, notation: Notation, options: dict[str, Option], st
         metric = probe.param_groups[0].get("preconditioner")
         step = _metric_step(None if metric is None else str(getattr(metric, "name", metric)))
     return Recipe(spec, make, step)
-
-
-def _trainable(model: nn.Module, spec: Arm, *, named: bool = False) -> list[Any]:
-    found = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not found:
-        raise StudyError(
-            f"arm {spec.name!r}: the task's model has no trainable parameter.", fix="Check the task's model."
-        )
-    return list(found) if named else [parameter for _, parameter in found]
 
 
 def _shown(values: Mapping[str, Option]) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.script import PREFIX, ScriptTrainer
 from sabun.poc.spec import Run, Study
 from sabun.poc.training import Trainer
 
-__all__ = ["Executor", "InProcess", "Lost", "one_thread"]
+__all__ = ["Executor", "InProcess", "Lost", "one_thread", "trainer"]
 
 
 class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
@@ -28,6 +30,11 @@ class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
         super().__init__(run.id, reason)
         self.run = run
         self.reason = reason
+
+
+def trainer(study: Study, logs: Path | None = None) -> Trainer | ScriptTrainer:
+    """What carries out the study's runs: the task's class, or the user's script. Raises StudyError for neither."""
+    return ScriptTrainer(study, logs) if study.task.startswith(PREFIX) else Trainer(study)
 
 
 class Executor(Protocol):
@@ -62,10 +69,10 @@ class InProcess:
 
     slots = 1
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, logs: Path | None = None) -> None:
         self._context = contextlib.ExitStack()
         self._context.enter_context(one_thread())
-        self._trainer = Trainer(study)
+        self._trainer = trainer(study, logs)
         self._warm = False
         self._current: tuple[Run, Iterator[Epoch | RunResult]] | None = None
 

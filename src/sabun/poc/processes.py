@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from pathlib import Path
 from typing import IO, Any
 
 from sabun.errors import TrainingError
@@ -31,8 +32,9 @@ __all__ = ["Processes"]
 class Processes:
     """``jobs`` workers; each is started when it is first needed and replaced when it dies."""
 
-    def __init__(self, study: Study, jobs: int) -> None:
+    def __init__(self, study: Study, jobs: int, logs: Path | None = None) -> None:
         self.slots = jobs
+        self._logs = logs
         self._study = study
         self._workers: list[_Worker] = []
         self._ready = selectors.DefaultSelector()
@@ -41,7 +43,7 @@ class Processes:
     def submit(self, run: Run) -> None:
         idle = next((worker for worker in self._workers if worker.run is None), None)
         if idle is None:
-            idle = _Worker(self._study)
+            idle = _Worker(self._study, self._logs)
             self._workers.append(idle)
             self._ready.register(idle.output, selectors.EVENT_READ, idle)
         idle.start(run)
@@ -80,7 +82,7 @@ class Processes:
 class _Worker:
     """One process: its pipes, its log, and the run that it has in hand."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, logs: Path | None) -> None:
         self.run: Run | None = None
         self._rest = b""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
@@ -97,7 +99,7 @@ class _Worker:
             raise TrainingError("a worker process has no pipes.", fix="Run with --jobs 1.")
         self.input: IO[bytes] = self.process.stdin
         self.output: IO[bytes] = self.process.stdout
-        self._send(study.model_dump(mode="json"))
+        self._send({"study": study.model_dump(mode="json"), "logs": str(logs) if logs else None})
 
     def start(self, run: Run) -> None:
         self.run = run
@@ -144,7 +146,8 @@ def main() -> None:
     reports = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     lines = iter(sys.stdin.buffer.readline, b"")
-    executor = InProcess(Study.build(json.loads(next(lines))))
+    setup = json.loads(next(lines))
+    executor = InProcess(Study.build(setup["study"]), Path(setup["logs"]) if setup["logs"] else None)
     for line in lines:
         executor.submit(Run.model_validate_json(line))
         item: Epoch | RunResult | None = None

@@ -432,11 +432,13 @@ def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
     return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
 
 
+def special(value: Any) -> Any:
+    """NaN or an infinity from its text; anything else as it is."""
+    return _SPECIAL.get(value, value) if isinstance(value, str) else value
+
+
 def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _SPECIAL.get(value, value) if key in _FLOATS and isinstance(value, str) else value
-        for key, value in fields.items()
-    }
+    return {key: special(value) if key in _FLOATS else value for key, value in fields.items()}
 
 
 def to_json(value: Any) -> Any:

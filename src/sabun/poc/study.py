@@ -25,12 +25,12 @@ from sabun.errors import StudyError
 from sabun.poc import arms, events, tuning
 from sabun.poc.assess import assess, decided
 from sabun.poc.environment import environment as current_environment
-from sabun.poc.executors import Executor, InProcess, Lost
+from sabun.poc.executors import Executor, InProcess, Lost, trainer
 from sabun.poc.records import Epoch, Phase, RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
 from sabun.poc.store import Store, Writer, refuse_other
-from sabun.poc.training import TIMING_EPOCHS, Trainer
+from sabun.poc.training import TIMING_EPOCHS
 
 __all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
 
@@ -83,12 +83,10 @@ def validate(study: Study) -> None:
     Raises the StudyError, SchemeError, OptionError … that the mistake deserves. Writes nothing.
     """
     for arm in study.arms:
-        recipe = arms.recipe(arm)
         for bounds in arms.spaces(arm, study.budget.decades).values():
             if not 0 < bounds.low < bounds.high < float("inf"):
                 raise StudyError(f"arm {arm.name!r}: empty search space.", fix="Give a wider one.")
-        _ = recipe.step
-    Trainer(study).check()
+    trainer(study).check()
 
 
 def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
@@ -201,7 +199,7 @@ def run(
         plan = _Plan(study, store, tell)
         tell(events.StudyStarted(study, out, plan.total, len(store.results)))
         if plan.ready(()) is not None:
-            chosen = executor or _executor(study, jobs)
+            chosen = executor or _executor(study, jobs, out)
             try:
                 _Work(study, store, plan, chosen, tell).carry_out()
             finally:
@@ -212,12 +210,13 @@ def run(
     return evidence
 
 
-def _executor(study: Study, jobs: int) -> Executor:
+def _executor(study: Study, jobs: int, out: Path) -> Executor:
+    logs = (out / "logs").resolve()
     if jobs == 1:
-        return InProcess(study)
+        return InProcess(study, logs)
     from sabun.poc.processes import Processes
 
-    return Processes(study, jobs)
+    return Processes(study, jobs, logs)
 
 
 class _Work:

@@ -37,19 +37,13 @@ import torch
 from torch import Tensor, nn
 
 from sabun.errors import StudyError, unknown
+from sabun.poc.seeds import Seeds
 from sabun.poc.spec import Scalar
 
 __all__ = ["FunctionTask", "Scores", "Seeds", "Session", "Split", "Task", "load", "provenance", "seeded"]
 
 Split = Literal["validation", "test"]
 _SPLITS = ("train", "validation", "test")
-
-
-class Seeds(NamedTuple):
-    """``init`` for the initial weights, ``batches`` for the order of the data and randomness in the forward pass."""
-
-    init: int
-    batches: int
 
 
 class Scores(NamedTuple):
@@ -271,7 +265,8 @@ def provenance(name: str, options: Mapping[str, Scalar]) -> str | None:
     if name in TASKS:
         told = getattr(_construct(TASKS[name], name, options), "provenance", None)
         return str(told()) if told else None
-    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
+    path = Path(name.rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _construct(kind: Callable[..., Any], name: str, options: Mapping[str, Scalar]) -> Any:

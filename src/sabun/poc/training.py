@@ -32,22 +32,14 @@ from torch import Tensor
 from sabun.errors import SabunError, StudyError
 from sabun.poc import arms
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.spec import Run, Schedule, Study, derive_seed
-from sabun.poc.tasks import Scores, Seeds, Session, Task, load, seeded
+from sabun.poc.seeds import seeds_of
+from sabun.poc.spec import Run, Schedule, Study
+from sabun.poc.tasks import Scores, Session, Task, load, seeded
 
-__all__ = ["Trainer", "factor", "seeds_of"]
+__all__ = ["Trainer", "factor"]
 
 TIMING_EPOCHS = 3
 """Length of a run of phase ``time``: seconds per epoch do not need the whole curve."""
-
-
-def seeds_of(study: Study, run: Run) -> Seeds:
-    """The seeds of a run: functions of the study's seed, the phase and the run's seed; not of the arm."""
-    group = "tune" if run.phase == "tune" else "evaluate"
-    return Seeds(
-        init=derive_seed(study.seed, group, "init", run.seed),
-        batches=derive_seed(study.seed, group, "batches", run.seed),
-    )
 
 
 def factor(schedule: Schedule, progress: float) -> float:

@@ -1,0 +1,221 @@
+"""Script mode, seen from the study: a run is the user's own command, with another optimizer in it and a seed.
+
+The task is called ``script:python train.py --seed {seed}``. Each run starts the command in the present directory
+with ``SABUN_RUN`` set, follows what :func:`sabun.log` writes, and keeps what the command prints. ``{seed}`` becomes
+the run's seed; a script that seeds nothing itself is seeded when it imports sabun. The command has its own number
+of epochs, its own schedule and its own environment: torch and sabun's core are all that it needs.
+
+A run that crashes, hangs beyond ``time_limit`` (seconds, a task option), never calls ``swap`` or never calls ``log``
+is a failed run with the reason and the last lines that it printed; no other run suffers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sabun.errors import StudyError, unknown
+from sabun.poc import arms
+from sabun.poc.client import VARIABLE
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.seeds import seeds_of
+from sabun.poc.spec import Run, Scalar, Study
+from sabun.poc.store import decode_epoch, special
+
+__all__ = ["PREFIX", "ScriptTrainer"]
+
+PREFIX = "script:"
+LAST_LINES = 5
+POLL = 0.05
+
+
+class ScriptTrainer:
+    """Carries out runs of one study by starting its command. ``logs``: where to keep what runs print."""
+
+    def __init__(self, study: Study, logs: Path | None = None) -> None:
+        self.study = study
+        self.logs = logs
+        self.command = shlex.split(study.task.removeprefix(PREFIX))
+        if not self.command or shutil.which(self.command[0]) is None:
+            raise StudyError(
+                f"there is no command {self.command[0] if self.command else ''!r} to run.",
+                fix="Give the command as you would type it, for example --script 'python train.py'.",
+            )
+        self.time_limit = _time_limit(study.task_options)
+        for arm in study.arms:
+            arms.recipe(arm)
+
+    def warm_up(self) -> None:
+        """Nothing: every run is a process of its own, so the first one is no slower than the others."""
+
+    def check(self) -> None:
+        """Nothing to be had without running the script: see :func:`sabun.poc.check.check`."""
+
+    def run(self, run: Run) -> Iterator[Epoch | RunResult]:
+        """Yield each epoch as the script logs it, and the result last."""
+        started = _now()
+        with tempfile.TemporaryDirectory(prefix="sabun-") as directory:
+            follow = _Follower(Path(directory) / "records.jsonl")
+            printed = (self.logs or Path(directory)) / f"{run.id}.txt"
+            printed.parent.mkdir(parents=True, exist_ok=True)
+            with printed.open("wb") as output:
+                process = self._start(run, Path(directory), output)
+                try:
+                    reason = yield from self._follow(process, follow)
+                finally:
+                    _stop(process)
+            yield from follow.read()
+            yield self._result(run, follow, reason or _fault(process, follow), _last_lines(printed), started)
+
+    def _start(self, run: Run, directory: Path, output: Any) -> subprocess.Popen[bytes]:
+        seed = seeds_of(self.study, run).init
+        task = {
+            "arm": self.study.arm(run.arm).model_dump(mode="json"),
+            "hyperparameters": dict(run.hyperparameters),
+            "seed": seed,
+            "records": str(directory / "records.jsonl"),
+        }
+        (directory / "run.json").write_text(json.dumps(task), encoding="utf-8")
+        return subprocess.Popen(
+            [part.replace("{seed}", str(seed)) for part in self.command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, VARIABLE: str(directory / "run.json"), "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call; no other thread is ours)
+        )
+
+    def _follow(self, process: subprocess.Popen[bytes], follow: _Follower) -> Generator[Epoch, None, str | None]:
+        """Epochs while the process runs; returns why it had to be stopped, if so."""
+        deadline = time.monotonic() + self.time_limit
+        while process.poll() is None:
+            yield from follow.read()
+            if time.monotonic() > deadline:
+                return f"it ran beyond its time limit of {self.time_limit:g} s"
+            time.sleep(POLL)
+        return None
+
+    def _result(self, run: Run, follow: _Follower, fault: str | None, said: str, started: str) -> RunResult:
+        curve = follow.epochs
+        diverged = bool(curve) and not all(_finite(epoch) for epoch in curve)
+        diverged = diverged or (len(curve) > 1 and curve[-1].val_loss > curve[0].val_loss)
+        scores = run.phase == "evaluate"
+        return RunResult(
+            run=run.id,
+            arm=run.arm,
+            seed=run.seed,
+            phase=run.phase,
+            hyperparameters=run.hyperparameters,
+            status="failed" if fault else "diverged" if diverged else "finished",
+            epochs=tuple(curve),
+            test_loss=follow.test_loss if scores else None,
+            test_metric=follow.test_metric if scores else None,
+            peak_memory_bytes=follow.end.get("peak_memory_bytes"),
+            optimizer_state_bytes=follow.end.get("optimizer_state_bytes"),
+            weights_sha256=follow.end.get("weights_sha256"),
+            started=started,
+            ended=_now(),
+            failure=f"{fault}.{f' It printed last: {said}' if said else ''}" if fault else "",
+        )
+
+
+class _Follower:
+    """Reads the lines that ``log`` appends, as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        self.swapped = False
+        self.epochs: list[Epoch] = []
+        self.test_loss: float | None = None
+        self.test_metric: float | None = None
+        self.end: dict[str, Any] = {}
+
+    def read(self) -> Iterator[Epoch]:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.position += len(line)
+                epoch = self._take(json.loads(line))
+                if epoch is not None:
+                    self.epochs.append(epoch)
+                    yield epoch
+
+    def _take(self, record: dict[str, Any]) -> Epoch | None:
+        kind = record.pop("kind")
+        if kind == "swap":
+            self.swapped = True
+        elif kind == "end":
+            self.end = record
+        elif kind == "log":
+            test_loss, test_metric = special(record.pop("test_loss")), special(record.pop("test_metric"))
+            self.test_loss = self.test_loss if test_loss is None else test_loss
+            self.test_metric = self.test_metric if test_metric is None else test_metric
+            return decode_epoch({**record, "extra": {}})
+        return None
+
+
+def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
+    code = process.returncode
+    if code < 0:
+        return f"it was killed by signal {-code}"
+    if code > 0:
+        return f"it ended with exit status {code}"
+    if not follow.swapped:
+        return "it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)' where the optimizer is made"
+    if not follow.epochs:
+        return "it never called sabun.log: put 'sabun.log(val_loss=…)' where an epoch has been evaluated"
+    return None
+
+
+def _finite(epoch: Epoch) -> bool:
+    return all(value is None or abs(value) < float("inf") for value in (epoch.train_loss, epoch.val_loss))
+
+
+def _last_lines(path: Path) -> str:
+    text = path.read_bytes()[-4000:].decode(errors="replace")
+    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:])
+
+
+def _time_limit(options: Mapping[str, Scalar]) -> float:
+    for key in options:
+        if key != "time_limit":
+            raise unknown(StudyError, "option of a script", key, ["time_limit"])
+    value = options.get("time_limit", float("inf"))
+    if isinstance(value, bool | str) or not value > 0:
+        raise StudyError(f"time_limit must be a positive number of seconds (given: {value!r}).", fix="Correct it.")
+    return float(value)
+
+
+def _die_with_parent() -> None:
+    """On Linux a command must not outlive a study that was killed: ask for SIGTERM when the parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the command and what it started, if it has not ended by itself."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
