@@ -9,6 +9,7 @@ same.
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ WAYS = ("native", "inductor")
 
 # A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another.
 _PATIENCE = 3
+_TABLES = 64
 _NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -46,6 +48,7 @@ class Engine:
     _graphs: dict[object, _Graph] = field(default_factory=dict)
     _seen: dict[object, int] = field(default_factory=dict)
     _kernels: dict[object, native.Kernel] = field(default_factory=dict)
+    _tables: dict[int, _Table] = field(default_factory=dict)
     _broken: bool = False
 
     def step(
@@ -88,25 +91,37 @@ class Engine:
             f"fused=True has no effect here, the foreach step is used instead: {reason}. "
             "Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install), or set CC to one.",
             SabunWarning,
-            stacklevel=6,
+            stacklevel=_level_of_caller(),
         )
 
     # ------------------------------------------------------------------ native
 
     def _native(self, rule: Rule, numbers: Sequence[float], columns: list[Tensors]) -> bool:
-        columns = _dense(columns)
-        if not columns:
-            return False
-        dtypes = tuple(column[0].dtype for column in columns)
-        kernel = self._kernels.get((rule, dtypes))
+        params, grads, *state = columns
+        table = self._tables.get(id(params))
+        if table is None or not table.still(params, state):
+            table = _Table.of(params, state)
+            if table is None:
+                return False
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            self._tables[id(params)] = table
+        dtype = params[0].dtype
+        if not all(g.is_contiguous() and g.dtype is dtype and g.is_cpu for g in grads) or not table.contiguous:
+            ordered = _ordered(params, grads)
+            if ordered is None:
+                return False
+            grads = ordered
+        key = (rule, *table.dtypes)
+        kernel = self._kernels.get(key)
         if kernel is None:
             begin = time.perf_counter()
-            kernel = self._kernels[rule, dtypes] = native.build(rule, dtypes)
+            kernel = self._kernels[key] = native.build(rule, (*table.dtypes, dtype))
             self.compile_s += time.perf_counter() - begin
             self.compiled += 1
-        kernel(columns, [p.numel() for p in columns[0]], numbers)
+        kernel(table.pointers, [g.data_ptr() for g in grads], table.lengths, numbers)
         # Autograd finds out when a tensor that it saved has changed by this counter.
-        torch.autograd.graph.increment_version(columns[0])
+        torch.autograd.graph.increment_version(params)
         return True
 
     # ------------------------------------------------------------------ inductor
@@ -138,31 +153,66 @@ class Engine:
         return True
 
 
-def _dense(columns: list[Tensors]) -> list[Tensors]:
-    """The columns as memory without gaps and in one common order of entries; empty when that cannot be had.
+def _level_of_caller() -> int:
+    """The stack level, for a warning of the function that asks, of whoever called ``step()``: not sabun, not torch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("sabun.optim", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
 
-    A gradient in another order than its parameter (channels-last kernels, say) is copied; parameters and state, which
-    are written, have to be in order already.
+
+@dataclass(slots=True)
+class _Table:
+    """Where the parameters and the state of one bucket lie in memory, once it is known to be fit for one loop.
+
+    Fit means: on the CPU, one dtype a column, no gaps, and the state in its parameter's order of entries.
     """
-    params, grads, *state = columns
-    if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
-        return []
-    dtypes = [column[0].dtype for column in columns]
-    if any(dtype not in _NATIVE_DTYPES for dtype in dtypes) or any(
-        t.dtype is not dtype or t.device.type != "cpu"
-        for column, dtype in zip(columns, dtypes, strict=True)
-        for t in column
-    ):
-        return []
-    if all(t.is_contiguous() for column in columns for t in column):
-        return columns
-    ordered = list(grads)
-    for i, (p, *held) in enumerate(zip(params, *state, strict=True)):
-        if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
-            return []
-        if ordered[i].stride() != p.stride():
-            ordered[i] = torch.empty_like(p, dtype=grads[i].dtype).copy_(grads[i])
-    return [params, ordered, *state]
+
+    params: Tensors
+    pointers: list[int]
+    lengths: list[int]
+    dtypes: tuple[torch.dtype, ...]
+    contiguous: bool
+
+    @classmethod
+    def of(cls, params: Tensors, state: Sequence[Tensors]) -> _Table | None:
+        """The table of these tensors, or None if they are not fit."""
+        columns = [params, *state]
+        dtypes = tuple(column[0].dtype for column in columns)
+        if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
+            return None
+        for column, dtype in zip(columns, dtypes, strict=True):
+            if dtype not in _NATIVE_DTYPES or not all(t.is_cpu and t.dtype is dtype for t in column):
+                return None
+        contiguous = all(t.is_contiguous() for column in columns for t in column)
+        if not contiguous:
+            for p, *held in zip(*columns, strict=True):
+                if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
+                    return None
+        return cls(params, _pointers(columns), [p.numel() for p in params], dtypes, contiguous)
+
+    def still(self, params: Tensors, state: Sequence[Tensors]) -> bool:
+        """Whether all of that is as it was. Somebody may have given a parameter other memory, or another order."""
+        return (
+            params is self.params
+            and self.contiguous
+            and all(p.is_contiguous() for p in params)
+            and _pointers([params, *state]) == self.pointers
+        )
+
+
+def _pointers(columns: Sequence[Tensors]) -> list[int]:
+    return [t.data_ptr() for column in columns for t in column]
+
+
+def _ordered(params: Tensors, grads: Tensors) -> Tensors | None:
+    """The gradients in their parameters' order of entries, copied where they are in another (channels-last, say)."""
+    out = []
+    for p, g in zip(params, grads, strict=True):
+        if g.dtype is not p.dtype or not g.is_cpu:
+            return None
+        out.append(g if g.stride() == p.stride() else torch.empty_like(p).copy_(g))
+    return out
 
 
 class _Lists:

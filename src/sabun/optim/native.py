@@ -24,7 +24,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sabun.optim.elementwise import Rule, step
 
@@ -142,14 +141,14 @@ void step(const int64_t *table, int64_t tensors, const double *numbers, int64_t 
 
 
 def source(rule: Rule, dtypes: Sequence[torch.dtype]) -> str:
-    """The C text of ``rule`` for operands (p, g, state…) of these dtypes."""
-    names = ["p", "g", *[f"s{j}" for j in range(rule.states)]]
+    """The C text of ``rule`` for operands (p, state…, g) of these dtypes."""
+    names = ["p", *[f"s{j}" for j in range(rule.states)], "g"]
     types = [_TYPES[dtype] for dtype in dtypes]
     real = "double" if torch.float64 in dtypes else "float"
     writer = _Writer()
     numbers = {name: f"k_{name}" for name in rule.operands}
-    p, state = step(writer, rule, numbers, "p", "g", names[2:])
-    written = {"p": p, **dict(zip(names[2:], state, strict=True))}
+    p, state = step(writer, rule, numbers, "p", "g", names[1:-1])
+    written = dict(zip(names, [p, *state], strict=False))
     kinds = dict(zip(names, types, strict=True))
     return _PRELUDE.format(real=real, sqrt="sqrt" if real == "double" else "sqrtf") + _KERNEL.format(
         arguments=", ".join(f"{'' if name in written else 'const '}{kinds[name]} *restrict {name}_" for name in names),
@@ -172,9 +171,12 @@ class Kernel:
         self._step.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
         self._step.restype = None
 
-    def __call__(self, columns: Sequence[Sequence[Tensor]], lengths: Sequence[int], numbers: Sequence[float]) -> None:
-        """Step every tensor. ``columns`` are p, g and the state, each a list of dense tensors of these ``lengths``."""
-        table = array("q", [t.data_ptr() for column in columns for t in column])
+    def __call__(
+        self, pointers: Sequence[int], gradients: Sequence[int], lengths: Sequence[int], numbers: Sequence[float]
+    ) -> None:
+        """Step every tensor: addresses of p and then of each state, of g, the number of entries, and the operands."""
+        table = array("q", pointers)
+        table.extend(gradients)
         table.extend(lengths)
         operands = array("d", numbers)
         self._step(table.buffer_info()[0], len(lengths), operands.buffer_info()[0], torch.get_num_threads())
