@@ -50,7 +50,9 @@ class Visit:
     """A page opened from a file, with everything that it said or asked for."""
 
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **context}
+        )
         self.page = self.context.new_page()
         self.console: list[str] = []
         self.requests: list[str] = []
@@ -62,7 +64,9 @@ class Visit:
         self.page.goto(path.as_uri())
 
     def shown(self, selector: str) -> str:
-        return " ".join(self.page.locator(selector).inner_text().split())
+        found = self.page.locator(selector)
+        assert found.is_visible()
+        return " ".join(found.inner_text().split())
 
     def chart_words(self) -> list[str]:
         """The texts that the first learning curve shows."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sabun import __version__
-from sabun.cli import EXTRA, poc
+from sabun.cli import EXTRA, bench, poc, rollout
 from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, TrainingError
 
 __all__ = ["build", "run"]
@@ -48,7 +48,8 @@ def build() -> typer.Typer:
     ) -> None:
         pass
 
-    poc.register(app)
+    for part in (poc, rollout, bench):
+        part.register(app)
     return app
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sabun.poc.store import Store
     from sabun.report.facts import Report
     from sabun.report.money import Prices
+    from sabun.report.table import Cell
 
 __all__ = ["EXIT", "register"]
 
@@ -176,6 +177,81 @@ def verify(directory: Folder, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@poc.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="A")],
+    second: Annotated[Path, typer.Argument(help="Directory of another.", metavar="B")],
+    lang: Lang = "en",
+    as_json: Json = False,
+) -> None:
+    """Put two studies side by side: what differs between them, and what each says of the same candidates."""
+    from sabun.cli import console, tables
+    from sabun.report import json as as_data
+    from sabun.report.compare import compare as put_beside
+    from sabun.report.text import language
+
+    shown = language(lang)
+    found = put_beside(_judge(first, None), _judge(second, None))
+    if as_json:
+        print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
+    else:
+        console.stdout().print(tables.comparison(found, shown))
+
+
+@poc.command()
+def export(
+    directory: Folder,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file; - is standard output.", metavar="FILE|-")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file (needs pyarrow).", metavar="FILE")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write every epoch of every run as one flat table."""
+    from sabun.errors import OptionError
+    from sabun.report import json as as_data
+    from sabun.report import table
+
+    if sum((csv is not None, parquet is not None, as_json)) != 1:
+        raise OptionError("export needs one format.", fix="Give --csv FILE, --parquet FILE or --json.")
+    runs = list(_open(directory).results.values())
+    if as_json:
+        print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
+    elif csv is not None and str(csv) == "-":
+        print(table.to_csv(runs), end="")
+    elif csv is not None:
+        _save(csv, table.to_csv(runs).encode())
+    elif parquet is not None:
+        _save(parquet, _parquet(table.rows(runs)))
+
+
+def _parquet(rows: list[dict[str, Cell]]) -> bytes:
+    import importlib
+    import io
+
+    from sabun.errors import MissingExtraError
+
+    try:
+        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise MissingExtraError("Parquet needs pyarrow, which is not installed.", fix="pip install pyarrow") from None
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def _save(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing. Raises OptionError where it cannot be written."""
+    from sabun.errors import OptionError
+
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_bytes(content)
+        new.replace(path)
+    except OSError as error:
+        raise OptionError(
+            f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
+        ) from None
+
+
 def _language(lang: str) -> None:
     from sabun.report.text import language
 
@@ -323,8 +399,6 @@ def _write(found: Report, directory: Path, lang: str) -> dict[str, str]:
     files = {}
     for kind, content in contents.items():
         path = directory / f"report.{kind}"
-        new = path.with_name(path.name + ".new")
-        new.write_text(content, encoding="utf-8")
-        new.replace(path)
+        _save(path, content.encode())
         files[kind] = str(path)
     return files

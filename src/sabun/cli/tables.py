@@ -1,0 +1,55 @@
+"""Tables that only the command line shows."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sabun.report.compare import Comparable
+from sabun.report.formatting import Language
+from sabun.report.markdown import cell
+from sabun.report.svg import shorten, visible
+from sabun.report.text import text
+
+__all__ = ["comparison"]
+
+
+def comparison(found: Comparable, lang: Language) -> RenderableType:
+    """Two studies side by side."""
+    heads = [shorten(visible(name), 30) for name in found.names]
+    if heads[0] == heads[1]:
+        heads = [f"A: {heads[0]}", f"B: {heads[1]}"]
+    parts: list[RenderableType] = []
+    if found.rows:
+        table = Table(box=box.SIMPLE, pad_edge=False)
+        for head in (text("ui.col_candidate", lang), text("ui.col_kpi", lang), *heads):
+            table.add_column(Text(head), overflow="fold")
+        last = None
+        for row in found.rows:
+            if row.arm != last:
+                said = [text(f"word.{decision}", lang) for decision in row.decisions]
+                table.add_row(
+                    Text(shorten(visible(row.arm), 40), style="bold"), "", *(Text(s, style="bold") for s in said)
+                )
+                last = row.arm
+            table.add_row("", text(f"kpi.{row.group}", lang), *(Text(cell(c, lang)) for c in row.comparisons))
+        parts.append(table)
+    else:
+        parts.append(Text(text("compare.no_common", lang)))
+    for head, arms in zip(heads, found.only, strict=True):
+        if arms:
+            listed = ", ".join(visible(arm) for arm in arms)
+            parts.append(Text(text("compare.only", lang, {"name": head, "arms": listed})))
+    if found.differences:
+        table = Table(title=text("compare.differs", lang), title_justify="left", box=box.SIMPLE, pad_edge=False)
+        for head in (text("compare.field", lang), *heads):
+            table.add_column(Text(head), overflow="fold")
+        for difference in found.differences:
+            table.add_row(*(Text(visible(part)) for part in difference))
+        parts.append(table)
+    else:
+        parts.append(Text(text("compare.nothing", lang)))
+    parts.append(Text(text("compare.caution", lang), style="dim"))
+    return Group(*parts)

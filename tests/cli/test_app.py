@@ -1,0 +1,122 @@
+"""The command itself: quick to start, clear when something is missing, quiet where it should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import sabun
+from sabun.cli import app, main
+from sabun.errors import MissingExtraError, OptionError, SabunError, StoreError, StudyError
+
+
+def sub(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from sabun.cli import main; main()", *arguments],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["poc", "--help"], ["--help"], ["poc", "run", "--help"]])
+def test_asking_for_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, sabun.cli\n"
+        f"try: sabun.cli.main({arguments!r})\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = [m for m in ('torch', 'numpy', 'scipy', 'optuna', 'jinja2', 'altair') if m in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_version() -> None:
+    done = sub("--version")
+    assert (done.returncode, done.stdout) == (0, f"sabun {sabun.__version__}\n")
+
+
+def test_help_teaches_by_example() -> None:
+    done = sub("poc", "run", "--help", COLUMNS="120")
+    for wanted in ("--candidate", "Repeatable", "mytask.py:Task", "study.toml", "--gate"):
+        assert wanted in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom sabun.cli import main; main(['poc', 'run'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f'error: the command line needs {missing}, which is not installed.\nfix: pip install "sabun[poc]"\n'
+    )
+
+
+def test_a_package_missing_later_is_named_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "sabun.poc.study", raising=False)
+    monkeypatch.delitem(sys.modules, "sabun.poc.tuning", raising=False)
+    code = app.run(["poc", "run", "--trials", "1", "--out", "/nonexistent/never"])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "optuna" in said
+    assert 'pip install "sabun[poc]"' in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(StudyError, 2), (OptionError, 2), (MissingExtraError, 2), (StoreError, 1)],
+)
+def test_an_error_is_two_lines_and_a_code(
+    error: type[SabunError], code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise error("the cause\x1b[31m.", fix="the fix.")
+
+    monkeypatch.setattr(app, "build", lambda: fail)
+    assert app.run([]) == code
+    assert capsys.readouterr().err == "error: the cause\ufffd[31m.\nfix: the fix.\n"
+
+
+def test_an_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "build", lambda: fail)
+    assert app.run([]) == 130
+    assert "resumes" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "build", lambda: fail)
+    with pytest.raises(ZeroDivisionError):
+        app.run([])
+
+
+def test_an_unknown_option_is_a_usage_error_that_names_the_nearest() -> None:
+    done = sub("poc", "run", "--seedz", "3")
+    assert done.returncode == 2
+    assert "--seeds" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_main_returns_the_code_by_systemexit() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["poc", "report", "/nonexistent/study"])
+    assert stop.value.code == 2
+
+
+def test_shell_completion_is_offered() -> None:
+    done = sub(_SABUN_COMPLETE="complete_bash", COMP_WORDS="sabun poc re", COMP_CWORD="2")
+    assert "report" in done.stdout
+    assert json.dumps(done.stderr) == '""'
