@@ -47,6 +47,9 @@ PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_varia
 
 Runs = Mapping[int, RunResult]
 
+_HUGE: Final = 1e100
+"""A number beyond it is taken for infinite: its square still fits into a float."""
+
 
 def plan(study: Study) -> tuple[Look, ...]:
     """The looks at which this study may be judged: one, or several with error spending (``budget.looks``)."""
@@ -60,6 +63,12 @@ def decided(assessment: Assessment) -> bool:
 
 def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
     """Judge every candidate of ``study`` against its baseline on the evaluation runs among ``runs``."""
+    # Evidence may hold any float; what overflows is caught by value, not by warning.
+    with np.errstate(all="ignore"):
+        return _assess(study, runs, tuning)
+
+
+def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
     for run in runs:
         if run.phase == "evaluate" and run.arm in by_arm:
@@ -97,10 +106,14 @@ def _progress(study: Study, base: Runs, own: Runs) -> Progress:
     return Progress(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
 
 
+def _is_lost(run: RunResult) -> bool:
+    return run.status != "failed" and not abs(run.final_loss) < _HUGE
+
+
 def _divergence(base: Runs, own: Runs) -> Divergence:
     seeds = [seed for seed in own if seed in base]
-    c = [own[seed].status != "failed" and not math.isfinite(own[seed].final_loss) for seed in seeds]
-    b = [base[seed].status != "failed" and not math.isfinite(base[seed].final_loss) for seed in seeds]
+    c = [_is_lost(own[seed]) for seed in seeds]
+    b = [_is_lost(base[seed]) for seed in seeds]
     only = [(x and not y, y and not x) for x, y in zip(c, b, strict=True)]
     return Divergence(len(seeds), sum(c), sum(b), sum(x for x, _ in only), sum(y for _, y in only))
 
@@ -135,10 +148,10 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
         x, y = kpi.of(base[seed], base[seed]), kpi.of(own[seed], base[seed])
         if x is None or y is None or math.isnan(x) or math.isnan(y):
             continue
-        if kpi.analysis in ("relative", "ratio", "spread") and not (math.isfinite(x) and math.isfinite(y)):
+        if kpi.analysis in ("relative", "ratio", "spread") and not (abs(x) < _HUGE and abs(y) < _HUGE):
             # Both lost, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate: no
             # mean.
-            lost = lost or math.isfinite(x)
+            lost = lost or abs(x) < _HUGE
             continue
         seeds.append(seed)
         b.append(x)
@@ -186,8 +199,14 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
     else:
         sample = Paired.of(b, c, "ratio" if kpi.analysis == "ratio" else "relative")
     effect = float(sample.to_effect(sample.centre()))
+    if not math.isfinite(effect):
+        return _Draft(replace(row, problem="no_data"))
     row = replace(row, effect=effect)
-    if row.n >= 2 and float(sample.deviation()) <= 1e-12 * max(1.0, abs(float(sample.centre()))):
+    if (
+        kpi.analysis != "spread"
+        and row.n >= 2
+        and float(sample.deviation()) <= 1e-12 * max(1.0, abs(float(sample.centre())))
+    ):
         return _Draft(replace(row, problem="identical" if np.array_equal(b, c) else "no_variation"))
     null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
     typical = sample.typical()
@@ -225,11 +244,13 @@ def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, er
         row = replace(row, problem="too_few_seeds", method="paired-t")
         if row.n < 2 or sample.scale == "spread":
             return replace(row, method="descriptive")
+        if not math.isfinite(sd):
+            return replace(row, method="descriptive")
         half = float(special.stdtrit(row.n - 1, 1 - error / 2)) * sd / math.sqrt(row.n)
         middle = float(sample.centre())
         return _with_interval(row, *(float(sample.to_effect(x)) for x in (middle - half, middle + half)))
     low, high = (float(sample.to_effect(x)) for x in interval(typical, row.n, error))
-    if not math.isfinite(high):
+    if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(sd)):
         # Pairs that tell nothing (the median seed of both arms) leave fewer than the test needs.
         return replace(row, problem="too_few_seeds", method="descriptive")
     row = replace(row, low=low, high=high)
@@ -282,7 +303,7 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         loss_low=tuple(min(column) for column in losses),
         loss_high=tuple(max(column) for column in losses),
         seconds_median=tuple(basic.median(column) for column in seconds),
-        diverged=sum(run.status != "failed" and not math.isfinite(run.final_loss) for run in own.values()),
+        diverged=sum(_is_lost(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
         bit_exact=_bit_exact(arm, own, runs),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
