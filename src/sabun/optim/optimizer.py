@@ -10,24 +10,25 @@ in its own table and knows nothing of the others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun import schemes
 from sabun.errors import OptionError, SchemeError, StateError, unknown
 from sabun.optim import plan as planning
-from sabun.optim.averaging import AVERAGING, schedule_free_update, schedule_free_weight
-from sabun.optim.kernels import Realization, Tensors, advance, begin, finish, realize, update
-from sabun.optim.options import FOREIGN, OPTIONS, check, check_learning_rate
-from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, Work
-from sabun.optim.rounding import narrow
-from sabun.optim.spec import decode, encode
+from sabun.optim.averaging import AVERAGING, schedule_free_weight
+from sabun.optim.fused import Engine
+from sabun.optim.kernels import Tensors
+from sabun.optim.options import FOREIGN, OPTIONS, check
+from sabun.optim.roles import filter_of, settle
+from sabun.optim.same_batch import SameBatch
+from sabun.optim.spec import decode
 from sabun.optim.step_control import STEP_CONTROLS, Controller
+from sabun.optim.stepping import Move, carry_out, direct, step_fused
 
 __all__ = ["VERSION", "Optimizer"]
 
@@ -65,7 +66,7 @@ class Optimizer(torch.optim.Optimizer):
         averaging: None, "ema", "tail" or "schedule-free"; see :meth:`averaged`.
         step_control: None (fixed; any scheduler), "embedded-error" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
-        options: everything in :data:`sabun.optim.options.OPTIONS`, which says what is legal and what it means.
+        others: see :data:`sabun.optim.options.OPTIONS`, which says of each what is legal and what it means.
 
     Raises:
         SchemeError: an unknown scheme, or one that cannot be used for training.
@@ -83,8 +84,32 @@ class Optimizer(torch.optim.Optimizer):
         step_control: str | None = None,
         momentum: float | None = None,
         weight_decay: float = 0.0,
-        **options: Any,
+        decoupled: bool = True,
+        maximize: bool = False,
+        start_up: str | None = None,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        orthogonalization: str = "newton-schulz",
+        orthogonalization_steps: int = 5,
+        orthogonalization_dtype: str | None = None,
+        factor_beta: float | None = None,
+        refresh_every: int = 10,
+        max_factor: int = 10_000,
+        averaging_beta: float = 0.9,
+        averaging_power: float = 0.0,
+        ema_decay: float = 0.999,
+        tail_start: int = 0,
+        tolerance: float | None = None,
+        stability_fraction: float = 0.8,
+        probe_every: int = 10,
+        state_dtype: str | None = None,
+        stochastic_rounding: bool = False,
+        foreach: bool | None = None,
+        fused: bool | str | None = None,
+        **misspelt: object,
     ) -> None:
+        named = locals()
+        given = {name: named[name] for name in OPTIONS} | misspelt
         if step_control is not None and step_control not in STEP_CONTROLS:
             raise unknown(OptionError, "step control", str(step_control), STEP_CONTROLS)
         control = STEP_CONTROLS[step_control or "fixed"]
@@ -92,12 +117,10 @@ class Optimizer(torch.optim.Optimizer):
             raise OptionError(
                 "no learning rate given.", fix="Pass lr, or step_control='embedded-error', which finds its own step."
             )
-        defaults: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}
-        given = {"weight_decay": weight_decay, **options}
         for name, value in given.items():
             check(name, value)
-        defaults |= given
-        defaults |= {
+        defaults: dict[str, Any] = {
+            **given,
             "lr": 0.0 if lr is None else lr,
             "scheme": scheme,
             "preconditioner": preconditioner,
@@ -110,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
             defaults["lr_found"] = True
         if momentum is not None:
             defaults["momentum"] = momentum
-        _settle(defaults)
+        settle(defaults)
         self._reset()
         super().__init__(params, defaults)
 
@@ -133,7 +156,8 @@ class Optimizer(torch.optim.Optimizer):
                 settled["scheme"] = self.defaults["scheme"]
             for key in ("lr", "preconditioner", "averaging"):
                 settled.setdefault(key, self.defaults[key])
-            _settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
+            self._require_metric(settled["preconditioner"])
+            settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
             param_group.update(settled)
         defaults = self.defaults
         try:
@@ -144,11 +168,20 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         self._plans.clear()
 
+    def _require_metric(self, name: str | None) -> None:
+        control = STEP_CONTROLS[self.defaults["step_control"]]
+        if control.metrics is not None and name not in control.metrics:
+            raise OptionError(
+                f"step_control={control.name!r} does not work in the {name!r} metric, where λ has no meaning.",
+                fix="Use preconditioner=None or 'adam', or a fixed lr.",
+            )
+
     def _reset(self) -> None:
         """What is derived from groups and state, and can always be derived again."""
         self._plans: list[planning.Plan | None] = []
         self._averaged: bool = False
         self._controller: Controller | None = None
+        self._engine = Engine()
 
     # ------------------------------------------------------------------ step
 
@@ -165,14 +198,19 @@ class Optimizer(torch.optim.Optimizer):
                 "step() was called inside 'with optimizer.averaged()'.",
                 fix="The parameters hold the average there. Leave the block before training on.",
             )
-        loss = None
-        if closure is not None:
+        loss, batch = None, None
+        controller = self._control()
+        if closure is not None and controller is not None:
+            batch = SameBatch(closure)
+            loss = batch.loss()
+        elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        controller = self._control()
-        lengths = controller.lengths(self, closure) if controller is not None else None
+        if controller is not None:
+            controller.before(self, batch)
         if len(self._plans) != len(self.param_groups):
             self._plans = [None] * len(self.param_groups)
+        moves: list[tuple[int, Move]] = []
         for number, group in enumerate(self.param_groups):
             grads = [p.grad for p in group["params"]]
             active = [g is not None for g in grads]
@@ -181,82 +219,27 @@ class Optimizer(torch.optim.Optimizer):
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
                 plan = self._plans[number] = planning.build(group, active, self.state, filter_of)
-            lr = float(group["lr"]) if lengths is None else lengths[number]
+            if controller is not None:
+                moves += [(number, direct(group, bucket, grads)) for bucket in plan.buckets]
+                continue
+            lr = float(group["lr"])
             weight = schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
             for bucket in plan.buckets:
-                self._step_bucket(group, bucket, filter_of(group, bucket.metric), grads, lr, weight)
-        if controller is not None:
-            controller.after(self)
+                if not (group["fused"] and step_fused(self._engine, group, bucket, grads, lr)):
+                    carry_out(group, direct(group, bucket, grads), lr, weight, self.state)
+        if controller is not None and moves:
+            self._carry_out_together(controller, moves)
         return loss
 
-    def _step_bucket(
-        self,
-        group: dict[str, Any],
-        bucket: planning.Bucket,
-        filter_: Realization,
-        all_grads: list[Tensor | None],
-        lr: float,
-        weight: float,
-    ) -> None:
-        params: Tensors = bucket.params
-        grads: Tensors = [all_grads[i] for i in bucket.indices]  # type: ignore[misc]
-        for g in grads:
-            if g.layout is not torch.strided:
-                planning.refuse_sparse(g)
-        taps, averaged, metric_state = bucket.taps, bucket.averaged, bucket.metric_state
-        if bucket.special:
-            params, grads = _real(params), _real(grads)
-            taps = [_real(tap) for tap in taps]
-            averaged = {key: _real(tensors) for key, tensors in averaged.items()}
-            metric_state = {key: _real(tensors) for key, tensors in metric_state.items()}
-        xs = params
-        if bucket.widen:
-            xs, grads = [p.float() for p in params], [g.float() for g in grads]
-        decay = group["weight_decay"]
-        if group["maximize"]:
-            grads = list(torch._foreach_neg(grads))
-        if decay and not group["decoupled"]:
-            grads = list(torch._foreach_add(grads, xs, alpha=decay))
-        if bucket.fresh:
-            begin(filter_, [[tap[i] for i in bucket.fresh] for tap in taps], [grads[i] for i in bucket.fresh])
-            bucket.fresh = []
-        bucket.count += 1
-        if bucket.steps:
-            torch._foreach_add_(bucket.steps, 1.0)
-
-        terms = advance(filter_, taps, grads)
-        if filter_.start_up == "unbiased":
-            mass = filter_.mass(bucket.count)
-            terms = [(w / mass, tensors) for w, tensors in terms]
-        work = Work(grads, terms, metric_state, group, bucket.count)
-        if bucket.special:
-            work.gather, work.scatter = bucket.gather, bucket.scatter
-        terms, denominators = bucket.metric.apply(work)
-        decay = decay if group["decoupled"] else 0.0
-        if bucket.averaging.name == "schedule-free":
-            schedule_free_update(
-                xs, averaged["base_point"], terms, denominators,
-                lr=lr, decay=decay, beta=group["averaging_beta"], weight=weight,
-            )  # fmt: skip
-        else:
-            if decay:
-                torch._foreach_mul_(xs, 1 - lr * decay)
-            update(xs, terms, denominators, -lr)
-            if bucket.averaging.weight is not None:
-                torch._foreach_lerp_(averaged["average"], xs, bucket.averaging.weight(group, bucket.count))
-        if finish(filter_, taps, grads):
-            self._rotated(bucket, filter_)
-        if bucket.widen:
-            narrow(params, xs, at_random=group["stochastic_rounding"], step=bucket.count, indices=bucket.indices)
-
-    def _rotated(self, bucket: planning.Bucket, filter_: Realization) -> None:
-        """The kernel let the buffers change places: let the state say so."""
-        if bucket.special:
-            bucket.taps.append(bucket.taps.pop(0))
-        for i, p in enumerate(bucket.params):
-            held = self.state[p]
-            for j, tap in enumerate(bucket.taps):
-                held[f"velocity_{j}"] = tap[i]
+    def _carry_out_together(self, controller: Controller, moves: list[tuple[int, Move]]) -> None:
+        """One step length for all: it is chosen when every update is known."""
+        lengths = controller.lengths(self, (entry for _, move in moves for entry in move.entries(self.state)))
+        weights = [
+            schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
+            for group, lr in zip(self.param_groups, lengths, strict=True)
+        ]
+        for number, move in moves:
+            carry_out(self.param_groups[number], move, lengths[number], weights[number], self.state)
 
     # ------------------------------------------------------------------ averaging
 
@@ -274,7 +257,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             with torch.no_grad():
                 for group in self.param_groups:
-                    averaging = AVERAGING[group["averaging"]]
+                    averaging = AVERAGING[group["averaging"] or "none"]
                     for p in group["params"]:
                         held = self.state.get(p, {})
                         if averaging.read is None or not all(key in held for key in averaging.like):
@@ -291,10 +274,16 @@ class Optimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------ control and figures
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds spent so far on compiling the fused step; 0 without ``fused``."""
+        return self._engine.compile_s
+
     def _control(self) -> Controller | None:
         name = self.defaults["step_control"]
-        if self._controller is None and name != "fixed":
-            self._controller = STEP_CONTROLS[name].make()
+        make = STEP_CONTROLS[name].make
+        if self._controller is None and make is not None:
+            self._controller = make()
         return self._controller
 
     @property
@@ -365,16 +354,6 @@ class Optimizer(torch.optim.Optimizer):
                     p.copy_(held.pop("training_point"))
 
 
-def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
-    """The group's scheme as a filter, with β as it is now, and the start-up that the metric asks for."""
-    scheme = decode(group["scheme"])
-    start_up = group["start_up"]
-    if start_up is None:
-        start_up = "unbiased" if scheme.startup == "rest" and metric.asks_unbiased else scheme.startup
-    momentum = group.get("momentum") if "beta" in scheme.parameters else None
-    return realize(group["scheme"], None if momentum is None else float(momentum), start_up)
-
-
 class _Kept:
     """A tensor on its way through ``load_state_dict``, which leaves what it does not know alone."""
 
@@ -388,48 +367,3 @@ def _protect(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> di
         for p, held in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
-
-
-def _settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
-    """Bring the roles of a group into their canonical form, or raise for what is not legal."""
-    lr_found = lr_found or bool(group.get("lr_found"))
-    if not lr_found:
-        check_learning_rate(group["lr"])
-    for role, table in (("preconditioner", PRECONDITIONERS), ("averaging", AVERAGING)):
-        name = group[role] if group[role] is not None else "none"
-        if name not in table:
-            raise unknown(OptionError, role, str(name), table)
-        group[role] = name
-    scheme = decode(group["scheme"]) if isinstance(group["scheme"], str) else group["scheme"]
-    if not isinstance(scheme, schemes.LinearMultistep):
-        raise SchemeError(
-            f"{getattr(scheme, 'name', scheme)!r} is not a linear multistep scheme.",
-            fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
-        )
-    scheme.require_usable()
-    momentum = group.get("momentum")
-    if momentum is not None:
-        if "beta" not in scheme.parameters:
-            raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum out, or use 'heavy-ball'.")
-        check_momentum(momentum)
-        scheme = scheme.with_parameters(beta=float(momentum))
-        scheme.require_usable()
-    group["scheme"] = encode(scheme)
-    if "beta" in scheme.parameters:
-        group["momentum"] = float(scheme.parameters["beta"])
-
-
-def check_momentum(momentum: object) -> None:
-    """Raise OptionError unless β is a number in [0, 1)."""
-    if not (isinstance(momentum, int | float) and not isinstance(momentum, bool) and 0 <= momentum < 1):
-        raise OptionError(f"momentum must be a number in [0, 1), not {momentum!r}.", fix="It is the decay β.")
-
-
-def _real(tensors: list[Any]) -> list[Any]:
-    """The plain real tensor behind each: the local shard of a DTensor, the real view of a complex one."""
-    out = []
-    for t in tensors:
-        if isinstance(t, DTensor):
-            t = t.to_local()
-        out.append(torch.view_as_real(t) if t is not None and t.is_complex() else t)
-    return out

@@ -130,14 +130,18 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "foreach": Option(
         None, _one_of(None, True, False), "None, True or False", "arithmetic",
-        "False: one parameter at a time (least memory); otherwise all of a kind together (fastest)",
+        "False: one parameter at a time (least memory); otherwise all of a kind together",
+    ),
+    "fused": Option(
+        None, _one_of(None, True, False, "native", "inductor"), "None, True, False, 'native' or 'inductor'",
+        "arithmetic", "True: compiled, one pass over memory where the metric is diagonal (fastest); or how to",
     ),
 }  # fmt: skip
 
 # Keys that torch, its schedulers or common training code put into a group; no part of any update rule.
 FOREIGN = frozenset(
     {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr",
-     "differentiable", "capturable", "fused"}
+     "differentiable", "capturable"}
 )  # fmt: skip
 
 

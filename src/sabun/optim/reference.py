@@ -59,7 +59,7 @@ class Reference:
         if not group["decoupled"]:
             g, decay = torch.add(g, p, alpha=decay), 0.0
         m.n += 1
-        name = group["preconditioner"]
+        name = group["preconditioner"] or "none"
         if PRECONDITIONERS[name].needs_matrix and not is_matrix(p.shape):
             name = "adam"
         d = self._direction(g, m, scheme, group, unbiased=PRECONDITIONERS[name].asks_unbiased)
@@ -157,7 +157,7 @@ class Reference:
         m, group = self.memory[p], self.optimizer.param_groups[0]
         if group["averaging"] == "schedule-free":
             return m.var["x"]
-        if group["averaging"] == "none" or not m.iterates:
+        if group["averaging"] is None or not m.iterates:
             return p.detach().clone()
         if group["averaging"] == "tail":
             tail = m.iterates[group["tail_start"] :] or m.iterates[-1:]

@@ -36,7 +36,13 @@ def encode(scheme: schemes.LinearMultistep) -> str:
 def decode(text: str) -> schemes.LinearMultistep:
     """The scheme of that name, or with those coefficients. Raises SchemeError for anything else."""
     if not text.startswith("{"):
-        return schemes.get(text)  # a Runge–Kutta name comes out as a tableau; the caller says what it needs
+        scheme = schemes.get(text)
+        if not isinstance(scheme, schemes.LinearMultistep):
+            raise SchemeError(
+                f"{scheme.name!r} is not a linear multistep scheme.",
+                fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
+            )
+        return scheme
     fields = json.loads(text)
     return schemes.LinearMultistep(
         name=fields["name"],

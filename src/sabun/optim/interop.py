@@ -1,0 +1,154 @@
+"""From torch's optimizers to sabun's, with everything they have learnt, and any optimizer as a numerical method.
+
+torch accumulates v ← βv + g and steps by lr; sabun averages m ← βm + (1−β)g and steps by h. So m = (1−β)v,
+h = lr/(1−β), and the trajectory is the same. Adam averages already: m = exp_avg, h = lr.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sabun import schemes
+from sabun.errors import OptionError
+from sabun.optim.optimizer import Optimizer
+from sabun.optim.runge_kutta import RungeKutta
+from sabun.optim.spec import decode
+
+__all__ = ["describe", "from_torch"]
+
+_GENERIC = ("initial_lr", "param_names", "name")
+
+
+def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
+    """A sabun optimizer over the same parameters that goes on exactly as ``optimizer`` would.
+
+    Takes ``torch.optim.SGD`` (momentum, Nesterov, weight decay, maximize) and ``torch.optim.Adam``/``AdamW``, group by
+    group, in the middle of training too: momentum, second moments and step counts are copied. Learning rates become
+    time steps, h = lr/(1−β) for SGD. A scheduler must be made anew on the returned optimizer.
+
+    Raises OptionError for any other optimizer, and for options without an equivalent: dampening, amsgrad, sparse state.
+    """
+    kind = type(optimizer)
+    if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        raise OptionError(
+            f"from_torch() knows torch.optim.SGD, Adam and AdamW, not {kind.__module__}.{kind.__qualname__}.",
+            fix="Choose a preset instead: sabun.optim.create(name, params); sabun.optim.presets() lists them.",
+        )
+    convert = _sgd if kind is torch.optim.SGD else _adam
+    groups = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names")
+        params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
+        groups.append({"params": params, **convert(group)})
+    # A warm-up may stand at lr = 0 just now, which a constructor would refuse.
+    steps = [group.pop("lr") for group in groups]
+    made = Optimizer(groups, lr=1.0)
+    for step, old, new in zip(steps, optimizer.param_groups, made.param_groups, strict=True):
+        new["lr"] = step
+        for p in old["params"]:
+            held = optimizer.state.get(p)
+            if held:
+                made.state[p] = _sgd_state(new, held) if kind is torch.optim.SGD else _adam_state(held)
+    return made
+
+
+def _common(group: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "weight_decay": float(group["weight_decay"]),
+        "maximize": bool(group["maximize"]),
+        "foreach": group.get("foreach"),
+    }
+
+
+def _sgd(group: dict[str, Any]) -> dict[str, Any]:
+    beta = float(group["momentum"])
+    if group["dampening"] and beta:
+        # With dampening τ the buffer is (1−τ) times as large: the same direction at another step length, but torch
+        # leaves the first gradient undampened, which no linear filter does.
+        raise OptionError(
+            "SGD with dampening has no equivalent scheme.", fix="Drop dampening and multiply lr by (1 − dampening)."
+        )
+    options = _common(group) | {"decoupled": False, "lr": _over(group["lr"], 1 - beta)}
+    if beta == 0:
+        return options | {"scheme": schemes.get("euler")}
+    return options | {"scheme": schemes.nesterov(beta) if group["nesterov"] else schemes.heavy_ball(beta)}
+
+
+def _sgd_state(group: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+    buffer = held.get("momentum_buffer")
+    if buffer is None or "momentum" not in group:
+        return {}
+    return {"velocity_0": buffer.detach().mul(1 - group["momentum"])}
+
+
+def _adam(group: dict[str, Any]) -> dict[str, Any]:
+    if group["amsgrad"]:
+        raise OptionError("amsgrad has no equivalent here.", fix="Drop amsgrad.")
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    decoupled = group.get("decoupled_weight_decay", False)
+    return _common(group) | {
+        "lr": _over(group["lr"], 1.0),
+        "scheme": schemes.heavy_ball(beta1),
+        "preconditioner": "adam",
+        "beta2": beta2,
+        "eps": float(group["eps"]),
+        "decoupled": bool(decoupled),
+    }
+
+
+def _adam_state(held: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "velocity_0": held["exp_avg"].detach().clone(memory_format=torch.preserve_format),
+        "second_moment": held["exp_avg_sq"].detach().clone(memory_format=torch.preserve_format),
+        "step": torch.tensor(float(held["step"]), dtype=torch.float32),
+    }
+
+
+def _over(lr: float | Tensor, divisor: float) -> float | Tensor:
+    return lr.detach().clone() / divisor if isinstance(lr, Tensor) else lr / divisor
+
+
+def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """The optimizer as a numerical method, in plain values; None where the method is not known.
+
+    Keys: ``scheme`` (its text), ``certificate`` (order, error constant, stability interval, …), ``metric``,
+    ``averaging``, ``step_control``, ``lr`` (the time step h), ``gradient_evaluations``. It describes the first group.
+    torch's SGD, Adam and AdamW are described as :func:`from_torch` converts them, without being converted.
+    """
+    if isinstance(optimizer, RungeKutta):
+        group = optimizer.param_groups[0]
+        tableau = schemes.get(group["scheme"])
+        return _description(tableau, group, evaluations=tableau.gradient_evaluations)
+    if isinstance(optimizer, Optimizer):
+        group = optimizer.param_groups[0]
+        return _description(decode(group["scheme"]), group, evaluations=optimizer.gradient_evaluations)
+    first = optimizer.param_groups[0]
+    try:
+        if type(optimizer) is torch.optim.SGD:
+            group = _sgd(first)
+        elif type(optimizer) in (torch.optim.Adam, torch.optim.AdamW):
+            group = _adam(first)
+        else:
+            return None
+    except OptionError:
+        return None
+    return _description(group["scheme"], group, evaluations=1)
+
+
+def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dict[str, Any]:
+    beta = group.get("momentum")
+    if beta is not None and "beta" in getattr(scheme, "parameters", {}):
+        scheme = scheme.with_parameters(beta=float(beta))
+    certificate = scheme.certificate() if hasattr(scheme, "certificate") else None
+    return {
+        "scheme": scheme.name,
+        "certificate": certificate,
+        "metric": group.get("preconditioner"),
+        "averaging": group.get("averaging"),
+        "step_control": group.get("step_control") or "fixed",
+        "lr": float(group["lr"]),
+        "gradient_evaluations": evaluations,
+    }

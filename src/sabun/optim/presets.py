@@ -1,0 +1,179 @@
+"""The optimizers that people know, each as one row: scheme, metric, average, and what it is equal to.
+
+Tests hold every row against the public implementation that it names, step for step; ``differs`` says where a row
+departs from it on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from sabun import schemes
+from sabun.errors import OptionError, unknown
+from sabun.optim.groups import param_groups
+from sabun.optim.optimizer import Optimizer
+from sabun.optim.options import check_learning_rate
+
+__all__ = ["PRESETS", "Preset", "create", "presets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One row. ``lr`` is the default time step h.
+
+    ``rest`` holds what is different for parameters that are not hidden matrices (``lr_factor`` multiplies lr there);
+    None treats all parameters alike. ``equals`` is the public implementation that the row reproduces.
+    """
+
+    name: str
+    scheme: str
+    preconditioner: str | None
+    averaging: str | None
+    lr: float
+    summary: str
+    source: str
+    equals: str
+    differs: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rest: Mapping[str, Any] | None = None
+
+
+_ROWS = (
+    Preset(
+        "sgd", "euler", None, None, 0.1,
+        "stochastic gradient descent: the forward Euler method",
+        "Robbins & Monro 1951",
+        "torch.optim.SGD(lr)",
+    ),
+    Preset(
+        "heavy-ball", "heavy-ball(0.9)", None, None, 0.3,
+        "gradient descent with momentum",
+        "Polyak 1964",
+        "torch.optim.SGD(lr·(1−β), momentum=β)",
+    ),
+    Preset(
+        "nesterov", "nesterov(0.9)", None, None, 0.3,
+        "Nesterov's momentum: look-ahead with γ = β",
+        "Nesterov 1983; Sutskever et al. 2013",
+        "torch.optim.SGD(lr·(1−β), momentum=β, nesterov=True)",
+    ),
+    Preset(
+        "qhm", "quasi-hyperbolic(0.7, 0.9)", None, None, 0.3,
+        "quasi-hyperbolic momentum: look-ahead with γ = β(1−ν)/(1−β), here ν = 0.7",
+        "Ma & Yarats 2019, arXiv 1810.06801",
+        "pytorch_optimizer.QHM(lr, momentum=β, nu=ν)",
+        "β = 0.9 where the paper proposes 0.999",
+    ),
+    Preset(
+        "adamw", "heavy-ball(0.9)", "adam", None, 1e-3,
+        "Adam with decoupled weight decay",
+        "Kingma & Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101",
+        "torch.optim.AdamW",
+        options={"weight_decay": 0.01},
+    ),
+    Preset(
+        "nadamw", "nesterov(0.9)", "adam", None, 2e-3,
+        "AdamW with Nesterov's momentum",
+        "Dozat 2016",
+        "torch.optim.NAdam(decoupled_weight_decay=True) with a constant momentum",
+        "β is constant (torch schedules it unless momentum_decay is huge), and the start-up divides the whole "
+        "direction by its mass, 1−βⁿ⁺¹, where NAdam divides its two parts separately; equal once βⁿ is negligible",
+        options={"weight_decay": 0.01},
+    ),
+    Preset(
+        "lion", "lion(0.9, 0.99)", "sign", None, 1e-4,
+        "the sign of a look-ahead momentum: β = β₂, γ = (β₂−β₁)/(1−β₂)",
+        "Chen et al. 2023, arXiv 2302.06675",
+        "pytorch_optimizer.Lion(betas=(0.9, 0.99))",
+    ),
+    Preset(
+        "muon", "nesterov(0.95)", "spectral", None, 1e-3,
+        "orthogonalised Nesterov momentum for hidden matrices, AdamW for the rest",
+        "Jordan et al. 2024; scale of Liu et al. 2025, arXiv 2502.16982",
+        "torch.optim.Muon(adjust_lr_fn='match_rms_adamw') on the hidden matrices",
+        "orthogonalises in at least float32 on a CPU; torch does so in bfloat16: orthogonalization_dtype='bfloat16'",
+        options={"weight_decay": 0.1},
+        rest={"scheme": "heavy-ball(0.9)", "preconditioner": "adam"},
+    ),
+    Preset(
+        "mars", "look-ahead(0.95, 0.475)", "adam", None, 3e-3,
+        "AdamW on variance-reduced gradients: look-ahead with γ = 0.025·β/(1−β)",
+        "Yuan et al. 2024, arXiv 2411.10438",
+        "the momentum of pytorch_optimizer.MARS (gamma=0.025), exactly so with mars_type='lion'",
+        "the second moment is that of the gradient itself (MARS: of the extrapolated gradient), no clipping of the "
+        "extrapolated gradient to norm 1, and the whole direction is divided by its mass",
+        options={"beta2": 0.99},
+    ),
+    Preset(
+        "schedule-free-adamw", "euler", "adam", "schedule-free", 2.5e-3,
+        "AdamW with averaging in the place of momentum and schedule",
+        "Defazio et al. 2024, arXiv 2405.15682",
+        "schedulefree.AdamWScheduleFree (both of its points)",
+        "no built-in warm-up (use a scheduler); no train/eval switch, see Optimizer.averaged",
+    ),
+    Preset(
+        "soap", "heavy-ball(0.95)", "kronecker", None, 3e-3,
+        "Adam in the eigenbasis of Shampoo's factors for matrices, Adam for the rest",
+        "Vyas et al. 2024, arXiv 2409.11321",
+        "pytorch_optimizer.SOAP(betas=(0.95, 0.95)) fed its first gradient twice",
+        "the first gradient also makes a step (SOAP uses it for the basis only); weight decay comes before the step, "
+        "as in AdamW; kernels are flattened to matrices; ε is added to the corrected second moment, as in Adam",
+        options={"beta2": 0.95, "weight_decay": 0.01, "refresh_every": 10},
+        rest={"preconditioner": "adam"},
+    ),
+    Preset(
+        "sabun", "look-ahead(0.9, 2)", "spectral", None, 5e-3,
+        "this project's own: look-ahead between stability and accuracy, spectral metric for hidden matrices",
+        "this project; provisional: the best point of a first prototype, to be confirmed by its benchmarks",
+        "none",
+        rest={"scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5},
+    ),
+)  # fmt: skip
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def presets() -> Mapping[str, Preset]:
+    """Name → row, read-only."""
+    return PRESETS
+
+
+def create(
+    name: str, params: nn.Module | Iterable[Any], lr: float | Tensor | None = None, **overrides: Any
+) -> Optimizer:
+    """An optimizer by the name that people know, such as ``"nadamw"``, over a module, named or bare parameters.
+
+    ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
+    hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
+    and the head can be told); there, ``scheme``, ``momentum`` and ``preconditioner`` concern the hidden matrices and
+    all other overrides both groups. Groups (dicts) are taken as they are. Names of the scheme catalogue work too.
+
+    Raises OptionError for an unknown name or a wrong option.
+    """
+    row = PRESETS.get(name)
+    if row is None:
+        bare = name.partition("(")[0].strip()
+        if bare not in schemes.SCHEMES:
+            raise unknown(OptionError, "preset", name, [*PRESETS, *schemes.SCHEMES])
+        row = Preset(name, name, None, None, 0.1, "", "", "")
+    chosen: dict[str, Any] = {
+        "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
+        **row.options, **overrides,
+    }  # fmt: skip
+    step: float | Tensor = row.lr if lr is None else lr
+    check_learning_rate(step)
+    members: Any = params.named_parameters() if isinstance(params, nn.Module) else params
+    if row.rest is not None and chosen["preconditioner"] == row.preconditioner:
+        members = params if isinstance(params, nn.Module) else list(members)
+        if isinstance(members, nn.Module) or not any(isinstance(m, dict) for m in members):
+            rest = dict(row.rest)
+            factor = rest.pop("lr_factor", 1.0)
+            if factor != 1:
+                rest["lr"] = step * factor
+            members = param_groups(members, rest=rest)
+    return Optimizer(members, step, **chosen)

@@ -1,0 +1,61 @@
+"""From the four roles as a user writes them to their canonical form in a parameter group, and to a filter that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sabun import schemes
+from sabun.errors import OptionError, SchemeError, unknown
+from sabun.optim.averaging import AVERAGING
+from sabun.optim.kernels import Realization, realize
+from sabun.optim.options import check_learning_rate
+from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner
+from sabun.optim.spec import decode, encode
+
+__all__ = ["check_momentum", "filter_of", "settle"]
+
+
+def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
+    """The group's scheme as a filter, with β as it is now, and the start-up that the metric asks for."""
+    scheme = decode(group["scheme"])
+    start_up = group["start_up"]
+    if start_up is None:
+        start_up = "unbiased" if scheme.startup == "rest" and metric.asks_unbiased else scheme.startup
+    momentum = group.get("momentum") if "beta" in scheme.parameters else None
+    return realize(group["scheme"], None if momentum is None else float(momentum), start_up)
+
+
+def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
+    """Bring the roles of a group into their canonical form, or raise for what is not legal."""
+    lr_found = lr_found or bool(group.get("lr_found"))
+    if not lr_found:
+        check_learning_rate(group["lr"])
+    for role, table in (("preconditioner", PRECONDITIONERS), ("averaging", AVERAGING)):
+        name = group[role] if group[role] is not None else "none"
+        if name not in table:
+            raise unknown(OptionError, role, str(name), table)
+        group[role] = None if name == "none" else name
+    scheme = decode(group["scheme"]) if isinstance(group["scheme"], str) else group["scheme"]
+    if not isinstance(scheme, schemes.LinearMultistep):
+        raise SchemeError(
+            f"{getattr(scheme, 'name', scheme)!r} is not a linear multistep scheme.",
+            fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
+        )
+    scheme.require_usable()
+    momentum = group.get("momentum")
+    if momentum is not None:
+        if "beta" not in scheme.parameters:
+            raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum out, or use 'heavy-ball'.")
+        check_momentum(momentum)
+        scheme = scheme.with_parameters(beta=float(momentum))
+        scheme.require_usable()
+    group["scheme"] = encode(scheme)
+    if "beta" in scheme.parameters:
+        group["momentum"] = float(scheme.parameters["beta"])
+
+
+def check_momentum(momentum: object) -> None:
+    """Raise OptionError unless β is a number in [0, 1)."""
+    if not (isinstance(momentum, int | float) and not isinstance(momentum, bool) and 0 <= momentum < 1):
+        raise OptionError(f"momentum must be a number in [0, 1), not {momentum!r}.", fix="It is the decay β.")

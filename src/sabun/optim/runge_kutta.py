@@ -1,0 +1,310 @@
+"""Runge–Kutta methods on the gradient flow: several gradients a step, all on the same mini-batch.
+
+    k_i = g(θ − h Σ_j a_ij k_j),   θ ← θ − h Σ_i b_i k_i
+
+Special cases: one stage is gradient descent; ``heun`` and ``rk4`` are the classical ones; ``chebyshev(s)`` has a
+stability interval that grows as s², so that its s gradients reach as far as about s² of Euler's on a stiff problem. A
+closure recomputes loss and gradient. The honest unit of cost is the gradient evaluation, which this class counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import ParamsT
+
+from sabun import schemes
+from sabun.errors import OptionError, SchemeError, StateError, unknown
+from sabun.optim.kernels import Tensors
+from sabun.optim.options import FOREIGN, OPTIONS, check, check_learning_rate
+from sabun.optim.plan import refuse_sparse
+from sabun.optim.same_batch import SameBatch
+from sabun.optim.step_control import DEFAULT_TOLERANCE, PI
+
+__all__ = ["RungeKutta"]
+
+_OWN = ("weight_decay", "decoupled", "maximize", "tolerance")
+_RUNNING: dict[str, object] = {
+    "version": 1,
+    "control_step": 0.0,
+    "control_last": 0.0,
+    "control_error": 1.0,
+    "control_rejected": 0,
+    "evaluations_total": 0,
+}
+_MOST_REJECTIONS = 10
+
+
+class RungeKutta(torch.optim.Optimizer):
+    r"""Explicit Runge–Kutta steps; ``step(closure)`` needs its closure::
+
+        for x, y in loader:
+            def closure():
+                optimizer.zero_grad()
+                loss = loss_fn(model(x), y)      # the same x, y for every stage
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+
+    Dropout draws the same numbers in every stage; batch-norm statistics see every stage.
+
+    Args:
+        params: parameters, named parameters, or groups (which may set lr, weight_decay, decoupled, maximize).
+        lr: the time step h > 0, as in :class:`sabun.Optimizer`; may be left out with "embedded-error".
+        scheme: "heun", "rk4", "chebyshev(5)", "bogacki-shampine", … or a ``ButcherTableau``.
+        step_control: None (fixed; any scheduler), or "embedded-error" for a tableau with an embedded pair: a step whose
+            error exceeds tolerance·‖θ‖ is rejected and retaken shorter on the same batch; lr is the upper bound then.
+        tolerance: of that control; None is 0.01.
+        weight_decay, decoupled: decoupled: θ ← θ(1 − lr·λ) before the step; otherwise λθ is part of every stage's
+            gradient.
+        maximize: ascend.
+
+    State of the size of θ between steps: none. During a step: one copy a stage, and one of θ.
+
+    Raises:
+        SchemeError: an unknown scheme, or one that is not a Runge–Kutta tableau.
+        OptionError: an option that is misspelt or out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        *,
+        scheme: str | schemes.ButcherTableau = "heun",
+        step_control: str | None = None,
+        tolerance: float | None = None,
+        weight_decay: float = 0.0,
+        decoupled: bool = True,
+        maximize: bool = False,
+        **misspelt: object,
+    ) -> None:
+        for name in misspelt:
+            raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
+        tableau = _tableau(scheme)
+        if step_control not in (None, "fixed", "embedded-error"):
+            raise unknown(OptionError, "step control of RungeKutta", str(step_control), ["fixed", "embedded-error"])
+        adaptive = step_control == "embedded-error"
+        if adaptive and tableau.b_embedded is None:
+            raise OptionError(
+                f"{tableau.name!r} has no embedded pair to measure its error with.",
+                fix="Use 'bogacki-shampine' or 'heun-euler', or give lr and drop step_control.",
+            )
+        if lr is None and not adaptive:
+            raise OptionError("no learning rate given.", fix="Pass lr, or step_control='embedded-error'.")
+        if lr is not None:
+            check_learning_rate(lr)
+        options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize, "tolerance": tolerance}
+        for name, value in options.items():
+            check(name, value)
+        defaults: dict[str, Any] = {
+            "lr": 0.0 if lr is None else lr,
+            "scheme": tableau.name,
+            "step_control": "embedded-error" if adaptive else "fixed",
+            **options,
+            **_RUNNING,
+        }
+        if lr is None:
+            defaults["lr_found"] = True
+        self._custom: dict[str, schemes.ButcherTableau] = {}
+        if _named(tableau.name) != tableau:
+            self._custom[tableau.name] = tableau
+        self._evaluations = tableau.gradient_evaluations
+        self._error = math.nan
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group. Nothing is changed when one of its options is wrong."""
+        if isinstance(param_group, dict):
+            for key, value in param_group.items():
+                if key in OPTIONS and key in _OWN:
+                    check(key, value)
+                elif key == "lr":
+                    check_learning_rate(value)
+                elif key in ("scheme", "step_control"):
+                    raise OptionError(f"{key} belongs to the whole optimizer.", fix="Pass it to the constructor.")
+                elif key not in FOREIGN and key not in self.defaults:
+                    raise unknown(OptionError, "option in a parameter group", str(key), ["lr", *_OWN])
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_custom": self._custom}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_custom", {})
+        self._error = math.nan
+        for group in self.param_groups:
+            if "scheme" not in group:
+                raise StateError("this is not a checkpoint of sabun.optim.RungeKutta.", fix="Load its own.")
+            for name, value in {**{n: OPTIONS[n].default for n in _OWN}, **_RUNNING}.items():
+                group.setdefault(name, value)
+        self._evaluations = self.tableau.gradient_evaluations
+
+    @property
+    def tableau(self) -> schemes.ButcherTableau:
+        """The scheme."""
+        name = self.param_groups[0]["scheme"]
+        return self._custom[name] if name in self._custom else _tableau(name)
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Gradients that the last step used (before the first: what a step will use), rejected attempts included."""
+        return self._evaluations
+
+    def stats(self) -> dict[str, float]:
+        """``step_length`` h, ``gradient_evaluations`` in all, and with error control ``error`` and ``rejected``."""
+        lead = self.param_groups[0]
+        figures = {"step_length": float(lead["lr"]), "gradient_evaluations": float(lead["evaluations_total"])}
+        if lead["step_control"] == "embedded-error":
+            figures |= {
+                "step_length": lead["control_last"], "error": self._error, "rejected": float(lead["control_rejected"]),
+            }  # fmt: skip
+        return figures
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns the loss at its beginning. Raises OptionError without a closure."""
+        if closure is None:
+            raise OptionError(
+                "a Runge–Kutta step needs a closure: it evaluates the gradient several times.",
+                fix="Call optimizer.step(closure); closure clears the gradients, computes the loss and calls backward.",
+            )
+        batch = SameBatch(closure)
+        places = [(p, group) for group in self.param_groups for p in group["params"] if p.requires_grad]
+        params = [p for p, _ in places]
+        start = [p.clone() for p in params]
+        loss = batch.loss()
+        first = self._gradients(places)
+        self._evaluations = 1
+        if self.param_groups[0]["step_control"] == "embedded-error":
+            self._adaptive(places, start, first, batch)
+        else:
+            lengths = [float(group["lr"]) for _, group in places]
+            stages = self._stages(places, start, first, lengths, batch)
+            self._move(places, start, stages, self.tableau.b, lengths)
+        for group in self.param_groups:
+            group["evaluations_total"] += self._evaluations
+        return loss
+
+    def _gradients(self, places: Sequence[tuple[Tensor, dict[str, Any]]]) -> Tensors:
+        """k at the point where the parameters stand: copies, with ascent and coupled decay in them."""
+        ks = []
+        for p, group in places:
+            g = p.grad
+            if g is not None and g.layout is not torch.strided:
+                refuse_sparse(g)
+            k = torch.zeros_like(p) if g is None else g.clone()
+            if group["maximize"]:
+                k.neg_()
+            if group["weight_decay"] and not group["decoupled"]:
+                k.add_(p, alpha=group["weight_decay"])
+            ks.append(k)
+        return ks
+
+    def _stages(
+        self,
+        places: Sequence[tuple[Tensor, dict[str, Any]]],
+        start: Tensors,
+        first: Tensors,
+        lengths: Sequence[float],
+        batch: SameBatch,
+    ) -> list[Tensors]:
+        """k_1 … k_s; stages that nothing uses (the last one of an FSAL pair without control) are left out."""
+        tableau, adaptive = self.tableau, self.param_groups[0]["step_control"] == "embedded-error"
+        used = tableau.stages
+        while (
+            used > 1
+            and tableau.b[used - 1] == 0
+            and not (adaptive and tableau.b_embedded is not None and tableau.b_embedded[used - 1])
+        ):
+            used -= 1
+        stages = [first]
+        for row in tableau.A[1:used]:
+            self._move(places, start, stages, row, lengths, decay=False)
+            batch.loss()
+            self._evaluations += 1
+            stages.append(self._gradients(places))
+        return stages
+
+    @staticmethod
+    def _move(
+        places: Sequence[tuple[Tensor, dict[str, Any]]],
+        start: Tensors,
+        stages: Sequence[Tensors],
+        weights: Sequence[Any],
+        lengths: Sequence[float],
+        *,
+        decay: bool = True,
+    ) -> None:
+        """θ = start − h Σ w_i k_i, with decoupled decay of the start at the end of a step."""
+        for i, (p, group) in enumerate(places):
+            p.copy_(start[i])
+            if decay and group["weight_decay"] and group["decoupled"]:
+                p.mul_(1 - lengths[i] * group["weight_decay"])
+            for w, ks in zip(weights, stages, strict=False):
+                if w:
+                    p.add_(ks[i], alpha=-lengths[i] * float(w))
+
+    def _adaptive(
+        self, places: Sequence[tuple[Tensor, dict[str, Any]]], start: Tensors, first: Tensors, batch: SameBatch
+    ) -> None:
+        lead, pi = self.param_groups[0], PI()
+        if any(isinstance(p, DTensor) for p in start):
+            raise OptionError("embedded-error control does not work on sharded parameters.", fix="Give lr instead.")
+        found = "lr_found" in self.defaults
+        size, slope = _norm(start), _norm(first)
+        unit = float(lead["tolerance"] or DEFAULT_TOLERANCE) * (size or slope or 1.0)
+        h = lead["control_step"] or (0.01 * (size or 1.0) / slope if slope else 0.0)
+        limit = math.inf if found else min(float(group["lr"]) for group in self.param_groups)
+        h = min(h, limit)
+        tableau = self.tableau
+        embedded = tableau.b_embedded or tableau.b
+        difference = [float(b - e) for b, e in zip(tableau.b, embedded, strict=True)]
+        for _ in range(_MOST_REJECTIONS):
+            lengths = [h] * len(places)
+            stages = self._stages(places, start, first, lengths, batch)
+            parts = [
+                sum((w * ks[i] for w, ks in zip(difference, stages, strict=False)), torch.zeros_like(start[i]))
+                for i in range(len(places))
+            ]
+            error = h * _norm(parts) / unit
+            if error <= 1 or h == 0:
+                break
+            lead["control_rejected"] += 1
+            h *= pi.shorter(error)
+        self._move(places, start, stages, tableau.b, lengths)
+        self._error = error
+        lead["control_last"] = lengths[0] if lengths else h
+        lead["control_step"] = h * pi.next(error, lead["control_error"]) if math.isfinite(error) else h
+        lead["control_error"] = min(max(error, 1e-4), 1.0) if math.isfinite(error) else 1.0
+        for group in self.param_groups:
+            group |= {key: lead[key] for key in _RUNNING if key.startswith("control_")}
+            if found:
+                group["lr"] = lead["control_last"]
+
+
+def _norm(tensors: Tensors) -> float:
+    return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
+
+
+def _named(name: str) -> object:
+    try:
+        return schemes.get(name)
+    except SchemeError:
+        return None
+
+
+def _tableau(scheme: str | schemes.ButcherTableau) -> schemes.ButcherTableau:
+    found = schemes.get(scheme) if isinstance(scheme, str) else scheme
+    if not isinstance(found, schemes.ButcherTableau):
+        raise SchemeError(
+            f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
+            fix="Multistep schemes need one gradient a step: use sabun.Optimizer.",
+        )
+    return found

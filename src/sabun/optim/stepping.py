@@ -1,0 +1,162 @@
+"""One step of one bucket, in two halves: first the update u is formed, then it is carried out at some length.
+
+Between the halves a step control may look at all updates and choose the length. Without one the halves follow each
+other bucket by bucket, and nothing of the size of θ is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sabun.optim.averaging import schedule_free_update
+from sabun.optim.fused import Engine
+from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish, update
+from sabun.optim.plan import Bucket, real_views, refuse_sparse
+from sabun.optim.preconditioners import Work
+from sabun.optim.roles import filter_of
+from sabun.optim.rounding import narrow
+
+__all__ = ["Move", "carry_out", "direct", "step_fused"]
+
+
+@dataclass(slots=True)
+class Move:
+    """An update that is ready to be carried out. Lists run over the bucket's parameters, as plain real tensors."""
+
+    bucket: Bucket
+    filter_: Realization
+    params: Tensors
+    xs: Tensors
+    grads: Tensors
+    taps: list[Tensors]
+    averaged: Mapping[str, Tensors]
+    terms: Terms
+    denominators: Tensors | None
+
+    def entries(
+        self, state: Mapping[Tensor, dict[str, Any]]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, dict[str, Any]]]:
+        """(parameter, its real view, update u, state) one by one."""
+        total = accumulate(self.terms)
+        if self.denominators is not None:
+            torch._foreach_div_(total, self.denominators)
+        for p, x, u in zip(self.bucket.params, self.xs, total, strict=True):
+            yield p, x, u, state[p]
+
+
+def _gradients(bucket: Bucket, every: Sequence[Tensor | None]) -> Tensors:
+    grads = []
+    for i in bucket.indices:
+        g = every[i]
+        if g is not None:
+            if g.layout is not torch.strided:
+                refuse_sparse(g)
+            grads.append(g)
+    return grads
+
+
+def direct(group: dict[str, Any], bucket: Bucket, every: Sequence[Tensor | None]) -> Move:
+    """Take the gradients in, through scheme and metric. :func:`carry_out` must follow."""
+    filter_ = filter_of(group, bucket.metric)
+    params, grads = bucket.params, _gradients(bucket, every)
+    taps: list[Tensors] = bucket.taps
+    averaged, metric_state = bucket.averaged, bucket.metric_state
+    if bucket.special:
+        params, grads = real_views(params), real_views(grads)
+        taps = [real_views(tap) for tap in taps]
+        averaged = {key: real_views(tensors) for key, tensors in averaged.items()}
+        metric_state = {key: real_views(tensors) for key, tensors in metric_state.items()}
+    xs = params
+    if bucket.widen:
+        xs, grads = [p.float() for p in params], [g.float() for g in grads]
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    if group["weight_decay"] and not group["decoupled"]:
+        grads = list(torch._foreach_add(grads, xs, alpha=group["weight_decay"]))
+    if bucket.fresh:
+        begin(filter_, [[tap[i] for i in bucket.fresh] for tap in taps], [grads[i] for i in bucket.fresh])
+        bucket.fresh = []
+    bucket.count += 1
+    if bucket.steps:
+        torch._foreach_add_(bucket.steps, 1.0)
+
+    terms = advance(filter_, taps, grads)
+    if filter_.start_up == "unbiased":
+        mass = filter_.mass(bucket.count)
+        terms = [(w / mass, tensors) for w, tensors in terms]
+    work = Work(grads, terms, metric_state, group, bucket.count)
+    if bucket.special:
+        work.gather, work.scatter = bucket.gather, bucket.scatter
+    terms, denominators = bucket.metric.apply(work)
+    return Move(bucket, filter_, params, xs, grads, taps, averaged, terms, denominators)
+
+
+def carry_out(
+    group: dict[str, Any], move: Move, lr: float, weight: float, state: Mapping[Tensor, dict[str, Any]]
+) -> None:
+    """Move the parameters by ``lr``, bring averages and history up to date. ``weight`` is that of schedule-free."""
+    bucket, xs = move.bucket, move.xs
+    decay = group["weight_decay"] if group["decoupled"] else 0.0
+    if bucket.averaging.name == "schedule-free":
+        schedule_free_update(
+            xs, move.averaged["base_point"], move.terms, move.denominators,
+            lr=lr, decay=decay, beta=group["averaging_beta"], weight=weight,
+        )  # fmt: skip
+    else:
+        if decay:
+            torch._foreach_mul_(xs, 1 - lr * decay)
+        update(xs, move.terms, move.denominators, -lr)
+        if bucket.averaging.weight is not None:
+            torch._foreach_lerp_(move.averaged["average"], xs, bucket.averaging.weight(group, bucket.count))
+    if finish(move.filter_, move.taps, move.grads):
+        # The kernel let the buffers change places: let the state say so.
+        if bucket.special:
+            bucket.taps.append(bucket.taps.pop(0))
+        for i, p in enumerate(bucket.params):
+            for j, tap in enumerate(bucket.taps):
+                state[p][f"velocity_{j}"] = tap[i]
+    if bucket.widen:
+        at_random = group["stochastic_rounding"]
+        narrow(move.params, xs, at_random=at_random, step=bucket.count, indices=bucket.indices)
+
+
+def step_fused(
+    engine: Engine, group: dict[str, Any], bucket: Bucket, every: Sequence[Tensor | None], lr: float
+) -> bool:
+    """The same step in one pass over memory. False, and nothing changed, where that cannot be had."""
+    filter_ = filter_of(group, bucket.metric)
+    params, grads = bucket.params, _gradients(bucket, every)
+    taps: list[Tensors] = bucket.taps
+    averaged, metric_state = bucket.averaged, bucket.metric_state
+    if bucket.special:
+        params, grads = real_views(params), real_views(grads)
+        taps = [real_views(tap) for tap in taps]
+        averaged = {key: real_views(tensors) for key, tensors in averaged.items()}
+        metric_state = {key: real_views(tensors) for key, tensors in metric_state.items()}
+    weight = bucket.averaging.weight
+    if (
+        bucket.averaging.name == "schedule-free"
+        or group["stochastic_rounding"]
+        or (bucket.widen and weight is not None)
+        or (bucket.fresh and filter_.start_up == "hold")
+    ):
+        return False
+    count = bucket.count + 1
+    state = [*taps, *(metric_state[name] for name in bucket.metric.like)]
+    done = engine.step(
+        group["fused"], filter_, bucket.metric.name, group,
+        lr=lr, count=count, params=params, grads=grads, state=state,
+    )  # fmt: skip
+    if not done:
+        return False
+    bucket.fresh, bucket.count = [], count
+    if bucket.steps:
+        torch._foreach_add_(bucket.steps, 1.0)
+    if weight is not None:
+        torch._foreach_lerp_(averaged["average"], params, weight(group, count))
+    return True
