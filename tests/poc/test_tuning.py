@@ -9,6 +9,7 @@ import pytest
 
 from sabun.poc import arms, tuning
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, LogUniform, Run
 
 from .helpers import SGD, tiny_study
@@ -29,6 +30,22 @@ def carry_out(tuner: tuning.Tuner, loss: Loss) -> dict[str, RunResult]:
         for run in runs:
             results[run.id] = answer(run, loss)
     return results
+
+
+def summary(arm: Arm, tuner: tuning.Tuner, results: dict[str, RunResult]) -> Tuning | None:
+    """As the store does it: from the runs by trial, and the space."""
+    runs: dict[int, list[RunResult]] = {}
+    for trial, (values, _) in enumerate(tuner.seen):
+        for run in tuning.trial_runs(tuner.study, arm, trial, values):
+            runs.setdefault(trial, []).append(results[run.id])
+    return tuning.summarise(tuner.study, arm.name, arms.spaces(arm, tuner.study.budget.decades), runs)
+
+
+def tuned(arm: Arm, loss: Loss, **options: int) -> Tuning:
+    tuner = tuning.Tuner(tiny_study(**options), arm)
+    found = summary(arm, tuner, carry_out(tuner, loss))
+    assert found is not None
+    return found
 
 
 def bowl(best: float) -> Loss:
@@ -93,10 +110,7 @@ def test_a_trial_with_one_diverged_seed_never_wins_and_the_search_goes_on() -> N
     def loss(lr: float, seed: int) -> float:
         return math.inf if lr > 0.02 and seed == 1 else bowl(0.02)(lr, seed)
 
-    tuner = tuning.Tuner(study, arm)
-    results = carry_out(tuner, loss)
-    found = tuning.summarise(study, arm, results)
-    assert found is not None
+    found = tuned(arm, loss, trials=10)
     assert found.best["lr"] < 0.02
     assert math.isfinite(found.objective)
     assert any(math.isinf(value) for _, value in found.trials)
@@ -105,8 +119,7 @@ def test_a_trial_with_one_diverged_seed_never_wins_and_the_search_goes_on() -> N
 def test_all_diverged_leaves_the_default_and_an_infinite_objective() -> None:
     study = tiny_study(trials=5)
     arm = study.arm(SGD)
-    found = tuning.summarise(study, arm, carry_out(tuning.Tuner(study, arm), lambda lr, seed: math.nan))
-    assert found is not None
+    found = tuned(arm, lambda lr, seed: math.nan, trials=5)
     assert found.objective == math.inf
     assert found.best["lr"] == pytest.approx(0.03)
 
@@ -115,8 +128,7 @@ def test_all_diverged_leaves_the_default_and_an_infinite_objective() -> None:
 def test_an_optimum_outside_is_reported_as_at_the_edge(best: float, edge: tuple[str, ...]) -> None:
     study = tiny_study(trials=16)
     arm = study.arm(SGD)
-    found = tuning.summarise(study, arm, carry_out(tuning.Tuner(study, arm), bowl(best)))
-    assert found is not None
+    found = tuned(arm, bowl(best), trials=16)
     assert found.at_edge == edge
     assert found.gradient_evaluations == 16 * 2 * 7
     assert found.seconds == 32.0
@@ -137,5 +149,5 @@ def test_without_trials_the_default_is_used() -> None:
     study = tiny_study(trials=0)
     arm = study.arm("torch.optim:AdamW")
     assert tuning.Tuner(study, arm).pending({}) == []
-    assert tuning.summarise(study, arm, {}) is None
+    assert tuning.summarise(study, arm.name, {}, {}) is None
     assert tuning.best(study, arm, []) == {"lr": pytest.approx(0.003)}

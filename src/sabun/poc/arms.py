@@ -328,7 +328,7 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
     base.require_usable()
     own = {key: value for key, value in options.items() if key in spec.options}
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
-    kind = optim.RungeKutta if runge_kutta else optim.Optimizer
+    kind: Callable[..., torch.optim.Optimizer] = optim.RungeKutta if runge_kutta else optim.Optimizer
     accepted = [key for key in inspect.signature(kind).parameters if key not in ("params", "scheme", "preconditioner")]
     tunable = [] if runge_kutta else list(getattr(base, "parameters", {}))
     for key in (*own, *spec.space):
@@ -357,8 +357,6 @@ def _metric_step(metric: str | None) -> float:
 
 
 def _preset_recipe(spec: Arm, notation: Notation, options: dict[str, Option], step: float | None) -> Recipe:
-    import torch
-
     import sabun.optim as optim
 
     if notation.arguments:
@@ -366,17 +364,14 @@ def _preset_recipe(spec: Arm, notation: Notation, options: dict[str, Option], st
             f"{spec.optimizer!r} has an option without a name.",
             fix="Write option=value, as in adamw(weight_decay=0.1).",
         )
+    row = optim.presets()[notation.name]
 
     def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = optim.create(notation.name, named, **{**options, **values})
-        return made
+        merged: dict[str, Any] = {**options, **values}
+        return optim.create(notation.name, named, **merged)
 
-    if step is None:
-        # The preset's metric decides: ask a small instance, so that the table above is the only list of centres.
-        probe = optim.create(notation.name, torch.nn.Linear(2, 2).named_parameters(), lr=OTHER_STEP, **options)
-        metric = probe.param_groups[0].get("preconditioner")
-        step = _metric_step(None if metric is None else str(getattr(metric, "name", metric)))
-    return Recipe(spec, make, step)
+    schedule: Schedule | None = "constant" if row.averaging == "schedule-free" else None
+    return Recipe(spec, make, step or _metric_step(row.preconditioner), schedule)
 
 
 def _shown(values: Mapping[str, Option]) -> str:

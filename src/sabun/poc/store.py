@@ -33,11 +33,14 @@ from typing import Any, cast
 
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.poc import environment as environments
+from sabun.poc import tuning
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.results import Tuning
-from sabun.poc.spec import Study
+from sabun.poc.spec import LogUniform, Study
 
 __all__ = ["Store", "Verification", "Writer"]
+
+Spaces = Mapping[str, Mapping[str, LogUniform]]
 
 GENESIS = "0" * 16
 STUDY, RECORDS, LIVE, LOCK = "study.json", "records.jsonl", "live.json", "lock"
@@ -60,10 +63,14 @@ class Verification:
 class Store:
     """A study's directory, read. ``Store.open`` reads it once; nothing is written and no lock is needed."""
 
-    def __init__(self, path: Path, study: Study, created: str) -> None:
+    def __init__(self, path: Path, study: Study, created: str, spaces: Spaces) -> None:
         self.path = path
         self.study = study
         self.created = created
+        self.spaces = spaces
+        """Arm → what tuning may choose: the specification's spaces, and the defaults as they were at the start."""
+        self.trials: dict[str, int] = {}
+        """Run id → number of the tuning trial that it belongs to."""
         self.results: dict[str, RunResult] = {}
         """Finished runs by id, in the order in which they finished."""
         self.environments: list[dict[str, Any]] = []
@@ -84,6 +91,10 @@ class Store:
             raw = json.loads((path / STUDY).read_text(encoding="utf-8"))
             study = Study.build(raw["study"])
             intact = raw["hash"] == study.hash
+            spaces = {
+                arm: {name: LogUniform(**bounds) for name, bounds in space.items()}
+                for arm, space in raw["spaces"].items()
+            }
         except FileNotFoundError:
             raise StoreError(
                 f"there is no study in {path}.", fix="Check the path, or run a study into it first."
@@ -97,7 +108,7 @@ class Store:
                 f"{path / STUDY} was changed after the study began: its hash does not fit.",
                 fix="Restore the file; a changed study needs a directory of its own.",
             )
-        store = cls(path, study, str(raw.get("created", "")))
+        store = cls(path, study, str(raw.get("created", "")), spaces)
         store._read()
         return store
 
@@ -119,10 +130,16 @@ class Store:
     @property
     def tuning(self) -> dict[str, Tuning]:
         """Arm → what tuning found, derived from the tuning runs."""
-        from sabun.poc import tuning
-
-        found = {arm.name: tuning.summarise(self.study, arm, self.results) for arm in self.study.arms}
+        found = {arm.name: self.tuning_of(arm.name) for arm in self.study.arms}
         return {name: value for name, value in found.items() if value is not None}
+
+    def tuning_of(self, arm: str) -> Tuning | None:
+        """What tuning found for one arm; None before its first complete trial."""
+        runs: dict[int, list[RunResult]] = {}
+        for run, trial in self.trials.items():
+            if self.results[run].arm == arm:
+                runs.setdefault(trial, []).append(self.results[run])
+        return tuning.summarise(self.study, arm, self.spaces.get(arm, {}), runs)
 
     def runs(self) -> list[RunResult]:
         """All finished runs but those of phase ``time``, whose clock readings take the place of shared ones.
@@ -186,6 +203,8 @@ class Store:
                 self.environment_of[result.run] = int(record["environment"])
                 if record["exclusive"]:
                     self.exclusive.add(result.run)
+                if record["trial"] is not None:
+                    self.trials[result.run] = int(record["trial"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if last:  # a line torn by a power cut may have its newline and miss its middle
                 self._torn = True
@@ -212,7 +231,13 @@ class Writer(Store):
 
     @classmethod
     def start(
-        cls, path: str | Path, study: Study, environment: Mapping[str, Any], *, allow_mixed: bool = False
+        cls,
+        path: str | Path,
+        study: Study,
+        environment: Mapping[str, Any],
+        *,
+        spaces: Spaces | None = None,
+        allow_mixed: bool = False,
     ) -> Writer:
         """Create the store, or resume it. Raises StoreError where another study or another writer has the directory,
         MixedEvidenceError where its records come from an environment of another kind.
@@ -232,6 +257,7 @@ class Writer(Store):
                         "schema_version": 1,
                         "hash": study.hash,
                         "created": _now(),
+                        "spaces": _plain_spaces(spaces or {}),
                         "study": study.model_dump(mode="json"),
                     },
                 )
@@ -268,19 +294,21 @@ class Writer(Store):
             self._append({"kind": "environment", "environment": environment})
             self.environments.append(environment)
 
-    def append(self, result: RunResult, *, exclusive: bool = True) -> None:
+    def append(self, result: RunResult, *, trial: int | None = None, exclusive: bool = True) -> None:
         """Make a finished run part of the evidence; when this returns, it is on the disk.
 
-        ``exclusive``: no other run of the study shared the machine with it.
-
+        ``trial``: the tuning trial that it belongs to. ``exclusive``: no other run of the study ran beside it.
         Raises StoreError where it cannot be written (disk full); the store then holds what it held before.
         """
         if result.run in self.results:
             raise StoreError(f"run {result.run} has its record already.", fix="Each run is recorded once.")
-        self._append({"kind": "run", "environment": self._session, "exclusive": exclusive, "result": encode(result)})
+        facts = {"environment": self._session, "exclusive": exclusive, "trial": trial}
+        self._append({"kind": "run", **facts, "result": encode(result)})
         self.results[result.run] = result
         if exclusive:
             self.exclusive.add(result.run)
+        if trial is not None:
+            self.trials[result.run] = trial
         self.environment_of[result.run] = self._session
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -323,6 +351,10 @@ class Writer(Store):
     @classmethod
     def open(cls, path: str | Path) -> Writer:
         return cast("Writer", super().open(path))
+
+
+def _plain_spaces(spaces: Spaces) -> dict[str, Any]:
+    return {arm: {name: bounds.model_dump() for name, bounds in space.items()} for arm, space in spaces.items()}
 
 
 def refuse_other(path: Path, study: Study) -> None:

@@ -195,7 +195,9 @@ def run(
     refuse_other(out, study)
     validate(study)
     begin = time.monotonic()
-    with Writer.start(out, study, current_environment(study), allow_mixed=allow_mixed) as store:
+    spaces = {arm.name: arms.spaces(arm, study.budget.decades) for arm in study.arms}
+    here = current_environment(study)
+    with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
         plan = _Plan(study, store, tell)
         tell(events.StudyStarted(study, out, plan.total, len(store.results)))
         if plan.ready(()) is not None:
@@ -268,12 +270,12 @@ class _Work:
 
     def _finish(self, run: Run, result: RunResult) -> None:
         del self.flying[run.id], self.curves[run.id]
-        self.store.append(result, exclusive=self.executor.slots == 1 or run.phase == "time")
+        self.store.append(result, trial=run.trial, exclusive=self.executor.slots == 1 or run.phase == "time")
         done, total = len(self.store.results), self.plan.total
         pace = (time.monotonic() - self.begin) / (done - self.at_start)
         self.tell(events.RunFinished(run, result, done, total, pace * (total - done)))
         if run.phase == "tune" and self.plan.tuned(run.arm):
-            found = tuning.summarise(self.study, self.study.arm(run.arm), self.store.results)
+            found = self.store.tuning_of(run.arm)
             if found is not None:
                 self.tell(events.TuningFinished(found))
 

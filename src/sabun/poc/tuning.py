@@ -16,8 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import optuna
-
 from sabun.poc import arms
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
@@ -35,6 +33,8 @@ def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], f
     trial = len(seen)
     if trial == 0:
         return {name: bounds.center for name, bounds in space.items()}
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {
         name: optuna.distributions.FloatDistribution(bounds.low, bounds.high, log=True)
@@ -127,29 +127,27 @@ def best(study: Study, arm: Arm, seen: Sequence[tuple[dict[str, float], float]])
     return min(seen, key=lambda trial: trial[1])[0]
 
 
-def summarise(study: Study, arm: Arm, results: Mapping[str, RunResult]) -> Tuning | None:
-    """The outcome of an arm's completed trials; None before the first, and in a study without tuning."""
-    tuner = Tuner(study, arm)
-    tuner.pending(results)
-    seen = tuner.seen
-    if not seen:
+def summarise(
+    study: Study, arm: str, space: Mapping[str, LogUniform], runs: Mapping[int, Sequence[RunResult]]
+) -> Tuning | None:
+    """The outcome of an arm's complete trials, from their runs by trial number; None before the first is complete.
+
+    A function of the records alone: it needs neither the sampler nor the optimizer's package.
+    """
+    complete = {trial: found for trial, found in sorted(runs.items()) if len(found) == study.budget.tuning_seeds}
+    if not complete:
         return None
-    chosen = best(study, arm, seen)
-    runs = [
-        results[run.id]
-        for trial, (hyperparameters, _) in enumerate(seen)
-        for run in trial_runs(study, arm, trial, hyperparameters)
-    ]
+    trials = tuple((dict(found[0].hyperparameters), objective(found)) for found in complete.values())
+    chosen, loss = min(trials, key=lambda trial: trial[1])
+    spent = [run for found in complete.values() for run in found]
     return Tuning(
-        arm=arm.name,
+        arm=arm,
         best=chosen,
-        objective=min(loss for _, loss in seen),
-        trials=tuple(seen),
-        gradient_evaluations=sum(run.epochs[-1].gradient_evaluations for run in runs if run.epochs),
-        seconds=math.fsum(epoch.train_s for run in runs for epoch in run.epochs),
-        at_edge=tuple(
-            name for name, bounds in arms.spaces(arm, study.budget.decades).items() if _at_edge(chosen[name], bounds)
-        ),
+        objective=loss,
+        trials=trials,
+        gradient_evaluations=sum(run.epochs[-1].gradient_evaluations for run in spent if run.epochs),
+        seconds=math.fsum(epoch.train_s for run in spent for epoch in run.epochs),
+        at_edge=tuple(name for name, bounds in space.items() if _at_edge(float(chosen[name]), bounds)),
     )
 
 
