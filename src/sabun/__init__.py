@@ -16,25 +16,36 @@ __version__ = "0.1.0"
 # public name → module that defines it
 _PUBLIC = {
     "Optimizer": "sabun.optim",
+    "RungeKutta": "sabun.optim",
+    "create": "sabun.optim",
+    "from_torch": "sabun.optim",
     "heavy_ball": "sabun.schemes",
     "log": "sabun.poc.client",
     "look_ahead": "sabun.schemes",
     "nesterov": "sabun.schemes",
+    "param_groups": "sabun.optim",
+    "presets": "sabun.optim",
     "swap": "sabun.poc.client",
 }
-_MODULES = ("errors", "optim", "poc", "report", "schemes")
+_MODULES = ("errors", "optim", "poc", "report", "rollout", "schemes")
 
 __all__ = [
     "Optimizer",
+    "RungeKutta",
     "__version__",
+    "create",
     "errors",
+    "from_torch",
     "heavy_ball",
     "log",
     "look_ahead",
     "nesterov",
     "optim",
+    "param_groups",
     "poc",
+    "presets",
     "report",
+    "rollout",
     "schemes",
     "swap",
 ]
