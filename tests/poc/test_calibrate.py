@@ -1,0 +1,259 @@
+"""The promise itself: false-go, coverage and power over thousands of studies whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sabun.errors import StudyError
+from sabun.poc import calibrate as cal
+from sabun.poc import statistics as s
+from sabun.poc.assess import assess
+from sabun.poc.spec import Thresholds
+
+from .evidence import runs_of, study
+
+STUDIES = 1000
+
+
+# ------------------------------------------------------------------------------------------------------- Must show: A/A
+
+
+@pytest.mark.parametrize("candidates", [1, 5])
+@pytest.mark.parametrize("looks", [(), (6, 8)])
+def test_at_most_five_in_a_hundred_goes_are_false(candidates: int, looks: tuple[int, ...]) -> None:
+    found = cal.calibrate(STUDIES, candidates=candidates, seeds=10, looks=looks)
+    assert found.studies == STUDIES
+    # The whole interval, not just the rate, lies below the promise.
+    assert found.go_interval[1] <= 0.05, found
+    assert found.any_go > 0, "a protocol that never says go keeps the promise, and is of no use"
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 6, 8, 20])
+def test_the_promise_holds_at_every_number_of_seeds(seeds: int) -> None:
+    found = cal.calibrate(STUDIES, seeds=seeds, looks=tuple(n for n in (seeds // 2, 3 * seeds // 4) if 0 < n < seeds))
+    assert found.go_interval[1] <= 0.05
+    assert (found.any_go == 0) == (seeds < 6), "below six pairs nothing can be decided"
+    assert found.coverage is None if seeds < 6 else True
+
+
+@pytest.mark.parametrize("scenario", cal.SCENARIOS)
+@pytest.mark.parametrize("seeds", [6, 10, 20])
+def test_the_interval_covers_what_it_says(scenario: str, seeds: int) -> None:
+    found = cal.calibrate(STUDIES, seeds=seeds, effect=0.05, scenario=scenario)
+    assert found.intervals == STUDIES
+    # Four standard errors of a rate of 0.95 in 1,000 are 0.028.
+    assert found.coverage is not None
+    assert found.coverage >= 0.95 - 0.028
+
+
+def test_a_false_no_go_is_rare_too() -> None:
+    # Each of K1 and K2 may err on the worse side with 2.5%, K3 has a margin of 10%.
+    found = cal.calibrate(STUDIES, seeds=10)
+    assert cal.clopper_pearson(found.any_no_go, STUDIES)[0] <= 0.05
+    assert found.no_go_rate < 0.07
+
+
+def test_the_worst_known_case_is_known() -> None:
+    """Equal means, but the candidate's spread doubled and losses strongly skewed: no A/A, and no symmetric difference.
+
+    Then K1 errs more often than it says, and about 6.5% instead of 5% of the verdicts are a go. Johnson's and Hall's
+    corrected t and the bootstrap-t were tried and do no better with ten seeds. Here the limit is pinned, not hidden.
+    """
+    wide = cal.Scenario("skewed", candidate_spread=2.0)
+    found = cal.calibrate(2000, seeds=10, scenario=wide)
+    assert found.coverage is not None
+    assert 0.91 <= found.coverage <= 0.95
+    assert 0.04 <= found.go_rate <= 0.08
+    milder = cal.calibrate(2000, seeds=10, scenario=cal.Scenario("skewed", candidate_spread=1.25))
+    assert milder.go_rate <= 0.05
+
+
+# ----------------------------------------------------------------------------------------------------- Must show: power
+
+
+@pytest.mark.parametrize("seeds", [6, 10, 20])
+def test_measured_power_stands_beside_the_promised_one(seeds: int) -> None:
+    found = cal.calibrate(STUDIES, seeds=seeds, effect=0.03, scenario="normal")
+    assert found.promised is not None
+    low, high = cal.clopper_pearson(found.first_better, STUDIES, 0.999)
+    assert low - 0.03 <= found.promised <= high + 0.03, (found.promised, found.first_better)
+    assert found.power >= found.promised - 0.07, "go also asks K2 and K3, which cost little"
+
+
+def test_heavy_tails_do_not_break_the_promised_power() -> None:
+    found = cal.calibrate(STUDIES, seeds=10, effect=0.03)
+    assert found.promised is not None
+    assert found.power >= found.promised - 0.04
+
+
+def test_looks_save_seeds_and_cost_little_power() -> None:
+    fixed = cal.calibrate(STUDIES, seeds=20, effect=0.03, scenario="normal")
+    looking = cal.calibrate(STUDIES, seeds=20, looks=(10, 15), effect=0.03, scenario="normal")
+    assert fixed.mean_seeds == 20
+    assert looking.mean_seeds < 17
+    assert looking.power > fixed.power - 0.08
+
+
+def test_power_grows_with_seeds_and_effect() -> None:
+    rates = [cal.calibrate(400, seeds=n, effect=0.03).power for n in (5, 6, 10, 20)]
+    assert rates[0] == 0
+    assert rates == sorted(rates)
+    by_effect = [cal.calibrate(400, seeds=10, effect=e).power for e in (0.0, 0.02, 0.04, 0.1)]
+    assert by_effect == sorted(by_effect)
+    assert by_effect[-1] > 0.95
+
+
+# ---------------------------------------------------------------------------- the arrays and the product judge alike
+
+
+@pytest.mark.parametrize(
+    ("candidates", "seeds", "looks"), [(1, 10, ()), (3, 8, ()), (2, 13, ()), (2, 12, (9,)), (1, 5, ())]
+)
+def test_arrays_and_assess_give_the_same_verdicts(candidates: int, seeds: int, looks: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(seeds)
+    decisions = set()
+    for index, scenario in enumerate([*cal.SCENARIOS.values()] * 3):
+        wide = cal.Scenario(scenario.noise, candidate_spread=(1.0, 3.0)[index % 2], time_noise=0.02)
+        drawn = cal.simulate(
+            rng, wide, studies=1, seeds=seeds, candidates=candidates, effect=(0.0, 0.01, 0.15)[index % 3],
+            time_ratio=(1.0, 1.08, 1.2)[index // 4],
+        )  # fmt: skip
+        # Worse losses in some studies, so that no-go occurs and slow epochs find no excuse.
+        if index % 3 == 0:
+            drawn.loss[:, 1:] *= 1.06
+        spec = study(candidates, seeds=seeds, looks=looks)
+        alpha = s.sequential_plan(seeds, looks)[-1].alpha
+        arrays = cal.judge_arrays(drawn, Thresholds(), alpha)
+        found = assess(spec, runs_of(drawn.loss[0].tolist(), drawn.epoch_s[0].tolist()), {})
+        for i, verdict in enumerate(found.verdicts):
+            row = next(c for c in found.comparisons if c.kpi == "final_loss" and c.arm == verdict.arm)
+            if seeds >= 6:
+                assert (row.low, row.high) == pytest.approx((arrays.low[0, i], arrays.high[0, i]))
+            if verdict.reasons[2].code == "k3_time_to_target":
+                continue  # the arrays know no time-to-target, and say so
+            expected = "go" if arrays.go[0, i] else "no-go" if arrays.no_go[0, i] else "undecided"
+            assert verdict.decision == expected, (index, verdict)
+            decisions.add(verdict.decision)
+    assert decisions == ({"undecided"} if seeds < 6 else {"go", "no-go", "undecided"})
+
+
+def test_diverging_runs_do_not_raise_the_rate_of_false_goes() -> None:
+    """By the product itself: A/A studies in which every tenth run diverges, at random and in either arm."""
+    rng = np.random.default_rng(5)
+    go = no_go = 0
+    studies = 400
+    spec = study(1, seeds=10)
+    for drawn in range(studies):
+        scenario = list(cal.SCENARIOS.values())[drawn % 4]
+        records = cal.simulate(rng, scenario, studies=1, seeds=10)
+        records.loss[rng.random(records.loss.shape) < 0.1] = math.inf
+        decision = assess(spec, runs_of(records.loss[0].tolist(), records.epoch_s[0].tolist()), {}).verdicts[0].decision
+        go += decision == "go"
+        no_go += decision == "no-go"
+    assert cal.clopper_pearson(go, studies)[0] <= 0.05
+    assert go / studies <= 0.05
+    assert no_go / studies <= 0.08
+
+
+# ------------------------------------------------------------------------------------------------------- stored records
+
+
+def stored() -> cal.Records:
+    """A real-looking study in which the arms differ by far: shuffling must hide that."""
+    drawn = cal.simulate(
+        np.random.default_rng(11),
+        cal.Scenario("two-basins", candidate_spread=2.0),
+        studies=1,
+        seeds=10,
+        candidates=2,
+        effect=0.5,
+    )
+    runs = runs_of(drawn.loss[0].tolist(), drawn.epoch_s[0].tolist())
+    return cal.records_of(study(2), runs)
+
+
+@pytest.mark.parametrize("looks", [(), (6, 8)])
+def test_stored_records_make_a_a_studies(looks: tuple[int, ...]) -> None:
+    source = stored()
+    assert source.loss.shape == (1, 3, 10)
+    found = cal.calibrate(STUDIES, seeds=10, looks=looks, source=source)
+    assert found.candidates == 2
+    assert found.scenario == "stored records"
+    assert found.go_interval[1] <= 0.05
+    assert cal.calibrate(300, seeds=10, source=source, effect=0.6).power > found.go_rate
+
+
+def test_records_leave_out_seeds_that_an_arm_lost() -> None:
+    rows = [[0.1, 0.2, 0.3, 0.4], [0.1, math.inf, 0.2, 0.5]]
+    records = cal.records_of(study(1, seeds=4), runs_of(rows))
+    np.testing.assert_allclose(records.loss, [[[0.1, 0.3, 0.4], [0.1, 0.2, 0.5]]])
+    with pytest.raises(StudyError, match="fewer than two seeds"):
+        cal.records_of(study(1), [])
+
+
+# ------------------------------------------------------------------------------------------------- what it stands on
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy-tailed", "skewed", "two-basins"])
+def test_simulated_losses_are_what_the_scenario_says(kind: cal.Noise) -> None:
+    rng = np.random.default_rng(2)
+    z = cal._noise(rng, kind, (200_000,))
+    assert np.mean(z) == pytest.approx(0, abs=0.02)
+    assert np.std(z) == pytest.approx(1, abs=0.1 if kind == "heavy-tailed" else 0.02)
+    skewness, excess = stats.skew(z), stats.kurtosis(z)
+    assert {
+        "normal": abs(excess) < 0.1,
+        "heavy-tailed": excess > 3,
+        "skewed": skewness > 2.5,
+        "two-basins": skewness > 1,
+    }[kind]
+    drawn = cal.simulate(rng, cal.Scenario(kind), studies=4000, seeds=10, effect=0.03)
+    assert drawn.loss[:, 1].mean() / drawn.loss[:, 0].mean() == pytest.approx(0.97, abs=0.003)
+    b, c = drawn.loss[:, 0].ravel(), drawn.loss[:, 1].ravel()
+    assert np.corrcoef(b, c)[0, 1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_other_tests_of_spread_break_their_promise_on_skewed_losses() -> None:
+    """Why K2 takes distances from medians: one-sided error at a nominal 2.5%, equal spreads, skewed losses."""
+    rng = np.random.default_rng(3)
+    drawn = cal.simulate(rng, cal.SCENARIOS["skewed"], studies=2000, seeds=10)
+    b, c = drawn.loss[:, 0], drawn.loss[:, 1]
+
+    def rate(u: np.ndarray, w: np.ndarray) -> float:
+        low, _ = s.interval(s.typical_values(u, w), 10, 0.05)
+        return float(np.mean(low > 1))
+
+    ours = s.Paired.of(b, c, "spread")
+    squares = [(x - x.mean(-1, keepdims=True)) ** 2 for x in (b, c)]
+    from_mean = [np.abs(x - x.mean(-1, keepdims=True)) for x in (b, c)]
+    plus, minus = c + b, c - b
+    r = np.array([stats.pearsonr(p, m).statistic for p, m in zip(plus, minus, strict=True)])
+    pitman_morgan = float(np.mean(r * np.sqrt(8 / (1 - r * r)) > stats.t.isf(0.025, 8)))
+    assert rate(ours.b, ours.c) <= 0.025 + 0.01
+    assert rate(*squares) > 0.045
+    assert rate(*from_mean) > 0.045
+    assert pitman_morgan > 0.07
+
+
+def test_clopper_pearson_is_scipys() -> None:
+    for k, n in ((0, 1000), (7, 200), (1000, 1000)):
+        oracle = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
+        assert cal.clopper_pearson(k, n) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_a_calibration_repeats_and_depends_on_its_seed() -> None:
+    one = cal.calibrate(200, seeds=8)
+    assert cal.calibrate(200, seeds=8) == one
+    assert cal.calibrate(200, seeds=8, seed=1) != one
+
+
+def test_impossible_calibrations_are_refused() -> None:
+    with pytest.raises(StudyError, match="Did you mean 'skewed'"):
+        cal.calibrate(10, scenario="skewd")
+    for bad in ({"studies": 0}, {"candidates": 0}, {"seeds": 0}, {"effect": 1.0}, {"effect": -0.1}):
+        with pytest.raises(StudyError, match="at least one"):
+            cal.calibrate(**bad)  # type: ignore[arg-type]
