@@ -68,6 +68,11 @@ class Visit:
         assert found.is_visible()
         return " ".join(found.inner_text().split())
 
+    def settle(self, target: Any) -> None:
+        """Scroll to ``target`` and let the page's own scroll events pass, which hide what is shown beside the pointer."""
+        target.scroll_into_view_if_needed()
+        self.page.evaluate("() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))")
+
     def chart_words(self) -> list[str]:
         """The texts that the first learning curve shows."""
         script = "s => [...s.querySelectorAll('text')].filter(t => t.getBBox().width).map(t => t.textContent)"
@@ -124,7 +129,7 @@ def test_hovering_a_curve_shows_the_recorded_values(
 ) -> None:
     visit = Visit(browser, pages["plain"])
     hit = visit.page.locator("[data-curves=epoch]:visible")
-    hit.scroll_into_view_if_needed()
+    visit.settle(hit)
     box = hit.bounding_box()
     visit.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     tip = visit.shown("#tip")
@@ -134,6 +139,7 @@ def test_hovering_a_curve_shows_the_recorded_values(
     visit.page.mouse.move(5, 5)
     assert visit.page.locator("#tip").is_hidden()
     dot = visit.page.locator("svg.strip:visible >> nth=0").locator("circle.dot").last
+    visit.settle(dot)
     dot.hover()
     assert visit.shown("#tip").startswith("taylor-4 seed 9: 0.1")
     visit.end()
@@ -205,6 +211,7 @@ def test_hostile_names_neither_run_nor_break(browser: Any, pages: dict[str, Path
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert HOSTILE["momentum"] in visit.page.locator("main").inner_text()
     hit = visit.page.locator("[data-curves=epoch]:visible")
+    visit.settle(hit)
     hit.hover()
     assert "<b>bold</b>" in visit.page.locator("#tip").inner_text()
     assert visit.page.locator("#tip b").count() == 1

@@ -39,7 +39,7 @@ def test_the_best_go_leads(case: Make) -> None:
     [
         (("euler", "taylor-4"), "no-go", "euler", "headline.no_go_many"),
         (("taylor-4",), "no-go", "taylor-4", "headline.no_go_one"),
-        (("nesterov", "euler"), "undecided", "nesterov", "headline.undecided_seeds"),
+        (("nesterov", "euler"), "undecided", "nesterov", "headline.undecided_k1_seeds"),
     ],
 )
 def test_the_overall_decision(case: Make, only: tuple[str, ...], decision: str, leading: str, headline: str) -> None:

@@ -24,7 +24,7 @@ from sabun.report.money import Prices
 
 Make = Callable[..., Any]
 DOCS = Path(__file__).parents[2] / "docs" / "report-json.md"
-VOID = {"meta", "link", "br", "input", "img", "line", "rect", "circle", "path", "hr"}
+VOID = {"meta", "link", "br", "input", "img", "line", "rect", "circle", "path", "hr", "wbr"}
 HOSTILE = {
     "study": "</script><script>window.pwned=1</script>",
     "momentum": '<img src=x onerror="window.pwned=1"> & "quotes" \'single\'',

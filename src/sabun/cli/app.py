@@ -65,7 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "sabun":
             raise
-        _tell(MissingExtraError(f"this command needs {error.name}, which is not installed.", fix=EXTRA))
+        _tell(
+            MissingExtraError(f"this command needs {error.name.partition('.')[0]}, which is not installed.", fix=EXTRA)
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted. Finished runs are kept; the same command resumes.", file=sys.stderr)

@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from sabun.poc.results import Tuning
-    from sabun.poc.spec import Study
+    from sabun.poc.spec import Arm, Study
     from sabun.poc.store import Store
     from sabun.report.facts import Report
     from sabun.report.money import Prices
@@ -297,15 +297,27 @@ def _study(
             )
         study = Study.load(source)
     else:
+        named = _arms([baseline or studies.BASELINE, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(
             task=source or task or "digits",
-            baseline=baseline or studies.BASELINE,
-            candidates=tuple(candidates) if candidates else studies.CANDIDATES,
+            baseline=named[0],
+            candidates=named[1:],
         )
     if not given:
         return study
     fields = study.model_dump(mode="json")
     return Study.build({**fields, "budget": {**fields["budget"], **given}})
+
+
+def _arms(notations: list[str]) -> list[Arm]:
+    """Arms called by their notation; a class without its module (SGD, not torch.optim:SGD) where that is clear."""
+    import re
+
+    from sabun.poc import arms
+
+    short = [re.sub(r"^\s*[\w.]+:(?=\w)", "", notation).strip() for notation in notations]
+    names = short if len(set(short)) == len(short) else [None] * len(short)
+    return [arms.arm(notation, name=name) for notation, name in zip(notations, names, strict=True)]
 
 
 def _slug(name: str) -> str:

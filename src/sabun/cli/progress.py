@@ -41,7 +41,8 @@ def listener(*, quiet: bool) -> Iterator[Callable[[events.Event], None]]:
 
 
 def _left(seconds: float) -> str:
-    return f"about {show(max(1.0, seconds), 's', 'en')} left"
+    whole = max(1, round(seconds))
+    return f"about {whole} s left" if whole < 100 else f"about {show(whole, 's', 'en')} left"
 
 
 class _Lines:

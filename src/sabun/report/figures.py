@@ -110,6 +110,12 @@ def _interval(
     kind = outcome(candidate, group, found.kpi)
     style = _style(found)
     c.text(right, y - 17, lambda lang: show(found.effect, style, lang), "row-value", anchor="end")
+    for b, v in zip(found.baseline, found.candidate, strict=False):
+        if group == "K2" or not (b > 0 and math.isfinite(b) and math.isfinite(v)):
+            continue
+        single = v / b if group == "K3" else v / b - 1
+        if x.covers(single):
+            c.dot(x(single), y + 9, 1.8, f"each {kind}")
     low = x.low if found.low is None or not math.isfinite(found.low) else found.low
     high = x.high if found.high is None or not math.isfinite(found.high) else found.high
     c.line(x(low), y, x(high), y, f"bar {kind}")
@@ -158,7 +164,8 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> s
             [(px, y(values[k]) if math.isfinite(values[k]) else missing) for px, k in zip(xs, keep, strict=True)]
             for values, missing in ((s.loss_high, y.end), (s.loss_low, y.end), (s.loss_median, math.nan))
         )
-        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        main = " main" if arm.baseline or arm.name == report.leading else ""
+        c.add(f'<g class="{series(i)}{main}" data-series="{i}">')
         c.path([*upper, *reversed(lower)], "band", closed=True)
         c.path(median, "line")
         c.add("</g>")

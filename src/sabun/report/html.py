@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from importlib import resources
 from typing import Any
 
@@ -138,7 +139,9 @@ class _View:
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""
-        return Markup(f"<bdi>{clean(raw)}</bdi>")
+        # Long names may break after punctuation, rather than anywhere.
+        parts = re.split(r"(?<=[:(@,_])(?=\S)", raw)
+        return Markup(f"<bdi>{'<wbr>'.join(clean(part) for part in parts)}</bdi>")
 
     def figure(self, kind: str, *args: str) -> Markup:
         """A picture with its caption; wide and narrow where the width matters."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sabun.poc.results import Comparison, Decision
-from sabun.report.facts import Arm, Candidate, Limits, Note
+from sabun.report.facts import KPIS, Arm, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 from sabun.report.text import Value
 
@@ -87,9 +87,21 @@ def headline(facts: Facts) -> Note:
         if len(facts.candidates) > 1:
             return Note("headline.no_go_many", values)
         return Note("headline.no_go_one", values)
-    needed = max((c.seeds_to_decide or 0 for c in facts.lead.kpis.values()), default=0)
-    if needed > facts.limits.seeds:
-        return Note("headline.undecided_seeds", values | {"seeds": facts.limits.seeds, "needed": needed})
+    return _undecided(facts, values)
+
+
+def _undecided(facts: Facts, values: dict[str, Value]) -> Note:
+    """What is open, and how many seeds would close it: of the first group that is not settled."""
+    outcomes = {reason.kpi: reason.outcome for reason in facts.lead.verdict.reasons}
+    for group, kpi in KPIS.items():
+        if outcomes.get(group, outcomes.get(kpi)) != "unclear":
+            continue
+        open_one = facts.lead.deciding(group)
+        if open_one is None or not _known(open_one):
+            return Note("headline.undecided", values)
+        values = values | {**_interval(open_one), "seeds": facts.limits.seeds, "needed": open_one.seeds_to_decide}
+        more = (open_one.seeds_to_decide or 0) > facts.limits.seeds
+        return Note(f"headline.undecided_{group.lower()}{'_seeds' if more else ''}", values)
     return Note("headline.undecided", values)
 
 
