@@ -6,10 +6,12 @@ act on the singular values alone; an eigenbasis that is nearly right is improved
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-__all__ = ["as_matrix", "orthogonalize", "refresh_basis", "sorted_eigenbasis"]
+__all__ = ["arithmetic", "as_matrix", "orthogonalize", "refresh_basis", "sorted_eigenbasis"]
 
 # x ← ax + bx³ + cx⁵ on every singular value x.
 # Newton–Schulz with the slope at 0 made as large as possible: Jordan et al. 2024 (Muon). Ends near 1, not at 1.
@@ -37,15 +39,10 @@ def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | 
     """The polar factor UVᵀ of a matrix, or of each of a stack of matrices of the same shape, approximately.
 
     ``iteration`` is ``newton-schulz`` (singular values end in about [0.7, 1.2]) or ``polar-express`` (they end nearer
-    to 1). Returned in the dtype of ``matrices``; computed in ``dtype``, or bfloat16 on an accelerator and at least
-    float32 on a CPU. A zero matrix stays zero.
+    to 1). Returned in the dtype of ``matrices``; computed in ``dtype``, or in what :func:`arithmetic` says. A zero
+    matrix stays zero.
     """
-    if dtype is not None:
-        X = matrices.to(getattr(torch, dtype))
-    elif matrices.device.type == "cpu":
-        X = matrices.float() if matrices.dtype in (torch.bfloat16, torch.float16) else matrices
-    else:
-        X = matrices.bfloat16()
+    X = matrices.to(arithmetic(matrices) if dtype is None else getattr(torch, dtype))
     tall = X.shape[-2] > X.shape[-1]
     if tall:
         X = X.mT
@@ -58,9 +55,52 @@ def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | 
         coefficients = _polar_express(steps)
     fused = torch.baddbmm if X.ndim == 3 else torch.addmm
     for a, b, c in coefficients:
-        gram = X @ X.mT
-        X = fused(X, fused(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+        gram = _symmetric(X, X.mT)
+        X = fused(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
     return (X.mT if tall else X).to(matrices.dtype)
+
+
+def arithmetic(matrices: Tensor) -> torch.dtype:
+    """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
+
+    On a CPU without such units float32 is faster as well as finer; float64 is taken as a wish for exactness there.
+    """
+    if matrices.device.type != "cpu":
+        return torch.bfloat16
+    if matrices.dtype == torch.float64:
+        return torch.float64
+    return torch.bfloat16 if _has_bfloat16_units() else torch.float32
+
+
+@lru_cache(maxsize=1)
+def _has_bfloat16_units() -> bool:
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+# A product that is known to be symmetric is computed in this many strips, each up to its diagonal block: 5/8 of the
+# work. On an accelerator one large product is faster, and so it is for small matrices.
+_STRIPS = 4
+_SMALLEST_STRIPED = 256
+
+
+def _symmetric(X: Tensor, Y: Tensor, plus: Tensor | None = None, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """αXY + β·plus, for matrices of which it is known that the result is symmetric."""
+    n = X.shape[-2]
+    fused = torch.baddbmm if X.ndim == 3 else torch.addmm
+    if n < _SMALLEST_STRIPED or X.device.type != "cpu":
+        return X @ Y if plus is None else fused(plus, X, Y, beta=beta, alpha=alpha)
+    out = X.new_empty(*X.shape[:-1], n)
+    width = -(-n // (32 * _STRIPS)) * 32
+    for begin in range(0, n, width):
+        end = min(begin + width, n)
+        rows, columns = X[..., begin:end, :], Y[..., :end]
+        if plus is None:
+            strip = rows @ columns
+        else:
+            strip = fused(plus[..., begin:end, :end], rows, columns, beta=beta, alpha=alpha)
+        out[..., begin:end, :end] = strip
+        out[..., :begin, begin:end] = strip[..., :begin].mT
+    return out
 
 
 def _polar_express(steps: int) -> list[tuple[float, float, float]]:

@@ -88,7 +88,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "orthogonalization_dtype": Option(
         None, _one_of(None, "float32", "bfloat16", "float64"), "None, 'float32', 'bfloat16' or 'float64'",
-        "preconditioner", "its arithmetic; None: bfloat16 on an accelerator, at least float32 on a CPU",
+        "preconditioner", "its arithmetic; None: bfloat16 where there are units for it, else float32",
     ),
     "factor_beta": Option(
         None, lambda v: v is None or _decay(v), "None or a number in [0, 1)", "preconditioner",
@@ -113,7 +113,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "tolerance": Option(
         None, lambda v: v is None or _above_zero(v), "None or a number > 0", "step_control",
-        "embedded-error: largest local error of a step relative to ‖θ‖; None: the documented default",
+        "embedded-error: largest local error of a step relative to ‖θ‖; None: 0.003",
     ),
     "stability_fraction": Option(
         0.8, _fraction, "a number in (0, 1]", "step_control", "stability: largest share of the interval that hλ may use"

@@ -28,7 +28,9 @@ STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "st
              "max_factor", "fused")  # fmt: skip
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which therefore should stay in a
 # cache: beyond that adamw takes twice as long. The compiled step passes once, and wants as few calls as possible.
+# Matrix metrics live by arithmetic, not by the cache; there the limit is for the memory of their updates.
 _CACHED = 2**18
+_CACHED_MATRICES = 2**22
 _LOW = (torch.bfloat16, torch.float16)
 
 
@@ -137,9 +139,9 @@ def build(
         fresh = _fill(held, p, dtype, metric, averaging, filter_, group)
         count = int(held["step"].item()) if "step" in held else 0
         key: tuple[object, ...] = (p.device, p.dtype, metric.name, count)
-        if p.is_cpu and not metric.needs_matrix and not group["fused"]:
+        if p.is_cpu and (metric.needs_matrix or not group["fused"]):
             entries[key] = entries.get(key, 0) + p.numel()
-            key = (*key, (entries[key] - 1) // _CACHED)
+            key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if metric.needs_matrix else _CACHED))
         if group["foreach"] is False:
             key = (index,)
         bucket = places.get(key)
