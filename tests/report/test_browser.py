@@ -69,7 +69,7 @@ class Visit:
         return " ".join(found.inner_text().split())
 
     def settle(self, target: Any) -> None:
-        """Scroll to ``target`` and let the page's own scroll events pass, which hide what is shown beside the pointer."""
+        """Scroll to ``target`` and let the page's scroll events pass: they hide what is shown beside the pointer."""
         target.scroll_into_view_if_needed()
         self.page.evaluate("() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))")
 
