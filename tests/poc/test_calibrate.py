@@ -182,6 +182,8 @@ def test_stored_records_make_a_a_studies(looks: tuple[int, ...]) -> None:
     assert source.loss.shape == (1, 3, 10)
     found = cal.calibrate(STUDIES, seeds=10, looks=looks, source=source)
     assert found.candidates == 2
+    # Shuffled arms are exchangeable: K1 calls one better at the rate that it says, and not in half of the studies.
+    assert found.any_better / STUDIES <= 0.05
     assert found.scenario == "stored records"
     assert found.go_interval[1] <= 0.05
     assert cal.calibrate(300, seeds=10, source=source, effect=0.6).power > found.go_rate
@@ -214,13 +216,13 @@ def test_simulated_losses_are_what_the_scenario_says(kind: cal.Noise) -> None:
     drawn = cal.simulate(rng, cal.Scenario(kind), studies=4000, seeds=10, effect=0.03)
     assert drawn.loss[:, 1].mean() / drawn.loss[:, 0].mean() == pytest.approx(0.97, abs=0.003)
     b, c = drawn.loss[:, 0].ravel(), drawn.loss[:, 1].ravel()
-    assert np.corrcoef(b, c)[0, 1] == pytest.approx(0.5, abs=0.1)
+    assert np.corrcoef(b, c)[0, 1] == pytest.approx(0.9, abs=0.02)
 
 
 def test_other_tests_of_spread_break_their_promise_on_skewed_losses() -> None:
     """Why K2 takes distances from medians: one-sided error at a nominal 2.5%, equal spreads, skewed losses."""
     rng = np.random.default_rng(3)
-    drawn = cal.simulate(rng, cal.SCENARIOS["skewed"], studies=2000, seeds=10)
+    drawn = cal.simulate(rng, cal.Scenario("skewed", correlation=0.5), studies=2000, seeds=10)
     b, c = drawn.loss[:, 0], drawn.loss[:, 1]
 
     def rate(u: np.ndarray, w: np.ndarray) -> float:
