@@ -326,9 +326,17 @@ def calibrate(
         promised = sum(_promise(kind, plan, effect, thresholds.margin, candidates) for kind in mix) / len(mix)
     mean_seeds = count.pop("seeds") / studies
     return Calibration(
-        scenario=name, studies=studies, candidates=candidates, seeds=seeds,
-        looks=tuple(look.seeds for look in plan[:-1]), effect=effect, level=thresholds.level, promised=promised, mean_seeds=mean_seeds, **count,
-    )  # fmt: skip
+        scenario=name,
+        studies=studies,
+        candidates=candidates,
+        seeds=seeds,
+        looks=tuple(look.seeds for look in plan[:-1]),
+        effect=effect,
+        level=thresholds.level,
+        promised=promised,
+        mean_seeds=mean_seeds,
+        **count,
+    )
 
 
 _COUNTED = ("any_go", "any_no_go", "any_better", "first_go", "first_better", "covered", "intervals", "seeds")
