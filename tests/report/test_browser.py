@@ -249,24 +249,24 @@ def test_nothing_is_wider_than_the_screen(browser: Any, pages: dict[str, Path], 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_no_figure_is_cut_in_print(browser: Any, pages: dict[str, Path], lang: str, tmp_path: Path) -> None:
-    """Lay the page out as A4 and look at where each picture's ink lies in the PDF: none may cross a page's edge."""
+    """Lay the page out as A4 and find the pages on which each figure begins (its heading) and ends (its chart)."""
     pdftotext = shutil.which("pdftotext")
     if pdftotext is None:
         pytest.skip("poppler-utils is not installed: the print test is skipped")
     visit = Visit(browser, pages["plain"])
     visit.page.click(f"[data-set-lang={lang}]")
-    # Mark the first and the last text of each picture, then find on which page of the PDF each mark is printed.
     count = visit.page.evaluate(
-        """() => { let n = 0;
-          document.querySelectorAll('svg.chart').forEach((svg) => {
-            if (svg.closest('.wide')) return;
-            const h = svg.viewBox.baseVal.height;
-            for (const [word, y] of [['top', 8], ['end', h]]) {
+        """() => {
+          const figures = [...document.querySelectorAll('figure')];
+          figures.forEach((figure, n) => {
+            figure.querySelector('h3').prepend(`top${n}mark `);
+            figure.querySelectorAll('svg.chart').forEach((svg) => {
               const t = document.createElementNS('http://www.w3.org/2000/svg', 'text');
-              t.setAttribute('x', 60); t.setAttribute('y', y); t.textContent = `${word}${n}mark`; svg.append(t);
-            }
-            n += 1; });
-          return n; }"""
+              t.setAttribute('x', 60); t.setAttribute('y', svg.viewBox.baseVal.height); t.textContent = `end${n}mark`;
+              svg.append(t);
+            });
+          });
+          return figures.length; }"""
     )
     target = tmp_path / "report.pdf"
     visit.page.pdf(path=str(target), prefer_css_page_size=True, print_background=True)
@@ -277,7 +277,7 @@ def test_no_figure_is_cut_in_print(browser: Any, pages: dict[str, Path], lang: s
     where = {w: i for i, page in enumerate(pages_of) for w in re.findall(r"(?:top|end)\d+mark", page)}
     assert count >= 8
     for n in range(count):
-        assert where[f"top{n}mark"] == where[f"end{n}mark"], f"picture {n} is cut"
+        assert where[f"top{n}mark"] == where[f"end{n}mark"], f"figure {n} is cut"
     assert len(pages_of) - 1 <= 12
     size = subprocess.run(["pdfinfo", str(target)], capture_output=True, text=True, check=True).stdout
     assert "(A4)" in size
