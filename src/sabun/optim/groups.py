@@ -49,7 +49,8 @@ def split(
 
     A hidden matrix has two sides longer than one once it is flattened to (first dimension, all others), and is neither
     an embedding nor the head. Embeddings are told by ``nn.Embedding`` or by name; the head by name, or as the last
-    matrix where no name tells it. ``is_hidden(name, parameter)`` decides instead, if given.
+    matrix where no name tells it and no embedding could be tied to it. ``is_hidden(name, parameter)`` decides
+    instead, if given.
     """
     pairs = named(params)
     if is_hidden is not None:
@@ -64,7 +65,8 @@ def split(
         tables |= {id(p) for name, p in every if _EMBEDDING.search(name)}
         heads = {id(p) for name, p in every if _HEAD.search(name) and is_matrix(p.shape)}
         matrices = [p for _, p in pairs if is_matrix(p.shape)]
-        if not heads and len(matrices) > 1:
+        # An embedding without a head means tied weights: then the last matrix is a hidden one.
+        if not heads and not tables and len(matrices) > 1:
             heads = {id(matrices[-1])}
         chosen = {id(p) for p in matrices} - tables - heads
     return [(n, p) for n, p in pairs if id(p) in chosen], [(n, p) for n, p in pairs if id(p) not in chosen]

@@ -142,7 +142,7 @@ def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dic
     beta = group.get("momentum")
     if beta is not None and "beta" in getattr(scheme, "parameters", {}):
         scheme = scheme.with_parameters(beta=float(beta))
-    certificate = scheme.certificate() if hasattr(scheme, "certificate") else None
+    certificate = scheme.certificate().to_dict()
     return {
         "scheme": scheme.name,
         "certificate": certificate,

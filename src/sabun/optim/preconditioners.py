@@ -109,12 +109,23 @@ def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
     return [(1.0, work.scatter(updates))], None
 
 
+# Entries of one batched product. It saves launches where there are many small matrices; on a CPU large ones gain
+# nothing by it, and would only take memory.
+_BATCHED = {"cpu": 2**18}
+_BATCHED_ELSEWHERE = 2**26
+
+
 def _by_shape(tensors: Tensors) -> list[list[int]]:
-    shapes: dict[tuple[object, ...], list[int]] = {}
+    """Indices of tensors that can be stacked, in batches of bounded size."""
+    batches: dict[tuple[object, ...], list[list[int]]] = {}
     for i, tensor in enumerate(tensors):
         matrix = (tensor.shape[0], tensor.numel() // tensor.shape[0])
-        shapes.setdefault((matrix, tensor.dtype, tensor.device), []).append(i)
-    return list(shapes.values())
+        made = batches.setdefault((matrix, tensor.dtype, tensor.device), [])
+        limit = _BATCHED.get(tensor.device.type, _BATCHED_ELSEWHERE)
+        if not made or (len(made[-1]) + 1) * tensor.numel() > limit:
+            made.append([])
+        made[-1].append(i)
+    return [batch for same in batches.values() for batch in same]
 
 
 def _kronecker_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -146,7 +157,9 @@ def _kronecker(work: Work) -> tuple[Terms, Tensors | None]:
         left, right = state.get("basis_left"), state.get("basis_right")
         second = state["second_moment"]
         second.lerp_(_rotate(G, left, right).square(), 1 - beta2)
-        scaled = _rotate(as_matrix(direction), left, right) / (second / correction).sqrt().add_(options["eps"])
+        # ε as SOAP has it: beside the uncorrected root, where it outweighs the rounding of entries that should be zero.
+        scaled = _rotate(as_matrix(direction), left, right) / second.sqrt().add_(options["eps"])
+        scaled.mul_(math.sqrt(correction))
         back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
         updates.append(back.reshape(direction.shape))
         for side in sides:

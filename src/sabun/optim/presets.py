@@ -96,7 +96,7 @@ _ROWS = (
         "orthogonalised Nesterov momentum for hidden matrices, AdamW for the rest",
         "Jordan et al. 2024; scale of Liu et al. 2025, arXiv 2502.16982",
         "torch.optim.Muon(adjust_lr_fn='match_rms_adamw') on the hidden matrices",
-        "orthogonalises in at least float32 on a CPU; torch does so in bfloat16: orthogonalization_dtype='bfloat16'",
+        "on a CPU without bfloat16 units orthogonalises in float32; torch always in bfloat16 (orthogonalization_dtype)",
         options={"weight_decay": 0.1},
         rest={"scheme": "heavy-ball(0.9)", "preconditioner": "adam"},
     ),
@@ -122,7 +122,7 @@ _ROWS = (
         "Vyas et al. 2024, arXiv 2409.11321",
         "pytorch_optimizer.SOAP(betas=(0.95, 0.95)) fed its first gradient twice",
         "the first gradient also makes a step (SOAP uses it for the basis only); weight decay comes before the step, "
-        "as in AdamW; kernels are flattened to matrices; ε is added to the corrected second moment, as in Adam",
+        "as in AdamW; kernels are flattened to matrices",
         options={"beta2": 0.95, "weight_decay": 0.01, "refresh_every": 10},
         rest={"preconditioner": "adam"},
     ),

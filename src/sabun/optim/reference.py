@@ -139,7 +139,7 @@ class Reference:
         else:
             L, R, QL, QR, v = (m.var[letter] for letter in ("L", "R", "QL", "QR", "v"))
         v = beta2 * v + (1 - beta2) * (QL.T @ G @ QR) ** 2
-        N: Tensor = (QL.T @ D @ QR) / (torch.sqrt(v / (1 - beta2**m.n)) + group["eps"])
+        N: Tensor = (QL.T @ D @ QR) / (torch.sqrt(v) + group["eps"]) * math.sqrt(1 - beta2**m.n)
         u: Tensor = QL @ N @ QR.T
         L = beta * L + (1 - beta) * G @ G.T
         R = beta * R + (1 - beta) * G.T @ G

@@ -59,7 +59,7 @@ class RungeKutta(torch.optim.Optimizer):
         scheme: "heun", "rk4", "chebyshev(5)", "bogacki-shampine", … or a ``ButcherTableau``.
         step_control: None (fixed; any scheduler), or "embedded-error" for a tableau with an embedded pair: a step whose
             error exceeds tolerance·‖θ‖ is rejected and retaken shorter on the same batch; lr is the upper bound then.
-        tolerance: of that control; None is 0.01.
+        tolerance: of that control; None is 0.003.
         weight_decay, decoupled: decoupled: θ ← θ(1 − lr·λ) before the step; otherwise λθ is part of every stage's
             gradient.
         maximize: ascend.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PI", "STEP_CONTROLS", "Controller", "StepControl", "starting_step"]
 
-DEFAULT_TOLERANCE = 0.01
+DEFAULT_TOLERANCE = 0.003
 
 
 Entry = tuple[Tensor, Tensor, Tensor, dict[str, Any]]
@@ -101,12 +101,13 @@ def starting_step(position: float, slope: float, bend: float, guess: float) -> f
 
 
 class EmbeddedError:
-    """Local error of a step: C·h²‖θ″‖, with θ″ from the updates of two steps, u_n − u_{n−1} ≈ −h_{n−1}θ″.
+    """Local error of a step, from the difference of two orders: AB2 − Euler = (h/2)(u_n − u_{n−1}).
 
-    It costs no gradient: it is the difference of the scheme to the next order (for a scheme of order 2, AB2 − Euler
-    = (h/2)(g_n − g_{n−1}), that to the order below). C is the scheme's error constant, 1/2 from order 2 on. The error
-    is measured against tolerance·‖θ‖ over all parameters. A step whose error would exceed it is *rejected*: made shorter
-    before it is taken, for the error is known beforehand.
+    u is the update, P⁻¹d: −u is the slope of the path that is being followed, so the difference estimates (h²/2)‖θ″‖
+    (for steps of unequal length h·h/h_{n−1} takes the place of h). It costs no gradient, and it is the same for every
+    scheme and metric: the lag of a momentum behind the gradient flow is wanted, a bend of the path within one step is
+    not. The error is measured against tolerance·‖θ‖ over all parameters. A step whose error would exceed it is
+    *rejected*: shortened before it is taken, for the error is known beforehand.
 
     The estimate takes gradient noise for curvature. It is meant for full batches or large ones; small batches get
     short steps.
@@ -147,7 +148,7 @@ class EmbeddedError:
         else:
             if lead["control_count"] == 1:
                 h = starting_step(position / unit, slope / unit, change / last / unit, last)
-            error = self._constant(lead) * h * h / last * change / unit
+            error = 0.5 * h * h / last * change / unit
             if error > 1 or not math.isfinite(error):
                 factor = self._pi.shorter(error)
                 h *= factor
@@ -182,11 +183,6 @@ class EmbeddedError:
     @staticmethod
     def _tolerance(group: Mapping[str, Any]) -> float:
         return float(group["tolerance"] or DEFAULT_TOLERANCE)
-
-    @staticmethod
-    def _constant(group: Mapping[str, Any]) -> float:
-        scheme = decode(group["scheme"])
-        return abs(float(scheme.error_constant)) if scheme.order == 1 else 0.5
 
 
 _EMBEDDED: dict[str, object] = {

@@ -1,0 +1,100 @@
+"""Taking over from torch in mid-training, and describing any optimizer as a numerical method."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from training import backward, batches, flat, network
+
+import sabun
+from sabun.errors import OptionError
+from sabun.optim import RungeKutta, create, describe, from_torch
+
+TORCH = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.95, nesterov=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "tensor-lr": lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("before", [0, 30])
+def test_the_continuation_is_identical(name: str, before: int) -> None:
+    def run(convert: bool):
+        model = network()
+        first, *others = model.parameters()
+        optimizer = TORCH[name]([{"params": [first], "weight_decay": 0.5}, {"params": others, "lr": 0.02}])
+        path = []
+        for n, batch in enumerate(batches(before + 50)):
+            if n == before and convert:
+                optimizer = from_torch(optimizer)
+            optimizer.zero_grad()
+            backward(model, batch)
+            optimizer.step()
+            path.append(flat(model.parameters()))
+        return torch.stack(path), optimizer
+
+    a, made = run(True)
+    b, _ = run(False)
+    assert isinstance(made, sabun.Optimizer)
+    assert float(((a - b).abs().amax(-1) / b.abs().amax(-1)).max()) < 1e-12
+
+
+def test_the_original_is_left_alone() -> None:
+    model = network()
+    optimizer = TORCH["momentum"](model.parameters())
+    backward(model, batches(1)[0])
+    optimizer.step()
+    kept = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
+    made = from_torch(optimizer)
+    made.step()
+    for p, buffer in zip(model.parameters(), kept, strict=True):
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], buffer)
+
+
+def test_a_warm_up_may_stand_at_zero() -> None:
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.1, momentum=0.9)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    assert from_torch(optimizer).param_groups[0]["lr"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: torch.optim.RMSprop(p), "not torch.optim.rmsprop.RMSprop"),
+        (lambda p: torch.optim.SGD(p, momentum=0.9, dampening=0.5), "dampening"),
+        (lambda p: torch.optim.AdamW(p, amsgrad=True), "amsgrad"),
+    ],
+)
+def test_what_has_no_equivalent_is_refused(make, says) -> None:
+    with pytest.raises(OptionError, match=says) as caught:
+        from_torch(make(network().parameters()))
+    assert caught.value.fix
+
+
+def test_names_come_along() -> None:
+    model = network()
+    made = from_torch(torch.optim.SGD(model.named_parameters(), lr=0.1))
+    assert made.param_groups[0]["param_names"] == [name for name, _ in model.named_parameters()]
+
+
+def test_describe_speaks_of_time_steps() -> None:
+    params = list(network().parameters())
+    known = describe(torch.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True))
+    assert known is not None
+    assert sabun.schemes.get(known["scheme"]) == sabun.nesterov(0.9)
+    assert known["lr"] == pytest.approx(0.5)
+    assert known["metric"] is None
+    assert describe(torch.optim.AdamW(params, lr=0.01))["metric"] == "adam"
+    assert describe(torch.optim.RMSprop(params)) is None
+    assert describe(torch.optim.AdamW(params, amsgrad=True)) is None
+    mine = describe(create("nadamw", params, 0.003))
+    assert (mine["lr"], mine["metric"], mine["gradient_evaluations"]) == (0.003, "adam", 1)
+    assert describe(RungeKutta(params, 0.1, scheme="rk4"))["gradient_evaluations"] == 4
+    for description in (known, mine):
+        json.dumps(description)

@@ -1,0 +1,239 @@
+"""Every preset against the public implementation that it names, step for step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import pytorch_optimizer
+import schedulefree
+import torch
+from torch import nn
+from training import backward, batches, deviation, flat, network, trajectory
+
+import sabun
+from sabun.errors import OptionError, SchemeError
+from sabun.optim import create, presets
+
+
+def matrices(
+    make, steps: int, *, twice_first: bool = False, dtype=torch.float64, noise: float = 1.0, pull: float = 0.1
+):
+    """Trajectory of two free matrices under given gradients plus their own values; the same for every optimizer."""
+    generator = torch.Generator().manual_seed(3)
+    params = [
+        torch.randn(8, 5, generator=generator, dtype=dtype).requires_grad_(),
+        torch.randn(6, 12, generator=generator, dtype=dtype).requires_grad_(),
+    ]
+    optimizer = make(params)
+    path = []
+    for n in range(steps):
+        grads = [noise * torch.randn(p.shape, generator=generator, dtype=dtype) for p in params]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g + pull * p.detach()
+        if n == 0 and twice_first:
+            kept = [p.grad.clone() for p in params]
+            optimizer.step()
+            for p, g in zip(params, kept, strict=True):
+                p.grad = g
+        optimizer.step()
+        path.append(flat(params))
+    return torch.stack(path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda p: create("sgd", p, 0.1), lambda p: torch.optim.SGD(p, 0.1)),
+        (lambda p: create("heavy-ball", p, 0.5), lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
+        (lambda p: create("nesterov", p, 0.5), lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True)),
+        (
+            lambda p: create("qhm", p, 0.3),
+            lambda p: pytorch_optimizer.QHM(p, lr=0.3, momentum=0.9, nu=0.7),
+        ),
+        (lambda p: create("adamw", p, 0.01), lambda p: torch.optim.AdamW(p, 0.01)),
+        (lambda p: create("lion", p, 0.001), lambda p: pytorch_optimizer.Lion(p, lr=0.001, betas=(0.9, 0.99))),
+    ],
+    ids=["sgd", "heavy-ball", "nesterov", "qhm", "adamw", "lion"],
+)
+def test_the_preset_is_the_public_implementation(ours, theirs) -> None:
+    assert deviation(trajectory(ours), trajectory(theirs)) < 1e-12
+
+
+def test_nadamw_is_torch_nadam_once_the_start_is_forgotten() -> None:
+    # Gradients that do not depend on θ, so that the increments can be compared after the start-ups have differed.
+    generator = torch.Generator().manual_seed(5)
+    ours, theirs = (torch.ones(7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    mine = create("nadamw", [ours], 0.01, weight_decay=0.0)
+    torchs = torch.optim.NAdam([theirs], 0.01, betas=(0.9, 0.999), momentum_decay=1e9, decoupled_weight_decay=True)
+    first = worst = 0.0
+    for n in range(420):
+        ours.grad = torch.randn(7, generator=generator, dtype=torch.float64)
+        theirs.grad = ours.grad.clone()
+        before = [ours.detach().clone(), theirs.detach().clone()]
+        mine.step()
+        torchs.step()
+        a, b = ours.detach() - before[0], theirs.detach() - before[1]
+        relative = float((a - b).abs().max() / b.abs().max())
+        first, worst = (relative if n == 0 else first), (max(worst, relative) if n >= 380 else worst)
+    assert first > 0.1  # the difference that the row tells
+    assert worst < 1e-12
+
+
+def test_muon_is_torch_muon_in_bfloat16() -> None:
+    def muon(p):
+        # The last matrix of a bare list would be taken for the head; here all are hidden.
+        groups = [{"params": p, "preconditioner": "spectral"}]
+        return create("muon", groups, 0.01, orthogonalization_dtype="bfloat16", foreach=False)
+
+    ours = matrices(muon, 40)
+    theirs = matrices(lambda p: torch.optim.Muon(p, lr=0.01, adjust_lr_fn="match_rms_adamw"), 40)
+    # In float64 both feed the same bits to bfloat16; one flipped rounding would show as 1e-3.
+    assert deviation(ours, theirs) < 1e-12
+
+
+def test_mars_has_the_momentum_of_mars() -> None:
+    # With its sign metric (mars_type='lion') and gradients too small to be clipped, MARS is this momentum and no more.
+    def mars(p):
+        return pytorch_optimizer.MARS(
+            p, lr=0.01, betas=(0.95, 0.99), gamma=0.025, mars_type="lion", optimize_1d=True, foreach=False
+        )
+
+    ours = matrices(lambda p: create("mars", p, 0.01, preconditioner="sign"), 60, noise=0.01, pull=0.001)
+    assert deviation(ours, matrices(mars, 60, noise=0.01, pull=0.001)) < 1e-12
+
+
+def test_mars_differs_as_its_row_says() -> None:
+    """The row's formula, written out: second moment of the gradient itself, direction divided by its mass."""
+    beta, gamma, beta2, lr = 0.95, 0.475, 0.99, 0.01
+    p = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    optimizer = create("mars", [p], lr)
+    generator = torch.Generator().manual_seed(2)
+    m = v = last = torch.zeros(5, dtype=torch.float64)
+    mass_m = mass_last = 0.0
+    theta = p.detach().clone()
+    for n in range(1, 30):
+        g = torch.randn(5, generator=generator, dtype=torch.float64)
+        p.grad = g.clone()
+        optimizer.step()
+        m = beta * m + (1 - beta) * (g + gamma * (g - last))
+        mass_m = beta * mass_m + (1 - beta) * (1 + gamma * (1 - mass_last))
+        v, last, mass_last = beta2 * v + (1 - beta2) * g**2, g, 1.0
+        theta = theta - lr * (m / mass_m) / ((v / (1 - beta2**n)).sqrt() + 1e-8)
+        assert torch.allclose(p.detach(), theta, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_schedule_free_adamw_is_schedulefree(decay: float) -> None:
+    def run(make):
+        model = network()
+        optimizer = make(model.parameters())
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        training, handed_out = [], []
+        for n, batch in enumerate(batches(200)):
+            optimizer.zero_grad()
+            backward(model, batch)
+            optimizer.step()
+            training.append(flat(model.parameters()))
+            if n % 20 == 7:
+                if isinstance(optimizer, sabun.Optimizer):
+                    with optimizer.averaged():
+                        handed_out.append(flat(model.parameters()))
+                else:
+                    optimizer.eval()
+                    handed_out.append(flat(model.parameters()))
+                    optimizer.train()
+        return torch.stack(training), torch.stack(handed_out)
+
+    ours = run(lambda p: create("schedule-free-adamw", p, 0.01, weight_decay=decay))
+    theirs = run(lambda p: schedulefree.AdamWScheduleFree(p, lr=0.01, weight_decay=decay, foreach=False))
+    assert deviation(ours[0], theirs[0]) < 1e-11  # their eval/train round trips add rounding of their own
+    assert deviation(ours[1], theirs[1]) < 1e-11
+
+
+@pytest.mark.parametrize(("refresh", "tolerance"), [(1000, 1e-9), (3, 1e-5)], ids=["one-basis", "refreshed"])
+def test_soap_is_soap_that_steps_on_its_first_gradient(refresh: int, tolerance: float) -> None:
+    # In the first gradient's own singular basis its off-diagonal entries are rounding errors, and Adam divides them by
+    # themselves plus ε: what remains of them, about 1e-17/ε·lr, is the first tolerance.
+    def soap(p):
+        return pytorch_optimizer.SOAP(p, lr=0.01, betas=(0.95, 0.95), weight_decay=0.0, precondition_frequency=refresh)
+
+    def run(make, twice):
+        generator = torch.Generator().manual_seed(9)
+        p = torch.randn(6, 6, generator=generator, dtype=torch.float64).requires_grad_()
+        optimizer, path = make([p]), []
+        for n in range(40):
+            g = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+            for _ in range(2 if twice and n == 0 else 1):
+                p.grad = g.clone()
+                optimizer.step()
+            path.append(flat([p]))
+        return torch.stack(path)
+
+    ours = run(
+        lambda p: sabun.Optimizer(
+            p, 0.01, scheme="heavy-ball(0.95)", preconditioner="kronecker", beta2=0.95, refresh_every=refresh
+        ),
+        False,
+    )
+    # Their QR is in float32 whatever the parameters are, which the second tolerance allows for.
+    assert deviation(ours, run(soap, True)) < tolerance
+
+
+def test_every_row_builds_what_it_says() -> None:
+    for name, row in presets().items():
+        optimizer = create(name, network())
+        group = optimizer.param_groups[0]
+        assert group["preconditioner"] == row.preconditioner
+        assert group["averaging"] == row.averaging
+        assert sabun.schemes.get(group["scheme"]) == sabun.schemes.get(row.scheme)
+        assert group["lr"] == row.lr
+        assert row.summary
+        assert row.source
+        for key, value in row.options.items():
+            assert group[key] == value
+    with pytest.raises(TypeError):
+        presets()["mine"] = row  # type: ignore[index]
+
+
+def test_matrix_presets_leave_the_rest_to_adam() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(30, 8)
+            self.up, self.norm, self.down = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 8)
+            self.head = nn.Linear(8, 30, bias=False)
+            self.head.weight = self.embedding.weight
+
+    model = Model()
+    optimizer = create("sabun", model, 0.02)
+    hidden, rest = optimizer.param_groups
+    assert {id(p) for p in hidden["params"]} == {id(model.up.weight), id(model.down.weight)}
+    assert (hidden["preconditioner"], rest["preconditioner"]) == ("spectral", "adam")
+    assert (hidden["lr"], rest["lr"]) == (0.02, 0.01)
+    assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)").name
+    assert hidden["param_names"] == ["up.weight", "down.weight"]
+    by_list = create("muon", list(model.named_parameters()))
+    assert [len(g["params"]) for g in by_list.param_groups] == [2, 5]
+
+
+def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3), nn.Linear(6, 7))
+    names = [n for n, _ in sabun.optim.param_groups(model)[0]["params"]]
+    assert names == ["0.weight", "1.weight", "2.weight"]
+    everything = sabun.optim.param_groups(model, is_hidden=lambda name, p: p.ndim > 1, rest={"lr": 0.1})
+    assert len(everything[0]["params"]) == 4
+    assert everything[1]["lr"] == 0.1
+    with pytest.raises(OptionError, match="hidden matrices"):
+        sabun.optim.param_groups([{"params": []}])
+
+
+def test_create_names_what_is_near() -> None:
+    with pytest.raises(OptionError, match="Did you mean 'adamw'"):
+        create("adamv", network())
+    with pytest.raises(SchemeError, match=r"2\.686"):
+        create("lagrange-4", network().parameters())
+    with pytest.raises(OptionError, match="lr must be"):
+        create("adamw", network(), lr=math.nan)
+    assert create("look-ahead(0.9, 2)", network()).param_groups[0]["momentum"] == 0.9
