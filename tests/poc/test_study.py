@@ -240,8 +240,7 @@ def test_validate_builds_and_steps_every_arm() -> None:
     validate(tiny_study("torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1)", "torch.optim:LBFGS"))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize(("stops", "jobs"), [(True, 1), (False, 1), (True, 2)])
 def test_a_sequential_study_ends_at_the_look_that_decides(
     stops: bool, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,3 +115,25 @@ class Empty(Tiny):
 class Unequal(Tiny):
     def data(self):
         return {**super().data(), "test": (torch.zeros(5, 3), torch.zeros(4, 1))}
+
+
+class Unrepeatable(Tiny):
+    """Noise that no seed governs."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) * (1.0 + 0.01 * int.from_bytes(os.urandom(2), "big") / 65536)
+
+
+class Deaf(Tiny):
+    """Takes no notice of the seed: fixed weights, and each batch is the same."""
+
+    def model(self):
+        model = nn.Linear(3, 1)
+        nn.init.constant_(model.weight, 0.1)
+        nn.init.zeros_(model.bias)
+        return model
+
+    def data(self):
+        held = super().data()
+        x, y = held["train"]
+        return {**held, "train": (x[:1].repeat(64, 1), y[:1].repeat(64, 1))}

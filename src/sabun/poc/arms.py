@@ -33,6 +33,7 @@ import ast
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -81,7 +82,7 @@ def parse(text: str) -> Notation:
     head, metric = _split_metric(text)
     name, open_, rest = head.partition("(")
     name = name.strip()
-    if not name or (open_ and not rest.rstrip().endswith(")")):
+    if not re.fullmatch(r"[\w.:+-]+", name) or (open_ and not rest.rstrip().endswith(")")):
         raise StudyError(f"cannot read the optimizer {text!r}.", fix=_SEE)
     arguments, options = _arguments(rest.rstrip()[:-1], text) if open_ else ((), {})
     if ":" not in name:

@@ -35,6 +35,10 @@ from sabun.poc.training import TIMING_EPOCHS
 __all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
+DEFAULT_BUDGET = {"epochs": 10, "seeds": 16}
+"""On digits: about where the validation loss stops falling, so that arms are compared on training, not on overfitting;
+and enough seeds for its spread (a fifth of the loss) to leave room for a decision."""
+
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
 
 
@@ -71,7 +75,7 @@ def default_study(
             "task_options": dict(task_options or {}),
             "baseline": sides[0].model_dump(),
             "candidates": [side.model_dump() for side in sides[1:]],
-            "budget": {**Budget().model_dump(), **budget},
+            "budget": {**Budget().model_dump(), **DEFAULT_BUDGET, **budget},
             "seed": seed,
         }
     )

@@ -1,0 +1,152 @@
+"""The notation of arms and what it builds. Oracles: torch's own classes, and the conversion lr = h·(1 − β)."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sabun import optim, schemes
+from sabun.errors import SchemeError, StudyError
+from sabun.poc.arms import Notation, Recipe, arm, parse, recipe, spaces
+from sabun.poc.records import RunResult
+from sabun.poc.spec import Arm, LogUniform, Run
+from sabun.poc.training import Trainer
+
+from .helpers import tiny_study
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("adamw", Notation("named", "adamw")),
+        (" nesterov@adam ", Notation("named", "nesterov", metric="adam")),
+        ("look-ahead(0.9, 2)@spectral", Notation("named", "look-ahead", (0.9, 2), {}, "spectral")),
+        ("look-ahead(beta=0.9, gamma=2.0)", Notation("named", "look-ahead", (), {"beta": 0.9, "gamma": 2.0})),
+        ("torch.optim:SGD(momentum=0.9, nesterov=True)",
+         Notation("class", "torch.optim:SGD", (), {"momentum": 0.9, "nesterov": True})),
+        ("a.b:C(betas=(0.9, 0.99), mode='x@y', eps=-1e-3)",
+         Notation("class", "a.b:C", (), {"betas": (0.9, 0.99), "mode": "x@y", "eps": -0.001})),
+    ],
+)  # fmt: skip
+def test_notation(text: str, expected: Notation) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@adam", "nesterov@", "sgd(", "sgd)", "a:B(1)", "a:B(x=y)", "a:B(x=[])extra", "a:B(**k)", "a:B@adam",
+             "a:B(x={})", "a:B(f'')"],
+)  # fmt: skip
+def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(text)
+    assert caught.value.fix
+
+
+def build(text: str, **values: float) -> torch.optim.Optimizer:
+    torch.manual_seed(0)
+    return recipe(arm(text)).build(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), values)
+
+
+def test_options_arrive() -> None:
+    group = build("torch.optim:AdamW(betas=(0.8, 0.9), weight_decay=0.3)", lr=0.5).param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.8, 0.9), 0.3)
+    spec = Arm(name="x", optimizer="torch.optim:SGD(nesterov=True)", options={"momentum": 0.7})
+    group = recipe(spec).build(nn.Linear(1, 1)).param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.7, True)
+    group = build("look-ahead(0.8, 3)@adam", lr=0.25).param_groups[0]
+    assert group["lr"] == 0.25
+    assert build("torch.optim:SGD(lr=0.125)").param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("text", "centre"),
+    [
+        ("euler", 0.3),
+        ("nesterov", 0.3),
+        ("torch.optim:SGD", 0.3),
+        ("torch.optim:SGD(momentum=0.9)", 0.03),
+        ("torch.optim:SGD(momentum=0.9, dampening=0.9)", 0.3),
+        ("nesterov@adam", 0.003),
+        ("adamw", 0.003),
+        ("torch.optim:AdamW", 0.003),
+        ("torch.optim:NAdam", 0.003),
+        ("nesterov@spectral", 0.03),
+        ("torch.optim:Adagrad", 0.01),  # its signature's default
+        ("schedulefree:AdamWScheduleFree", 0.0025),
+        ("torch.optim:SGD(lr=0.7)", 0.7),
+        ("heun", 0.3),
+    ],
+)
+def test_default_spaces_are_equally_wide_around_the_documented_centre(text: str, centre: float) -> None:
+    (space,) = spaces(arm(text), 3.0).items()
+    assert space[0] == "lr"
+    assert space[1].center == pytest.approx(centre)
+    assert math.log10(space[1].high / space[1].low) == pytest.approx(3.0)
+
+
+def test_a_space_in_the_specification_replaces_the_default() -> None:
+    own = {"weight_decay": LogUniform(center=0.01)}
+    assert spaces(Arm(name="x", optimizer="torch.optim:SGD", space=own), 3.0) == own
+
+
+def run_of(text: str, lr: float) -> RunResult:
+    *_, last = Trainer(tiny_study(text)).run(Run(arm=text, seed=0, phase="evaluate", hyperparameters={"lr": lr}))
+    assert isinstance(last, RunResult)
+    assert last.status == "finished", last.failure
+    return last
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "scale"),
+    [
+        ("euler", "torch.optim:SGD", 1.0),
+        ("heavy-ball(0.8)", "torch.optim:SGD(momentum=0.8)", 0.2),
+        ("nesterov(0.8)", "torch.optim:SGD(momentum=0.8, nesterov=True)", 0.2),
+        ("heavy-ball@adam", "torch.optim:AdamW(weight_decay=0)", 1.0),
+    ],
+)
+def test_the_centres_of_equal_methods_are_the_same_step(ours: str, theirs: str, scale: float) -> None:
+    """The conversion that the table of defaults states, seen in trajectories."""
+    ratio = recipe(arm(theirs)).step / recipe(arm(ours)).step
+    assert ratio == pytest.approx(scale)
+    a, b = run_of(ours, 0.1), run_of(theirs, 0.1 * scale)
+    assert [e.val_loss for e in a.epochs] == pytest.approx([e.val_loss for e in b.epochs], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(schemes.SCHEMES))
+def test_every_scheme_is_an_arm_or_is_refused_with_its_reason(name: str) -> None:
+    if schemes.get(name).is_usable:
+        assert run_of(name, 0.001).epochs[-1].val_loss > 0
+    else:
+        with pytest.raises(SchemeError):
+            recipe(arm(name))
+
+
+@pytest.mark.parametrize("name", sorted(optim.presets()))
+def test_every_preset_is_an_arm(name: str) -> None:
+    made = recipe(arm(name))
+    assert isinstance(made, Recipe)
+    assert run_of(name, 0.001).epochs[-1].val_loss > 0
+
+
+def test_a_schemes_own_parameter_can_be_tuned() -> None:
+    spec = Arm(name="x", optimizer="look-ahead@adam", space={"gamma": LogUniform(center=2.0, decades=1)})
+    optimizer = recipe(spec).build(nn.Linear(2, 2), {"gamma": 3.0})
+    assert "3" in str(optimizer.param_groups[0]["scheme"])
+    with pytest.raises(StudyError, match=r"unknown option of look-ahead 'gama'.*'gamma'"):
+        recipe(Arm(name="x", optimizer="look-ahead", space={"gama": LogUniform(center=2.0)}))
+
+
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.raises(StudyError, match="gives 'momentum' twice"):
+        recipe(Arm(name="x", optimizer="torch.optim:SGD(momentum=0.9)", options={"momentum": 0.5}))
+
+
+def test_building_an_arm_needs_no_pydantic() -> None:
+    code = "import sys; sys.modules['pydantic'] = None; import sabun.poc.arms, sabun.poc.client"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
