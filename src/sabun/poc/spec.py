@@ -219,8 +219,11 @@ _MODELS: dict[str, type[_Frozen]] = {
 
 
 def _explain(error: ValidationError) -> StudyError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    problems = error.errors()
+    # A misspelt key comes first: the required key that it was meant to be is missing only because of it.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    # A value may be of several types; pydantic then names the one that it tried, which says nothing to the reader.
+    where = ".".join(str(part) for part in first["loc"] if part not in ("bool", "int", "float", "str"))
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         parents = [str(part) for part in first["loc"][:-1] if not isinstance(part, int)]
@@ -229,6 +232,8 @@ def _explain(error: ValidationError) -> StudyError:
         else:
             model = _MODELS.get(parents[-1], Study) if parents else Study
         return unknown(StudyError, f"key in the study ({where})", key, list(model.model_fields))
+    if any(problem["type"] == "finite_number" and problem["loc"][:-1] == first["loc"][:-1] for problem in problems):
+        return StudyError(f"the study's {where} must be a finite number.", fix="Give a number other than nan and inf.")
     message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" (given: {value!r})" if isinstance(value, int | float | str) and not _is_nan(value) else ""
