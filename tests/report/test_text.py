@@ -75,3 +75,17 @@ def test_japanese_is_japanese() -> None:
 def test_an_unknown_language_names_those_that_exist() -> None:
     with pytest.raises(OptionError, match=r"unknown language 'fr'.*en, ja"):
         text.language("fr")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "en", "ja"),
+    [
+        (0.5, 1.25, "0.50× to 1.25×", "0.50倍～1.25倍"),
+        (0.5, None, "0.50× or more", "0.50倍以上"),
+        (0.5, float("inf"), "0.50× or more", "0.50倍以上"),
+        (None, 1.25, "1.25× or less", "1.25倍以下"),
+        (None, None, "no bounds", "上下限なし"),
+    ],
+)
+def test_an_interval_without_an_end_says_so(low: float | None, high: float | None, en: str, ja: str) -> None:
+    assert [text.interval(low, high, "ratio", lang) for lang in LANGUAGES] == [en, ja]

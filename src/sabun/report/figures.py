@@ -14,7 +14,7 @@ from sabun.poc.results import Comparison
 from sabun.report.facts import Arm, Candidate, Report
 from sabun.report.formatting import Language, show
 from sabun.report.svg import Canvas, Label, Scale, shorten
-from sabun.report.text import text
+from sabun.report.text import interval, text
 
 __all__ = ["CURVE_POINTS", "curves", "forest", "lr_trials", "outcome", "series", "stability_map", "strip", "thin"]
 
@@ -129,12 +129,8 @@ def _interval(
         c.line(x(high), y - 4, x(high), y + 4, f"bar {kind}")
 
     def tip(lang: Language) -> str:
-        limits = text(
-            "word.interval", lang, {"low": show(found.low, style, lang), "high": show(found.high, style, lang)}
-        )
-        return (
-            f"{shorten(candidate.arm, 60)}\n{show(found.effect, style, lang)} ({limits})\n{text(f'word.{kind}', lang)}"
-        )
+        numbers = f"{show(found.effect, style, lang)} ({interval(found.low, found.high, style, lang)})"
+        return f"{shorten(candidate.arm, 60)}\n{numbers}\n{text(f'word.{kind}', lang)}"
 
     c.mark(x(found.effect), y, kind, kind, tip=tip)
 

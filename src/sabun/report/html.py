@@ -23,7 +23,7 @@ from sabun.report import figures
 from sabun.report.facts import KPIS, Candidate, Note, Report
 from sabun.report.formatting import LANGUAGES, Formatter, Language, show
 from sabun.report.svg import clean
-from sabun.report.text import Value, reason_text, text
+from sabun.report.text import Value, interval, reason_text, text
 
 __all__ = ["render"]
 
@@ -123,19 +123,7 @@ class _View:
 
     def span(self, low: float | None, high: float | None, style: str) -> Markup:
         """An interval."""
-        return self.both(
-            {
-                lang: text(
-                    "word.interval",
-                    lang,
-                    {
-                        "low": _styled(low, style, lang, self.currency),
-                        "high": _styled(high, style, lang, self.currency),
-                    },
-                )
-                for lang in LANGUAGES
-            }
-        )
+        return self.both({lang: interval(low, high, style, lang, currency=self.currency) for lang in LANGUAGES})
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""

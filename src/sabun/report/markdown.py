@@ -9,7 +9,7 @@ from sabun.report.facts import KPIS, Note, Report
 from sabun.report.figures import outcome
 from sabun.report.formatting import Language, show
 from sabun.report.svg import visible
-from sabun.report.text import reason_text, text
+from sabun.report.text import interval, reason_text, text
 
 __all__ = ["cell", "render"]
 
@@ -61,10 +61,7 @@ def cell(comparison: Comparison | None, lang: Language) -> str:
     if comparison is None or comparison.effect is None:
         return text("word.none", lang)
     style = "ratio" if comparison.scale == "ratio" else "spct"
-    limits = text(
-        "word.interval", lang, {"low": show(comparison.low, style, lang), "high": show(comparison.high, style, lang)}
-    )
-    return f"{show(comparison.effect, style, lang)} ({limits})"
+    return f"{show(comparison.effect, style, lang)} ({interval(comparison.low, comparison.high, style, lang)})"
 
 
 def escape(said: str) -> str:

@@ -123,7 +123,9 @@ def phrases(facts: Facts) -> tuple[Note, ...]:
             "poc": facts.money.poc_cost,
         }
         sure = saving.month_low is not None and saving.month_low > 0
-        said.append(Note("phrase.money_sure" if sure else "phrase.money_unsure", values | numbers))
+        bounded = saving.month_low is not None and saving.month_high is not None
+        key = "phrase.money_sure" if sure and bounded else "phrase.money_unsure" if bounded else "phrase.money_open"
+        said.append(Note(key, values | numbers))
     said.append(Note(f"phrase.close_{name}", values))
     return tuple(said)
 

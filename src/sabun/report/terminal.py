@@ -16,7 +16,7 @@ from sabun.report.figures import outcome
 from sabun.report.formatting import Language, show
 from sabun.report.markdown import SIGN
 from sabun.report.svg import shorten, visible
-from sabun.report.text import text
+from sabun.report.text import interval, text
 
 __all__ = ["render"]
 
@@ -53,8 +53,7 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
             else:
                 style = "ratio" if found.scale == "ratio" else "spct"
                 shown.append(show(found.effect, style, lang), style="bold default")
-                values = {"low": show(found.low, style, lang), "high": show(found.high, style, lang)}
-                shown.append("\n" + text("word.interval", lang, values), style="dim")
+                shown.append("\n" + interval(found.low, found.high, style, lang), style="dim")
             row.append(shown)
         table.add_row(*row)
     against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))

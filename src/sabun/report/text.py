@@ -6,6 +6,7 @@ language is added by adding a file: a test demands that keys and placeholders ag
 
 from __future__ import annotations
 
+import math
 import string
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from sabun.errors import OptionError, unknown
 from sabun.poc.results import Reason
 from sabun.report.formatting import LANGUAGES, Formatter, Language
 
-__all__ = ["Value", "keys", "language", "placeholders", "reason_text", "text"]
+__all__ = ["Value", "interval", "keys", "language", "placeholders", "reason_text", "text"]
 
 Value = str | int | float | bool | None
 
@@ -69,3 +70,12 @@ def reason_text(reason: Reason, arm: str, baseline: str, lang: Language) -> str:
     key = f"reason.{reason.code}"
     missing = dict.fromkeys(placeholders(key, lang))
     return text(key, lang, {**missing, "arm": arm, "today": baseline, **reason.values})
+
+
+def interval(low: float | None, high: float | None, style: str, lang: Language, *, currency: str = "") -> str:
+    """``low`` to ``high`` in a number style; an end that is missing or infinite is no end: "1.2× or more"."""
+    ends = {"low": low, "high": high}
+    bounded = {name: end for name, end in ends.items() if end is not None and math.isfinite(end)}
+    key = {2: "interval", 1: "interval_from" if "low" in bounded else "interval_to", 0: "interval_none"}[len(bounded)]
+    shown = {name: Formatter(lang, currency).format_field(end, style) for name, end in bounded.items()}
+    return text(f"word.{key}", lang, dict(shown))
