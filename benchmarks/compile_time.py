@@ -1,6 +1,6 @@
 """Seconds of the first compiled step in a fresh process with empty caches, over 150 tensors of 150 shapes.
 
-    PYTHONPATH=src python benchmarks/compile_time.py [native|inductor] [--device cuda]
+PYTHONPATH=src python benchmarks/compile_time.py [native|inductor] [--device cuda]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The step's benchmark with torch and NumPy alone, and a check that all paths agree on the device at hand.
 
-    PYTHONPATH=src python benchmarks/step.py --device cuda --json figures.json
+PYTHONPATH=src python benchmarks/step.py --device cuda --json figures.json
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CASES = (
 def trajectory(make: object, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, object]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 33), (257,), (), (3, 5, 7)]
-    params = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(device, dtype)) for s in shapes]
+    start = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    params = [torch.nn.Parameter(x.to(device, dtype)) for x in start]
     optimizer = make(params)  # type: ignore[operator]
     for n in range(10):
         for i, p in enumerate(params):
