@@ -270,12 +270,12 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
     y = Scale.fit([abs(f[3] or 1.0) for f in found] + [0.5, 5.0], bottom, top, log=True, pad=0.2)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.axis_error", "ui.axis_interval")
-    boxes = [(x(interval or 1.0) - 7, y(abs(constant or 1.0)) - 7, 14.0, 14.0) for _, _, interval, constant in found]
-    for i, arm, interval, constant in found:
-        px, py = x(interval or 1.0), y(abs(constant or 1.0))
+    boxes = [(x(reach or 1.0) - 7, y(abs(constant or 1.0)) - 7, 14.0, 14.0) for _, _, reach, constant in found]
+    for i, arm, reach, constant in found:
+        px, py = x(reach or 1.0), y(abs(constant or 1.0))
         name = shorten(arm.name, 24)
 
-        def tip(lang: Language, arm: Arm = arm, at: tuple[float | None, float | None] = (interval, constant)) -> str:
+        def tip(lang: Language, arm: Arm = arm, at: tuple[float | None, float | None] = (reach, constant)) -> str:
             return f"{shorten(arm.name, 60)}\nhλ ≤ {show(at[0], 'num', lang)}, C = {show(at[1], 'num', lang)}"
 
         tx, ty, anchor = _free_place(px, py, 7.2 * len(name), boxes, (0.0, right + 20))
