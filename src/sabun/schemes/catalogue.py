@@ -176,7 +176,8 @@ _STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST
 _STAGES_2 = Parameter("stages", Fraction(5), Fraction(2), Fraction(stabilised.MOST_STAGES), whole=True,
                       meaning="gradients a step")  # fmt: skip
 _HNW = "Hairer, Nørsett & Wanner, Solving ODEs I"
-_OWN = "constructed by sabun.schemes.difference (the approach of Uhlig 2019, arXiv 1904.10569)"
+_SMALL_ROOT = "sabun.schemes.difference, smallest largest root (the approach of Uhlig 2019, arXiv 1904.10569)"
+_LONG_INTERVAL = "sabun.schemes.difference, longest stability interval with parasitic roots up to 0.9"
 _RKC = "Sommeijer, Shampine & Verwer 1998; Hairer & Wanner, Solving ODEs II, IV.2"
 
 _ENTRIES = (
@@ -214,8 +215,34 @@ _ENTRIES = (
           "a 4-point difference formula, one gradient and no more", "勾配1個と過去4点による2次精度の差分公式"),
     Entry("difference-5", _fixed("1 1/8 -6/8 -5/8 2/8", "18/8"), 3, "5-point rule of Zhang neural networks",
           "a 5-point difference formula", "過去5点による3次精度の差分公式"),
-    Entry("difference-6", _fixed("1 1/6 -11/12 -3/8 1/12 1/24", "9/4"), 3, _OWN,
-          "a 6-point difference formula that forgets fast", "過去6点による3次精度の差分公式（減衰が速い）"),
+    Entry("difference-6", _fixed("1 1/6 -11/12 -3/8 1/12 1/24", "9/4"), 3, _SMALL_ROOT,
+          "a 6-point difference formula, its parasitic roots as small as can be",
+          "過去6点による3次精度の差分公式（余分な根を最小化）"),
+    Entry("difference-8", _fixed("1 11/30 -22/25 -19/25 7/75 11/50 0 -1/25", "62/25"), 4, _SMALL_ROOT,
+          "an 8-point difference formula, its parasitic roots nearly as small as can be",
+          "過去8点による4次精度の差分公式（余分な根をほぼ最小化）"),
+    Entry("difference-10", _fixed("1 69/83 -98/83 -105/83 26/83 31616/61669 -6102/61669 -9061/61669 905/61669 1217/61669",
+                                  "174900/61669"), 5, _SMALL_ROOT,
+          "a 10-point difference formula, its parasitic roots nearly as small as can be",
+          "過去10点による5次精度の差分公式（余分な根をほぼ最小化）"),
+    Entry("wide-2-4", _fixed("1 -1 1/3 -1/3", "4/3"), 2, _LONG_INTERVAL,
+          "order 2 from 4 points, and as stable as Euler",
+          "過去4点による2次精度の差分公式（安定区間はオイラー法と同じ）"),
+    Entry("wide-2-5", _fixed("1 -8/5 4/5 0 -1/5", "4/5"), 2, _LONG_INTERVAL,
+          "order 2 from 5 points, and twice as stable as Euler",
+          "過去5点による2次精度の差分公式（安定区間はオイラー法の2倍）"),
+    Entry("wide-2-6", _fixed("1 -12/7 5/7 1/7 0 -1/7", "4/7"), 2, _LONG_INTERVAL,
+          "order 2 from 6 points, and three times as stable as Euler",
+          "過去6点による2次精度の差分公式（安定区間はオイラー法の3倍）"),
+    Entry("wide-3-6", _fixed("1 -3/4 5/16 -17/32 -3/16 5/32", "27/16"), 3, _LONG_INTERVAL,
+          "order 3 from 6 points, its stability interval as long as can be",
+          "過去6点による3次精度の差分公式（安定区間を最大化）"),
+    Entry("wide-4-9", _fixed("1 -10/19 3/19 -11/19 -4/19 12/6061 985/6061 335/6061 -375/6061", "11592/6061"), 4,
+          _LONG_INTERVAL, "order 4 from 9 points, its stability interval nearly as long as can be",
+          "過去9点による4次精度の差分公式（安定区間をほぼ最大化）"),
+    Entry("wide-5-11", _fixed("1 -77/612 -4/51 -15/17 -40/153 13/68 11/51 4/51 -5/51 -5/51 1/17", "115/51"), 5,
+          _LONG_INTERVAL, "order 5 from 11 points, its stability interval nearly as long as can be",
+          "過去11点による5次精度の差分公式（安定区間をほぼ最大化）"),
     # ------------------------------------------------------------ counter-examples
     Entry("leap-frog", _fixed("1 0 -1", "2"), 2, f"{_HNW}, III.9 (the explicit midpoint rule)",
           "counter-example: weakly stable", "反例：弱安定にすぎない", instead="adams-bashforth-2"),

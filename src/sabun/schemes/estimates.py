@@ -1,0 +1,80 @@
+"""Quick floating-point versions of the analysis, for searches that ask thousands of times.
+
+The results of a search are always confirmed by the exact functions of :mod:`sabun.schemes.analysis`; the tests hold
+the two against each other. Arrays are newest first, as in a scheme: α_0 = 1 … α_k, β_0 … β_m.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from sabun.schemes import polynomials as poly
+from sabun.schemes.search import Vector
+
+__all__ = ["interval", "largest_root", "noise"]
+
+
+def largest_root(alpha: Vector) -> float:
+    """Largest modulus among the roots of ρ(z)/(z − 1)."""
+    reduced = np.cumsum(alpha)[:-1]
+    return float(np.abs(np.roots(reduced)).max(initial=0.0)) if np.all(np.isfinite(reduced)) else np.inf
+
+
+@lru_cache
+def _basis(size: int) -> tuple[Vector, Vector]:
+    """Rows: U_0 … U_{size−1} and T_0 … T_size in powers of y, lowest first."""
+
+    def table(polynomials: list[poly.Polynomial], width: int) -> Vector:
+        return np.array([[float(c) for c in reversed(p)] + [0.0] * (width - len(p)) for p in polynomials])
+
+    return (
+        table([poly.chebyshev_u(d) for d in range(size)], size),
+        table([poly.chebyshev_t(d) for d in range(size + 1)], size + 1),
+    )
+
+
+def _polynomials(alpha: Vector, beta: Vector) -> tuple[Vector, Vector]:
+    size = max(len(alpha) - 1, len(beta))
+    r, s = np.zeros(size + 1), np.zeros(size + 1)
+    r[: len(alpha)] = alpha
+    s[1 : 1 + len(beta)] = beta
+    return r, s
+
+
+def interval(alpha: Vector, beta: Vector) -> float:
+    """The stability interval, as :func:`sabun.schemes.analysis.stability_interval` to about eight digits."""
+    r, s = _polynomials(alpha, beta)
+    k = len(r) - 1
+    odd_basis, even_basis = _basis(k)
+    lags = np.convolve(r, s[::-1])
+    ahead, behind = lags[k - 1 :: -1], lags[k + 1 :]
+    imaginary = (ahead - behind) @ odd_basis
+    real = np.concatenate([[lags[k]], ahead + behind]) @ even_basis
+    own = np.convolve(s, s[::-1])
+    modulus = np.concatenate([[own[k]], 2 * own[k + 1 :]]) @ even_basis
+    y = np.roots(imaginary[::-1])
+    y = np.append(y.real[(np.abs(y.imag) < 1e-9) & (np.abs(y.real) < 1)], -1.0)
+    below = np.polyval(modulus[::-1], y)
+    x = np.divide(-np.polyval(real[::-1], y), below, out=np.zeros_like(y), where=below > 1e-13)
+    stable = 0.0
+    for candidate in np.sort(x[x > 1e-12]):
+        if np.abs(np.roots(r + (stable + candidate) / 2 * s)).max() >= 1:
+            break
+        stable = float(candidate)
+    return stable
+
+
+def noise(alpha: Vector, beta: Vector, x: float) -> float:
+    """The noise gain at x = hλ, as :func:`sabun.schemes.analysis.noise_gain`."""
+    a, b = _polynomials(alpha, beta)
+    a = a + x * b
+    total, first = 0.0, a[0]
+    while len(a):
+        total += b[-1] ** 2 / a[0]
+        ratio, weight = a[-1] / a[0], b[-1] / a[0]
+        if len(a) > 1 and abs(ratio) >= 1:
+            return np.inf
+        a, b = a[:-1] - ratio * a[:0:-1], b[:-1] - weight * a[:0:-1]
+    return float(total / first * max(2 * x - x * x, 0.0))
