@@ -223,6 +223,9 @@ def test_a_study_that_is_not_complete_is_not_judged() -> None:
     assert codes(found)[0] == "k1_incomplete"
     assert found.verdicts[0].reasons[0].values == {"n": 8, "needed": 10}
     assert found.verdicts[0].decision == "undecided"
+    slow = assess(spec, runs_of(data([1.0], n=8), clock([2.0], n=8)), {})
+    assert slow.verdicts[0].reasons[2].outcome == "fail"
+    assert slow.verdicts[0].decision == "undecided", "not even against the candidate"
     full = runs_of(data([0.5]), clock([1.0]))
     failed = [dataclasses.replace(r, status="failed") if r.arm == "c0" and r.seed == 3 else r for r in full]
     assert codes(assess(spec, failed, {}))[0] == "k1_incomplete"

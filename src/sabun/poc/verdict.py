@@ -119,9 +119,10 @@ def judge(
         )
         outcomes = {reason.outcome for reason in reasons}
         decision: Decision = "undecided"
-        if state.complete and "fail" in outcomes:
-            decision = "no-go"
-        elif state.complete and outcomes == {"pass"}:
+        if "fail" in outcomes:
+            # Between two looks nothing is decided: whoever peeks until it suits decides too often.
+            decision = "no-go" if state.complete else "undecided"
+        elif outcomes == {"pass"}:
             decision = "go"
         verdicts.append(Verdict(name, decision, reasons))
     return tuple(verdicts)
