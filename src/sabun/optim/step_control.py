@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError
-from sabun.optim.plan import real_view
+from sabun.optim.plan import real_view, refuse_sparse
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.spec import decode
 
@@ -222,7 +222,10 @@ class Stability:
         places = [(p, group) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not places:
             return
-        norm = math.sqrt(sum(float(torch.linalg.vector_norm(p.grad)) ** 2 for p, _ in places if p.grad is not None))
+        for p, _ in places:
+            if p.grad is not None and p.grad.layout is not torch.strided:
+                refuse_sparse(p.grad)
+        norm = _norm([p.grad for p, _ in places if p.grad is not None])
         if not math.isfinite(norm):
             return
         due = lead["control_count"] % lead["probe_every"] == 0
