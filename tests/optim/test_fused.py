@@ -140,7 +140,7 @@ def test_bfloat16_parameters_with_float32_state_round_to_nearest_even() -> None:
 
 
 def test_low_precision_parameters_follow_the_foreach_step() -> None:
-    """Both round the same float32 result; where they differ it is a tie broken by the last bit: one unit in the last place."""
+    """Both round the same float32 result; where that differs in its last bit, a tie may fall to either neighbour."""
     got = {}
     for fused in (False, True):
         params = parameters(torch.bfloat16)
