@@ -119,7 +119,7 @@ def test_the_margin_must_be_cleared() -> None:
     assert judge(losses, margin=0.03).verdicts[0].decision == "go"
     strict = judge(losses, margin=0.10)
     assert strict.verdicts[0].decision == "undecided"
-    assert codes(strict)[0] == "k1_unclear", "no number of seeds lifts 5% over a margin of 10%"
+    assert codes(strict)[0] == "k1_below_margin", "no number of seeds lifts 5% over a margin of 10%"
     assert only(strict, "final_loss").threshold == -0.10
 
 
@@ -208,7 +208,9 @@ def test_a_baseline_that_diverges_gives_its_seeds_away_and_the_rest_decides() ->
     assert only(found, "final_loss").n == 8
     worse = data([1.1])
     found = judge([[math.inf] * 2 + worse[0][2:], worse[1]])
-    assert codes(found)[0] == "k1_unclear", "a candidate that trains where the baseline does not is no clear loser"
+    assert codes(found)[0] == "k1_baseline_diverged", (
+        "a candidate that trains where the baseline does not is no clear loser"
+    )
     every = judge([[math.inf] * 10, losses[1]])
     assert every.verdicts[0].decision == "undecided"
     both = judge([[math.inf] * 10, [math.inf] * 10])
@@ -440,6 +442,7 @@ def _gallery() -> list[Assessment]:
         judge([base, inf * 2 + good[2:]]), judge([base, inf * 7 + good[7:]]), judge([base, base]),
         judge([flat, [0.09] * 10]), judge([[x - 0.1 for x in base], good]), assess(study(1), [], {}), judge(wide),
         judge(data([0.99], noise=0.001), clock([1.5])), judge([base, [x - 10 for x in base]], clock([1.5])),
+        judge([inf * 2 + base[2:], data([1.5])[1]]), judge(data([0.98], noise=0.03, seed=3)),
         judge([base, base], [clock([1.0])[0]] * 2), judge([base, base], clock([1.12], noise=0.1)),
         judge([base, base], clock([1.1], noise=0.05, seed=8)),
     ]  # fmt: skip

@@ -39,11 +39,14 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_worse": _INTERVAL,
         "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, and no number of seeds within reach would
         "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in all would decide
+        "k1_below_margin": _INTERVAL,  # unclear: neither worse nor better by the margin, and that for sure
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
         "k1_incomplete": _FEW,  # n of the `needed` planned pairs are there; judging now would break the promise
         "k1_too_few_seeds": _FEW,
         "k1_diverged": _DIVERGED,  # the candidate diverged where the baseline did not: no mean loss to compare
         "k1_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more diverged runs than the baseline
+        # unclear: worse on the seeds left, but only the baseline diverged on others
+        "k1_baseline_diverged": ("effect", "low", "high", *_DIVERGED),
         "k1_identical": ("n",),  # every pair has equal losses: the same arm twice, or a constant metric
         "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed: the seeds change nothing
         "k1_not_positive": ("n",),  # the baseline's losses are not positive: a relative difference means nothing
@@ -163,11 +166,15 @@ def _k1(row: Comparison, state: Progress, lost: Divergence, more: float | None) 
         return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
     if row.high < row.threshold:
         return _reason("K1", "k1_better", "pass", **_numbers(row))
-    # Pairs that only the baseline lost were left out in its favour: they must not count against the candidate.
-    if row.low > 0 and lost.baseline_only == 0:
+    if row.low > 0 and lost.baseline_only > 0:
+        # Pairs that only the baseline lost were left out in its favour: they must not count against the candidate.
+        return _reason("K1", "k1_baseline_diverged", "unclear", **(_numbers(row) | _diverged(lost)))
+    if row.low > 0:
         return _reason("K1", "k1_worse", "fail", **_numbers(row))
     if not state.final:
         return _reason("K1", "k1_continue", "unclear", planned=state.planned, **_numbers(row))
+    if row.low > row.threshold:
+        return _reason("K1", "k1_below_margin", "unclear", **_numbers(row))
     code = "k1_unclear" if row.seeds_to_decide is None else "k1_unclear_seeds"
     return _reason("K1", code, "unclear", **_numbers(row))
 
