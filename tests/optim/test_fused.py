@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sabun import Optimizer
 from sabun.bench.measuring import peak_extra_bytes
 from sabun.errors import SabunWarning
+from sabun.optim import fused as compiled
 from sabun.optim import native
 from sabun.optim.reference import Reference
 
@@ -261,6 +262,55 @@ def test_a_gradient_that_is_missing_once_compiles_nothing(way: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-13)
     assert optimizer._engine.compiled == 1
     assert graphs() - before == (way == "inductor")
+
+
+def test_every_group_gets_its_graph_at_once_and_a_lasting_change_gets_one_in_the_end() -> None:
+    first, second = parameters()[:2], parameters(seed=1)[:2]
+    groups = [{"params": first}, {"params": second, "lr": 0.01}]
+    optimizer = Optimizer(groups, 0.05, scheme="nesterov", fused="inductor")
+    twins = parameters()[:2], parameters(seed=1)[:2]
+    plain = Optimizer([{"params": twins[0]}, {"params": twins[1], "lr": 0.01}], 0.05, scheme="nesterov")
+    counts = []
+    for n in range(8):
+        for some in (first, second, *twins):
+            gradients(some, n)
+        if n >= 2:
+            first[1].grad = twins[0][1].grad = None  # frozen from here on
+        optimizer.step()
+        plain.step()
+        counts.append(optimizer._engine.compiled)
+    assert counts == [2, 2, 2, 2, 2, 3, 3, 3]
+    for a, b in zip((*first, *second), (*twins[0], *twins[1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def test_running_out_of_memory_is_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(compiled, "_graph", lambda rule: compiled._Graph(full))
+    params = parameters()
+    gradients(params, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        Optimizer(params, 0.05, fused="inductor").step()
+
+
+def test_a_graph_that_cannot_be_compiled_leaves_the_foreach_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no working C++ compiler\nand a long trace")
+
+    monkeypatch.setattr(compiled, "_graph", lambda rule: compiled._Graph(broken))
+    params, twin = parameters(), parameters()
+    optimizer = Optimizer(params, 0.05, scheme="nesterov", fused="inductor")
+    gradients(params, 0)
+    with pytest.warns(SabunWarning, match=r"torch.compile failed \(no working C\+\+ compiler\)") as caught:
+        optimizer.step()
+    assert len(caught) == 1
+    for n in range(1, 3):
+        gradients(params, n)
+        optimizer.step()
+    expected = run(twin, Optimizer(twin, 0.05, scheme="nesterov"), 3)
+    assert all(torch.equal(a, b) for a, b in zip(params, expected, strict=True))
 
 
 def test_one_kernel_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:

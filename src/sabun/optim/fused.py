@@ -30,8 +30,10 @@ __all__ = ["WAYS", "Engine"]
 WAYS = ("native", "inductor")
 """How a compiled step may be carried out; ``fused=True`` takes the first for a CPU and the second elsewhere."""
 
-# A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another.
+# A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another, and
+# where the list is another one in every step (experts that are chosen at random) there is no end to graphs.
 _PATIENCE = 3
+_GRAPHS = 64
 _TABLES = 64
 _NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -47,6 +49,7 @@ class Engine:
     compiled: int = 0
     _graphs: dict[object, _Graph] = field(default_factory=dict)
     _seen: dict[object, int] = field(default_factory=dict)
+    _in_graphs: set[int] = field(default_factory=set)
     _kernels: dict[object, native.Kernel] = field(default_factory=dict)
     _tables: dict[int, _Table] = field(default_factory=dict)
     _broken: bool = False
@@ -131,8 +134,11 @@ class Engine:
         key = (rule, *(id(p) for p in columns[0]))
         graph = self._graphs.get(key)
         if graph is None:
+            known = any(id(p) in self._in_graphs for p in columns[0])
+            if len(self._seen) > _GRAPHS:
+                self._seen.clear()
             seen = self._seen[key] = self._seen.get(key, 0) + 1
-            if self._graphs and seen <= _PATIENCE:
+            if (known and seen <= _PATIENCE) or len(self._graphs) >= _GRAPHS:
                 return False
             graph = self._graphs[key] = _graph(rule)
         operands = torch.tensor(numbers, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
@@ -143,12 +149,15 @@ class Engine:
         begin = time.perf_counter()
         try:
             graph.run(operands, columns[0], columns[1], columns[2:])
-        except _COMPILE_ERRORS as error:
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # what dynamo and Inductor raise, a missing compiler among it
             del self._graphs[key]
             self._give_up(f"torch.compile failed ({str(error).strip().splitlines()[0][:200]})")
             return False
         self.compile_s += time.perf_counter() - begin
         self.compiled += 1
+        self._in_graphs.update(id(p) for p in columns[0])
         graph.ready = True
         return True
 
@@ -257,6 +266,3 @@ def _graph(rule: Rule) -> _Graph:
 
     own = FunctionType(body.__code__.replace(), body.__globals__, "fused_step", None, body.__closure__)
     return _Graph(cast("Callable[..., None]", torch.compile(own, fullgraph=True, dynamic=False)))
-
-
-_COMPILE_ERRORS: tuple[type[Exception], ...] = (RuntimeError,)
