@@ -63,6 +63,7 @@ def test_a_number_in_each_language(value: float | None, style: str, en: str, ja:
         (23.7, "JPY", False, "¥24", "24円"),
         (1234.5, "USD", False, "$1,230", "$1,230"),
         (4.25, "USD", True, "$4.25", "$4.25"),
+        (500.0, "USD", True, "$500", "$500"),
         (-1234.5, "EUR", False, "−€1,230", "−€1,230"),
         (12.0, "CHF", False, "CHF 12.00", "CHF 12.00"),
         (-0.001, "JPY", False, "¥0", "0円"),

@@ -137,3 +137,25 @@ def test_the_model_never_holds_what_it_did_not_get(case: Make) -> None:
     r = build(c.study, c.assessment, {})
     assert (r.money, r.effort.runs, r.audit.started, r.audit.records_sha256) == (None, 0, "", "")
     assert isinstance(c.assessment, Assessment)
+
+
+@pytest.mark.parametrize(
+    ("low", "effect", "high", "key"),
+    [
+        (0.7, 0.8, 0.9, "money_sure"),
+        (0.7, 0.9, 1.1, "money_unsure"),
+        (1.1, 1.2, 1.3, "money_loss"),
+        (0.7, 0.9, math.inf, "money_open"),
+    ],
+)
+def test_money_is_said_as_surely_as_it_is_known(case: Make, low: float, effect: float, high: float, key: str) -> None:
+    c = case(only=("look-ahead",))
+    changed = tuple(
+        dataclasses.replace(x, low=low, effect=effect, high=high) if x.kpi == "time_to_target_s" else x
+        for x in c.assessment.comparisons
+    )
+    c = dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, comparisons=changed))
+    note = next(n for n in report(c, prices=Prices(5, 100, "USD", 2.0)).phrases if n.key.startswith("phrase.money"))
+    assert note.key == f"phrase.{key}"
+    if key == "money_loss":
+        assert (note.values["low"], note.values["month"], note.values["high"]) == pytest.approx((100.0, 200.0, 300.0))

@@ -18,6 +18,8 @@ from sabun.report.svg import shorten, visible
 __all__ = ["bar", "listener"]
 
 EVERY_S = 10.0
+NAME = 44
+"""Columns for what a bar stands for, so that bars do not jump from run to run."""
 PHASES = {"tune": "tuning", "evaluate": "comparing", "repeat": "repeating", "time": "timing"}
 
 
@@ -93,12 +95,15 @@ class _Bars:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.StudyStarted):
             self.whole = self.progress.add_task(
-                _plain(event.study.name), total=event.total, completed=event.done, note=f"{event.total} runs"
+                f"{_plain(event.study.name):<{NAME}}",
+                total=event.total,
+                completed=event.done,
+                note=f"{event.total} runs",
             )
         elif isinstance(event, events.RunStarted):
             phase = PHASES.get(event.run.phase, event.run.phase)
-            name = f"  {phase} {_plain(event.run.arm)}, run {event.number} of {event.total}"
-            self.runs[event.run.id] = self.progress.add_task(name, total=event.epochs, note="")
+            name = f"  run {event.number} of {event.total}, {phase} {_plain(event.run.arm)}"
+            self.runs[event.run.id] = self.progress.add_task(f"{name:<{NAME}}", total=event.epochs, note="")
         elif isinstance(event, events.EpochDone) and event.run.id in self.runs:
             note = f"epoch {event.epoch.epoch} of {event.epochs}, loss {show(event.epoch.val_loss, 'loss', 'en')}"
             self.progress.update(self.runs[event.run.id], completed=event.epoch.epoch, note=note)
@@ -115,4 +120,4 @@ class _Bars:
 
 def _plain(name: str) -> str:
     """A name that rich does not read as markup."""
-    return shorten(visible(name), 40).replace("[", "\\[")
+    return shorten(visible(name), 24).replace("[", "\\[")

@@ -145,6 +145,8 @@ def money(x: float, currency: str, lang: Language, *, exact: bool = False) -> st
         x = round(x, 2 - math.floor(math.log10(abs(x))))
     magnitude = abs(x)
     decimals = 0 if currency in _ZERO_DECIMAL or magnitude >= 1000 or (magnitude >= 100 and not exact) else 2
+    if exact and x == round(x):
+        decimals = 0
     number = f"{magnitude:,.{decimals}f}"
     if currency == "JPY" and lang == "ja":
         if magnitude >= 1e8:

@@ -124,7 +124,13 @@ def phrases(facts: Facts) -> tuple[Note, ...]:
         }
         sure = saving.month_low is not None and saving.month_low > 0
         bounded = saving.month_low is not None and saving.month_high is not None
-        key = "phrase.money_sure" if sure and bounded else "phrase.money_unsure" if bounded else "phrase.money_open"
+        if not bounded:
+            key = "phrase.money_open"
+        elif saving.month_high is not None and saving.month_high < 0:
+            key = "phrase.money_loss"
+            numbers |= {"month": -saving.month, "low": -saving.month_high, "high": -(saving.month_low or 0.0)}
+        else:
+            key = "phrase.money_sure" if sure else "phrase.money_unsure"
         said.append(Note(key, values | numbers))
     said.append(Note(f"phrase.close_{name}", values))
     return tuple(said)
