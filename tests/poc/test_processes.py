@@ -16,7 +16,7 @@ from sabun.poc import events
 from sabun.poc.store import Store
 from sabun.poc.study import run
 
-from .helpers import tiny_study, untimed
+from .helpers import SGD, tiny_study, untimed
 
 
 def by_id(path: Path) -> list[dict[str, object]]:
@@ -92,7 +92,8 @@ def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
 ) -> None:
     monkeypatch.setenv("SABUN_TEST_PARENT", str(os.getpid()))
     options = {"marker": str(tmp_path / "died"), "always": always}
-    study = tiny_study("torch.optim:SGD", task_name="Dies", task_options=options, trials=0, seeds=1)
+    still = "torch.optim:SGD(lr=1e-9)"  # never goes far enough to die
+    study = tiny_study(still, task_name="Dies", task_options=options, trials=0, seeds=1)
     heard: list[events.Event] = []
     evidence = run(study, tmp_path / "out", jobs=2, on_event=heard.append)
     retried = [event for event in heard if isinstance(event, events.RunRetried)]
@@ -100,7 +101,7 @@ def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
     assert all("killed by signal 9" in event.reason for event in retried)
     failed = [result for result in evidence.runs if result.status == "failed"]
     if always:
-        assert failed
+        assert {result.arm for result in failed} == {SGD}
         assert all("died twice: killed by signal 9" in result.failure for result in failed)
     else:
         assert len(retried) == 1

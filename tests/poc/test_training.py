@@ -123,7 +123,7 @@ def test_a_run_does_not_depend_on_what_ran_before_nor_change_the_callers_generat
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), before[2])
     trainer = Trainer(study)
-    trainer.warm_up()
+    trainer.warm_up(SGD)
     for arm in study.arms:
         *_, last = trainer.run(Run(arm=arm.name, seed=0, phase="evaluate", hyperparameters={"lr": 0.02}))
     assert isinstance(last, RunResult)

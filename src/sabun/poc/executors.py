@@ -65,21 +65,24 @@ def one_thread() -> Iterator[None]:
 
 
 class InProcess:
-    """Runs here, one after the other; the first is preceded by a discarded warm-up of every arm."""
+    """Runs here, one after the other. An arm's first run is preceded by a discarded warm-up of that arm, where its
+    clock counts: with ``shared``, the machine is another run's too, and only runs of phase ``time`` are clocked.
+    """
 
     slots = 1
 
-    def __init__(self, study: Study, logs: Path | None = None) -> None:
+    def __init__(self, study: Study, logs: Path | None = None, *, shared: bool = False) -> None:
         self._context = contextlib.ExitStack()
         self._context.enter_context(one_thread())
         self._trainer = trainer(study, logs)
-        self._warm = False
+        self._shared = shared
+        self._warm: set[str] = set()
         self._current: tuple[Run, Iterator[Epoch | RunResult]] | None = None
 
     def submit(self, run: Run) -> None:
-        if not self._warm:
-            self._trainer.warm_up()
-            self._warm = True
+        if run.arm not in self._warm and (run.phase == "time" or not self._shared):
+            self._trainer.warm_up(run.arm)
+            self._warm.add(run.arm)
         self._current = (run, self._trainer.run(run))
 
     def next(self) -> tuple[Run, Epoch | RunResult]:

@@ -147,7 +147,7 @@ def main() -> None:
     os.dup2(2, 1)
     lines = iter(sys.stdin.buffer.readline, b"")
     setup = json.loads(next(lines))
-    executor = InProcess(Study.build(setup["study"]), Path(setup["logs"]) if setup["logs"] else None)
+    executor = InProcess(Study.build(setup["study"]), Path(setup["logs"]) if setup["logs"] else None, shared=True)
     for line in lines:
         executor.submit(Run.model_validate_json(line))
         item: Epoch | RunResult | None = None

@@ -58,7 +58,7 @@ class ScriptTrainer:
         for arm in study.arms:
             arms.recipe(arm)
 
-    def warm_up(self) -> None:
+    def warm_up(self, arm: str) -> None:
         """Nothing: every run is a process of its own, so the first one is no slower than the others."""
 
     def check(self) -> None:

@@ -59,12 +59,10 @@ class Trainer:
         self.task = task if task is not None else load(study.task, study.task_options)
         self._recipes = {arm.name: arms.recipe(arm) for arm in study.arms}
 
-    def warm_up(self) -> None:
-        """One short, discarded training an arm, so that first-run costs (lazy imports, caches) hurt no arm's clock."""
-        for arm in self.study.arms:
-            run = Run(arm=arm.name, seed=0, phase="tune")
-            with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
-                deque(_Training(self, run, epochs=1).run(), maxlen=0)
+    def warm_up(self, arm: str) -> None:
+        """One short, discarded training, so that an arm's first-run costs (lazy imports, caches) miss its clock."""
+        with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
+            deque(_Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
 
     def check(self) -> None:
         """Build every arm on the task's model and take one step. Raises the error that the arm or the task deserves."""
