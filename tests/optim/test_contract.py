@@ -80,7 +80,7 @@ def test_every_scheduler_works_and_is_obeyed(case: Case) -> None:
         for batch in batches(8):
             x, y = batch
             before = flat(model.parameters())
-            loss = step(optimizer, lambda x=x, y=y: ((model(x) - y) ** 2).mean())
+            loss = step(optimizer, lambda x=x, y=y, model=model: ((model(x) - y) ** 2).mean())
             used = float(optimizer.param_groups[0]["lr"])
             moved = float((flat(model.parameters()) - before).abs().max())
             assert torch.isfinite(torch.tensor(moved))
@@ -407,7 +407,10 @@ INFO = OptimizerInfo(
 )
 
 
-@pytest.mark.parametrize("error", get_error_inputs_for_all_optims("cpu", torch.float32), ids=lambda e: e.optimizer_error_input.desc)  # fmt: skip
+ERRORS = get_error_inputs_for_all_optims("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[e.optimizer_error_input.desc for e in ERRORS])
 @pytest.mark.parametrize("kind", [INFO.optim_cls, RungeKutta])
 def test_torchs_error_inputs(kind, error) -> None:
     given = error.optimizer_error_input

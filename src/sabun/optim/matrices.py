@@ -116,8 +116,14 @@ def sorted_eigenbasis(factor: Tensor) -> Tensor:
 
 
 def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """One orthogonal (power) iteration of ``basis`` towards the eigenvectors of ``factor``; with the column order."""
+    """One orthogonal (power) iteration of ``basis`` towards the eigenvectors of ``factor``; with the column order.
+
+    The iteration is that of factor + δ·I, δ = √(machine ε) times the mean eigenvalue: where few gradients span few
+    directions, the others stay as they are. Without δ rounding errors would choose them anew every time.
+    """
     work = torch.float64 if factor.dtype == torch.float64 else torch.float32
-    product = (factor @ basis).to(work)
-    order = (basis.to(work) * product).sum(0).argsort(descending=True)
-    return torch.linalg.qr(product.index_select(1, order)).Q.to(basis.dtype), order
+    shift = torch.finfo(work).eps ** 0.5 * factor.diagonal().to(work).mean()
+    columns = basis.to(work)
+    product = factor.to(work) @ columns
+    order = (columns * product).sum(0).argsort(descending=True, stable=True)
+    return torch.linalg.qr((product + shift * columns).index_select(1, order)).Q.to(basis.dtype), order

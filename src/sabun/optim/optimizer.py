@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun import schemes
@@ -102,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         tolerance: float | None = None,
         stability_fraction: float = 0.8,
         probe_every: int = 10,
+        divide: bool = False,
         state_dtype: str | None = None,
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
@@ -157,6 +159,7 @@ class Optimizer(torch.optim.Optimizer):
             for key in ("lr", "preconditioner", "averaging"):
                 settled.setdefault(key, self.defaults[key])
             self._require_metric(settled["preconditioner"])
+            self._require_whole(param_group.get("params", ()))
             settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
             param_group.update(settled)
         defaults = self.defaults
@@ -174,6 +177,17 @@ class Optimizer(torch.optim.Optimizer):
             raise OptionError(
                 f"step_control={control.name!r} does not work in the {name!r} metric, where λ has no meaning.",
                 fix="Use preconditioner=None or 'adam', or a fixed lr.",
+            )
+
+    def _require_whole(self, params: Any) -> None:
+        """A step control measures norms over all of a parameter, of which a shard knows its part only."""
+        members = params if isinstance(params, list | tuple) else ()
+        if self.defaults["step_control"] != "fixed" and any(
+            isinstance(item[1] if isinstance(item, tuple) else item, DTensor) for item in members
+        ):
+            raise OptionError(
+                f"step_control={self.defaults['step_control']!r} does not work on sharded parameters.",
+                fix="Use a fixed lr with a scheduler.",
             )
 
     def _reset(self) -> None:

@@ -121,6 +121,10 @@ OPTIONS: Mapping[str, Option] = {
     "probe_every": Option(
         10, _whole(1), "a whole number >= 1", "step_control", "stability: steps between two curvature estimates"
     ),
+    "divide": Option(
+        False, _flag, "True or False", "preconditioner",
+        "divide the matrices among the processes, whose gradients must be equal (DDP); with FSDP2 that is always done",
+    ),
     "state_dtype": Option(
         None, _one_of(None, "float32"), "None or 'float32'", "arithmetic",
         "None: state and arithmetic in the parameter's dtype; 'float32': both in float32 for 16-bit parameters",

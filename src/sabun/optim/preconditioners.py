@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sabun.optim.dividing import Team
 from sabun.optim.kernels import Tensors, Terms, accumulate
 from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
 
@@ -28,7 +29,8 @@ class Work:
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps its own keys to one tensor a parameter;
     ``count`` is the number of this step, from 1. ``gather`` and ``scatter`` turn the local part of a sharded
-    parameter into the whole and back; for a parameter that is not sharded they do nothing.
+    parameter into the whole and back; for a parameter that is not sharded they do nothing. ``team`` shares the work of a
+    metric that needs whole matrices.
     """
 
     grads: Tensors
@@ -38,6 +40,7 @@ class Work:
     count: int
     gather: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
     scatter: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
+    team: Team | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +95,34 @@ def _sign(work: Work) -> tuple[Terms, Tensors | None]:
 def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
     """u = 0.2·√max(r, c) · UVᵀ, where d = UΣVᵀ: each entry then has about the root mean square of an AdamW update."""
     whole = work.gather(accumulate(work.terms))
+    if work.team is None:
+        updates = _orthogonalized(whole, work.options)
+    else:
+        updates = work.team.divide(whole, _cost, lambda mine: _orthogonalized(mine, work.options))
+    return [(1.0, work.scatter(updates))], None
+
+
+def _orthogonalized(whole: Tensors, options: Mapping[str, Any]) -> Tensors:
     updates: Tensors = [torch.empty(0)] * len(whole)
     for indices in _by_shape(whole):
-        stack = (
-            torch.stack([as_matrix(whole[i]) for i in indices]) if len(indices) > 1 else as_matrix(whole[indices[0]])
-        )
+        alone = len(indices) == 1
         flat = orthogonalize(
-            stack,
-            iteration=work.options["orthogonalization"],
-            steps=work.options["orthogonalization_steps"],
-            dtype=work.options["orthogonalization_dtype"],
+            as_matrix(whole[indices[0]]) if alone else torch.stack([as_matrix(whole[i]) for i in indices]),
+            iteration=options["orthogonalization"],
+            steps=options["orthogonalization_steps"],
+            dtype=options["orthogonalization_dtype"],
         )
         flat = flat * (0.2 * math.sqrt(max(flat.shape[-2:])))
-        for i, matrix in zip(indices, flat if len(indices) > 1 else [flat], strict=True):
+        for i, matrix in zip(indices, [flat] if alone else flat, strict=True):
             updates[i] = matrix.reshape(whole[i].shape)
-    return [(1.0, work.scatter(updates))], None
+    return updates
+
+
+def _cost(tensor: Tensor) -> float:
+    """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
+    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
+    short, long = sorted((rows, columns))
+    return float(short * short * (2 * long + short))
 
 
 # Entries of one batched product. It saves launches where there are many small matrices; on a CPU large ones gain

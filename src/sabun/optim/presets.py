@@ -122,7 +122,7 @@ _ROWS = (
         "Vyas et al. 2024, arXiv 2409.11321",
         "pytorch_optimizer.SOAP(betas=(0.95, 0.95)) fed its first gradient twice",
         "the first gradient also makes a step (SOAP uses it for the basis only); weight decay comes before the step, "
-        "as in AdamW; kernels are flattened to matrices",
+        "as in AdamW; kernels are flattened to matrices; the power iteration is shifted by √ε of the mean eigenvalue",
         options={"beta2": 0.95, "weight_decay": 0.01, "refresh_every": 10},
         rest={"preconditioner": "adam"},
     ),

@@ -144,10 +144,11 @@ class Reference:
         L = beta * L + (1 - beta) * G @ G.T
         R = beta * R + (1 - beta) * G.T @ G
         if m.n % group["refresh_every"] == 0:
-            left = torch.diag(QL.T @ L @ QL).argsort(descending=True)
-            right = torch.diag(QR.T @ R @ QR).argsort(descending=True)
-            QL = torch.linalg.qr(L @ QL[:, left])[0]
-            QR = torch.linalg.qr(R @ QR[:, right])[0]
+            delta = torch.finfo(L.dtype).eps ** 0.5
+            left = torch.diag(QL.T @ L @ QL).argsort(descending=True, stable=True)
+            right = torch.diag(QR.T @ R @ QR).argsort(descending=True, stable=True)
+            QL = torch.linalg.qr(L @ QL[:, left] + delta * L.trace() / len(L) * QL[:, left])[0]
+            QR = torch.linalg.qr(R @ QR[:, right] + delta * R.trace() / len(R) * QR[:, right])[0]
             v = v[left][:, right]
         m.var |= {"L": L, "R": R, "QL": QL, "QR": QR, "v": v}
         return u.reshape(d.shape)

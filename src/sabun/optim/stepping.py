@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import schedule_free_update
+from sabun.optim.dividing import team_of
 from sabun.optim.fused import Engine
 from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish, update
 from sabun.optim.plan import Bucket, real_views, refuse_sparse
@@ -92,6 +93,8 @@ def direct(group: dict[str, Any], bucket: Bucket, every: Sequence[Tensor | None]
     work = Work(grads, terms, metric_state, group, bucket.count)
     if bucket.special:
         work.gather, work.scatter = bucket.gather, bucket.scatter
+    if bucket.metric.needs_matrix:
+        work.team = team_of(bucket.params, divide=group["divide"])
     terms, denominators = bucket.metric.apply(work)
     return Move(bucket, filter_, params, xs, grads, taps, averaged, terms, denominators)
 

@@ -1,0 +1,101 @@
+"""One rank: ``python distributed_worker.py MODE DIRECTORY RANK WORLD``. Used by test_distributed.
+
+Modes: ``ddp`` trains replicas; ``save`` trains 6 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads
+that checkpoint in a world of its own size and trains the last 6 steps. All ranks see the same batches.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from training import backward, batches
+
+import sabun
+from sabun.optim import create
+
+torch.set_num_threads(1)
+
+ARMS = {
+    "nesterov": lambda p: sabun.Optimizer(p, 0.1, scheme="nesterov", weight_decay=0.1),
+    "taylor-4@adam": lambda p: sabun.Optimizer(p, 0.01, scheme="taylor-4", preconditioner="adam", averaging="ema"),
+    "schedule-free": lambda p: sabun.Optimizer(p, 0.01, preconditioner="adam", averaging="schedule-free"),
+    "spectral": lambda p: sabun.Optimizer(p, 0.01, scheme="nesterov", preconditioner="spectral"),
+    "kronecker": lambda p: sabun.Optimizer(p, 0.01, scheme="heavy-ball", preconditioner="kronecker", refresh_every=4),
+    "sabun": lambda p: create("sabun", p, 0.01),
+}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    # 7 rows on 2 ranks: shards of unequal size.
+    return nn.Sequential(nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+
+
+def whole(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix("module."): (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, data) -> None:
+    for batch in data:
+        optimizer.zero_grad()
+        backward(model, batch)
+        optimizer.step()
+
+
+def main(mode: str, directory: Path, rank: int, world: int) -> None:
+    store = dist.FileStore(str(directory / f"store-{mode}-{world}"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    results = {}
+    mesh = dist.init_device_mesh("cpu", (world,))
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    for name, make in ARMS.items():
+        model = network()
+        if mode == "ddp":
+            replica = nn.parallel.DistributedDataParallel(model)
+            optimizer = make(replica.named_parameters())
+            train(replica, optimizer, batches(12))
+        else:
+            for layer in model:
+                if isinstance(layer, nn.Linear):
+                    fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            optimizer = make(model.named_parameters())
+            if mode == "save":
+                train(model, optimizer, batches(6))
+            else:
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.zero_()  # everything must come from the checkpoint
+            model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
+            state = {"model": model_state, "optimizer": optimizer_state}
+            if mode == "save":
+                dcp.save(state, checkpoint_id=str(directory / name))
+            else:
+                dcp.load(state, checkpoint_id=str(directory / name))
+                loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
+                set_state_dict(model, optimizer, **loaded, options=options)
+            train(model, optimizer, batches(12)[6:])
+        results[name] = whole(model)
+        with optimizer.averaged():
+            results[name] |= {f"averaged {key}": value for key, value in whole(model).items()}
+    if rank == 0:
+        torch.save(results, directory / f"{mode}-{world}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,181 @@
+"""Polar factors against the singular value decomposition, eigenbases against an eigensolver."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import sabun
+from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
+from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
+
+
+def random_matrix(rows: int, columns: int, condition: float, dtype=torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows * 100 + columns)
+    u, _ = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(columns, columns, generator=generator, dtype=torch.float64))
+    k = min(rows, columns)
+    s = torch.logspace(0, -math.log10(condition), k, dtype=torch.float64)
+    return (u[:, :k] @ torch.diag(s) @ v[:, :k].T).to(dtype)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (4, 9), (9, 4)])
+def test_the_singular_vectors_stay_and_the_values_go_to_one(rows: int, columns: int) -> None:
+    G = random_matrix(rows, columns, 20.0)
+    u, _, vt = torch.linalg.svd(G, full_matrices=False)
+    for iteration, steps, low, high in (("newton-schulz", 5, 0.65, 1.25), ("polar-express", 8, 0.999, 1.001)):
+        X = orthogonalize(G, iteration=iteration, steps=steps)
+        middle = u.T @ X @ vt.T
+        values = middle.diagonal()
+        assert torch.allclose(middle, torch.diag(values), atol=1e-9)
+        assert low < float(values.min()) <= float(values.max()) < high
+    torch.testing.assert_close(X, u @ vt, rtol=0, atol=1e-3)
+
+
+def test_polar_express_reaches_small_singular_values() -> None:
+    G = random_matrix(16, 16, 300.0)
+    values = torch.linalg.svdvals(orthogonalize(G, iteration="polar-express", steps=8))
+    assert float((values - 1).abs().max()) < 0.05
+    assert float(torch.linalg.svdvals(orthogonalize(G, iteration="newton-schulz", steps=5)).min()) < 0.9
+
+
+def test_newton_schulz_is_torchs_to_the_bit() -> None:
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    for shape in ((8, 5), (5, 8), (6, 6)):
+        G = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        ours = orthogonalize(G, iteration="newton-schulz", steps=5, dtype="bfloat16")
+        assert torch.equal(ours, _zeropower_via_newtonschulz(G, (3.4445, -4.7750, 2.0315), 5, 1e-7).float())
+
+
+def test_a_stack_is_each_of_its_matrices_and_scale_does_not_matter() -> None:
+    stack = torch.stack([random_matrix(5, 7, c) for c in (2.0, 10.0, 50.0)])
+    together = orthogonalize(stack, iteration="newton-schulz", steps=5)
+    for matrix, found in zip(stack, together, strict=True):
+        torch.testing.assert_close(orthogonalize(matrix, iteration="newton-schulz", steps=5), found)
+        torch.testing.assert_close(orthogonalize(1e-4 * matrix, iteration="newton-schulz", steps=5), found)
+    assert not orthogonalize(torch.zeros(3, 4), iteration="newton-schulz", steps=5).any()
+
+
+def test_bfloat16_comes_back_as_it_came() -> None:
+    G = random_matrix(6, 4, 5.0).bfloat16()
+    X = orthogonalize(G, iteration="newton-schulz", steps=5)
+    assert X.dtype == torch.bfloat16
+
+
+def test_an_update_is_as_large_as_adamws() -> None:
+    """Root mean square about 0.2, which is what AdamW's entries come to in practice (Liu et al. 2025)."""
+    for shape in ((64, 64), (32, 128), (16, 3, 3, 3)):
+        p = torch.zeros(shape, requires_grad=True)
+        optimizer = sabun.Optimizer([p], 1.0, preconditioner="spectral")
+        p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+        assert 0.13 < float(p.detach().square().mean().sqrt()) < 0.25
+
+
+def test_kernels_are_flattened_and_vectors_are_no_matrices() -> None:
+    assert as_matrix(torch.zeros(4, 3, 2, 2)).shape == (4, 12)
+    for shape, expected in (
+        ((4, 3), True),
+        ((4, 3, 1, 1), True),
+        ((4, 1), False),
+        ((1, 4), False),
+        ((4,), False),
+        ((), False),
+    ):
+        assert is_matrix(torch.Size(shape)) == expected
+
+
+def test_a_basis_is_orthonormal_sorted_and_converges() -> None:
+    A = random_matrix(8, 8, 10.0)
+    factor = A @ A.T
+    values, vectors = torch.linalg.eigh(factor)
+    basis = sorted_eigenbasis(factor)
+    torch.testing.assert_close(basis.T @ factor @ basis, torch.diag(values.flip(0)), atol=1e-12, rtol=0)
+    turned = torch.linalg.qr(vectors + 0.1 * random_matrix(8, 8, 2.0)).Q
+    for _ in range(200):
+        turned, _order = refresh_basis(factor, turned)
+    torch.testing.assert_close((turned * basis).sum(0).abs(), torch.ones(8, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_directions_without_gradient_keep_their_basis() -> None:
+    """A factor of rank 2 in 6 dimensions: rounding must not choose the other four directions anew."""
+    g = random_matrix(6, 2, 3.0)
+    factor = g @ g.T
+    basis = sorted_eigenbasis(factor)
+    refreshed, _ = refresh_basis(factor, basis)
+    # The order among directions of equal (no) weight is free; the second moment is permuted along with it.
+    overlap = (refreshed.T @ basis).abs()
+    torch.testing.assert_close(overlap.amax(0), torch.ones(6, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(overlap.amax(1), torch.ones(6, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_kronecker_forgets_a_side_that_is_too_long() -> None:
+    p = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    optimizer = sabun.Optimizer([p], 0.1, preconditioner="kronecker", max_factor=4, scheme="heavy-ball")
+    for _ in range(12):
+        p.grad = p.detach() - 1
+        optimizer.step()
+    assert set(optimizer.state[p]) == {"velocity_0", "second_moment", "factor_left", "basis_left", "step"}
+
+
+@pytest.mark.parametrize("metric", PRECONDITIONERS)
+@pytest.mark.parametrize("scheme", ["euler", "nesterov", "adams-bashforth-2", "adams-bashforth-3", "taylor-4"])
+@pytest.mark.parametrize("averaging", [None, "ema", "schedule-free"])
+def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, averaging: str | None) -> None:
+    """Bytes of state, measured, against the copies that scheme, metric and average declare."""
+    rows, columns = 48, 32
+    p = torch.randn(rows, columns).requires_grad_()
+    optimizer = sabun.Optimizer([p], 0.1, scheme=scheme, preconditioner=metric, averaging=averaging)
+    for _ in range(2):
+        p.grad = torch.randn(rows, columns)
+        optimizer.step()
+    held = sum(t.untyped_storage().nbytes() for k, t in optimizer.state[p].items() if k != "step")
+    declared = (
+        sabun.schemes.get(scheme).state_copies
+        + PRECONDITIONERS[metric].copies(rows, columns)
+        + sabun.optim.AVERAGING[averaging or "none"].copies
+    )
+    assert held == round(declared * p.untyped_storage().nbytes())
+
+
+@pytest.mark.parametrize(
+    "scheme", ["euler", "heavy-ball", "nesterov", "look-ahead(0.9, 2)", "adams-bashforth-2", "taylor-4"]
+)
+def test_a_step_without_metric_allocates_nothing_of_the_size_of_the_parameters(scheme: str) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        entries = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            before = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+            out = function(*args, **(kwargs or {}))
+            for t in _tensors(out):
+                if t.untyped_storage().data_ptr() not in before:
+                    self.entries = max(self.entries, t.numel())
+            return out
+
+    p = torch.randn(100, 100).requires_grad_()
+    optimizer = sabun.Optimizer([p], 0.1, scheme=scheme, weight_decay=0.1)
+    p.grad = torch.randn(100, 100)
+    optimizer.step()
+    with Largest() as largest:
+        optimizer.step()
+    assert largest.entries <= 1
+    with Largest() as largest:
+        p.grad.add(1.0)
+    assert largest.entries == 10_000  # the measurement does see an allocation
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,109 @@
+"""16-bit parameters: state in float32, and rounding that is right on average."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import sabun
+from sabun.errors import OptionError
+from sabun.optim.rounding import narrow
+
+
+def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -> None:
+    values = torch.tensor([1.0 + 1 / 1024, -3.0 - 1 / 64, 1e-3, 0.0, 1e38, -1e-40])
+    low = values.bfloat16()
+    total = torch.zeros(len(values), dtype=torch.float64)
+    seen: list[set[float]] = [set() for _ in values]
+    draws = 4000
+    for step in range(draws):
+        out = torch.zeros_like(low)
+        narrow([out], [values], at_random=True, step=step, indices=[0])
+        total += out.double()
+        for place, value in zip(seen, out.tolist(), strict=True):
+            place.add(value)
+    spacing = 2.0 ** (values.abs().clamp(min=1e-37).log2().floor() - 7)
+    # Standard error of the mean of a two-point variable is at most spacing/2/√draws; five of them.
+    assert bool(((total / draws - values.double()).abs() <= 2.5 * spacing.double() / draws**0.5).all())
+    assert all(len(place) <= 2 for place in seen)
+
+
+def test_infinities_and_nans_are_handed_through() -> None:
+    wide = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    out = torch.zeros(3, dtype=torch.bfloat16)
+    narrow([out], [wide], at_random=True, step=1, indices=[0])
+    assert out[0] == torch.inf
+    assert out[1] == -torch.inf
+    assert out[2].isnan()
+
+
+def drift(**options) -> float:
+    """A thousand steps of a thousandth of the spacing at 1: what is left of the way they should have gone, 0.0078."""
+    p = torch.ones(4096, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = sabun.Optimizer([p], 2**-7 / 1000, **options)
+    for _ in range(1000):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    return float((1 - p.detach().float()).mean()) / 2**-7
+
+
+def test_small_updates_survive_stochastic_rounding_only() -> None:
+    assert drift() == 0
+    assert drift(state_dtype="float32") == 0
+    assert drift(stochastic_rounding=True) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("metric", [None, "adam", "sign", "spectral", "kronecker"])
+@pytest.mark.parametrize("options", [{}, {"state_dtype": "float32"}, {"stochastic_rounding": True}], ids=str)
+def test_bfloat16_trains_and_resumes_to_the_bit(metric, options) -> None:
+    def setup():
+        p = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+        return p, sabun.Optimizer(
+            [p], 0.01, scheme="nesterov", preconditioner=metric, averaging="ema", refresh_every=3, **options
+        )
+
+    def go(p, optimizer, steps) -> None:
+        for _ in range(steps):
+            p.grad = p.detach() - 1
+            optimizer.step()
+
+    p, optimizer = setup()
+    start = float((p.detach().float() - 1).square().mean())
+    go(p, optimizer, 20)
+    q, resumed = setup()
+    with torch.no_grad():
+        q.copy_(p)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    wanted = torch.float32 if options else torch.bfloat16
+    for held in (optimizer.state[p], resumed.state[q]):
+        assert {t.dtype for k, t in held.items() if k != "step"} == {wanted}
+    go(p, optimizer, 20)
+    go(q, resumed, 20)
+    assert p.dtype == torch.bfloat16
+    assert torch.equal(p, q)
+    assert float((p.detach().float() - 1).square().mean()) < start
+
+
+def test_float32_state_is_float32_arithmetic() -> None:
+    """The 16-bit parameter is the rounding of what float32 would have given, step by step."""
+    p = torch.randn(50, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    wide = p.detach().float().requires_grad_()
+    options = {"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam", "weight_decay": 0.1}
+    a, b = sabun.Optimizer([p], 0.1, state_dtype="float32", **options), sabun.Optimizer([wide], 0.1, **options)
+    for _ in range(5):
+        g = torch.randn(50, generator=torch.Generator().manual_seed(1)).bfloat16()
+        p.grad, wide.grad = g, g.float()
+        a.step()
+        b.step()
+        assert torch.equal(p.detach(), wide.detach().bfloat16())
+        with torch.no_grad():
+            wide.copy_(p)
+
+
+def test_float16_cannot_be_rounded_at_random() -> None:
+    p = torch.ones(3, dtype=torch.float16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(OptionError, match="bfloat16"):
+        sabun.Optimizer([p], 0.1, stochastic_rounding=True).step()
