@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 # public name → module that defines it
 _PUBLIC = {
+    "Guard": "sabun.rollout",
     "Optimizer": "sabun.optim",
     "RungeKutta": "sabun.optim",
     "create": "sabun.optim",
@@ -27,12 +28,14 @@ _PUBLIC = {
     "presets": "sabun.optim",
     "swap": "sabun.poc.client",
 }
-_MODULES = ("errors", "optim", "poc", "report", "rollout", "schemes")
+_MODULES = ("audit", "errors", "optim", "poc", "report", "rollout", "schemes")
 
 __all__ = [
+    "Guard",
     "Optimizer",
     "RungeKutta",
     "__version__",
+    "audit",
     "create",
     "errors",
     "from_torch",

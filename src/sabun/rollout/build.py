@@ -100,8 +100,9 @@ def _sabun(name: str, params: Params, options: dict[str, Any]) -> torch.optim.Op
     found = schemes.get(scheme.strip())
     if metric.strip():
         options = {"preconditioner": metric.strip(), **options}
-    kind = optim.RungeKutta if isinstance(found, schemes.ButcherTableau) else optim.Optimizer
-    return kind(params, scheme=found, **options)
+    if isinstance(found, schemes.ButcherTableau):
+        return optim.RungeKutta(params, scheme=found, **options)
+    return optim.Optimizer(params, scheme=found, **options)
 
 
 def _notation(side: Side) -> tuple[str, dict[str, Any]]:

@@ -107,6 +107,8 @@ def read(study: Path, plan: Plan) -> Evidence:
     Raises RolloutError where it compares other arms than the plan's two, StoreError where it is missing or damaged,
     MissingExtraError without the packages of ``sabun[poc]``.
     """
+    if not study.is_dir():
+        raise RolloutError(f"there is no study in {study}.", fix="Run the study that the gate asks for into it.")
     try:
         from sabun.poc.assess import assess
     except ModuleNotFoundError as error:

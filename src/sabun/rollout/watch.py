@@ -1,0 +1,140 @@
+"""What counts as trouble in a stream of training losses. Plain numbers, no torch.
+
+A loss is judged against the recent window by robust statistics: the median m and the median absolute deviation, scaled
+to a standard deviation s under normal noise (1.4826·MAD). It is a **spike** when it exceeds
+
+    m + max(z·s, share·progress),      progress = start − m,
+
+that is, when it is far outside the noise *and* undoes a good part of what training has achieved; a hard batch late in
+training, many deviations out but small beside the progress, is none. A **drift** is the same for the median: the window
+has lost more than that share of the progress since its best (and 3s), too slowly for any single loss to stick out.
+
+Special cases: until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds
+the largest so far by the size of the first. A loss that only falls or stays is never trouble. Judgement does not depend
+on the unit of the loss, nor, after the warm-up, on its zero.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Reason", "Trouble", "Watch"]
+
+Reason = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
+SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What was seen, and the limit that it broke (None where no limit is needed)."""
+
+    reason: Reason
+    value: float
+    limit: float | None = None
+
+
+@dataclass(slots=True)
+class Watch:
+    """Judges one loss after another. ``window`` recent good losses are kept; the rest is four numbers."""
+
+    window: int = 64
+    warm_up: int = 16
+    z: float = 8.0
+    share: float = 0.5
+    recent: deque[float] = field(default_factory=deque)
+    seen: int = 0
+    first: float = 0.0
+    highest: float = -math.inf
+    start: float = 0.0
+    """Median of the first ``warm_up`` losses."""
+    best: float = math.inf
+    """Lowest median of a full window so far."""
+    best_noise: float = 0.0
+    """The noise s of that window."""
+    _limit: float = math.inf
+
+    @property
+    def level(self) -> float:
+        """Median of the recent losses; infinite before the first."""
+        return statistics.median(self.recent) if self.recent else math.inf
+
+    def limit(self) -> float:
+        """The largest loss that is no spike; renewed with every eighth loss, to cost next to nothing."""
+        return self._limit
+
+    def judge(self, loss: float, gradient_norm: float | None = None) -> Trouble | None:
+        """The trouble with this step, or None; a loss without trouble enters the window."""
+        if not math.isfinite(loss):
+            return Trouble("loss-not-finite", loss)
+        if gradient_norm is not None and not math.isfinite(gradient_norm):
+            return Trouble("gradient-not-finite", gradient_norm)
+        if loss > self._limit:
+            return Trouble("loss-spike", loss, self._limit)
+        self._take(loss)
+        if self.seen <= self.warm_up or self.seen % 8 == 0:
+            return self._renew()
+        return None
+
+    def _renew(self) -> Trouble | None:
+        level = self.level
+        if self.seen < self.warm_up or len(self.recent) < min(8, self.warm_up):
+            self._limit = self.highest + abs(self.first)
+            return None
+        noise = SIGMA * statistics.median(abs(loss - level) for loss in self.recent)
+        self._limit = level + max(self.z * noise, self.share * max(self.start - level, 0.0))
+        if len(self.recent) < self.window:
+            return None
+        tolerated = self.best + max(3 * self.best_noise, self.share * max(self.start - self.best, 0.0))
+        if level > tolerated:
+            return Trouble("loss-drift", level, tolerated)
+        if level < self.best:
+            self.best, self.best_noise = level, noise
+        return None
+
+    def _take(self, loss: float) -> None:
+        if self.seen == 0:
+            self.first = loss
+        self.highest = max(self.highest, loss)
+        self.recent.append(loss)
+        if len(self.recent) > self.window:
+            self.recent.popleft()
+        self.seen += 1
+        if self.seen == self.warm_up:
+            self.start = self.level
+
+    def forget(self) -> None:
+        """Drop the window, whose losses are not those of a restored state; keep start and best."""
+        self.recent.clear()
+        self._limit = self.highest + abs(self.first)
+
+    def state_dict(self) -> dict[str, float | list[float]]:
+        """Plain values for a checkpoint."""
+        return {
+            "recent": list(self.recent),
+            "seen": self.seen,
+            "first": self.first,
+            "highest": self.highest,
+            "start": self.start,
+            "best": self.best,
+            "best_noise": self.best_noise,
+            "limit": self._limit,
+        }
+
+    def load_state_dict(self, state: Mapping[str, float | list[float]]) -> None:
+        """Go on from what ``state_dict`` gave."""
+        recent = state["recent"]
+        self.recent = deque(recent if isinstance(recent, list) else [])
+        self.seen = int(_number(state["seen"]))
+        for key in ("first", "highest", "start", "best", "best_noise"):
+            setattr(self, key, _number(state[key]))
+        self._limit = _number(state["limit"])
+
+
+def _number(value: float | list[float]) -> float:
+    return value if isinstance(value, int | float) else math.nan

@@ -1,0 +1,166 @@
+"""From a job's choice to its optimizer, through checkpoints and across ranks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sabun
+from sabun.errors import RolloutError, SabunError, StateError
+from sabun.rollout import Rollout, champion, choice_of, choose, optimizer
+from sabun.rollout.build import KEY, build
+from sabun.rollout.plan import Gate, Plan, Side, Stage
+
+CHAMPION = Side("torch.optim:AdamW", {"lr": 0.01, "betas": (0.8, 0.9)})
+
+
+def start(folder: Path, challenger: Side, share: float = 1.0) -> None:
+    rollout = Rollout(folder)
+    rollout.start(Plan("trial", CHAMPION, challenger, (Stage("poc", 0.0), Stage("all", share, Gate("none")))))
+    rollout.promote(override="this test is not about gates")
+
+
+def train(opt: torch.optim.Optimizer, model: nn.Module, steps: int = 3) -> None:
+    for _ in range(steps):
+        opt.zero_grad()
+        model(torch.ones(4, 3)).square().mean().backward()
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    ("side", "made", "settings"),
+    [
+        (Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9}), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (Side("torch.optim:SGD(momentum=0.5, lr=0.2)", {"lr": 0.1}), torch.optim.SGD, {"lr": 0.1, "momentum": 0.5}),
+        (Side("nesterov", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": None}),
+        (Side("nesterov@adam", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": "adam"}),
+        (Side("look-ahead(0.9, 2) @ adam", {"lr": 0.1}), sabun.Optimizer, {"momentum": 0.9, "preconditioner": "adam"}),
+        (Side("nadamw", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": "adam"}),
+        (Side("nadamw(weight_decay=0.3)", {"lr": 0.1}), sabun.Optimizer, {"weight_decay": 0.3}),
+        (Side("heun", {"lr": 0.1}), sabun.optim.RungeKutta, {"lr": 0.1}),
+    ],
+)
+def test_the_notation_of_studies_builds_what_it_names(
+    side: Side, made: type[torch.optim.Optimizer], settings: dict[str, object]
+) -> None:
+    model = nn.Linear(3, 2)
+    opt = build(side, model.parameters())
+    assert isinstance(opt, made)
+    assert {key: opt.param_groups[0][key] for key in settings} == settings
+    assert isinstance(build(side, model.named_parameters()), made)
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        Side("torch.optim:SDG", {"lr": 0.1}),
+        Side("torch.optim:SGD", {"lr": 0.1, "momentun": 0.9}),
+        Side("torch.optim:SGD", {"lr": -1.0}),
+        Side("torch.optim:SGD(0.1)"),
+        Side("torch.optim:SGD(lr=", {}),
+        Side("no_such_package:SGD", {"lr": 0.1}),
+        Side("torch.nn:Linear", {"in_features": 1, "out_features": 1}),
+        Side("nesterow", {"lr": 0.1}),
+        Side("nesterov@adan", {"lr": 0.1}),
+        Side("lagrange-4", {"lr": 0.1}),
+    ],
+)
+def test_what_cannot_be_built_is_an_error_that_says_why(side: Side) -> None:
+    with pytest.raises(SabunError) as caught:
+        build(side, nn.Linear(3, 2).parameters())
+    assert caught.value.fix
+
+
+def test_the_checkpoint_carries_the_choice_and_the_restart_keeps_it(tmp_path: Path) -> None:
+    start(tmp_path, Side("nesterov@adam", {"lr": 0.05}))
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
+    assert choice_of(opt).role == "challenger"
+    train(opt, model)
+    torch.save({"model": model.state_dict(), "optimizer": opt.state_dict()}, tmp_path / "checkpoint.pt")
+    train(opt, model)
+    Rollout(tmp_path).rollback(reason="drill")
+    assert choose("job", path=tmp_path).role == "champion"
+
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    again = nn.Linear(3, 2)
+    again.load_state_dict(held["model"])
+    resumed = optimizer(again.parameters(), job_id="job", path=tmp_path, checkpoint=held["optimizer"])
+    resumed.load_state_dict(held["optimizer"])
+    assert isinstance(resumed, sabun.Optimizer)
+    assert choice_of(resumed).role == "challenger"
+    train(resumed, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert resumed.state_dict()[KEY] == held["optimizer"][KEY]
+
+
+def test_a_state_trained_by_the_other_side_is_refused(tmp_path: Path) -> None:
+    start(tmp_path, Side("torch.optim:AdamW", {"lr": 0.02}))
+    model = nn.Linear(3, 2)
+    opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
+    train(opt, model)
+    Rollout(tmp_path).rollback(reason="drill")
+    other = optimizer(model.parameters(), job_id="job", path=tmp_path)
+    assert isinstance(other, torch.optim.AdamW)
+    with pytest.raises(StateError, match="trained by the challenger"):
+        other.load_state_dict(opt.state_dict())
+    bare = torch.optim.AdamW(model.parameters(), lr=0.02)
+    train(bare, model)
+    other.load_state_dict(bare.state_dict())  # a state without a choice loads as ever
+    with pytest.raises(StateError, match="holds no choice"):
+        optimizer(model.parameters(), job_id="job", path=tmp_path, checkpoint=bare.state_dict())
+    with pytest.raises(StateError, match="was not made by"):
+        choice_of(bare)
+
+
+def test_the_guard_falls_back_to_the_plans_champion(tmp_path: Path) -> None:
+    start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
+    model = nn.Linear(3, 2)
+    opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    for told in [1.0] * 6 + [float("inf")] * 2:
+        opt.zero_grad()
+        model(torch.ones(4, 3)).square().mean().backward()
+        guard.step(told)
+    assert isinstance(guard.optimizer, torch.optim.AdamW)
+    assert guard.optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if rank == 1:
+        os.environ["SABUN_KILL"] = "1"  # a switch that one rank alone sees
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model = nn.Linear(3, 2)
+    found = choice_of(optimizer(model.parameters(), job_id="job", path=folder))
+    try:
+        optimizer(model.parameters(), job_id="", path=folder)
+        error = ""
+    except SabunError as caught:
+        error = str(caught)
+    torch.save((found.role, error), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_all_ranks_follow_rank_0_even_in_its_errors(tmp_path: Path) -> None:
+    import socket
+
+    start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert first == second
+    assert first[0] == "challenger"
+    assert "job_id" in first[1]
+
+
+def test_without_a_plan(tmp_path: Path) -> None:
+    with pytest.raises(RolloutError, match="rollout init"):
+        optimizer(nn.Linear(1, 1).parameters(), job_id="job", path=tmp_path)

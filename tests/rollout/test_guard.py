@@ -1,0 +1,404 @@
+"""The guard's mechanics: what is restored, what is shortened, who trains, what is logged."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sabun.audit import AuditLog
+from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
+from sabun.rollout.guard import Guard
+from sabun.rollout.watch import Watch
+
+
+class Toy:
+    """A quadratic with a guard; ``loss`` is what the guard is told, so that trouble can be scripted."""
+
+    def __init__(self, optimizer: str = "SGD", **options: object) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        kinds = {"SGD": {"lr": 0.01, "momentum": 0.9}, "AdamW": {"lr": 0.01}}
+        self.optimizer = getattr(torch.optim, optimizer)(self.model.parameters(), **kinds[optimizer])
+        options = {"champion": lambda params: torch.optim.Adam(params, lr=0.002), "every": 10, **options}
+        self.guard = Guard(self.model, self.optimizer, **options)  # type: ignore[arg-type]
+
+    def step(self, told: float | None = None, *, gradient: float | None = None, x: Tensor | None = None) -> bool:
+        self.optimizer.zero_grad()
+        x = torch.randn(8, 3) if x is None else x
+        loss = self.model(x).square().mean()
+        loss.backward()
+        if gradient is not None:
+            self.model[0].weight.grad.fill_(gradient)
+        return self.guard.step(loss if told is None else loss.detach() * 0 + told)
+
+    def good(self, steps: int) -> None:
+        for _ in range(steps):
+            assert self.step(1.0)
+
+    def state(self) -> dict[str, Tensor]:
+        held = {f"model.{k}": v.clone() for k, v in self.model.state_dict().items()}
+        for i, state in self.guard.optimizer.state_dict()["state"].items():
+            held |= {f"{i}.{k}": v.clone() for k, v in state.items() if isinstance(v, Tensor)}
+        return held
+
+    @property
+    def names(self) -> list[str]:
+        return [event.removeprefix("guard.") for event, _ in self.guard.events]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_an_isolated_trouble_skips_the_step_and_leaves_parameters_as_they_were(optimizer: str) -> None:
+    toy = Toy(optimizer)
+    toy.good(25)
+    before = {k: v for k, v in toy.state().items() if "running" not in k and "num_batches" not in k}
+    assert not toy.step(gradient=math.nan)
+    after = {k: v for k, v in toy.state().items() if k in before}
+    assert same(before, after)
+    assert toy.names == ["started", "skipped"]
+    assert toy.guard.scale == 1.0
+    assert toy.step(1.0)
+
+
+def test_a_batch_that_spoils_running_statistics_does_not_keep_them_spoilt() -> None:
+    toy = Toy()
+    toy.good(25)
+    assert not toy.step(x=torch.full((8, 3), math.nan))
+    assert toy.model[1].running_mean.isfinite().all()
+    assert toy.model[1].running_var.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_second_trouble_restores_parameters_buffers_and_optimizer_to_the_bit(
+    optimizer: str, where: str, tmp_path: Path
+) -> None:
+    toy = Toy(optimizer, **({"folder": tmp_path} if where == "disk" else {}))
+    toy.good(20)
+    torch.manual_seed(5)
+    kept_buffers = toy.state()
+    kept = {k: v for k, v in kept_buffers.items() if "running" not in k and "num_batches" not in k}
+    toy.good(1)  # the state before this step is the one that is kept
+    toy.good(3)
+    assert not toy.step(math.inf)
+    assert not toy.step(math.inf)
+    now = toy.state()
+    assert same(kept, {k: v for k, v in now.items() if k in kept})
+    assert toy.names == ["started", "skipped", "rolled-back"]
+    assert dict(toy.guard.events)["guard.rolled-back"]["to_step"] == 20
+    assert toy.guard.scale == 0.5
+
+
+def test_a_roll_back_does_not_turn_the_schedule_back_and_the_cut_never_reaches_it() -> None:
+    toy = Toy()
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(toy.optimizer, 0.9)
+    reference = 0.01
+    for told in [*[1.0] * 25, math.inf, math.inf, *[1.0] * 5]:
+        toy.step(told)
+        scheduler.step()
+        reference *= 0.9
+        assert toy.optimizer.param_groups[0]["lr"] == pytest.approx(reference, rel=1e-12)
+    assert toy.guard.scale == 0.5
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
+def test_a_cut_step_is_the_step_at_the_shorter_length(lr: float | Tensor) -> None:
+    weights = nn.Parameter(torch.ones(2))
+    model = nn.ParameterList([weights])
+    guard = Guard(model, torch.optim.SGD([weights], lr=lr), every=5, cut=0.25)
+    for told in [*[1.0] * 6, math.inf, math.inf]:
+        weights.grad = torch.ones(2)
+        guard.step(told)
+    before = weights.detach().clone()
+    weights.grad = torch.ones(2)
+    assert guard.step(1.0)
+    torch.testing.assert_close(before - weights.detach(), torch.full((2,), 0.1 * 0.25))
+    assert guard.optimizer.param_groups[0]["lr"] is lr
+
+
+def scripted(toy: Toy, told: list[float]) -> None:
+    for loss in told:
+        toy.step(loss)
+
+
+def test_after_so_many_roll_backs_the_champion_trains_with_its_own_settings() -> None:
+    toy = Toy(troubles=2)
+    # A good step between two troubles: the restored state is touched, so the step is to blame, not the data.
+    scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0, math.inf])
+    assert toy.names == ["started", "skipped", "rolled-back", "fell-back"]
+    assert toy.guard.fallen_back
+    assert isinstance(toy.guard.optimizer, torch.optim.Adam)
+    assert toy.guard.optimizer.param_groups[0]["lr"] == 0.002
+    assert toy.guard.scale == 1.0
+    champion, before = toy.guard.optimizer, toy.state()
+    assert toy.step(1.0)
+    assert not same(before, toy.state())
+    assert len(champion.state) == 4
+    assert toy.optimizer.param_groups[0]["lr"] == 0.01  # the challenger's schedule goes on, unused
+
+
+def test_the_champion_follows_the_shape_of_the_schedule_and_divides_a_fault_of_it_out() -> None:
+    toy = Toy(troubles=1, champion=lambda params: torch.optim.SGD(params, lr=0.5))
+    scripted(toy, [*[1.0] * 25, math.inf, math.inf])
+    assert toy.guard.fallen_back
+    # (lr of the schedule over its peak, lr of the champion): a fault of ×100 begins, goes on decaying, and ends.
+    for share, expected in ((1.0, 0.5), (0.25, 0.125), (25.0, 0.125), (12.5, 0.0625), (0.125, 0.0625), (0.01, 0.005)):
+        toy.optimizer.param_groups[0]["lr"] = 0.01 * share
+        before = toy.model[0].bias.detach().clone()
+        toy.optimizer.zero_grad()
+        for p in toy.model.parameters():
+            p.grad = torch.ones_like(p)
+        assert toy.guard.step(1.0)
+        torch.testing.assert_close(before - toy.model[0].bias.detach(), torch.full((3,), expected))
+
+
+def test_when_the_champion_fails_too_the_guard_gives_up_with_a_good_state() -> None:
+    toy = Toy(troubles=1)
+    scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0])
+    with pytest.raises(TrainingError, match="the champion too"):
+        toy.step(math.inf)
+    assert toy.names[-1] == "gave-up"
+    assert all(p.isfinite().all() for p in toy.model.parameters())
+
+
+def test_without_a_champion_it_gives_up_where_it_would_fall_back() -> None:
+    toy = Toy(troubles=1, champion=None)
+    scripted(toy, [*[1.0] * 25, math.inf])
+    with pytest.raises(TrainingError, match="there is no champion"):
+        toy.step(math.inf)
+
+
+def test_bad_data_are_told_from_a_bad_optimizer() -> None:
+    # The state restored at the second trouble has taken no step since: the batches are at fault.
+    toy = Toy(troubles=2)
+    scripted(toy, [*[1.0] * 25, *[math.inf] * 6, 1.0])
+    assert toy.names == ["started", "skipped", "rolled-back", *["skipped"] * 4]
+    assert toy.guard.scale == 1.0
+    assert not toy.guard.fallen_back
+    assert toy.guard.events[-1][1]["suspect"] == "data"
+    scripted(toy, [math.inf] * 2)
+    assert toy.names[-2:] == ["rolled-back", "skipped"]
+
+
+def test_data_that_stay_bad_stop_the_training() -> None:
+    toy = Toy()
+    toy.good(25)
+    with pytest.raises(TrainingError, match="Look at the data"):
+        scripted(toy, [math.inf] * 100)
+    assert toy.guard.steps < 25 + 2 * 10
+
+
+def test_calm_steps_give_the_step_length_back_and_forgive() -> None:
+    toy = Toy(forgive=20)
+    scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0, math.inf])
+    assert toy.guard.scale == 0.25
+    toy.good(19)
+    assert toy.guard.scale == 0.25
+    toy.good(1)
+    assert toy.guard.scale == 0.5
+    toy.good(40)
+    assert toy.guard.scale == 1.0
+    assert toy.names.count("calm") == 2
+
+
+def test_a_slow_trouble_goes_back_to_the_best_state_not_to_the_newest() -> None:
+    toy = Toy(watch=Watch(window=20, warm_up=8), every=10)
+    falling = [2.0] * 8 + [0.5] * 60
+    rising = [0.5 * 1.02**i for i in range(200)]
+    for loss in falling + rising:
+        if not toy.step(loss):
+            break
+    assert toy.names == ["started", "rolled-back"]
+    data = dict(toy.guard.events)["guard.rolled-back"]
+    assert data["reason"] == "loss-drift"
+    assert data["to_step"] <= 80
+
+
+def test_a_vanishing_margin_cuts_the_step_before_anything_breaks() -> None:
+    class Measured(torch.optim.SGD):
+        margin = 0.5
+
+    weights = nn.Parameter(torch.ones(2))
+    optimizer = Measured([weights], lr=0.1)
+    guard = Guard(nn.ParameterList([weights]), optimizer)
+
+    def go(steps: int) -> None:
+        for _ in range(steps):
+            weights.grad = torch.ones(2)
+            assert guard.step(1.0)
+
+    go(20)
+    assert [event for event, _ in guard.events] == ["guard.started"]
+    optimizer.margin = -0.2  # hλ beyond the interval
+    go(16)
+    event, data = guard.events[-1]
+    assert (event, data["reason"], data["value"], data["limit"]) == ("guard.cut", "margin-vanished", -0.2, 0.0)
+    assert guard.scale < 1
+    assert not guard.fallen_back
+
+
+def test_a_closure_is_judged_after_its_step_and_rolled_back() -> None:
+    weights = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.LBFGS([weights], lr=0.1, max_iter=1)
+    guard = Guard(nn.ParameterList([weights]), optimizer, every=4)
+    factor = 1.0
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = factor * weights.square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(6):
+        assert guard.step(closure=closure)
+    good = weights.detach().clone()
+    factor = math.nan
+    assert not guard.step(closure=closure)
+    assert weights.isfinite().all()
+    assert (weights.detach() >= good).all()  # an earlier, less advanced state
+    assert [event for event, _ in guard.events] == ["guard.started", "guard.rolled-back"]
+
+
+def test_memory_and_disk_stay_bounded(tmp_path: Path) -> None:
+    for options in ({}, {"folder": tmp_path}):
+        toy = Toy(every=1, keep=3, **options)
+        toy.good(20)
+        assert len(toy.guard._shelf) == 3
+    assert len([*tmp_path.glob("*.pt")]) == 3
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_loop_can_go_on_from_its_own_checkpoint_before_and_after_a_fall_back() -> None:
+    for told in ([1.0] * 25, [*[1.0] * 25, math.inf, math.inf]):
+        toy = Toy(troubles=1)
+        scripted(toy, told)
+        stored = copy.deepcopy((toy.model.state_dict(), toy.guard.optimizer.state_dict(), toy.guard.state_dict()))
+        again = Toy(troubles=1)
+        again.model.load_state_dict(stored[0])
+        again.guard.load_state_dict(stored[2])
+        again.guard.optimizer.load_state_dict(stored[1])
+        assert again.guard.fallen_back == toy.guard.fallen_back
+        assert again.guard.state_dict() == toy.guard.state_dict()
+        for toys in (toy, again):
+            torch.manual_seed(9)
+            scripted(toys, [1.0] * 5)
+        assert same(toy.state(), again.state())
+
+
+def test_resuming(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="in memory"):
+        Toy().guard.resume()
+    assert Toy(folder=tmp_path).guard.resume() == 0
+    toy = Toy(folder=tmp_path, troubles=1)
+    scripted(toy, [*[1.0] * 25, math.inf, math.inf])  # the champion has taken over
+    toy.good(20)
+    again = Toy(folder=tmp_path, troubles=1)
+    assert again.guard.resume() == 40
+    assert again.guard.fallen_back
+    assert isinstance(again.guard.optimizer, torch.optim.Adam)
+    assert again.names == ["resumed"]
+    (tmp_path / "good-40.pt").write_bytes(b"torn")
+    with pytest.raises(StateError, match="no good state"):
+        Toy(folder=tmp_path)
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_training(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("before")
+    log.head_path.unlink()
+    toy = Toy(audit=log)
+    with pytest.warns(SabunWarning, match="could not be logged"):
+        toy.good(1)
+    toy.good(3)
+    assert toy.names == ["started"]
+
+
+def test_half_precision_gradients_are_not_taken_for_infinite() -> None:
+    weights = nn.Parameter(torch.ones(10_000, dtype=torch.float16))
+    guard = Guard(nn.ParameterList([weights]), torch.optim.SGD([weights], lr=1e-6))
+    weights.grad = torch.full_like(weights, 6e4)  # finite, but its norm overflows float16
+    assert guard.step(1.0)
+    weights.grad[3] = math.inf
+    assert not guard.step(1.0)
+
+
+def test_sparse_and_missing_gradients() -> None:
+    table = nn.Embedding(10, 2, sparse=True)
+    unused = nn.Linear(2, 2)
+    model = nn.ModuleList([table, unused])
+    guard = Guard(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    loss = table(torch.tensor([1, 1, 3])).sum()
+    loss.backward()
+    assert guard.step(loss)
+    table.weight.grad = table.weight.grad * math.nan
+    assert not guard.step(loss)
+
+
+@pytest.mark.parametrize(
+    "options", [{"every": 0}, {"keep": 0}, {"troubles": 1.5}, {"cut": 1.0}, {"cut": 0.0}, {"forgive": -1}]
+)
+def test_options_that_make_no_sense(options: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        Toy(**options)
+
+
+def test_loss_or_closure() -> None:
+    toy = Toy()
+    for arguments in ({}, {"loss": 1.0, "closure": lambda: 1.0}):
+        with pytest.raises(OptionError, match="either"):
+            toy.guard.step(**arguments)  # type: ignore[arg-type]
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01, momentum=0.9)
+    champion = lambda params: torch.optim.Adam(params, lr=0.01)  # noqa: E731
+    guard = Guard(parallel, optimizer, champion=champion, audit=f"{folder}/audit.jsonl", every=10, troubles=2)
+    torch.manual_seed(100 + rank)
+    taken = []
+    for step in range(60):
+        x = torch.randn(8, 4)
+        optimizer.zero_grad()
+        loss = (parallel(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        told = loss.detach()
+        if step in (30, 31, 33) and rank == 1:  # one rank alone sees the trouble
+            told = told * (math.nan if step == 30 else 1e6)
+        if step == 45 and rank == 0:
+            model.weight.grad[0, 0] = math.nan
+        taken.append(guard.step(told))
+    held = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.save({"taken": taken, "weights": held, "events": list(guard.events)}, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_under_ddp_all_ranks_decide_alike_and_one_writes(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert ranks[0]["taken"] == ranks[1]["taken"]
+    assert [i for i, taken in enumerate(ranks[0]["taken"]) if not taken] == [30, 31, 33, 45]
+    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
+    assert ranks[0]["weights"].isfinite().all()
+    events = [event for event, _ in ranks[0]["events"]]
+    assert events == [event for event, _ in ranks[1]["events"]]
+    assert events[:4] == ["guard.started", "guard.skipped", "guard.rolled-back", "guard.fell-back"]
+    assert [record.event for record in AuditLog(tmp_path / "audit.jsonl").records()] == events
