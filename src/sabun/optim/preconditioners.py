@@ -29,8 +29,8 @@ class Work:
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps its own keys to one tensor a parameter;
     ``count`` is the number of this step, from 1. ``gather`` and ``scatter`` turn the local part of a sharded
-    parameter into the whole and back; for a parameter that is not sharded they do nothing. ``team`` shares the work of a
-    metric that needs whole matrices.
+    parameter into the whole and back; for a parameter that is not sharded they do nothing. ``team`` shares the work
+    of a metric that needs whole matrices.
     """
 
     grads: Tensors

@@ -1,0 +1,55 @@
+"""One rank: ``python dividing_worker.py DIRECTORY RANK WORLD``. Trains matrices divided and undivided.
+
+``test_dividing`` starts it and compares.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from sabun import Optimizer
+from sabun.optim import preconditioners
+
+torch.set_num_threads(1)
+SHAPES = [(12, 8), (5, 9), (12, 8), (20, 3), (6, 2, 3, 3), (4, 4)]
+
+
+def train(divide: bool) -> tuple[list[torch.Tensor], list[int]]:
+    """Parameters after five steps, and how many matrices this process orthogonalised in each."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in SHAPES]
+    optimizer = Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral", divide=divide)
+    counts: list[int] = []
+    original = preconditioners.orthogonalize
+
+    def counting(stack: torch.Tensor, **options: object) -> torch.Tensor:
+        counts[-1] += stack.shape[0] if stack.ndim == 3 else 1
+        return original(stack, **options)
+
+    preconditioners.orthogonalize = counting
+    try:
+        for n in range(5):
+            counts.append(0)
+            for p in params:
+                p.grad = torch.sin(p.detach() * (n + 2))
+            optimizer.step()
+    finally:
+        preconditioners.orthogonalize = original
+    return [p.detach() for p in params], counts
+
+
+def main(directory: Path, rank: int, world: int) -> None:
+    store = dist.FileStore(str(directory / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    torch.save({divide: train(divide) for divide in (False, True)}, directory / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
