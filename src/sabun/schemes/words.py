@@ -68,6 +68,21 @@ _EN: Mapping[str, str] = {
     "no": "no",
     "none": "none",
     "unbounded": "unbounded",
+    # the command line
+    "caption": "order, error constant: accuracy. hλ stable to: learning rate × curvature that it bears. "
+    "noise: variance under gradient noise at hλ = 0.05, Euler = 1. grads: gradients a step. "
+    "bufs: buffers kept, each the size of the weights.",
+    "order_short": "order",
+    "constant_short": "error const.",
+    "interval_short": "hλ stable to",
+    "noise_short": "noise",
+    "gradients_short": "grads",
+    "state_short": "bufs",
+    "refused": "refused",
+    "alternative": "Use {name} instead.",
+    "in_torch": "In torch this is {call}: there the learning rate is multiplied by 1−β.",
+    "metric_note": "With a preconditioner such as adam or spectral, the curvature is the one seen in that metric.",
+    # start-up
     "rest": "at rest: no history, as in torch",
     "unbiased": "at rest, corrected for its bias",
     "hold": "as if the first gradient had always been there",
@@ -121,6 +136,19 @@ _JA: Mapping[str, str] = {
     "no": "いいえ",
     "none": "なし",
     "unbounded": "無限大",
+    "caption": "次数・誤差定数：精度。安定上限：耐えられる「学習率 × 曲率」。"
+    "ノイズ：hλ = 0.05 での分散（オイラー法 = 1）。"
+    "勾配：1ステップの勾配計算回数。保持：重みと同じ大きさのバッファ数。",
+    "order_short": "次数",
+    "constant_short": "誤差定数",
+    "interval_short": "安定上限 hλ",
+    "noise_short": "ノイズ",
+    "gradients_short": "勾配",
+    "state_short": "保持",
+    "refused": "使用不可",
+    "alternative": "代わりに {name} をお使いください。",
+    "in_torch": "torch では {call} に相当します（torch の学習率は 1−β 倍になります）。",
+    "metric_note": "adam や spectral などの前処理を使う場合、曲率はその計量で見た値を指します。",
     "rest": "静止状態から（履歴なし、torch と同じ）",
     "unbiased": "静止状態から（バイアス補正あり）",
     "hold": "最初の勾配が以前から続いていたとみなす",
