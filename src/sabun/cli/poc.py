@@ -59,6 +59,8 @@ def register(app: typer.Typer) -> None:
 
 `sabun poc run mytask.py:Task --candidate look-ahead --lang ja` — your own model and data
 
+`sabun poc run --script "python train.py" --candidate adamw` — your own script, unchanged but for two lines
+
 `sabun poc run study.toml --gate` — a study kept in version control, as a step of a pipeline
 """
 )
@@ -68,6 +70,9 @@ def run(
         typer.Argument(help="A study file, or a task of your own.", metavar="[STUDY.toml | mytask.py:Task]"),
     ] = None,
     task: Annotated[str | None, typer.Option(help="A built-in task, such as digits.")] = None,
+    script: Annotated[
+        str | None, typer.Option(help="Your own training command, with two lines changed: sabun.swap and sabun.log.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help='Today\'s optimizer, such as "torch.optim:SGD(momentum=0.9)".')
     ] = None,
@@ -104,7 +109,7 @@ def run(
 
     _language(lang)
     prices = _prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    study = _study(source, task, baseline, candidate, {"seeds": seeds, "trials": trials, "epochs": epochs})
+    study = study_of(source, task, script, baseline, candidate, {"seeds": seeds, "trials": trials, "epochs": epochs})
     where = out if out is not None else Path("runs") / _slug(study.name)
     try:
         store.refuse_other(where, study)
@@ -274,9 +279,10 @@ def _prices(price: float | None, jobs: float | None, currency: str, hours: float
     return Prices(price, jobs, currency.upper(), hours, setup)
 
 
-def _study(
+def study_of(
     source: str | None,
     task: str | None,
+    script: str | None,
     baseline: str | None,
     candidates: list[str] | None,
     budget: dict[str, int | None],
@@ -287,6 +293,8 @@ def _study(
     from sabun.poc.spec import Study
 
     given = {key: value for key, value in budget.items() if value is not None}
+    if script is not None:
+        task = f"script:{script}" if task is None else f"{task} and --script {script}"
     if source is not None and task is not None:
         raise StudyError(f"both {source!r} and --task {task!r} are given.", fix="Give one of the two.")
     if source is not None and ":" not in Path(source).name:

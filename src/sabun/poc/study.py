@@ -39,6 +39,9 @@ DEFAULT_BUDGET = {"epochs": 10, "seeds": 16}
 """On digits: about where the validation loss stops falling, so that arms are compared on training, not on overfitting;
 and enough seeds for its spread (a fifth of the loss) to leave room for a decision."""
 
+DEFAULT_SEED = 1
+"""The budget above was chosen while looking at studies of seed 0, so their verdicts confirm nothing. This one was not."""
+
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
 
 
@@ -59,7 +62,7 @@ def default_study(
     baseline: str | Arm = BASELINE,
     candidates: Sequence[str | Arm] = CANDIDATES,
     name: str | None = None,
-    seed: int = 0,
+    seed: int = DEFAULT_SEED,
     task_options: Mapping[str, Scalar] | None = None,
     **budget: int | float,
 ) -> Study:

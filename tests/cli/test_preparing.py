@@ -1,0 +1,95 @@
+"""``sabun poc init``, ``check`` and ``calibrate``, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sabun.cli.app import run
+from sabun.poc.spec import Study
+
+
+def test_init_writes_a_study_that_loads_and_never_overwrites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    assert run(["poc", "init", str(file), "--task", 'odd "name".py:Task']) == 0
+    study = Study.load(file)
+    assert (study.name, study.task) == ("mine", 'odd "name".py:Task')
+    before = file.read_bytes()
+    assert run(["poc", "init", str(file)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert run(["poc", "init", str(tmp_path / "none" / "x.toml")]) == 2
+
+
+def test_check_passes_a_sound_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["poc", "check", "--task", "digits", "--candidate", "euler", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_check_names_a_task_that_ignores_its_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "fixed.py").write_text(
+        """
+import torch
+
+class Task:
+    batch_size = 8
+    def data(self):
+        x = torch.ones(48, 1)  # all alike: the order of the batches makes no difference
+        return {part: (x, 2 * x) for part in ("train", "validation", "test")}
+    def model(self):
+        torch.manual_seed(0)
+        return torch.nn.Linear(1, 1)
+    def loss(self, model, batch):
+        return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
+""",
+        encoding="utf-8",
+    )
+    assert run(["poc", "check", f"{tmp_path / 'fixed.py'}:Task", "--candidate", "euler", "--json", "--quiet"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [finding["code"] for finding in found] == ["seed-ignored"]
+
+
+def test_check_names_a_task_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.py").write_text(
+        """
+import torch
+
+class Task:
+    def data(self):
+        x = torch.zeros(40, 1)
+        return {part: (x, x) for part in ("train", "validation", "test")}
+    def model(self):
+        return torch.nn.Linear(1, 1)
+    def loss(self, model, batch):
+        raise RuntimeError("no such column: price")
+""",
+        encoding="utf-8",
+    )
+    assert run(["poc", "check", f"{tmp_path / 'broken.py'}:Task", "--candidate", "euler", "--json", "--quiet"]) in (
+        1,
+        2,
+    )
+    streams = capsys.readouterr()
+    assert "no such column: price" in streams.out + streams.err
+    assert "Traceback" not in streams.err
+
+
+def test_calibrate_keeps_the_promise_and_shows_power(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["poc", "calibrate", "--studies", "400", "--seeds", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["go_rate"] <= 0.05
+    assert run(["poc", "calibrate", "--studies", "200", "--seeds", "8", "--effect", "0.2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["power"] > 0.5
+    assert run(["poc", "calibrate", "--studies", "50", "--looks", "6,8"]) == 0
+    assert "promised: at most 5%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [["--looks", "six"], ["--scenario", "skewd"], ["--effect", "2"], ["--studies", "0"]]
+)
+def test_calibrate_refuses_nonsense(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["poc", "calibrate", *options]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
