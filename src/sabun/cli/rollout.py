@@ -1,7 +1,7 @@
 """``sabun rollout``: the stages of a roll-out from the command line.
 
-Exit codes are the house's: 0 for success, 2 for a promotion that was refused or input that makes no sense, 1 for an
-audit log that does not hold.
+Exit codes are the house's: 0 for success, 1 for a promotion that was refused and for an audit log that does not hold, 2
+for input that makes no sense.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ PlanOption = Annotated[
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a sentence: it stays in the audit log.")]
 Override = Annotated[
     str | None, typer.Option("--override", metavar="REASON", help="Go on without a passing gate; logged with REASON.")
+]
+Mlflow = Annotated[
+    str | None, typer.Option("--mlflow", metavar="MODEL", help="Then move the aliases of this registered MLflow model.")
 ]
 
 
@@ -106,22 +109,28 @@ def status(
 
 
 @app.command()
-def promote(override: Override = None, plan: PlanOption = None) -> None:
+def promote(override: Override = None, mlflow: Mlflow = None, plan: PlanOption = None) -> None:
     """Enter the next stage, if its gate passes."""
-    state, finding = Rollout(plan).promote(override=override)
+    rollout = Rollout(plan)
+    state, finding = rollout.promote(override=override)
     if not finding.passed:
         for problem in finding.problems:
             typer.echo(f"overridden: {problem}")
     _show(state)
+    _move(mlflow, rollout)
 
 
 @app.command()
 def rollback(
-    reason: Reason, to: Annotated[str | None, typer.Option(help="A stage; by default the first.")] = None,
+    reason: Reason,
+    to: Annotated[str | None, typer.Option(help="A stage; by default the first.")] = None,
+    mlflow: Mlflow = None,
     plan: PlanOption = None,
-) -> None:  # fmt: skip
+) -> None:
     """Go back, by default to the first stage: champion everywhere, from the next job on."""
-    _show(Rollout(plan).rollback(reason=reason, to=to))
+    rollout = Rollout(plan)
+    _show(rollout.rollback(reason=reason, to=to))
+    _move(mlflow, rollout)
 
 
 @app.command()
@@ -171,6 +180,20 @@ def choose_(
     """Print champion or challenger for a job, as the job itself would choose."""
     choice = choose(job_id, path=plan)
     typer.echo(json.dumps(choice.state_dict(), ensure_ascii=False, indent=2) if as_json else choice.role)
+
+
+@app.command("mlflow")
+def mlflow_(model: str, plan: PlanOption = None) -> None:
+    """Point the aliases of a registered MLflow model to what the stage wants."""
+    _move(model, Rollout(plan))
+
+
+def _move(model: str | None, rollout: Rollout) -> None:
+    if model is not None:
+        from sabun.integrations.mlflow import sync
+
+        found = sync(model, rollout)
+        typer.echo(f"MLflow {model}: champion is version {found.champion}, challenger {found.challenger or 'none'}")
 
 
 def _show(state: State) -> None:
