@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.seeds import seeds_of
-from sabun.poc.spec import Run, Study, derive_seed
+from sabun.poc.spec import Arm, Run, Study, derive_seed
 from sabun.poc.training import Trainer, factor
 
 from .helpers import SGD, tiny_study
@@ -179,6 +179,16 @@ def test_schedules() -> None:
     rates = [e.lr for e in train(study, SGD, lr=0.02).epochs]
     assert rates[-1] == pytest.approx(0.02 / 48)  # the last of 48 steps
     assert rates[0] == 0.02
+
+
+def test_an_average_is_evaluated_and_training_does_not_notice() -> None:
+    """sabun's averages are handed out for the evaluation only: same training losses, other validation losses."""
+    study = tiny_study("nesterov")
+    averaged = Arm(name="averaged", optimizer="nesterov", options={"averaging": "ema"})
+    study = study.model_copy(update={"candidates": (*study.candidates, averaged)})
+    first, second = train(study, "nesterov", lr=0.2), train(study, "averaged", lr=0.2)
+    assert [e.train_loss for e in first.epochs] == [e.train_loss for e in second.epochs]
+    assert first.epochs[-1].val_loss != second.epochs[-1].val_loss
 
 
 def test_averaging_optimizers_are_evaluated_in_their_own_mode_and_without_decay() -> None:

@@ -233,7 +233,8 @@ class _Training:
 
     def _scores(self, split: Literal["validation", "test"]) -> Scores:
         _mode(self.optimizer, "eval")
-        return self.session.evaluate(split)
+        with _averaged(self.optimizer):
+            return self.session.evaluate(split)
 
     def _lr(self) -> float | None:
         value = self.optimizer.param_groups[0].get("lr")
@@ -267,10 +268,16 @@ def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _mode(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
-    """Averaging optimizers (schedulefree, sabun's) swap the point handed out in and out; others have no modes."""
+    """Averaging optimizers with modes (schedulefree) swap the point handed out in and out; others have no modes."""
     switch: Callable[[], object] | None = getattr(optimizer, mode, None)
     if callable(switch):
         switch()
+
+
+def _averaged(optimizer: torch.optim.Optimizer) -> contextlib.AbstractContextManager[object]:
+    """sabun's averaging optimizers put the point handed out in for the length of a block; others have no such block."""
+    block: Callable[[], contextlib.AbstractContextManager[object]] | None = getattr(optimizer, "averaged", None)
+    return block() if callable(block) else contextlib.nullcontext()
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
