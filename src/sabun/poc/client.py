@@ -8,8 +8,8 @@ Inside a study, the environment variable ``SABUN_RUN`` names a file that says wh
 place, and where to write what ``log`` is told. Needs torch and the standard library alone.
 
 **Clock.** ``train_s`` of an epoch runs from the end of the last ``log`` (from ``swap``, for the first) to the end of
-its last optimizer step, so an evaluation between the last step and ``log`` is not in it. ``optimizer_s`` is the time inside
-``optimizer.step``, less the closure where there is one.
+its last optimizer step, so an evaluation between the last step and ``log`` is not in it.
+``optimizer_s`` is the time inside ``optimizer.step``, less the closure where there is one.
 """
 
 from __future__ import annotations

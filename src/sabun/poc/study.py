@@ -40,7 +40,8 @@ DEFAULT_BUDGET = {"epochs": 10, "seeds": 16}
 and enough seeds for its spread (a fifth of the loss) to leave room for a decision."""
 
 DEFAULT_SEED = 1
-"""The budget above was chosen while looking at studies of seed 0, so their verdicts confirm nothing. This one was not."""
+"""The budget above was chosen while looking at studies of seed 0, so their verdicts confirm nothing. This one was
+not looked at."""
 
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
 
