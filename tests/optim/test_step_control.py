@@ -139,6 +139,7 @@ def test_the_curvature_is_the_largest_eigenvalue_and_the_margin_follows() -> Non
     assert figures["h_lambda"] == pytest.approx(1.0, rel=0.02)
     assert optimizer.margin == pytest.approx(0.5, abs=0.02)
     assert optimizer.gradient_evaluations == 2
+    assert sabun.Optimizer([problem.theta], 1.0, step_control="stability").gradient_evaluations > 1
     assert problem.calls == 30 * 2 + Stability.FIRST - 1
 
 
@@ -175,6 +176,29 @@ def test_stability_works_in_the_adam_metric() -> None:
     held = optimizer.state[problem.theta]
     root = (held["second_moment"] / (1 - 0.999 ** float(held["step"]))).sqrt() + 1e-8
     assert optimizer.stats()["curvature"] == pytest.approx(float((problem.eigenvalues / root).max()), rel=0.1)
+
+
+def test_complex_parameters_are_probed_as_their_real_view() -> None:
+    def curvature(theta: Tensor, loss) -> float:
+        optimizer = sabun.Optimizer([theta], 0.01, preconditioner="adam", step_control="stability", probe_every=1)
+        for _ in range(4):
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                value = loss(theta)
+                value.backward()
+                return value
+
+            optimizer.step(closure)
+        return optimizer.stats()["curvature"]
+
+    pair = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+    weights = torch.tensor([[1.0, 5.0], [2.0, 7.0]], dtype=torch.float64)
+    real = curvature(pair.clone().requires_grad_(), lambda t: (weights * t**2).sum())
+    whole = curvature(
+        torch.view_as_complex(pair.clone()).requires_grad_(), lambda t: (weights * torch.view_as_real(t) ** 2).sum()
+    )
+    assert whole == pytest.approx(real, rel=1e-6)
 
 
 def test_a_probe_changes_nothing() -> None:

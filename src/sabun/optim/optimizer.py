@@ -214,6 +214,11 @@ class Optimizer(torch.optim.Optimizer):
             )
         loss, batch = None, None
         controller = self._control()
+        if closure is None and STEP_CONTROLS[self.defaults["step_control"]].needs_closure:
+            raise OptionError(
+                f"step_control={self.defaults['step_control']!r} looks at the batch again and needs a closure.",
+                fix="Call optimizer.step(closure), where closure computes the loss and calls backward.",
+            )
         if closure is not None and controller is not None:
             batch = SameBatch(closure)
             loss = batch.loss()
@@ -302,8 +307,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def gradient_evaluations(self) -> int:
-        """Gradients that the last step used: 1, and more where the step control probed the curvature."""
-        return 1 if self._controller is None else self._controller.evaluations
+        """Gradients that the last step used (before the first: what it will use).
+
+        It is 1, and more where the step control probes the curvature.
+        """
+        controller = self._control()
+        return 1 if controller is None else controller.evaluations
 
     @property
     def margin(self) -> float | None:

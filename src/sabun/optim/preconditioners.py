@@ -63,7 +63,6 @@ class Preconditioner:
     counts_steps: bool = False
     asks_unbiased: bool = False
     supports_complex: bool = True
-    scale_free: bool = False
 
 
 def is_matrix(shape: torch.Size) -> bool:
@@ -215,7 +214,6 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             "the sign of every entry: steepest descent in the maximum norm",
             "Bernstein et al. 2018, arXiv 1802.04434",
             _sign,
-            scale_free=True,
         ),
         Preconditioner(
             "spectral",
@@ -224,7 +222,6 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             _spectral,
             needs_matrix=True,
             supports_complex=False,
-            scale_free=True,
         ),
         Preconditioner(
             "kronecker",

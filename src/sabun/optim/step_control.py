@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from sabun.errors import OptionError
 from sabun.optim.plan import real_view, refuse_sparse
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.spec import decode
@@ -207,17 +206,13 @@ class Stability:
     GROWTH = 3.0
 
     def __init__(self) -> None:
-        self.evaluations = 1
-        self._figures: dict[str, float] = {}
+        self.evaluations = 1 + self.FIRST  # what the first step will use
 
     def before(self, optimizer: Optimizer, batch: SameBatch | None) -> None:
         """Estimate λ when it is time to."""
         self.evaluations = 1
         if batch is None:
-            raise OptionError(
-                "step_control='stability' probes the curvature and needs a closure.",
-                fix="Call optimizer.step(closure), where closure computes the loss and calls backward.",
-            )
+            return
         lead = optimizer.param_groups[0]
         places = [(p, group) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not places:
@@ -306,12 +301,13 @@ class Stability:
 
 def _scaled(vector: Tensor, gradient: Tensor, held: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
     """P⁻¹·vector in the metric as it stands."""
-    if group["preconditioner"] != "adam":
-        return vector.clone()
-    root = gradient.abs()
-    if "second_moment" in held and float(held["step"]) > 0:
-        root = (held["second_moment"] / (1 - group["beta2"] ** float(held["step"]))).sqrt()
-    return vector.div(root + max(group["eps"], 1e-30))
+    scaled = vector.clone()
+    if group["preconditioner"] == "adam":
+        root = real_view(gradient).abs()
+        if "second_moment" in held and float(held["step"]) > 0:
+            root = (real_view(held["second_moment"]) / (1 - group["beta2"] ** float(held["step"]))).sqrt()
+        real_view(scaled).div_(root + max(group["eps"], 1e-30))
+    return scaled
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -1,0 +1,78 @@
+"""The optimizers in a training loop: drop-in, averaged, without a learning rate, and with several gradients a step.
+
+Run with ``python examples/optimizers.py``; it takes a few seconds on one core.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import sabun
+from sabun import optim
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Points in the plane, labelled by the ring that they lie in."""
+    x = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    return x, (x.norm(dim=1) * 1.5).long().clamp(max=2)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3))
+
+
+def drop_in() -> float:
+    """Scheme, metric and average are one word each; everything else is the loop that is there already."""
+    x, y = data()
+    model = network()
+    optimizer = sabun.Optimizer(
+        model.named_parameters(), lr=0.03, scheme="nesterov", preconditioner="adam", averaging="ema", ema_decay=0.9
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=60)
+    for _ in range(6):
+        for inputs, labels in DataLoader(TensorDataset(x, y), batch_size=60):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            scheduler.step()
+    with optimizer.averaged(), torch.no_grad():  # the average inside the block, the training point again after it
+        return float(nn.functional.cross_entropy(model(x), y))
+
+
+def no_learning_rate() -> float:
+    """Full batches: the local error says how long a step may be."""
+    x, y = data()
+    model = network()
+    optimizer = sabun.Optimizer(model.parameters(), scheme="look-ahead(0.9, 2)", step_control="embedded-error")
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def several_gradients_a_step() -> float:
+    """Runge–Kutta on mini-batches: the closure belongs to the batch, and every stage calls it."""
+    x, y = data()
+    model = network()
+    optimizer = optim.RungeKutta(model.parameters(), lr=0.5, scheme="chebyshev(3)")
+    for _ in range(6):
+        for inputs, labels in DataLoader(TensorDataset(x, y), batch_size=60):
+
+            def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(inputs), labels)
+                loss.backward()
+                return loss
+
+            loss = optimizer.step(closure)
+    return float(loss.detach())
+
+
+if __name__ == "__main__":
+    for example in (drop_in, no_learning_rate, several_gradients_a_step):
+        print(f"{example.__name__}: loss {example():.3f}")  # noqa: T201
