@@ -31,6 +31,7 @@ from torch import Tensor
 
 from sabun.errors import SabunError, StudyError
 from sabun.poc import arms
+from sabun.poc.curvature import Probe
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Schedule, Study
@@ -126,6 +127,8 @@ class _Training:
         self.evaluations = 0
         self.cost = 1  # evaluations of the last step: what the next one is expected to take
         self.device = next(iter(self.session.model.parameters())).device
+        # The one kind of run that no KPI times has time for it.
+        self.probe = Probe(self.session, self.optimizer) if run.phase == "repeat" else None
 
     def run(self) -> Iterator[Epoch | RunResult]:
         run, started = self.run_spec, _now()
@@ -160,9 +163,10 @@ class _Training:
 
     def _start(self) -> Epoch:
         """Epoch 0: the state before the first step."""
+        extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
         scores = self._scores("validation")
-        return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self._lr())
+        return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self._lr(), extra)
 
     def _epoch(self, epoch: int) -> Epoch:
         budget, total_budget = epoch * self.per_epoch, self.epochs * self.per_epoch
@@ -178,6 +182,7 @@ class _Training:
         self._synchronise()
         train_s = time.perf_counter() - begin
         train_loss = float(torch.stack(losses).mean()) if losses else None
+        extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
         scores = self._scores("validation")
         eval_s = time.perf_counter() - begin
@@ -191,6 +196,7 @@ class _Training:
             optimizer_s,
             self.evaluations,
             self._lr(),
+            extra,
         )
 
     def enter_training(self) -> None:
