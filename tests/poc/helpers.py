@@ -20,7 +20,7 @@ def task(name: str = "Tiny") -> str:
 
 
 def tiny_study(*candidates: str, task_name: str = "Tiny", **options: Any) -> Study:
-    budget = {"epochs": 3, "trials": 4, "tuning_seeds": 2, "seeds": 3}
+    budget = {"epochs": 3, "trials": 4, "tuning_seeds": 2, "seeds": 3, "seed": 0}
     return default_study(
         task=task(task_name), baseline=SGD, candidates=candidates or ("torch.optim:SGD", "torch.optim:AdamW"),
         **{**budget, **options},

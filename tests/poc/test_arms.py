@@ -150,3 +150,12 @@ def test_an_option_given_twice_is_refused() -> None:
 def test_building_an_arm_needs_no_pydantic() -> None:
     code = "import sys; sys.modules['pydantic'] = None; import sabun.poc.arms, sabun.poc.client"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_bare_name_means_the_optimizer_that_people_know() -> None:
+    """ "lion" is a preset and the scheme inside it; only with a metric or parameters of its own is the scheme meant."""
+    metrics = {
+        text: recipe(arm(text)).over([("p", nn.Parameter(torch.ones(3)))]).param_groups[0]["preconditioner"]
+        for text in ("lion", "lion@adam", "lion(0.9, 0.99)", "nesterov")
+    }
+    assert metrics == {"lion": "sign", "lion@adam": "adam", "lion(0.9, 0.99)": None, "nesterov": None}

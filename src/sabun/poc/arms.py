@@ -316,10 +316,13 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
     import sabun.optim as optim
     from sabun import schemes
 
+    presets = optim.presets()
+    # Where a preset is more than the scheme of its name (lion: that scheme under the sign), the bare name means it.
+    preset = presets.get(notation.name)
+    preferred = preset is not None and (notation.name not in schemes.SCHEMES or preset.preconditioner is not None)
+    if preferred and notation.metric is None and not notation.arguments:
+        return _preset_recipe(spec, notation, options, step)
     if notation.name not in schemes.SCHEMES:
-        presets = optim.presets()
-        if notation.name in presets and notation.metric is None:
-            return _preset_recipe(spec, notation, options, step)
         raise unknown(StudyError, "optimizer", notation.name, [*presets, *schemes.SCHEMES], see=_SEE)
     # The scheme's own parameters stand in its parentheses; what the arm's options add goes to the optimizer.
     scheme = spec.optimizer.strip()
