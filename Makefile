@@ -17,7 +17,7 @@ $(BIN)/.poc: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,mlflow,tensorboard,parquet,dev]'
 	@touch $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
@@ -26,8 +26,8 @@ poc: $(BIN)/.poc
 
 ## make check: lint, format, types, import directions (seconds)
 check: $(BIN)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
@@ -36,8 +36,8 @@ test: check
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 format: $(BIN)/.dev
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 
 clean:
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache

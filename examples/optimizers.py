@@ -75,4 +75,4 @@ def several_gradients_a_step() -> float:
 
 if __name__ == "__main__":
     for example in (drop_in, no_learning_rate, several_gradients_a_step):
-        print(f"{example.__name__}: loss {example():.3f}")  # noqa: T201
+        print(f"{example.__name__}: loss {example():.3f}")
