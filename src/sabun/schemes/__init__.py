@@ -21,6 +21,8 @@ from sabun.schemes.catalogue import (
     quasi_hyperbolic,
 )
 from sabun.schemes.certificate import Certificate
+from sabun.schemes.design import design_multistep
+from sabun.schemes.difference import design_difference
 from sabun.schemes.multistep import Filter, LinearMultistep, StateSpace
 from sabun.schemes.runge_kutta import ButcherTableau
 
@@ -34,6 +36,8 @@ __all__ = [
     "Parameter",
     "Scheme",
     "StateSpace",
+    "design_difference",
+    "design_multistep",
     "get",
     "heavy_ball",
     "lion",

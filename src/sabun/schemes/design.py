@@ -43,6 +43,7 @@ def design_multistep(
     noise_at: float = 0.05,
     weights: int | None = None,
     largest_pole: float = 0.9,
+    damping: float = 0.02,
     name: str | None = None,
     seed: int = 0,
 ) -> LinearMultistep:
@@ -57,6 +58,7 @@ def design_multistep(
         weights: gradient weights b_0 … ; by default one more than poles. Buffers: max(poles, weights − 1).
         largest_pole: bound on the modulus of poles that are searched for, in (0, 1). The wider the interval, the nearer
             the poles go to it: memory is what an interval is paid with.
+        damping: how far all roots stay inside the circle on the middle part of the interval; 0 lets them touch it.
         name, seed: of the result; of the deterministic search.
 
     Raises:
@@ -65,11 +67,11 @@ def design_multistep(
     count = poles if isinstance(poles, int) else len(poles)
     fixed = None if isinstance(poles, int) else _denominator(poles)
     taps = count + 1 if weights is None else weights
-    _check(count, order, taps, objective, largest_pole, noise_at)
+    _check(count, order, taps, objective, largest_pole, damping, noise_at)
 
     def score(a: Vector, b: Vector) -> float:
         alpha = np.convolve(a, (1.0, -1.0))
-        reach = estimates.interval(alpha, b)
+        reach = estimates.damped_interval(alpha, b, damping)
         gain = estimates.noise(alpha, b, noise_at) if objective == "noise" or math.isfinite(max_noise_gain) else 0.0
         missed = max(min_interval - reach, 0.0) / max(min_interval, 1e-9)
         if gain > max_noise_gain:
@@ -125,7 +127,9 @@ def _beside(max_noise_gain: float, noise_at: float) -> str:
     return f" and a noise gain of at most {max_noise_gain:g} at hλ = {noise_at:g}" if max_noise_gain < math.inf else ""
 
 
-def _check(count: int, order: int, taps: int, objective: str, largest_pole: float, noise_at: float) -> None:
+def _check(
+    count: int, order: int, taps: int, objective: str, largest_pole: float, damping: float, noise_at: float
+) -> None:
     if objective not in get_args(Objective):
         raise unknown(SchemeError, "objective", objective, get_args(Objective))
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
@@ -136,6 +140,8 @@ def _check(count: int, order: int, taps: int, objective: str, largest_pole: floa
         raise SchemeError("poles must be at least 0 and weights at least 1.", fix="Euler has 0 poles and 1 weight.")
     if not 0 < largest_pole < 1:
         raise SchemeError(f"largest_pole must be in (0, 1), not {largest_pole}.", fix="0.9 is a good choice.")
+    if not 0 <= damping < 1:
+        raise SchemeError(f"damping must be in [0, 1), not {damping}.", fix="0.02 is a good choice.")
     if not 0 < noise_at < math.inf:
         raise SchemeError(f"noise_at must be positive, not {noise_at}.", fix="It is an hλ, such as 0.05.")
     steps = max(count + 1, taps)

@@ -99,6 +99,7 @@ def design_difference(
     order: int,
     *,
     largest_root: float | None = None,
+    damping: float = 0.02,
     keep: float = 0.7,
     starts: int = 6,
     seed: int = 0,
@@ -106,9 +107,10 @@ def design_difference(
     """The look-ahead difference formula of ``points`` points and ``order``, best in one of two ways.
 
     Without ``largest_root`` its largest parasitic root is as small as was found; with it, that root is at most
-    ``largest_root`` (< 1) and the stability interval as long as was found. Deterministic; rounded to the coarsest
-    fractions that leave the share ``keep`` of the roots' distance from the unit circle, or of the interval. Raises
-    SchemeError where no formula can be, or no convergent one was found, naming the condition.
+    ``largest_root`` (< 1) and the stability interval as long as was found while all roots stay ``damping`` inside the
+    circle on its middle part. Deterministic; rounded to the coarsest fractions that leave the share ``keep`` of the
+    roots' distance from the unit circle, or of the interval. Raises SchemeError where no formula can be, or no
+    convergent one was found, naming the condition.
     """
     if order < 1 or points < 2:
         raise SchemeError("a difference formula needs at least 2 points and order 1.", fix="points=5, order=3, say.")
@@ -129,7 +131,7 @@ def design_difference(
         return estimates.largest_root(np.concatenate([[1.0], x[:-1]]))
 
     def interval(x: Vector) -> float:
-        return estimates.interval(np.concatenate([[1.0], x[:-1]]), x[-1:])
+        return estimates.damped_interval(np.concatenate([[1.0], x[:-1]]), x[-1:], damping)
 
     u, smallest = minimise(lambda u: root(base + directions @ u), conditions.free, starts=starts, seed=seed)
     bound = 1.0 if largest_root is None else largest_root

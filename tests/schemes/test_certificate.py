@@ -1,0 +1,114 @@
+"""The certificate as a table, as JSON and as sentences, in two languages."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from sabun import schemes
+from sabun.errors import OptionError, SchemeError
+from sabun.schemes import words
+from sabun.schemes.certificate import short
+
+
+def test_both_languages_say_the_same_things() -> None:
+    assert words._EN.keys() == words._JA.keys()
+    for key in words._EN:
+        fields = [sorted(set(re.findall(r"{(\w+)}", text[key]))) for text in (words._EN, words._JA)]
+        assert fields[0] == fields[1], key
+
+
+def test_the_figures_are_those_of_the_scheme(scheme: schemes.Scheme) -> None:
+    c = scheme.certificate()
+    assert c.scheme == scheme.name
+    assert c.order == scheme.order
+    assert c.error_constant == scheme.error_constant
+    assert c.stability_interval == scheme.stability_interval
+    assert c.gradient_evaluations == scheme.gradient_evaluations
+    assert c.state_copies == scheme.state_copies
+    assert c.usable == scheme.is_usable
+    assert (c.refusal is None) == c.usable == (c.alternative is None)
+
+
+def test_json_round_trip(scheme: schemes.Scheme) -> None:
+    data = scheme.certificate().to_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["error_constant_exact"] == str(scheme.error_constant)
+
+
+def test_every_certificate_reads_well(scheme: schemes.Scheme) -> None:
+    c = scheme.certificate()
+    for lang in words.LANGUAGES:
+        for text in (c.table(lang), c.sentence(lang), c.sentence(lang, lr=0.01)):
+            assert not re.search(r"[{}]|nan|None|inf\b", text), text
+            assert scheme.name in text
+    assert str(c) == c.table("en")
+
+
+def test_sentence_in_english() -> None:
+    text = schemes.nesterov(0.9).certificate().sentence("en")
+    assert "order 1 with error constant 8.6" in text
+    assert "stable up to hλ = 13.57; a curvature above 13.57/lr makes it oscillate and diverge" in text
+    assert "scattered 3% less than plain SGD" in text
+    assert "keeps one buffer the size of the weights" in text
+    with_lr = schemes.nesterov(0.9).certificate().sentence("en", lr=0.1)
+    assert "at learning rate 0.1 a curvature above 135.7" in with_lr
+
+
+def test_sentence_in_japanese() -> None:
+    text = schemes.nesterov(0.9).certificate().sentence("ja", lr=0.1)
+    assert "1次の精度（誤差定数 8.6）" in text
+    assert "hλ = 13.57 まで" in text
+    assert "曲率が 135.7 を超える方向があると、振動して発散します。" in text
+    assert "3% 小さくなります" in text
+
+
+def test_sentences_of_refused_schemes() -> None:
+    text = schemes.get("lagrange-4").certificate().sentence("en")
+    assert "must not be used" in text
+    assert "−2.686" in text
+    assert "outside the unit circle" in text
+    assert "単位円の外" in schemes.get("lagrange-4").certificate().sentence("ja")
+    assert "on the unit circle" in schemes.get("leap-frog").certificate().sentence("en")
+    assert "単位円上" in schemes.get("leap-frog").certificate().sentence("ja")
+
+
+def test_noise_in_words_is_a_standard_deviation() -> None:
+    # variance 1.882 is a spread 37% wider
+    assert "scattered 37% more" in schemes.get("difference-5").certificate().sentence()
+    assert "as much as plain SGD" in schemes.get("euler").certificate().sentence()
+    assert "already unstable" in schemes.get("difference-10").certificate().sentence()
+
+
+def test_largest_curvature() -> None:
+    c = schemes.get("euler").certificate()
+    assert c.largest_curvature(0.1) == 20
+    for lr in (0, -1, float("nan")):
+        with pytest.raises(SchemeError, match="learning rate"):
+            c.largest_curvature(lr)
+        with pytest.raises(SchemeError, match="learning rate"):
+            c.sentence(lr=lr)
+
+
+def test_an_unknown_language() -> None:
+    with pytest.raises(OptionError, match="unknown language 'fr'"):
+        schemes.get("euler").certificate().table("fr")
+
+
+def test_tables_line_up_in_a_terminal() -> None:
+    import unicodedata
+
+    for line in schemes.get("rk4").certificate().table("ja").splitlines():
+        label = line.split("  ")[0]
+        assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label) <= 46
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (2, "2"), (13.571428, "13.57"), (0.9, "0.9"), (0.00833333, "0.008333"), (135.714, "135.7"),
+     (699.8, "699.8"), (1.2e7, "1.200e+07"), (-2.686, "−2.686"), (0.99999, "1")],
+)  # fmt: skip
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert short(value) == text
