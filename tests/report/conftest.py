@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,7 +55,6 @@ def _runs(study: Study, cast: dict[str, tuple[float, float, float]], rng: np.ran
                     Epoch(
                         epoch, None if epoch == 0 else value * 0.9, value, 0.96 - value / 10,
                         0.0 if epoch == 0 else 0.11 * time * rng.normal(1, 0.02), 0.01, 0.02, epoch * 20, 0.1,
-                        {"margin": 0.7 - 0.3 * x},
                     )
                 )  # fmt: skip
             runs.append(
@@ -65,6 +65,13 @@ def _runs(study: Study, cast: dict[str, tuple[float, float, float]], rng: np.ran
                     f"2026-11-24T01:{seed:02d}:09+00:00",
                 )
             )  # fmt: skip
+        if "@" not in arm.optimizer:
+            first = runs[-study.budget.seeds]
+            measured = [
+                dataclasses.replace(e, extra={"curvature": 4.0 * loss, "margin": 1 - 0.9 * loss * e.epoch / count})
+                for e in first.epochs
+            ]
+            runs.append(dataclasses.replace(first, run=f"{arm.name}-again", phase="repeat", epochs=tuple(measured)))
     return runs
 
 
@@ -148,7 +155,7 @@ def make(
     )  # fmt: skip
     rng = np.random.default_rng(7)
     runs = _runs(study, {renamed[c[0]]: c[3:] for c in cast}, rng)
-    by = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
+    by = {arm.name: [run for run in runs if run.arm == arm.name and run.phase == "evaluate"] for arm in arms}
     target = float(np.median([run.final_loss for run in by[arms[0].name]]))
     summaries = {name: _summary(study, own, target, rng) for name, own in by.items()}
     order = tuple(range(seeds))

@@ -100,9 +100,27 @@ def test_effort_counts_every_run_and_splits_off_tuning(case: Make) -> None:
     assert (r.audit.started, r.audit.ended) == ("2026-11-24T01:00:00+00:00", "2026-11-24T01:02:09+00:00")
 
 
-def test_the_margin_is_the_median_over_seeds_of_the_closest_approach(case: Make) -> None:
-    r = report(case())
-    assert r.arm("euler").margin == pytest.approx(0.4)  # 0.7 − 0.3 at the last epoch, in every run
+def test_where_training_sat_is_read_from_the_repeated_run(case: Make) -> None:
+    c = case()
+    r = report(c)
+    arm = r.arm("euler")  # its loss is 1.09 times the baseline's; the share used grows to 0.9 times that
+    assert arm.margin == pytest.approx(1 - 0.9 * 1.09)
+    assert [epoch for epoch, _ in arm.interval_used] == list(range(21))
+    assert arm.interval_used[10][1] == pytest.approx(0.45 * 1.09)
+    assert {value for _, value in arm.curvature} == {4.0 * 1.09}
+    other = r.arm("nesterov-adam")
+    assert (other.margin, other.interval_used, other.curvature) == (None, (), ())
+    runs = [run for run in c.runs if run.phase != "repeat"]
+    assert report(dataclasses.replace(c, runs=tuple(runs))).arm("euler").margin is None
+
+
+def test_a_method_beyond_its_edge_is_said_to_be(case: Make) -> None:
+    c = case(only=("taylor-4",))
+    notes = {n.values["arm"]: n for n in report(c, descriptions=c.descriptions).why if "margin" in n.key}
+    assert notes["momentum"].key == "why.margin"
+    assert notes["momentum"].values["used"] == pytest.approx(0.9)
+    assert notes["taylor-4"].key == "why.margin_beyond"
+    assert notes["taylor-4"].values["used"] == pytest.approx(1.17)
 
 
 def test_certificates_come_from_the_catalogue(case: Make) -> None:
@@ -112,6 +130,7 @@ def test_certificates_come_from_the_catalogue(case: Make) -> None:
     assert euler is not None
     assert (euler.order, euler.error_constant, euler.stability_interval) == (1, 0.5, pytest.approx(2.0, rel=1e-6))
     assert keys(r.why)[:3] == ["why.error_less", "why.interval_less", "why.noise_less"]
+    c = dataclasses.replace(c, runs=tuple(run for run in c.runs if run.phase == "evaluate"))
     unknown = report(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}})
     assert keys(unknown.why) == ["why.unknown", "why.unknown"]
 

@@ -66,7 +66,11 @@ class Arm:
     tuning_s: float
     method: Method | None
     margin: float | None
-    """Smallest share of the stability interval left unused in any epoch, median over seeds; None: not measured."""
+    """Smallest share of the stability interval left in any epoch, negative beyond the edge; None: not measured."""
+    interval_used: tuple[tuple[int, float], ...] = ()
+    """(epoch, hλ over the stability interval): 1 is the edge. Of the repeated run of the first seed."""
+    curvature: tuple[tuple[int, float], ...] = ()
+    """(epoch, λ): the largest eigenvalue of the loss's Hessian, of the same run."""
 
 
 @dataclass(frozen=True, slots=True)

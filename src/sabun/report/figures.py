@@ -16,7 +16,18 @@ from sabun.report.formatting import Language, show
 from sabun.report.svg import Canvas, Label, Scale, shorten
 from sabun.report.text import interval, text
 
-__all__ = ["CURVE_POINTS", "curves", "forest", "lr_trials", "outcome", "series", "stability_map", "strip", "thin"]
+__all__ = [
+    "CURVE_POINTS",
+    "curves",
+    "edge",
+    "forest",
+    "lr_trials",
+    "outcome",
+    "series",
+    "stability_map",
+    "strip",
+    "thin",
+]
 
 COLOURS = 7
 CURVE_POINTS = 250
@@ -256,6 +267,49 @@ def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
                 c.dot(x(lr), y(v), 7, "ring")
         c.add("</g>")
     return c.render(label_id, "lr")
+
+
+LEAST_USED = 1e-3
+"""Below this share of the stability interval it no longer matters how little of it is used."""
+
+
+def edge(report: Report, label_id: str, *, width: float = 520) -> str:
+    """hλ over the stability interval by epoch, one line an arm whose margin was measured; 1 is the edge."""
+    height, left, right, top, bottom = 300.0, 54.0, width - 14, 28.0, 258.0
+    found = [(i, arm, arm.interval_used) for i, arm in enumerate(report.arms) if arm.interval_used]
+    shares = [max(share, LEAST_USED) for _, _, used in found for _, share in used]
+    y = Scale.fit([*shares, 0.1, 1.5], bottom, top, log=True, pad=0.04)
+    x = Scale(0.0, float(max((epoch for _, _, used in found for epoch, _ in used), default=0) or 1), left, right)
+    c = Canvas(width, height)
+    c.rect(left, y.end, right - left, y(1.0) - y.end, "beyond")
+    _frame(c, x, y, "ui.axis_used", "ui.epoch")
+    c.line(left, y(1.0), right, y(1.0), "edge")
+    c.text(right, y(1.0) - 6, lambda lang: text("ui.edge", lang), "edge-text", anchor="end")
+    for i, arm, used in [*found[1:], *found[:1]]:
+        points = [
+            (epoch, share, (x(epoch), y(max(share, y.low)))) for epoch, share in (used[k] for k in thin(len(used)))
+        ]
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.path([at for _, _, at in points], "line thin")
+        for epoch, share, at in points[:: 1 + len(points) // 60]:
+
+            def tip(lang: Language, arm: Arm = arm, epoch: int = epoch, share: float = share) -> str:
+                place = f"{text('ui.epoch', lang)} {epoch}: {show(share, 'pct', lang)}"
+                return f"{shorten(arm.name, 60)}\n{place}"
+
+            c.dot(*at, 3.4, "dot", tip=tip)
+        c.add("</g>")
+    boxes = [
+        (px - 4, py - 4, 8.0, 8.0) for _, _, used in found for px, py in ((x(e), y(max(s, y.low))) for e, s in used)
+    ]
+    for i, arm, used in found:
+        epoch, share = max(used, key=lambda pair: pair[1])
+        name = shorten(arm.name, 24)
+        tx, ty, anchor = _free_place(x(epoch), y(max(share, y.low)), 7.2 * len(name), boxes, (left, right))
+        c.add(f'<g class="{series(i)}" data-series="{i}">')
+        c.text(tx, ty, name, "dot-name own", anchor=anchor)
+        c.add("</g>")
+    return c.render(label_id, "edge-of-stability")
 
 
 def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:

@@ -159,6 +159,8 @@ def _draw(report: Report, kind: str, args: tuple[str, ...], label: str, width: f
         return figures.strip(
             report, "time_to_target_s", label, axis_key="ui.time_axis", edge_key="word.not_reached", width=width
         )  # fmt: skip
+    if kind == "edge":
+        return figures.edge(report, label, width=width)
     if kind == "lr":
         return figures.lr_trials(report, label, width=width)
     return figures.stability_map(report, label, width=width)

@@ -7,7 +7,6 @@ section; no runs, no effort and no dates.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from sabun import __version__
@@ -123,11 +122,7 @@ def _arm(
         lr = hyperparameters.get("lr")
         if isinstance(lr, int | float):
             trials.append((float(lr), float(objective)))
-    margins = []
-    for run in runs:
-        if run.arm == name and run.phase == "evaluate":
-            seen = [epoch.extra["margin"] for epoch in run.epochs if "margin" in epoch.extra]
-            margins += [min(seen)] if seen else []
+    margins, curvature = (_measured(runs, name, key) for key in ("margin", "curvature"))
     return Arm(
         name=name,
         baseline=name == study.baseline.name,
@@ -139,8 +134,18 @@ def _arm(
         lr_trials=tuple(sorted(trials)),
         tuning_s=tuning.seconds if tuning else 0.0,
         method=method(description),
-        margin=statistics.median(margins) if margins else None,
+        margin=min((margin for _, margin in margins), default=None),
+        interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
+        curvature=curvature,
     )
+
+
+def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int, float], ...]:
+    """(epoch, value) of what the first repeated run of ``arm`` recorded as ``key``."""
+    repeated = next((run for run in runs if run.arm == arm and run.phase == "repeat"), None)
+    epochs = repeated.epochs if repeated is not None else ()
+    found = ((epoch.epoch, epoch.extra.get(key, math.nan)) for epoch in epochs)
+    return tuple((epoch, value) for epoch, value in found if math.isfinite(value))
 
 
 def _effort(runs: Sequence[RunResult]) -> Effort:

@@ -199,16 +199,17 @@ def why(facts: Facts) -> tuple[Note, ...]:
     arm = next(arm for arm in facts.arms if arm.name == facts.lead.arm)
     new = arm.method
     names: dict[str, Value] = {"arm": arm.name, "baseline": facts.arms[0].name}
-    if today is None or new is None:
-        return tuple(Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None)
     said = []
+    if today is None or new is None:
+        said = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
+        return (*said, *_margins(facts.arms[0], arm))
     if today.scheme == new.scheme and today.metric == new.metric:
-        return (Note("why.same", names | {"scheme": new.scheme}),)
+        return (Note("why.same", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
     if today.metric != new.metric:
         key = "why.metric_new" if new.metric else "why.metric_dropped"
         said.append(Note(key, names | {"metric": new.metric or today.metric}))
     if today.scheme == new.scheme:
-        return (*said, Note("why.scheme_kept", names | {"scheme": new.scheme}))
+        return (*said, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
     if new.order != today.order:
         said.append(Note("why.order", names | {"new": new.order, "old": today.order}))
     elif new.error_constant is not None and today.error_constant is not None:
@@ -221,9 +222,16 @@ def why(facts: Facts) -> tuple[Note, ...]:
         said.append(
             Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
         )
-    if arm.margin is not None:
-        said.append(Note("why.margin", names | {"margin": arm.margin}))
-    return tuple(said)
+    return (*said, *_margins(facts.arms[0], arm))
+
+
+def _margins(*arms: Arm) -> tuple[Note, ...]:
+    """How near to the edge of its stability interval each of ``arms`` trained, where that was measured."""
+    return tuple(
+        Note("why.margin" if arm.margin >= 0 else "why.margin_beyond", {"arm": arm.name, "used": 1.0 - arm.margin})
+        for arm in arms
+        if arm.margin is not None
+    )
 
 
 def _compare(what: str, names: Mapping[str, Value], new: float, old: float) -> Note:
