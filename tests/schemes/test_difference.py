@@ -52,9 +52,9 @@ def test_longest_interval_is_derived_again(name: str) -> None:
 
 
 def test_the_smallest_root_of_six_points_and_order_three_is_one_half() -> None:
-    """Roots 1/2, 1/2, 1/2 and −1/3. No other choice of the two free coefficients near it does better."""
+    """Roots −1/2 three times, and 1/3. No other choice of the two free coefficients near it does better."""
     best = schemes.get("difference-6")
-    assert best.parasitic_roots == pytest.approx([0.5, 0.5, 0.5, -1 / 3], rel=1e-12)
+    assert best.parasitic_roots == pytest.approx([-0.5, -0.5, -0.5, 1 / 3], rel=1e-12)
     alpha, _ = arrays(best)
     # All moves that keep the order conditions are a plane; look around in it.
     table = np.array([[(-j) ** q for j in range(6)] + [-q * (-1.0) ** (q - 1) if q else 0] for q in range(4)], float)

@@ -44,9 +44,17 @@ def decode(text: str) -> schemes.LinearMultistep:
             )
         return scheme
     fields = json.loads(text)
-    return schemes.LinearMultistep(
+    made = schemes.LinearMultistep(
         name=fields["name"],
         alpha=tuple(Fraction(c) for c in fields["alpha"]),
         beta=tuple(Fraction(c) for c in fields["beta"]),
         startup=fields["startup"],
     )
+    # A catalogue scheme that only starts otherwise is still of its family, with parameters that can be cycled.
+    try:
+        named = schemes.get(made.name)
+    except SchemeError:
+        return made
+    if isinstance(named, schemes.LinearMultistep) and named.with_startup(made.startup) == made:
+        return named.with_startup(made.startup)
+    return made

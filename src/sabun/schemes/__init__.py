@@ -23,7 +23,7 @@ from sabun.schemes.catalogue import (
 from sabun.schemes.certificate import Certificate
 from sabun.schemes.design import design_multistep
 from sabun.schemes.difference import design_difference
-from sabun.schemes.multistep import Filter, LinearMultistep, StateSpace
+from sabun.schemes.multistep import Filter, LinearMultistep, StartUp, StateSpace
 from sabun.schemes.runge_kutta import ButcherTableau
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "LinearMultistep",
     "Parameter",
     "Scheme",
+    "StartUp",
     "StateSpace",
     "design_difference",
     "design_multistep",
