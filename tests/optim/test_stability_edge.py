@@ -15,15 +15,15 @@ SHORT_OF_THE_EDGE, BEYOND_IT = 0.99, 1.01
 USABLE = [s for s in (entry.build() for entry in schemes.SCHEMES.values()) if s.is_usable]
 
 
-def farthest(scheme: schemes.Scheme, share: float) -> float:
+def farthest(scheme: schemes.Scheme, share: float, folds: float = 15) -> float:
     """max |θ| over the last tenth of a run on L = λθ²/2 from θ = 1, with lr·λ = share of the interval.
 
-    The run is as long as the dominant root takes for e^{±15}, at most.
+    The run is as long as the dominant root takes for e^{±folds}.
     """
     reach = share * scheme.stability_interval
     multistep = isinstance(scheme, LinearMultistep)
     root = (analysis.amplification if multistep else runge_kutta.amplification)(scheme, [reach])[0]
-    steps = math.ceil(15 / abs(math.log(root))) + 20
+    steps = math.ceil(folds / abs(math.log(root))) + 20
     lr = 0.1
     curvature = reach / lr
     theta = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
@@ -55,8 +55,9 @@ def test_the_edge_is_sharp(scheme: schemes.Scheme) -> None:
 @pytest.mark.parametrize("start_up", ["rest", "unbiased", "hold"])
 @pytest.mark.parametrize("name", ["nesterov(0.9)", "taylor-4", "wide-2-5"])
 def test_the_edge_does_not_hang_on_the_start_up(name: str, start_up: schemes.StartUp) -> None:
+    # "unbiased" begins with whole Euler steps, far beyond Euler's own interval: a long way back.
     scheme = schemes.get(name).with_startup(start_up)
-    assert farthest(scheme, SHORT_OF_THE_EDGE) < 1e-2
+    assert farthest(scheme, SHORT_OF_THE_EDGE, folds=60) < 1e-2
     assert farthest(scheme, BEYOND_IT) > 1e2
 
 
