@@ -6,14 +6,16 @@ can be piped. Special case: ``run`` on a directory that already holds the same s
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from sabun.poc.events import Event, Listener
     from sabun.poc.results import Tuning
     from sabun.poc.spec import Arm, Study
     from sabun.poc.store import Store
@@ -61,6 +63,8 @@ def register(app: typer.Typer) -> None:
 
 `sabun poc run --script "python train.py" --candidate adamw` — your own script, unchanged but for two lines
 
+`sabun poc run --track tensorboard` — the same records in TensorBoard, while it runs
+
 `sabun poc run study.toml --gate` — a study kept in version control, as a step of a pipeline
 """
 )
@@ -93,6 +97,14 @@ def run(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Resume on another machine or version; the report says so.")
     ] = False,
+    tracker: Annotated[
+        str | None,
+        typer.Option("--track", help="Send the records there too, while it runs.", metavar="tensorboard|mlflow"),
+    ] = None,
+    track_to: Annotated[
+        str | None,
+        typer.Option(help="A directory for TensorBoard (default: in --out), an address for MLflow.", metavar="DIR|URI"),
+    ] = None,
     gate: Gate = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,8 +127,13 @@ def run(
         store.refuse_other(where, study)
     except StoreError as error:
         raise StudyError(error.cause, fix=error.fix) from None
-    with progress.listener(quiet=quiet or as_json) as tell:
-        studies.run(study, where, jobs=jobs, on_event=tell, allow_mixed=allow_mixed)
+    with progress.listener(quiet=quiet or as_json) as tell, _tracking(tracker, track_to, where) as send:
+
+        def hear(event: Event) -> None:
+            tell(event)
+            send(event)
+
+        studies.run(study, where, jobs=jobs, on_event=hear, allow_mixed=allow_mixed)
     _report(where, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
 
 
@@ -326,6 +343,32 @@ def _arms(notations: list[str]) -> list[Arm]:
     short = [re.sub(r"^\s*[\w.]+:(?=\w)", "", notation).strip() for notation in notations]
     names = short if len(set(short)) == len(short) else [None] * len(short)
     return [arms.arm(notation, name=name) for notation, name in zip(notations, names, strict=True)]
+
+
+@contextlib.contextmanager
+def _tracking(name: str | None, to: str | None, out: Path) -> Iterator[Listener]:
+    """A listener that sends a study's records to a tracker; one that fails is said once, and the study goes on."""
+    from sabun.cli import console
+    from sabun.errors import OptionError
+    from sabun.report.svg import visible
+
+    if name is None:
+        if to is not None:
+            raise OptionError("--track-to needs a tracker.", fix="Add --track tensorboard or --track mlflow.")
+        yield lambda event: None
+        return
+    from sabun.integrations.trackers import track
+
+    def failed(error: Exception) -> None:
+        said = f"tracking in {name} stopped: {type(error).__name__}: {error}. The study goes on; its records are safe."
+        console.stderr().print(visible(said), markup=False, highlight=False)
+
+    tracker = track(name, out, to=to, on_failure=failed)
+    try:
+        yield tracker
+    finally:
+        with contextlib.suppress(Exception):  # whatever it says now, the study's own error matters more
+            tracker.close()
 
 
 def _slug(name: str) -> str:

@@ -1,0 +1,266 @@
+"""A running study in TensorBoard or MLflow: the same records that the store keeps, epoch by epoch, while it runs.
+
+A tracker is a listener on :mod:`sabun.poc.events`. One training run of the study is one run there. Scalars carry the
+names of :class:`~sabun.poc.records.Epoch` (``val_loss``, ``train_s``, …, and what ``extra`` holds) over epochs; with
+them come hyperparameters, the numbers of the whole run (``test_loss`` …) and how it ended. Special cases: None is not
+logged; a study that is resumed sends the runs found in its store first; a run that starts again begins anew there too.
+
+Trackers work between epochs, outside of every clock. The store is the evidence, a tracker a view of it: one that fails while the study runs is told to
+``on_failure`` and then left alone, and the study goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sabun.errors import MissingExtraError, OptionError, unknown
+from sabun.poc import events
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.spec import Study
+from sabun.poc.store import Store
+
+__all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "track"]
+
+
+class Tracker(ABC):
+    """What trackers share: from events to runs that begin, get numbers, and end."""
+
+    def __init__(self, on_failure: Callable[[Exception], None] | None = None) -> None:
+        self._on_failure = on_failure
+        self._failed = False
+
+    def __call__(self, event: events.Event) -> None:
+        if self._failed:
+            return
+        try:
+            self._hear(event)
+        except Exception as error:
+            if self._on_failure is None:
+                raise
+            self._failed = True
+            self._on_failure(error)
+
+    def _hear(self, event: events.Event) -> None:
+        if isinstance(event, events.StudyStarted):
+            self.open(event.study)
+            for result in Store.open(event.path).runs() if event.done else ():
+                self._replay(result)
+        elif isinstance(event, events.RunStarted | events.RunRetried):
+            run = event.run
+            self.begin(run.id, run.arm, run.seed, run.phase, run.hyperparameters)
+        elif isinstance(event, events.EpochDone):
+            self.log(event.run.id, event.epoch.epoch, numbers(event.epoch))
+        elif isinstance(event, events.RunFinished):
+            self._end(event.result)
+        elif isinstance(event, events.StudyFinished):
+            self.close()
+
+    def _replay(self, result: RunResult) -> None:
+        if self.holds(result.run):
+            return
+        self.begin(result.run, result.arm, result.seed, result.phase, result.hyperparameters)
+        for epoch in result.epochs:
+            self.log(result.run, epoch.epoch, numbers(epoch))
+        self._end(result)
+
+    def _end(self, result: RunResult) -> None:
+        last = result.epochs[-1].epoch if result.epochs else 0
+        self.log(result.run, last, totals(result))
+        self.end(result)
+
+    @abstractmethod
+    def open(self, study: Study) -> None:
+        """Called once, before the first run."""
+
+    @abstractmethod
+    def begin(self, run: str, arm: str, seed: int, phase: str, hyperparameters: Mapping[str, object]) -> None:
+        """A run starts, or starts again: nothing of an earlier attempt may remain in its curves."""
+
+    @abstractmethod
+    def log(self, run: str, epoch: int, values: Mapping[str, float]) -> None:
+        """Numbers of a run that has begun; visible at once."""
+
+    @abstractmethod
+    def end(self, result: RunResult) -> None:
+        """A run is over, however it ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The study has ended, or was interrupted: let go of what is open. May be called twice."""
+
+    def holds(self, run: str) -> bool:
+        """Whether a finished run is there already, so that a resumed study need not send it again."""
+        return False
+
+
+def numbers(epoch: Epoch) -> dict[str, float]:
+    """The scalars of an epoch by their names in the record; what it lacks is left out."""
+    fields = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
+    del fields["epoch"]
+    found = {**fields.pop("extra"), **fields}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def totals(result: RunResult) -> dict[str, float]:
+    """The scalars of a whole run, likewise."""
+    names = ("test_loss", "test_metric", "peak_memory_bytes", "optimizer_state_bytes")
+    return {name: float(value) for name in names if (value := getattr(result, name)) is not None}
+
+
+def _outcome(result: RunResult) -> dict[str, str]:
+    return {
+        "sabun.status": result.status,
+        **({"sabun.failure": result.failure} if result.failure else {}),
+        **({"sabun.weights_sha256": result.weights_sha256} if result.weights_sha256 else {}),
+    }
+
+
+class TensorBoard(Tracker):
+    """Event files under ``folder``, one directory a run: ``ARM/PHASE-SEED-ID``. Numbers keep double precision.
+
+    Raises MissingExtraError without the package ``tensorboard``.
+    """
+
+    def __init__(self, folder: str | Path, on_failure: Callable[[Exception], None] | None = None) -> None:
+        super().__init__(on_failure)
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OptionError(f"{folder} is not a directory.", fix="Give TensorBoard a directory of its own.")
+        try:
+            self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "tracking in TensorBoard needs tensorboard, which is not installed.",
+                fix="pip install 'sabun[tensorboard]'",
+            ) from None
+        self._writers: dict[str, Any] = {}
+
+    def open(self, study: Study) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, run: str, arm: str, seed: int, phase: str, hyperparameters: Mapping[str, object]) -> None:
+        if run in self._writers:
+            self._writers.pop(run).close()
+        place = self.folder / _file_name(arm) / f"{phase}-{seed}-{run[:8]}"
+        for left in place.glob("events.out.tfevents.*") if place.is_dir() else ():
+            left.unlink()  # of an attempt that was cut off
+        self._writers[run] = self._writer(str(place))
+        described = {"arm": arm, "seed": seed, "phase": phase, "run": run, "hyperparameters": dict(hyperparameters)}
+        self._writers[run].add_text("run", json.dumps(described, ensure_ascii=False), 0)
+
+    def log(self, run: str, epoch: int, values: Mapping[str, float]) -> None:
+        writer = self._writers[run]
+        for name, value in values.items():
+            writer.add_scalar(name, value, epoch, new_style=True, double_precision=True)
+        writer.flush()
+
+    def end(self, result: RunResult) -> None:
+        writer = self._writers.pop(result.run)
+        writer.add_text("outcome", json.dumps(_outcome(result), ensure_ascii=False), 0)
+        writer.close()
+
+    def close(self) -> None:
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+
+class MLflow(Tracker):
+    """Runs of an experiment called like the study, on the server or database ``uri`` (None: MLflow's own choice).
+
+    Runs carry the tags ``sabun.study`` (the study's hash), ``sabun.run``, ``sabun.arm``, ``sabun.phase`` and
+    ``sabun.seed``, and at the end ``sabun.status``. Raises MissingExtraError without the package ``mlflow``,
+    OptionError for a ``uri`` that MLflow does not take or reach.
+    """
+
+    def __init__(self, uri: str | None = None, on_failure: Callable[[Exception], None] | None = None) -> None:
+        super().__init__(on_failure)
+        try:
+            self._mlflow: Any = importlib.import_module("mlflow")
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "tracking in MLflow needs mlflow, which is not installed.", fix="pip install 'sabun[mlflow]'"
+            ) from None
+        try:
+            self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+            self._client.search_experiments(max_results=1)
+        except Exception as error:  # noqa: BLE001  (each kind of address fails in its own way)
+            said = str(error).strip().splitlines()
+            raise OptionError(
+                f"MLflow cannot use {uri or 'its default address'}: {said[0] if said else type(error).__name__}",
+                fix="Give the address of a server or a database, such as --track-to sqlite:///mlflow.db.",
+            ) from None
+        self._study = ""
+        self._experiment = ""
+        self._runs: dict[str, str] = {}
+
+    def open(self, study: Study) -> None:
+        self._study = study.hash
+        found = self._client.get_experiment_by_name(study.name)
+        self._experiment = found.experiment_id if found is not None else self._client.create_experiment(study.name)
+
+    def begin(self, run: str, arm: str, seed: int, phase: str, hyperparameters: Mapping[str, object]) -> None:
+        for earlier in self._present(run):
+            self._client.delete_run(earlier.info.run_id)
+        tags = {
+            "sabun.study": self._study,
+            "sabun.run": run,
+            "sabun.arm": arm,
+            "sabun.phase": phase,
+            "sabun.seed": str(seed),
+        }
+        made = self._client.create_run(self._experiment, tags=tags, run_name=f"{arm} {phase} {seed}"[:250])
+        self._runs[run] = made.info.run_id
+        params = [self._mlflow.entities.Param(key, str(value)) for key, value in hyperparameters.items()]
+        if params:
+            self._client.log_batch(self._runs[run], params=params)
+
+    def holds(self, run: str) -> bool:
+        return any("sabun.status" in earlier.data.tags for earlier in self._present(run))
+
+    def _present(self, run: str) -> list[Any]:
+        """What the experiment has of this run; deleted runs do not count."""
+        same = f"tags.`sabun.study` = '{self._study}' AND tags.`sabun.run` = '{run}'"
+        return list(self._client.search_runs([self._experiment], same))
+
+    def log(self, run: str, epoch: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [self._mlflow.entities.Metric(name, value, now, epoch) for name, value in values.items()]
+        self._client.log_batch(self._runs[run], metrics=metrics)
+
+    def end(self, result: RunResult) -> None:
+        known = self._runs.pop(result.run)
+        for key, value in _outcome(result).items():
+            self._client.set_tag(known, key, value[:5000])
+        self._client.set_terminated(known, "FAILED" if result.status == "failed" else "FINISHED")
+
+    def close(self) -> None:
+        while self._runs:
+            self._client.set_terminated(self._runs.popitem()[1], "KILLED")
+
+
+TRACKERS: Mapping[str, Callable[[str | None, Path, Callable[[Exception], None] | None], Tracker]] = {
+    "tensorboard": lambda to, out, tell: TensorBoard(to if to is not None else out / "tensorboard", tell),
+    "mlflow": lambda to, out, tell: MLflow(to, tell),
+}
+"""By name: how a tracker is made from where it should write (None: the default) and the study's directory."""
+
+
+def track(
+    name: str, out: str | Path, *, to: str | None = None, on_failure: Callable[[Exception], None] | None = None
+) -> Tracker:
+    """The tracker called ``name`` for a study in ``out``. Raises OptionError for a name that is none."""
+    if name not in TRACKERS:
+        raise unknown(OptionError, "tracker", name, TRACKERS)
+    return TRACKERS[name](to, Path(out), on_failure)
+
+
+def _file_name(arm: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "-_.@()=," else "-" for c in arm)
+    return kept.strip("-.")[:100] or "arm"
