@@ -5,8 +5,8 @@ names of :class:`~sabun.poc.records.Epoch` (``val_loss``, ``train_s``, …, and 
 them come hyperparameters, the numbers of the whole run (``test_loss`` …) and how it ended. Special cases: None is not
 logged; a study that is resumed sends the runs found in its store first; a run that starts again begins anew there too.
 
-Trackers work between epochs, outside of every clock. The store is the evidence, a tracker a view of it: one that fails while the study runs is told to
-``on_failure`` and then left alone, and the study goes on.
+Trackers work between epochs, outside of every clock. The store is the evidence, a tracker a view of it: one that fails
+while the study runs is told to ``on_failure`` and then left alone, and the study goes on.
 """
 
 from __future__ import annotations
