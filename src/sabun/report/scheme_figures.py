@@ -151,12 +151,9 @@ def stability_region(scheme: Scheme, lang: str = "en", *, size: int = 280) -> al
     if interval:
         bar: Rows = [{"x": 0.0, "y": 0.0, "x2": interval}]
         layers.append(alt.Chart(alt.Data(values=bar)).mark_rule(color=ORANGE, strokeWidth=4).encode(x, y, x2="x2:Q"))
-    note: Rows = [{"x": (interval or reach) / 2, "y": 0.0, "label": label}]
-    layers.append(
-        alt.Chart(alt.Data(values=note))
-        .mark_text(color=RED, dy=-12, fontSize=13, fontWeight="bold", stroke=None)
-        .encode(x, y, text="label:N")
-    )
+    middle: dict[str, object] = {"x": (interval or reach) / 2, "y": 0.0, "name": label, "dx": 0, "dy": -14,
+                                 "align": "center"}  # fmt: skip
+    layers += _label(middle, x, y, colour=RED, weight="bold")
     return alt.layer(*layers).properties(width=size, height=size, title=_title(lang, "region"))
 
 
@@ -188,8 +185,9 @@ def root_locus(scheme: Scheme, lang: str = "en", *, size: int = 280) -> alt.Laye
         else:
             polynomial = [float(c) for c in runge_kutta.stability_polynomial(scheme)]
             found = np.array([np.polyval(polynomial, -at)])
-        rows += [{"re": float(z.real), "im": float(z.imag), "hl": float(at)} for z in found if abs(z) < 3]
-    edge = 1.25
+        rows += [{"re": float(z.real), "im": float(z.imag), "hl": float(at)} for z in found if abs(z) < 8]
+    # Room for the roots of ρ, which lie outside where the scheme is refused.
+    edge = max([1.25, *(1.1 * math.hypot(float(str(r["re"])), float(str(r["im"]))) for r in rows if r["hl"] == 0)])
     x = alt.X("re:Q", title=_t(lang, "re_root"), scale=alt.Scale(domain=[-edge, edge], nice=False))
     y = alt.Y("im:Q", title=_t(lang, "im_root"), scale=alt.Scale(domain=[-edge, edge], nice=False))
     circle: Rows = [
@@ -222,7 +220,7 @@ def amplification_curve(scheme: Scheme, lang: str = "en", *, width: int = 320, h
     """|ζ|max over hλ on the real axis, with Euler's |1 − hλ| and the exact flow's e^{−hλ} for comparison."""
     reach = _reach(scheme)
     at = np.linspace(0.0, reach, 401)
-    top = 1.5
+    top = 1.5 if scheme.is_usable else max(1.5, 1.05 * float(_amplification(scheme, [reach])[0]))
     curves = {"this": _amplification(scheme, at), "euler": np.abs(1 - at), "flow": np.exp(-at)}
     names = {key: _t(lang, key) for key in curves}
     rows: Rows = [
@@ -262,9 +260,14 @@ def amplification_curve(scheme: Scheme, lang: str = "en", *, width: int = 320, h
         edge: Rows = [{"x": interval, "y": 0.0, "y2": top, "label": _t(lang, "interval", x=short(interval))}]
         layers += [
             alt.Chart(alt.Data(values=edge)).mark_rule(color=ORANGE, strokeWidth=1.6).encode(x, y, y2="y2:Q"),
-            alt.Chart(alt.Data(values=[{**edge[0], "y": 1.42}]))
-            .mark_text(color=RED, align="right", dx=-6, fontSize=12, fontWeight="bold")
-            .encode(x, y, text="label:N"),
+            *_label(
+                {"x": interval, "y": 0.95 * top, "name": edge[0]["label"], "dx": -6, "dy": 0, "align": "right"},
+                x,
+                y,
+                size=12,
+                colour=RED,
+                weight="bold",
+            ),
         ]
     return alt.layer(*layers).properties(width=width, height=height, title=_title(lang, "curve"))
 
@@ -280,7 +283,11 @@ def explain(scheme: Scheme, lang: str = "en", *, lr: float | None = None) -> alt
     else:
         facts.append(_t(lang, "lr", lr=short(lr), curvature=short(certificate.largest_curvature(lr))))
     row = alt.hconcat(
-        stability_region(scheme, lang), root_locus(scheme, lang), amplification_curve(scheme, lang), spacing=36
+        stability_region(scheme, lang),
+        root_locus(scheme, lang),
+        amplification_curve(scheme, lang),
+        spacing=110,
+        bounds="flush",
     ).resolve_scale(**_APART)
     parts: list[alt.HConcatChart | alt.LayerChart] = [row]
     if coordinates(scheme) is not None:
@@ -306,15 +313,15 @@ def explain(scheme: Scheme, lang: str = "en", *, lr: float | None = None) -> alt
 _DOTS: tuple[tuple[str, str, int, int, str], ...] = (
     ("SGD (Euler)", "euler", 10, 0, "left"),
     ("Adams–Bashforth 2", "adams-bashforth-2", 10, 0, "left"),
-    ("SGD momentum 0.9 · Adam · AdamW", "heavy-ball(0.9)", 4, 18, "right"),
+    ("SGD momentum 0.9 · Adam · AdamW", "heavy-ball(0.9)", 4, 17, "right"),
     ("SOAP", "heavy-ball(0.95)", 10, 6, "left"),
-    ("Nesterov 0.9 · NAdam", "nesterov(0.9)", -10, 0, "right"),
+    ("Nesterov 0.9 · NAdam", "nesterov(0.9)", -14, 0, "right"),
     ("Muon (Nesterov 0.95)", "nesterov(0.95)", 10, -2, "left"),
     ("MARS", "look-ahead(0.95, 0.475)", 10, 2, "left"),
     ("Lion", "lion(0.9, 0.99)", 11, 0, "left"),
     ("QHM (paper's default)", "quasi-hyperbolic(0.7, 0.999)", 8, 17, "right"),
     ("sabun look-ahead (0.9, 2)", "look-ahead(0.9, 2)", 11, 0, "left"),
-    ("order-two (0.9)", "order-two(0.9)", -11, -4, "right"),
+    ("order-two (0.9)", "order-two(0.9)", -14, -4, "right"),
 )
 _APART: Any = {"color": "independent", "strokeDash": "independent", "strokeWidth": "independent"}
 _BETAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -349,7 +356,7 @@ def look_ahead_plane(
     plane.
     """
     low, high = 0.87, 1300.0
-    bottom, top = -0.16, 900.0
+    bottom, top = -0.24, 900.0
     x = alt.X(
         "memory:Q",
         title=_t(lang, "beta"),
