@@ -51,6 +51,16 @@ def test_a_study_leaves_records_and_three_reports(study: Path) -> None:
     assert [arm["name"] for arm in data["arms"]] == ["SGD", "AdamW"]
 
 
+def test_the_report_says_where_training_sat(study: Path) -> None:
+    """Plain SGD's edge is hλ = 2; AdamW's steps are taken in another metric, so its λ has no edge."""
+    sgd, adamw = json.loads((study / "report.json").read_text(encoding="utf-8"))["arms"]
+    repeated = next(run for run in Store.open(study).runs() if run.arm == "SGD" and run.phase == "repeat")
+    used = [e.extra["curvature"] * e.lr / 2 for e in repeated.epochs if e.lr is not None]
+    assert [share for _, share in sgd["interval_used"]] == pytest.approx(used, rel=1e-6)
+    assert sgd["margin"] == pytest.approx(1 - max(used))
+    assert (adamw["margin"], adamw["interval_used"], len(adamw["curvature"])) == (None, [], 3)
+
+
 def test_the_same_command_again_finds_everything_done(study: Path, capsys: Capture) -> None:
     before = (study / "records.jsonl").read_bytes()
     assert app.run(["poc", "run", *SMALL, "--out", str(study)]) == 0

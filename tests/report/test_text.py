@@ -10,6 +10,7 @@ import pytest
 
 import sabun
 from sabun.errors import OptionError
+from sabun.poc.assess import PROBLEMS
 from sabun.poc.kpis import KPIS
 from sabun.poc.results import Reason
 from sabun.poc.verdict import REASONS
@@ -38,6 +39,12 @@ def test_every_reason_of_a_verdict_has_a_sentence(lang: str) -> None:
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_problem_of_a_statistic_has_a_sentence(lang: str) -> None:
+    said = {key.removeprefix("problem.") for key in text.keys(text.language(lang)) if key.startswith("problem.")}
+    assert said == set(PROBLEMS)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_kpi_has_a_name(lang: str) -> None:
     assert {f"kpi.{kpi}" for kpi in KPIS} <= text.keys(text.language(lang))
 
@@ -53,7 +60,18 @@ def test_no_sentence_is_dead() -> None:
     root = Path(sabun.__file__).parent
     files = [*root.rglob("report/*.py"), *root.rglob("report/templates/*"), *root.rglob("cli/*.py")]
     source = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    families = ("reason.", "kpi.", "word.", "nav.", "phrase.", "step.", "alt.", "why.", "headline.undecided_")
+    families = (
+        "reason.",
+        "kpi.",
+        "word.",
+        "nav.",
+        "phrase.",
+        "step.",
+        "alt.",
+        "why.",
+        "headline.undecided_",
+        "problem.",
+    )
     named = set(re.findall(r"""["']([a-z]+\.[a-z_0-9]+)["']""", source))
     dead = [key for key in text.keys("en") if key not in named and not key.startswith(families)]
     assert dead == []
