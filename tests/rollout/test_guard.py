@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
 from sabun.rollout.guard import Guard
@@ -123,6 +124,67 @@ def test_a_cut_step_is_the_step_at_the_shorter_length(lr: float | Tensor) -> Non
     assert guard.step(1.0)
     torch.testing.assert_close(before - weights.detach(), torch.full((2,), 0.1 * 0.25))
     assert guard.optimizer.param_groups[0]["lr"] is lr
+
+
+MAKERS = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.02),
+    "nesterov@adam": lambda params: sabun.Optimizer(params, 0.02, scheme="nesterov", preconditioner="adam"),
+    "schedule-free": lambda params: sabun.Optimizer(params, 0.02, preconditioner="adam", averaging="schedule-free"),
+    "two taps": lambda params: sabun.Optimizer(params, 0.02, scheme="taylor-4", averaging="ema"),
+    "spectral": lambda params: sabun.Optimizer(params, 0.02, scheme="nesterov", preconditioner="spectral"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_training_after_a_roll_back_goes_on_as_from_a_copy_of_that_state(name: str) -> None:
+    # Whatever an optimizer keeps beside its parameters (taps, averages, running scalars) must return as well.
+    def batch(step: int) -> Tensor:
+        return torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+
+    def backward(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        optimizer.zero_grad()
+        (model(batch(step)) - batch(step).sum(1, keepdim=True)).square().mean().backward()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    guard = Guard(model, MAKERS[name](model.parameters()), every=10, cut=0.999999)
+    twin = copy.deepcopy(model)
+    other = MAKERS[name](twin.parameters())
+    for step in range(20):
+        backward(twin, other, step)
+        other.step()
+    for step in range(27):  # steps 20 to 24 are undone at the second trouble
+        backward(model, guard.optimizer, step)
+        guard.step(math.inf if step >= 25 else 1.0)
+    assert [event for event, _ in guard.events] == ["guard.started", "guard.skipped", "guard.rolled-back"]
+    guard.scale = 1.0
+    for step in range(30, 40):
+        backward(model, guard.optimizer, step)
+        assert guard.step(1.0)
+        backward(twin, other, step)
+        other.step()
+    for one, two in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_margin_comes_from_the_stability_control() -> None:
+    weights = nn.Parameter(torch.ones(4))
+    optimizer = sabun.Optimizer([weights], 0.1, scheme="nesterov", step_control="stability")
+    guard = Guard(nn.ParameterList([weights]), optimizer, margin=2.0)  # more than there can be: always too little
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = weights.square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(30):
+        assert guard.step(closure=closure)
+    margin = optimizer.margin
+    assert margin is not None
+    assert 0 < margin < 1
+    assert "guard.cut" in [event for event, _ in guard.events]
 
 
 def scripted(toy: Toy, told: list[float]) -> None:

@@ -63,6 +63,7 @@ _SCHEDULED = (
     "weight_decay",
 )
 _MARGIN_WINDOW = 8
+_WIDE = (torch.float32, torch.float64, torch.bfloat16)
 Closure = Callable[[], Tensor]
 
 
@@ -112,7 +113,7 @@ class Guard:
             raise OptionError(f"cut must lie between 0 and 1, not {cut!r}.", fix="0.5 halves the step.")
         self.model = model
         self.optimizer = optimizer
-        self.steps = 0
+        self.steps = self._at = 0
         self.scale = 1.0
         self.fallen_back = False
         self.events: deque[tuple[str, dict[str, Json]]] = deque(maxlen=1000)
@@ -128,6 +129,7 @@ class Guard:
         self._buffers = [name for name, _ in model.named_buffers()]
         self._shelf: Shelf = Memory(keep) if folder is None else Disk(Path(folder), keep, self._rank)
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
+        self._alike = -1, False  # number of gradients, and whether one fused norm will do for them
         self._peak = 0.0
         self._last_lr = 0.0
         self._fault = 1.0  # factor by which the schedule is off
@@ -166,6 +168,7 @@ class Guard:
                     self._keep()
                 with self._shortened():
                     self.optimizer.step()
+        self._at = self.steps
         self.steps += 1
         if trouble is None:
             self._restored, self._untouched = False, 0
@@ -216,6 +219,7 @@ class Guard:
                 raise StateError("the champion had taken over.", fix="Give Guard the champion again.")
             self._install_champion()
         self.steps, self.scale, self._peak = state["steps"], state["scale"], state["peak"]
+        self._at = self.steps
         self._last_lr, self._fault = state["last_lr"], state["fault"]
         self._rollbacks, self._troubled, self._since = state["rollbacks"], state["troubled"], state["since"]
         self._watch.load_state_dict(state["watch"])
@@ -227,23 +231,24 @@ class Guard:
         if loss is None:
             raise OptionError("the closure returned no loss.", fix="Return the loss from the closure.")
         grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        plain = [_dense(grad) for grad in grads]
-        device = plain[0].device if plain else torch.device("cpu")
-        norm = torch.nn.utils.get_total_norm(plain) if plain else torch.zeros(())
-        value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+        if len(grads) != self._alike[0]:
+            self._alike = len(grads), _alike(grads)
+        norm = _norm(grads, alike=self._alike[1])
         measured = getattr(self.optimizer, "margin", None)
         known = isinstance(measured, int | float) and not math.isnan(measured)
         margin = float(measured) if measured is not None and known else 0.0
-        both = torch.stack([value.to(device, torch.float64).reshape(()), norm.to(device, torch.float64)])
-        if not self._distributed:
-            loss_value, norm_value = both.tolist()
+        if self._distributed or norm.device.type != "cpu":
+            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+            figures = [value.reshape(()), norm, torch.tensor(margin), torch.tensor(float(known))]
+            shared = torch.stack([figure.to(norm.device, torch.float32) for figure in figures])
+            if self._distributed:
+                torch.distributed.all_reduce(shared)
+                shared /= torch.distributed.get_world_size()
+            loss_value, norm_value, margin, share = shared.tolist()
+            known = share == 1.0
         else:
-            extra = torch.tensor([margin, float(known)], dtype=torch.float64, device=device)
-            shared = torch.cat([both, extra])
-            torch.distributed.all_reduce(shared)
-            world = torch.distributed.get_world_size()
-            loss_value, norm_value, margin, known_count = (shared / world).tolist()
-            known = known_count == 1.0
+            loss_value = loss.item() if isinstance(loss, Tensor) else float(loss)
+            norm_value = norm.item()
         if known:
             self._margins.append(margin)
         return loss_value, norm_value
@@ -337,7 +342,7 @@ class Guard:
         if self._untouched > self._every:
             self._event("guard.gave-up", **figures)
             raise TrainingError(
-                f"{self._untouched} batches in a row make a good state fail: {figures['reason']} (step {self.steps}).",
+                f"{self._untouched} batches in a row make a good state fail: {figures['reason']} (step {self._at}).",
                 fix="The model holds that state. Look at the data: the optimizer has not moved it.",
             )
         self._event("guard.skipped", suspect="data", **figures)
@@ -362,7 +367,7 @@ class Guard:
             self._event("guard.gave-up", to_step=found.step, **figures)
             who = "the champion too" if self.fallen_back else f"{_name(self.optimizer)}, and there is no champion,"
             raise TrainingError(
-                f"training with {who} met {figures['reason']} after {self._rollbacks} roll-backs (step {self.steps}).",
+                f"training with {who} met {figures['reason']} after {self._rollbacks} roll-backs (step {self._at}).",
                 fix="The model holds its last good state. Look at data and loss; the audit log tells the story.",
             )
         before = _name(self.optimizer)
@@ -402,13 +407,27 @@ class Guard:
 
     def _event(self, event: str, **fields: Json) -> None:
         job: dict[str, Json] = {"job_id": self._job} if self._job else {}
-        data = {**job, "step": self.steps, **fields}
+        data = {**job, "step": self._at, **fields}
         self.events.append((event, data))
         if self._log is not None and self._rank == 0:
             try:
                 self._log.append(event, **data)
             except StoreError as error:  # a full disk must not cost the training that it was to protect
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
+
+
+def _norm(grads: list[Tensor], *, alike: bool) -> Tensor:
+    """The Euclidean norm of all gradients together; only whether it is finite is asked of it."""
+    if alike:
+        together: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return together
+    return torch.nn.utils.get_total_norm([_dense(g) for g in grads]) if grads else torch.zeros(())
+
+
+def _alike(grads: list[Tensor]) -> bool:
+    """Plain dense tensors of one type on one device, of which the norms cannot overflow before their values do."""
+    kinds = {(type(g), g.dtype, g.device, g.layout) for g in grads}
+    return len(kinds) == 1 and type(grads[0]) is Tensor and grads[0].layout is torch.strided and grads[0].dtype in _WIDE
 
 
 def _dense(grad: Tensor) -> Tensor:

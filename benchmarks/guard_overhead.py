@@ -1,0 +1,78 @@
+"""What the guard costs when nothing happens: training with it against training without, as a ratio in one run.
+
+    python benchmarks/guard_overhead.py            # minutes; needs scikit-learn, and SABUN_DATA for charlm
+    python benchmarks/guard_overhead.py --rounds 5
+
+Blocks of 50 steps alternate between the two, so that a drifting machine slows both alike; each guarded block contains
+one copy of a good state. A ratio is the median over blocks of guarded time over the mean of its two neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sabun import Guard
+from sabun.poc.builtin_tasks import CharLM, DigitsCNN
+
+BLOCK = 50
+
+
+def seconds(task: Any, optimizer: str, guarded: bool, folder: str | None, data: tuple[Any, Any]) -> Iterator[float]:
+    """Seconds of one block of steps after another."""
+    torch.manual_seed(0)
+    model = task.model()
+    made = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), lr=1e-3),
+    }[optimizer]()
+    guard = Guard(model, made, every=BLOCK, folder=folder) if guarded else None
+    x, y = data
+    while True:
+        rows = torch.randint(0, len(x), (BLOCK, task.batch_size))
+        started = time.perf_counter()
+        for batch in rows:
+            made.zero_grad()
+            loss = task.loss(model, (x[batch], y[batch]))
+            loss.backward()
+            made.step() if guard is None else guard.step(loss)
+        yield time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    tasks = {
+        "digits-cnn": DigitsCNN(),
+        "charlm, 0.1M parameters": CharLM(chars=200_000),
+        "charlm, 0.8M parameters": CharLM(layers=4, width=128, context=64, chars=200_000),
+    }
+    print("| task | optimizer | good states | ms a step | guarded / unguarded |")
+    print("|---|---|---|---:|---:|")
+    for name, task in tasks.items():
+        data = task.data()["train"]
+        for optimizer, where in (("sgd", "memory"), ("adamw", "memory"), ("adamw", "disk")):
+            with tempfile.TemporaryDirectory() as folder:
+                kept = str(Path(folder)) if where == "disk" else None
+                plain = seconds(task, optimizer, False, None, data)
+                guarded = seconds(task, optimizer, True, kept, data)
+                next(plain), next(guarded)
+                before, ratios = next(plain), []
+                for _ in range(rounds):
+                    with_guard, after = next(guarded), next(plain)
+                    ratios.append(2 * with_guard / (before + after))
+                    before = after
+            print(f"| {name} | {optimizer} | {where} | {1e3 * before / BLOCK:.2f} | {statistics.median(ratios):.3f} |")
+
+
+if __name__ == "__main__":
+    main()
