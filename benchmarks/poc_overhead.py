@@ -83,7 +83,7 @@ def main() -> None:
     )
     task = load(arguments.task)
     trainer = Trainer(study, task)
-    trainer.warm_up()
+    trainer.warm_up(arm.name)
     bare(task, 1, 1e-3)
     ratios: dict[str, list[float]] = {"training": [], "everything": []}
     for n in range(arguments.rounds):
