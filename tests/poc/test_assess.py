@@ -71,6 +71,25 @@ def test_go() -> None:
     assert decided(found)
 
 
+def test_no_go_against_a_baseline_whose_tuning_ended_at_an_edge() -> None:
+    """Better than an under-tuned rival is the best known way to a wrong "go"."""
+    losses, seconds = data([0.9]), clock([1.02])
+    trials = tuple(({"lr": lr}, loss) for lr, loss in ((1e-3, 0.3), (1e-2, 0.2), (1e-1, 0.1)))
+    tuning = Tuning("base", {"lr": 1e-1}, 0.1, trials, 0, 0.0, at_edge=("lr",))
+    spec = study(1, seeds=len(losses[0]))
+    for found, decision in (
+        (assess(spec, runs_of(losses, seconds), {"base": tuning}), "undecided"),
+        (assess(spec, runs_of(losses, seconds), {"base": dataclasses.replace(tuning, at_edge=())}), "go"),
+    ):
+        assert found.verdicts[0].decision == decision
+    starved = assess(spec, runs_of(losses, seconds), {"base": tuning})
+    assert codes(starved)[0] == "k1_baseline_at_edge"
+    assert starved.verdicts[0].reasons[0].values["hyperparameter"] == "lr"
+    # It is no shield for the baseline either: a worse candidate stays a no-go.
+    worse = assess(spec, runs_of(data([1.1]), seconds), {"base": tuning})
+    assert worse.verdicts[0].decision == "no-go"
+
+
 def test_no_go_for_a_worse_loss() -> None:
     found = judge(data([1.1]))
     assert found.verdicts[0].decision == "no-go"
@@ -450,7 +469,9 @@ def _gallery() -> list[Assessment]:
     # An effect too close to the limit for any affordable number of seeds.
     exact = clock([1.0])
     ratio = [b * 1.1 * (1.02 if i % 2 else 1 / 1.02) for i, b in enumerate(exact[0])]
-    return [*found, suspect, judge([base, base], [exact[0], ratio])]
+    starved = {"base": Tuning("base", {"lr": 0.1}, 0.1, (), 0, 0.0, at_edge=("lr",))}
+    edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

@@ -151,3 +151,17 @@ def test_without_trials_the_default_is_used() -> None:
     assert tuning.Tuner(study, arm).pending({}) == []
     assert tuning.summarise(study, arm.name, {}, {}) is None
     assert tuning.best(study, arm, []) == {"lr": pytest.approx(0.003)}
+
+
+def test_the_outermost_trial_brackets_no_optimum_even_far_from_the_edge_of_the_space() -> None:
+    arm = tiny_study().arm(SGD)
+    seen = set()
+    for best in (0.004, 0.03, 0.2):
+        found = tuned(arm, bowl(best), trials=3)
+        tried = [values["lr"] for values, _ in found.trials]
+        (bounds,) = arms.spaces(arm, 3.0).values()
+        assert bounds.low * 1.5 < found.best["lr"] < bounds.high / 1.5  # not near the edge of the space
+        outermost = found.best["lr"] in (min(tried), max(tried))
+        assert found.at_edge == (("lr",) if outermost else ())
+        seen.add(outermost)
+    assert seen == {True, False}

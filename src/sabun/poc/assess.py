@@ -84,7 +84,7 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
     divergence = {name: _divergence(base, by_arm[name]) for name in names}
-    verdicts = judge(comparisons, divergence, progress, study.thresholds)
+    verdicts = judge(comparisons, divergence, progress, study.thresholds, _starved(tuning.get(study.baseline.name)))
     return Assessment(
         baseline=study.baseline.name,
         arms={arm.name: _summary(arm.name, by_arm[arm.name], base, runs, tuning.get(arm.name)) for arm in study.arms},
@@ -93,6 +93,11 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
         tuning=dict(tuning),
         level=study.thresholds.level,
     )
+
+
+def _starved(tuning: Tuning | None) -> tuple[str, float] | None:
+    """Hyperparameter and value at which the baseline's tuning ended at an edge; None where it bracketed an optimum."""
+    return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
 def _progress(study: Study, base: Runs, own: Runs) -> Progress:

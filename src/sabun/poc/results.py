@@ -75,7 +75,8 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """What tuning found for one arm: ``trials`` as (hyperparameters, objective); ``at_edge`` names a hyperparameter
-    whose best value lies within 5% (in log space) of the edge of its space: its optimum may lie outside."""
+    whose best value lies within 5% (in log space) of the edge of its space, or is the smallest or largest of more than
+    two values tried: its optimum may lie outside."""
 
     arm: str
     best: Mapping[str, float | int | str | bool]

@@ -147,10 +147,20 @@ def summarise(
         trials=trials,
         gradient_evaluations=sum(run.epochs[-1].gradient_evaluations for run in spent if run.epochs),
         seconds=math.fsum(epoch.train_s for run in spent for epoch in run.epochs),
-        at_edge=tuple(name for name, bounds in space.items() if _at_edge(float(chosen[name]), bounds)),
+        at_edge=tuple(
+            name
+            for name, bounds in space.items()
+            if _at_edge(float(chosen[name]), bounds) or _outermost(name, chosen, trials)
+        ),
     )
 
 
 def _at_edge(value: float, bounds: LogUniform) -> bool:
     position = math.log(value / bounds.low) / math.log(bounds.high / bounds.low)
     return position < EDGE or position > 1.0 - EDGE
+
+
+def _outermost(name: str, chosen: Mapping[str, Scalar], trials: Sequence[tuple[Mapping[str, Scalar], float]]) -> bool:
+    """Whether no trial lies beyond the best one on one side: then nothing shows that an optimum was passed."""
+    tried = {float(values[name]) for values, _ in trials}
+    return len(tried) > 2 and float(chosen[name]) in (min(tried), max(tried))

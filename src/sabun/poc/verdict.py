@@ -47,6 +47,8 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more diverged runs than the baseline
         # unclear: worse on the seeds left, but only the baseline diverged on others
         "k1_baseline_diverged": ("effect", "low", "high", *_DIVERGED),
+        # unclear: better, but than a baseline whose best trial was the outermost: its tuning did not bracket an optimum
+        "k1_baseline_at_edge": ("effect", "low", "high", "hyperparameter", "value"),
         "k1_identical": ("n",),  # every pair has equal losses: the same arm twice, or a constant metric
         "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed: the seeds change nothing
         "k1_not_positive": ("n",),  # the baseline's losses are not positive: a relative difference means nothing
@@ -101,11 +103,13 @@ def judge(
     divergence: Mapping[str, Divergence],
     progress: Mapping[str, Progress],
     thresholds: Thresholds,
+    starved: tuple[str, float] | None = None,
 ) -> tuple[Verdict, ...]:
-    """The verdict on each candidate.
+    """The verdict on each candidate. ``starved``: hyperparameter and value at which the baseline's tuning hit an edge.
 
     ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3
-    passes (interval within the limit, or the target reached sooner). ``no-go``: a group fails. ``undecided``:
+    passes (interval within the limit, or the target reached sooner), and the baseline's tuning bracketed an optimum:
+    being better than an under-tuned baseline is no reason to adopt. ``no-go``: a group fails. ``undecided``:
     everything else, and always while the study is between its planned looks.
     """
     names = list(comparisons)
@@ -116,7 +120,7 @@ def judge(
         rows, state, lost = comparisons[name], progress[name], divergence[name]
         more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
         reasons = (
-            _k1(rows["final_loss"], state, lost, more),
+            _k1(rows["final_loss"], state, lost, more, starved),
             _k2(rows["spread"], state, lost, more, thresholds),
             _k3(rows["epoch_s"], rows["time_to_target_s"], state),
         )
@@ -151,7 +155,9 @@ def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
     return {"candidate": lost.candidate, "baseline": lost.baseline, "n": lost.n}
 
 
-def _k1(row: Comparison, state: Progress, lost: Divergence, more: float | None) -> Reason:
+def _k1(
+    row: Comparison, state: Progress, lost: Divergence, more: float | None, starved: tuple[str, float] | None
+) -> Reason:
     if row.problem == "no_data" and lost.candidate == 0:
         return _reason("K1", "k1_no_data", "unclear")
     if not state.complete:
@@ -164,6 +170,9 @@ def _k1(row: Comparison, state: Progress, lost: Divergence, more: float | None) 
         return _reason("K1", "k1_too_few_seeds", "unclear", **_few(row, state))
     if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
         return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
+    if row.high < row.threshold and starved is not None:
+        edge = {"hyperparameter": starved[0], "value": starved[1]}
+        return _reason("K1", "k1_baseline_at_edge", "unclear", **(_numbers(row) | edge))
     if row.high < row.threshold:
         return _reason("K1", "k1_better", "pass", **_numbers(row))
     if row.low > 0 and lost.baseline_only > 0:
