@@ -171,8 +171,8 @@ def _k1(
     if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
         return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
     if row.high < row.threshold and starved is not None:
-        edge = {"hyperparameter": starved[0], "value": starved[1]}
-        return _reason("K1", "k1_baseline_at_edge", "unclear", **(_numbers(row) | edge))
+        name, value = starved
+        return _reason("K1", "k1_baseline_at_edge", "unclear", hyperparameter=name, value=value, **_numbers(row))
     if row.high < row.threshold:
         return _reason("K1", "k1_better", "pass", **_numbers(row))
     if row.low > 0 and lost.baseline_only > 0:
