@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training import backward, batches, flat, network
 
 import sabun
-from sabun.errors import OptionError, SchemeError
+from sabun.errors import OptionError, SchemeError, TrainingError
 from sabun.optim import RungeKutta
 
 TABLEAUS = [n for n in sabun.schemes.SCHEMES if isinstance(sabun.schemes.get(n), sabun.schemes.ButcherTableau)]
@@ -195,3 +195,55 @@ def test_it_needs_a_closure_and_the_multistep_class_says_where_to_go() -> None:
         optimizer.step()
     with pytest.raises(SchemeError, match="RungeKutta"):
         sabun.Optimizer(network().parameters(), 0.1, scheme="heun")
+
+
+def test_error_control_never_moves_on_a_step_that_it_rejected() -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    calls = 0
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        p.grad = None
+        loss = (p**2).sum() * (float("nan") if calls > 1 else 1.0)
+        loss.backward()
+        return loss.detach()
+
+    optimizer = RungeKutta([p], scheme="heun-euler", step_control="embedded-error")
+    with pytest.raises(TrainingError, match="no step was accepted"):
+        optimizer.step(closure)
+    assert torch.equal(p.detach(), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_closure_that_fails_between_stages_leaves_the_parameters_where_they_stood() -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    calls = 0
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        p.grad = None
+        loss = (p**2).sum()
+        loss.backward()
+        return loss.detach()
+
+    with pytest.raises(MemoryError):
+        RungeKutta([p], lr=0.1, scheme="rk4").step(closure)
+    assert torch.equal(p.detach(), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_a_parameter_without_a_gradient_does_not_decay(decoupled: bool) -> None:
+    a, b = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+
+    def closure() -> torch.Tensor:
+        a.grad = None
+        loss = (a**2).sum()
+        loss.backward()
+        return loss.detach()
+
+    RungeKutta([a, b], lr=0.1, weight_decay=1.0, decoupled=decoupled).step(closure)
+    assert torch.equal(b.detach(), torch.ones(2, dtype=torch.float64))
+    assert not torch.equal(a.detach(), torch.ones(2, dtype=torch.float64))

@@ -89,6 +89,12 @@ def realize(text: str, momentum: float | None, start_up: str) -> Realization:
     The form is that of the scheme as named, whatever β is now, so that a cycle never changes what the buffers mean.
     """
     scheme = decode(text)
+    if momentum and scheme.parameters.get("beta") == 0:
+        # Without a buffer from the start there is nothing to carry the history: the step would be 1/(1 − β) too short.
+        raise OptionError(
+            f"momentum of a scheme made with β = 0 ({scheme.name!r}) cannot be raised to {momentum:g} later.",
+            fix="Make the scheme with the β that it shall have, or begin the cycle above 0.",
+        )
     b, a = _coefficients(scheme)
     kind: Literal["pole", "direct"] = "direct"
     if len(a) == 2 and len(b) == 2 and a[1] and abs(b[1]) <= _LARGEST_WEIGHT * abs(a[1]):

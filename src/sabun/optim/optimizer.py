@@ -111,7 +111,9 @@ class Optimizer(torch.optim.Optimizer):
         **misspelt: object,
     ) -> None:
         named = locals()
-        given = {name: named[name] for name in OPTIONS} | misspelt
+        for name in misspelt:
+            raise unknown(OptionError, "option", name, [*OPTIONS, *_ROLES])
+        given = {name: named[name] for name in OPTIONS}
         if step_control is not None and step_control not in STEP_CONTROLS:
             raise unknown(OptionError, "step control", str(step_control), STEP_CONTROLS)
         control = STEP_CONTROLS[step_control or "fixed"]

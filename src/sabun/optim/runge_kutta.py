@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun import schemes
-from sabun.errors import OptionError, SchemeError, StateError, unknown
+from sabun.errors import OptionError, SchemeError, StateError, TrainingError, unknown
 from sabun.optim.kernels import Tensors
 from sabun.optim.options import FOREIGN, OPTIONS, check, check_learning_rate
 from sabun.optim.plan import refuse_sparse
@@ -169,25 +169,35 @@ class RungeKutta(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns the loss at its beginning. Raises OptionError without a closure."""
+        """One step; returns the loss at its beginning.
+
+        Raises OptionError without a closure, and TrainingError where error control accepts no step at all. Whatever is
+        raised, the parameters then stand where they stood.
+        """
         if closure is None:
             raise OptionError(
                 "a Runge–Kutta step needs a closure: it evaluates the gradient several times.",
                 fix="Call optimizer.step(closure); closure clears the gradients, computes the loss and calls backward.",
             )
         batch = SameBatch(closure)
-        places = [(p, group) for group in self.param_groups for p in group["params"] if p.requires_grad]
-        params = [p for p, _ in places]
-        start = [p.clone() for p in params]
         loss = batch.loss()
+        # As in torch, a parameter without a gradient stands still: no decay either.
+        places = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        start = [p.clone() for p, _ in places]
         first = self._gradients(places)
         self._evaluations = 1
-        if self.param_groups[0]["step_control"] == "embedded-error":
-            self._adaptive(places, start, first, batch)
-        else:
-            lengths = [float(group["lr"]) for _, group in places]
-            stages = self._stages(places, start, first, lengths, batch)
-            self._move(places, start, stages, self.tableau.b, lengths)
+        try:
+            if self.param_groups[0]["step_control"] == "embedded-error":
+                self._adaptive(places, start, first, batch)
+            else:
+                lengths = [float(group["lr"]) for _, group in places]
+                stages = self._stages(places, start, first, lengths, batch)
+                self._move(places, start, stages, self.tableau.b, lengths)
+        except BaseException:
+            # A closure that fails between stages must not leave the model at a point that is nobody's.
+            for (p, _), origin in zip(places, start, strict=True):
+                p.copy_(origin)
+            raise
         for group in self.param_groups:
             group["evaluations_total"] += self._evaluations
         return loss
@@ -278,6 +288,11 @@ class RungeKutta(torch.optim.Optimizer):
                 break
             lead["control_rejected"] += 1
             h *= pi.shorter(error)
+        else:
+            raise TrainingError(
+                f"no step was accepted in {_MOST_REJECTIONS} attempts: the last error was {error:g} times the tolerance.",
+                fix="Nothing was moved. Check the loss for nan, or allow a larger tolerance.",
+            )
         self._move(places, start, stages, tableau.b, lengths)
         self._error = error
         lead["control_last"] = lengths[0] if lengths else h
