@@ -290,7 +290,7 @@ class RungeKutta(torch.optim.Optimizer):
             h *= pi.shorter(error)
         else:
             raise TrainingError(
-                f"no step was accepted in {_MOST_REJECTIONS} attempts: the last error was {error:g} times the tolerance.",
+                f"no step was accepted in {_MOST_REJECTIONS} attempts; the last error was {error:g} × tolerance.",
                 fix="Nothing was moved. Check the loss for nan, or allow a larger tolerance.",
             )
         self._move(places, start, stages, tableau.b, lengths)
