@@ -34,3 +34,7 @@ def test_unknown_names_the_nearest_and_lists_each_choice_once() -> None:
     assert "'nesterof'" in error.cause
     assert error.fix == "Did you mean 'nesterov'? Known: euler, nesterov."
     assert "Did you mean" not in errors.unknown(errors.SchemeError, "scheme", "zzz", ["euler"]).fix
+
+
+def test_the_nearest_name_is_found_whatever_its_case() -> None:
+    assert "Did you mean 'SGD'" in errors.unknown(errors.StudyError, "optimizer", "Sgd", ["SGD", "ASGD", "Adam"]).fix

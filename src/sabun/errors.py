@@ -109,6 +109,7 @@ class MissingExtraError(SabunError, ImportError):
 def unknown(kind: type[E], what: str, name: str, choices: Iterable[str], *, see: str = "") -> E:
     """An error of type ``kind`` for a ``name`` that is not among ``choices``, naming the nearest one."""
     known = sorted(set(choices))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    folded = {choice.casefold(): choice for choice in known}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return kind(f"unknown {what} {name!r}.", fix=f"{hint}Known: {', '.join(known)}.{' ' + see if see else ''}")

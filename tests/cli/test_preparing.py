@@ -93,3 +93,19 @@ def test_calibrate_keeps_the_promise_and_shows_power(capsys: pytest.CaptureFixtu
 def test_calibrate_refuses_nonsense(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "calibrate", *options]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--candidate", ""], ["--baseline", ""], ["--candidate", "x" * 301], ["--candidate", ":SGD"],
+        ["--candidate", "..x:SGD"], ["--candidate", "torch.optim:Sgd"],
+    ],
+)  # fmt: skip
+def test_a_notation_that_names_nothing_is_refused_in_two_lines(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["poc", "run", *options, "--out", str(tmp_path / "study")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert [line.partition(":")[0] for line in said] == ["error", "fix"]
+    assert not (tmp_path / "study").exists()

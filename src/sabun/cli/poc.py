@@ -322,7 +322,7 @@ def study_of(
             )
         study = Study.load(source)
     else:
-        named = _arms([baseline or studies.BASELINE, *(candidates or studies.CANDIDATES)])
+        named = _arms([studies.BASELINE if baseline is None else baseline, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(
             task=source or task or "digits",
             baseline=named[0],

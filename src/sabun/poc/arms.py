@@ -136,10 +136,16 @@ def _option(value: object) -> Option:
 
 
 def arm(notation: str, *, name: str | None = None) -> Arm:
-    """An arm with the default search space, called by its notation unless ``name`` is given."""
+    """An arm with the default search space, called by its notation unless ``name`` is given.
+
+    Raises StudyError for a notation that is empty or longer than a name may be.
+    """
     from sabun.poc.spec import Arm
 
-    return Arm(name=name or notation.strip(), optimizer=notation.strip())
+    text = notation.strip()
+    if not 0 < len(text) <= 300:
+        raise StudyError(f"an optimizer's notation has 1 to 300 characters, this one {len(text)}.", fix=_SEE)
+    return Arm(name=name or text, optimizer=text)
 
 
 class Recipe:
@@ -264,7 +270,7 @@ def _load_class(name: str) -> type[torch.optim.Optimizer]:
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:  # the last two: no module's name, such as "" or "..x"
         raise StudyError(
             f"cannot import {module_name!r} for the optimizer {name!r}: {error}.",
             fix="Check the spelling, or install the package that has it.",
