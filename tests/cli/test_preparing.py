@@ -109,3 +109,31 @@ def test_a_notation_that_names_nothing_is_refused_in_two_lines(
     said = capsys.readouterr().err.strip().splitlines()
     assert [line.partition(":")[0] for line in said] == ["error", "fix"]
     assert not (tmp_path / "study").exists()
+
+
+def test_init_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.toml"
+    assert run(["poc", "init", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(file), "study": Study.load(file).hash}
+
+
+def test_every_move_of_a_roll_out_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["--plan", str(tmp_path), "--json"]
+
+    def answer(*words: str) -> dict[str, object]:
+        assert run(["rollout", *words, *plan]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert isinstance(found, dict)
+        return found
+
+    first = answer("init", "--champion", "torch.optim:AdamW", "--challenger", "nesterov@adam")
+    second = answer("promote", "--override", "a drill")
+    assert second["stage"] != first["stage"]
+    assert answer("rollback", "--reason", "the drill is over")["stage"] == first["stage"]
+    checked = answer("verify")
+    assert checked["ok"] is True
+    assert checked["head"] == answer("status")["head"]
+    log = tmp_path / "rollout.audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"a drill", b"no drill"))
+    assert run(["rollout", "verify", *plan]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False

@@ -65,6 +65,7 @@ level = 0.95
 def init(
     file: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("study.toml"),
     task: Annotated[str, typer.Option(help="A built-in task, mytask.py:Task, or script:COMMAND.")] = "digits",
+    as_json: Json = False,
 ) -> None:
     """Write a commented study file to start from."""
     from sabun.poc.spec import Study
@@ -77,7 +78,10 @@ def init(
         raise StudyError(f"{file} exists already.", fix="Give another name, or delete it first.") from None
     except OSError as error:
         raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Give a path that can be written.") from None
-    Study.load(file)
+    study = Study.load(file)
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "study": study.hash}))
+        return
     typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
 
 

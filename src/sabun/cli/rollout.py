@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, help="Introduce an optimizer in stages, 
 PlanOption = Annotated[
     Path | None, typer.Option("--plan", help="The plan or its directory. Default: $SABUN_ROLLOUT, else ./rollout.toml.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a sentence: it stays in the audit log.")]
 Override = Annotated[
     str | None, typer.Option("--override", metavar="REASON", help="Go on without a passing gate; logged with REASON.")
@@ -60,6 +61,7 @@ def init(
     challenger: Annotated[str, typer.Option(help="Without a study: the new one, e.g. nesterov@adam.")] = "",
     name: Annotated[str, typer.Option(help="Name of the roll-out; the draw of jobs depends on it.")] = "",
     plan: PlanOption = None,
+    as_json: Json = False,
 ) -> None:
     """Write the plan (or take the one that is there) and start the audit log at the first stage."""
     rollout = Rollout(plan)
@@ -71,14 +73,15 @@ def init(
     elif not rollout.plan_path.exists():
         raise OptionError("nothing to start from.", fix="Give --study DIR, or both --champion and --challenger.")
     state = rollout.start(proposed)
+    if as_json:
+        _show(state, as_json=True)
+        return
     typer.echo(f"{rollout.plan_path}: {state.plan.name!r} starts at stage {state.stage.name!r}.")
     typer.echo("Read the plan and set its gates; after an edit: sabun rollout apply --reason '…'.")
 
 
 @app.command()
-def status(
-    plan: PlanOption = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
-) -> None:
+def status(plan: PlanOption = None, as_json: Json = False) -> None:
     """Where the roll-out stands, what the next gate says, and which kill switches are on."""
     rollout = Rollout(plan)
     state = rollout.state()
@@ -109,15 +112,15 @@ def status(
 
 
 @app.command()
-def promote(override: Override = None, mlflow: Mlflow = None, plan: PlanOption = None) -> None:
+def promote(override: Override = None, mlflow: Mlflow = None, plan: PlanOption = None, as_json: Json = False) -> None:
     """Enter the next stage, if its gate passes."""
     rollout = Rollout(plan)
     state, finding = rollout.promote(override=override)
-    if not finding.passed:
+    if not finding.passed and not as_json:
         for problem in finding.problems:
             typer.echo(f"overridden: {problem}")
-    _show(state)
-    _move(mlflow, rollout)
+    _show(state, as_json=as_json)
+    _move(mlflow, rollout, quiet=as_json)
 
 
 @app.command()
@@ -126,27 +129,34 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="A stage; by default the first.")] = None,
     mlflow: Mlflow = None,
     plan: PlanOption = None,
+    as_json: Json = False,
 ) -> None:
     """Go back, by default to the first stage: champion everywhere, from the next job on."""
     rollout = Rollout(plan)
-    _show(rollout.rollback(reason=reason, to=to))
-    _move(mlflow, rollout)
+    _show(rollout.rollback(reason=reason, to=to), as_json=as_json)
+    _move(mlflow, rollout, quiet=as_json)
 
 
 @app.command()
-def apply(reason: Reason, override: Override = None, plan: PlanOption = None) -> None:
+def apply(reason: Reason, override: Override = None, plan: PlanOption = None, as_json: Json = False) -> None:
     """Put an edited plan into force."""
-    _show(Rollout(plan).apply(reason=reason, override=override))
+    _show(Rollout(plan).apply(reason=reason, override=override), as_json=as_json)
 
 
 @app.command()
 def verify(
     anchor: Annotated[str | None, typer.Option(help="A head hash kept elsewhere, which the log must contain.")] = None,
     plan: PlanOption = None,
+    as_json: Json = False,
 ) -> None:
     """Check every link of the audit log, and that plan and state file say what it says."""
     rollout = Rollout(plan)
     found, notes = rollout.verify(anchor=anchor)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(found), "notes": list(notes)}, ensure_ascii=False, indent=2))
+        if not found.ok:
+            raise typer.Exit(1)
+        return
     if not found.ok:
         typer.echo(f"BROKEN: {found.problem}")
         typer.echo(f"{found.count} events hold. New jobs train with the champion until this is settled.")
@@ -174,9 +184,7 @@ def log(
 
 
 @app.command("choose")
-def choose_(
-    job_id: str, plan: PlanOption = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
-) -> None:
+def choose_(job_id: str, plan: PlanOption = None, as_json: Json = False) -> None:
     """Print champion or challenger for a job, as the job itself would choose."""
     choice = choose(job_id, path=plan)
     typer.echo(json.dumps(choice.state_dict(), ensure_ascii=False, indent=2) if as_json else choice.role)
@@ -188,15 +196,20 @@ def mlflow_(model: str, plan: PlanOption = None) -> None:
     _move(model, Rollout(plan))
 
 
-def _move(model: str | None, rollout: Rollout) -> None:
+def _move(model: str | None, rollout: Rollout, *, quiet: bool = False) -> None:
     if model is not None:
         from sabun.integrations.mlflow import sync
 
         found = sync(model, rollout)
+        if quiet:
+            return
         typer.echo(f"MLflow {model}: champion is version {found.champion}, challenger {found.challenger or 'none'}")
 
 
-def _show(state: State) -> None:
+def _show(state: State, *, as_json: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps({**state.to_json(), "head": state.head}, ensure_ascii=False, indent=2))
+        return
     entered = f"since {state.since}" + (f", by override: {state.override}" if state.override else "")
     typer.echo(f"{state.plan.name}: stage {state.stage.name}, {state.stage.share:.0%} of new jobs, {entered}")
     typer.echo(f"  champion   {state.plan.champion.optimizer}  {dict(state.plan.champion.options)}")
