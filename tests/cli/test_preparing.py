@@ -111,6 +111,11 @@ def test_a_notation_that_names_nothing_is_refused_in_two_lines(
     assert not (tmp_path / "study").exists()
 
 
+def test_calibrating_a_study_that_is_not_there_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["poc", "calibrate", str(tmp_path / "none")]) == 2
+    assert "there is no study in" in capsys.readouterr().err
+
+
 def test_init_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.toml"
     assert run(["poc", "init", str(file), "--json"]) == 0

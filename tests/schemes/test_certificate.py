@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 
 from sabun import schemes
@@ -112,3 +113,27 @@ def test_tables_line_up_in_a_terminal() -> None:
 )  # fmt: skip
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_it_says_oscillate_exactly_where_errors_must_change_sign() -> None:
+    """Just beyond the edge: the dominant root of a multistep scheme is never positive; Heun's and RK4's R is."""
+    for name in schemes.SCHEMES:
+        scheme = schemes.get(name)
+        certificate = scheme.certificate()
+        if not certificate.usable:
+            continue
+        oscillates = "oscillate" in certificate.sentence("en")
+        assert oscillates == ("振動" in certificate.sentence("ja"))
+        if isinstance(scheme, schemes.LinearMultistep):
+            x = 1.001 * scheme.stability_interval
+            size = max(len(scheme.alpha), len(scheme.beta) + 1)
+            poly = np.zeros(size)
+            poly[: len(scheme.alpha)] += [float(a) for a in scheme.alpha]
+            poly[1 : len(scheme.beta) + 1] += [x * float(b) for b in scheme.beta]
+            roots = np.roots(poly)
+            worst = roots[np.argmax(np.abs(roots))]
+            assert abs(worst) > 1
+            assert worst.real < 0 or abs(worst.imag) > 1e-6, name
+            assert oscillates, name
+        else:
+            assert not oscillates, name

@@ -162,7 +162,7 @@ def status(directory: Folder, as_json: Json = False) -> None:
     from sabun.cli import console
     from sabun.cli.progress import bar
 
-    store = _open(directory)
+    store = opened(directory)
     live = store.live()
     done = len(store.results)
     total = live.get("total")
@@ -186,7 +186,7 @@ def verify(directory: Folder, as_json: Json = False) -> None:
     """Check that no record was edited, removed or reordered. Exit code 1 where one was."""
     from sabun.cli import console
 
-    found = _open(directory).verify()
+    found = opened(directory).verify()
     if as_json:
         value = {"ok": found.ok, "lines": found.lines, "head": found.head, "problem": found.problem, "torn": found.torn}
         print(json.dumps(value))
@@ -234,7 +234,7 @@ def export(
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export needs one format.", fix="Give --csv FILE, --parquet FILE or --json.")
-    runs = list(_open(directory).results.values())
+    runs = list(opened(directory).results.values())
     if as_json:
         print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
     elif csv is not None and str(csv) == "-":
@@ -376,7 +376,7 @@ def _slug(name: str) -> str:
     return kept.strip("-.")[:60] or "study"
 
 
-def _open(directory: Path) -> Store:
+def opened(directory: Path) -> Store:
     from sabun.errors import StudyError
     from sabun.poc.store import Store
 
@@ -411,7 +411,7 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
     from sabun.poc.assess import assess
     from sabun.report import model
 
-    store = _open(directory)
+    store = opened(directory)
     runs, tuning = store.runs(), store.tuning
     records = directory / stores.RECORDS
     digest = hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else ""

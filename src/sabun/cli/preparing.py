@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sabun.cli.poc import Json, Quiet, poc, study_of
+from sabun.cli.poc import Json, Quiet, opened, poc, study_of
 from sabun.errors import StudyError
 
 __all__ = ["register"]
@@ -151,7 +151,6 @@ def calibrate(
     from dataclasses import asdict
 
     from sabun.poc import calibrate as calibration
-    from sabun.poc.store import Store
 
     try:
         early = [int(part) for part in looks.split(",") if part.strip()]
@@ -159,7 +158,7 @@ def calibrate(
         raise StudyError(f"--looks {looks!r} is no list of numbers.", fix="Write it as 6,8.") from None
     source = None
     if directory is not None:
-        store = Store.open(directory)
+        store = opened(directory)
         source = calibration.records_of(store.study, store.runs())
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,

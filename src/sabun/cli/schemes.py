@@ -167,4 +167,4 @@ def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     beta = scheme.parameters["beta"]
     step = f"lr·{short(1 - beta)}" if lr is None else short(lr * (1 - beta))
     nesterov = ", nesterov=True" if family == "nesterov" else ""
-    return say("in_torch", lang, call=f"torch.optim.SGD(lr={step}, momentum={beta:g}{nesterov})")
+    return say("in_torch", lang, call=f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})")

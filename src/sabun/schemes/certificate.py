@@ -168,12 +168,14 @@ class Certificate:
             ]
         interval = short(self.stability_interval)
         said = [say("accuracy", lang, name=self.scheme, order=self.order, constant=short(float(self.error_constant)))]
+        # +1 is a root of ρ(z) + hλσ(z) at hλ = 0 alone, so a multistep scheme leaves the circle elsewhere: it oscillates.
+        # The stability function of a Runge–Kutta scheme may pass +1 (Heun, RK4): then errors grow in one direction.
+        fail = say("oscillates" if self.kind == "multistep" else "grows", lang)
         if lr is None:
-            said.append(say("stable", lang, interval=interval))
+            said.append(say("stable", lang, interval=interval, fail=fail))
         else:
-            said.append(
-                say("stable_at", lang, interval=interval, lr=short(lr), curvature=short(self.largest_curvature(lr)))
-            )
+            curvature = short(self.largest_curvature(lr))
+            said.append(say("stable_at", lang, interval=interval, lr=short(lr), curvature=curvature, fail=fail))
         said.append(self._noise(lang))
         if self.kind == "multistep":
             key = f"copies_{self.state_copies}" if self.state_copies < 2 else "copies_n"

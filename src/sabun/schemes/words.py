@@ -19,10 +19,11 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 _EN: Mapping[str, str] = {
     # sentences
     "accuracy": "{name} follows the gradient flow to order {order} with error constant {constant}.",
-    "stable": "It is stable up to hλ = {interval}; a curvature above {interval}/lr makes it oscillate and diverge.",
+    "stable": "It is stable up to hλ = {interval}; a curvature above {interval}/lr makes it {fail}.",
+    "oscillates": "oscillate and diverge",
+    "grows": "diverge",
     "stable_at": "It is stable up to hλ = {interval}; at learning rate {lr} a curvature above {curvature} makes "
-    "it oscillate "
-    "and diverge.",
+    "it {fail}.",
     "quieter": "Gradient noise leaves the weights scattered {percent}% less than plain SGD does at the same "
     "learning rate "
     "(standard deviation, at hλ = {at}).",
@@ -90,10 +91,11 @@ _EN: Mapping[str, str] = {
 
 _JA: Mapping[str, str] = {
     "accuracy": "{name} は、勾配流を{order}次の精度（誤差定数 {constant}）でたどる手法です。",
-    "stable": "安定なのは hλ = {interval} までで、曲率が {interval}/lr（lr は学習率）を超える方向があると、"
-    "振動して発散します。",
+    "stable": "安定なのは hλ = {interval} までで、曲率が {interval}/lr（lr は学習率）を超える方向があると、{fail}。",
+    "oscillates": "振動して発散します",
+    "grows": "発散します",
     "stable_at": "安定なのは hλ = {interval} までで、学習率 {lr} では、曲率が {curvature} を超える方向があると、"
-    "振動して発散します。",
+    "{fail}。",
     "quieter": "勾配ノイズによる重みのばらつき（標準偏差）は、同じ学習率の通常の SGD より {percent}% "
     "小さくなります（hλ = {at} での比較）。",
     "louder": "勾配ノイズによる重みのばらつき（標準偏差）は、同じ学習率の通常の SGD より {percent}% "
