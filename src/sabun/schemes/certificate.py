@@ -168,7 +168,7 @@ class Certificate:
             ]
         interval = short(self.stability_interval)
         said = [say("accuracy", lang, name=self.scheme, order=self.order, constant=short(float(self.error_constant)))]
-        # +1 is a root of ρ(z) + hλσ(z) at hλ = 0 alone, so a multistep scheme leaves the circle elsewhere: it oscillates.
+        # +1 is a root of ρ(z) + hλσ(z) at hλ = 0 alone: a multistep scheme leaves the circle elsewhere and oscillates.
         # The stability function of a Runge–Kutta scheme may pass +1 (Heun, RK4): then errors grow in one direction.
         fail = say("oscillates" if self.kind == "multistep" else "grows", lang)
         if lr is None:
