@@ -69,6 +69,7 @@ CASES: tuple[Case, ...] = (
     _case("unbiased@none", "nesterov", start_up="unbiased"),
     _case("lion@sign", "lion", "sign", lr=0.005),
     _case("nesterov@spectral", "nesterov", "spectral"),
+    _case("even-rows", "look-ahead(0.9, 2)", "spectral", row_normalization=True),
     _case("polar-express", "nesterov", "spectral", orthogonalization="polar-express", orthogonalization_steps=8),
     _case("heavy-ball@kronecker", "heavy-ball", "kronecker", refresh_every=3),
     _case("ema", "nesterov", averaging="ema", ema_decay=0.9),

@@ -75,6 +75,26 @@ def test_an_update_is_as_large_as_adamws() -> None:
         assert 0.13 < float(p.detach().square().mean().sqrt()) < 0.25
 
 
+def test_row_normalization_makes_rows_alike_and_keeps_the_norm() -> None:
+    """A constant gradient of rank 2: the polar factor has rows of unequal length until they are divided by it."""
+    G = random_matrix(6, 2, 3.0) @ random_matrix(2, 9, 2.0)
+    updates = []
+    for even in (False, True):
+        p = torch.zeros(6, 9, dtype=torch.float64).requires_grad_()
+        p.grad = G.clone()
+        sabun.Optimizer([p], 1.0, preconditioner="spectral", row_normalization=even, eps=0.0).step()
+        updates.append(p.detach())
+    lengths = [update.norm(dim=1) for update in updates]
+    assert float(lengths[0].max() / lengths[0].min()) > 1.2
+    torch.testing.assert_close(lengths[1], lengths[1].mean().expand(6), rtol=1e-12, atol=0)
+    torch.testing.assert_close(updates[1].norm(), updates[0].norm(), rtol=1e-12, atol=0)
+    # A gradient of zero moves nothing.
+    p = torch.ones(6, 9, requires_grad=True)
+    p.grad = torch.zeros(6, 9)
+    sabun.Optimizer([p], 1.0, preconditioner="spectral", row_normalization=True).step()
+    assert torch.equal(p.detach(), torch.ones(6, 9))
+
+
 def test_kernels_are_flattened_and_vectors_are_no_matrices() -> None:
     assert as_matrix(torch.zeros(4, 3, 2, 2)).shape == (4, 12)
     for shape, expected in (

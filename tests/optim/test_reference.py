@@ -76,3 +76,12 @@ def test_any_shapes_and_options_follow_the_textbook(
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype] * (485 if metric == "spectral" else 10)
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_even_rows_follow_the_textbook(foreach: bool) -> None:
+    options = {"scheme": "look-ahead(0.9, 2)", "preconditioner": "spectral", "row_normalization": True, "beta2": 0.8,
+               "foreach": foreach}  # fmt: skip
+    shapes = [shape for shape in SHAPES if len(shape) > 1]
+    for a, b in zip(*both(options, shapes, torch.float64, 12, 0), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -50,6 +51,42 @@ def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
 def build(text: str, **values: float) -> torch.optim.Optimizer:
     torch.manual_seed(0)
     return recipe(arm(text)).build(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), values)
+
+
+class _Text(nn.Module):
+    """An embedding whose name does not tell that it is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.symbols = nn.Embedding(7, 4)
+        self.inner = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 7)
+
+
+class _ByLayer(torch.optim.SGD):
+    takes_model = True
+
+    def __init__(self, members, lr: float = 0.1) -> None:
+        self.members = members
+        named = members.named_parameters() if isinstance(members, nn.Module) else members
+        super().__init__([parameter for _, parameter in named], lr)
+
+
+def test_an_embedding_is_no_hidden_matrix_whatever_its_name() -> None:
+    groups = recipe(arm("muon")).build(_Text()).param_groups
+    assert {group["name"]: group["param_names"] for group in groups}["hidden"] == ["inner.weight"]
+    frozen = _Text()
+    frozen.head.bias.requires_grad_(False)
+    names = [name for group in recipe(arm("muon")).build(frozen).param_groups for name in group["param_names"]]
+    assert "head.bias" not in names
+
+
+def test_a_class_may_ask_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "by_layer", types.SimpleNamespace(ByLayer=_ByLayer))
+    model = _Text()
+    assert recipe(arm("by_layer:ByLayer")).build(model).members is model
+    model.head.bias.requires_grad_(False)
+    assert [name for name, _ in recipe(arm("by_layer:ByLayer")).build(model).members][-1] == "head.weight"
 
 
 def test_options_arrive() -> None:

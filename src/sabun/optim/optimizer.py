@@ -93,6 +93,7 @@ class Optimizer(torch.optim.Optimizer):
         orthogonalization: str = "newton-schulz",
         orthogonalization_steps: int = 5,
         orthogonalization_dtype: str | None = None,
+        row_normalization: bool = False,
         factor_beta: float | None = None,
         refresh_every: int = 10,
         max_factor: int = 10_000,

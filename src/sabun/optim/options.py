@@ -90,6 +90,10 @@ OPTIONS: Mapping[str, Option] = {
         None, _one_of(None, "float32", "bfloat16", "float64"), "None, 'float32', 'bfloat16' or 'float64'",
         "preconditioner", "its arithmetic; None: bfloat16 where there are units for it, else float32",
     ),
+    "row_normalization": Option(
+        False, _flag, "True or False", "preconditioner",
+        "spectral: then divide each row by the root of its second moment (decay beta2), as NorMuon does",
+    ),
     "factor_beta": Option(
         None, lambda v: v is None or _decay(v), "None or a number in [0, 1)", "preconditioner",
         "decay of the Kronecker factors; None: beta2",

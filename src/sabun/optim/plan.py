@@ -25,7 +25,7 @@ from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, is_matr
 __all__ = ["Bucket", "Plan", "build", "metric_of", "real_view", "real_views", "refuse_sparse"]
 
 STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
-             "max_factor", "fused")  # fmt: skip
+             "max_factor", "row_normalization", "fused")  # fmt: skip
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which therefore should stay in a
 # cache: beyond that adamw takes twice as long. The compiled step passes once, and wants as few calls as possible.
 # Matrix metrics live by arithmetic, not by the cache; there the limit is for the memory of their updates.
@@ -185,11 +185,8 @@ def real_view(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t
 
 
-_KRONECKER_KEYS = ("second_moment", "factor_left", "factor_right", "basis_left", "basis_right")
-
-
 def _metric_keys(metric: Preconditioner) -> tuple[str, ...]:
-    return _KRONECKER_KEYS if metric.whole else metric.like
+    return (*metric.like, *metric.whole_keys)
 
 
 def _fill(

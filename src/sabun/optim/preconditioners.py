@@ -49,7 +49,8 @@ class Preconditioner:
 
     ``apply`` returns the update as terms and, for a diagonal metric, the denominators that divide them.
     ``like`` names the state tensors shaped as the parameter; ``whole`` makes further ones from the parameter's full
-    shape (``initial_state``). ``copies`` is what all of it comes to, in copies of an r × c matrix.
+    shape and the group's options (with names among ``whole_keys``). ``copies`` is what all of it comes to with default
+    options, in copies of an r × c matrix.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Preconditioner:
     apply: Callable[[Work], tuple[Terms, Tensors | None]]
     like: tuple[str, ...] = ()
     whole: Callable[[torch.Size, Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
+    whole_keys: tuple[str, ...] = ()
     copies: Callable[[int, int], float] = lambda rows, columns: 0.0
     needs_matrix: bool = False
     counts_steps: bool = False
@@ -98,7 +100,28 @@ def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
         updates = _orthogonalized(whole, work.options)
     else:
         updates = work.team.divide(whole, _cost, lambda mine: _orthogonalized(mine, work.options))
+    if work.options["row_normalization"]:
+        updates = [
+            _evened(update, second, work.options)
+            for update, second in zip(updates, work.state["row_second_moment"], strict=True)
+        ]
     return [(1.0, work.scatter(updates))], None
+
+
+def _evened(update: Tensor, second: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Each row (an output neuron) divided by the root of its mean square's running mean; the whole keeps its norm.
+
+    The norm takes out any constant factor, so the running mean needs no correction for its start at zero.
+    """
+    matrix = as_matrix(update)
+    second.lerp_(matrix.square().mean(1, keepdim=True), 1 - options["beta2"])
+    even = matrix / second.sqrt().add_(options["eps"])
+    even.mul_(matrix.norm() / even.norm().clamp(min=torch.finfo(even.dtype).tiny))
+    return even.reshape(update.shape)
+
+
+def _spectral_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {"row_second_moment": (shape[0], 1)} if options["row_normalization"] else {}
 
 
 def _orthogonalized(whole: Tensors, options: Mapping[str, Any]) -> Tensors:
@@ -218,8 +241,11 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
         Preconditioner(
             "spectral",
             "the nearest orthogonal matrix: steepest descent in the spectral norm",
-            "Jordan et al. 2024 (Muon); scale: Liu et al. 2025, arXiv 2502.16982",
+            "Jordan et al. 2024 (Muon); scale: Liu et al. 2025, arXiv 2502.16982; row_normalization: Li et al. 2025, "
+            "arXiv 2510.05491 (NorMuon)",
             _spectral,
+            whole=_spectral_shapes,
+            whole_keys=("row_second_moment",),
             needs_matrix=True,
             supports_complex=False,
         ),
@@ -229,6 +255,7 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             "Gupta et al. 2018, arXiv 1802.09568; Vyas et al. 2024, arXiv 2409.11321 (SOAP)",
             _kronecker,
             whole=_kronecker_shapes,
+            whole_keys=("second_moment", "factor_left", "factor_right", "basis_left", "basis_right"),
             copies=lambda rows, columns: 1.0 + 2.0 * (rows / columns + columns / rows),
             needs_matrix=True,
             counts_steps=True,

@@ -125,6 +125,14 @@ class Reference:
         for _ in range(group["orthogonalization_steps"]):
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         update: Tensor = 0.2 * math.sqrt(max(D.shape)) * (U @ torch.diag(s) @ Vt)
+        if group["row_normalization"]:
+            beta2, rows = group["beta2"], []
+            w = beta2 * m.var.get("w", torch.zeros(len(D), dtype=D.dtype)) + (1 - beta2) * update.square().mean(dim=1)
+            m.var["w"] = w
+            for row, mean_square in zip(update, w, strict=True):
+                rows.append(row / (math.sqrt(mean_square) + group["eps"]))
+            even = torch.stack(rows)
+            update = even * (torch.linalg.norm(update) / torch.linalg.norm(even))
         return update.reshape(d.shape).to(d.dtype)
 
     def _kronecker(self, g: Tensor, d: Tensor, m: _Memory, group: dict[str, Any]) -> Tensor:

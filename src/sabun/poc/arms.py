@@ -24,6 +24,9 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
 An ``lr`` among the arm's options (the value that a team uses today) takes the centre's place. A ``space`` in the
 specification takes the place of the whole default.
 
+A class of your own that treats layers differently says ``takes_model = True`` and gets the model in the place of bare
+parameters (in script mode, or when some parameters are frozen: (name, parameter) pairs).
+
 Building needs torch only (no pydantic): a user's training environment imports this module in script mode.
 """
 
@@ -60,6 +63,8 @@ _SEE = "An optimizer is a preset, a scheme (with @metric), or module:Class, for 
 
 
 Parameters = list[tuple[str, "torch.Tensor"]]
+Members = Any
+"""The model where it is known, else its parameters with their names: an embedding is told by its module's kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ class Recipe:
     def __init__(
         self,
         spec: Arm,
-        make: Callable[[Parameters, Mapping[str, Option]], torch.optim.Optimizer],
+        make: Callable[[Parameters, Members, Mapping[str, Option]], torch.optim.Optimizer],
         step: float,
         schedule: Schedule | None = None,
     ) -> None:
@@ -174,13 +179,16 @@ class Recipe:
             raise StudyError(
                 f"arm {self.arm.name!r}: the task's model has no trainable parameter.", fix="Check the task's model."
             )
-        return self.over(found, hyperparameters)
+        whole = all(parameter.requires_grad for parameter in model.parameters())
+        return self.over(found, hyperparameters, model if whole else found)
 
-    def over(self, named: Parameters, hyperparameters: Mapping[str, Scalar] | None = None) -> torch.optim.Optimizer:
+    def over(
+        self, named: Parameters, hyperparameters: Mapping[str, Scalar] | None = None, members: Members = None
+    ) -> torch.optim.Optimizer:
         """The optimizer over named parameters. Raises StudyError where the optimizer refuses."""
         values: dict[str, Option] = {"lr": self.step, **(hyperparameters or {})}
         try:
-            return self._make(named, values)
+            return self._make(named, named if members is None else members, values)
         except SabunError:
             raise
         except (TypeError, ValueError, ImportError) as error:
@@ -213,7 +221,7 @@ def recipe(spec: Arm) -> Recipe:
     return _named_recipe(spec, notation, options, step)
 
 
-def _only_in_a_script(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+def _only_in_a_script(named: Parameters, members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
     raise StudyError(
         f"the optimizer {SCRIPT!r} is the one that a user's own script makes.",
         fix="Use it with --script, or name another.",
@@ -256,10 +264,11 @@ def _class_recipe(spec: Arm, name: str, options: dict[str, Option], step: float 
         )
     takes_lr = "lr" in signature.parameters or open_ended
 
-    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(named: Parameters, members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
         given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
         merged: dict[str, Any] = {**options, **given}
-        return kind([parameter for _, parameter in named], **merged)
+        whole = getattr(kind, "takes_model", False)
+        return kind(members if whole else [parameter for _, parameter in named], **merged)
 
     return Recipe(spec, make, step or _class_step(name, signature, options), _class_schedule(name))
 
@@ -349,7 +358,7 @@ def _named_recipe(spec: Arm, notation: Notation, options: dict[str, Option], ste
             f"{spec.optimizer!r} puts a metric on a Runge–Kutta method.", fix="Metrics go with multistep schemes only."
         )
 
-    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(named: Parameters, members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
         merged: dict[str, Any] = {**own, **values}
         shape = {key: merged.pop(key) for key in tunable if key in merged}
         chosen = schemes.get(scheme, **shape) if shape else base
@@ -376,9 +385,9 @@ def _preset_recipe(spec: Arm, notation: Notation, options: dict[str, Option], st
         )
     row = optim.presets()[notation.name]
 
-    def make(named: Parameters, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(named: Parameters, members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
         merged: dict[str, Any] = {**options, **values}
-        return optim.create(notation.name, named, **merged)
+        return optim.create(notation.name, members, **merged)
 
     schedule: Schedule | None = "constant" if row.averaging == "schedule-free" else None
     return Recipe(spec, make, step or _metric_step(row.preconditioner), schedule)
