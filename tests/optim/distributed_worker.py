@@ -6,6 +6,7 @@ that checkpoint in a world of its own size and trains the last 6 steps. All rank
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -57,6 +58,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data) -> None:
 
 
 def main(mode: str, directory: Path, rank: int, world: int) -> None:
+    faulthandler.dump_traceback_later(200, exit=True)
     store = dist.FileStore(str(directory / f"store-{mode}-{world}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
     results = {}
