@@ -31,27 +31,19 @@ def train(opt: torch.optim.Optimizer, model: nn.Module, steps: int = 3) -> None:
         opt.step()
 
 
-@pytest.mark.parametrize(
-    ("side", "made", "settings"),
-    [
-        (Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9}), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-        (Side("torch.optim:SGD(momentum=0.5, lr=0.2)", {"lr": 0.1}), torch.optim.SGD, {"lr": 0.1, "momentum": 0.5}),
-        (Side("nesterov", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": None}),
-        (Side("nesterov@adam", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": "adam"}),
-        (Side("look-ahead(0.9, 2) @ adam", {"lr": 0.1}), sabun.Optimizer, {"momentum": 0.9, "preconditioner": "adam"}),
-        (Side("nadamw", {"lr": 0.1}), sabun.Optimizer, {"lr": 0.1, "preconditioner": "adam"}),
-        (Side("nadamw(weight_decay=0.3)", {"lr": 0.1}), sabun.Optimizer, {"weight_decay": 0.3}),
-        (Side("heun", {"lr": 0.1}), sabun.optim.RungeKutta, {"lr": 0.1}),
-    ],
-)
-def test_the_notation_of_studies_builds_what_it_names(
-    side: Side, made: type[torch.optim.Optimizer], settings: dict[str, object]
-) -> None:
-    model = nn.Linear(3, 2)
-    opt = build(side, model.parameters())
-    assert isinstance(opt, made)
-    assert {key: opt.param_groups[0][key] for key in settings} == settings
-    assert isinstance(build(side, model.named_parameters()), made)
+NOTATIONS = (*sabun.presets(), "torch.optim:SGD(momentum=0.5)", "nesterov@adam", "look-ahead(0.9, 2)@spectral", "heun")
+
+
+@pytest.mark.parametrize("text", NOTATIONS)
+def test_a_job_trains_with_the_optimizer_that_the_study_has_judged(text: str) -> None:
+    from sabun.poc import arms
+
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    judged = arms.recipe(arms.arm(text)).build(model, {"lr": 0.05})
+    built = build(Side(text, {"lr": 0.05}), model)
+    assert type(built) is type(judged)
+    assert built.state_dict() == judged.state_dict()
+    assert isinstance(build(Side(text, {"lr": 0.05}), model.parameters()), type(judged))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 import sabun
-from sabun.poc import arms, tasks
+from sabun.optim.notation import parse
+from sabun.poc import tasks
 from sabun.poc.spec import Study
 
 __all__ = ["differences", "environment"]
@@ -79,9 +80,9 @@ def _packages(study: Study) -> dict[str, str]:
     names = set(_PACKAGES)
     modules = importlib.metadata.packages_distributions()
     for arm in study.arms:
-        notation = arms.parse(arm.optimizer)
-        if notation.kind == "class":
-            names.update(modules.get(notation.name.split(".")[0].partition(":")[0], []))
+        side = parse(arm.optimizer)
+        if side.kind == "class":
+            names.update(modules.get(side.name.split(".")[0].partition(":")[0], []))
     found = {}
     for name in sorted(names - {"torch"}):
         try:

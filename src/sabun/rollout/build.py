@@ -5,22 +5,20 @@ what was chosen, and makes the optimizer's ``state_dict`` carry the choice under
 passes that state dict as ``checkpoint`` and gets the same optimizer, whatever the stage is by then. Under
 ``torch.distributed`` rank 0 chooses for all, so that a file that one rank sees earlier cannot part them.
 
-Special cases of the notation, as in studies: ``torch.optim:AdamW`` (a class), ``nadamw`` (a preset of sabun.optim),
-``look-ahead(0.9, 2)@adam`` (a scheme, with a metric after ``@``).
+The notation is that of studies (:mod:`sabun.optim.notation`), so a job trains with what the study has judged.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sabun.errors import RolloutError, StateError
+from sabun.errors import RolloutError, SabunError, StateError
+from sabun.optim import notation
 from sabun.rollout.choice import Choice, choose
 from sabun.rollout.plan import Side
 
@@ -29,7 +27,7 @@ __all__ = ["KEY", "build", "champion", "choice_of", "optimizer"]
 KEY = "sabun_rollout"
 """Where an optimizer's state dict holds the choice."""
 
-Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
 def optimizer(
@@ -40,6 +38,9 @@ def optimizer(
     checkpoint: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer that job ``job_id`` trains with. Call it on every rank.
+
+    Pass the model itself where a side treats layers differently (``muon``), so that it can tell embeddings from hidden
+    matrices as the study could.
 
     ``checkpoint`` is the optimizer state dict of a job that is restarted (None for a new job): its choice is kept; load
     the state itself as usual. Raises RolloutError where there is no plan, or where the optimizer cannot be built.
@@ -73,59 +74,13 @@ def choice_of(built: torch.optim.Optimizer) -> Choice:
 
 def build(side: Side, params: Params) -> torch.optim.Optimizer:
     """One side's optimizer over ``params``. Raises RolloutError where it is unknown or refuses its options."""
-    name, options = _notation(side)
     try:
-        if ":" in name:
-            module, _, kind = name.partition(":")
-            made = getattr(importlib.import_module(module), kind)(params, **options)
-        else:
-            made = _sabun(name, params, options)
-    except (TypeError, ValueError, ImportError, AttributeError) as error:
+        return notation.resolve(side.optimizer).make(params, side.options)
+    except (SabunError, TypeError, ValueError, ImportError) as error:
         raise RolloutError(
             f"cannot build {side.optimizer!r} with {dict(side.options)}: {error}",
             fix="Correct that side of rollout.toml and run `sabun rollout apply`.",
         ) from error
-    if not isinstance(made, torch.optim.Optimizer):
-        raise RolloutError(f"{side.optimizer!r} is not a torch.optim.Optimizer.", fix="Name an optimizer class.")
-    return made
-
-
-def _sabun(name: str, params: Params, options: dict[str, Any]) -> torch.optim.Optimizer:
-    from sabun import optim, schemes
-
-    scheme, _, metric = name.partition("@")
-    bare = scheme.partition("(")[0].strip()
-    if not metric and bare in optim.presets() and bare not in schemes.SCHEMES:
-        return optim.create(bare, params, **options)
-    found = schemes.get(scheme.strip())
-    if metric.strip():
-        options = {"preconditioner": metric.strip(), **options}
-    if isinstance(found, schemes.ButcherTableau):
-        return optim.RungeKutta(params, scheme=found, **options)
-    return optim.Optimizer(params, scheme=found, **options)
-
-
-def _notation(side: Side) -> tuple[str, dict[str, Any]]:
-    """Name and options; a class's or preset's own parentheses come first, the plan's options on top."""
-    text = side.optimizer.strip()
-    name, _, inner = text.partition("(")
-    options: dict[str, Any] = dict(side.options)
-    if not inner or (":" not in name and not _is_preset(name)):
-        return text, options
-    try:
-        call = ast.parse(f"f({inner}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("options need names")
-        given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise RolloutError(f"cannot read {text!r}: {error}.", fix="Write torch.optim:SGD(momentum=0.9).") from None
-    return name.strip(), {**given, **options}
-
-
-def _is_preset(name: str) -> bool:
-    from sabun import optim, schemes
-
-    return name.strip() in optim.presets() and name.strip() not in schemes.SCHEMES
 
 
 def _agreed(ask: Callable[[], Choice]) -> Choice:

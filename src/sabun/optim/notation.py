@@ -1,0 +1,230 @@
+"""An optimizer by its notation: the one reading of it, for studies, training scripts and roll-outs. Needs torch alone.
+
+    adamw(weight_decay=0.1)                 a preset of :mod:`sabun.optim`
+    nesterov, look-ahead(0.9, 2)@adam       a scheme, with an optional metric after ``@``
+    torch.optim:SGD(momentum=0.9)           a class of any installed package, options in parentheses
+
+Special case: where a name is both and the preset is more than the scheme (``lion``: that scheme under the sign), the
+bare name means the preset, and with a metric or parameters of its own the scheme.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from sabun import schemes
+from sabun.errors import OptionError, unknown
+from sabun.optim.optimizer import Optimizer
+from sabun.optim.presets import create, presets
+from sabun.optim.runge_kutta import RungeKutta
+
+__all__ = ["SEE", "Maker", "Notation", "Option", "parse", "resolve"]
+
+Option = bool | int | float | str | tuple[float | int, ...]
+"""The value of an option: what a notation, a study file and a roll-out plan can hold."""
+
+Members = nn.Module | Iterable[Any]
+
+SEE = "An optimizer is a preset, a scheme (with @metric), or module:Class, for example torch.optim:SGD(momentum=0.9)."
+_GIVEN = ("self", "params", "scheme", "preconditioner")
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """The parts of an optimizer's notation: what kind, which name, which metric, which options."""
+
+    kind: Literal["class", "named"]
+    name: str
+    arguments: tuple[Option, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+    metric: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What a notation stands for: ``make(members, options)`` builds it, with whatever its parentheses say.
+
+    ``members`` are a model, its parameters, or (name, parameter) pairs; only the first tells presets what an embedding
+    is. A class gets bare parameters, unless it says ``takes_model = True``.
+    ``accepts`` names the options that may be added (None: any), ``shape`` the parameters of the scheme itself, which
+    may be given as options too. ``given`` is what its parentheses say by name; an option added to a preset or a class
+    takes precedence. ``metric`` and ``averaging`` are those that it is known to have, ``signature`` is that of a class.
+    """
+
+    kind: Literal["class", "preset", "scheme"]
+    name: str
+    make: Callable[[Members, Mapping[str, Any]], torch.optim.Optimizer]
+    accepts: tuple[str, ...] | None
+    given: Mapping[str, Option] = field(default_factory=dict)
+    shape: tuple[str, ...] = ()
+    metric: str | None = None
+    averaging: str | None = None
+    signature: inspect.Signature | None = None
+
+
+def parse(text: str) -> Notation:
+    """Take ``name(arguments)@metric`` or ``module:Class(options)`` apart.
+
+    Arguments are Python literals. Raises OptionError for text that does not follow the notation.
+    """
+    text = text.strip()
+    head, metric = _split_metric(text)
+    name, open_, rest = head.partition("(")
+    name = name.strip()
+    if not re.fullmatch(r"[\w.:+-]+", name) or (open_ and not rest.rstrip().endswith(")")):
+        raise OptionError(f"cannot read the optimizer {text!r}.", fix=SEE)
+    arguments, options = _arguments(rest.rstrip()[:-1], text) if open_ else ((), {})
+    if ":" not in name:
+        return Notation("named", name, arguments, options, metric)
+    if metric is not None:
+        raise OptionError(f"{text!r} puts a metric on a class.", fix="A metric (@adam) goes with a scheme's name only.")
+    if arguments:
+        raise OptionError(f"{text!r} has an option without a name.", fix="Write option=value, as in SGD(momentum=0.9).")
+    return Notation("class", name, (), options, None)
+
+
+def resolve(text: str) -> Maker:
+    """The maker of the optimizer that ``text`` names.
+
+    Raises OptionError for what is no notation, an unknown name or class, SchemeError for a scheme that cannot train.
+    """
+    found = parse(text)
+    return _class(found) if found.kind == "class" else _named(text, found)
+
+
+def _class(found: Notation) -> Maker:
+    kind = _load(found.name)
+    signature = inspect.signature(kind)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    accepts = None if open_ended else tuple(signature.parameters)[1:]
+    _check_given(found, accepts)
+
+    def make(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        if not getattr(kind, "takes_model", False):
+            # Classes of other packages do not all take pairs of name and parameter.
+            members = [member[1] if isinstance(member, tuple) else member for member in _named_of(members)]
+        return kind(members, **{**found.options, **options})
+
+    return Maker("class", found.name, make, accepts, found.options, signature=signature)
+
+
+def _load(name: str) -> Callable[..., torch.optim.Optimizer]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:  # the last two: no module's name, such as "" or "..x"
+        raise OptionError(
+            f"cannot import {module_name!r} for the optimizer {name!r}: {error}.",
+            fix="Check the spelling, or install the package that has it.",
+        ) from None
+    kind = getattr(module, class_name, None)
+    if kind is None:
+        known = [key for key, value in vars(module).items() if _is_optimizer(value)]
+        raise unknown(OptionError, f"optimizer in {module_name}", class_name, known)
+    if not _is_optimizer(kind):
+        raise OptionError(f"{name} is not a torch.optim.Optimizer.", fix=SEE)
+    return cast("Callable[..., torch.optim.Optimizer]", kind)
+
+
+def _is_optimizer(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+
+
+def _named(text: str, found: Notation) -> Maker:
+    row = presets().get(found.name)
+    preferred = row is not None and (found.name not in schemes.SCHEMES or row.preconditioner is not None)
+    if row is not None and preferred and found.metric is None and not found.arguments:
+
+        def preset(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+            return create(found.name, members, **{**found.options, **options})
+
+        accepts = tuple(key for key in inspect.signature(Optimizer).parameters if key != "params")
+        _check_given(found, accepts)
+        return Maker(
+            "preset", found.name, preset, accepts, found.options, metric=row.preconditioner, averaging=row.averaging
+        )
+    if found.name not in schemes.SCHEMES:
+        raise unknown(OptionError, "optimizer", found.name, [*presets(), *schemes.SCHEMES], see=SEE)
+    # The scheme's own parameters stand in its parentheses; what is added goes to the optimizer, or changes them.
+    own = _split_metric(text)[0].strip()
+    base = schemes.get(own)
+    base.require_usable()
+    runge_kutta = not isinstance(base, schemes.LinearMultistep)
+    kind: Callable[..., torch.optim.Optimizer] = RungeKutta if runge_kutta else Optimizer
+    shape = () if runge_kutta else tuple(getattr(base, "parameters", {}))
+    if runge_kutta and found.metric is not None:
+        raise OptionError(
+            f"{text!r} puts a metric on a Runge–Kutta method.", fix="Metrics go with multistep schemes only."
+        )
+
+    def scheme(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        changed = {key: options[key] for key in shape if key in options}
+        rest = {key: value for key, value in options.items() if key not in changed}
+        if found.metric is not None:
+            rest["preconditioner"] = found.metric
+        return kind(_named_of(members), scheme=schemes.get(own, **changed) if changed else base, **rest)
+
+    accepts = tuple(key for key in inspect.signature(kind).parameters if key not in _GIVEN)
+    return Maker("scheme", found.name, scheme, accepts, found.options, shape, found.metric)
+
+
+def _named_of(members: Members) -> Iterable[Any]:
+    if isinstance(members, nn.Module):
+        return [(name, parameter) for name, parameter in members.named_parameters() if parameter.requires_grad]
+    return members
+
+
+def _check_given(found: Notation, accepts: tuple[str, ...] | None) -> None:
+    for key in found.options:
+        if accepts is not None and key not in accepts:
+            raise unknown(OptionError, f"option of {found.name}", key, accepts)
+
+
+def _split_metric(text: str) -> tuple[str, str | None]:
+    """Split at an ``@`` that stands outside of parentheses."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == "@" and depth == 0:
+            metric = text[position + 1 :].strip()
+            if not metric:
+                raise OptionError(f"{text!r} ends with '@'.", fix="Name a metric, as in nesterov@adam, or drop it.")
+            return text[:position], metric
+    return text, None
+
+
+def _arguments(inner: str, text: str) -> tuple[tuple[Option, ...], dict[str, Option]]:
+    try:
+        call = ast.parse(f"f({inner})", mode="eval").body
+        if not isinstance(call, ast.Call):
+            raise ValueError("not a list of arguments")
+        values = tuple(_option(ast.literal_eval(node)) for node in call.args)
+        options: dict[str, Option] = {}
+        for keyword in call.keywords:
+            if keyword.arg is None:
+                raise ValueError("** is not allowed")
+            options[keyword.arg] = _option(ast.literal_eval(keyword.value))
+    except (SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error).split(":", maxsplit=1)[0]
+        raise OptionError(
+            f"cannot read the options in {text!r}: {reason}.",
+            fix="Write plain values, as in torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1).",
+        ) from None
+    return values, options
+
+
+def _option(value: object) -> Option:
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value):
+        return tuple(cast("Iterable[int | float]", value))
+    raise ValueError(f"{value!r} is neither a number, a text, true/false nor a tuple of numbers")

@@ -1,0 +1,94 @@
+"""The notation of optimizers: what it takes apart, what it makes, what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import sabun
+from sabun.errors import OptionError, SabunError, SchemeError
+from sabun.optim.notation import Notation, parse, resolve
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("adamw", Notation("named", "adamw")),
+        (" nesterov@adam ", Notation("named", "nesterov", metric="adam")),
+        ("look-ahead(0.9, 2)@spectral", Notation("named", "look-ahead", (0.9, 2), {}, "spectral")),
+        ("look-ahead(beta=0.9, gamma=2.0)", Notation("named", "look-ahead", (), {"beta": 0.9, "gamma": 2.0})),
+        ("torch.optim:SGD(momentum=0.9, nesterov=True)",
+         Notation("class", "torch.optim:SGD", (), {"momentum": 0.9, "nesterov": True})),
+        ("a.b:C(betas=(0.9, 0.99), mode='x@y', eps=-1e-3)",
+         Notation("class", "a.b:C", (), {"betas": (0.9, 0.99), "mode": "x@y", "eps": -0.001})),
+    ],
+)  # fmt: skip
+def test_notation(text: str, expected: Notation) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@adam", "nesterov@", "sgd(", "sgd)", "a:B(1)", "a:B(x=y)", "a:B(x=[])extra", "a:B(**k)", "a:B@adam",
+             "a:B(x={})", "a:B(f'')"],
+)  # fmt: skip
+def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse(text)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "made", "settings"),
+    [
+        ("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        ("torch.optim:SGD(momentum=0.5, lr=0.2)", {"lr": 0.1}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.5}),
+        ("nesterov", {"lr": 0.1}, sabun.Optimizer, {"lr": 0.1, "preconditioner": None}),
+        ("look-ahead(0.9, 2) @ adam", {"lr": 0.1}, sabun.Optimizer, {"momentum": 0.9, "preconditioner": "adam"}),
+        ("look-ahead(0.9, 2)", {"lr": 0.1, "gamma": 3}, sabun.Optimizer, {"scheme": "look-ahead(0.9, 3)"}),
+        ("nadamw(weight_decay=0.3)", {"lr": 0.1}, sabun.Optimizer, {"weight_decay": 0.3, "preconditioner": "adam"}),
+        ("nadamw(weight_decay=0.3)", {"lr": 0.1, "weight_decay": 0.0}, sabun.Optimizer, {"weight_decay": 0.0}),
+        ("heun", {"lr": 0.1}, sabun.RungeKutta, {"lr": 0.1}),
+    ],
+)
+def test_what_a_notation_makes(
+    text: str, options: dict[str, float], made: type[torch.optim.Optimizer], settings: dict[str, object]
+) -> None:
+    model = nn.Linear(3, 2)
+    for members in (model, model.parameters(), model.named_parameters()):
+        optimizer = resolve(text).make(members, options)
+        assert type(optimizer) is made
+        assert {key: optimizer.param_groups[0][key] for key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("torch.optim:SDG", "Did you mean 'SGD'"),
+        ("torch.optim:SGD(momentun=0.9)", "Did you mean 'momentum'"),
+        ("nadamw(weight_deccay=0.1)", "Did you mean 'weight_decay'"),
+        ("torch.nn:Linear", "is not a torch.optim.Optimizer"),
+        ("no_such_package:SGD", "cannot import"),
+        ("nesterow", "Did you mean 'nesterov'"),
+        ("heun@adam", "Metrics go with multistep schemes only"),
+    ],
+)
+def test_what_names_nothing_is_refused_with_the_nearest_that_does(text: str, says: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        resolve(text)
+    assert says in str(caught.value)
+
+
+def test_a_scheme_that_cannot_train_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(SchemeError):
+        resolve("lagrange-4")
+    with pytest.raises(SabunError, match="adan"):
+        resolve("nesterov@adan").make(nn.Linear(1, 1).parameters(), {"lr": 0.1})
+
+
+def test_it_needs_no_pydantic() -> None:
+    code = "import sys; sys.modules['pydantic'] = None; import sabun.optim.notation, sabun.rollout.build"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
