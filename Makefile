@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
-.PHONY: poc test check format clean
+.PHONY: poc test check format clean benchmark
 
 # torch is asked for first and pinned, so that the CPU build is taken where one is at hand.
 $(BIN)/.poc: pyproject.toml constraints.txt
@@ -34,6 +34,10 @@ check: $(BIN)/.dev
 ## make test: check, then the whole test suite
 test: check
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+## make benchmark: sabun against its peers, tuned alike; resumes; QUICK=1 takes 15 minutes, PROFILE=gpu wants a GPU
+benchmark: $(BIN)/.dev
+	$(BIN)/python benchmarks/suite.py $(if $(QUICK),--quick,$(if $(PROFILE),--profile $(PROFILE)))
 
 format: $(BIN)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples

@@ -1,0 +1,339 @@
+"""The benchmark's page in the docs: a pure function of the stored records. No figure in it is typed by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from contest import ARMS, BASELINE, MUONS, OURS, UNTUNED
+from evidence import Arm, Evidence
+from scores import (
+    Estimate,
+    Unit,
+    better_by_tuning,
+    diverged,
+    mean_ratio,
+    profile,
+    spread_ratio,
+    tolerance,
+    worst_of,
+)
+
+__all__ = ["MUON_TUNED", "charts", "claims", "page", "with_tuned_muon"]
+
+MUON_TUNED = "Muon + AdamW, β tuned"
+PEERS = ("AdamW", "SGD, Nesterov", "NAdamW", *MUONS, "schedule-free AdamW", "SOAP", "MARS", "Lion")
+
+
+def with_tuned_muon(evidence: Evidence) -> Evidence:
+    return better_by_tuning(evidence, MUONS, MUON_TUNED)
+
+
+def claims(evidence: Evidence) -> list[tuple[str, float, float | None, Estimate | None, Estimate | None]]:
+    """(what is claimed, its target, the value, the estimate in seconds, the estimate in steps), each from records."""
+    e = with_tuned_muon(evidence)
+
+    def ratio(text: str, target: float, of: Callable[[Unit], Estimate | None]) -> Any:
+        seconds, steps = of("seconds"), of("steps")
+        return text, target, seconds.value if seconds else None, seconds, steps
+
+    rows = [
+        ratio(
+            "`sabun` against the better of tuned AdamW and SGD-Nesterov on each task", 0.60,
+            lambda unit: worst_of(e, OURS, (BASELINE, "SGD, Nesterov"), unit),
+        ),
+        ratio("against Muon+AdamW, learning rate tuned", 0.85, lambda unit: mean_ratio(e, OURS, MUONS[0], unit)),
+        ratio("against Muon+AdamW, momentum tuned too", 0.95, lambda unit: mean_ratio(e, OURS, MUON_TUNED, unit)),
+        ratio("against the best peer of each task", 1.00, lambda unit: worst_of(e, OURS, PEERS, unit)),
+        ratio("`sabun`, untuned, against tuned AdamW", 0.85, lambda unit: mean_ratio(e, UNTUNED, BASELINE, unit)),
+    ]  # fmt: skip
+    spread = spread_ratio(e, OURS, BASELINE)
+    rows.append(("spread over seeds against AdamW's", 0.90, spread.value if spread else None, spread, None))
+    mine, theirs = tolerance(e, OURS), tolerance(e, BASELINE)
+    wider = mine / theirs if mine is not None and theirs else None
+    rows.append(("learning-rate tolerance in decades, AdamW's = 1 (at least)", 1.5, wider, None, None))
+    lost = diverged(e, OURS)[0] + diverged(e, UNTUNED)[0]
+    rows.append(("diverged runs of `sabun`", 0.0, float(lost), None, None))
+    rows += [
+        (f"seconds a step on {task}, AdamW's = 1", 1.10, arms[OURS].cost, None, None)
+        for task, arms in e.tasks.items()
+        if task.startswith(("cifar10", "charlm")) and OURS in arms
+    ]
+    return rows
+
+
+def reached(text: str, target: float, value: float | None) -> bool | None:
+    """Whether a claim holds; None where nothing was measured."""
+    if value is None or math.isnan(value):
+        return None
+    return value >= target if "at least" in text else value <= target
+
+
+def charts(evidence: Evidence) -> dict[str, Any]:
+    """File name → chart."""
+    from pictures import profile_chart, ratio_chart
+
+    e = with_tuned_muon(evidence)
+    peers = [*[peer for peer in PEERS if peer not in MUONS[1:]], MUON_TUNED]
+    made = {}
+    for unit in ("steps", "seconds"):
+        rows = {f"sabun / {peer}": mean_ratio(e, OURS, peer, unit) for peer in peers}
+        rows |= {f"sabun, untuned / {BASELINE}": mean_ratio(e, UNTUNED, BASELINE, unit)}
+        known = {name: estimate for name, estimate in rows.items() if estimate is not None}
+        if known:
+            made[f"ratios-{unit}"] = ratio_chart(
+                known, title=f"Time to target in {unit}: left of 1 sabun is faster",
+                subtitle="dots: tasks; point: geometric mean; thin: interval over tasks, thick: over seeds",
+                axis=f"ratio of {unit} to the loss that both reach",
+            )  # fmt: skip
+    arms = [*peers, OURS, UNTUNED]
+    multiples = profile(e, arms, BASELINE)
+    if any(multiples.values()):
+        made["profile"] = profile_chart(
+            multiples, ours=(OURS, UNTUNED), title="Performance profile: steps to tuned AdamW's final loss",
+            subtitle="height at τ = 1: how often the fastest; right end: how often the target is reached at all",
+        )  # fmt: skip
+    return made
+
+
+def page(evidence: Evidence, images: str = "images/benchmark") -> str:
+    """The page as Markdown. ``images``: folder of the pictures, as seen from the page."""
+    e = with_tuned_muon(evidence)
+    return "\n".join(
+        [
+            *_head(evidence),
+            *_claims(evidence),
+            *_pictures(evidence, images),
+            *_losses(e),
+            *_duels(e),
+            *_rest(e),
+            *_tuning(evidence),
+            *_reading(),
+        ]
+    )
+
+
+def _head(evidence: Evidence) -> list[str]:
+    about = evidence.about
+    environment = about.get("environment", {})
+    machine = environment.get("machine", {})
+    versions = {"torch": environment.get("torch"), **environment.get("packages", {})}
+    budgets = [study["budget"] for studies in about.get("studies", {}).values() for study in studies.values()]
+    trials, seeds = max((b["trials"] for b in budgets), default=0), max((b["seeds"] for b in budgets), default=0)
+    lines = [
+        "# The benchmark: sabun against its strongest peers, tuned alike",
+        "",
+        "Written by `make benchmark` from stored records; no figure on this page was typed by hand. "
+        f"Profile **{evidence.profile}**: {len(evidence.tasks)} tasks; every tuned arm {trials} trials over "
+        f"equally wide spaces around its documented default, then {seeds} paired seeds. Command: "
+        f"`make benchmark{' QUICK=1' if evidence.profile == 'quick' else ''}`.",
+        "",
+        f"Machine: {machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores, device "
+        f"{environment.get('device', '?')}, one thread a run. Versions: "
+        + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        + ".",
+        "",
+    ]  # fmt: skip
+    if not about.get("quiet", True):
+        lines += [
+            "> **The machine was shared while this ran.** Losses and steps are exact all the same: they do not "
+            "depend on the clock. Seconds are medians of runs that had no other run of the benchmark beside them, but "
+            "not the machine to themselves: take the columns in seconds as rough.",
+            "",
+        ]  # fmt: skip
+    if evidence.profile == "quick":
+        lines += [
+            "> **This is the quick profile**: small models and short runs, to see the machinery at work. "
+            "It says what holds for such runs and no more.",
+            "",
+        ]
+    return lines
+
+
+def _claims(evidence: Evidence) -> list[str]:
+    lines = [
+        "## What was to be shown, and what came out",
+        "",
+        "Ratios of time to target (below 1: `sabun` is faster); in parentheses the 95% interval over tasks, where the "
+        "tasks are enough for one, and the one over seeds.",
+        "",
+        "| claim | target | in seconds | in steps | |",
+        "|---|---:|---:|---:|---|",
+    ]  # fmt: skip
+    for text, target, value, seconds, steps in claims(evidence):
+        sign = "≥" if "at least" in text else "≤"
+        outcome = {None: "not measured", True: "reached", False: "**not reached**"}[reached(text, target, value)]
+        shown = _estimate(seconds) if seconds else _number(value)
+        lines.append(f"| {text} | {sign} {target:g} | {shown} | {_estimate(steps) if steps else ''} | {outcome} |")
+    return [*lines, ""]
+
+
+def _pictures(evidence: Evidence, images: str) -> list[str]:
+    alts = {
+        "ratios-steps": "Ratios of steps to target of sabun to each peer",
+        "ratios-seconds": "Ratios of seconds to target of sabun to each peer",
+        "profile": "Performance profile of all arms",
+    }
+    return [
+        line for name in charts(evidence) for line in (f"![{alts[name]}]({images}-{evidence.profile}-{name}.svg)", "")
+    ]
+
+
+def _losses(e: Evidence) -> list[str]:
+    tasks = list(e.tasks)
+    lines = [
+        "## Final validation loss",
+        "",
+        "Median over seeds, with the standard deviation over seeds; **bold**: the lowest of the task.",
+        "",
+        "| arm | " + " | ".join(tasks) + " |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    best = {
+        task: min((_median(arm) for name, arm in arms.items() if name != MUON_TUNED), default=math.inf)
+        for task, arms in e.tasks.items()
+    }
+    for name in ARMS:
+        cells = []
+        for task in tasks:
+            arm = e.tasks[task].get(name)
+            if arm is None:
+                cells.append("")
+                continue
+            middle = _median(arm)
+            finals = [curve.final for curve in arm.curves]
+            spread = statistics.stdev(finals) if len(finals) > 1 and all(map(math.isfinite, finals)) else math.nan
+            text = f"{middle:.4g} ± {spread:.2g}" if math.isfinite(spread) else f"{_number(middle)} (a run was lost)"
+            cells.append(f"**{text}**" if middle == best[task] else text)
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _median(arm: Arm) -> float:
+    return statistics.median(curve.final for curve in arm.curves) if arm.curves else math.inf
+
+
+def _duels(e: Evidence) -> list[str]:
+    tasks = list(e.tasks)
+    lines = [
+        "## Against each peer, task by task",
+        "",
+        "Steps to target of `sabun` over those of the peer; **above 1 it loses**, and the number is bold.",
+        "",
+        "| peer | mean | " + " | ".join(tasks) + " |",
+        "|---|---:|" + "---:|" * len(tasks),
+    ]
+    rows: list[tuple[str, str, str]] = [(OURS, peer, peer) for peer in (*PEERS, MUON_TUNED)]
+    rows += [(UNTUNED, BASELINE, f"untuned against {BASELINE}"), (UNTUNED, "AdamW, untuned", "both untuned: AdamW")]
+    for ours, peer, label in rows:
+        estimate = mean_ratio(e, ours, peer)
+        if estimate is not None:
+            cells = [_bold(estimate.by_task.get(task)) for task in tasks]
+            lines.append(f"| {label} | {_bold(estimate.value)} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _bold(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"**{_number(value)}**" if value > 1 else _number(value)
+
+
+def _rest(e: Evidence) -> list[str]:
+    lines = [
+        "## Spread, tolerance, step time, memory",
+        "",
+        "Spread: standard deviation over seeds of the final loss. Tolerance: decades of learning rate within 10% of "
+        "the best trial. Step time: seconds of a whole training step (forward, backward, optimizer) on each task, "
+        "AdamW's = 1, geometric mean. State: bytes that the optimizer keeps, AdamW's = 1, geometric mean.",
+        "",
+        "| arm | spread, AdamW's = 1 | tolerance, decades | step time | state | lost runs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for name in ARMS:
+        if not any(name in arms for arms in e.tasks.values()):
+            continue
+        spread = spread_ratio(e, name, BASELINE)
+        wide = tolerance(e, name)
+        costs = [arms[name].cost for arms in e.tasks.values() if name in arms]
+        sizes = [
+            arms[name].state_bytes / arms[BASELINE].state_bytes
+            for arms in e.tasks.values()
+            if name in arms and BASELINE in arms and arms[name].state_bytes and arms[BASELINE].state_bytes
+        ]
+        lost, runs = diverged(e, name)
+        cells = [
+            _number(spread.value if spread else None),
+            _number(wide),
+            _mean(costs),
+            _mean(sizes),
+            f"{lost} of {runs}",
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value]
+    return _number(math.exp(math.fsum(map(math.log, known)) / len(known))) if known else "not measured"
+
+
+def _tuning(evidence: Evidence) -> list[str]:
+    tasks = list(evidence.tasks)
+    lines = [
+        "## Tuned learning rates",
+        "",
+        "† the best trial lies at an edge of what was tried: the true optimum may lie outside.",
+        "",
+        "| arm | " + " | ".join(tasks) + " |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    for name in ARMS:
+        cells = []
+        for task in tasks:
+            arm = evidence.tasks[task].get(name)
+            cells.append(f"{arm.lr:.2g}{' †' if arm.at_edge else ''}" if arm is not None and arm.lr else "")
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _reading() -> list[str]:
+    return [
+        "## How to read it",
+        "",
+        "- Two runs of a seed are compared by the time each needs to reach the loss at which the worse of the two "
+        "ends. All arms but the schedule-free one decay their learning rate linearly to zero, so a target reached early "
+        "is reached with an undecayed rate: ratios understate the better arm.",
+        "- Seconds are steps times the median seconds a step, as a multiple of AdamW's measured in the same study.",
+        "- `torch.optim.Muon` orthogonalises in bfloat16, for which many CPUs have no units; the columns in steps do "
+        "not depend on that.",
+        "- *Muon, β tuned* is the best of three momenta by tuning, so it had three times the trials of any other arm.",
+        "- Records: `benchmarks/results/`. Definitions: `benchmarks/scores.py`. How the preset was chosen, and on "
+        "which tasks: [research](research/index.md).",
+        "",
+    ]
+
+
+def _estimate(estimate: Estimate) -> str:
+    spans = [f"{_number(span[0])} to {_number(span[1])}" for span in (estimate.over_tasks, estimate.over_seeds) if span]
+    return _number(estimate.value) + (f" ({'; '.join(spans)})" if spans else "")
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "not measured"
+    if math.isinf(value):
+        return "never"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def text_of(claimed: Sequence[Any]) -> Mapping[str, str]:
+    """Claim → one line, for the terminal."""
+    return {
+        text: f"{_number(value)} (target {'≥' if 'at least' in text else '≤'} {target:g})"
+        for text, target, value, _, _ in claimed
+    }

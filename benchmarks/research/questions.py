@@ -1,0 +1,155 @@
+"""The questions asked on the way to the preset ``sabun``: which variants, on which tasks. Answers: docs/research/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CHOICE", "KEPT_OUT", "QUESTIONS", "TASKS", "Question", "Setting"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task as sized for research: ``points`` measurements of the validation loss, ``interval`` steps apart."""
+
+    task: str
+    options: Mapping[str, Any]
+    points: int
+    root: int = 90_001
+    """Seed of the research; the benchmark's own runs derive theirs from others."""
+
+    def fields(self) -> dict[str, Any]:
+        return {"task": self.task, "options": dict(self.options), "points": self.points, "root": self.root}
+
+    @property
+    def steps(self) -> int:
+        return self.points * int(self.options["interval"])
+
+
+def _paced(name: str, points: int, interval: int, **options: Any) -> Setting:
+    return Setting(f"benchmarks/paced.py:{name}", {"interval": interval, **options}, points)
+
+
+TASKS: Mapping[str, Setting] = {
+    "charlm": _paced("CharLM", 6, 50, layers=2, width=48, heads=4, context=32, batch_size=16, chars=200_000),
+    "cifar10": _paced("Cifar10", 4, 50, images=6_000, width=8, batch_size=32),
+    "digits": _paced("Digits", 8, 33),
+    "digits-cnn": _paced("DigitsCNN", 6, 33),
+    "breast-cancer": _paced("BreastCancer", 6, 21),
+    "diabetes": _paced("Diabetes", 6, 16),
+}
+CHOICE = ("charlm", "cifar10")
+"""Where choices are made."""
+KEPT_OUT = ("digits-cnn", "breast-cancer", "diabetes")
+"""Where they are checked afterwards, and never made."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Variants by label. ``keep``: labels that get all seeds whatever their rank; ``reference``: the label that
+    others are compared with."""
+
+    arms: Mapping[str, str]
+    reference: str
+    keep: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = CHOICE
+    seeds: int = 3
+
+    def kept(self) -> set[str]:
+        return {self.arms[label] for label in (self.reference, *self.keep)}
+
+
+def variant(**options: Any) -> str:
+    inside = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"variants:Variant({inside})" if inside else "variants:Variant"
+
+
+def even(**options: Any) -> str:
+    return variant(row_normalization=True, beta2=0.95, **options)
+
+
+_PEERS = {
+    "AdamW": "torch.optim:AdamW",
+    "SGD, Nesterov": "torch.optim:SGD(momentum=0.9, nesterov=True)",
+    "Muon + AdamW": variant(beta=0.95, gamma=0.95, rest="heavy-ball(0.9)", rest_lr=1.0),
+    "first prototype": variant(),
+}
+
+QUESTIONS: Mapping[str, Question] = {
+    "peers": Question(_PEERS, "first prototype", keep=("AdamW", "Muon + AdamW")),
+    "gamma": Question(
+        {
+            f"β = {beta}, γ = {gamma:g}": variant(beta=beta, gamma=gamma)
+            for beta, gammas in {
+                0.8: (0.0, 0.8, 2.0, 4.0),
+                0.9: (0.0, 0.9, 2.0, 4.0, 9.5),
+                0.95: (0.0, 0.95, 2.0, 4.0, 19.5),
+            }.items()
+            for gamma in gammas
+        },
+        "β = 0.9, γ = 2",
+    ),
+    "rows": Question(
+        {
+            ("even rows" if rows else "plain") + f", β = {beta}, γ = {gamma:g}": variant(
+                beta=beta, gamma=gamma, **({"row_normalization": True, "beta2": 0.95} if rows else {})
+            )
+            for rows in (False, True)
+            for beta, gamma in ((0.9, 0.9), (0.9, 2.0), (0.95, 2.0))
+        },
+        "plain, β = 0.9, γ = 2",
+    ),
+    # From here on with even rows, which "rows" spoke for.
+    "rest": Question(
+        {
+            "AdamW's scheme, rate × 1": even(rest="heavy-ball(0.9)", rest_lr=1.0),
+            "Nesterov, rate × 1": even(rest_lr=1.0),
+            "Nesterov, rate × 0.5": even(),
+            "Nesterov, rate × 0.25": even(rest_lr=0.25),
+            "Nesterov, rate × 0.12": even(rest_lr=0.12),
+            "Nesterov, rate × 0.5, β₂ = 0.99": even(rest_beta2=0.99),
+            "Nesterov, rate × 0.5, β₂ = 0.95": even(rest_beta2=0.95),
+            "Nesterov, rate × 0.25, β₂ = 0.95": even(rest_beta2=0.95, rest_lr=0.25),
+            "look-ahead γ = 2, rate × 0.5": even(rest="look-ahead(0.9, 2)"),
+            "all matrices in the spectral metric": even(head=True),
+        },
+        "Nesterov, rate × 0.5",
+    ),
+    "schedule": Question(
+        {
+            "constant": even(),
+            "γ: 2 → 0.9": even(gamma_end=0.9),
+            "γ: 2 → 4": even(gamma_end=4.0),
+            "γ: 0.9 → 2": even(gamma=0.9, gamma_end=2.0),
+            "β: 0.9 → 0.8": even(beta_end=0.8),
+            "β: 0.9 → 0.95": even(beta_end=0.95),
+            "β: 0.8 → 0.95": even(beta=0.8, beta_end=0.95),
+        },
+        "constant",
+    ),
+    "average": Question(
+        {
+            "last iterate": even(),
+            "ema 0.8": even(averaging="ema", ema_decay=0.8),
+            "ema 0.9": even(averaging="ema", ema_decay=0.9),
+            "ema 0.95": even(averaging="ema", ema_decay=0.95),
+            "ema 0.98": even(averaging="ema", ema_decay=0.98),
+        },
+        "last iterate",
+        keep=("ema 0.8", "ema 0.9"),
+        seeds=5,
+    ),
+    "metric": Question(
+        {
+            "spectral, even rows": even(),
+            "spectral, polar express": even(orthogonalization="polar-express"),
+            "spectral, even rows, β₂ = 0.9": variant(row_normalization=True, beta2=0.9),
+            "spectral, even rows, β₂ = 0.99": variant(row_normalization=True, beta2=0.99),
+            "kronecker": variant(metric="kronecker", beta2=0.95),
+            "kronecker, β = 0.95, γ = 0": variant(metric="kronecker", beta2=0.95, beta=0.95, gamma=0.0),
+            "adam": variant(metric="adam", beta2=0.95),
+        },
+        "spectral, even rows",
+    ),
+}

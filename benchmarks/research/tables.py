@@ -1,0 +1,105 @@
+"""Tables of the research pages, from ``results.jsonl``: written between the markers ``<!-- table: NAME TASK -->``.
+
+    python benchmarks/research/tables.py            # brings docs/research/*.md up to date
+    python benchmarks/research/tables.py --show gamma charlm
+
+A cell is the mean loss at the end over the seeds that a variant got, at the learning rate that is best in that mean
+among those with the most seeds; the number of seeds stands beside it. Differences are paired with the reference, seed
+by seed, at each side's own best learning rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import statistics
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from lab import final, read  # noqa: E402
+from questions import QUESTIONS, TASKS, Question  # noqa: E402
+
+PAGES = HERE.parent.parent / "docs" / "research"
+MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Best:
+    """A variant at its best learning rate: loss by seed."""
+
+    lr: float
+    losses: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.losses.values()) / len(self.losses)
+
+
+def best(rows: Iterable[dict], task: str, arm: str) -> Best | None:
+    """The learning rate with the lowest mean among those with the most seeds."""
+    by_lr: dict[float, dict[int, float]] = {}
+    for row in rows:
+        if row["task"] == task and row["arm"] == arm:
+            by_lr.setdefault(row["lr"], {})[row["seed"]] = final(row)
+    if not by_lr:
+        return None
+    most = max(map(len, by_lr.values()))
+    lr = min((lr for lr in by_lr if len(by_lr[lr]) == most), key=lambda lr: sum(by_lr[lr].values()))
+    return Best(lr, by_lr[lr])
+
+
+def table(rows: list[dict], question: Question, task: str) -> str:
+    """One question on one task as Markdown, best first."""
+    found = {label: best(rows, task, arm) for label, arm in question.arms.items()}
+    known = {label: value for label, value in found.items() if value is not None}
+    reference = known.get(question.reference)
+    lines = ["| variant | loss | seeds | best lr | against the reference |", "|---|---:|---:|---:|---:|"]
+    for label, value in sorted(known.items(), key=lambda item: (-len(item[1].losses), item[1].mean)):
+        against = ""
+        if label == question.reference:
+            against = "reference"
+        elif reference is not None:
+            both = sorted(set(value.losses) & set(reference.losses))
+            gaps = [value.losses[seed] - reference.losses[seed] for seed in both]
+            if gaps and all(map(math.isfinite, gaps)):
+                against = f"{statistics.mean(gaps):+.4f}" + (
+                    f" ± {statistics.stdev(gaps):.4f}" if len(gaps) > 1 else ""
+                )
+        lines.append(f"| {label} | {value.mean:.4f} | {len(value.losses)} | {value.lr:.2g} | {against} |")
+    return "\n".join(lines)
+
+
+def caption(task: str) -> str:
+    setting = TASKS[task]
+    return f"{task}: validation loss after {setting.steps} steps (± standard deviation of the paired differences)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", nargs=2, metavar=("QUESTION", "TASK"), help="print one table and change nothing")
+    given = parser.parse_args()
+    rows = list(read().values())
+    if given.show:
+        name, task = given.show
+        print(table(rows, QUESTIONS[name], task))
+        return
+    for page in sorted(PAGES.glob("*.md")):
+
+        def fill(match: re.Match[str]) -> str:
+            name, task = match.groups()
+            made = table(rows, QUESTIONS[name], task)
+            return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
+
+        text = page.read_text(encoding="utf-8")
+        page.write_text(MARKER.sub(fill, text), encoding="utf-8")
+        print(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One optimizer with everything that the preset ``sabun`` could be made of as an option, for the research runs.
+
+Special cases: ``Variant()`` with ``beta=0.9, gamma=2.0, rest_lr=0.5`` is the preset as a first prototype left it;
+``Variant(beta=0.95, gamma=0.95, rest="heavy-ball(0.9)", rest_lr=1.0)`` is Muon with AdamW beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sabun
+from sabun.optim import param_groups
+from sabun.optim.preconditioners import is_matrix
+from sabun.optim.spec import encode
+
+__all__ = ["Variant"]
+
+_GRID = 16  # values that a scheduled γ takes: each change of a scheme costs the optimizer a new plan
+
+
+class Variant(sabun.Optimizer):
+    """Look-ahead(β, γ) in a matrix metric for hidden matrices; another scheme in the ``adam`` metric for the rest.
+
+    ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
+    proportion to it. ``rest``, ``rest_lr``, ``rest_beta2``: scheme, share of the learning rate and decay of the second
+    moment for what is no hidden matrix. ``head``: whether the last matrix and embeddings are hidden matrices too.
+    """
+
+    takes_model = True
+
+    def __init__(
+        self,
+        members: Any,
+        lr: float = 5e-3,
+        *,
+        beta: float = 0.9,
+        gamma: float = 2.0,
+        beta_end: float | None = None,
+        gamma_end: float | None = None,
+        metric: str = "spectral",
+        rest: str = "nesterov(0.9)",
+        rest_lr: float = 0.5,
+        rest_beta2: float = 0.999,
+        head: bool = False,
+        **options: Any,
+    ) -> None:
+        groups = param_groups(
+            members,
+            rest={"scheme": rest, "lr": lr * rest_lr, "beta2": rest_beta2},
+            is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
+        )
+        super().__init__(groups, lr, scheme=sabun.schemes.look_ahead(beta, gamma), preconditioner=metric, **options)
+        self.start = [group["lr"] for group in self.param_groups]
+        self.path = (beta, beta if beta_end is None else beta_end), (gamma, gamma if gamma_end is None else gamma_end)
+
+    def step(self, closure: Any = None) -> Any:
+        (beta, beta_end), (gamma, gamma_end) = self.path
+        for group, start in zip(self.param_groups, self.start, strict=True):
+            if group.get("name") != "hidden" or (beta == beta_end and gamma == gamma_end):
+                continue
+            spent = round(_GRID * (1 - float(group["lr"]) / start)) / _GRID
+            now = beta + spent * (beta_end - beta), gamma + spent * (gamma_end - gamma)
+            group["scheme"] = encode(sabun.schemes.look_ahead(*(round(value, 6) for value in now)))
+            group["momentum"] = round(now[0], 6)
+        return super().step(closure)
