@@ -306,8 +306,8 @@ def _reading() -> list[str]:
         "## How to read it",
         "",
         "- Two runs of a seed are compared by the time each needs to reach the loss at which the worse of the two "
-        "ends. All arms but the schedule-free one decay their learning rate linearly to zero, so a target reached early "
-        "is reached with an undecayed rate: ratios understate the better arm.",
+        "ends. All arms but the schedule-free one decay their learning rate linearly to zero, so a target reached "
+        "early is reached with an undecayed rate: ratios understate the better arm.",
         "- Seconds are steps times the median seconds a step, as a multiple of AdamW's measured in the same study.",
         "- `torch.optim.Muon` orthogonalises in bfloat16, for which many CPUs have no units; the columns in steps do "
         "not depend on that.",
