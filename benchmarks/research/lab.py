@@ -33,7 +33,8 @@ from sabun.poc.spec import Run  # noqa: E402
 from sabun.poc.study import default_study  # noqa: E402
 from sabun.poc.training import Trainer  # noqa: E402
 
-RESULTS = HERE / "results.jsonl"
+PUBLISHED = HERE / "results.jsonl"
+RESULTS = Path("runs/research.jsonl")
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ class Key:
         return cls(row["task"], row["arm"], row["lr"], row["seed"])
 
 
-def read(path: Path = RESULTS) -> dict[Key, dict[str, Any]]:
-    """All stored runs; a torn last line is left out."""
+def read(*paths: Path) -> dict[Key, dict[str, Any]]:
+    """All stored runs, by default the published ones and those that are not yet; a torn last line is left out."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    chosen = [path for path in paths or (PUBLISHED, RESULTS) if path.exists()]
+    for line in (line for path in chosen for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -74,7 +76,7 @@ class Lab:
         self.name = name
         self.setting = setting
         self.path = path
-        self.known = read(path)
+        self.known = read(PUBLISHED, path) if path == RESULTS else read(path)
         self.data = None
         self.version = hashlib.sha256(json.dumps(setting.fields(), sort_keys=True).encode()).hexdigest()[:8]
 
@@ -84,6 +86,7 @@ class Lab:
         if row is None or row["setting"] != self.version:
             row = self._train(key)
             self.known[key] = row
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{self.name:12} {arm:70} lr {lr:.2e} seed {seed}: {final(row):.4f}", flush=True)

@@ -11,6 +11,7 @@ by seed, at each side's own best learning rate.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import statistics
@@ -22,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from lab import final, read  # noqa: E402
+from lab import PUBLISHED, final, read  # noqa: E402
 from questions import QUESTIONS, TASKS, Question  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"
@@ -83,8 +84,11 @@ def caption(task: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", nargs=2, metavar=("QUESTION", "TASK"), help="print one table and change nothing")
+    parser.add_argument("--publish", action="store_true", help="put new runs into results.jsonl first")
     given = parser.parse_args()
     rows = list(read().values())
+    if given.publish:
+        PUBLISHED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if given.show:
         name, task = given.show
         print(table(rows, QUESTIONS[name], task))
