@@ -135,6 +135,20 @@ def test_html_json_markdown_and_terminal_agree(case: Make, lang: Language) -> No
     assert headline in " ".join(shell.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(("high", "sign"), [(0.99, "●"), (1.0, "●"), (1.01, "○")])
+def test_not_shown_to_be_worse_does_not_look_like_shown_to_be_no_worse(case: Make, high: float, sign: str) -> None:
+    made = report(case(candidates=1))
+    (only,) = made.candidates
+    reasons = tuple(
+        dataclasses.replace(r, values={**r.values, "high": high, "limit": 1.0}) if r.code == "k2_not_worse" else r
+        for r in only.verdict.reasons
+    )
+    shown = dataclasses.replace(only, verdict=dataclasses.replace(only.verdict, reasons=reasons))
+    text = markdown.render(dataclasses.replace(made, candidates=(shown,)), "en")
+    row = next(line for line in text.splitlines() if line.startswith("| **"))
+    assert row.split("|")[4].strip()[0] == sign
+
+
 def test_json_is_strict_and_documented(case: Make) -> None:
     c = case()
     summary = dataclasses.replace(c.assessment.arms["euler"], loss_high=(float("inf"),) * 21)

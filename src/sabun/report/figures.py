@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sabun.poc.results import Comparison
+from sabun.poc.results import Comparison, Reason
 from sabun.report.facts import Arm, Candidate, Report
 from sabun.report.formatting import Language, show
 from sabun.report.svg import Canvas, Label, Scale, shorten
@@ -46,11 +46,23 @@ def series(index: int) -> str:
     return f"s{index}" if index <= COLOURS else f"s{(index - 1) % COLOURS + 1} again"
 
 
+def kind_of(reason: Reason) -> str:
+    """pass, fail or unclear, as the verdict says, or ``open``: passed, for nothing speaks against it, yet not shown.
+
+    K2 asks of a candidate that it is not shown to spread more. An interval that reaches beyond the limit passes that
+    too, and says little: it must not look like one that lies below it.
+    """
+    high, limit = reason.values.get("high"), reason.values.get("limit")
+    if reason.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
+        return "open"
+    return reason.outcome
+
+
 def outcome(candidate: Candidate, group: str, kpi: str) -> str:
-    """pass, fail or unclear for one group, as the verdict's reasons say."""
+    """The kind of the one reason that the verdict gives for ``group``."""
     for reason in candidate.verdict.reasons:
         if reason.kpi in (group, kpi):
-            return reason.outcome
+            return kind_of(reason)
     return "unclear"
 
 

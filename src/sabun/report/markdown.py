@@ -6,14 +6,14 @@ import re
 
 from sabun.poc.results import Comparison
 from sabun.report.facts import KPIS, Note, Report
-from sabun.report.figures import outcome
+from sabun.report.figures import kind_of, outcome
 from sabun.report.formatting import Language, show
 from sabun.report.svg import visible
 from sabun.report.text import interval, reason_text, text
 
 __all__ = ["cell", "render"]
 
-SIGN = {"pass": "●", "unclear": "▲", "fail": "✕"}
+SIGN = {"pass": "●", "open": "○", "unclear": "▲", "fail": "✕"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 
@@ -46,7 +46,7 @@ def render(report: Report, lang: Language = "en") -> str:
     for candidate in report.candidates:
         for reason in candidate.verdict.reasons:
             said = escape(reason_text(reason, candidate.arm, report.baseline, lang))
-            lines.append(f"- {SIGN[reason.outcome]} **{escape(candidate.arm)}**: {said}")
+            lines.append(f"- {SIGN[kind_of(reason)]} **{escape(candidate.arm)}**: {said}")
     lines += ["", "</details>", "", f"<details><summary>{t('ui.untested')}</summary>", ""]
     lines += [f"- {say(note)}" for note in report.untested]
     lines += ["", "</details>", "", f"<details><summary>{t('ui.phrases')}</summary>", ""]

@@ -141,8 +141,10 @@ class Canvas:
         self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"{tips(tip)}/>')
 
     def mark(self, x: float, y: float, kind: str, css: str, *, tip: Label | None = None) -> None:
-        """The mark of an outcome: disc (pass), triangle (unclear) or cross (fail). Shape as well as colour tells."""
-        if kind == "pass":
+        """The mark of an outcome: disc (pass), ring (open), triangle (unclear) or cross (fail). Shape tells, not colour
+        alone.
+        """
+        if kind in ("pass", "open"):
             self.dot(x, y, 5.5, f"mark {css}", tip=tip)
         elif kind == "fail":
             d = f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0-9l-9 9"

@@ -20,7 +20,10 @@ from sabun.report.text import interval, text
 
 __all__ = ["render"]
 
-TONE = {"go": "green", "no-go": "red", "undecided": "yellow", "pass": "green", "fail": "red", "unclear": "yellow"}
+TONE = {
+    "go": "green", "no-go": "red", "undecided": "yellow",
+    "pass": "green", "open": "green", "fail": "red", "unclear": "yellow",
+}  # fmt: skip
 
 
 def render(report: Report, lang: Language = "en") -> RenderableType:
