@@ -42,7 +42,8 @@ def render(report: Report, lang: Language = "en") -> str:
     )
     view = _View(report)
     environment.globals.update(
-        t=view.t, v=view.v, note=view.note, reason=view.reason, series=figures.series, outcome=figures.outcome, kind_of=figures.kind_of,
+        t=view.t, v=view.v, note=view.note, reason=view.reason, series=figures.series,
+        outcome=figures.outcome, kind_of=figures.kind_of,
         groups=list(KPIS.items()), figure=view.figure, span=view.span, languages=LANGUAGES, clean=view.name,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
