@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def _orphans(marker: str) -> list[int]:
                 environment = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if b"sabun.poc.processes" in command and marker.encode() in environment:
+            if b"sabun.poc.worker" in command and marker.encode() in environment:
                 found.append(int(entry.name))
     return found
 
@@ -75,7 +76,7 @@ def test_sigkill_of_a_parallel_study_leaves_no_worker_and_loses_nothing(tmp_path
         if Store.exists(tmp_path / "out") and len(Store.open(tmp_path / "out").results) >= 4:
             break
         time.sleep(0.02)
-    assert len(_orphans(str(tmp_path))) == 2
+    assert len(_orphans(str(tmp_path))) == 3  # two workers, and the nursery that they come from
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     while time.monotonic() < deadline and _orphans(str(tmp_path)):
@@ -90,12 +91,21 @@ def test_sigkill_of_a_parallel_study_leaves_no_worker_and_loses_nothing(tmp_path
 def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
     always: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Once with workers that are forks, once where the task's threads forbid it."""
     monkeypatch.setenv("SABUN_TEST_PARENT", str(os.getpid()))
-    options = {"marker": str(tmp_path / "died"), "always": always}
+    options = {"marker": str(tmp_path / "died"), "always": always, "thread": not always}
     still = "torch.optim:SGD(lr=1e-9)"  # never goes far enough to die
     study = tiny_study(still, task_name="Dies", task_options=options, trials=0, seeds=1)
     heard: list[events.Event] = []
-    evidence = run(study, tmp_path / "out", jobs=2, on_event=heard.append)
+    forked: set[bool] = set()
+
+    def hear(event: events.Event) -> None:
+        heard.append(event)
+        if isinstance(event, events.EpochDone):
+            forked.update(_is_fork(pid) for pid in _children() if _is_worker(pid))
+
+    evidence = run(study, tmp_path / "out", jobs=2, on_event=hear)
+    assert forked == {True, always}  # the nursery has the command line of a fork, too
     retried = [event for event in heard if isinstance(event, events.RunRetried)]
     assert retried
     assert all("killed by signal 9" in event.reason for event in retried)
@@ -106,3 +116,31 @@ def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
     else:
         assert len(retried) == 1
         assert not failed
+
+
+def _children() -> list[int]:
+    """All processes that descend from this one."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found, new = set(), {os.getpid()}
+    while new := {pid for pid, parent in parents.items() if parent in new} - found:
+        found |= new
+    return sorted(found)
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def _is_worker(pid: int) -> bool:
+    return "sabun.poc.worker" in _command(pid)
+
+
+def _is_fork(pid: int) -> bool:
+    return _command(pid)[-1:] != ["sabun.poc.worker"]

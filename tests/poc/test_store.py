@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.poc import store as store_module
+from sabun.poc.codec import decode, encode
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
-from sabun.poc.store import Store, Writer, decode, encode, lines
+from sabun.poc.store import Store, Writer, lines
 
 from .helpers import tiny_study
 

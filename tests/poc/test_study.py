@@ -13,11 +13,12 @@ import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
-from sabun.poc import study as study_module
+from sabun.poc import plan as plan_module
+from sabun.poc.plan import evaluation_order
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, Study
 from sabun.poc.store import Store
-from sabun.poc.study import Evidence, default_study, evaluation_order, run, validate
+from sabun.poc.study import Evidence, default_study, run, validate
 
 from .helpers import SGD, task, tiny_study, untimed
 
@@ -262,8 +263,8 @@ def test_a_sequential_study_ends_at_the_look_that_decides(
         assert sum(r.phase == "repeat" for r in runs) == 2
         return len(shown)
 
-    monkeypatch.setattr(study_module, "assess", assess)
-    monkeypatch.setattr(study_module, "decided", lambda look: stops and look == 2)
+    monkeypatch.setattr(plan_module, "assess", assess)
+    monkeypatch.setattr(plan_module, "decided", lambda look: stops and look == 2)
     heard: list[events.Event] = []
     evidence = run(study, tmp_path, jobs=jobs, on_event=heard.append)
     assert shown == [[0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]]

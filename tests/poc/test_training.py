@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sabun.poc import training
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.seeds import seeds_of
+from sabun.poc.seeds import Seeds, seeds_of
 from sabun.poc.spec import Arm, Run, Study, derive_seed
 from sabun.poc.training import Trainer, factor
 
@@ -266,3 +267,37 @@ def test_clock_readings_are_parts_of_a_whole() -> None:
     assert result.peak_memory_bytes is None or result.peak_memory_bytes > 10_000_000
     assert result.started <= result.ended
     assert isinstance(result.epochs[0], Epoch)
+
+
+@pytest.mark.parametrize("optimizer", ["torch.optim:SGD", "torch.optim:LBFGS(max_iter=3)", "tests_two:TwoEvaluations"])
+def test_a_timing_run_clocks_one_epoch_of_evaluations_after_its_first_steps_and_evaluates_nothing(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that ticks with every gradient: an epoch then lasts as many ticks as it has mini-batches."""
+    two = types.ModuleType("tests_two")
+    monkeypatch.setattr(two, "TwoEvaluations", Heun, raising=False)
+    monkeypatch.setitem(sys.modules, "tests_two", two)
+    trainer = Trainer(tiny_study(optimizer, epochs=1))
+    session = trainer.task.session(Seeds(0, 0))
+    ticks: list[int] = []
+
+    def loss(step: int, compute: Callable[[int], Tensor] = session.loss) -> Tensor:
+        ticks.append(step)
+        return compute(step)
+
+    monkeypatch.setattr(session, "loss", loss)
+    monkeypatch.setattr(session, "evaluate", None)
+    monkeypatch.setattr(trainer, "task", types.SimpleNamespace(session=lambda seeds: session))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(len(ticks)))
+    run = Run(arm=optimizer, seed=0, phase="time", hyperparameters={"lr": 0.01})
+    (epoch, result) = trainer.run(run)
+    assert isinstance(epoch, Epoch)
+    assert isinstance(result, RunResult)
+    assert (result.status, result.epochs) == ("finished", (epoch,)), result.failure
+    assert epoch.train_s == pytest.approx(16)
+    assert epoch.gradient_evaluations == len(ticks)
+    assert ticks[0] == 0
+    assert ticks.index(training.WARM_STEPS) == epoch.gradient_evaluations - len([t for t in ticks if t >= 4])
+    assert 16 <= len([t for t in ticks if t >= training.WARM_STEPS]) < 16 + 4
+    assert math.isnan(epoch.val_loss)
+    assert epoch.lr == 0.01

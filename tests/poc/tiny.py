@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -75,12 +76,21 @@ class Constant(Tiny):
 
 
 class Dies(Tiny):
-    """Kills its own process the first time that it is trained (a marker file remembers), or every time."""
+    """Kills its own process the first time that it is trained (a marker file remembers), or every time.
 
-    def __init__(self, marker, always=False):
+    With ``thread`` its data come with a thread, as those of a prefetching loader do.
+    """
+
+    def __init__(self, marker, always=False, thread=False):
         super().__init__()
         self.marker = Path(marker)
         self.always = always
+        self.thread = thread
+
+    def data(self):
+        if self.thread:
+            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        return super().data()
 
     def loss(self, model, batch):
         # Only inside a worker: the parent validates the task with a step of its own.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sabun.poc.arms import SCRIPT
-from sabun.poc.executors import one_thread, trainer
+from sabun.poc.inprocess import one_thread, trainer
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, Run, Scalar, Study
 

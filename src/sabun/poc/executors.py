@@ -1,98 +1,54 @@
-"""Where runs are carried out. An executor takes runs and reports epochs and results; it knows nothing of the store.
+"""Where runs are carried out: what an executor promises. It takes runs and reports epochs and results, and knows
+nothing of the store.
 
-    InProcess      here, one after the other
-    Processes      N worker processes, one torch thread each
+    InProcess      here, one after the other                            (sabun.poc.inprocess)
+    Processes      N worker processes on this machine                   (sabun.poc.processes)
+    Ray            N workers on a Ray cluster                           (sabun.integrations.ray)
 
 Every executor yields the same records for the same run, timings aside: a run is a function of the study and of itself.
+This module needs no torch, so that workers can be started before the process that asks for them has loaded it.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-import torch
+from typing import Any, Protocol
 
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.script import PREFIX, ScriptTrainer
 from sabun.poc.spec import Run, Study
-from sabun.poc.training import Trainer
 
-__all__ = ["Executor", "InProcess", "Lost", "one_thread", "trainer"]
+__all__ = ["Executor", "Lost", "Unit"]
+
+Unit = tuple[Run, ...]
+"""What a slot carries out at a time: one run; or, with batched seeds, runs of one arm that differ in the seed alone."""
 
 
 class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
-    """The worker died with ``run`` in flight."""
+    """The worker died with ``unit`` in flight."""
 
-    def __init__(self, run: Run, reason: str) -> None:
-        super().__init__(run.id, reason)
-        self.run = run
+    def __init__(self, unit: Unit, reason: str) -> None:
+        super().__init__(", ".join(run.id for run in unit), reason)
+        self.unit = unit
         self.reason = reason
 
 
-def trainer(study: Study, logs: Path | None = None) -> Trainer | ScriptTrainer:
-    """What carries out the study's runs: the task's class, or the user's script. Raises StudyError for neither."""
-    return ScriptTrainer(study, logs) if study.task.startswith(PREFIX) else Trainer(study)
-
-
 class Executor(Protocol):
-    """``submit`` at most ``slots`` runs at a time; ``next`` blocks until one of them has something to report."""
+    """``begin`` once; ``submit`` at most ``slots`` units at a time; ``next`` blocks until one has something to report.
+
+    An executor may get ready from the moment it is made. ``close`` ends it, whether or not it has begun.
+    """
 
     slots: int
 
-    def submit(self, run: Run) -> None: ...
+    def begin(self, study: Study, logs: Path) -> Mapping[str, Any]:
+        """Take up ``study``; what runs print goes to the directory ``logs``. Returns the environment of its runs."""
+        ...
+
+    def submit(self, unit: Unit) -> None: ...
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
-        """The next report. Raises Lost when a worker died; its run is no longer in flight."""
+        """The next report. Raises Lost when a worker died; its unit is no longer in flight."""
         ...
 
     def close(self) -> None: ...
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: two processes with two threads each on two cores are many times slower than one thread each,
-    and sums in another order would change the last bits.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class InProcess:
-    """Runs here, one after the other. An arm's first run is preceded by a discarded warm-up of that arm, where its
-    clock counts: with ``shared``, the machine is another run's too, and only runs of phase ``time`` are clocked.
-    """
-
-    slots = 1
-
-    def __init__(self, study: Study, logs: Path | None = None, *, shared: bool = False) -> None:
-        self._context = contextlib.ExitStack()
-        self._context.enter_context(one_thread())
-        self._trainer = trainer(study, logs)
-        self._shared = shared
-        self._warm: set[str] = set()
-        self._current: tuple[Run, Iterator[Epoch | RunResult]] | None = None
-
-    def submit(self, run: Run) -> None:
-        if run.arm not in self._warm and (run.phase == "time" or not self._shared):
-            self._trainer.warm_up(run.arm)
-            self._warm.add(run.arm)
-        self._current = (run, self._trainer.run(run))
-
-    def next(self) -> tuple[Run, Epoch | RunResult]:
-        if self._current is None:
-            raise RuntimeError("no run was submitted")
-        run, stream = self._current
-        item = next(stream)
-        if isinstance(item, RunResult):
-            self._current = None
-        return run, item
-
-    def close(self) -> None:
-        self._context.close()

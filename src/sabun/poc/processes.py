@@ -1,70 +1,73 @@
-"""Runs in N worker processes, one torch thread each. The same records as in process, timings aside.
+"""Runs in N worker processes on this machine, one torch thread each. The same records as in process, timings aside.
 
-A worker is ``python -m sabun.poc.processes``, started afresh (no fork, no ``__main__`` guard needed in the caller's
-script). It reads the study and then runs as lines of JSON from its standard input, and writes epochs and results to
-what was its standard output; whatever the user's code prints goes to its log. It ends when its input ends, so workers
-never outlive a parent that was killed.
+Workers come from a nursery (:mod:`sabun.poc.worker`): a process that was started afresh, so no ``__main__`` guard is
+needed in the caller's script, and that gets ready while the caller does. The nursery belongs to this process; its
+workers are asked for, and buried, through it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import selectors
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from sabun.errors import TrainingError
-from sabun.poc.executors import InProcess, Lost
+from sabun.poc.codec import decode, decode_epoch
+from sabun.poc.executors import Lost, Unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
-from sabun.poc.store import decode, decode_epoch, encode, to_json
 
 __all__ = ["Processes"]
 
 
 class Processes:
-    """``jobs`` workers; each is started when it is first needed and replaced when it dies."""
+    """``jobs`` workers; each is born when it is first needed and replaced when it dies."""
 
-    def __init__(self, study: Study, jobs: int, logs: Path | None = None) -> None:
+    def __init__(self, jobs: int) -> None:
         self.slots = jobs
-        self._logs = logs
-        self._study = study
+        self._nursery = _Nursery()
+        self._setup = b""
         self._workers: list[_Worker] = []
         self._ready = selectors.DefaultSelector()
         self._reports: deque[tuple[Run, Epoch | RunResult]] = deque()
 
-    def submit(self, run: Run) -> None:
-        idle = next((worker for worker in self._workers if worker.run is None), None)
+    def begin(self, study: Study, logs: Path) -> Mapping[str, Any]:
+        from sabun.poc.environment import environment
+
+        self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
+        self._nursery.take_up(self._setup)
+        return environment(study)
+
+    def submit(self, unit: Unit) -> None:
+        idle = next((worker for worker in self._workers if not worker.unit), None)
         if idle is None:
-            idle = _Worker(self._study, self._logs)
+            idle = _Worker(self._nursery, self._setup)
             self._workers.append(idle)
             self._ready.register(idle.output, selectors.EVENT_READ, idle)
-        idle.start(run)
+        idle.start(unit)
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
         while not self._reports:
             for key, _ in self._ready.select():
                 worker: _Worker = key.data
-                run = worker.run
-                lines = worker.read()
-                if lines is None:
+                reports = worker.read()
+                if reports is None:
+                    unit = worker.unit
                     self._bury(worker)
-                    if run is not None:
-                        raise Lost(run, worker.obituary())
-                    continue
-                for line in lines:
-                    item = _decode(line)
-                    if run is not None:
-                        self._reports.append((run, item))
-                    if isinstance(item, RunResult):
-                        worker.run = None
+                    if unit:
+                        raise Lost(unit, worker.obituary())
+                else:
+                    self._reports.extend(reports)
         return self._reports.popleft()
 
     def close(self) -> None:
@@ -72,6 +75,7 @@ class Processes:
             worker.stop()
             self._bury(worker)
         self._ready.close()
+        self._nursery.close()
 
     def _bury(self, worker: _Worker) -> None:
         self._ready.unregister(worker.output)
@@ -79,88 +83,118 @@ class Processes:
         worker.output.close()
 
 
-class _Worker:
-    """One process: its pipes, its log, and the run that it has in hand."""
+class _Nursery:
+    """The process that workers are forks of."""
 
-    def __init__(self, study: Study, logs: Path | None) -> None:
-        self.run: Run | None = None
-        self._rest = b""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-m", "sabun.poc.processes"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-        )
-        if self.process.stdin is None or self.process.stdout is None:
-            raise TrainingError("a worker process has no pipes.", fix="Run with --jobs 1.")
-        self.input: IO[bytes] = self.process.stdin
-        self.output: IO[bytes] = self.process.stdout
-        self._send({"study": study.model_dump(mode="json"), "logs": str(logs) if logs else None})
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sabun.poc.worker", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
 
-    def start(self, run: Run) -> None:
-        self.run = run
-        self._send(run.model_dump(mode="json"))
+    def take_up(self, setup: bytes) -> None:
+        if self._process.stdin is not None:
+            _write(self._process.stdin, setup)
 
-    def _send(self, value: dict[str, Any]) -> None:
+    def ask(self, request: str, *handles: int) -> int:
+        """The answer to ``fork`` or ``wait PID``. Raises TrainingError where the process is gone."""
         try:
-            self.input.write(json.dumps(value).encode() + b"\n")
-            self.input.flush()
-        except BrokenPipeError:
-            pass  # it died; ``read`` sees the end of its output and says so
+            socket.send_fds(self._control, [request.encode()], list(handles))
+            answer = self._control.recv(64)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = b""
+        if not answer:
+            raise TrainingError(
+                f"worker processes cannot be started: {_obituary(self._process.wait(), self._log)}.",
+                fix="Run with --jobs 1 to see the error where it arises.",
+            )
+        return int(answer)
 
-    def read(self) -> list[bytes] | None:
-        """The whole lines that have come; None at the end of the output."""
+    def close(self) -> None:
+        self._control.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process.kill()  # nothing in it is worth waiting for
+        self._process.wait()
+        self._log.close()
+
+
+class _Worker:
+    """One process: its pipes, its log, and the unit that it has in hand."""
+
+    def __init__(self, nursery: _Nursery, setup: bytes) -> None:
+        self.unit: Unit = ()
+        self._due = 0
+        self._rest = b""
+        self._nursery = nursery
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
+        source, ours = os.pipe()
+        theirs, target = os.pipe()
+        self.input: IO[bytes] = os.fdopen(ours, "wb")
+        self.output: IO[bytes] = os.fdopen(theirs, "rb", buffering=0)
+        try:
+            self._pid = nursery.ask("fork", source, target, self._log.fileno())
+        finally:
+            os.close(source)
+            os.close(target)
+        _write(self.input, setup)
+
+    def start(self, unit: Unit) -> None:
+        self.unit = unit
+        self._due = len(unit)
+        _write(self.input, json.dumps([run.model_dump(mode="json") for run in unit]).encode() + b"\n")
+
+    def read(self) -> list[tuple[Run, Epoch | RunResult]] | None:
+        """What has come in whole lines; None at the end of the output."""
         data = os.read(self.output.fileno(), 1 << 16)
         if not data:
             return None
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return lines
+        reports: list[tuple[Run, Epoch | RunResult]] = []
+        for line in lines:
+            message = json.loads(line)
+            run = self.unit[message["run"]]
+            if "result" in message:
+                reports.append((run, decode(message["result"])))
+                self._due -= 1
+            else:
+                reports.append((run, decode_epoch(message["epoch"])))
+        if not self._due:
+            self.unit = ()
+        return reports
 
     def obituary(self) -> str:
         """How it ended, and the last line that it wrote."""
-        code = self.process.wait()
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines()
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return f"{how}{f'; last words: {said[-1]}' if said else ''}"
+        return _obituary(self._nursery.ask(f"wait {self._pid}"), self._log)
 
     def stop(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self.input.close()
-        if self.run is not None:  # the study is over before the run is: nobody waits for it
-            self.process.kill()
-        self.process.wait()
+        # Its process id is its own until the nursery has been asked how it ended.
+        with contextlib.suppress(TrainingError):
+            if self.unit:  # the study is over before the run is: nobody waits for it
+                os.kill(self._pid, signal.SIGKILL)
+            self._nursery.ask(f"wait {self._pid}")
 
 
-def _decode(line: bytes) -> Epoch | RunResult:
-    message = json.loads(line)
-    return decode(message["result"]) if "result" in message else decode_epoch(message["epoch"])
+def _write(stream: IO[bytes], data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it died; who reads from it sees the end and says so
+        stream.write(data)
+        stream.flush()
 
 
-def main() -> None:
-    """The worker's side."""
-    reports = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    lines = iter(sys.stdin.buffer.readline, b"")
-    setup = json.loads(next(lines))
-    executor = InProcess(Study.build(setup["study"]), Path(setup["logs"]) if setup["logs"] else None, shared=True)
-    for line in lines:
-        executor.submit(Run.model_validate_json(line))
-        item: Epoch | RunResult | None = None
-        while not isinstance(item, RunResult):
-            _, item = executor.next()
-            message = (
-                {"result": encode(item)}
-                if isinstance(item, RunResult)
-                else {"epoch": to_json(dataclasses.asdict(item))}
-            )
-            reports.write(json.dumps(message, allow_nan=False).encode() + b"\n")
-            reports.flush()
-
-
-if __name__ == "__main__":
-    main()
+def _obituary(code: int, log: IO[bytes]) -> str:
+    log.seek(0)
+    said = log.read().decode(errors="replace").strip().splitlines()
+    how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    return f"{how}{f'; last words: {said[-1]}' if said else ''}"

@@ -30,10 +30,10 @@ from typing import Any
 from sabun.errors import StudyError, unknown
 from sabun.poc import arms
 from sabun.poc.client import VARIABLE
+from sabun.poc.codec import decode_epoch, special
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Study
-from sabun.poc.store import decode_epoch, special
 
 __all__ = ["PREFIX", "ScriptTrainer"]
 
@@ -60,6 +60,9 @@ class ScriptTrainer:
 
     def warm_up(self, arm: str) -> None:
         """Nothing: every run is a process of its own, so the first one is no slower than the others."""
+
+    def prepare(self) -> None:
+        """Nothing, for the same reason."""
 
     def check(self) -> None:
         """Nothing to be had without running the script: see :func:`sabun.poc.check.check`."""

@@ -7,6 +7,7 @@ with ``trials = 0`` runs every arm at its default step; an A/A study gives the b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -196,7 +197,7 @@ class Run(_Frozen):
     trial: int | None = None
     hyperparameters: Mapping[str, Scalar] = Field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Stable name of the run inside its study: 16 hexadecimal digits of a hash over all fields."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)

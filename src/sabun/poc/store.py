@@ -22,7 +22,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ from typing import Any, cast
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.poc import environment as environments
 from sabun.poc import tuning
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.codec import decode, encode
+from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import LogUniform, Study
 
@@ -443,45 +443,6 @@ def _hash(line: bytes) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_FLOATS = ("train_loss", "val_loss", "val_metric", "test_loss", "test_metric", "train_s", "eval_s", "optimizer_s", "lr")
-
-
-def encode(result: RunResult) -> dict[str, Any]:
-    """As strict JSON: what JSON has no number for becomes the texts NaN, Infinity and -Infinity."""
-    return cast("dict[str, Any]", to_json(dataclasses.asdict(result)))
-
-
-def decode(fields: Mapping[str, Any]) -> RunResult:
-    """The run that ``encode`` wrote, float for float."""
-    return RunResult(**{**_floats(fields), "epochs": tuple(decode_epoch(epoch) for epoch in fields["epochs"])})
-
-
-def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
-    """One epoch, float for float."""
-    return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
-
-
-def special(value: Any) -> Any:
-    """NaN or an infinity from its text; anything else as it is."""
-    return _SPECIAL.get(value, value) if isinstance(value, str) else value
-
-
-def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: special(value) if key in _FLOATS else value for key, value in fields.items()}
-
-
-def to_json(value: Any) -> Any:
-    """``value`` with NaN and infinities as texts."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return next(name for name, special in _SPECIAL.items() if special == value or math.isnan(value))
-    if isinstance(value, Mapping):
-        return {key: to_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(part) for part in value]
-    return value
 
 
 def _with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:

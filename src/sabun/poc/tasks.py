@@ -191,6 +191,11 @@ class FunctionTask:
         self.has_metric = callable(getattr(source, "metric", None))
         self._splits: dict[str, _Tensors | _Items] = {}
 
+    def prepare(self) -> None:
+        """Load the data now, so that processes forked from this one share them; not where CUDA forbids a fork."""
+        if self.device.type == "cpu":
+            _ = self.splits
+
     @property
     def splits(self) -> dict[str, _Tensors | _Items]:
         """The data, loaded on first use and once a process. The seed of a run has no part in it."""

@@ -32,15 +32,15 @@ from torch import Tensor
 from sabun.errors import SabunError, StudyError
 from sabun.poc import arms
 from sabun.poc.curvature import Probe
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, RunResult, Status
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Schedule, Study
 from sabun.poc.tasks import Scores, Session, Task, load, seeded
 
 __all__ = ["Trainer", "factor"]
 
-TIMING_EPOCHS = 3
-"""Length of a run of phase ``time``: seconds per epoch do not need the whole curve."""
+WARM_STEPS = 4
+"""Steps of a run of phase ``time`` before its clock starts: optimizers make their state in the first one."""
 
 
 def factor(schedule: Schedule, progress: float) -> float:
@@ -65,6 +65,12 @@ class Trainer:
         with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
             deque(_Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
 
+    def prepare(self) -> None:
+        """Load the data, and what torch leaves to its first optimizer, which takes it a second."""
+        with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
+            getattr(self.task, "prepare", lambda: None)()
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
     def check(self) -> None:
         """Build every arm on the task's model and take one step. Raises the error that the arm or the task deserves."""
         for arm in self.study.arms:
@@ -83,11 +89,11 @@ class Trainer:
 
     def run(self, run: Run) -> Iterator[Epoch | RunResult]:
         """Yield each epoch as it is done, and the result last. An error inside the run makes a failed result."""
-        epochs = min(TIMING_EPOCHS, self.study.budget.epochs) if run.phase == "time" else self.study.budget.epochs
         started = _now()
         seen: list[Epoch] = []
         try:
-            for item in _Training(self, run, epochs).run():
+            training = _Training(self, run, self.study.budget.epochs)
+            for item in training.clocked() if run.phase == "time" else training.run():
                 if isinstance(item, Epoch):
                     seen.append(item)
                 yield item
@@ -125,13 +131,14 @@ class _Training:
         self.closure_required = _requires_closure(self.optimizer)
         self.steps = 0
         self.evaluations = 0
+        self.budget: float = epochs * self.per_epoch
         self.cost = 1  # evaluations of the last step: what the next one is expected to take
         self.device = next(iter(self.session.model.parameters())).device
         # The one kind of run that no KPI times has time for it.
         self.probe = Probe(self.session, self.optimizer) if run.phase == "repeat" else None
 
     def run(self) -> Iterator[Epoch | RunResult]:
-        run, started = self.run_spec, _now()
+        started = _now()
         memory = _PeakMemory(self.device)
         with seeded(0):  # puts the process's generators back when the run is over
             history: list[Epoch] = []
@@ -143,23 +150,53 @@ class _Training:
                     break
             diverged = not _finite(history[-1]) or history[-1].val_loss > history[0].val_loss
             # Test data are read once, by the paired comparison alone: tuning never sees them.
-            test = self._scores("test") if run.phase == "evaluate" else None
-            yield RunResult(
-                run=run.id,
-                arm=run.arm,
-                seed=run.seed,
-                phase=run.phase,
-                hyperparameters=run.hyperparameters,
-                status="diverged" if diverged else "finished",
-                epochs=tuple(history),
-                test_loss=test.loss if test else None,
-                test_metric=test.metric if test else None,
-                peak_memory_bytes=memory.read(),
-                optimizer_state_bytes=_state_bytes(self.optimizer),
-                weights_sha256=self._weights_sha256(),
-                started=started,
-                ended=_now(),
+            test = self._scores("test") if self.run_spec.phase == "evaluate" else None
+            yield self._result("diverged" if diverged else "finished", history, started, memory.read(), test)
+
+    def clocked(self) -> Iterator[Epoch | RunResult]:
+        """One epoch against the clock, after a few steps without it. Nothing is evaluated: the loss is nan."""
+        started = _now()
+        memory = _PeakMemory(self.device)
+        self.budget = math.inf  # the learning rate stays at its start
+        with seeded(0):
+            self.enter_training()
+            while self.steps < WARM_STEPS:
+                self._scheduled_step()
+            before = self.evaluations
+            _, train_s, optimizer_s = self._spend(before + self.per_epoch)
+            # The last step of a method with several evaluations may have gone beyond the epoch.
+            share = self.per_epoch / (self.evaluations - before)
+            done = Epoch(
+                1, None, math.nan, None, train_s * share, 0.0, optimizer_s * share, self.evaluations, self._lr()
             )
+            yield done
+            yield self._result("finished", [done], started, memory.read())
+
+    def _result(
+        self,
+        status: Status,
+        history: list[Epoch],
+        started: str,
+        memory: int | None,
+        test: Scores | None = None,
+    ) -> RunResult:
+        run = self.run_spec
+        return RunResult(
+            run=run.id,
+            arm=run.arm,
+            seed=run.seed,
+            phase=run.phase,
+            hyperparameters=run.hyperparameters,
+            status=status,
+            epochs=tuple(history),
+            test_loss=test.loss if test else None,
+            test_metric=test.metric if test else None,
+            peak_memory_bytes=memory,
+            optimizer_state_bytes=_state_bytes(self.optimizer),
+            weights_sha256=self._weights_sha256(),
+            started=started,
+            ended=_now(),
+        )
 
     def _start(self) -> Epoch:
         """Epoch 0: the state before the first step."""
@@ -169,18 +206,8 @@ class _Training:
         return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self._lr(), extra)
 
     def _epoch(self, epoch: int) -> Epoch:
-        budget, total_budget = epoch * self.per_epoch, self.epochs * self.per_epoch
         self.enter_training()
-        losses: list[Tensor] = []
-        optimizer_s = 0.0
-        self._synchronise()
-        begin = time.perf_counter()
-        while self.evaluations < budget and self.evaluations + self.cost <= total_budget:
-            loss, seconds = self.step(self.steps, factor(self.schedule, self.evaluations / total_budget))
-            losses.append(loss)
-            optimizer_s += seconds
-        self._synchronise()
-        train_s = time.perf_counter() - begin
+        losses, train_s, optimizer_s = self._spend(epoch * self.per_epoch)
         train_loss = float(torch.stack(losses).mean()) if losses else None
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
@@ -198,6 +225,24 @@ class _Training:
             self._lr(),
             extra,
         )
+
+    def _spend(self, budget: int) -> tuple[list[Tensor], float, float]:
+        """Step until ``budget`` evaluations are spent: losses, seconds between two synchronisations, of those in the
+        optimizer.
+        """
+        losses: list[Tensor] = []
+        optimizer_s = 0.0
+        self._synchronise()
+        begin = time.perf_counter()
+        while self.evaluations < budget and self.evaluations + self.cost <= self.budget:
+            loss, seconds = self._scheduled_step()
+            losses.append(loss)
+            optimizer_s += seconds
+        self._synchronise()
+        return losses, time.perf_counter() - begin, optimizer_s
+
+    def _scheduled_step(self) -> tuple[Tensor, float]:
+        return self.step(self.steps, factor(self.schedule, self.evaluations / self.budget))
 
     def enter_training(self) -> None:
         self.session.model.train()
