@@ -9,7 +9,8 @@ done, and the records are those of an undisturbed study, timings aside. Order of
 3. the first evaluation seed of every arm once more: are its weights the same to the last bit?
 4. where runs shared the machine: short timing runs that have it to themselves.
 
-What comes next is for :mod:`sabun.poc.plan` to say, where it is carried out for :mod:`sabun.poc.executors`. With ``budget.looks`` steps 2 to 4 are done for as many seeds as the first look asks; the study ends where the
+What comes next is for :mod:`sabun.poc.plan` to say, where it is carried out for :mod:`sabun.poc.executors`.
+With ``budget.looks`` steps 2 to 4 are done for as many seeds as the first look asks; the study ends where the
 assessment has decided, with the error spending that keeps its promise, and goes on to the next look where it has not.
 """
 
