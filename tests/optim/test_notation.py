@@ -52,6 +52,13 @@ def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
         ("nadamw(weight_decay=0.3)", {"lr": 0.1}, sabun.Optimizer, {"weight_decay": 0.3, "preconditioner": "adam"}),
         ("nadamw(weight_decay=0.3)", {"lr": 0.1, "weight_decay": 0.0}, sabun.Optimizer, {"weight_decay": 0.0}),
         ("heun", {"lr": 0.1}, sabun.RungeKutta, {"lr": 0.1}),
+        (
+            "nesterov(0.8, lr=0.2, weight_decay=0.1)",
+            {},
+            sabun.Optimizer,
+            {"momentum": 0.8, "lr": 0.2, "weight_decay": 0.1},
+        ),
+        ("chebyshev(stages=3, lr=0.2)", {"lr": 0.1}, sabun.RungeKutta, {"scheme": "chebyshev(3, 0.05)", "lr": 0.1}),
     ],
 )
 def test_what_a_notation_makes(
@@ -72,6 +79,8 @@ def test_what_a_notation_makes(
         ("nadamw(weight_deccay=0.1)", "Did you mean 'weight_decay'"),
         ("torch.nn:Linear", "is not a torch.optim.Optimizer"),
         ("no_such_package:SGD", "cannot import"),
+        ("nesterov(weight_deccay=0.1)", "Did you mean 'weight_decay'"),
+        ("nesterov(betta=0.9)", "Did you mean 'beta'"),
         ("nesterow", "Did you mean 'nesterov'"),
         ("heun@adam", "Metrics go with multistep schemes only"),
     ],

@@ -147,15 +147,21 @@ def _named(text: str, found: Notation) -> Maker:
         def preset(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
             return create(found.name, members, **{**found.options, **options})
 
-        accepts = tuple(key for key in inspect.signature(Optimizer).parameters if key != "params")
+        accepts = tuple(key for key in _options_of(Optimizer) if key != "params")
         _check_given(found, accepts)
         return Maker(
             "preset", found.name, preset, accepts, found.options, metric=row.preconditioner, averaging=row.averaging
         )
     if found.name not in schemes.SCHEMES:
         raise unknown(OptionError, "optimizer", found.name, [*presets(), *schemes.SCHEMES], see=SEE)
-    # The scheme's own parameters stand in its parentheses; what is added goes to the optimizer, or changes them.
-    own = _split_metric(text)[0].strip()
+    # The parentheses hold the scheme's own parameters and options of the optimizer, told apart by name.
+    family = schemes.SCHEMES[found.name].family
+    given = {key: value for key, value in found.options.items() if key not in family}
+    shaped = [
+        *map(repr, found.arguments),
+        *(f"{key}={value!r}" for key, value in found.options.items() if key in family),
+    ]
+    own = f"{found.name}({', '.join(shaped)})" if shaped else found.name
     base = schemes.get(own)
     base.require_usable()
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
@@ -171,10 +177,18 @@ def _named(text: str, found: Notation) -> Maker:
         rest = {key: value for key, value in options.items() if key not in changed}
         if found.metric is not None:
             rest["preconditioner"] = found.metric
-        return kind(_named_of(members), scheme=schemes.get(own, **changed) if changed else base, **rest)
+        return kind(_named_of(members), scheme=schemes.get(own, **changed) if changed else base, **{**given, **rest})
 
-    accepts = tuple(key for key in inspect.signature(kind).parameters if key not in _GIVEN)
+    accepts = tuple(key for key in _options_of(kind) if key not in _GIVEN)
+    for key in given:
+        if key not in accepts:
+            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
     return Maker("scheme", found.name, scheme, accepts, found.options, shape, found.metric)
+
+
+def _options_of(kind: Callable[..., object]) -> list[str]:
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
 def _named_of(members: Members) -> Iterable[Any]:
