@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sabun import __version__
-from sabun.cli import EXTRA, bench, poc, preparing, rollout, schemes
+from sabun.cli import EXTRA, bench, judging, poc, preparing, rollout, schemes
 from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, TrainingError
 
 __all__ = ["build", "run"]
@@ -48,7 +48,7 @@ def build() -> typer.Typer:
     ) -> None:
         pass
 
-    for part in (schemes, poc, preparing, rollout, bench):
+    for part in (schemes, poc, judging, preparing, rollout, bench):
         part.register(app)
     return app
 

@@ -1,14 +1,15 @@
-"""``sabun poc``: run a study, look at it, report it, verify it.
+"""``sabun poc``: run a study, resume it, see how far it is. What its records say: :mod:`sabun.cli.judging`.
 
 Every command takes ``--json`` (one JSON value on standard output) and prints its progress to standard error, so output
-can be piped. Special case: ``run`` on a directory that already holds the same study resumes it.
+can be piped. Special case: ``run`` on a directory that already holds the same study resumes it, as ``resume`` does from
+the directory alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +17,13 @@ import typer
 
 if TYPE_CHECKING:
     from sabun.poc.events import Event, Listener
-    from sabun.poc.results import Tuning
+    from sabun.poc.executors import Executor
     from sabun.poc.spec import Arm, Study
     from sabun.poc.store import Store
-    from sabun.report.facts import Report
-    from sabun.report.money import Prices
-    from sabun.report.table import Cell
 
-__all__ = ["EXIT", "register"]
+__all__ = ["opened", "register", "study_of"]
 
-EXIT = {"go": 0, "no-go": 10, "undecided": 11}
-"""Exit code by decision, with ``--gate``."""
+EXECUTORS = ("processes", "ray")
 
 poc = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +42,31 @@ Currency = Annotated[str, typer.Option(help="Three letters: JPY, USD, EUR …")]
 Hours = Annotated[float | None, typer.Option(help="Hours a job takes today. Default: a run of this study.")]
 Setup = Annotated[float, typer.Option(help="One-time cost of adopting, people included.")]
 Gate = Annotated[bool, typer.Option("--gate", help="Exit with 0 for go, 10 for no-go, 11 for undecided.")]
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Runs that train at a time. Default: 1; with --executor ray, all of the cluster's CPUs."),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where runs are carried out: on this machine, or on a Ray cluster.",
+        metavar="|".join(EXECUTORS),
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray: the cluster's address. Default: $RAY_ADDRESS, or a cluster on this machine.")
+]
+Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Resume on another machine or version; the report says so.")]
+Track = Annotated[
+    str | None, typer.Option("--track", help="Send the records there too, while it runs.", metavar="tensorboard|mlflow")
+]
+TrackTo = Annotated[
+    str | None,
+    typer.Option(help="A directory for TensorBoard (default: in --out), an address for MLflow.", metavar="DIR|URI"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -85,26 +107,21 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Paired evaluation runs for every arm.")] = None,
     trials: Annotated[int | None, typer.Option(help="Tuning trials for every arm.")] = None,
+    no_tuning: Annotated[bool, typer.Option("--no-tuning", help="Every arm as it is: no trials.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where records and report go. Default: runs/NAME.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes that train at a time.")] = 1,
+    jobs: Workers = None,
+    executor: Where = None,
+    address: Address = None,
     lang: Lang = "en",
     price_per_hour: Price = None,
     jobs_per_month: Jobs = None,
     currency: Currency = "JPY",
     hours_per_job: Hours = None,
     setup_cost: Setup = 0.0,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Resume on another machine or version; the report says so.")
-    ] = False,
-    tracker: Annotated[
-        str | None,
-        typer.Option("--track", help="Send the records there too, while it runs.", metavar="tensorboard|mlflow"),
-    ] = None,
-    track_to: Annotated[
-        str | None,
-        typer.Option(help="A directory for TensorBoard (default: in --out), an address for MLflow.", metavar="DIR|URI"),
-    ] = None,
+    allow_mixed: Mixed = False,
+    tracker: Track = None,
+    track_to: TrackTo = None,
     gate: Gate = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -112,48 +129,55 @@ def run(
     """Run a study, or resume it, and report it.
 
     Every arm is tuned with the same number of trials, then compared on the same seeds, in alternating order. Kill it
-    whenever you like: the same command continues where it stopped.
+    whenever you like: the same command continues where it stopped, and so does `sabun poc resume`.
     """
-    from sabun.cli import progress
-    from sabun.errors import StoreError, StudyError
-    from sabun.poc import store
-    from sabun.poc import study as studies
+    from sabun.cli.judging import judged, language_of, prices_of
+    from sabun.errors import OptionError, StoreError, StudyError
 
-    _language(lang)
-    prices = _prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    study = study_of(source, task, script, baseline, candidate, {"seeds": seeds, "trials": trials, "epochs": epochs})
-    where = out if out is not None else Path("runs") / _slug(study.name)
-    try:
-        store.refuse_other(where, study)
-    except StoreError as error:
-        raise StudyError(error.cause, fix=error.fix) from None
-    with progress.listener(quiet=quiet or as_json) as tell, _tracking(tracker, track_to, where) as send:
+    language_of(lang)
+    prices = prices_of(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
+    if no_tuning and trials:
+        raise OptionError(f"--no-tuning and --trials {trials} contradict one another.", fix="Give one of the two.")
+    budget = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}
+    with _executing(executor, jobs, address) as chosen:
+        study = study_of(source, task, script, baseline, candidate, budget)
+        where = out if out is not None else Path("runs") / _slug(study.name)
+        from sabun.poc import store
 
-        def hear(event: Event) -> None:
-            tell(event)
-            send(event)
-
-        studies.run(study, where, jobs=jobs, on_event=hear, allow_mixed=allow_mixed)
-    _report(where, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
+        try:
+            store.refuse_other(where, study)
+        except StoreError as error:
+            raise StudyError(error.cause, fix=error.fix) from None
+        _carry_out(study, where, chosen, tracker, track_to, allow_mixed=allow_mixed, quiet=quiet or as_json)
+    judged(where, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
 
 
 @poc.command()
-def report(
+def resume(
     directory: Folder,
+    jobs: Workers = None,
+    executor: Where = None,
+    address: Address = None,
     lang: Lang = "en",
-    price_per_hour: Price = None,
-    jobs_per_month: Jobs = None,
-    currency: Currency = "JPY",
-    hours_per_job: Hours = None,
-    setup_cost: Setup = 0.0,
+    allow_mixed: Mixed = False,
+    tracker: Track = None,
+    track_to: TrackTo = None,
     gate: Gate = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge the records of a study again and write report.html, report.json and report.md beside them."""
-    _language(lang)
-    prices = _prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    _report(directory, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
+    """Go on with a study from its directory alone, and report it.
+
+    The records are those of a study that was never interrupted, timings aside, with any number of jobs. A task of your
+    own is looked for where its path leads from the present directory.
+    """
+    from sabun.cli.judging import judged, language_of
+
+    language_of(lang)
+    with _executing(executor, jobs, address) as chosen:
+        study = opened(directory).study
+        _carry_out(study, directory, chosen, tracker, track_to, allow_mixed=allow_mixed, quiet=quiet or as_json)
+    judged(directory, lang, None, gate=gate, as_json=as_json, quiet=quiet)
 
 
 @poc.command()
@@ -164,136 +188,69 @@ def status(directory: Folder, as_json: Json = False) -> None:
 
     store = opened(directory)
     live = store.live()
-    done = len(store.results)
-    total = live.get("total")
+    done, total = len(store.results), live.get("total")
+    state = "running" if store.being_written() else "finished" if live.get("state") == "finished" else "stopped"
+    running = live.get("runs", []) if state == "running" else []
     if as_json:
         counts: dict[str, int] = {}
         for result in store.results.values():
             counts[result.phase] = counts.get(result.phase, 0) + 1
         value = {"study": store.study.name, "hash": store.study.hash, "done": done, "total": total, "phases": counts}
-        print(json.dumps({**value, "state": live.get("state", "unknown"), "runs": live.get("runs", [])}, indent=1))
+        print(json.dumps({**value, "state": state, "runs": running}, indent=1))
         return
     out = console.stdout()
-    out.print(f"{store.study.name}: {done}{f' of {total}' if total else ''} runs, {live.get('state', 'not running')}")
+    out.print(f"{store.study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
-    for run in live.get("runs", []):
+    for run in running:
         out.print(f"  {run['phase']} {run['arm']} seed {run['seed']}: epoch {run['epoch']} of {run['epochs']}")
+    if state == "stopped":
+        out.print(f"To go on: sabun poc resume {directory}", soft_wrap=True, highlight=False)
 
 
-@poc.command()
-def verify(directory: Folder, as_json: Json = False) -> None:
-    """Check that no record was edited, removed or reordered. Exit code 1 where one was."""
-    from sabun.cli import console
+@contextlib.contextmanager
+def _executing(name: str | None, jobs: int | None, address: str | None) -> Iterator[Executor | None]:
+    """The executor that the options ask for, getting ready from now on; None for runs in this process.
 
-    found = opened(directory).verify()
-    if as_json:
-        value = {"ok": found.ok, "lines": found.lines, "head": found.head, "problem": found.problem, "torn": found.torn}
-        print(json.dumps(value))
-    elif found.ok:
-        torn = " The last line is incomplete; resuming mends it." if found.torn else ""
-        console.stdout().print(f"{found.lines} records hold; the last one's hash is {found.head}.{torn}")
-    else:
-        console.stderr().print(f"error: {found.problem}")
-    if not found.ok:
-        raise typer.Exit(1)
+    Raises OptionError for options that make no sense.
+    """
+    from sabun.errors import OptionError, unknown
+
+    if name is not None and name not in EXECUTORS:
+        raise unknown(OptionError, "executor", name, EXECUTORS)
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"--jobs must be at least 1 (given: {jobs}).", fix="Give the number of processes.")
+    if address is not None and name != "ray":
+        raise OptionError("--address is that of a Ray cluster.", fix="Add --executor ray.")
+    if name is None and (jobs or 1) == 1:
+        yield None
+        return
+    from sabun.poc.processes import Processes
+
+    with contextlib.closing(Processes(jobs or 1)) as chosen:
+        yield chosen
 
 
-@poc.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="A")],
-    second: Annotated[Path, typer.Argument(help="Directory of another.", metavar="B")],
-    lang: Lang = "en",
-    as_json: Json = False,
+def _carry_out(
+    study: Study,
+    where: Path,
+    executor: Executor | None,
+    tracker: str | None,
+    track_to: str | None,
+    *,
+    allow_mixed: bool,
+    quiet: bool,
 ) -> None:
-    """Put two studies side by side: what differs between them, and what each says of the same candidates."""
-    from sabun.cli import console, tables
-    from sabun.report import json as as_data
-    from sabun.report.compare import compare as put_beside
-    from sabun.report.text import language
+    from sabun.cli import progress
+    from sabun.poc import study as studies
 
-    shown = language(lang)
-    found = put_beside(_judge(first, None), _judge(second, None))
-    if as_json:
-        print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
-    else:
-        console.stdout().print(tables.comparison(found, shown))
+    with progress.listener(quiet=quiet) as tell, _tracking(tracker, track_to, where) as send:
 
+        def hear(event: Event) -> None:
+            tell(event)
+            send(event)
 
-@poc.command()
-def export(
-    directory: Folder,
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV file; - is standard output.", metavar="FILE|-")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file (needs pyarrow).", metavar="FILE")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write every epoch of every run as one flat table."""
-    from sabun.errors import OptionError
-    from sabun.report import json as as_data
-    from sabun.report import table
-
-    if sum((csv is not None, parquet is not None, as_json)) != 1:
-        raise OptionError("export needs one format.", fix="Give --csv FILE, --parquet FILE or --json.")
-    runs = list(opened(directory).results.values())
-    if as_json:
-        print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
-    elif csv is not None and str(csv) == "-":
-        print(table.to_csv(runs), end="")
-    elif csv is not None:
-        _save(csv, table.to_csv(runs).encode())
-    elif parquet is not None:
-        _save(parquet, _parquet(table.rows(runs)))
-
-
-def _parquet(rows: list[dict[str, Cell]]) -> bytes:
-    import importlib
-    import io
-
-    from sabun.errors import MissingExtraError
-
-    try:
-        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError:
-        raise MissingExtraError("Parquet needs pyarrow, which is not installed.", fix="pip install pyarrow") from None
-    out = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), out)
-    return out.getvalue()
-
-
-def _save(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing. Raises OptionError where it cannot be written."""
-    from sabun.errors import OptionError
-
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_bytes(content)
-        new.replace(path)
-    except OSError as error:
-        raise OptionError(
-            f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
-        ) from None
-
-
-def _language(lang: str) -> None:
-    from sabun.report.text import language
-
-    language(lang)
-
-
-def _prices(price: float | None, jobs: float | None, currency: str, hours: float | None, setup: float) -> Prices | None:
-    from sabun.errors import OptionError
-    from sabun.report.money import Prices
-
-    if price is None and jobs is None:
-        if hours is not None or setup:
-            raise OptionError(
-                "money needs a price and a number of jobs.", fix="Give --price-per-hour and --jobs-per-month."
-            )
-        return None
-    if price is None or jobs is None:
-        missing = "--price-per-hour" if price is None else "--jobs-per-month"
-        raise OptionError(f"money needs {missing} too.", fix="Give --price-per-hour and --jobs-per-month together.")
-    return Prices(price, jobs, currency.upper(), hours, setup)
+        studies.run(study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed)
 
 
 def study_of(
@@ -383,85 +340,3 @@ def opened(directory: Path) -> Store:
     if not Store.exists(directory):
         raise StudyError(f"there is no study in {directory}.", fix="Check the path, or run a study into it first.")
     return Store.open(directory)
-
-
-def _report(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool) -> None:
-    from sabun.cli import console
-    from sabun.report import json as as_data
-    from sabun.report import terminal
-    from sabun.report.text import language, text
-
-    found = _judge(directory, prices)
-    files = _write(found, directory, lang)
-    if as_json:
-        print(json.dumps({**as_data.to_dict(found), "files": files}, ensure_ascii=False, allow_nan=False))
-    elif not quiet:
-        out = console.stdout()
-        out.print(terminal.render(found, language(lang)))
-        out.print(f"{text('ui.report_path', language(lang))}: {files['html']}", soft_wrap=True, highlight=False)
-    if gate:
-        raise typer.Exit(EXIT[found.decision])
-
-
-def _judge(directory: Path, prices: Prices | None) -> Report:
-    """From the records on disk to the report."""
-    import hashlib
-
-    from sabun.poc import store as stores
-    from sabun.poc.assess import assess
-    from sabun.report import model
-
-    store = opened(directory)
-    runs, tuning = store.runs(), store.tuning
-    records = directory / stores.RECORDS
-    digest = hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else ""
-    environment = {**store.environment, "records_head": store.head}
-    return model.build(
-        store.study,
-        assess(store.study, runs, tuning),
-        environment,
-        runs=runs,
-        descriptions=_descriptions(store.study, tuning),
-        records_sha256=digest,
-        prices=prices,
-        mixed=store.mixed,
-    )
-
-
-def _descriptions(study: Study, tuning: Mapping[str, Tuning]) -> dict[str, Mapping[str, object] | None]:
-    """Arm → what ``sabun.optim`` knows of its numerical method; None for a class that it does not know."""
-    import torch
-
-    from sabun import optim
-    from sabun.errors import SabunError
-    from sabun.poc import arms
-
-    found: dict[str, Mapping[str, object] | None] = {}
-    for arm in study.arms:
-        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-        best = tuning[arm.name].best if arm.name in tuning else {}
-        try:
-            found[arm.name] = optim.describe(arms.recipe(arm).build(model, best))
-        except (SabunError, ImportError):
-            found[arm.name] = None
-    return found
-
-
-def _write(found: Report, directory: Path, lang: str) -> dict[str, str]:
-    """The three files, each whole or not at all."""
-    from sabun.report import html, markdown
-    from sabun.report import json as as_data
-    from sabun.report.text import language
-
-    shown = language(lang)
-    contents = {
-        "html": html.render(found, shown),
-        "json": as_data.render(found),
-        "md": markdown.render(found, shown),
-    }
-    files = {}
-    for kind, content in contents.items():
-        path = directory / f"report.{kind}"
-        _save(path, content.encode())
-        files[kind] = str(path)
-    return files

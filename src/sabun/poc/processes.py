@@ -120,6 +120,8 @@ class _Nursery:
         return int(answer)
 
     def close(self) -> None:
+        if self._log.closed:
+            return
         self._control.close()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):

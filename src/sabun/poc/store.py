@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -161,6 +162,20 @@ class Store:
             return cast("dict[str, Any]", json.loads((self.path / LIVE).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
+
+    def being_written(self) -> bool:
+        """Whether a process is at work on this study now."""
+        try:
+            handle = os.open(self.path / LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def verify(self) -> Verification:
         """Walk the chain again, from the file. Finds an edit, a deletion or a reordering anywhere before the last line.
@@ -388,9 +403,12 @@ def _first_difference(held: Study, other: Study) -> str:
 
 def _take_lock(path: Path) -> int:
     handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    for patience in (0.05, 0.05, 0.0):  # whoever only looks whether it is held holds it for a moment
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(patience)
+    else:
         owner = os.read(handle, 64).decode(errors="replace").strip()
         os.close(handle)
         raise StoreError(
