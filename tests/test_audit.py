@@ -15,7 +15,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ import pytest
 from sabun import audit
 from sabun.audit import GENESIS, AuditLog, verify
 from sabun.errors import OptionError, StoreError
+
+from .kills import KILLED, killed
 
 EVENTS = 200
 
@@ -33,9 +37,15 @@ def log_bytes(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     path = tmp_path_factory.mktemp("log") / "audit.jsonl"
     log = AuditLog(path, actor="ops@plant")
     for i in range(EVENTS):
-        log.append(
-            "run.ended", run=f"{i:04x}", arm="nesterov@adam", loss=1 / (i + 1), note="学習 | ok\n", tags=["a", i]
-        )
+        facts = {
+            "run": f"{i:04x}",
+            "arm": "nesterov@adam",
+            "loss": 1 / (i + 1),
+            "note": "学習 | ok\n",
+            "tags": ["a", i],
+        }
+        log.append_unsealed("run.ended", **facts)
+    log.seal()
     return path.read_bytes(), log.head_path.read_bytes()
 
 
@@ -61,7 +71,7 @@ def bench(tmp_path: Path, log_bytes: tuple[bytes, bytes]) -> Bench:
 
 def test_the_untouched_log_holds(bench: Bench) -> None:
     found = bench.verify(bench.log)
-    assert (found.ok, found.count, found.first_broken, found.problem, found.interrupted) == (True, 200, None, "", False)
+    assert found == audit.Verification(True, EVENTS, found.head)
     assert found.head == json.loads(bench.lines[-1])["hash"] == json.loads(bench.head)["hash"]
 
 
@@ -140,7 +150,12 @@ def test_every_reordering_and_repetition_is_found(bench: Bench) -> None:
         assert bench.verify(b"".join([*bench.lines[: first + 1], *bench.lines[first:]])).first_broken == first + 2
 
 
-def test_every_edit_of_the_head_file_is_found(bench: Bench) -> None:
+def test_every_edit_of_the_head_file_is_found(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for i in range(11):
+        log.append_unsealed("event", i=i)
+    log.seal()
+    bench = Bench(tmp_path, log.path.read_bytes(), log.head_path.read_bytes())
     for offset in range(len(bench.head)):
         for bit in range(8):
             forged = bytearray(bench.head)
@@ -154,14 +169,18 @@ def test_every_edit_of_the_head_file_is_found(bench: Bench) -> None:
     assert "head file is missing" in bench.verify(bench.log).problem
 
 
-def test_an_older_head_does_not_excuse_more_than_one_line(bench: Bench) -> None:
-    # An interrupted write leaves at most one line past the head; two are an insertion.
-    for behind in (1, 2):
+def test_lines_past_the_seal_hold_if_they_chain_and_are_counted(bench: Bench) -> None:
+    # As a kill before the seal leaves them, or a writer that seals later. What does not chain is an insertion.
+    for behind in (1, 2, 50):
         kept = b"".join(bench.lines[:-behind])
         last = json.loads(bench.lines[-behind - 1])["hash"]
         bench.head_path.write_bytes(audit.Head(EVENTS - behind, len(kept), last).encode())
         found = bench.verify(bench.log)
-        assert (found.ok, found.interrupted) == ((True, True) if behind == 1 else (False, False))
+        assert (found.ok, found.count, found.unsealed, found.interrupted) == (True, EVENTS, behind, False)
+        assert bench.verify(kept).ok  # this much could be cut off unseen, and no line more:
+        assert bench.verify(b"".join(bench.lines[: -behind - 1])).first_broken == EVENTS - behind
+        for forged in (bench.log + bench.lines[0], kept + bench.lines[0], kept + b"{}\n"):
+            assert not bench.verify(forged).ok
 
 
 def test_both_files_cut_alike_are_found_by_an_anchor_alone(bench: Bench) -> None:
@@ -205,62 +224,40 @@ def test_a_torn_last_line_is_an_accident_and_is_mended(bench: Bench) -> None:
     AuditLog(bench.path).append("next")
     recovered, following = AuditLog(bench.path).records()[-2:]
     assert (recovered.event, following.event) == ("audit.recovered", "next")
-    assert recovered.data == {"torn_bytes": len(torn), "adopted_lines": 0}
+    assert recovered.data == {"torn_bytes": len(torn)}
     assert verify(bench.path) == audit.Verification(True, 202, following.hash)
     assert bench.path.read_bytes().startswith(bench.log)
 
 
-# Kills the process for real (os._exit) at the n-th system call that changes a file, or half-way through a write.
-KILLER = """
-import os, sys
-path, at, torn = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "torn"
-count = 0
-def wrap(name):
-    real = getattr(os, name)
-    def call(*args, **kwargs):
-        global count
-        count += 1
-        if count == at:
-            if name == "write" and torn:
-                real(args[0], bytes(args[1])[: len(args[1]) // 2])
-            os._exit(9)
-        return real(*args, **kwargs)
-    setattr(os, name, call)
-for name in ("write", "fsync", "replace", "rename", "ftruncate", "open"):
-    wrap(name)
-from sabun.audit import AuditLog
-log = AuditLog(path, actor="x")
-for i in range(2):
-    log.append("event", i=i)
-    print(i, flush=True)
-"""
+def four_events(path: Path, acknowledge: Callable[[], None]) -> None:
+    log = AuditLog(path, actor="x")
+    for i in range(4):
+        (log.append if i % 2 else log.append_unsealed)("event", i=i)
+        acknowledge()
 
 
 @pytest.mark.parametrize("how", ["clean", "torn"])
 def test_a_process_killed_at_any_write_leaves_a_log_that_holds(tmp_path: Path, how: str) -> None:
-    at, code, torn_lines = 0, 9, 0
+    at, code, torn_lines = 0, KILLED, 0
     while code:
         at += 1
         path, before = tmp_path / str(at) / "audit.jsonl", 0
         for _ in range(2):  # the second process is killed at the same point of what the first left
-            command = [sys.executable, "-c", KILLER, str(path), str(at), how]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            code = done.returncode
-            assert code in (0, 9), done.stderr
-            acknowledged = len(done.stdout.split())
+            code, acknowledged = killed(at, partial(four_events, path), torn=how == "torn")
+            assert code in (0, KILLED)
             if path.exists():
                 torn_lines += not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
                 found = verify(path)
                 assert found.ok, (at, found)
                 seen = [r.data["i"] for r in AuditLog(path).records() if r.event == "event"]
                 # What was acknowledged is there; of what was not, at most the event under way.
-                assert seen[before:] in ([0, 1][:acknowledged], [0, 1][: acknowledged + 1])
+                assert seen[before:] in ([0, 1, 2, 3][:acknowledged], [0, 1, 2, 3][: acknowledged + 1])
                 before = len(seen)
             else:
                 assert acknowledged == 0
         AuditLog(path).append("after")
         found = verify(path)
-        assert (found.ok, found.interrupted) == (True, False)
+        assert (found.ok, found.interrupted, found.unsealed) == (True, False, 0)
         assert AuditLog(path).records()[-1].event == "after"
     assert at > 10  # every point was tried until one process ran to its end
     assert bool(torn_lines) == (how == "torn")
@@ -322,7 +319,10 @@ def test_an_event_that_follows_from_another_is_refused_when_a_third_came_between
     with pytest.raises(StoreError, match="in the meantime"):
         log.append_after(first.hash, "stale")
     assert [r.event for r in log.records()] == ["first", "audit.recovered", "second"]
-    assert log.records()[-1] == second
+    third = log.append_unsealed("third")
+    with pytest.raises(StoreError, match="in the meantime"):
+        log.append_after(second.hash, "stale")
+    assert log.append_after(third.hash, "fourth").prev == third.hash
 
 
 def test_values_that_json_cannot_hold(tmp_path: Path) -> None:
@@ -345,6 +345,62 @@ def test_time_is_utc_and_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     record = AuditLog(tmp_path / "audit.jsonl").append("now")
     assert abs(datetime.now(UTC) - datetime.fromisoformat(record.time)) < timedelta(minutes=5)
     assert record.prev == GENESIS
+
+
+def test_an_event_may_wait_for_its_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.seal()  # nothing to seal, nothing made
+    assert not log.path.exists()
+    log.append("first")
+    synced = 0
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        nonlocal synced
+        synced += 1
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for i in range(20):
+        log.append_unsealed("many", i=i)
+    assert synced == 0
+    assert (log.verify().ok, log.verify().count, log.verify().unsealed) == (True, 21, 20)
+    log.seal()
+    assert log.verify().unsealed == 0
+    before = synced
+    log.seal()
+    assert synced == before
+    log.append_unsealed("many")
+    log.append("last")
+    assert (log.verify().count, log.verify().unsealed) == (23, 0)
+    assert {record.event for record in log.records()} == {"first", "many", "last"}  # nothing had to be mended
+
+
+def test_a_clock_that_was_set_back_is_told_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        shift = timedelta(0)
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime.now(UTC) + cls.shift
+
+    log = AuditLog(tmp_path / "audit.jsonl")
+    monkeypatch.setattr(audit, "datetime", Clock)
+    log.append("before")
+    assert log.verify().set_back is None
+    Clock.shift = timedelta(hours=-2)
+    log.append("after")
+    log.append("later")
+    found = log.verify()
+    assert (found.ok, found.set_back) == (True, 2)
+    assert [record.event for record in log.records()] == ["before", "after", "later"]
+
+
+def test_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r".+@.+", AuditLog(tmp_path / "a.jsonl").append("x").actor)
+    monkeypatch.setenv("SABUN_ACTOR", "pipeline 4711")
+    assert AuditLog(tmp_path / "a.jsonl").append("x").actor == "pipeline 4711"
+    assert AuditLog(tmp_path / "a.jsonl", actor="operator").append("x").actor == "operator"
 
 
 def test_reading_a_broken_log_is_refused(bench: Bench) -> None:

@@ -5,18 +5,23 @@ very bytes that precede it, so no edit is too small to show:
 
     {"seq":7,"time":"2026-01-31T09:30:00.000000Z","event":"promoted","actor":"…","data":{…},"prev":"…","hash":"…"}
 
-Beside ``NAME.jsonl`` lies ``NAME.jsonl.head``: how many lines there are, how many bytes, and the hash of the last. The
-line is written and synced first, the head second. That order tells accidents from tampering:
+Beside ``NAME.jsonl`` lies the **seal**, ``NAME.jsonl.head``: how many lines there are, how many bytes, and the hash of
+the last. The line is written and synced first, the seal second. That order tells accidents from tampering:
 
-- killed before the line was complete: the bytes after the head's size are a torn line. It never took effect. The
+- killed before the line was complete: the bytes after the last whole line are a torn one. It never took effect. The
   next writer cuts it off and says so in an ``audit.recovered`` event.
-- killed before the head was renewed: exactly one whole, well-chained line lies past the head. It counts; the next
-  writer renews the head, and says so.
-- anything else, above all fewer bytes than the head knows of, is tampering (or a failing disk), and is never mended.
+- killed before the seal was renewed, or events that are not sealed yet: whole, well-chained lines lie past the seal.
+  They count, and the next sealed event seals them too.
+- anything else, above all fewer bytes than the seal knows of, is tampering (or a failing disk), and is never mended.
 
-What this can and cannot show. There is no secret in the chain: whoever can write both files can compute a new chain and
-a new head. Against that helps only a head hash kept elsewhere (printed in a report, stored as a tag, sent by mail):
-``verify(path, anchor=hash)`` demands that the chain still contains it. Times are those of the machine's clock.
+An event that is not sealed yet survives the death of the process, like every write, but not a power cut, and costs a
+hundredth of a sealed one: for a writer of many events that seals every few seconds.
+
+What this can and cannot show. Lines cut off at the end are found because the seal counts them, up to the last sealed
+one. There is no secret in the chain: whoever can write both files can compute a new chain and a new seal, or put back
+an older copy of both. Against that helps only a head hash kept elsewhere (printed in a report, stored as a tag, sent by
+mail): ``verify(path, anchor=hash)`` demands that the chain still contains it. Times are those of the machine's clock,
+which may be set back; the order is that of the chain.
 
 Special cases: an event named ``x.y`` belongs to subsystem ``x``; ``seq`` counts from 0, and line numbers from 1.
 """
@@ -38,6 +43,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sabun.errors import OptionError, StoreError
 
@@ -48,6 +54,7 @@ __all__ = ["GENESIS", "AuditLog", "Head", "Json", "Record", "Verification", "rea
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
+ACTOR_VARIABLE = "SABUN_ACTOR"
 GENESIS = "0" * 64
 """``prev`` of the first line."""
 
@@ -57,7 +64,7 @@ _KEYS = ("seq", "time", "event", "actor", "data", "prev")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the chain ends: number of lines, their size in bytes, and the hash of the last (GENESIS when empty)."""
+    """Where a chain ends: number of lines, their size in bytes, and the hash of the last (GENESIS when empty)."""
 
     count: int
     size: int
@@ -96,7 +103,9 @@ class Verification:
     ``count`` whole lines hold up to the first that does not; ``head`` is the hash of the last of them.
     ``first_broken`` is the number (from 1) of the first line that does not hold, None when all do. ``problem`` says in
     a sentence what is wrong, empty when nothing is. ``interrupted``: the last write was cut short by a crash, which is
-    no tampering; the next append mends it.
+    no tampering; the next append mends it. ``unsealed`` of the lines are not sealed yet: they hold, but if they were
+    cut off, nothing would show it. ``set_back`` is the number of the first line whose time lies before that of an
+    earlier one (the clock was set back), None where there is none.
     """
 
     ok: bool
@@ -105,14 +114,17 @@ class Verification:
     first_broken: int | None = None
     problem: str = ""
     interrupted: bool = False
+    unsealed: int = 0
+    set_back: int | None = None
 
 
 class AuditLog:
     """The one way to write a log. Opening creates nothing; the first ``append`` does.
 
-    Any number of processes and threads may append: each takes the lock, reads the head, writes, syncs, and lets go.
-    ``actor`` is who or what asks: by default user@host. Raises StoreError where the log is damaged or cannot be
-    locked, OptionError for an event that JSON cannot hold; the log is then unchanged.
+    Any number of processes and threads may append: each takes the lock, reads the seal, writes, syncs, and lets go.
+    ``actor`` is who or what asks: by default the environment variable SABUN_ACTOR, else user@host. Raises StoreError
+    where the log is damaged or cannot be locked, OptionError for an event that JSON cannot hold; the log is then
+    unchanged.
     """
 
     def __init__(self, path: str | Path, *, actor: str | None = None) -> None:
@@ -121,35 +133,43 @@ class AuditLog:
 
     @property
     def head_path(self) -> Path:
-        """Where the head lies: beside the log, with ``.head`` added to its name."""
+        """Where the seal lies: beside the log, with ``.head`` added to its name."""
         return self.path.with_name(self.path.name + ".head")
 
     def append(self, event: str, **fields: Json) -> Record:
-        """Write one event and return it once it is on the disk: a line, synced, then the head, synced."""
-        return self._append(None, event, fields)
+        """Write one event and return it once it is on the disk and sealed."""
+        return self._append(None, event, fields, True)
+
+    def append_unsealed(self, event: str, **fields: Json) -> Record:
+        """Write one event, in the chain at once, on the disk and sealed with the next ``append`` or ``seal``."""
+        return self._append(None, event, fields, False)
 
     def append_after(self, head: str, event: str, **fields: Json) -> Record:
         """Append only if ``head`` is still the last hash of the chain; else raise StoreError and write nothing.
 
         For an event that follows from what was read before: two operators who decide at the same time cannot both win.
         """
-        return self._append(head, event, fields)
+        return self._append(head, event, fields, True)
 
-    def _append(self, expected: str | None, event: str, fields: Mapping[str, Json]) -> Record:
+    def seal(self) -> None:
+        """Seal what was written by ``append_unsealed``. Raises StoreError as ``append`` does."""
+        if self.path.exists():
+            with self._writing() as file:
+                sealed, end, _ = self._ready(file)
+                if sealed != end:
+                    self._seal(file, end)
+
+    def _append(self, expected: str | None, event: str, fields: Mapping[str, Json], sealed: bool) -> Record:
         if not event or not isinstance(event, str):
             raise OptionError("an audit event needs a name.", fix="Pass a text such as 'promoted'.")
         data = {name: _plain(value, name) for name, value in fields.items()}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked() as file:
-                head, mended = self._ready(file)
-                if expected is not None and expected not in (head.hash, mended):
-                    raise StoreError(
-                        f"another event was written to {self.path} in the meantime.", fix="Look at it, then ask again."
-                    )
-                return self._write(file, head, event, data)[1]
-        except OSError as error:
-            raise StoreError(f"cannot write the audit log {self.path}: {error}.", fix="Check path and space.") from None
+        with self._writing() as file:
+            _, end, mended = self._ready(file)
+            if expected is not None and expected not in (end.hash, mended):
+                raise StoreError(
+                    f"another event was written to {self.path} in the meantime.", fix="Look at it, then ask again."
+                )
+            return self._write(file, end, event, data, sealed)[1]
 
     def records(self) -> list[Record]:
         """All events, oldest first; the chain is checked on the way. Raises StoreError where it is broken."""
@@ -160,15 +180,20 @@ class AuditLog:
         return verify(self.path, anchor=anchor)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        if self.head_path.exists() and not self.path.exists():
-            raise self._damaged("is gone, though its head file is there")
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+    def _writing(self) -> Iterator[int]:
+        """The log, open and locked; what the system refuses becomes a StoreError."""
         try:
-            _lock(file, shared=False)
-            yield file
-        finally:
-            os.close(file)  # lets go of the lock
+            if self.head_path.exists() and not self.path.exists():
+                raise self._damaged("is gone, though its head file is there")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+            try:
+                _lock(file, shared=False)
+                yield file
+            finally:
+                os.close(file)  # lets go of the lock
+        except OSError as error:
+            raise StoreError(f"cannot write the audit log {self.path}: {error}.", fix="Check path and space.") from None
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(
@@ -176,58 +201,60 @@ class AuditLog:
             fix="Run `verify` to see where it breaks; keep the files as evidence and start a new log.",
         )
 
-    def _ready(self, file: int) -> tuple[Head, str]:
-        """The head to write behind, after mending what a crash left, and the last hash before the mending.
+    def _ready(self, file: int) -> tuple[Head, Head, str]:
+        """The seal, the end to write behind (after mending what a crash left), and the last hash before the mending.
 
         Raises StoreError for what no crash explains.
         """
         size = os.fstat(file).st_size
         if size == 0 and not self.head_path.exists():
-            # The head comes before the first line, so that a line without a head is never an innocent state.
+            # The seal comes before the first line, so that a line without one is never an innocent state.
             self._write_head(Head(0, 0, GENESIS))
             _sync_directory(self.path.parent)
         raw = _read_or_none(self.head_path)
-        head = None if raw is None else Head.decode(raw)
-        if head is None:
+        sealed = None if raw is None else Head.decode(raw)
+        if sealed is None:
             raise self._damaged("has no head file, or one that is not as it was written")
-        if head.size > size or (_hash_of(_last_line(file, head.size)) if head.size else GENESIS) != head.hash:
-            raise self._damaged(f"does not end as its head file says (with event {head.count})")
-        if size == head.size:
-            return head, head.hash
-        line, newline, more = _read_at(file, head.size, size - head.size).partition(b"\n")
-        kept = head
-        if newline:
-            if more or _check(line, head.count, head.hash):
+        if sealed.size > size or (_hash_of(_last_line(file, sealed.size)) if sealed.size else GENESIS) != sealed.hash:
+            raise self._damaged(f"does not end as its head file says (with event {sealed.count})")
+        end = sealed
+        *lines, torn = _read_at(file, sealed.size, size - sealed.size).split(b"\n")
+        for line in lines:
+            if _check(line, end.count, end.hash)[1]:
                 raise self._damaged("has lines past its head that no interrupted write explains")
-            kept = Head(head.count + 1, size, _hash_of(line))
-            self._write_head(kept)
-        else:
-            os.ftruncate(file, head.size)
-        mended: dict[str, Json] = {"torn_bytes": size - kept.size, "adopted_lines": kept.count - head.count}
-        return self._write(file, kept, "audit.recovered", mended)[0], kept.hash
+            end = Head(end.count + 1, end.size + len(line) + 1, _hash_of(line))
+        if not torn:
+            return sealed, end, end.hash
+        os.ftruncate(file, end.size)
+        mended, _ = self._write(file, end, "audit.recovered", {"torn_bytes": len(torn)}, True)
+        return mended, mended, end.hash
 
-    def _write(self, file: int, head: Head, event: str, data: Mapping[str, Json]) -> tuple[Head, Record]:
+    def _write(self, file: int, end: Head, event: str, data: Mapping[str, Json], sealed: bool) -> tuple[Head, Record]:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        body: dict[str, Json] = {"seq": head.count, "time": now, "event": event, "actor": self.actor}
-        body |= {"data": data, "prev": head.hash}
+        body: dict[str, Json] = {"seq": end.count, "time": now, "event": event, "actor": self.actor}
+        body |= {"data": data, "prev": end.hash}
         # backslashreplace turns a lone surrogate (a file name that is no UTF-8) into the JSON escape for it.
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         raw = text.encode("utf-8", "backslashreplace")[:-1]
         digest = hashlib.sha256(raw).hexdigest()
         line = raw + b',"hash":"%s"}\n' % digest.encode()
-        after = Head(head.count + 1, head.size + len(line), digest)
+        after = Head(end.count + 1, end.size + len(line), digest)
         try:
             written = 0
             while written < len(line):
                 written += os.write(file, line[written:])
-            os.fsync(file)
-            self._write_head(after)
+            if sealed:
+                self._seal(file, after)
         except OSError:
             # A full disk, not a crash: take the line back, so that what was reported as failed did not happen.
-            os.ftruncate(file, head.size)
+            os.ftruncate(file, end.size)
             raise
+        return after, Record(end.count, now, event, self.actor, data, end.hash, digest)
+
+    def _seal(self, file: int, end: Head) -> None:
+        os.fsync(file)
+        self._write_head(end)
         _sync_directory(self.path.parent)
-        return after, Record(head.count, now, event, self.actor, data, head.hash, digest)
 
     def _write_head(self, head: Head) -> None:
         draft = self.head_path.with_name(self.head_path.name + ".new")
@@ -239,11 +266,12 @@ class AuditLog:
 
 
 def verify(path: str | Path, *, anchor: str | None = None) -> Verification:
-    """Check every link of the log at ``path`` against its neighbours and the head file.
+    """Check every link of the log at ``path`` against its neighbours and the seal.
 
     Finds any edit, deletion, insertion, reordering or truncation of the log, of its head file, or of both unless both
-    were rewritten to fit each other. With ``anchor``, a head hash kept elsewhere, that is found too: the chain must
-    contain it. Reads under a shared lock, so a log that is being written is seen between two events.
+    were made to fit each other (what is not sealed yet can be cut off unseen). With ``anchor``, a head hash kept
+    elsewhere, that is found too: the chain must contain it. Reads under a shared lock, so a log that is being written
+    is seen between two events.
     """
     path = Path(path)
     try:
@@ -253,9 +281,8 @@ def verify(path: str | Path, *, anchor: str | None = None) -> Verification:
             head_raw = _read_or_none(path.with_name(path.name + ".head"))
     except OSError as error:
         return Verification(False, 0, GENESIS, None, f"there is no readable audit log at {path} ({error.strerror}).")
-    hashes, problem = _walk(raw)
+    hashes, set_back, problem = _walk(raw)
     count = len(hashes)
-    past = not raw.endswith(b"\n") and bool(raw)  # bytes after the last whole line
 
     def broken(line: int | None, text: str) -> Verification:
         held = count if line is None else min(count, line - 1)
@@ -267,18 +294,20 @@ def verify(path: str | Path, *, anchor: str | None = None) -> Verification:
         head_raw = Head(0, 0, GENESIS).encode()  # killed before the first event: an empty log says nothing
     if head_raw is None:
         return broken(None, "the head file is missing: a truncation could not be seen.")
-    head = Head.decode(head_raw)
-    if head is None:
+    sealed = Head.decode(head_raw)
+    if sealed is None:
         return broken(None, "the head file is not as it was written.")
-    if count < head.count:
-        return broken(count + 1, f"the log ends after {count} of {head.count} events: lines were cut off.")
-    if head.hash != (hashes[head.count - 1] if head.count else GENESIS) or head.size != _size_of(raw, head.count):
-        return broken(None, f"the head file does not fit line {head.count}: one of the two was changed.")
-    if count > head.count + (not past):
-        return broken(head.count + 2 - past, "lines lie past the head that no interrupted write explains.")
+    if count < sealed.count:
+        return broken(count + 1, f"the log ends after {count} of {sealed.count} events: lines were cut off.")
+    if sealed.hash != (hashes[sealed.count - 1] if sealed.count else GENESIS) or sealed.size != _size_of(
+        raw, sealed.count
+    ):
+        return broken(None, f"the head file does not fit line {sealed.count}: one of the two was changed.")
     if anchor is not None and anchor not in hashes:
         return broken(None, f"the chain does not contain the anchor {anchor}: it was written anew.")
-    return Verification(True, count, hashes[-1] if hashes else GENESIS, interrupted=past or count > head.count)
+    torn = not raw.endswith(b"\n") and bool(raw)
+    head = hashes[-1] if hashes else GENESIS
+    return Verification(True, count, head, None, "", torn, count - sealed.count, set_back)
 
 
 def read(path: str | Path) -> list[Record]:
@@ -314,32 +343,38 @@ def to_markdown(records: Iterable[Record]) -> str:
     return "\n".join([*lines, "", f"Head of the chain: `{last}`", ""])
 
 
-def _walk(raw: bytes) -> tuple[list[str], str]:
-    """Hashes of the whole lines that hold, in order, and what is wrong with the next (empty when nothing is)."""
+def _walk(raw: bytes) -> tuple[list[str], int | None, str]:
+    """Hashes of the whole lines that hold, in order; where the clock was set back; what is wrong with the next line."""
     hashes: list[str] = []
+    set_back, latest = None, ""
     for line in raw.split(b"\n")[:-1]:
-        problem = _check(line, len(hashes), hashes[-1] if hashes else GENESIS)
+        body, problem = _check(line, len(hashes), hashes[-1] if hashes else GENESIS)
         if problem:
-            return hashes, problem
+            return hashes, set_back, problem
         hashes.append(_hash_of(line))
-    return hashes, ""
+        time = str(body["time"])
+        if set_back is None and time < latest:
+            set_back = len(hashes)
+        latest = max(latest, time)
+    return hashes, set_back, ""
 
 
-def _check(line: bytes, seq: int, prev: str) -> str:
+def _check(line: bytes, seq: int, prev: str) -> tuple[dict[str, Any], str]:
+    """What a line says, and what is wrong with it, empty when nothing is."""
     found = _LINE.fullmatch(line)
     if found is None:
-        return "is not an audit record."
+        return {}, "is not an audit record."
     if hashlib.sha256(found[1]).hexdigest() != found[2].decode():
-        return "was changed: its hash does not fit its text."
+        return {}, "was changed: its hash does not fit its text."
     try:
         body = json.loads(line)
     except ValueError:
-        return "is not an audit record."
+        return {}, "is not an audit record."
     if tuple(body) != (*_KEYS, "hash"):
-        return "is not an audit record."
+        return {}, "is not an audit record."
     if body["prev"] != prev or body["seq"] != seq:
-        return "does not follow the line before it (a line was removed, added or moved)."
-    return ""
+        return {}, "does not follow the line before it (a line was removed, added or moved)."
+    return body, ""
 
 
 def _parse(line: bytes) -> Record:
@@ -397,6 +432,8 @@ def _sync_directory(path: Path) -> None:
 
 
 def _whoami() -> str:
+    if named := os.environ.get(ACTOR_VARIABLE, "").strip():
+        return named
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container user without a name

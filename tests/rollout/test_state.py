@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from sabun.errors import OptionError, RolloutError, StoreError
 from sabun.rollout.choice import choose
 from sabun.rollout.plan import Plan
 from sabun.rollout.state import Rollout
+
+from ..kills import KILLED, killed
 
 WHY = "this test is not about gates"
 StudyWriter = Callable[..., Path]
@@ -210,35 +212,7 @@ def test_a_log_of_nonsense_events_is_a_problem_and_no_crash(tmp_path: Path, plan
         rollout.state()
 
 
-# Each command, killed for real (os._exit) at its n-th call that changes a file.
-KILLER = """
-import os, sys
-folder, command, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
-from sabun.rollout.state import Rollout
-rollout = Rollout(folder, actor="x")
-count = 0
-def wrap(name):
-    real = getattr(os, name)
-    def call(*args, **kwargs):
-        global count
-        count += 1
-        if count == at:
-            if name == "write":
-                real(args[0], bytes(args[1])[: len(args[1]) // 2])
-            os._exit(9)
-        return real(*args, **kwargs)
-    setattr(os, name, call)
-for name in ("write", "fsync", "replace", "rename", "ftruncate"):
-    wrap(name)
-if command == "start": rollout.start()
-if command == "promote": rollout.promote(override="drill")
-if command == "refused":
-    try: rollout.promote()
-    except Exception: pass
-if command == "rollback": rollout.rollback(reason="drill")
-if command == "apply": rollout.apply(reason="drill")
-print("done")
-"""
+# Each command, killed for real at its n-th call that changes a file.
 MOVES = {
     "start": (None, "poc", "rollout.started"),
     "promote": ("pilot", "canary", "rollout.promoted"),
@@ -253,7 +227,24 @@ def test_a_kill_between_any_two_writes_leaves_the_old_state_or_the_new(
     tmp_path: Path, plan: Plan, command: str
 ) -> None:
     before, after, event = MOVES[command]
-    code, at, seen = 9, 0, set()
+
+    def move(folder: Path, acknowledge: Callable[[], None]) -> None:
+        rollout = Rollout(folder, actor="x")
+        match command:
+            case "start":
+                rollout.start()
+            case "promote":
+                rollout.promote(override="drill")
+            case "refused":
+                with contextlib.suppress(RolloutError):
+                    rollout.promote()
+            case "rollback":
+                rollout.rollback(reason="drill")
+            case "apply":
+                rollout.apply(reason="drill")
+        acknowledge()
+
+    code, at, seen = KILLED, 0, set()
     while code:
         at += 1
         folder = tmp_path / str(at)
@@ -266,11 +257,8 @@ def test_a_kill_between_any_two_writes_leaves_the_old_state_or_the_new(
         if command == "apply":
             edit(folder, "min_seeds = 10", "min_seeds = 12")
         known = events(rollout) if command != "start" else []
-        arguments = [sys.executable, "-c", KILLER, str(folder), command, str(at)]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        code = done.returncode
-        assert code in (0, 9), done.stderr
-        assert (code == 0) == (done.stdout == "done\n")
+        code, acknowledged = killed(at, partial(move, folder), torn=True)
+        assert (code, acknowledged) in ((KILLED, 0), (0, 1))
         # What a job sees, at once and without repair: the log's state, whatever the state file says.
         assert audit.verify(rollout.log.path).ok or not rollout.log.path.exists()
         state, problem = rollout.state_or_problem()
@@ -289,7 +277,7 @@ def test_a_kill_between_any_two_writes_leaves_the_old_state_or_the_new(
         assert rollout.verify()[0].ok
         assert "interrupted" not in rollout.verify()[0].problem
     assert at > 5
-    assert seen == {(9, False), (9, True), (0, True)}
+    assert seen == {(KILLED, False), (KILLED, True), (0, True)}
 
 
 def test_age_is_measured_at_the_time_of_asking(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:

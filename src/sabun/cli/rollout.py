@@ -164,6 +164,10 @@ def verify(
     typer.echo(f"{found.count} events hold. Head: {found.head}")
     if found.interrupted:
         typer.echo("note: the last write was interrupted by a crash; the next event mends it.")
+    if found.set_back is not None:
+        typer.echo(
+            f"note: the clock was set back before line {found.set_back}; the order of events is that of the log."
+        )
     for note in notes:
         typer.echo(f"note: {note}")
 
