@@ -35,6 +35,7 @@ from sabun.poc.training import Trainer  # noqa: E402
 
 PUBLISHED = HERE / "results.jsonl"
 RESULTS = Path("runs/research.jsonl")
+_UNUSED = arms.arm("euler", name="(a study has two sides; this one never runs)")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Lab:
 
     def _train(self, key: Key) -> dict[str, Any]:
         study = default_study(
-            task=self.setting.task, task_options=self.setting.options, baseline=key.arm, candidates=("euler",),
+            task=self.setting.task, task_options=self.setting.options, baseline=key.arm, candidates=[_UNUSED],
             epochs=self.setting.points, seed=self.setting.root,
         )  # fmt: skip
         if self.data is None:

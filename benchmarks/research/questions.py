@@ -34,6 +34,7 @@ def _paced(name: str, points: int, interval: int, **options: Any) -> Setting:
 TASKS: Mapping[str, Setting] = {
     "charlm": _paced("CharLM", 6, 50, layers=2, width=48, heads=4, context=32, batch_size=16, chars=200_000),
     "cifar10": _paced("Cifar10", 4, 50, images=6_000, width=8, batch_size=32),
+    "cifar10-recalibrated": _paced("Cifar10", 4, 50, images=6_000, width=8, batch_size=32, recalibrate=8),
     "digits": _paced("Digits", 8, 33),
     "digits-cnn": _paced("DigitsCNN", 6, 33),
     "breast-cancer": _paced("BreastCancer", 6, 21),
@@ -138,6 +139,7 @@ QUESTIONS: Mapping[str, Question] = {
         },
         "last iterate",
         keep=("ema 0.8", "ema 0.9"),
+        tasks=("charlm", "cifar10-recalibrated"),
         seeds=5,
     ),
     "metric": Question(

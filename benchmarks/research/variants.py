@@ -31,7 +31,7 @@ class Variant(sabun.Optimizer):
     def __init__(
         self,
         members: Any,
-        lr: float = 5e-3,
+        lr: float = 2e-2,
         *,
         beta: float = 0.9,
         gamma: float = 2.0,

@@ -1,0 +1,109 @@
+"""The research runs: the variant is what its docstring says, the laboratory brackets, the tables tell what was run."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import lab
+import pytest
+import tables
+import torch
+from questions import QUESTIONS, TASKS, Question, Setting
+from torch import nn
+from variants import Variant
+
+from sabun.optim import create
+from sabun.poc import arms
+
+
+def train(make, steps: int = 12) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 9))
+    optimizer = make(model.double())
+    starts = [group["lr"] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(1)
+    for n in range(steps):
+        for group, start in zip(optimizer.param_groups, starts, strict=True):
+            group["lr"] = start * (1 - n / steps)
+        x = torch.randint(0, 9, (16,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), x).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_variant_spans_muon() -> None:
+    ours = train(lambda m: Variant(m, 0.02, beta=0.95, gamma=0.95, rest="heavy-ball(0.9)", rest_lr=1.0))
+    theirs = train(lambda m: create("muon", m, 0.02, weight_decay=0.0))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_scheduled_beta_and_gamma_end_where_they_should() -> None:
+    seen = []
+
+    class Watched(Variant):
+        def step(self, closure=None):
+            out = super().step(closure)
+            seen.append((self.param_groups[0]["scheme"], self.param_groups[0]["momentum"]))
+            return out
+
+    train(lambda m: Watched(m, 0.02, beta=0.8, beta_end=0.96, gamma=0.0, gamma_end=1.6), steps=17)
+    assert seen[0] == ("heavy-ball(0.8)", 0.8) or seen[0][1] == 0.8
+    # The last step has 1/17 of the rate left: 15/16 of the way, on the grid of sixteenths.
+    assert seen[-1][1] == pytest.approx(0.8 + 15 / 16 * 0.16, abs=1e-6)
+    assert "1.5" in seen[-1][0]
+    constant = train(lambda m: Variant(m, 0.02, beta=0.8, gamma=0.5))
+    torch.testing.assert_close(train(lambda m: Variant(m, 0.02, beta=0.8, gamma=0.5, beta_end=0.8)), constant)
+
+
+def test_every_question_is_made_of_optimizers_that_exist() -> None:
+    for question in QUESTIONS.values():
+        assert question.reference in question.arms
+        assert set(question.keep) <= set(question.arms)
+        assert set(question.tasks) <= set(TASKS)
+        for notation in question.arms.values():
+            arms.recipe(arms.arm(notation)).build(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+
+
+def test_the_laboratory_extends_its_grid_until_the_best_lies_inside(tmp_path, monkeypatch) -> None:
+    bench = lab.Lab("quadratic", Setting("none", {"interval": 1}, 1), tmp_path / "runs.jsonl")
+    asked = []
+
+    def loss(arm: str, lr: float, seed: int) -> float:
+        asked.append(lr)
+        return abs(math.log2(lr / (0.3 * 2**4)))  # lowest four doublings above euler's default of 0.3
+
+    monkeypatch.setattr(bench, "loss", loss)
+    assert bench.bracket("euler") == (pytest.approx(0.3 * 2**4), 0.0)
+    assert max(asked) == pytest.approx(0.3 * 2**5)
+
+
+def test_a_run_is_trained_once_and_read_back(tmp_path) -> None:
+    path = tmp_path / "runs.jsonl"
+    setting = Setting("benchmarks/paced.py:Diabetes", {"interval": 3}, 2)
+    first = lab.Lab("diabetes", setting, path).loss("euler", 0.1, 0)
+    path.write_text(path.read_text(encoding="utf-8") + '{"torn', encoding="utf-8")
+    again = lab.Lab("diabetes", setting, path)
+    again._train = None  # whatever is known is not trained again
+    assert again.loss("euler", 0.1, 0) == first
+    assert len(lab.read(path)) == 1
+
+
+def row(arm: str, lr: float, seed: int, loss: float) -> dict:
+    return {"task": "charlm", "arm": arm, "lr": lr, "seed": seed, "status": "finished", "loss": [9.0, loss]}
+
+
+def test_tables_show_the_best_rate_of_those_with_most_seeds_and_paired_differences(tmp_path) -> None:
+    rows = [
+        row("a", 0.1, 0, 1.0), row("a", 0.1, 1, 2.0), row("a", 0.2, 0, 1.1), row("a", 0.2, 1, 1.5),
+        row("a", 0.4, 0, 0.5), row("b", 0.1, 0, 1.3), row("b", 0.1, 1, 1.9),
+    ]  # fmt: skip
+    lines = tables.table(rows, Question({"A": "a", "B": "b", "C": "c"}, "A"), "charlm").splitlines()
+    assert lines[2] == "| A | 1.3000 | 2 | 0.2 | reference |"
+    # 1.3 − 1.1 and 1.9 − 1.5
+    assert lines[3] == "| B | 1.6000 | 2 | 0.1 | +0.3000 ± 0.1414 |"
+    assert len(lines) == 4
+    lost = {**row("b", 0.1, 0, 1.3), "status": "diverged"}
+    assert math.isinf(tables.best([lost], "charlm", "b").mean)
+    assert json.loads(json.dumps(lost)) == lost
