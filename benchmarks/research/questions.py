@@ -102,9 +102,23 @@ QUESTIONS: Mapping[str, Question] = {
         "plain, β = 0.9, γ = 2",
     ),
     # From here on with even rows, which "rows" spoke for.
+    "iterations": Question(
+        {
+            "Newton–Schulz, 5 products": variant(),
+            "Newton–Schulz, 4": variant(orthogonalization_steps=4),
+            "Newton–Schulz, 3": variant(orthogonalization_steps=3),
+            "Newton–Schulz, 2": variant(orthogonalization_steps=2),
+            "polar express, 5": variant(orthogonalization="polar-express"),
+            "polar express, 3": variant(orthogonalization="polar-express", orthogonalization_steps=3),
+            "polar express, 2": variant(orthogonalization="polar-express", orthogonalization_steps=2),
+        },
+        "Newton–Schulz, 5 products",
+    ),
     "rest": Question(
         {
             "AdamW's scheme, rate × 1": even(rest="heavy-ball(0.9)", rest_lr=1.0),
+            "AdamW's scheme, rate × 0.5": even(rest="heavy-ball(0.9)"),
+            "Nesterov, rate × 2": even(rest_lr=2.0),
             "Nesterov, rate × 1": even(rest_lr=1.0),
             "Nesterov, rate × 0.5": even(),
             "Nesterov, rate × 0.25": even(rest_lr=0.25),
