@@ -103,11 +103,37 @@ class Progress:
         return listen
 
 
-def carry_out(profile: contest.Profile, *, jobs: int, only: Iterable[str], allow_mixed: bool, plan_only: bool) -> None:
+def planned_seconds(profile: contest.Profile, plans: Iterable[Study]) -> dict[str, float]:
+    """Hash of a study → seconds on one core; measured once and kept, so that a resumed benchmark starts at once."""
+    path = WORK / profile.name / "plan.json"
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for plan in plans:
+        if plan.hash not in known:
+            known[plan.hash] = seconds_of(plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
+    return known
+
+
+def carry_out(
+    profile: contest.Profile,
+    *,
+    jobs: int,
+    only: Iterable[str],
+    parts: Iterable[str],
+    allow_mixed: bool,
+    plan_only: bool,
+) -> None:
     """Run, or resume, all studies of a profile."""
     chosen = [task for task in profile.tasks if not only or task in only]
-    every = {f"{t}: {n}": (t, n, s) for t in chosen for n, s in contest.studies(profile, t).items()}
-    planned = {name: seconds_of(plan) / jobs for name, (_, _, plan) in every.items()}
+    every = {
+        f"{task}: {part}": (task, part, plan)
+        for task in chosen
+        for part, plan in contest.studies(profile, task).items()
+        if not parts or part in parts
+    }
+    seconds = planned_seconds(profile, (plan for _, _, plan in every.values()))
+    planned = {name: seconds[plan.hash] / jobs for name, (_, _, plan) in every.items()}
     print(f"profile {profile.name}: {len(chosen)} tasks, {profile.trials} trials and {profile.seeds} seeds an arm")
     for task in chosen:
         minutes = sum(planned[name] for name, (of, _, _) in every.items() if of == task) / 60
@@ -153,6 +179,9 @@ def main() -> int:
         "--quick", dest="profile", action="store_const", const="quick", help="short for --profile quick"
     )
     parser.add_argument("--task", action="append", default=[], help="only this task (repeatable)")
+    parser.add_argument(
+        "--study", action="append", default=[], choices=[*contest.STUDIES], help="only this one of each"
+    )
     parser.add_argument("--jobs", type=int, help="processes at a time (default: 2 on a CPU, 1 on a GPU)")
     parser.add_argument("--shared", action="store_true", help="say in the page that the machine was not quiet")
     parser.add_argument("--allow-mixed", action="store_true", help="go on with records of another commit's versions")
@@ -168,7 +197,10 @@ def main() -> int:
     jobs = given.jobs or (1 if profile.name == "gpu" else min(2, os.cpu_count() or 1))
     try:
         if not given.render:
-            carry_out(profile, jobs=jobs, only=given.task, allow_mixed=given.allow_mixed, plan_only=given.plan)
+            carry_out(
+                profile, jobs=jobs, only=given.task, parts=given.study, allow_mixed=given.allow_mixed,
+                plan_only=given.plan,
+            )  # fmt: skip
             if given.plan:
                 return 0
             print(write_records(profile, quiet=not given.shared))

@@ -239,7 +239,7 @@ def scheme_table(rows: Rows, regime: str, seconds: Mapping[str, float]) -> list[
             (
                 statistics.mean(training),
                 f"| {arm} | {scheme.order} | {stages} | {float(interval):.3g} | {lr:.3g} | {_cell(training)} "
-                f"| {_cell(validation)} | {seconds.get(arm, math.nan):.2f} |",
+                f"| {_cell(validation)} | {seconds.get(arm, 'not measured')} |",
             )
         )
     return [*lines, *(line for _, line in sorted(found))]
