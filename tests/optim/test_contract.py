@@ -23,7 +23,7 @@ from torch.testing._internal.common_utils import TestCase
 from training import backward, batches, flat, network, train
 
 import sabun
-from sabun.errors import GradientError, OptionError, StateError
+from sabun.errors import GradientError, OptionError
 from sabun.optim import OPTIONS, RungeKutta
 
 
@@ -427,48 +427,6 @@ def test_torchs_error_inputs(kind, error) -> None:
             kind(params, **kwargs)
 
 
-def test_an_older_checkpoint_gets_todays_defaults() -> None:
-    model = network()
-    optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme="nesterov")
-    go(optimizer, model, batches(3))
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        for key in ("ema_decay", "probe_every", "version", "fused"):
-            group.pop(key, None)
-    other = sabun.Optimizer(network().parameters(), 0.1)
-    other.load_state_dict(state)
-    assert other.param_groups[0]["ema_decay"] == 0.999
-    assert other.param_groups[0]["version"] == 1
-    go(other, model, batches(1))
-
-
-def test_a_checkpoint_that_cannot_be_read_says_why() -> None:
-    optimizer = sabun.Optimizer(network().parameters(), 0.1)
-    foreign = torch.optim.SGD(network().parameters(), 0.1).state_dict()
-    with pytest.raises(StateError, match="from_torch"):
-        optimizer.load_state_dict(foreign)
-    newer = optimizer.state_dict()
-    newer["param_groups"][0]["version"] = 99
-    with pytest.raises(StateError, match="Update sabun"):
-        optimizer.load_state_dict(newer)
-    unknown = sabun.Optimizer(network().parameters(), 0.1).state_dict()
-    unknown["param_groups"][0]["scheme"] = "nesterof"
-    with pytest.raises(StateError, match="not known here"):
-        sabun.Optimizer(network().parameters(), 0.1).load_state_dict(unknown)
-
-
-def test_user_hooks_see_the_checkpoint_as_it_is() -> None:
-    optimizer = sabun.Optimizer(network().parameters(), 0.1, scheme="nesterov")
-    go(optimizer, network(), batches(1))
-    seen = []
-    optimizer.register_load_state_dict_pre_hook(lambda o, state: seen.append(state))
-    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "mine": 1})
-    state = optimizer.state_dict()
-    assert state["mine"] == 1
-    optimizer.load_state_dict(state)
-    assert all(isinstance(v, Tensor) for held in seen[0]["state"].values() for v in held.values())
-
-
 def test_state_that_somebody_clears_is_made_again() -> None:
     model = network()
     optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme="nesterov")
@@ -476,22 +434,6 @@ def test_state_that_somebody_clears_is_made_again() -> None:
     optimizer.state.clear()
     train(model, optimizer, batches(1))
     assert all("velocity_0" in optimizer.state[p] for p in model.parameters())
-
-
-def test_a_custom_scheme_survives_a_checkpoint() -> None:
-    mine = sabun.schemes.LinearMultistep("mine", alpha=(1, -1), beta=(0.75, 0.25), startup="hold")
-    model = network()
-    optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme=mine)
-    train(model, optimizer, batches(3))
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    twin = copy.deepcopy(model)
-    other = sabun.Optimizer(twin.parameters(), 0.5)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    train(model, optimizer, batches(3))
-    train(twin, other, batches(3))
-    assert torch.equal(flat(model.parameters()), flat(twin.parameters()))
 
 
 def test_the_signature_offers_every_option_with_its_default() -> None:

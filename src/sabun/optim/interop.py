@@ -120,8 +120,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """
     if isinstance(optimizer, RungeKutta):
         group = optimizer.param_groups[0]
-        tableau = schemes.get(group["scheme"])
-        return _description(tableau, group, evaluations=tableau.gradient_evaluations)
+        return _description(optimizer.tableau, group, evaluations=optimizer.gradient_evaluations)
     if isinstance(optimizer, Optimizer):
         group = optimizer.param_groups[0]
         return _description(decode(group["scheme"]), group, evaluations=optimizer.gradient_evaluations)

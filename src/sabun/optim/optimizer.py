@@ -19,17 +19,18 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun import schemes
-from sabun.errors import OptionError, SchemeError, StateError, unknown
+from sabun.errors import OptionError, StateError, unknown
 from sabun.optim import plan as planning
 from sabun.optim.averaging import AVERAGING, schedule_free_weight
+from sabun.optim.checkpoints import examined, keep_precision, take_bound, unpack
 from sabun.optim.fused import Engine
 from sabun.optim.kernels import Tensors
 from sabun.optim.options import FOREIGN, OPTIONS, check
 from sabun.optim.roles import filter_of, settle
 from sabun.optim.same_batch import SameBatch
-from sabun.optim.spec import decode
 from sabun.optim.step_control import STEP_CONTROLS, Controller
 from sabun.optim.stepping import Move, carry_out, direct, step_fused
+from sabun.schemes import LinearMultistep
 
 __all__ = ["VERSION", "Optimizer"]
 
@@ -336,60 +337,29 @@ class Optimizer(torch.optim.Optimizer):
         self._reset()
         control = STEP_CONTROLS[self.defaults.get("step_control", "fixed")]
         for group in self.param_groups:
-            version = group.get("version", VERSION)
-            if version > VERSION:
-                raise StateError(
-                    f"the checkpoint has format {version}; this version of sabun reads up to {VERSION}.",
-                    fix="Update sabun.",
-                )
             for name, value in {**{n: o.default for n, o in OPTIONS.items()}, **_RUNNING, **control.running}.items():
                 group.setdefault(name, value)
             group["version"] = VERSION
         for p, held in self.state.items():
-            for key, value in held.items() if isinstance(p, Tensor) else ():
-                if isinstance(value, _Kept):
-                    held[key] = value.tensor if key == "step" else value.tensor.to(p.device)
+            if isinstance(p, Tensor):
+                unpack(p, held)
+                if "training_point" in held:
+                    # Saved or copied inside averaged(), where the parameters hold the average.
+                    with torch.no_grad():
+                        p.copy_(held.pop("training_point"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave: the continuation is equal to the bit. Load the model first.
 
-        State keeps the precision that it was saved in. Where the checkpoint was taken inside ``averaged()`` the
-        parameters get their training point back. Raises StateError for the checkpoint of another optimizer.
+        As in torch, the checkpoint's groups take the place of the optimizer's: lr, scheme, metric, average and every
+        option become those that it was saved with, state keeps its precision. Where it was taken inside ``averaged()``
+        the parameters get their training point back.
+
+        Raises StateError, and changes nothing, for the checkpoint of another kind of optimizer, of another step
+        control, of a newer format, or of a model with other shapes.
         """
         if self._averaged:
             raise StateError("load_state_dict() inside 'with optimizer.averaged()'.", fix="Leave the block first.")
-        for number, group in enumerate(state_dict.get("param_groups", ())):
-            if "scheme" not in group:
-                raise StateError(
-                    f"this is not a checkpoint of a sabun optimizer: group {number} names no scheme.",
-                    fix="For a torch.optim checkpoint, load it into that optimizer and use sabun.optim.from_torch.",
-                )
-            try:
-                decode(group["scheme"])
-            except SchemeError as error:
-                raise StateError(f"the checkpoint names a scheme that is not known here: {error}") from error
-        # torch would cast every state tensor to the parameter's dtype and lose the float32 state of 16-bit parameters.
-        protect = self.register_load_state_dict_pre_hook(_protect)
-        try:
+        with examined(self, LinearMultistep, VERSION), keep_precision(self):
             super().load_state_dict(state_dict)
-        finally:
-            protect.remove()
-        with torch.no_grad():
-            for p, held in self.state.items():
-                if isinstance(p, Tensor) and "training_point" in held:
-                    p.copy_(held.pop("training_point"))
-
-
-class _Kept:
-    """A tensor on its way through ``load_state_dict``, which leaves what it does not know alone."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.clone(memory_format=torch.preserve_format)
-
-
-def _protect(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    state = {
-        p: {k: _Kept(v) if isinstance(v, Tensor) else v for k, v in held.items()} if isinstance(held, dict) else held
-        for p, held in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
+        take_bound(self)

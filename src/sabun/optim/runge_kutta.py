@@ -18,19 +18,24 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from sabun import schemes
-from sabun.errors import OptionError, SchemeError, StateError, TrainingError, unknown
+from sabun.errors import OptionError, SchemeError, TrainingError, unknown
+from sabun.optim.checkpoints import examined, take_bound
 from sabun.optim.kernels import Tensors
 from sabun.optim.options import FOREIGN, OPTIONS, check, check_learning_rate
 from sabun.optim.plan import refuse_sparse
 from sabun.optim.same_batch import SameBatch
+from sabun.optim.spec import decode_any, encode
 from sabun.optim.step_control import DEFAULT_TOLERANCE, PI
+from sabun.schemes import ButcherTableau
 
-__all__ = ["RungeKutta"]
+__all__ = ["VERSION", "RungeKutta"]
+
+VERSION = 1
+"""Format of ``state_dict``: a group carries it under ``"version"``."""
 
 _OWN = ("weight_decay", "decoupled", "maximize", "tolerance")
 _RUNNING: dict[str, object] = {
-    "version": 1,
+    "version": VERSION,
     "control_step": 0.0,
     "control_last": 0.0,
     "control_error": 1.0,
@@ -76,7 +81,7 @@ class RungeKutta(torch.optim.Optimizer):
         params: ParamsT,
         lr: float | Tensor | None = None,
         *,
-        scheme: str | schemes.ButcherTableau = "heun",
+        scheme: str | ButcherTableau = "heun",
         step_control: str | None = None,
         tolerance: float | None = None,
         weight_decay: float = 0.0,
@@ -104,16 +109,13 @@ class RungeKutta(torch.optim.Optimizer):
             check(name, value)
         defaults: dict[str, Any] = {
             "lr": 0.0 if lr is None else lr,
-            "scheme": tableau.name,
+            "scheme": encode(tableau),
             "step_control": "embedded-error" if adaptive else "fixed",
             **options,
             **_RUNNING,
         }
         if lr is None:
             defaults["lr_found"] = True
-        self._custom: dict[str, schemes.ButcherTableau] = {}
-        if _named(tableau.name) != tableau:
-            self._custom[tableau.name] = tableau
         self._evaluations = tableau.gradient_evaluations
         self._error = math.nan
         super().__init__(params, defaults)
@@ -132,25 +134,28 @@ class RungeKutta(torch.optim.Optimizer):
                     raise unknown(OptionError, "option in a parameter group", str(key), ["lr", *_OWN])
         super().add_param_group(param_group)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_custom": self._custom}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_custom", {})
         self._error = math.nan
         for group in self.param_groups:
-            if "scheme" not in group:
-                raise StateError("this is not a checkpoint of sabun.optim.RungeKutta.", fix="Load its own.")
             for name, value in {**{n: OPTIONS[n].default for n in _OWN}, **_RUNNING}.items():
                 group.setdefault(name, value)
+            group["version"] = VERSION
         self._evaluations = self.tableau.gradient_evaluations
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` gave, as :meth:`sabun.Optimizer.load_state_dict` does.
+
+        Raises StateError, and changes nothing, for what is not a checkpoint of this kind and step control.
+        """
+        with examined(self, ButcherTableau, VERSION):
+            super().load_state_dict(state_dict)
+        take_bound(self)
+
     @property
-    def tableau(self) -> schemes.ButcherTableau:
+    def tableau(self) -> ButcherTableau:
         """The scheme."""
-        name = self.param_groups[0]["scheme"]
-        return self._custom[name] if name in self._custom else _tableau(name)
+        return _tableau(self.param_groups[0]["scheme"])
 
     @property
     def gradient_evaluations(self) -> int:
@@ -308,16 +313,9 @@ def _norm(tensors: Tensors) -> float:
     return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
 
 
-def _named(name: str) -> object:
-    try:
-        return schemes.get(name)
-    except SchemeError:
-        return None
-
-
-def _tableau(scheme: str | schemes.ButcherTableau) -> schemes.ButcherTableau:
-    found = schemes.get(scheme) if isinstance(scheme, str) else scheme
-    if not isinstance(found, schemes.ButcherTableau):
+def _tableau(scheme: str | ButcherTableau) -> ButcherTableau:
+    found = decode_any(scheme) if isinstance(scheme, str) else scheme
+    if not isinstance(found, ButcherTableau):
         raise SchemeError(
             f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
             fix="Multistep schemes need one gradient a step: use sabun.Optimizer.",
