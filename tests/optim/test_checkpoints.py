@@ -19,6 +19,7 @@ from training import batches, flat, network
 import sabun
 from sabun.errors import StateError
 from sabun.optim import RungeKutta
+from sabun.optim.optimizer import VERSION
 from sabun.schemes import ButcherTableau
 
 Make = Callable[[Any], torch.optim.Optimizer]
@@ -232,8 +233,22 @@ def test_an_older_checkpoint_gets_todays_defaults() -> None:
     other = sabun.Optimizer(network().parameters(), 0.1)
     other.load_state_dict(state)
     assert other.param_groups[0]["ema_decay"] == 0.999
-    assert other.param_groups[0]["version"] == 1
+    assert other.param_groups[0]["version"] == VERSION
     go(other, model, 1)
+
+
+@pytest.mark.parametrize(("scheme", "goes_on"), [("look-ahead(0, 0.5)", False), ("look-ahead(0.01, 2)", False),
+                                                ("heavy-ball(0)", True), ("look-ahead(0.9, 2)", True)])  # fmt: skip
+def test_an_older_format_goes_on_where_it_means_the_same_and_says_so_where_not(scheme: str, goes_on: bool) -> None:
+    def make(p: Any) -> torch.optim.Optimizer:
+        return sabun.Optimizer(p, 0.1, scheme=scheme)
+
+    state = trained(make).state_dict()
+    state["param_groups"][0]["version"] = 1
+    if goes_on:
+        trained(make).load_state_dict(state)
+    else:
+        refused(trained(make), state, "format 1")
 
 
 def test_user_hooks_see_the_checkpoint_as_it_is() -> None:

@@ -228,6 +228,66 @@ def test_sparse_gradients_are_refused(case: Case) -> None:
     assert torch.equal(table.weight.detach(), kept)
 
 
+@every
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_sparse_gradient_is_refused_before_anything_moves(case: Case, grouped: bool, before: int) -> None:
+    """Also where it comes late, behind dense ones in other buckets and groups; and the refusal leaves no trace."""
+    params = [torch.ones(4, 3, dtype=torch.float64, requires_grad=True), torch.ones(5, 2, requires_grad=True),
+              torch.ones(6, 3, dtype=torch.float64, requires_grad=True)]  # fmt: skip
+    twins = [p.detach().clone().requires_grad_() for p in params]
+    optimizer, plain = (
+        case([{"params": ps[:2]}, {"params": ps[2:]}] if grouped else ps, **({} if case.closure else {"foreach": True}))
+        for ps in (params, twins)
+    )
+    rows = torch.tensor([1, 2])
+
+    def loss(ps: list[Tensor], sparse: bool) -> Tensor:
+        table = nn.functional.embedding(rows, ps[2], sparse=sparse)
+        return sum(((p - 2) ** 2).sum() for p in ps[:2]) + ((table - 3) ** 2).sum()
+
+    for _ in range(before):
+        for o, ps in ((optimizer, params), (plain, twins)):
+            step(o, lambda ps=ps: loss(ps, False))
+    kept = [p.detach().clone() for p in params]
+    with pytest.raises(GradientError, match="sparse"):
+        step(optimizer, lambda: loss(params, True))
+    assert all(torch.equal(p, k) for p, k in zip(params, kept, strict=True))
+    for _ in range(4):
+        for o, ps in ((optimizer, params), (plain, twins)):
+            step(o, lambda ps=ps: loss(ps, False))
+    assert all(torch.equal(p, t) for p, t in zip(params, twins, strict=True))
+
+
+def test_a_scheme_with_another_memory_begins_its_history_anew() -> None:
+    """A group's scheme may be changed on the way; buffers of another meaning are not taken for its own."""
+    changes = [
+        ("heavy-ball(0.9)", "nesterov(0.8)", True),
+        ("heavy-ball(0.9)", "adams-bashforth-2", False),
+        ("taylor-4", "look-ahead(0.9, 2)", False),
+        ("taylor-4", "adams-bashforth-3", False),
+    ]
+    for first, then, kept in changes:
+        generator = torch.Generator().manual_seed(0)
+        p, fresh = (torch.ones(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        optimizer = sabun.Optimizer([p], 0.01, scheme=first)
+        for _ in range(3):
+            p.grad = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        group = optimizer.param_groups[0]
+        group["scheme"] = then
+        group.pop("momentum", None)
+        with torch.no_grad():
+            fresh.copy_(p)
+        restarted = sabun.Optimizer([fresh], 0.01, scheme=then)
+        for n in range(4):
+            p.grad = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+            fresh.grad = p.grad.clone()
+            optimizer.step()
+            restarted.step()
+            assert torch.equal(p, fresh) is not kept, (first, then, n)
+
+
 @well_conditioned
 def test_layout_in_memory_makes_no_difference(case: Case) -> None:
     generator = torch.Generator().manual_seed(1)

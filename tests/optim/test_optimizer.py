@@ -148,14 +148,3 @@ def test_a_wrong_group_changes_nothing(group, says) -> None:
 def test_a_misspelt_option_of_any_kind_names_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(OptionError, match=f"Did you mean '{meant}'"):
         sabun.Optimizer([torch.nn.Parameter(torch.ones(1))], lr=0.1, **{wrong: 0.5})
-
-
-@pytest.mark.parametrize("scheme", ["heavy-ball", "nesterov"])
-def test_momentum_cannot_be_raised_from_a_scheme_without_memory(scheme: str) -> None:
-    p = torch.nn.Parameter(torch.ones(1))
-    optimizer = sabun.Optimizer([p], lr=0.1, scheme=scheme, momentum=0.0)
-    p.grad = torch.ones(1)
-    optimizer.step()
-    optimizer.param_groups[0]["momentum"] = 0.9
-    with pytest.raises(OptionError, match="cannot be raised"):
-        optimizer.step()

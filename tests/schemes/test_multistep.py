@@ -168,7 +168,7 @@ def test_the_steady_state_is_that_of_scipy(usable: LinearMultistep) -> None:
     f = usable.to_filter()
     size = f.buffers
     b, a = (np.array([float(c) for c in v] + [0.0] * (size + 1 - len(v))) for v in (f.b, f.a))
-    assert usable.state_copies == size
+    assert usable.state_copies == max(size, int("beta" in usable.parameters))
     if size:
         mine = np.array([float(z) for z in f.steady_state()])
         assert mine == pytest.approx(scipy.signal.lfilter_zi(b, a), rel=1e-10, abs=1e-13)
@@ -183,7 +183,7 @@ def test_state_space(multistep: LinearMultistep) -> None:
     f = multistep.to_filter()
     g = np.random.default_rng(1).standard_normal(20)
     expected = scipy.signal.lfilter([float(c) for c in f.b], [float(c) for c in f.a], g)
-    state = np.zeros((multistep.state_copies, 1))
+    state = np.zeros((f.buffers, 1))
     out = []
     for value in g:
         out.append((s.C @ state).item() + s.D * value if state.size else s.D * value)

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from sabun.errors import SabunError, StateError, unknown
 from sabun.optim.averaging import AVERAGING
+from sabun.optim.kernels import realize
 from sabun.optim.options import OPTIONS, check
 from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.optim.roles import check_momentum
 from sabun.optim.spec import Scheme, decode_any
+from sabun.schemes import LinearMultistep
 
 __all__ = ["examined", "keep_precision", "take_bound", "unpack"]
 
@@ -51,13 +53,8 @@ def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], ki
             raise StateError(
                 f"this is not a checkpoint of a sabun optimizer: group {number} names no scheme.", fix=_FOREIGN_FIX
             )
-        found = group.get("version", version)
-        if found > version:
-            raise StateError(
-                f"the checkpoint has format {found}; this version of sabun reads up to {version}.", fix="Update sabun."
-            )
         try:
-            _examine_group(optimizer, group, kind)
+            _examine_group(optimizer, group, kind, version)
         except StateError:
             raise
         except SabunError as error:
@@ -69,13 +66,30 @@ def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], ki
         _examine_state(p, name, held)
 
 
-def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
+def _kept_otherwise(text: str) -> bool:
+    filter_ = realize(text, None, "rest")
+    return filter_.kind == "lagged" and filter_.weights[1] != 0
+
+
+def _examine_group(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme], version: int
+) -> None:
     scheme = decode_any(group["scheme"])
     if not isinstance(scheme, kind):
         mine, theirs = _KINDS[kind.__name__], _KINDS[type(scheme).__name__]
         raise StateError(
             f"the checkpoint is one of {theirs} (scheme {scheme.name!r}); this is a {mine}.",
             fix=f"Load it into {theirs}, made with the options that it was saved with.",
+        )
+    found = group.get("version", version)
+    if found > version:
+        raise StateError(
+            f"the checkpoint has format {found}; this version of sabun reads up to {version}.", fix="Update sabun."
+        )
+    if found == 1 and isinstance(scheme, LinearMultistep) and _kept_otherwise(group["scheme"]):
+        raise StateError(
+            f"format 1 kept the history of {scheme.name!r} in a form that cannot be continued here.",
+            fix="Begin its optimizer anew, or go on with the version of sabun that saved it.",
         )
     scheme.require_usable()
     mine, theirs = optimizer.defaults["step_control"], group.get("step_control", "fixed")

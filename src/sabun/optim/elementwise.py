@@ -60,7 +60,7 @@ class Rule:
         names = ["keep", "scale"]
         if not self.plain:
             names += ["sense", "l2"]
-        if self.form == "pole":
+        if self.form != "direct":
             names += ["pole", "rest", "fresh", "mean"]
         else:
             names += [f"b{j}" for j in range(self.taps + 1)] + [f"c{j}" for j in range(1, self.taps + 1)]
@@ -85,11 +85,11 @@ def numbers(
         values["scale"] = -lr
     if not shape.plain:
         values |= {"sense": -1.0 if options["maximize"] else 1.0, "l2": 0.0 if options["decoupled"] else decay}
-    if shape.form == "pole":
-        w = filter_.direct_weight
-        values |= {"pole": filter_.pole, "rest": 1 - filter_.pole, "fresh": w, "mean": 1 - w}
-    else:
+    if shape.form == "direct":
         values |= {f"b{j}": b for j, b in enumerate(filter_.b)} | {f"c{j}": -a for j, a in enumerate(filter_.a)}
+    else:
+        fresh, mean = filter_.weights
+        values |= {"pole": filter_.pole, "rest": 1 - filter_.pole, "fresh": fresh, "mean": mean}
     if shape.metric == "adam":
         beta2 = options["beta2"]
         values |= {
@@ -102,6 +102,7 @@ def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: 
     """(p, state) after one step; ``state`` is the filter's buffers and then, in the ``adam`` metric, the second moment.
 
     pole:    m ← βm + (1−β)g,  d = w·g + (1−w)·m
+    lagged:  d = b₀g + c·m,  m ← βm + (1−β)g
     direct:  d = b₀g + s₀,  s_j ← s_{j+1} + b_{j+1}g + c_{j+1}d with c = −a
     adam:    v ← β₂v + (1−β₂)g²,  u = d / (√v/√(1−β₂ⁿ) + ε);   sign: u = sign(d);   none: u = d
     then     p ← p(1 − lr·λ) − (lr/mass)·u
@@ -110,9 +111,11 @@ def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: 
     if not shape.plain:
         g = add(mul(g, k["sense"]), mul(p, k["l2"]))
     taps = list(state[: shape.taps])
-    if shape.form == "pole":
-        taps[0] = add(mul(taps[0], k["pole"]), mul(g, k["rest"]))
-        d = add(mul(g, k["fresh"]), mul(taps[0], k["mean"]))
+    if shape.form != "direct":
+        mean = add(mul(taps[0], k["pole"]), mul(g, k["rest"]))
+        seen = mean if shape.form == "pole" else taps[0]
+        d = add(mul(g, k["fresh"]), mul(seen, k["mean"]))
+        taps[0] = mean
     else:
         d = mul(g, k["b0"])
         if taps:

@@ -1,15 +1,19 @@
 """The fast step: a scheme as a digital filter, run in place over lists of tensors.
 
-A scheme is H(z) = σ(z) / (ρ(z)/(z − 1)), from gradients g to the direction d = H g, and then θ ← θ − h·d. Two
-realizations of H, equal for constant coefficients (the tests hold both against ``scipy.signal.lfilter``):
+A scheme is H(z) = σ(z) / (ρ(z)/(z − 1)), from gradients g to the direction d = H g, and then θ ← θ − h·d. Three
+realizations of H, equal for constant coefficients (the tests hold all against ``scipy.signal.lfilter``):
 
 - ``pole``: one real pole β ≠ 0, which is the whole look-ahead plane. m ← βm + (1−β)g, d = w·g + (1−w)·m. Heavy ball
-  is w = 0, Nesterov w = 1−β, look-ahead w = (1−β)γ/β. The buffer m is the exponential mean of the gradients: when β is
-  cycled it means the same as torch's momentum buffer, and it survives a change of γ.
+  is w = 0, Nesterov w = 1−β, look-ahead w = (1−β)γ/β.
+- ``lagged``: the same plane near and at β = 0, where w has no value: d = b₀g + c·m with the mean *before* this
+  gradient, c = β − γ(1−β), and then m ← βm + (1−β)g.
 - ``direct``: direct form II transposed, for everything else. d = b₀g + s₀, s_j ← s_{j+1} + b_{j+1}g − a_{j+1}d. Here d
   is formed inside the buffer s₀; the new s_j is formed inside the buffer s_{j+1}, and the buffers then change places.
 
-Neither allocates anything of the size of θ. A direction is handed on as *terms*, [(w₁, tensors₁), …] meaning Σ wᵢtᵢ, so
+In the first two the buffer m is the exponential mean of the gradients, whatever β and γ are: so both may be cycled
+freely, m means the same as torch's momentum buffer, and a family with β keeps it even while β is 0.
+
+None allocates anything of the size of θ. A direction is handed on as *terms*, [(w₁, tensors₁), …] meaning Σ wᵢtᵢ, so
 that the update can add the parts straight onto θ. Everything here is a pure function of its arguments (in place on
 the lists given), with scalars last, so that it can be compiled.
 """
@@ -25,7 +29,6 @@ import torch
 from torch import Tensor
 
 from sabun import schemes
-from sabun.errors import OptionError
 from sabun.optim.spec import decode
 
 __all__ = ["Realization", "Terms", "accumulate", "advance", "begin", "finish", "realize", "update"]
@@ -42,28 +45,37 @@ _LARGEST_WEIGHT = 16.0
 class Realization:
     """A filter ready to run: coefficients as floats, how its history begins, and how much of it there is."""
 
-    kind: Literal["pole", "direct"]
+    kind: Literal["pole", "lagged", "direct"]
     b: tuple[float, ...]
     a: tuple[float, ...]
     taps: int
     start_up: str
 
     @property
-    def direct_weight(self) -> float:
-        """w of the pole form: the weight of the current gradient beside that of the mean."""
-        return -self.b[1] / self.pole if self.b[1] else 0.0
+    def pole(self) -> float:
+        """β of the pole and the lagged form."""
+        return -self.a[1]
 
     @property
-    def pole(self) -> float:
-        """β of the pole form."""
-        return -self.a[1]
+    def weights(self) -> tuple[float, float]:
+        """Of the current gradient and of the mean m in d: (w, 1 − w), or (b₀, c) with m as it was before."""
+        b, beta = self.b, self.pole
+        if self.kind == "lagged":
+            return b[0], (b[1] + beta * b[0]) / (1 - beta)
+        w = -b[1] / beta if b[1] else 0.0
+        return w, 1 - w
+
+    @property
+    def history(self) -> object:
+        """What the buffers mean: equal for two realizations of which one can go on from the other's buffers."""
+        return (self.a, self.b) if self.kind == "direct" and self.taps else "mean"
 
     def mass(self, n: int) -> float:
         """Σ of the first ``n`` impulse response values: what a constant gradient of 1 has become after n steps."""
-        if self.kind == "pole":
-            w = self.direct_weight
-            return w + (1 - w) * (1 - self.pole**n)
-        return _direct_mass(self.b, self.a, n)
+        if self.kind == "direct":
+            return _direct_mass(self.b, self.a, n)
+        fresh, mean = self.weights
+        return fresh + mean * (1 - self.pole ** (n if self.kind == "pole" else n - 1))
 
 
 @lru_cache(maxsize=256)
@@ -84,46 +96,35 @@ def _direct_mass(b: tuple[float, ...], a: tuple[float, ...], n: int) -> float:
 def realize(text: str, momentum: float | None, start_up: str) -> Realization:
     """The scheme of that text (:mod:`sabun.optim.spec`) as a filter to run.
 
-    β is replaced by ``momentum`` where that is given, for it may be cycled.
-
-    The form is that of the scheme as named, whatever β is now, so that a cycle never changes what the buffers mean.
+    β is replaced by ``momentum`` where that is given, for it may be cycled: over all of [0, 1), else SchemeError.
     """
     scheme = decode(text)
-    if momentum and scheme.parameters.get("beta") == 0:
-        # Without a buffer from the start there is nothing to carry the history: the step would be 1/(1 − β) too short.
-        raise OptionError(
-            f"momentum of a scheme made with β = 0 ({scheme.name!r}) cannot be raised to {momentum:g} later.",
-            fix="Make the scheme with the β that it shall have, or begin the cycle above 0.",
-        )
-    b, a = _coefficients(scheme)
-    kind: Literal["pole", "direct"] = "direct"
-    if len(a) == 2 and len(b) == 2 and a[1] and abs(b[1]) <= _LARGEST_WEIGHT * abs(a[1]):
-        kind = "pole"
-    taps = max(len(a), len(b)) - 1
-    if momentum is not None and momentum != scheme.parameters.get("beta"):
-        b, a = _coefficients(scheme.with_parameters(beta=momentum))
-        a = (*a, *[0.0] * (taps + 1 - len(a)))
-        b = (*b, *[0.0] * (taps + 1 - len(b)))
-        if kind == "pole" and a[1] == 0 and b[1] != 0:
-            raise OptionError(
-                f"momentum cannot become 0 for {scheme.name!r}.", fix="Cycle it above 0, or use 'adams-bashforth-2'."
-            )
-    return Realization(kind, b, a, taps, start_up)
+    if "beta" in scheme.parameters:
+        if momentum is not None and momentum != scheme.parameters["beta"]:
+            scheme = scheme.with_parameters(beta=momentum)
+        b, a = _coefficients(scheme, at_least=2)
+        kind: Literal["pole", "lagged", "direct"] = "pole" if _has_weight(b, a) else "lagged"
+    else:
+        b, a = _coefficients(scheme)
+        kind = "pole" if len(a) == 2 and _has_weight(b, a) else "direct"
+    return Realization(kind, b, a, len(a) - 1, start_up)
 
 
-def _coefficients(scheme: schemes.LinearMultistep) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _has_weight(b: tuple[float, ...], a: tuple[float, ...]) -> bool:
+    """Whether w of the pole form is there, and small enough."""
+    return a[1] != 0 and abs(b[1]) <= _LARGEST_WEIGHT * abs(a[1])
+
+
+def _coefficients(scheme: schemes.LinearMultistep, *, at_least: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(b, a) as floats, of equal length, which spares every later case distinction."""
     filter_ = scheme.to_filter()
     b, a = [float(x) for x in filter_.b], [float(x) for x in filter_.a]
     while len(a) > 1 and a[-1] == 0:
         a.pop()
     while len(b) > 1 and b[-1] == 0:
         b.pop()
-    size = max(len(a), len(b))
-    if size > 1:
-        # Equal lengths spare every later case distinction.
-        b += [0.0] * (size - len(b))
-        a += [0.0] * (size - len(a))
-    return tuple(b), tuple(a)
+    size = max(len(a), len(b), at_least)
+    return (*b, *[0.0] * (size - len(b))), (*a, *[0.0] * (size - len(a)))
 
 
 def begin(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> None:
@@ -133,7 +134,7 @@ def begin(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> None
     """
     if filter_.start_up != "hold":
         return
-    if filter_.kind == "pole":
+    if filter_.kind != "direct":
         torch._foreach_copy_(taps[0], grads)
         return
     steady = 1.0
@@ -149,8 +150,9 @@ def advance(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> Te
         return [(filter_.b[0], grads)]
     if filter_.kind == "pole":
         torch._foreach_lerp_(taps[0], grads, 1 - filter_.pole)
-        w = filter_.direct_weight
-        return [(w, grads), (1 - w, taps[0])] if w else [(1.0, taps[0])]
+    if filter_.kind != "direct":
+        fresh, mean = filter_.weights
+        return [(w, tensors) for w, tensors in ((fresh, grads), (mean, taps[0])) if w]
     torch._foreach_add_(taps[0], grads, alpha=filter_.b[0])
     return [(1.0, taps[0])]
 
@@ -158,6 +160,12 @@ def advance(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> Te
 def finish(filter_: Realization, taps: list[Tensors], grads: Tensors) -> bool:
     """Bring the history up to date once the direction has been used. True when the buffers changed places."""
     if not taps or filter_.kind == "pole":
+        return False
+    if filter_.kind == "lagged":
+        if filter_.pole:
+            torch._foreach_lerp_(taps[0], grads, 1 - filter_.pole)
+        else:
+            torch._foreach_copy_(taps[0], grads)
         return False
     a, b, d = filter_.a, filter_.b, taps[0]
     for j in range(1, len(taps)):

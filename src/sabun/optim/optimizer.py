@@ -24,8 +24,9 @@ from sabun.optim import plan as planning
 from sabun.optim.averaging import AVERAGING, schedule_free_weight
 from sabun.optim.checkpoints import examined, keep_precision, take_bound, unpack
 from sabun.optim.fused import Engine
-from sabun.optim.kernels import Tensors
+from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.options import FOREIGN, OPTIONS, check
+from sabun.optim.plan import refuse_sparse
 from sabun.optim.roles import filter_of, settle
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.step_control import STEP_CONTROLS, Controller
@@ -34,8 +35,11 @@ from sabun.schemes import LinearMultistep
 
 __all__ = ["VERSION", "Optimizer"]
 
-VERSION = 1
-"""Format of ``state_dict``: a group carries it under ``"version"``."""
+VERSION = 2
+"""Format of ``state_dict``: a group carries it under ``"version"``.
+
+1 kept the history of look-ahead schemes with β at or near 0 as b₁g, since then it is the mean of the gradients.
+"""
 
 # Running scalars that a group carries in its checkpoint. No option of the user's.
 _RUNNING: dict[str, object] = {
@@ -46,6 +50,8 @@ _RUNNING: dict[str, object] = {
 }
 _ROLES = ("scheme", "preconditioner", "averaging", "step_control", "lr", "momentum")
 Closure = Callable[[], Any]
+_Ready = tuple[int, list[tuple[planning.Bucket, Realization]], list[Tensor | None], float]
+"""Number of the group, its buckets with their filters, the gradients of all its parameters, and its lr."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -229,30 +235,46 @@ class Optimizer(torch.optim.Optimizer):
         elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        ready = self._ready()
         if controller is not None:
             controller.before(self, batch)
-        if len(self._plans) != len(self.param_groups):
-            self._plans = [None] * len(self.param_groups)
-        moves: list[tuple[int, Move]] = []
+            moves = [
+                (number, direct(self.param_groups[number], bucket, filter_, grads))
+                for number, parts, grads, _ in ready
+                for bucket, filter_ in parts
+            ]
+            if moves:
+                self._carry_out_together(controller, moves)
+            return loss
+        for number, parts, grads, lr in ready:
+            group = self.param_groups[number]
+            weight = schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
+            for bucket, filter_ in parts:
+                if not (group["fused"] and step_fused(self._engine, group, bucket, filter_, grads, lr)):
+                    carry_out(group, direct(group, bucket, filter_, grads), lr, weight, self.state)
+        return loss
+
+    def _ready(self) -> list[_Ready]:
+        """What is to be stepped, group by group. Whatever cannot be stepped is refused here, before anything moves."""
+        found = []
         for number, group in enumerate(self.param_groups):
             grads = [p.grad for p in group["params"]]
             active = [g is not None for g in grads]
-            if not any(active):
-                continue
+            if any(active):
+                for g in grads:
+                    if g is not None and g.layout is not torch.strided:
+                        refuse_sparse(g)
+                found.append((number, group, grads, active))
+        if len(self._plans) != len(self.param_groups):
+            self._plans = [None] * len(self.param_groups)
+        ready = []
+        for number, group, grads, active in found:
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
-                plan = self._plans[number] = planning.build(group, active, self.state, filter_of)
-            if controller is not None:
-                moves += [(number, direct(group, bucket, grads)) for bucket in plan.buckets]
-                continue
-            lr = float(group["lr"])
-            weight = schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
-            for bucket in plan.buckets:
-                if not (group["fused"] and step_fused(self._engine, group, bucket, grads, lr)):
-                    carry_out(group, direct(group, bucket, grads), lr, weight, self.state)
-        if controller is not None and moves:
-            self._carry_out_together(controller, moves)
-        return loss
+                plan = self._plans[number] = planning.build(group, active, self.state, filter_of, plan)
+            parts = [(bucket, filter_of(group, bucket.metric)) for bucket in plan.buckets]
+            ready.append((number, parts, grads, float(group["lr"])))
+        return ready
 
     def _carry_out_together(self, controller: Controller, moves: list[tuple[int, Move]]) -> None:
         """One step length for all: it is chosen when every update is known."""

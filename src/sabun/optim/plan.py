@@ -9,9 +9,9 @@ bucket only refers to them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -64,6 +64,10 @@ class Bucket:
             if self.steps and held.get("step") is not self.steps[i]:
                 return False
         return True
+
+    def gradients(self, every: Sequence[Tensor | None]) -> Tensors:
+        """Those of this bucket's parameters, out of those of the whole group."""
+        return [cast("Tensor", every[i]) for i in self.indices]
 
     def gather(self, tensors: Tensors) -> Tensors:
         """The whole of each tensor, where the parameter is sharded; the same tensor otherwise."""
@@ -121,8 +125,17 @@ def build(
     active: list[bool],
     state: dict[Tensor, dict[str, Any]],
     filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
+    before: Plan | None = None,
 ) -> Plan:
-    """Sort the group's parameters that have gradients into buckets, making the state that is not there yet."""
+    """Sort the group's parameters that have gradients into buckets, making the state that is not there yet.
+
+    Where the scheme is not that of the plan ``before`` and has another memory, the histories begin anew.
+    """
+    for p, on in zip(group["params"], active, strict=True):
+        if on:
+            _accept(p, metric_of(group, p), group)
+    if before is not None and before.structure[0] != group["scheme"]:
+        _forget(group, {**group, "scheme": before.structure[0]}, state, filter_of)
     plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
     averaging = AVERAGING[group["averaging"] or "none"]
     places: dict[tuple[object, ...], Bucket] = {}
@@ -132,11 +145,12 @@ def build(
             continue
         metric = metric_of(group, p)
         filter_ = filter_of(group, metric)
-        _accept(p, metric, group)
         widen = p.dtype in _LOW and (group["state_dtype"] is not None or group["stochastic_rounding"])
         dtype = torch.float32 if widen else p.dtype
-        held = state[p]
+        held = state.get(p, {})
         fresh = _fill(held, p, dtype, metric, averaging, filter_, group)
+        if held:
+            state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
         key: tuple[object, ...] = (p.device, p.dtype, metric.name, count)
         if p.is_cpu and (metric.needs_matrix or not group["fused"]):
@@ -164,6 +178,20 @@ def build(
         if _counts(metric, averaging, filter_, group):
             bucket.steps.append(held["step"])
     return plan
+
+
+def _forget(
+    now: Mapping[str, Any],
+    before: Mapping[str, Any],
+    state: Mapping[Tensor, dict[str, Any]],
+    filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
+) -> None:
+    """Drop the histories that mean something else under another scheme."""
+    for p in now["params"]:
+        metric = metric_of(now, p)
+        if p in state and filter_of(now, metric).history != filter_of(before, metric).history:
+            for key in [key for key in state[p] if key.startswith("velocity_")]:
+                del state[p][key]
 
 
 def _counts(metric: Preconditioner, averaging: Averaging, filter_: Realization, group: Mapping[str, Any]) -> bool:

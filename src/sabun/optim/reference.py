@@ -28,6 +28,7 @@ class _Memory:
     """Of one parameter: the step number n, the histories, and the metric's and average's variables by their letters."""
 
     n: int = 0
+    beta: list[float] = field(default_factory=list)
     g: list[Tensor] = field(default_factory=list)
     d: list[Tensor] = field(default_factory=list)
     iterates: list[Tensor] = field(default_factory=list)
@@ -47,6 +48,8 @@ class Reference:
         """One step from the gradients that the parameters hold."""
         for group in self.optimizer.param_groups:
             scheme = decode(group["scheme"])
+            if "beta" in scheme.parameters:
+                scheme = scheme.with_parameters(beta=float(group["momentum"]))
             self.weights.append((len(self.weights) + 1) ** group["averaging_power"] * group["lr"] ** 2)
             for p in group["params"]:
                 if p.grad is not None:
@@ -80,7 +83,10 @@ class Reference:
     def _direction(
         self, g: Tensor, m: _Memory, scheme: schemes.LinearMultistep, group: dict[str, Any], *, unbiased: bool
     ) -> Tensor:
-        """Σ a_i d_{n−i} = Σ b_j g_{n−j}: ρ divided by (z − 1) gives a_i, the partial sums of α."""
+        """Σ a_i d_{n−i} = Σ b_j g_{n−j}: ρ divided by (z − 1) gives a_i, the partial sums of α.
+
+        With a β that has changed there is no such equation: then d is written with the mean of all gradients before.
+        """
         a = [float(sum(scheme.alpha[: i + 1])) for i in range(len(scheme.alpha) - 1)]
         b = [float(c) for c in scheme.beta]
         start = group["start_up"] or scheme.startup
@@ -92,6 +98,9 @@ class Reference:
         m.g.append(g)
         d = sum((b[j] * m.g[-1 - j] for j in range(len(b))), torch.zeros_like(g))
         d = d - sum((a[i] * m.d[-i] for i in range(1, len(a))), torch.zeros_like(g))
+        m.beta.append(scheme.parameters.get("beta", 0.0))
+        if len(set(m.beta)) > 1:
+            d = self._cycled(m, b[0], before if m.n == 1 else m.g[0])
         m.d.append(d)
         if start != "unbiased":
             return d
@@ -102,6 +111,17 @@ class Reference:
                 sum(b[j] * ones[now - j] for j in range(len(b))) - sum(a[i] * response[-i] for i in range(1, len(a)))
             )
         return d / response[-1]
+
+    @staticmethod
+    def _cycled(m: _Memory, b_0: float, before: Tensor) -> Tensor:
+        """d = (1−β)(1+γ)g + (β − γ(1−β))M, M = Σ_k (1−β_k) g_k Π_{j>k} β_j over the gradients before this one."""
+        *betas, beta = m.beta
+        *earlier, g = m.g[-m.n :]
+        gamma = b_0 / (1 - beta) - 1
+        mean = before * math.prod(betas)
+        for k, g_k in enumerate(earlier):
+            mean = mean + (1 - betas[k]) * math.prod(betas[k + 1 :]) * g_k
+        return b_0 * g + (beta - gamma * (1 - beta)) * mean
 
     def _none(self, g: Tensor, d: Tensor, m: _Memory, group: dict[str, Any]) -> Tensor:
         return d

@@ -17,9 +17,8 @@ from sabun.optim.averaging import schedule_free_update
 from sabun.optim.dividing import team_of
 from sabun.optim.fused import Engine
 from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish, update
-from sabun.optim.plan import Bucket, real_views, refuse_sparse
+from sabun.optim.plan import Bucket, real_views
 from sabun.optim.preconditioners import Work
-from sabun.optim.roles import filter_of
 from sabun.optim.rounding import narrow
 
 __all__ = ["Move", "carry_out", "direct", "step_fused"]
@@ -50,21 +49,9 @@ class Move:
             yield p, x, u, state[p]
 
 
-def _gradients(bucket: Bucket, every: Sequence[Tensor | None]) -> Tensors:
-    grads = []
-    for i in bucket.indices:
-        g = every[i]
-        if g is not None:
-            if g.layout is not torch.strided:
-                refuse_sparse(g)
-            grads.append(g)
-    return grads
-
-
-def direct(group: dict[str, Any], bucket: Bucket, every: Sequence[Tensor | None]) -> Move:
+def direct(group: dict[str, Any], bucket: Bucket, filter_: Realization, every: Sequence[Tensor | None]) -> Move:
     """Take the gradients in, through scheme and metric. :func:`carry_out` must follow."""
-    filter_ = filter_of(group, bucket.metric)
-    params, grads = bucket.params, _gradients(bucket, every)
+    params, grads = bucket.params, bucket.gradients(every)
     taps: list[Tensors] = bucket.taps
     averaged, metric_state = bucket.averaged, bucket.metric_state
     if bucket.special:
@@ -129,11 +116,15 @@ def carry_out(
 
 
 def step_fused(
-    engine: Engine, group: dict[str, Any], bucket: Bucket, every: Sequence[Tensor | None], lr: float
+    engine: Engine,
+    group: dict[str, Any],
+    bucket: Bucket,
+    filter_: Realization,
+    every: Sequence[Tensor | None],
+    lr: float,
 ) -> bool:
     """The same step in one pass over memory. False, and nothing changed, where that cannot be had."""
-    filter_ = filter_of(group, bucket.metric)
-    params, grads = bucket.params, _gradients(bucket, every)
+    params, grads = bucket.params, bucket.gradients(every)
     taps: list[Tensors] = bucket.taps
     averaged, metric_state = bucket.averaged, bucket.metric_state
     if bucket.special:

@@ -151,8 +151,11 @@ class LinearMultistep:
 
     @property
     def state_copies(self) -> int:
-        """Buffers of the size of θ that the optimizer keeps from step to step."""
-        return self.to_filter().buffers
+        """Buffers of the size of θ that the optimizer keeps from step to step.
+
+        A family with momentum keeps its one even at β = 0, where the filter needs none, so that β may be cycled.
+        """
+        return max(self.to_filter().buffers, int("beta" in self.parameters))
 
     @cached_property
     def order(self) -> int:
@@ -199,7 +202,7 @@ class LinearMultistep:
         return Filter(b=self.beta, a=_trimmed(accumulate(self.alpha[:-1])))
 
     def to_state_space(self) -> StateSpace:
-        """The filter as matrices, direct form II transposed; n = :attr:`state_copies`, which may be 0."""
+        """The filter as matrices, direct form II transposed; n = ``to_filter().buffers``, which may be 0."""
         f = self.to_filter()
         n = f.buffers
         b, a = np.zeros(n + 1), np.zeros(n + 1)
