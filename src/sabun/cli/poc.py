@@ -225,10 +225,17 @@ def _executing(name: str | None, jobs: int | None, address: str | None) -> Itera
     if name is None and (jobs or 1) == 1:
         yield None
         return
+    if name == "ray":
+        from sabun.integrations.ray import Ray
+
+        cluster = Ray(jobs, address)
+        with contextlib.closing(cluster):
+            yield cluster
+        return
     from sabun.poc.processes import Processes
 
-    with contextlib.closing(Processes(jobs or 1)) as chosen:
-        yield chosen
+    with contextlib.closing(Processes(jobs or 1)) as workers:
+        yield workers
 
 
 def _carry_out(

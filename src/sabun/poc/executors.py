@@ -41,14 +41,18 @@ class Executor(Protocol):
 
     slots: int
 
-    def begin(self, study: Study, logs: Path) -> Mapping[str, Any]:
-        """Take up ``study``; what runs print goes to the directory ``logs``. Returns the environment of its runs."""
+    def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any], ...]:
+        """Take up ``study``; what runs print goes to the directory ``logs``. Returns its workers' environments."""
         ...
 
     def submit(self, unit: Unit) -> None: ...
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
         """The next report. Raises Lost when a worker died; its unit is no longer in flight."""
+        ...
+
+    def whereabouts(self, run: Run) -> Mapping[str, Any] | None:
+        """In which environment the run took place whose result was reported; None where there is one only."""
         ...
 
     def close(self) -> None: ...

@@ -50,9 +50,9 @@ class InProcess:
         self._warm: set[str] = set()
         self._current: Iterator[tuple[Run, Epoch | RunResult]] = iter(())
 
-    def begin(self, study: Study, logs: Path) -> Mapping[str, Any]:
+    def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any]]:
         self.load(study, logs)
-        return environment(study)
+        return (environment(study),)
 
     def load(self, study: Study, logs: Path) -> None:
         """``begin`` without a look at the environment, which takes some tenths of a second."""
@@ -72,6 +72,9 @@ class InProcess:
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
         return next(self._current)
+
+    def whereabouts(self, run: Run) -> None:
+        return None
 
     def close(self) -> None:
         self._context.close()

@@ -41,12 +41,12 @@ class Processes:
         self._ready = selectors.DefaultSelector()
         self._reports: deque[tuple[Run, Epoch | RunResult]] = deque()
 
-    def begin(self, study: Study, logs: Path) -> Mapping[str, Any]:
+    def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any]]:
         from sabun.poc.environment import environment
 
         self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
         self._nursery.take_up(self._setup)
-        return environment(study)
+        return (environment(study),)
 
     def submit(self, unit: Unit) -> None:
         idle = next((worker for worker in self._workers if not worker.unit), None)
@@ -69,6 +69,9 @@ class Processes:
                 else:
                     self._reports.extend(reports)
         return self._reports.popleft()
+
+    def whereabouts(self, run: Run) -> None:
+        return None
 
     def close(self) -> None:
         for worker in list(self._workers):

@@ -243,6 +243,7 @@ class Writer(Store):
     _file: int = -1
     _lock: int = -1
     _session: int = 0
+    _allow_mixed: bool = False
 
     @classmethod
     def start(
@@ -279,21 +280,26 @@ class Writer(Store):
             refuse_other(path, study)  # again, now that nobody else can write
             store = cls.open(path)
             store._lock = lock
-            store._begin(dict(environment), allow_mixed=allow_mixed)
+            store._allow_mixed = allow_mixed
+            store._begin(dict(environment))
         except BaseException:
             os.close(lock)
             raise
         return store
 
-    def _begin(self, environment: dict[str, Any], *, allow_mixed: bool) -> None:
+    def admit(self, environment: Mapping[str, Any]) -> None:
+        """Raise MixedEvidenceError where runs in ``environment`` would be of another kind than those that are there."""
         for known in self.environments:
             different = environments.differences(known, environment)
-            if different and not allow_mixed:
+            if different and not self._allow_mixed:
                 raise MixedEvidenceError(
                     f"{self.path} holds records of another environment: {'; '.join(different)}.",
                     fix="Resume where the study began, start in another directory, or allow mixed evidence: "
                     "the report will say so.",
                 )
+
+    def _begin(self, environment: dict[str, Any]) -> None:
+        self.admit(environment)
         try:
             self._file = os.open(self.path / RECORDS, os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(self._file, self.size)
@@ -302,29 +308,42 @@ class Writer(Store):
             _sync_directory(self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
-        if environment in self.environments:
-            self._session = self.environments.index(environment)
-        else:
-            self._session = len(self.environments)
-            self._append({"kind": "environment", "environment": environment})
-            self.environments.append(environment)
+        self._session = self._enter(environment)
 
-    def append(self, result: RunResult, *, trial: int | None = None, exclusive: bool = True) -> None:
+    def _enter(self, environment: Mapping[str, Any]) -> int:
+        """The number of an environment among those of the store, where it is written down when it is new."""
+        plain = dict(environment)
+        if plain not in self.environments:
+            self.admit(plain)
+            self._append({"kind": "environment", "environment": plain})
+            self.environments.append(plain)
+        return self.environments.index(plain)
+
+    def append(
+        self,
+        result: RunResult,
+        *,
+        trial: int | None = None,
+        exclusive: bool = True,
+        environment: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make a finished run part of the evidence; when this returns, it is on the disk.
 
         ``trial``: the tuning trial that it belongs to. ``exclusive``: no other run of the study ran beside it.
+        ``environment``: where it took place, if that is not the environment in which the store was opened.
         Raises StoreError where it cannot be written (disk full); the store then holds what it held before.
         """
         if result.run in self.results:
             raise StoreError(f"run {result.run} has its record already.", fix="Each run is recorded once.")
-        facts = {"environment": self._session, "exclusive": exclusive, "trial": trial}
+        place = self._session if environment is None else self._enter(environment)
+        facts = {"environment": place, "exclusive": exclusive, "trial": trial}
         self._append({"kind": "run", **facts, "result": encode(result)})
         self.results[result.run] = result
         if exclusive:
             self.exclusive.add(result.run)
         if trial is not None:
             self.trials[result.run] = trial
-        self.environment_of[result.run] = self._session
+        self.environment_of[result.run] = place
 
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(

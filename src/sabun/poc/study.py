@@ -123,8 +123,10 @@ def run(
     try:  # workers get ready while the study is looked at
         refuse_other(out, study)
         validate(study)
-        here = chosen.begin(study, (out / "logs").resolve())
+        here, *others = chosen.begin(study, (out / "logs").resolve())
         with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
+            for there in others:
+                store.admit(there)
             plan = Plan(study, store, tell)
             tell(events.StudyStarted(study, out, plan.total, len(store.results)))
             _Work(study, store, plan, chosen, tell).carry_out()
@@ -196,7 +198,12 @@ class _Work:
         del self.units[run.id], self.curves[run.id]
         if run.id in self.store.results:  # a kill came between the first and the last result of its unit
             return
-        self.store.append(result, trial=run.trial, exclusive=alone or run.phase == "time")
+        self.store.append(
+            result,
+            trial=run.trial,
+            exclusive=alone or run.phase == "time",
+            environment=self.executor.whereabouts(run),
+        )
         done, total = len(self.store.results), self.plan.total
         pace = (time.monotonic() - self.begin) / (done - self.at_start)
         self.tell(events.RunFinished(run, result, done, total, pace * (total - done)))
