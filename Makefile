@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
-.PHONY: poc test check format clean benchmark
+.PHONY: poc test check format docs clean benchmark
 
 # torch is asked for first and pinned, so that the CPU build is taken where one is at hand.
 $(BIN)/.poc: pyproject.toml constraints.txt
@@ -17,7 +17,7 @@ $(BIN)/.poc: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,mlflow,tensorboard,parquet,ray,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,mlflow,tensorboard,parquet,ray,docs,dev]'
 	@touch $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
@@ -26,8 +26,8 @@ poc: $(BIN)/.poc
 
 ## make check: lint, format, types, import directions (seconds)
 check: $(BIN)/.dev
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
@@ -39,9 +39,13 @@ test: check
 benchmark: $(BIN)/.dev
 	$(BIN)/python benchmarks/suite.py $(if $(QUICK),--quick,$(if $(PROFILE),--profile $(PROFILE)))
 
+## make docs: the documentation site, into site/; `make test` builds it too, and fails on a warning
+docs: $(BIN)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 format: $(BIN)/.dev
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 clean:
-	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs dist build site .mypy_cache .ruff_cache .pytest_cache

@@ -71,6 +71,7 @@ class Head:
     hash: str
 
     def encode(self) -> bytes:
+        """As the bytes of its file."""
         return b'{"count":%d,"size":%d,"hash":"%s"}\n' % (self.count, self.size, self.hash.encode())
 
     @classmethod

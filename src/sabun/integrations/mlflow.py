@@ -43,12 +43,23 @@ class Aliases:
 class Client(Protocol):
     """What is used of ``mlflow.MlflowClient``; MLflow's own types stay out of sabun's."""
 
-    def get_registered_model(self, name: str, /) -> Any: ...
-    def search_model_versions(self, filter_string: str, /, *, page_token: str | None = None) -> Any: ...
-    def set_registered_model_alias(self, name: str, alias: str, version: str, /) -> None: ...
-    def delete_registered_model_alias(self, name: str, alias: str, /) -> None: ...
-    def set_registered_model_tag(self, name: str, key: str, value: str, /) -> None: ...
-    def set_model_version_tag(self, name: str, version: str, key: str, value: str, /) -> None: ...
+    def get_registered_model(self, name: str, /) -> Any:
+        """A registered model, with its aliases."""
+
+    def search_model_versions(self, filter_string: str, /, *, page_token: str | None = None) -> Any:
+        """One page of a model's versions."""
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str, /) -> None:
+        """Point an alias at a version."""
+
+    def delete_registered_model_alias(self, name: str, alias: str, /) -> None:
+        """Remove an alias."""
+
+    def set_registered_model_tag(self, name: str, key: str, value: str, /) -> None:
+        """Tag a model."""
+
+    def set_model_version_tag(self, name: str, version: str, key: str, value: str, /) -> None:
+        """Tag a version."""
 
 
 def tag_version(model: str, version: str | int, choice: Choice, *, client: Client | None = None) -> None:

@@ -74,7 +74,9 @@ class Optimizer(torch.optim.Optimizer):
         averaging: None, "ema", "tail" or "schedule-free"; see :meth:`averaged`.
         step_control: None (fixed; any scheduler), "embedded-error" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
-        others: see :data:`sabun.optim.options.OPTIONS`, which says of each what is legal and what it means.
+
+    All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
+    each what is legal and what it means.
 
     Raises:
         SchemeError: an unknown scheme, or one that cannot be used for training.

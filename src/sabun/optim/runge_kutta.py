@@ -65,8 +65,8 @@ class RungeKutta(torch.optim.Optimizer):
         step_control: None (fixed; any scheduler), or "embedded-error" for a tableau with an embedded pair: a step whose
             error exceeds tolerance·‖θ‖ is rejected and retaken shorter on the same batch; lr is the upper bound then.
         tolerance: of that control; None is 0.003.
-        weight_decay, decoupled: decoupled: θ ← θ(1 − lr·λ) before the step; otherwise λθ is part of every stage's
-            gradient.
+        weight_decay: the decay rate λ of the weights.
+        decoupled: True: θ ← θ(1 − lr·λ) before the step; False: λθ is part of every stage's gradient.
         maximize: ascend.
 
     State of the size of θ between steps: none. During a step: one copy a stage, and one of θ.

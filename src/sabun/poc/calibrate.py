@@ -78,6 +78,7 @@ class Records:
 
     @property
     def seeds(self) -> int:
+        """Paired seeds of each study."""
         return int(self.loss.shape[-1])
 
     def first(self, seeds: int) -> Records:
@@ -115,6 +116,7 @@ class Calibration:
 
     @property
     def go_rate(self) -> float:
+        """Share of studies with a go; of an A/A study, the rate of false ones."""
         return self.any_go / self.studies
 
     @property
@@ -124,6 +126,7 @@ class Calibration:
 
     @property
     def no_go_rate(self) -> float:
+        """Share of studies in which some candidate got a no-go."""
         return self.any_no_go / self.studies
 
     @property
@@ -133,6 +136,7 @@ class Calibration:
 
     @property
     def power_interval(self) -> tuple[float, float]:
+        """Exact 95% interval of :attr:`power` (Clopper–Pearson)."""
         return clopper_pearson(self.first_go, self.studies)
 
     @property

@@ -38,6 +38,8 @@ class StudyStarted:
 
 @dataclass(frozen=True, slots=True)
 class TuningStarted:
+    """The first trial of an arm begins."""
+
     arm: str
     trials: int
 
@@ -54,6 +56,8 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
+    """A run has finished an epoch; ``epochs`` is how many it has in all."""
+
     run: Run
     epoch: Epoch
     epochs: int
@@ -80,6 +84,8 @@ class RunRetried:
 
 @dataclass(frozen=True, slots=True)
 class TuningFinished:
+    """An arm's trials are done, and its best hyperparameters are known."""
+
     tuning: Tuning
 
 
@@ -94,6 +100,8 @@ class LookTaken:
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished:
+    """All runs are done, and the records are complete."""
+
     study: Study
     path: Path
     seconds: float

@@ -45,7 +45,8 @@ class Executor(Protocol):
         """Take up ``study``; what runs print goes to the directory ``logs``. Returns its workers' environments."""
         ...
 
-    def submit(self, unit: Unit) -> None: ...
+    def submit(self, unit: Unit) -> None:
+        """Start a unit of work; never more of them than ``slots`` at a time."""
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
         """The next report. Raises Lost when a worker died; its unit is no longer in flight."""
@@ -55,4 +56,5 @@ class Executor(Protocol):
         """In which environment the run took place whose result was reported; None where there is one only."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop what runs, and free the workers."""

@@ -45,6 +45,7 @@ class Plan:
 
     @property
     def total(self) -> int:
+        """Runs that the study has in all."""
         budget, count = self.study.budget, len(self.study.arms)
         timed = count * self.seeds if self._needs_timing() else 0
         return count * (budget.trials * budget.tuning_seeds + self.seeds + 1) + timed
@@ -71,6 +72,7 @@ class Plan:
         return None
 
     def tuned(self, arm: str) -> bool:
+        """Whether all trials of an arm are done."""
         return not self.tuners[arm].pending(self.store.results)
 
     def _missing(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[Run]:

@@ -44,10 +44,12 @@ class LogUniform(_Frozen):
 
     @property
     def low(self) -> float:
+        """Lower end of the space."""
         return float(self.center * 10 ** (-self.decades / 2))
 
     @property
     def high(self) -> float:
+        """Upper end of the space."""
         return float(self.center * 10 ** (self.decades / 2))
 
 

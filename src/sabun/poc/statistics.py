@@ -272,6 +272,7 @@ class SignedRank:
 
     @classmethod
     def of(cls, lower: Floats, upper: Floats) -> SignedRank:
+        """The Walsh averages of values between ``lower`` and ``upper``."""
         rows, columns = np.triu_indices(len(lower))
         return cls(np.sort((lower[rows] + lower[columns]) / 2), np.sort((upper[rows] + upper[columns]) / 2), len(lower))
 
@@ -368,6 +369,7 @@ class Paired:
 
     @property
     def n(self) -> int:
+        """Number of pairs."""
         return int(self.b.shape[-1])
 
     def to_effect(self, value: Floats | float) -> Floats:
@@ -385,6 +387,7 @@ class Paired:
         return effect + 1.0 if self.scale == "relative" else math.log(effect)
 
     def typical(self) -> Floats:
+        """See :func:`typical_values`."""
         return typical_values(self.b, self.c)
 
     def centre(self) -> Floats:

@@ -115,6 +115,7 @@ class Store:
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
+        """Whether there is a study in the directory."""
         return (Path(path) / STUDY).exists()
 
     @property
@@ -369,6 +370,7 @@ class Writer(Store):
             _replace(self.path / LIVE, dict(status), sync=False)
 
     def close(self) -> None:
+        """Release the directory for other writers."""
         for handle in (self._file, self._lock):
             if handle >= 0:
                 os.close(handle)

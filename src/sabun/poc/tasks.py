@@ -73,7 +73,8 @@ class Session(Protocol):
 class Task(Protocol):
     """Gives sessions: equal seeds give equal sessions, whatever was trained before in the same process."""
 
-    def session(self, seeds: Seeds) -> Session: ...
+    def session(self, seeds: Seeds) -> Session:
+        """One training from these seeds."""
 
 
 @contextmanager
@@ -238,6 +239,7 @@ class FunctionTask:
         return found
 
     def session(self, seeds: Seeds) -> Session:
+        """A freshly initialised model, and batches in the order of the seeds."""
         with seeded(seeds.init):
             model = self.source.model()
         if not isinstance(model, nn.Module):

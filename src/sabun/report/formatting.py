@@ -213,6 +213,7 @@ class Formatter(string.Formatter):
         self.currency = currency
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        """One value in the style that its placeholder names."""
         if not format_spec:
             if isinstance(value, float):
                 return show(value, "num", self.lang)
@@ -228,6 +229,7 @@ class Formatter(string.Formatter):
         return show(value, format_spec, self.lang)
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The value of a placeholder; a missing one is an error that names it."""
         if isinstance(key, int):
             raise KeyError("messages use named placeholders")
         return kwargs[key]

@@ -54,12 +54,15 @@ def design_multistep(
             conjugate pairs.
         order: p ≥ 1, kept exactly.
         objective: what is made best: ``"interval"`` (longest) or ``"noise"`` (lowest gain at hλ = ``noise_at``).
-        min_interval, max_noise_gain: bounds that the result keeps.
+        min_interval: hλ up to which the result is stable at least.
+        max_noise_gain: noise gain at ``noise_at`` that the result does not exceed.
+        noise_at: the hλ at which noise is looked at.
         weights: gradient weights b_0 … ; by default one more than poles. Buffers: max(poles, weights − 1).
         largest_pole: bound on the modulus of poles that are searched for, in (0, 1). The wider the interval, the nearer
             the poles go to it: memory is what an interval is paid with.
         damping: how far all roots stay inside the circle on the middle part of the interval; 0 lets them touch it.
-        name, seed: of the result; of the deterministic search.
+        name: of the result; by default ``designed-ORDER-POLES``.
+        seed: of the search, which is deterministic.
 
     Raises:
         SchemeError: a request that cannot be met, naming the condition.

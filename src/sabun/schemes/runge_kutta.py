@@ -48,7 +48,9 @@ class ButcherTableau:
         A: s rows of s numbers, strictly lower triangular.
         b: the s weights of the step.
         b_embedded: the s weights of a second solution of another order; their difference estimates the error.
-        source, summary, parameters: as for :class:`~sabun.schemes.multistep.LinearMultistep`.
+        source: paper and equation.
+        summary: one line in plain words.
+        parameters: of a family member, such as {"stages": 5}; read-only.
 
     Raises:
         SchemeError: not finite, of unequal sizes, not explicit, or not consistent (Σ b = 1).

@@ -1,0 +1,101 @@
+"""Tables that are made from the package's own data, for pages that ask with ``<!-- generated: NAME -->``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+
+from sabun import optim, schemes
+from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
+from sabun.optim.averaging import AVERAGING
+from sabun.schemes.certificate import short
+from sabun.schemes.numbers import show
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; vertical bars in cells are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _scheme(name: str, entry: schemes.Entry) -> list[str]:
+    c = entry.build().certificate()
+    called = f"`{name}`"
+    if entry.parameters:
+        names = ", ".join(p.name for p in entry.parameters)
+        called = f"`{name}({names})`<br>at {', '.join(show(p.default) for p in entry.parameters)}"
+    return [
+        called,
+        c.summary["en"],
+        str(c.order),
+        short(float(c.error_constant)),
+        short(c.stability_interval) if c.usable else "refused",
+        short(c.noise_gain) if isfinite(c.noise_gain) else "–",
+        str(c.gradient_evaluations),
+        str(c.state_copies),
+        c.source,
+    ]
+
+
+def scheme_table() -> str:
+    head = ["scheme", "what it is", "order", "error constant", "stable up to hλ", "noise", "gradients", "buffers",
+            "source"]  # fmt: skip
+    return table(head, [_scheme(name, entry) for name, entry in schemes.SCHEMES.items()])
+
+
+def preset_table() -> str:
+    head = ["preset", "scheme", "metric", "average", "default lr", "equals", "differs"]
+    return table(
+        head,
+        [
+            [f"`{p.name}`", f"`{p.scheme}`", p.preconditioner or "–", p.averaging or "–", f"{p.lr:g}", p.equals,
+             p.differs or "–"]
+            for p in optim.presets().values()
+        ],
+    )  # fmt: skip
+
+
+def role_table(roles: Mapping[str, object]) -> str:
+    rows = [[f"`{name}`", str(getattr(role, "summary", "")), str(getattr(role, "source", ""))]
+            for name, role in roles.items()]  # fmt: skip
+    return table(["name", "what it does", "source"], rows)
+
+
+def option_table() -> str:
+    head = ["option", "default", "legal", "read by", "meaning"]
+    return table(head, [[f"`{n}`", f"`{o.default!r}`", o.legal, o.role, o.meaning] for n, o in OPTIONS.items()])
+
+
+def task_table() -> str:
+    import inspect
+
+    from sabun.poc.builtin_tasks import TASKS
+
+    return table(
+        ["task", "what is trained"],
+        [[f"`{name}`", (inspect.getdoc(task) or "").partition("\n\n")[0].replace("\n", " ")]
+         for name, task in TASKS.items()],
+    )  # fmt: skip
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "schemes": scheme_table,
+    "presets": preset_table,
+    "metrics": lambda: role_table(PRECONDITIONERS),
+    "averages": lambda: role_table(AVERAGING),
+    "controls": lambda: role_table(STEP_CONTROLS),
+    "options": option_table,
+    "tasks": task_table,
+}
+
+
+def command_line() -> str:
+    """Every command with its options, from the command itself."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from sabun.cli.app import build
+
+    command = typer.main.get_command(build())
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="sabun")
+    return text.replace("# `sabun`", "# Command line", 1)

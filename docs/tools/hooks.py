@@ -1,0 +1,59 @@
+"""What mkdocs asks while it builds: pages made from code and data, and the course, which is run to be shown."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+import catalogue  # noqa: E402
+import course  # noqa: E402
+import reference  # noqa: E402
+
+# Pages of the repository that stand outside docs/, for which their folder says where links point.
+OUTSIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add every page that is generated, and the pictures of the course."""
+
+    def add(path: str, content: str | bytes) -> None:
+        files.append(File.generated(config, path, content=content))
+
+    for name in reference.PACKAGES:
+        add(f"reference/{name}.md", reference.page(name))
+    add("reference/index.md", reference.front())
+    add("reference/base.md", reference.base())
+    add("reference/cli.md", catalogue.command_line())
+    for path, source in OUTSIDE.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        add(path, text.replace("](docs/", "]("))
+    for name in course.names():
+        for lang, notebook in course.run(name).items():
+            add(f"course/{lang}/{name}.md", notebook.markdown)
+            for file, picture in notebook.pictures.items():
+                add(f"course/{lang}/{file}", picture)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Tables from data where a page asks for them, and Japanese text without the spaces of its line breaks."""
+    markdown = re.sub(r"<!-- generated: (\w+) -->", lambda match: catalogue.TABLES[match[1]](), markdown)
+    return joined(markdown) if "ja" in re.split(r"[/.]", page.file.src_uri) else markdown
+
+
+_WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
+
+
+def joined(markdown: str) -> str:
+    """Lines of a paragraph joined where both neighbours are Japanese; HTML would show a space there."""
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
+    breaks = re.compile(rf"(?<=[。、）」])\n(?![\s#|>`]|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE})")
+    return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)

@@ -1,0 +1,112 @@
+"""The reference pages: every public symbol of a package, taken from its ``__all__``, so that none can be left out."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import sabun
+
+PACKAGES = {
+    "schemes": "Numbers only: the standard library and NumPy. A scheme is data, and everything known of it is computed "
+    "from its exact coefficients.",
+    "optim": "Optimizers that keep torch's whole contract. What each role may be is listed in the "
+    "[catalogue](../catalogue.md), generated from the tables below.",
+    "poc": "Modules are imported by name: `from sabun.poc import study`. The parts that judge (`kpis`, `statistics`, "
+    "`verdict`, `assess`) are pure functions of plain values.",
+    "rollout": "Choosing an optimizer for a job needs the core install alone; see "
+    "[the roll-out page](../rollout.md) for the whole story.",
+    "report": "One report value, and its renderings.",
+    "integrations": "Thin leaves, one extra each. They are imported by name.",
+}
+"""Package → what its page begins with."""
+
+
+def package(name: str) -> ModuleType:
+    return importlib.import_module(f"sabun.{name}")
+
+
+def modules(name: str) -> Iterator[ModuleType]:
+    """The modules of a package that have public names of their own."""
+    for found in pkgutil.iter_modules(package(name).__path__, f"sabun.{name}."):
+        module = importlib.import_module(found.name)
+        if getattr(module, "__all__", None):
+            yield module
+
+
+def symbols(name: str) -> list[str]:
+    """Full names of what the page of a package documents: its own ``__all__``, else that of its modules."""
+    own = getattr(package(name), "__all__", None)
+    if own:
+        return [f"sabun.{name}.{symbol}" for symbol in own]
+    return [f"{module.__name__}.{symbol}" for module in modules(name) for symbol in module.__all__]
+
+
+def page(name: str) -> str:
+    """Markdown of the page of one package."""
+    parts = [f"# sabun.{name}", PACKAGES[name]]
+    if getattr(package(name), "__all__", None):
+        parts += [_directive(symbol) for symbol in symbols(name)]
+        if name == "schemes":
+            parts += [_module("sabun.schemes.analysis")]
+    else:
+        parts += [_module(module.__name__) for module in modules(name)]
+    return "\n\n".join(parts)
+
+
+def base() -> str:
+    """Markdown of the page of errors and audit log."""
+    return "\n\n".join(["# Errors and audit log", _module("sabun.errors"), _module("sabun.audit")])
+
+
+def _directive(path: str) -> str:
+    return f"::: {path}"
+
+
+def _module(path: str) -> str:
+    members = ", ".join(importlib.import_module(path).__all__)
+    return f"::: {path}\n    options:\n      members: [{members}]"
+
+
+def front() -> str:
+    """Markdown of the first page of the reference: what ``sabun`` itself offers."""
+    rows = ["| name | what it is |", "|---|---|"]
+    for name in sabun.__all__:
+        value = getattr(sabun, name)
+        rows.append(f"| {_entry(name, value)} | {summary(name, value)} |")
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Everything here is made from the docstrings, so it says what the code says. What counts as public, and "
+            "how long it stays, is said in [Stability of the API](../stability.md).",
+            "",
+            "## sabun",
+            "",
+            *rows,
+            "",
+            "Names are loaded on first use; `import sabun` alone brings in neither torch nor NumPy.",
+        ]
+    )
+
+
+_PAGES = {"errors": "base.md", "audit": "base.md"}
+
+
+def _entry(name: str, value: object) -> str:
+    if isinstance(value, ModuleType):
+        return f"[`sabun.{name}`]({_PAGES.get(name, f'{name}.md')})"
+    if name == "__version__":
+        return "`sabun.__version__`"
+    return f"[`sabun.{name}`][{getattr(value, '__module__', '')}.{name}]"
+
+
+def summary(name: str, value: object) -> str:
+    """The first sentence of the docstring."""
+    if name == "__version__":
+        return "The version, as text."
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return text.replace("|", "\\|")

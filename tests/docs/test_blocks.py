@@ -1,0 +1,77 @@
+"""Every Python block and every command that the pages show runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from blocks import Shell, blocks, commands, matches, run
+
+from sabun.cli.app import build
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+RUNNING = [page for page in PAGES if any(b.excuse is None for b in blocks(page.read_text(encoding="utf-8")))]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=name)
+def test_what_the_page_shows_runs(page: Path, tmp_path: Path) -> None:
+    assert run(page, tmp_path) > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_fence_is_overlooked(page: Path) -> None:
+    """Blocks that a reader would type are marked as python or console; what is not run says why."""
+    text = page.read_text(encoding="utf-8")
+    kinds = re.findall(r"^```(\S*)$", text, re.MULTILINE)
+    assert len(kinds) % 2 == 0
+    assert set(kinds[::2]) <= {"", "python", "console", "toml", "text", "bibtex"}
+    for block in blocks(text):
+        assert block.excuse is None or len(block.excuse.split()) > 3, f"line {block.line}: why is it not run?"
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
+def test_every_command_in_the_readme_exists(page: str) -> None:
+    """Lines of plain blocks that begin with ``sabun`` name a command that there is, and options that it has."""
+    root = typer.main.get_command(build())
+    fenced = re.findall(r"^```(\S*)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    plain = [text for kind, text in fenced if kind == ""]
+    lines = [line for text in plain for line in text.splitlines() if line.startswith("sabun ")]
+    assert len(lines) > 4
+    for line in lines:
+        words = shlex.split(re.split(r"\s{2,}|…", line)[0])[1:]
+        command = root
+        while words and hasattr(command, "commands"):
+            choices = words[0].split("|")  # init|status|promote
+            for choice in choices:
+                assert choice in command.commands, line
+            command, words = command.commands[choices[0]], words[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    assert matches("a … c", "a b\n c\n")
+    assert not matches("a … c", "a b d")
+    assert not matches("", "Traceback")
+    assert commands("$ a\nb\n$ c\n> d\n") == [("a", "b"), ("c\nd", "")]
+    shell = Shell(tmp_path)
+    shell.type("mkdir x && cd x", "")
+    assert shell.folder == tmp_path / "x"
+    with pytest.raises(AssertionError, match="expected"):
+        shell.type("echo a", "b")
+    with pytest.raises(AssertionError):
+        shell.type("exit 3", "")
+    found = list(blocks("<!-- not run: it costs money -->\n```console\n$ a\n```\n\n```python\n1 / 0\n```\n"))
+    assert [b.excuse for b in found] == ["it costs money", None]
+    page = tmp_path / "page.md"
+    page.write_text("# x\n\n```python\n1 / 0\n```\n", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError):
+        run(page, tmp_path)

@@ -1,0 +1,191 @@
+"""The site builds without a warning, shows every public name, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import reference  # docs/tools, see conftest.py
+import sabun
+from sabun.schemes import SCHEMES
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = os.environ.get("SABUN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly; once, however many workers there are."""
+    own = tmp_path_factory.getbasetemp()
+    out = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "site"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            done = subprocess.run(
+                [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
+                cwd=ROOT,
+                env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                shutil.rmtree(out, ignore_errors=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "WARNING" not in done.stderr
+    return out
+
+
+def public() -> list[str]:
+    """Full names of all that the reference documents."""
+    names = [symbol for package in reference.PACKAGES for symbol in reference.symbols(package)]
+    return names + [
+        f"sabun.{module}.{name}" for module in ("errors", "audit") for name in getattr(sabun, module).__all__
+    ]
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    _, body = (site / "objects.inv").read_bytes().split(b"zlib.\n", 1)
+    listed = {line.split(" ")[0] for line in zlib.decompress(body).decode().splitlines()}
+    names = public()
+    assert len(names) > 200
+    assert not [name for name in names if name not in listed]
+    front = (site / "reference" / "index.html").read_text(encoding="utf-8")
+    assert all(f"sabun.{name}" in front for name in sabun.__all__)
+
+
+def told_elsewhere() -> set[str]:
+    """Methods whose meaning is said once for all who have them: by a protocol, or, of tasks, by sabun.poc.tasks."""
+    protocols = [c for c in map(resolve, public()) if inspect.isclass(c) and getattr(c, "_is_protocol", False)]
+    said = {name for c in protocols for name, method in vars(c).items() if getattr(method, "__doc__", None)}
+    return {name for name in said if not name.startswith("_")} | {"model", "data", "loss", "metric"}
+
+
+def resolve(name: str) -> object:
+    module, _, symbol = name.rpartition(".")
+    return getattr(importlib.import_module(module), symbol)
+
+
+ELSEWHERE = told_elsewhere()
+
+
+@pytest.mark.parametrize("name", public())
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    """A docstring of its own: on the symbol, and on the public methods and properties of a class."""
+    value, symbol = resolve(name), name.rpartition(".")[2]
+    if inspect.isclass(value) and value.__module__.startswith("sabun"):
+        assert (value.__doc__ or "").strip(), name
+        assert not (value.__doc__ or "").startswith(f"{symbol}("), f"{name}: only what dataclass writes by itself"
+        for member, thing in vars(value).items():
+            documented = thing.fget if isinstance(thing, property) else getattr(thing, "func", thing)
+            documented = getattr(documented, "__func__", documented)
+            if member.startswith("_") or not inspect.isfunction(documented):
+                continue
+            protocol = getattr(value, "_is_protocol", False)
+            if protocol or member not in ELSEWHERE:
+                assert inspect.getdoc(getattr(value, member)) or documented.__doc__, f"{name}.{member}"
+    elif inspect.isfunction(value):
+        assert (value.__doc__ or "").strip(), name
+
+
+class Asked(HTMLParser):
+    """What a page makes the browser fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        wanted = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}.get(tag)
+        if wanted and given.get(wanted) and given.get("rel") not in ("canonical", "alternate", "next", "prev"):
+            self.urls.append(str(given[wanted]))
+
+
+def test_no_page_fetches_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 40
+    for page in pages:
+        asked = Asked()
+        asked.feed(page.read_text(encoding="utf-8"))
+        assert asked.urls
+        outside = [url for url in asked.urls if re.match(r"(\w+:)?//", url)]
+        assert not outside, page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?https?:|@import", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_pages_from_data_hold_all_of_it(site: Path) -> None:
+    catalogue = (site / "catalogue.html").read_text(encoding="utf-8")
+    assert all(f"<code>{name}" in catalogue for name in [*SCHEMES, *sabun.presets(), *sabun.optim.OPTIONS])
+    commands = (site / "reference" / "cli.html").read_text(encoding="utf-8")
+    assert all(
+        f"sabun {name}" in commands for name in ("schemes", "explain", "bench", "poc calibrate", "rollout verify")
+    )
+
+
+def test_the_course_shows_what_was_measured(site: Path) -> None:
+    for lang in ("en", "ja"):
+        pages = sorted(site.glob(f"course/{lang}/[0-9]-*.html"))
+        assert len(pages) == 6
+        for page in pages:
+            text = page.read_text(encoding="utf-8")
+            assert text.count('class="output"') >= 4, page
+            assert text.count('<details class="success"') == 3, page
+        assert len(list(site.glob(f"course/{lang}/*.svg"))) >= 6
+    japanese = (site / "course" / "ja" / "3-stability.html").read_text(encoding="utf-8")
+    assert "学習に使えません" in japanese  # a certificate speaks the language of the page
+    assert not re.search(r"[\u3041-\u30ff]\n[\u3041-\u30ff]", re.sub(r"<pre.*?</pre>", "", japanese, flags=re.DOTALL))
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Silent, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the browser tests are skipped")
+def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: Path) -> None:
+    """Pages load without an error or a request to another host; the guides print on at most four A4 pages each."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(address) else None)
+        for path in ("index", "course/en/4-look-ahead", "course/ja/1-forward-euler", "reference/optim"):
+            page.goto(f"{address}/{path}.html", wait_until="networkidle")
+            assert page.locator("h1").first.is_visible()
+            broken = "() => [...document.images].filter(i => !i.complete || i.naturalWidth < 50).map(i => i.src)"
+            assert page.evaluate(broken) == []
+        for lang in ("en", "ja"):
+            page.goto(f"{address}/guide/{lang}.html", wait_until="networkidle")
+            made = page.pdf(path=tmp_path / f"{lang}.pdf", format="A4", prefer_css_page_size=True)
+            sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", made))
+            assert 3 <= sheets <= 4, f"{lang}: {sheets} pages"
+        browser.close()
+        assert said == []

@@ -1,0 +1,152 @@
+"""What is released: built, checked, installed without extras beside torch alone, and used.
+
+The fresh environment sees exactly what the core's requirements bring, linked from the environment that runs the tests,
+so that it takes seconds: no other package can help by accident.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import sabun
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+# Without PYTHONPATH and the like: what is installed is tried, not what lies about.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SABUN"))}
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=CLEAN, capture_output=True, text=True, check=False)
+
+
+def closure(names: list[str]) -> Iterator[metadata.Distribution]:
+    """The distributions that ``names`` require here, extras left out, themselves included."""
+    seen: set[str] = set()
+    while names:
+        name = names.pop().lower().replace("_", "-")
+        if name in seen:
+            continue
+        seen.add(name)
+        found = metadata.distribution(name)
+        yield found
+        for text in found.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                names.append(requirement.name)
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Source distribution, and the wheel built from it: both or neither."""
+    out = tmp_path_factory.mktemp("dist")
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def fresh(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment with the wheel, torch and NumPy, and nothing else."""
+    home = tmp_path_factory.mktemp("fresh")
+    assert run(sys.executable, "-m", "venv", "--without-pip", "env", cwd=home).returncode == 0
+    linked = home / "linked"
+    linked.mkdir()
+    for distribution in closure([Requirement(text).name for text in PROJECT["dependencies"]]):
+        for top in {Path(file).parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            link = linked / top
+            if not link.exists():
+                link.symlink_to(distribution.locate_file(top))
+    (site,) = (home / "env" / "lib").glob("python*/site-packages")
+    (site / "linked.pth").write_text(f"{linked}\n", encoding="utf-8")
+    python = home / "env" / "bin" / "python"
+    # --no-index: whatever the wheel requires without an extra must be there already.
+    done = run(
+        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"),
+        *dist.glob("*.whl"),
+        cwd=home,
+    )
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def test_the_packages_are_whole_and_pass_twine(dist: Path) -> None:
+    wheel, archive = f"sabun-{sabun.__version__}-py3-none-any.whl", f"sabun-{sabun.__version__}.tar.gz"
+    assert sorted(path.name for path in dist.iterdir()) == [wheel, archive]
+    done = run(sys.executable, "-m", "twine", "check", "--strict", dist / wheel, dist / archive, cwd=dist)
+    assert done.returncode == 0, done.stdout + done.stderr
+    packed = set(zipfile.ZipFile(dist / wheel).namelist())
+    source = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src" / "sabun").rglob("*") if p.is_file()}
+    assert packed >= {name for name in source if "__pycache__" not in name}  # messages, templates, py.typed too
+    with tarfile.open(dist / archive) as held:
+        names = {name.partition("/")[2] for name in held.getnames()}
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "docs/index.md", "tests/test_release.py"} <= names
+
+
+def test_an_optimizer_steps_in_an_environment_without_extras(fresh: Path, tmp_path: Path) -> None:
+    code = """
+import time; begin = time.perf_counter()
+import torch; torch_s = time.perf_counter() - begin
+begin = time.perf_counter()
+import sabun; sabun.Optimizer; sabun_s = time.perf_counter() - begin
+model = torch.nn.Linear(3, 1)
+before = model.weight.detach().clone()
+optimizer = sabun.Optimizer(model.parameters(), lr=0.1, scheme="nesterov")
+model(torch.ones(4, 3)).square().mean().backward()
+optimizer.step()
+assert not torch.equal(model.weight, before)
+sabun.swap(optimizer); sabun.log(val_loss=1.0)     # no-ops outside of a study
+assert sabun.__file__.startswith(HOME), sabun.__file__
+print(f"import torch {torch_s:.2f} s, then sabun with its optimizers {sabun_s:.2f} s more")
+"""
+    done = run(fresh, "-c", f"HOME = {str(fresh.parent.parent)!r}\n{code}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sys.stdout.write(done.stdout)  # the figure itself: shown with -rP, never asserted
+
+
+@pytest.mark.parametrize("command", [["sabun"], ["python", "-m", "sabun"]], ids=["sabun", "python-m"])
+def test_the_command_names_the_extra_that_it_needs(fresh: Path, tmp_path: Path, command: list[str]) -> None:
+    done = run(fresh.parent / command[0], *command[1:], "poc", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: the command line needs rich, which is not installed.",
+        'fix: pip install "sabun[poc]"',
+    ]
+    assert list(tmp_path.iterdir()) == []
+    version = run(fresh.parent / command[0], *command[1:], "--version", cwd=tmp_path)
+    assert version.stdout == f"sabun {sabun.__version__}\n"
+
+
+def test_the_citation_file_fits_the_package() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "type"} <= cited.keys()
+    assert cited["version"] == PROJECT["version"] == sabun.__version__
+    assert cited["license"] == PROJECT["license"]
+    assert [author["name"] for author in cited["authors"]] == [author["name"] for author in PROJECT["authors"]]
+
+
+def test_the_changelog_is_in_shape() -> None:
+    """Newest first: what is unreleased, then versions with their dates; every section says something."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert heads[0] == "Unreleased"
+    released = [re.fullmatch(r"(\d+\.\d+\.\d+) \((\d{4}-\d\d-\d\d)\)", head) for head in heads[1:]]
+    assert all(released)
+    for section in re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]:
+        assert re.search(r"^- \S", section, re.MULTILINE)
