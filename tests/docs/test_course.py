@@ -51,7 +51,7 @@ def test_a_difference_in_code_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="differ in more than words"):
         course.run("1-a")
     (tmp_path / "ja" / "1-a.py").write_text("# %% [markdown]\n# # ja\n\n# %%\nx = 1\n", encoding="utf-8")
-    assert course.run("1-a")["ja"].markdown.startswith("# ja\n")
+    assert course.run("1-a")["ja"].markdown.count("# ja\n") == 1
     for lang in ("en", "ja"):
         (tmp_path / lang / "1-a.py").write_text("# %%\nassert False\n", encoding="utf-8")
     with pytest.raises(RuntimeError, match="cell 0"):
