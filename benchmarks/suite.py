@@ -34,7 +34,6 @@ from sabun.errors import SabunError  # noqa: E402
 from sabun.poc import arms, events, study, tasks  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
 from sabun.poc.spec import Study  # noqa: E402
-from sabun.poc.training import TIMING_EPOCHS  # noqa: E402
 
 WORK = Path("runs/benchmark")
 RESULTS = Path("benchmarks/results")
@@ -67,7 +66,7 @@ def seconds_of(plan: Study) -> float:
         scoring = time.perf_counter() - began
         epoch = statistics.median(laps[2:]) * session.steps_per_epoch + scoring
         runs = budget.trials * budget.tuning_seeds + budget.seeds + 1
-        total += epoch * (runs * budget.epochs + budget.seeds * min(TIMING_EPOCHS, budget.epochs)) + runs * scoring
+        total += epoch * (runs * budget.epochs + budget.seeds) + runs * scoring
     return total
 
 

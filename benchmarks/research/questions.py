@@ -168,4 +168,10 @@ QUESTIONS: Mapping[str, Question] = {
         },
         "spectral, even rows",
     ),
+    "check": Question(
+        {**_PEERS, "first prototype, β: 0.8 → 0.95": variant(beta=0.8, beta_end=0.95)},
+        "AdamW",
+        keep=("first prototype", "Muon + AdamW", "first prototype, β: 0.8 → 0.95"),
+        tasks=KEPT_OUT,
+    ),
 }

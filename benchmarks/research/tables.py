@@ -76,6 +76,29 @@ def table(rows: list[dict], question: Question, task: str) -> str:
     return "\n".join(lines)
 
 
+def defaults(rows: list[dict], arm: str, tasks: Iterable[str]) -> str:
+    """Mean loss at each learning rate of the grid, one line a task, over the seeds that all those rates have; last the
+    geometric mean over tasks of loss / best."""
+    tasks = list(tasks)
+    by_task: dict[str, dict[float, dict[int, float]]] = {}
+    for row in rows:
+        if row["arm"] == arm and row["task"] in tasks:
+            by_task.setdefault(row["task"], {}).setdefault(row["lr"], {})[row["seed"]] = final(row)
+    common = sorted(set.intersection(*(set(found) for found in by_task.values()))) if len(by_task) == len(tasks) else []
+    lines = ["| task | " + " | ".join(f"lr {lr:.2g}" for lr in common) + " |", "|---|" + "---:|" * len(common)]
+    totals = dict.fromkeys(common, 0.0)
+    for task, found in by_task.items():
+        seeds = set.intersection(*(set(found[lr]) for lr in common)) if common else set()
+        means = {lr: statistics.mean(found[lr][seed] for seed in seeds) for lr in common}
+        for lr in common:
+            totals[lr] += math.log(means[lr] / min(means.values())) / len(by_task)
+        lines.append(f"| {task} ({len(seeds)} seeds) | " + " | ".join(f"{means[lr]:.4f}" for lr in common) + " |")
+    lines.append(
+        "| geometric mean of loss / best | " + " | ".join(f"{math.exp(totals[lr]):.4f}" for lr in common) + " |"
+    )
+    return "\n".join(lines)
+
+
 def caption(task: str) -> str:
     setting = TASKS[task]
     return f"{task}: validation loss after {setting.steps} steps (± standard deviation of the paired differences)"
@@ -97,6 +120,9 @@ def main() -> None:
 
         def fill(match: re.Match[str]) -> str:
             name, task = match.groups()
+            if name == "defaults":
+                made = defaults(rows, QUESTIONS["peers"].arms["first prototype"], task.split(","))
+                return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
             made = table(rows, QUESTIONS[name], task)
             return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
 

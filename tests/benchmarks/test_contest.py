@@ -108,3 +108,20 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
     path.write_text(json.dumps({**raw, "schema": 0}), encoding="utf-8")
     with pytest.raises(ValueError, match="schema"):
         load(path)
+
+
+def test_the_command_plans_its_time_once_and_refuses_what_is_not_there(tmp_path, monkeypatch, capsys) -> None:
+    import suite
+
+    profile = Profile("tiny", 1, 2, 2, {"diabetes": Sizing("Diabetes", 2, 4)})
+    monkeypatch.setattr(suite, "WORK", tmp_path)
+    plans = studies(profile, "diabetes")
+    first = suite.planned_seconds(profile, plans.values())
+    assert set(first) == {plan.hash for plan in plans.values()}
+    assert all(seconds > 0 for seconds in first.values())
+    assert suite.planned_seconds(profile, plans.values()) == first  # measured once: a second clock would differ
+    monkeypatch.setattr("sys.argv", ["suite.py", "--quick", "--task", "digitss"])
+    with pytest.raises(SystemExit) as caught:
+        suite.main()
+    assert caught.value.code == 2
+    assert "digitss" in capsys.readouterr().err

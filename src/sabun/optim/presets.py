@@ -127,9 +127,9 @@ _ROWS = (
         rest={"preconditioner": "adam"},
     ),
     Preset(
-        "sabun", "look-ahead(0.9, 2)", "spectral", None, 5e-3,
+        "sabun", "look-ahead(0.9, 2)", "spectral", None, 1e-2,
         "this project's own: look-ahead between stability and accuracy, spectral metric for hidden matrices",
-        "this project; provisional: the best point of a first prototype, to be confirmed by its benchmarks",
+        "this project: docs/research/index.md",
         "none",
         rest={"scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5},
     ),
