@@ -53,6 +53,7 @@ if sys.platform != "win32":
 __all__ = ["GENESIS", "AuditLog", "Head", "Json", "Record", "Verification", "read", "to_csv", "to_markdown", "verify"]
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""A value as JSON has them."""
 
 ACTOR_VARIABLE = "SABUN_ACTOR"
 GENESIS = "0" * 64

@@ -32,7 +32,7 @@ def test_no_fence_is_overlooked(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     kinds = re.findall(r"^```(\S*)$", text, re.MULTILINE)
     assert len(kinds) % 2 == 0
-    assert set(kinds[::2]) <= {"", "python", "console", "toml", "text", "bibtex"}
+    assert set(kinds[::2]) <= {"", "python", "console", "toml", "text", "diff"}
     for block in blocks(text):
         assert block.excuse is None or len(block.excuse.split()) > 3, f"line {block.line}: why is it not run?"
 

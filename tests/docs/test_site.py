@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import griffe
 import pytest
 from filelock import FileLock
 
@@ -26,6 +27,14 @@ from sabun.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("SABUN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def source() -> griffe.Module:
+    """The package as text, which keeps what is said of constants."""
+    loaded = griffe.load("sabun", search_paths=[str(ROOT / "src")])
+    assert isinstance(loaded, griffe.Module)
+    return loaded
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +93,11 @@ ELSEWHERE = told_elsewhere()
 
 
 @pytest.mark.parametrize("name", public())
-def test_every_public_name_says_what_it_is(name: str) -> None:
+def test_every_public_name_says_what_it_is(name: str, source: griffe.Module) -> None:
     """A docstring of its own: on the symbol, and on the public methods and properties of a class."""
     value, symbol = resolve(name), name.rpartition(".")[2]
+    written = source[name.removeprefix("sabun.")]
+    assert (written.final_target if written.is_alias else written).has_docstring, name
     if inspect.isclass(value) and value.__module__.startswith("sabun"):
         assert (value.__doc__ or "").strip(), name
         assert not (value.__doc__ or "").startswith(f"{symbol}("), f"{name}: only what dataclass writes by itself"

@@ -94,6 +94,7 @@ AVERAGING: Mapping[str, Averaging] = {
         ),
     )
 }
+"""The averages by name."""
 
 
 def schedule_free_weight(group: dict[str, Any], lr: float) -> float:

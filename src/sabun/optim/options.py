@@ -145,6 +145,7 @@ OPTIONS: Mapping[str, Option] = {
         "arithmetic", "True: compiled, one pass over memory where the metric is diagonal (fastest); or how to",
     ),
 }  # fmt: skip
+"""The options by name, in the order in which they are shown."""
 
 # Keys that torch, its schedulers or common training code put into a group; no part of any update rule.
 FOREIGN = frozenset(

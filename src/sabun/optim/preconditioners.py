@@ -264,3 +264,4 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
         ),
     )
 }
+"""The metrics by name."""

@@ -339,3 +339,4 @@ STEP_CONTROLS: Mapping[str, StepControl] = {
         ),
     )
 }
+"""The step controls by name."""

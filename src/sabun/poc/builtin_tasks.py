@@ -375,3 +375,4 @@ TASKS: dict[str, Any] = {
     "cifar10": Cifar10,
     "charlm": CharLM,
 }
+"""The built-in tasks by name."""

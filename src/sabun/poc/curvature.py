@@ -41,6 +41,7 @@ from sabun.poc.tasks import Session, seeded
 __all__ = ["ITERATIONS", "Probe", "largest_eigenvalue"]
 
 ITERATIONS = 20
+"""Products of the Hessian with a vector that an estimate takes at most."""
 TOLERANCE = 0.01
 
 _PER_GROUP = ("lr", "scheme", "momentum", "nesterov", "dampening", "preconditioner", "betas", "maximize")

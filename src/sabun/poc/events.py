@@ -118,4 +118,6 @@ Event: TypeAlias = (
     | LookTaken
     | StudyFinished
 )
+"""Anything that a study tells while it runs."""
 Listener: TypeAlias = Callable[[Event], None]
+"""What hears it."""

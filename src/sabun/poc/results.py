@@ -12,7 +12,9 @@ from typing import Literal
 __all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Outcome", "Reason", "Tuning", "Verdict"]
 
 Decision = Literal["go", "no-go", "undecided"]
+"""What a verdict says."""
 Outcome = Literal["pass", "fail", "unclear"]
+"""What a KPI says towards it."""
 
 
 @dataclass(frozen=True, slots=True)

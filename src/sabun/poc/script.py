@@ -38,6 +38,7 @@ from sabun.poc.spec import Run, Scalar, Study
 __all__ = ["PREFIX", "ScriptTrainer"]
 
 PREFIX = "script:"
+"""What the name of a task begins with whose rest is a command."""
 LAST_LINES = 5
 POLL = 0.05
 

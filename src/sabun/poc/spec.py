@@ -25,6 +25,7 @@ from sabun.poc.records import Phase
 __all__ = ["Arm", "Budget", "LogUniform", "Option", "Run", "Scalar", "Schedule", "Study", "Thresholds", "derive_seed"]
 
 Scalar = bool | int | float | str
+"""A plain value in a specification."""
 Option = Scalar | tuple[float | int, ...]
 """An optimizer's fixed option; a tuple of numbers for the likes of ``betas = [0.9, 0.99]``."""
 

@@ -36,6 +36,7 @@ from sabun.poc.store import Writer, refuse_other
 __all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
+"""The default baseline: what most teams use."""
 DEFAULT_BUDGET = {"epochs": 10, "seeds": 16}
 """On digits: about where the validation loss stops falling, so that arms are compared on training, not on overfitting;
 and enough seeds for its spread (a fifth of the loss) to leave room for a decision."""
@@ -45,6 +46,7 @@ DEFAULT_SEED = 1
 not looked at."""
 
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
+"""The default candidates."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from sabun.poc.spec import Scalar
 __all__ = ["FunctionTask", "Scores", "Seeds", "Session", "Split", "Task", "load", "provenance", "seeded"]
 
 Split = Literal["validation", "test"]
+"""The splits that a session is evaluated on."""
 _SPLITS = ("train", "validation", "test")
 
 

@@ -73,6 +73,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_no_data": (),  # no timings, or none of a run that had the machine to itself
     }
 )
+"""The codes of reasons, each with the names of its values."""
 
 
 @dataclass(frozen=True, slots=True)

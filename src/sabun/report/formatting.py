@@ -15,7 +15,9 @@ from typing import Any, Literal
 __all__ = ["LANGUAGES", "STYLES", "Formatter", "Language", "show"]
 
 Language = Literal["en", "ja"]
+"""A language of the report."""
 LANGUAGES: tuple[Language, ...] = ("en", "ja")
+"""The languages of a report; the first is the default."""
 NONE = "–"
 _MINUS = "−"
 _ZERO_DECIMAL = {"JPY", "KRW", "VND", "CLP"}
@@ -196,6 +198,7 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "bytes": _bytes,
     "decades": _decades,
 }
+"""How numbers are written, by the style that a placeholder names."""
 
 
 def show(value: float | int | None, style: str, lang: Language) -> str:

@@ -18,6 +18,7 @@ from sabun.report.text import reason_text, text
 __all__ = ["Json", "render", "to_dict"]
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""A value as JSON has them."""
 
 
 def render(report: Report) -> str:

@@ -17,6 +17,7 @@ from sabun.report.formatting import LANGUAGES, Language
 __all__ = ["Canvas", "Label", "Scale", "clean", "shorten", "visible"]
 
 Label = Callable[[Language], str]
+"""The text of a label, by language."""
 
 
 def clean(text: str) -> str:

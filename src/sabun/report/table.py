@@ -16,6 +16,7 @@ from sabun.poc.records import Epoch, RunResult
 __all__ = ["Cell", "rows", "to_csv"]
 
 Cell = str | int | float | bool | None
+"""A value of the flat table."""
 
 _RUN = ("run", "arm", "seed", "phase", "status", "started", "ended")
 _END = ("test_loss", "test_metric", "peak_memory_bytes", "optimizer_state_bytes", "weights_sha256")

@@ -20,6 +20,7 @@ from sabun.report.formatting import LANGUAGES, Formatter, Language
 __all__ = ["Value", "interval", "keys", "language", "placeholders", "reason_text", "text"]
 
 Value = str | int | float | bool | None
+"""What a placeholder may be filled with."""
 
 
 def language(name: str) -> Language:

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 Scheme = LinearMultistep | ButcherTableau
+"""Any scheme: one gradient a step with a memory, or several gradients without."""
 Coefficients = tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
 Tableau = tuple[tuple[tuple[Fraction, ...], ...], tuple[Fraction, ...], tuple[Fraction, ...] | None]
 

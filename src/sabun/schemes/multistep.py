@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Filter", "LinearMultistep", "StartUp", "StateSpace"]
 
 StartUp = Literal["rest", "unbiased", "hold"]
+"""What a scheme remembers before its first step; see :class:`LinearMultistep`."""
 
 
 @dataclass(frozen=True, slots=True)
