@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .warm import Warm
 
 # Two cores shared by two workers: deadlines would measure the machine, not the code.
 settings.register_profile("sabun", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -20,3 +23,10 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """What stands for ``python`` in the command of a user's script: one that need not import torch every time."""
+    with Warm("sklearn.datasets", "sklearn.preprocessing") as warm:
+        yield warm.command

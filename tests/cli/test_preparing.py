@@ -25,9 +25,37 @@ def test_init_writes_a_study_that_loads_and_never_overwrites(
     assert run(["poc", "init", str(tmp_path / "none" / "x.toml")]) == 2
 
 
+def test_init_for_a_script_compares_with_what_the_script_makes_and_shows_the_lines(
+    tmp_path: Path, python: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, script = tmp_path / "mine.toml", Path(__file__).parents[1] / "poc" / "scripts" / "plain.py"
+    command = f"{python} {script} --epochs {{epochs}}"
+    assert run(["poc", "init", str(file), "--script", command, "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "optimizer = sabun.swap(optimizer)" in said
+    assert "Nothing found" in said
+    assert "The study: 123 runs" in said  # 3 arms × (12 × 2 + 16 + 1)
+    study = Study.load(file)
+    assert (study.task, study.baseline.optimizer) == (f"script:{command}", "script")
+    assert run(["poc", "init", str(tmp_path / "x.toml"), "--script", "a", "--task", "b"]) == 2
+
+
+def test_check_tells_of_a_script_without_the_lines_at_once(
+    tmp_path: Path, python: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.py").write_text("print('training')\n", encoding="utf-8")
+    assert run(["poc", "check", "--script", f"{python} {tmp_path / 'train.py'}"]) == 1
+    said = capsys.readouterr()
+    assert "script fails: it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)'" in said.out
+    assert said.err.count("checking") == 1
+
+
 def test_check_passes_a_sound_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "check", "--task", "digits", "--candidate", "euler", "--quiet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    value = json.loads(capsys.readouterr().out)
+    assert value["findings"] == []
+    assert value["runs"] == 2 * (12 * 2 + 16 + 1)
+    assert value["seconds"] > 0
 
 
 def test_check_names_a_task_that_ignores_its_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +77,7 @@ class Task:
         encoding="utf-8",
     )
     assert run(["poc", "check", f"{tmp_path / 'fixed.py'}:Task", "--candidate", "euler", "--json", "--quiet"]) == 1
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["findings"]
     assert [finding["code"] for finding in found] == ["seed-ignored"]
 
 

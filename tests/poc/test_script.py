@@ -1,71 +1,98 @@
-"""Script mode on a user's own script: nothing happens outside of a study, and all that can go wrong inside."""
+"""Script mode on users' own scripts: nothing happens outside of a study, and all that can go wrong inside."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 import sabun
-from sabun.errors import StudyError, TrainingError
+from sabun.errors import StudyError
 from sabun.poc import client
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.script import ScriptTrainer
-from sabun.poc.spec import Run, Study
+from sabun.poc.spec import Phase, Run, Study
 from sabun.poc.store import Store
 from sabun.poc.study import default_study, run
 
 from .helpers import untimed
 
-PLAIN = Path(__file__).parent / "scripts" / "plain.py"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parent / "scripts"
+PLAIN = SCRIPTS / "plain.py"
+LOOP = ROOT / "examples" / "scripts" / "plain_loop.py"
+ADAMW = "torch.optim:AdamW(weight_decay=0.1)"
 
 
-def script_study(*, command: str = str(PLAIN), limit: float = 120.0, **budget: int) -> Study:
+def script_study(command: str, limit: float = 120.0, **budget: int) -> Study:
     return default_study(
-        task=f"script:{sys.executable} {command}",
+        task=f"script:{command}",
         task_options={"time_limit": limit},
         baseline="script",
-        candidates=["torch.optim:AdamW(weight_decay=0.1)"],
+        candidates=[ADAMW],
         **{"epochs": 3, "trials": 0, "seeds": 1, **budget},
     )
 
 
-def one(study: Study, arm: str, tmp_path: Path, *, seed: int = 0, **values: float) -> tuple[RunResult, str]:
-    trainer = ScriptTrainer(study, tmp_path)
-    task = Run(arm=arm, seed=seed, phase="evaluate", hyperparameters=values)
-    *epochs, last = trainer.run(task)
+def one(
+    study: Study, arm: str, logs: Path, *, seed: int = 0, phase: Phase = "evaluate", **values: float
+) -> tuple[RunResult, str]:
+    task = Run(arm=arm, seed=seed, phase=phase, hyperparameters=values)
+    *epochs, last = ScriptTrainer(study, logs).run(task)
     assert isinstance(last, RunResult)
     assert tuple(epochs) == last.epochs
-    return last, (tmp_path / f"{task.id}.txt").read_text()
+    return last, (logs / f"{task.id}.txt").read_text()
 
 
-def test_outside_of_a_study_both_lines_do_nothing() -> None:
+def added_lines(script: Path) -> list[str]:
+    """What a diff shows between the script without the lines that name sabun and the script as it is."""
+    lines = script.read_text(encoding="utf-8").split('"""\n', 2)[-1].splitlines()
+    without = [line for line in lines if "sabun" not in line]
+    compile("\n".join(without), script.name, "exec")
+    changed = [line for line in difflib.ndiff(without, lines) if line[:2] in ("+ ", "- ")]
+    assert all(line.startswith("+ ") for line in changed)
+    return [line[2:].strip() for line in changed]
+
+
+def test_the_diff_of_a_plain_loop_is_two_lines_and_the_import() -> None:
+    assert added_lines(LOOP) == [
+        "import sabun",
+        "optimizer = sabun.swap(optimizer)",
+        "sabun.log(epoch=epoch, train_loss=loss, val_loss=val_loss, accuracy=accuracy)",
+    ]
+
+
+def test_outside_of_a_study_both_lines_do_nothing(python: str) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     assert sabun.swap(optimizer) is optimizer
     assert sabun.log(epoch=1, val_loss=0.5) is None
     alone = {key: value for key, value in os.environ.items() if key != client.VARIABLE}
-    done = subprocess.run([sys.executable, str(PLAIN)], env=alone, capture_output=True, text=True, check=True)
+    done = subprocess.run([*python.split(), str(PLAIN)], env=alone, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("groups [(0.02, 0.01), (0.01, 0.0)]")
 
 
-def test_a_script_is_trained_with_the_arms_optimizer_and_its_groups_keep_their_ratio(tmp_path: Path) -> None:
-    study = script_study()
+def test_a_script_is_trained_with_the_arms_optimizer_and_its_groups_keep_their_ratio(
+    python: str, tmp_path: Path
+) -> None:
+    study = script_study(f"{python} {PLAIN}")
     own, printed = one(study, "script", tmp_path, lr_multiplier=0.5)
     assert own.status == "finished", own.failure
     assert printed.startswith("groups [(0.01, 0.01), (0.005, 0.0)]")
-    other, printed = one(study, study.candidates[0].name, tmp_path, lr=0.004)
+    other, printed = one(study, ADAMW, tmp_path, lr=0.004)
     assert other.status == "finished", other.failure
     assert printed.startswith("groups [(0.004, 0.1), (0.002, 0.0)]")
-    for result in (own, other):
+    for result, lr in ((own, 0.01), (other, 0.004)):
         assert [e.epoch for e in result.epochs] == [1, 2, 3]
         assert [e.gradient_evaluations for e in result.epochs] == [8, 16, 24]
-        assert [e.lr for e in result.epochs] == pytest.approx([(1 - e / 3) * result_lr(result) for e in (1, 2, 3)])
+        assert [e.lr for e in result.epochs] == pytest.approx([(1 - e / 3) * lr for e in (1, 2, 3)])
         assert all(0 < e.optimizer_s < e.train_s for e in result.epochs)
         assert all(e.val_metric == pytest.approx(-(e.val_loss**0.5)) for e in result.epochs)
         assert result.weights_sha256
@@ -74,75 +101,103 @@ def test_a_script_is_trained_with_the_arms_optimizer_and_its_groups_keep_their_r
     assert own.weights_sha256 != other.weights_sha256
 
 
-def result_lr(result: RunResult) -> float:
-    return float(result.hyperparameters.get("lr", 0.01))
-
-
-def test_importing_sabun_seeds_the_script_alike_for_every_arm(tmp_path: Path) -> None:
-    study = script_study()
-    still = {"script": {"lr_multiplier": 1e-30}, study.candidates[0].name: {"lr": 1e-30}}
+def test_importing_sabun_seeds_the_script_alike_for_every_arm(python: str, tmp_path: Path) -> None:
+    study = script_study(f"{python} {PLAIN} --epochs {{epochs}}", epochs=2)
+    still = {"script": {"lr_multiplier": 1e-30}, ADAMW: {"lr": 1e-30}}
     first = {arm: one(study, arm, tmp_path, **values)[0] for arm, values in still.items()}
     curves = [[(e.train_loss, e.val_loss) for e in result.epochs] for result in first.values()]
     assert curves[0] == curves[1]
+    assert len(curves[0]) == 2  # {epochs} is the study's number
     other, _ = one(study, "script", tmp_path, seed=1, lr_multiplier=1e-30)
     assert other.epochs[0].val_loss != first["script"].epochs[0].val_loss
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("code", "words"),
     [
         ("print('loading'); raise SystemExit('no data')", "ended with exit status 1.*printed last: loading | no data"),
         ("import os; os.abort()", "killed by signal 6"),
         ("pass", r"never called sabun.swap: put 'optimizer = sabun.swap\(optimizer\)'"),
-        ("print('waiting', flush=True); import time; time.sleep(600)", "beyond its time limit of 5 s.*last: waiting"),
-        (f"{PLAIN} --mode no-log", "never called sabun.log"),
-        (f"{PLAIN} --mode disorder", "exit status 1.*told epoch 1 after epoch 1"),
+        ("print('waiting', flush=True); import time; time.sleep(600)", "beyond its time limit of 2 s.*last: waiting"),
+        ("print('\\r'.join('x' * 5000 for _ in range(9)))", "swap.*last: (x{200}( \\| )?){5}$"),
     ],
-    ids=["crash", "signal", "no swap", "hang", "no log", "disorder"],
+    ids=["crash", "signal", "no swap", "hang", "long lines"],
 )
-def test_what_can_go_wrong_is_named_with_the_last_lines(script: str, words: str, tmp_path: Path) -> None:
-    command = script if script.startswith(str(PLAIN)) else shlex.join(["-c", script])
-    limit = 5.0 if "sleep" in script else 120.0
-    result, _ = one(script_study(command=command, limit=limit), "script", tmp_path)
+def test_what_can_go_wrong_is_named_with_the_last_lines(code: str, words: str, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-c", code])
+    result, _ = one(script_study(command, limit=2.0 if "sleep" in code else 120.0), "script", tmp_path)
     assert result.status == "failed"
     assert re.search(words, result.failure), result.failure
 
 
-def test_a_loss_that_is_not_a_number_is_divergence(tmp_path: Path) -> None:
-    result, _ = one(script_study(command=f"{PLAIN} --mode nan"), "script", tmp_path)
-    assert result.status == "diverged"
-    assert result.epochs[0].val_loss != result.epochs[0].val_loss
-    assert isinstance(result.epochs[0], Epoch)
+@pytest.mark.parametrize(
+    ("mode", "status", "words"),
+    [("no-log", "failed", "never called sabun.log"), ("disorder", "failed", "told epoch 1 after epoch 1"),
+     ("nan", "diverged", "")],
+)  # fmt: skip
+def test_what_can_go_wrong_with_log_is_named(mode: str, status: str, words: str, python: str, tmp_path: Path) -> None:
+    result, _ = one(script_study(f"{python} {PLAIN} --mode {mode}"), "script", tmp_path)
+    assert result.status == status
+    assert words in result.failure
+    assert len(result.epochs) == {"no-log": 0, "disorder": 1, "nan": 3}[mode]
+    assert all(isinstance(epoch, Epoch) for epoch in result.epochs)
 
 
-def test_a_whole_study_of_a_script_and_its_logs(tmp_path: Path) -> None:
-    study = script_study()
+def test_a_whole_study_of_a_script_and_its_logs(python: str, tmp_path: Path) -> None:
+    study = script_study(f"{python} {LOOP}")
     evidence = run(study, tmp_path)
-    assert {r.status for r in evidence.runs} == {"finished"}
+    assert {r.status for r in evidence.runs} == {"finished"}, evidence.runs
     assert len(list((tmp_path / "logs").iterdir())) == len(evidence.runs) == 4
     for arm in study.arms:
         first, again = (
-            next(r for r in evidence.runs if r.arm == arm.name and r.phase == p) for p in ("evaluate", "repeat")
+            next(r for r in evidence.runs if r.arm == arm.name and r.seed == 0 and r.phase == phase)
+            for phase in ("evaluate", "repeat")
         )
         assert untimed([first])[0]["epochs"] == untimed([again])[0]["epochs"]
         assert first.weights_sha256 == again.weights_sha256
+        assert first.epochs[-1].val_metric is not None
+        assert first.epochs[-1].val_metric > 0.9
     assert run(study, tmp_path).runs == tuple(Store.open(tmp_path).runs())
 
 
+def test_runs_that_need_no_whole_curve_are_stopped(python: str, tmp_path: Path) -> None:
+    """A timing run of a script that would go on for ever: three epochs, whatever their numbers, and what they weigh."""
+    study = script_study(f"{python} {SCRIPTS / 'endless.py'}")
+    result, _ = one(study, ADAMW, tmp_path, phase="time")
+    assert result.status == "finished", result.failure
+    assert [epoch.epoch for epoch in result.epochs] == [10, 20, 30]
+    assert result.weights_sha256
+    *_, short = ScriptTrainer(study, tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
+    assert isinstance(short, RunResult)
+    assert short.status == "finished"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_under_torchrun_one_rank_speaks_all_train_the_arm_and_all_end(tmp_path: Path) -> None:
+    """Two ranks (gloo) of an endless script: stopped after three epochs, nothing of it is left."""
+    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 {SCRIPTS / 'endless.py'}"
+    result, printed = one(script_study(command), ADAMW, tmp_path, phase="time", lr=0.01)
+    assert result.status == "finished", printed
+    assert [epoch.epoch for epoch in result.epochs] == [10, 20, 30]  # of one rank: each epoch once, in order
+    said = re.findall(r"rank (\d) pid (\d+) (\w+) (\S+)", printed)
+    assert {(rank, name) for rank, _, name, _ in said} == {("0", "AdamW"), ("1", "AdamW")}
+    sums = [[value for rank, _, _, value in said if rank == which][:3] for which in "01"]
+    assert sums[0] == sums[1]  # the ranks agree on the weights
+    for pid in {pid for _, pid, _, _ in said}:
+        assert not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
 def test_a_training_environment_needs_the_core_only(tmp_path: Path) -> None:
-    """The script's interpreter has no pydantic, optuna, scipy, scikit-learn or rich."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "for name in ('pydantic', 'optuna', 'scipy', 'sklearn', 'rich', 'typer', 'jinja2', 'altair'):\n"
-        "    sys.modules[name] = None\n"
-    )
-    study = script_study()
-    trainer = ScriptTrainer(study, tmp_path / "logs")
+    """The script's own interpreter has none of the packages that the extras bring."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    names = {re.split(r"[>=\[]", package)[0].replace("-", "_") for part in extras.values() for package in part}
+    names = (names - {"scikit_learn"}) | {"sklearn", "pydantic_core", "pandas", "requests"}
+    assert {"pydantic", "optuna", "scipy", "typer", "rich", "jinja2"} <= names
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(names)}))\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        *_, last = trainer.run(Run(arm=study.candidates[0].name, seed=0, phase="tune", hyperparameters={"lr": 0.01}))
-    assert isinstance(last, RunResult)
-    assert last.status == "finished", last.failure
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT / 'src'}")
+        result, _ = one(script_study(f"{sys.executable} {PLAIN}"), ADAMW, tmp_path / "logs", lr=0.01)
+    assert result.status == "finished", result.failure
 
 
 def test_mistakes_in_the_command_are_found_first(tmp_path: Path) -> None:
@@ -151,6 +206,7 @@ def test_mistakes_in_the_command_are_found_first(tmp_path: Path) -> None:
         ("script:", {}, "no command ''"),
         (f"script:{sys.executable} x.py", {"time_limt": 3}, "Did you mean 'time_limit'"),
         (f"script:{sys.executable} x.py", {"time_limit": -3}, "positive number of seconds"),
+        (f"script:{sys.executable} 'x.py", {}, "cannot be read as a command"),
     ):
         with pytest.raises(StudyError, match=words):
             run(
@@ -160,23 +216,3 @@ def test_mistakes_in_the_command_are_found_first(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="the optimizer 'script' is the one"):
         run(default_study(task="digits", baseline="script", candidates=["torch.optim:SGD"]), tmp_path / "x")
     assert not (tmp_path / "x").exists()
-
-
-def test_swapping_twice_and_logging_first_are_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "run.json"
-    file.write_text(
-        '{"arm": {"optimizer": "script"}, "hyperparameters": {}, "seed": 1, "records": "%s"}' % (tmp_path / "r")
-    )
-    monkeypatch.setenv(client.VARIABLE, str(file))
-    monkeypatch.setattr(client, "_session", None)
-    monkeypatch.setattr(client.atexit, "register", lambda *_: None)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    with pytest.raises(TrainingError, match=r"before sabun\.swap"):
-        client.log(val_loss=1.0)
-    assert client.swap(optimizer) is optimizer
-    client.log(val_loss=1.0)
-    client.log(val_loss=0.5)
-    with pytest.raises(TrainingError, match=r"swap was called twice"):
-        client.swap(optimizer)
-    with pytest.raises(TrainingError, match="told epoch 2 after epoch 2"):
-        client.log(epoch=2, val_loss=0.5)

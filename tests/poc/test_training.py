@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -228,7 +229,7 @@ def test_an_error_in_the_users_code_costs_this_run_only() -> None:
     study = tiny_study(task_name="Raises")
     result = train(study, SGD, lr=0.05)
     assert result.status == "failed"
-    assert result.failure == "RuntimeError: the data loader broke"
+    assert re.fullmatch(r"RuntimeError: the data loader broke \(tiny.py, line \d+\)", result.failure)
     assert [e.epoch for e in result.epochs] == list(range(len(result.epochs)))
     assert result.final_loss == math.inf
 

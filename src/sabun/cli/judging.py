@@ -5,6 +5,7 @@ The same judgement ends every ``run``: records in, reports out, and the decision
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,6 +139,8 @@ def _save(path: Path, content: bytes) -> None:
         new.write_bytes(content)
         new.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
         raise OptionError(
             f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
         ) from None

@@ -108,7 +108,12 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Paired evaluation runs for every arm.")] = None,
     trials: Annotated[int | None, typer.Option(help="Tuning trials for every arm.")] = None,
     no_tuning: Annotated[bool, typer.Option("--no-tuning", help="Every arm as it is: no trials.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of every run.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of every run. A script takes them by {epochs} in its command.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a run of --script counts as hanging.", metavar="SECONDS")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where records and report go. Default: runs/NAME.")] = None,
     jobs: Workers = None,
     executor: Where = None,
@@ -140,7 +145,7 @@ def run(
         raise OptionError(f"--no-tuning and --trials {trials} contradict one another.", fix="Give one of the two.")
     budget = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}
     with _executing(executor, jobs, address) as chosen:
-        study = study_of(source, task, script, baseline, candidate, budget)
+        study = study_of(source, task, script, baseline, candidate, budget, time_limit=time_limit)
         where = out if out is not None else Path("runs") / _slug(study.name)
         from sabun.poc import store
 
@@ -182,11 +187,18 @@ def resume(
 
 @poc.command()
 def status(directory: Folder, as_json: Json = False) -> None:
-    """How far a study is. Works from another terminal while it runs."""
+    """How far a study is, and which runs failed, why, and what they printed last.
+
+    Works from another terminal while it runs.
+    """
+    import dataclasses
+
     from sabun.cli import console
+    from sabun.cli.failures import failures, lines
     from sabun.cli.progress import bar
 
     store = opened(directory)
+    failed = failures(store)
     live = store.live()
     done, total = len(store.results), live.get("total")
     state = "running" if store.being_written() else "finished" if live.get("state") == "finished" else "stopped"
@@ -196,7 +208,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
         for result in store.results.values():
             counts[result.phase] = counts.get(result.phase, 0) + 1
         value = {"study": store.study.name, "hash": store.study.hash, "done": done, "total": total, "phases": counts}
-        print(json.dumps({**value, "state": state, "runs": running}, indent=1))
+        value |= {"state": state, "runs": running}
+        print(json.dumps({**value, "failures": [dataclasses.asdict(failure) for failure in failed]}, indent=1))
         return
     out = console.stdout()
     out.print(f"{store.study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
@@ -204,6 +217,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
         out.print(bar(done / total))
     for run in running:
         out.print(f"  {run['phase']} {run['arm']} seed {run['seed']}: epoch {run['epoch']} of {run['epochs']}")
+    for line in lines(failed):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     if state == "stopped":
         out.print(f"To go on: sabun poc resume {directory}", soft_wrap=True, highlight=False)
 
@@ -267,15 +282,19 @@ def study_of(
     baseline: str | None,
     candidates: list[str] | None,
     budget: dict[str, int | None],
+    *,
+    time_limit: float | None = None,
 ) -> Study:
     """The study that the options describe. Raises StudyError for options that contradict one another."""
     from sabun.errors import StudyError
+    from sabun.poc import arms
     from sabun.poc import study as studies
     from sabun.poc.spec import Study
+    from sabun.poc.tasks import PREFIX
 
     given = {key: value for key, value in budget.items() if value is not None}
     if script is not None:
-        task = f"script:{script}" if task is None else f"{task} and --script {script}"
+        task = f"{PREFIX}{script}" if task is None else f"{task} and --script {script}"
     if source is not None and task is not None:
         raise StudyError(f"both {source!r} and --task {task!r} are given.", fix="Give one of the two.")
     if source is not None and ":" not in Path(source).name:
@@ -286,16 +305,26 @@ def study_of(
             )
         study = Study.load(source)
     else:
-        named = _arms([studies.BASELINE if baseline is None else baseline, *(candidates or studies.CANDIDATES)])
+        what = source or task or "digits"
+        # What a team uses today is what its script makes.
+        today = arms.SCRIPT if what.startswith(PREFIX) else studies.BASELINE
+        named = _arms([today if baseline is None else baseline, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(
-            task=source or task or "digits",
+            task=what,
             baseline=named[0],
             candidates=named[1:],
         )
-    if not given:
-        return study
+    is_script = study.task.startswith(PREFIX)
+    if time_limit is not None and not is_script:
+        raise StudyError("--time-limit is for scripts.", fix="Leave it out.")
+    if "epochs" in given and is_script and "{epochs}" not in study.task:
+        raise StudyError(
+            "a script has its own number of epochs; --epochs would not reach it.",
+            fix="Put {epochs} into its command, as in --script 'python train.py --epochs {epochs}', or leave it out.",
+        )
     fields = study.model_dump(mode="json")
-    return Study.build({**fields, "budget": {**fields["budget"], **given}})
+    options = fields["task_options"] | ({} if time_limit is None else {"time_limit": time_limit})
+    return Study.build({**fields, "task_options": options, "budget": {**fields["budget"], **given}})
 
 
 def _arms(notations: list[str]) -> list[Arm]:

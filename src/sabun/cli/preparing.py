@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sabun.cli.poc import Json, Quiet, opened, poc, study_of
 from sabun.errors import StudyError
+
+if TYPE_CHECKING:
+    from sabun.poc.check import Checked
+    from sabun.poc.spec import Study
 
 __all__ = ["register"]
 
@@ -23,18 +27,15 @@ TEMPLATE = """\
 name = {name}
 note = ""                                   # why this study; appears in the report
 
-# What is trained: a built-in task ("digits", "cifar10", …), a file of yours ("mytask.py:Task"), or your own script
-# ("script:python train.py --seed {{seed}}"), in which two lines are changed: sabun.swap(optimizer) and sabun.log(...).
+# What is trained: a built-in task ({tasks}), a file of yours ("mytask.py:Task"), or your
+# own script ("script:python train.py"), in which two lines are changed: sabun.swap(optimizer) and sabun.log(...).
 task = {task}
-# task_options = {{ batch_size = 64 }}        # arguments of the task; for scripts: time_limit, in seconds
-
-# What you use today. `optimizer` is a preset ("adamw"), a scheme with an optional metric ("nesterov@adam"), or any
-# class ("torch.optim:AdamW"). `options` are fixed; `space` is searched (log-uniform), by default the learning rate.
+{options}
+# What you use today. `optimizer` is a preset ("adamw"), a scheme with an optional metric ("nesterov@adam"), any class
+# ("torch.optim:AdamW"), or "script": what your script makes itself. `options` are fixed; `space` is searched
+# (log-uniform), by default the learning rate (for "script": lr_multiplier, a factor on all of its learning rates).
 [baseline]
-name = "SGD(momentum=0.9)"
-optimizer = "torch.optim:SGD"
-options = {{ momentum = 0.9 }}
-# space = {{ lr = {{ center = 0.03, decades = 3 }} }}
+{baseline}
 
 [[candidates]]
 name = "nesterov@adam"
@@ -44,33 +45,75 @@ optimizer = "nesterov@adam"
 name = "look-ahead"
 optimizer = "look-ahead(0.9, 2)"
 
-# The same for every arm.
+# The same for every arm, which is run trials × tuning_seeds + seeds + 1 times.
 [budget]
-epochs = 20
-trials = 12         # tuning runs are trials × tuning_seeds for every arm; 0 takes the defaults
-tuning_seeds = 2
-seeds = 10          # paired evaluation runs: fewer than 6 (8 with five candidates) can decide nothing
-# looks = [6, 8]    # decide early after so many seeds; the error is shared among the looks
+epochs = {epochs}         {epochs_note}
+trials = 12         # of tuning; 0 takes the defaults
+tuning_seeds = 2    # each trial is run from so many seeds
+seeds = {seeds}          # paired runs that decide: fewer than 6 (8 with five candidates) can decide nothing
+# looks = [8, 12]   # decide early after so many seeds; the error is shared among the looks
 
 # When a "go" is honest.
 [thresholds]
 margin = 0.0              # K1: validation loss lower by at least this share, the whole interval clear of it
 max_time_ratio = 1.10     # K3: seconds per epoch at most this multiple of today's
 max_spread_ratio = 1.0    # K2: spread over seeds not significantly beyond this multiple
-level = 0.95
+level = 0.95              # of every interval
+"""
+
+TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
+SCRIPT_OPTIONS = """\
+# In the command, {seed} becomes the run's seed (sabun seeds a script that seeds nothing), {epochs} the number below.
+# task_options = { time_limit = 3600 }      # seconds after which a run counts as hanging
+"""
+TASK_BASELINE = """\
+name = "SGD(momentum=0.9)"
+optimizer = "torch.optim:SGD"
+options = { momentum = 0.9 }
+# space = { lr = { center = 0.03, decades = 3 } }"""
+SCRIPT_BASELINE = """\
+name = "today"
+optimizer = "script"
+# space = { lr_multiplier = { center = 1.0, decades = 3 } }"""
+LINES = """\
+In the script, where the optimizer has been made (before its scheduler), and where an epoch has been evaluated:
+
+    import sabun
+    optimizer = sabun.swap(optimizer)
+    sabun.log(epoch=epoch, val_loss=val_loss, accuracy=accuracy)     # only val_loss is needed
 """
 
 
 @poc.command()
 def init(
     file: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("study.toml"),
-    task: Annotated[str, typer.Option(help="A built-in task, mytask.py:Task, or script:COMMAND.")] = "digits",
+    task: Annotated[str | None, typer.Option(help="A built-in task, or mytask.py:Task.")] = None,
+    script: Annotated[str | None, typer.Option(help="Your own command, such as 'python train.py'.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check it at once: see 'sabun poc check'.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a commented study file to start from."""
+    from sabun.poc.builtin_tasks import TASKS
     from sabun.poc.spec import Study
+    from sabun.poc.study import DEFAULT_BUDGET
+    from sabun.poc.tasks import PREFIX
 
-    content = TEMPLATE.format(file=file, name=json.dumps(file.stem), task=json.dumps(task, ensure_ascii=False))
+    if task is not None and script is not None:
+        raise StudyError("both --task and --script are given.", fix="Give one of the two.")
+    what = f"{PREFIX}{script}" if script is not None else task or "digits"
+    is_script = what.startswith(PREFIX)
+    own = is_script and "{epochs}" not in what
+    content = TEMPLATE.format(
+        file=file,
+        name=json.dumps(file.stem, ensure_ascii=False),
+        task=json.dumps(what, ensure_ascii=False),
+        tasks=", ".join(f'"{name}"' for name in TASKS),
+        options=SCRIPT_OPTIONS if is_script else TASK_OPTIONS,
+        baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
+        epochs=DEFAULT_BUDGET["epochs"],
+        epochs_note="# not used: the command has no {epochs}, so its own number counts" if own else "# of every run",
+        seeds=DEFAULT_BUDGET["seeds"],
+    )
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(content)
@@ -81,15 +124,29 @@ def init(
     study = Study.load(file)
     if as_json:
         typer.echo(json.dumps({"file": str(file), "study": study.hash}))
-        return
-    typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+    else:
+        typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        if is_script:
+            typer.echo(LINES)
+    if check:
+        _check(study, as_json=as_json, quiet=False)
 
 
 SAID = {
-    "fails": "fails",
-    "not-paired": "does not start as the baseline does from the same seed, so the comparison would not be paired",
-    "not-deterministic": "ends differently when the same run is repeated",
-    "seed-ignored": "does not heed the seed, so the spread over seeds would mean nothing",
+    "fails": ("fails", ""),
+    "not-paired": (
+        "does not start as the baseline does from the same seed, so the comparison would not be paired",
+        "Draw weights and batches from the seed alone, before and apart from anything that depends on the optimizer.",
+    ),
+    "not-deterministic": (
+        "ends differently when the same run is repeated",
+        "Look for generators without a seed, and for kernels that add in changing order "
+        "(torch.use_deterministic_algorithms). A study can do without: its report then says so.",
+    ),
+    "seed-ignored": (
+        "does not heed the seed, so the spread over seeds would mean nothing",
+        "Let nothing else seed: drop the script's own manual_seed, or pass {seed} to it in the command.",
+    ),
 }
 
 
@@ -102,32 +159,57 @@ def check(
     script: Annotated[str | None, typer.Option(help="Your own command, such as 'python train.py'.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Today's optimizer.")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="An optimizer to compare. Repeatable.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a run of --script counts as hanging.", metavar="SECONDS")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run every arm once, shortly, before hours are spent: does it train, repeat itself, pair the arms, heed the seed?
 
-    Writes nothing. Exit code 1 when something was found.
+    Says what the whole study would cost. Writes nothing. Exit code 1 when something was found.
     """
+    study = study_of(source, task, script, baseline, candidate, {}, time_limit=time_limit)
+    _check(study, as_json=as_json, quiet=quiet)
+
+
+def _check(study: Study, *, as_json: bool, quiet: bool) -> None:
+    from dataclasses import asdict
+
     from sabun.cli.console import stderr
     from sabun.poc.check import check as look
+    from sabun.report.svg import visible
 
-    study = study_of(source, task, script, baseline, candidate, {})
     told = stderr()
-    findings = look(
-        study, on_run=None if quiet or as_json else lambda run: told.print(f"checking {run.arm}, seed {run.seed}")
+    checked = look(
+        study,
+        on_run=None
+        if quiet or as_json
+        else lambda run: told.print(f"checking {visible(run.arm)}, seed {run.seed}", markup=False, highlight=False),
     )
     if as_json:
-        typer.echo(
-            json.dumps([{"code": f.code, "arm": f.arm, "detail": f.detail} for f in findings], ensure_ascii=False)
-        )
-    elif findings:
-        for finding in findings:
-            typer.echo(f"{finding.arm} {SAID[finding.code]}: {finding.detail}")
-    elif not quiet:
-        typer.echo("Nothing found: every arm trains, starts as the baseline does, and repeats itself.")
-    if findings:
+        typer.echo(json.dumps(asdict(checked), ensure_ascii=False))
+    else:
+        for finding in checked.findings:
+            said, fix = SAID[finding.code]
+            typer.echo(f"{visible(finding.arm)} {said}: {visible(finding.detail)}")
+            if fix:
+                typer.echo(f"  {fix}")
+        if not checked.findings and not quiet:
+            typer.echo("Nothing found: every arm trains, starts as the baseline does, and repeats itself.")
+            typer.echo(_cost(checked, study))
+    if checked.findings:
         raise typer.Exit(1)
+
+
+def _cost(checked: Checked, study: Study) -> str:
+    from sabun.report.formatting import show
+
+    epoch = show(max(checked.epoch_s.values()), "s", "en")
+    said = f"The study: {checked.runs} runs; an epoch takes up to {epoch}"
+    if checked.seconds is None:
+        return f"{said}, and how many there are in a run is the script's own affair."
+    return f"{said}, {study.budget.epochs} of them a run: about {show(checked.seconds, 's', 'en')} one after the other."
 
 
 @poc.command()

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from sabun.cli import console
+from sabun.cli.failures import PHASES, kind
 from sabun.poc import events
 from sabun.report.formatting import show
 from sabun.report.svg import shorten, visible
@@ -20,7 +21,6 @@ __all__ = ["bar", "listener"]
 EVERY_S = 10.0
 NAME = 44
 """Columns for what a bar stands for, so that bars do not jump from run to run."""
-PHASES = {"tune": "tuning", "evaluate": "comparing", "repeat": "repeating", "time": "timing"}
 
 
 def bar(share: float, width: int = 40) -> str:
@@ -47,12 +47,27 @@ def _left(seconds: float) -> str:
     return f"about {whole} s left" if whole < 100 else f"about {show(whole, 's', 'en')} left"
 
 
+class _Failed:
+    """A failure is told when it first occurs: whoever sees that every run of an arm fails can stop the study."""
+
+    def __init__(self) -> None:
+        self.told: set[tuple[str, str]] = set()
+
+    def new(self, event: events.RunFinished) -> str | None:
+        key = (event.run.arm, kind(event.result))
+        if event.result.status != "failed" or key in self.told:
+            return None
+        self.told.add(key)
+        return f"run of {visible(event.run.arm)} failed: {visible(event.result.failure)}"
+
+
 class _Lines:
     """One line a phase of an arm, and one every ten seconds."""
 
     def __init__(self, out: Console) -> None:
         self.out = out
         self.last = time.monotonic()
+        self.failed = _Failed()
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.StudyStarted):
@@ -66,6 +81,8 @@ class _Lines:
             self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
         elif isinstance(event, events.RunRetried):
             self.out.print(f"run of {visible(event.run.arm)} starts again: {event.reason}")
+        elif isinstance(event, events.RunFinished) and (said := self.failed.new(event)):
+            self.out.print(Text(said))
         elif isinstance(event, events.RunFinished) and time.monotonic() - self.last >= EVERY_S:
             self.last = time.monotonic()
             phase = PHASES.get(event.run.phase, event.run.phase)
@@ -84,6 +101,7 @@ class _Bars:
         )
         self.whole: TaskID | None = None
         self.runs: dict[str, TaskID] = {}
+        self.failed = _Failed()
 
     def __enter__(self) -> _Bars:
         self.progress.start()
@@ -108,6 +126,8 @@ class _Bars:
             note = f"epoch {event.epoch.epoch} of {event.epochs}, loss {show(event.epoch.val_loss, 'loss', 'en')}"
             self.progress.update(self.runs[event.run.id], completed=event.epoch.epoch, note=note)
         elif isinstance(event, events.RunFinished):
+            if said := self.failed.new(event):
+                self.out.print(Text(said))
             if event.run.id in self.runs:
                 self.progress.remove_task(self.runs.pop(event.run.id))
             if self.whole is not None:

@@ -3,21 +3,24 @@
 A step too small to change a weight leaves every arm on one trajectory. So runs at such a step must agree between arms
 that start alike and see the same batches, and differ between seeds; where they do not, the comparison would not be
 paired, or its spread over seeds would mean nothing. Each arm is run once so; the baseline twice more, as it is, for
-determinism, and once from another seed.
+determinism, and once from another seed. Every run is one epoch long: a script is stopped when it has logged one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from sabun.poc.arms import SCRIPT
-from sabun.poc.inprocess import one_thread, trainer
+from sabun.poc.inprocess import one_thread
 from sabun.poc.records import RunResult
+from sabun.poc.script import ScriptTrainer
 from sabun.poc.spec import Arm, Run, Scalar, Study
+from sabun.poc.tasks import PREFIX
+from sabun.poc.training import Trainer
 
-__all__ = ["Finding", "check"]
+__all__ = ["Checked", "Finding", "check"]
 
 TINY = 1e-30
 
@@ -37,15 +40,31 @@ class Finding:
     detail: str
 
 
-def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> list[Finding]:
-    """Findings in order of weight; empty when the study can go ahead. Tasks are run for one epoch, scripts as they are.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found, in order of weight (nothing: the study can go ahead), and what the study will cost.
+
+    ``epoch_s``: arm → seconds of an epoch, evaluation included. ``seconds``: of all runs one after the other, without
+    what a process needs to start; None where the number of epochs is a script's own.
+    """
+
+    findings: list[Finding]
+    runs: int
+    epoch_s: Mapping[str, float]
+    seconds: float | None
+
+
+def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> Checked:
+    """Run every arm once, shortly, and the baseline three times more.
 
     Raises the StudyError and the like that ``validate`` raises. Writes nothing.
     """
+    is_script = study.task.startswith(PREFIX)
     short = study.model_copy(update={"budget": study.budget.model_copy(update={"epochs": 1})})
     found: list[Finding] = []
+    epoch_s: dict[str, float] = {}
     with one_thread():
-        carrier = trainer(short)
+        carrier = ScriptTrainer(study, short=1) if is_script else Trainer(short)
         carrier.check()
 
         def train(arm: Arm, seed: int, *, still: bool) -> RunResult | None:
@@ -56,11 +75,15 @@ def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> list[
                 on_run(run)
             result = [item for item in carrier.run(run) if isinstance(item, RunResult)][-1]
             if result.status == "finished" or (still and result.status == "diverged"):
-                return result  # a still run may end above its start by rounding or noise
+                # A still run may end above its start by rounding or noise.
+                epoch_s[arm.name] = result.epochs[-1].train_s + result.epochs[-1].eval_s
+                return result
             found.append(Finding("fails", arm.name, result.failure or f"the run {result.status}"))
             return None
 
         first = train(study.baseline, 0, still=True)
+        if first is None and is_script:  # every other run would fail alike, and take its time for it
+            return Checked(found, _runs(study), epoch_s, None)
         for arm in study.candidates:
             other = train(arm, 0, still=True)
             if first and other and _curve(first) != _curve(other):
@@ -73,7 +96,22 @@ def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> list[
         other = train(study.baseline, 1, still=True)
         if first and other and _curve(first) == _curve(other):
             found.append(Finding("seed-ignored", study.baseline.name, f"losses {_shown(first)} from both seeds"))
-    return found
+    return Checked(
+        found, _runs(study), epoch_s, None if is_script and "{epochs}" not in study.task else _cost(study, epoch_s)
+    )
+
+
+def _runs(study: Study) -> int:
+    return len(study.arms) * _runs_of_an_arm(study)
+
+
+def _runs_of_an_arm(study: Study) -> int:
+    """Tuning, comparison, and the first seed once more."""
+    return study.budget.trials * study.budget.tuning_seeds + study.budget.seeds + 1
+
+
+def _cost(study: Study, epoch_s: Mapping[str, float]) -> float:
+    return study.budget.epochs * _runs_of_an_arm(study) * sum(epoch_s.values())
 
 
 def _curve(result: RunResult) -> list[tuple[float | None, float]]:

@@ -12,8 +12,9 @@ import torch
 from sabun.poc.environment import environment
 from sabun.poc.executors import Unit
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.script import PREFIX, ScriptTrainer
+from sabun.poc.script import ScriptTrainer
 from sabun.poc.spec import Run, Study
+from sabun.poc.tasks import PREFIX
 from sabun.poc.training import Trainer
 
 __all__ = ["InProcess", "one_thread", "trainer"]

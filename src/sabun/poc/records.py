@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Epoch", "Phase", "RunResult", "Status"]
+__all__ = ["PRINTED_LAST", "Epoch", "Phase", "RunResult", "Status"]
 
 Phase = Literal["tune", "evaluate", "repeat", "time"]
 """tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness.
@@ -19,6 +19,9 @@ time: a short run that has the machine to itself, where the evaluation runs shar
 
 Status = Literal["finished", "diverged", "failed"]
 """diverged: the loss became non-finite, or ended above its start. failed: the run raised an error."""
+
+PRINTED_LAST = " It printed last: "
+"""Stands in a ``failure`` between the reason and the last lines that the run printed."""
 
 
 @dataclass(frozen=True, slots=True)

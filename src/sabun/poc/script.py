@@ -1,18 +1,21 @@
 """Script mode, seen from the study: a run is the user's own command, with another optimizer in it and a seed.
 
-The task is called ``script:python train.py --seed {seed}``. Each run starts the command in the present directory
-with ``SABUN_RUN`` set, follows what :func:`sabun.log` writes, and keeps what the command prints. ``{seed}`` becomes
-the run's seed; a script that seeds nothing itself is seeded when it imports sabun. The command has its own number
-of epochs, its own schedule and its own environment: torch and sabun's core are all that it needs.
+The task is called ``script:python train.py --seed {seed} --epochs {epochs}``. Each run starts the command in the
+present directory with ``SABUN_RUN`` set, follows what :func:`sabun.log` writes, and keeps what the command prints.
+``{seed}`` becomes the run's seed; a script that seeds nothing itself is seeded when it imports sabun. ``{epochs}``
+becomes the study's number of epochs; without it the command has its own. Its schedule and its environment are its own:
+torch and sabun's core are all that it needs.
 
 A run that crashes, hangs beyond ``time_limit`` (seconds, a task option), never calls ``swap`` or never calls ``log``
-is a failed run with the reason and the last lines that it printed; no other run suffers.
+is a failed run with the reason and the last lines that it printed; no other run suffers. Runs that need no whole
+curve (timing, ``check``) are stopped after the epochs that they need.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shlex
@@ -27,29 +30,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sabun.errors import StudyError, unknown
+from sabun.errors import StoreError, StudyError, unknown
 from sabun.poc import arms
 from sabun.poc.client import VARIABLE
 from sabun.poc.codec import decode_epoch, special
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import PRINTED_LAST, Epoch, RunResult
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Study
+from sabun.poc.tasks import PREFIX
 
-__all__ = ["PREFIX", "ScriptTrainer"]
+__all__ = ["ScriptTrainer"]
 
-PREFIX = "script:"
-"""What the name of a task begins with whose rest is a command."""
 LAST_LINES = 5
+LONGEST_LINE = 200
+TAIL = 1 << 16
 POLL = 0.05
+ROOM = 1 << 16
+"""Bytes that must find room after a failed run, else the disk is full and the failure says nothing."""
+
+TIMING_EPOCHS = 3
+"""Length of a run of phase ``time``: seconds per epoch do not need the whole curve."""
+
+GRACE_S = 3.0
+"""How long a command that is stopped has to end what it started, before all of it is killed."""
 
 
 class ScriptTrainer:
-    """Carries out runs of one study by starting its command. ``logs``: where to keep what runs print."""
+    """Carries out runs of one study by starting its command. ``logs``: where to keep what runs print.
 
-    def __init__(self, study: Study, logs: Path | None = None) -> None:
+    ``short``: stop every run after that many epochs.
+    """
+
+    def __init__(self, study: Study, logs: Path | None = None, *, short: int | None = None) -> None:
         self.study = study
         self.logs = logs
-        self.command = shlex.split(study.task.removeprefix(PREFIX))
+        self.short = short
+        try:
+            self.command = shlex.split(study.task.removeprefix(PREFIX))
+        except ValueError as error:  # an open quotation mark
+            raise StudyError(
+                f"{study.task!r} cannot be read as a command: {error}.", fix="Close what is open."
+            ) from None
         if not self.command or shutil.which(self.command[0]) is None:
             raise StudyError(
                 f"there is no command {self.command[0] if self.command else ''!r} to run.",
@@ -70,44 +91,74 @@ class ScriptTrainer:
 
     def run(self, run: Run) -> Iterator[Epoch | RunResult]:
         """Yield each epoch as the script logs it, and the result last."""
+        try:
+            yield from self._carry_out(run)
+        except OSError as error:
+            raise _cannot_write(error) from None
+
+    def _carry_out(self, run: Run) -> Iterator[Epoch | RunResult]:
         started = _now()
         with tempfile.TemporaryDirectory(prefix="sabun-") as directory:
             follow = _Follower(Path(directory) / "records.jsonl")
             printed = (self.logs or Path(directory)) / f"{run.id}.txt"
             printed.parent.mkdir(parents=True, exist_ok=True)
-            with printed.open("wb") as output:
-                process = self._start(run, Path(directory), output)
+            with printed.open("wb") as output, self._told(run, Path(directory)) as order:
+                process = self._start(run, order, output)
                 try:
                     reason = yield from self._follow(process, follow)
                 finally:
-                    _stop(process)
+                    _stop(process, order)
             yield from follow.read()
-            yield self._result(run, follow, reason or _fault(process, follow), _last_lines(printed), started)
+            fault = reason or _fault(process, follow)
+            if fault:  # a script that fails because the disk is full is not at fault: the run is done again
+                _make_sure_of_room(printed.parent, Path(directory))
+            yield self._result(run, follow, fault, _last_lines(printed), started)
 
-    def _start(self, run: Run, directory: Path, output: Any) -> subprocess.Popen[bytes]:
-        seed = seeds_of(self.study, run).init
+    @contextlib.contextmanager
+    def _told(self, run: Run, directory: Path) -> Iterator[Path]:
+        """The file that tells the script what to do. It is locked as long as the run goes on: a script that finds it
+        unlocked has outlived its study.
+        """
         task = {
             "arm": self.study.arm(run.arm).model_dump(mode="json"),
             "hyperparameters": dict(run.hyperparameters),
-            "seed": seed,
-            "records": str(directory / "records.jsonl"),
+            "seed": seeds_of(self.study, run).init,
+            "stop_after": self._stop_after(run),
         }
-        (directory / "run.json").write_text(json.dumps(task), encoding="utf-8")
+        path = directory / "run.json"
+        with path.open("w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps(task))
+            file.flush()
+            yield path
+
+    def _stop_after(self, run: Run) -> int | None:
+        return self.short if self.short is not None else TIMING_EPOCHS if run.phase == "time" else None
+
+    def _start(self, run: Run, order: Path, output: Any) -> subprocess.Popen[bytes]:
+        epochs = min(self.study.budget.epochs, self._stop_after(run) or self.study.budget.epochs)
+        values = {"{seed}": str(seeds_of(self.study, run).init), "{epochs}": str(epochs)}
+        command = self.command
+        for key, value in values.items():
+            command = [part.replace(key, value) for part in command]
         return subprocess.Popen(
-            [part.replace("{seed}", str(seed)) for part in self.command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, VARIABLE: str(directory / "run.json"), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, VARIABLE: str(order), "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call; no other thread is ours)
         )
 
     def _follow(self, process: subprocess.Popen[bytes], follow: _Follower) -> Generator[Epoch, None, str | None]:
-        """Epochs while the process runs; returns why it had to be stopped, if so."""
+        """Epochs while the process runs; returns why it had to be stopped, if that was its fault."""
         deadline = time.monotonic() + self.time_limit
         while process.poll() is None:
             yield from follow.read()
+            if follow.enough:
+                follow.stopped = True
+                return None
             if time.monotonic() > deadline:
                 return f"it ran beyond its time limit of {self.time_limit:g} s"
             time.sleep(POLL)
@@ -133,7 +184,7 @@ class ScriptTrainer:
             weights_sha256=follow.end.get("weights_sha256"),
             started=started,
             ended=_now(),
-            failure=f"{fault}.{f' It printed last: {said}' if said else ''}" if fault else "",
+            failure=f"{fault}.{f'{PRINTED_LAST}{said}' if said else ''}" if fault else "",
         )
 
 
@@ -143,11 +194,16 @@ class _Follower:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
-        self.swapped = False
+        self.swapped = self.stopped = False
         self.epochs: list[Epoch] = []
         self.test_loss: float | None = None
         self.test_metric: float | None = None
         self.end: dict[str, Any] = {}
+
+    @property
+    def enough(self) -> bool:
+        """Whether the script has given all that it was asked for, and may be stopped."""
+        return bool(self.end.get("enough"))
 
     def read(self) -> Iterator[Epoch]:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
@@ -156,7 +212,7 @@ class _Follower:
                 if not line.endswith(b"\n"):
                     break
                 self.position += len(line)
-                epoch = self._take(json.loads(line))
+                epoch = None if self.enough else self._take(json.loads(line))
                 if epoch is not None:
                     self.epochs.append(epoch)
                     yield epoch
@@ -177,6 +233,8 @@ class _Follower:
 
 def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
     code = process.returncode
+    if follow.stopped:  # by us, once it had logged what was asked: how it ends is our doing
+        return None
     if code < 0:
         return f"it was killed by signal {-code}"
     if code > 0:
@@ -193,8 +251,9 @@ def _finite(epoch: Epoch) -> bool:
 
 
 def _last_lines(path: Path) -> str:
-    text = path.read_bytes()[-4000:].decode(errors="replace")
-    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:])
+    text = path.read_bytes()[-TAIL:].decode(errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return " | ".join(line[:LONGEST_LINE] for line in lines[-LAST_LINES:])
 
 
 def _time_limit(options: Mapping[str, Scalar]) -> float:
@@ -213,12 +272,45 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the command and what it started, if it has not ended by itself."""
+def _stop(process: subprocess.Popen[bytes], order: Path) -> None:
+    """End the command and whatever it started, unless it has ended by itself and in order.
+
+    Launchers such as torchrun start their workers in sessions of their own, beyond the reach of a signal to the
+    process group; so a launcher is first asked to end them, and then every process that carries the run's ``order``
+    in its environment is killed.
+    """
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.wait() != 0:
+        _kill_all(f"{VARIABLE}={order}".encode())
+
+
+def _kill_all(mark: bytes) -> None:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _make_sure_of_room(*directories: Path) -> None:
+    for directory in directories:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _cannot_write(error: OSError) -> StoreError:
+    what = f" to {error.filename}" if error.filename else " what a run prints and logs"
+    return StoreError(
+        f"cannot write{what}: {error.strerror or error}.",
+        fix="Make room or mend the permissions, then give the same command again: finished runs are kept.",
+    )
 
 
 def _now() -> str:

@@ -268,16 +268,17 @@ class Writer(Store):
             raise _cannot_write(path, error) from None
         try:
             if not (path / STUDY).exists():
-                _replace(
-                    path / STUDY,
-                    {
-                        "schema_version": 1,
-                        "hash": study.hash,
-                        "created": _now(),
-                        "spaces": _plain_spaces(spaces or {}),
-                        "study": study.model_dump(mode="json"),
-                    },
-                )
+                content = {
+                    "schema_version": 1,
+                    "hash": study.hash,
+                    "created": _now(),
+                    "spaces": _plain_spaces(spaces or {}),
+                    "study": study.model_dump(mode="json"),
+                }
+                try:
+                    _replace(path / STUDY, content)
+                except OSError as error:
+                    raise _cannot_write(path, error) from None
             refuse_other(path, study)  # again, now that nobody else can write
             store = cls.open(path)
             store._lock = lock
@@ -454,6 +455,9 @@ def _replace(path: Path, content: Mapping[str, Any], *, sync: bool = True) -> No
         _write_all(handle, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
         if sync:
             os.fsync(handle)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
     temporary.replace(path)

@@ -24,6 +24,7 @@ import hashlib
 import importlib.util
 import inspect
 import random
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,14 +37,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sabun.errors import StudyError, unknown
+from sabun.errors import SabunError, StudyError, unknown
+from sabun.poc.blame import said
 from sabun.poc.seeds import Seeds
 from sabun.poc.spec import Scalar
 
-__all__ = ["FunctionTask", "Scores", "Seeds", "Session", "Split", "Task", "load", "provenance", "seeded"]
+__all__ = [
+    "PREFIX",
+    "FunctionTask",
+    "Scores",
+    "Seeds",
+    "Session",
+    "Split",
+    "Task",
+    "load",
+    "provenance",
+    "seeded",
+    "theirs",
+]
 
 Split = Literal["validation", "test"]
 """The splits that a session is evaluated on."""
+PREFIX = "script:"
+"""Before the command of a user's own script, in the name of a task."""
+
+SOURCES = (".py", ".sh", ".toml", ".yaml", ".yml", ".json", ".cfg", ".ini")
+"""What counts as source among the files that a script's command names: a change there makes another task."""
+
 _SPLITS = ("train", "validation", "test")
 
 
@@ -91,6 +111,19 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def theirs(what: str, fix: str) -> Iterator[None]:
+    """The user's code runs inside: whatever it raises becomes a StudyError, SystemExit too (a script's ``sys.exit``
+    would otherwise end the study without a word). What sabun itself raises passes.
+    """
+    try:
+        yield
+    except SabunError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise StudyError(f"{what}: {said(error)}.", fix=fix) from error
 
 
 Batch = Any  # what the user's data give: (x, y) for most, anything that the user's loss understands
@@ -202,7 +235,7 @@ class FunctionTask:
     def splits(self) -> dict[str, _Tensors | _Items]:
         """The data, loaded on first use and once a process. The seed of a run has no part in it."""
         if not self._splits:
-            with seeded(0):
+            with seeded(0), theirs(f"task {self.name!r}: data() fails", "Mend the task's data()."):
                 data = self.source.data()
             if not isinstance(data, Mapping) or any(split not in data for split in _SPLITS):
                 raise StudyError(
@@ -241,7 +274,7 @@ class FunctionTask:
 
     def session(self, seeds: Seeds) -> Session:
         """A freshly initialised model, and batches in the order of the seeds."""
-        with seeded(seeds.init):
+        with seeded(seeds.init), theirs(f"task {self.name!r}: model() fails", "Mend the task's model()."):
             model = self.source.model()
         if not isinstance(model, nn.Module):
             raise StudyError(f"task {self.name!r}: model() must return a torch.nn.Module.", fix="Return the model.")
@@ -267,9 +300,15 @@ def load(name: str, options: Mapping[str, Scalar] | None = None) -> Task:
 
 
 def provenance(name: str, options: Mapping[str, Scalar]) -> str | None:
-    """What the task's results rest on beside its name: the hash of a user's file, or of a built-in task's data."""
+    """What the task's results rest on beside its name: the hash of a user's files, or of a built-in task's data."""
     from sabun.poc.builtin_tasks import TASKS
 
+    if name.startswith(PREFIX):
+        digest = hashlib.sha256()
+        for part in shlex.split(name.removeprefix(PREFIX)):
+            if Path(part).suffix in SOURCES and Path(part).is_file():
+                digest.update(f"{part}|".encode() + Path(part).read_bytes())
+        return digest.hexdigest()
     if name in TASKS:
         told = getattr(_construct(TASKS[name], name, options), "provenance", None)
         return str(told()) if told else None
@@ -284,8 +323,12 @@ def _construct(kind: Callable[..., Any], name: str, options: Mapping[str, Scalar
             raise unknown(StudyError, f"option of task {name!r}", key, parameters)
     try:
         return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"task {name!r} refuses its options: {error}.", fix="Correct task_options.") from error
+    except SabunError:
+        raise
+    except (Exception, SystemExit) as error:
+        if options and isinstance(error, TypeError | ValueError):
+            raise StudyError(f"task {name!r} refuses its options: {error}.", fix="Correct task_options.") from error
+        raise StudyError(f"task {name!r} cannot be made: {said(error)}.", fix="Mend the file.") from error
 
 
 def _as_task(source: Any, name: str) -> Task:
@@ -317,12 +360,13 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with theirs(
+            f"{path} cannot be imported", "Mend the file; code under 'if __name__ == \"__main__\":' is not run."
+        ):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise StudyError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}.", fix="Mend the file."
-        ) from error
+        raise
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module

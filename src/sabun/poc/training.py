@@ -17,25 +17,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sabun.errors import SabunError, StudyError
+from sabun.errors import StudyError
 from sabun.poc import arms
+from sabun.poc.blame import said
 from sabun.poc.curvature import Probe
+from sabun.poc.driving import Driver, averaged, enter_mode, state_bytes
 from sabun.poc.records import Epoch, RunResult, Status
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Schedule, Study
-from sabun.poc.tasks import Scores, Session, Task, load, seeded
+from sabun.poc.tasks import Scores, Session, Split, Task, load, seeded, theirs
 
 __all__ = ["Trainer", "factor"]
 
@@ -62,30 +62,31 @@ class Trainer:
 
     def warm_up(self, arm: str) -> None:
         """One short, discarded training, so that an arm's first-run costs (lazy imports, caches) miss its clock."""
-        with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
+        with contextlib.suppress(Exception, SystemExit):  # whatever is wrong shows again in the run that counts
             deque(_Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
 
     def prepare(self) -> None:
         """Load the data, and what torch leaves to its first optimizer, which takes it a second."""
-        with contextlib.suppress(Exception):  # whatever is wrong shows again in the run that counts
+        with contextlib.suppress(Exception, SystemExit):  # whatever is wrong shows again in the run that counts
             getattr(self.task, "prepare", lambda: None)()
         torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
     def check(self) -> None:
-        """Build every arm on the task's model and take one step. Raises the error that the arm or the task deserves."""
+        """Build every arm on the task's model and take one step; evaluate the untrained model on both splits, whose
+        faults would otherwise show at the end of a run. Raises the error that the arm or the task deserves.
+        """
+        mend = "Mend the task."
         for arm in self.study.arms:
-            training = _Training(self, Run(arm=arm.name, seed=0, phase="tune"), epochs=1)
-            try:
-                with seeded(0):
-                    training.enter_training()
-                    training.step(0, 1.0)
-            except SabunError:
-                raise
-            except Exception as error:
-                raise StudyError(
-                    f"arm {arm.name!r}: the first training step fails: {type(error).__name__}: {error}.",
-                    fix="Mend the task's loss, or choose an optimizer that fits the model.",
-                ) from error
+            with seeded(0), theirs(f"task {self.study.task!r}: a training cannot begin", mend):
+                training = _Training(self, Run(arm=arm.name, seed=0, phase="tune"), epochs=1)
+            if arm is self.study.baseline:
+                for split in ("validation", "test"):
+                    with seeded(0), theirs(f"task {self.study.task!r}: evaluating the {split} data fails", mend):
+                        training.scores(split)
+            step = f"arm {arm.name!r}: the first training step fails"
+            with seeded(0), theirs(step, "Mend the task's loss, or choose an optimizer that fits the model."):
+                training.enter_training()
+                training.step(0, 1.0)
 
     def run(self, run: Run) -> Iterator[Epoch | RunResult]:
         """Yield each epoch as it is done, and the result last. An error inside the run makes a failed result."""
@@ -97,7 +98,7 @@ class Trainer:
                 if isinstance(item, Epoch):
                     seen.append(item)
                 yield item
-        except Exception as error:  # noqa: BLE001  (whatever the user's code raises costs this run and no other)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (what a user's code raises costs this run alone)
             yield RunResult(
                 run=run.id,
                 arm=run.arm,
@@ -108,7 +109,7 @@ class Trainer:
                 epochs=tuple(seen),
                 started=started,
                 ended=_now(),
-                failure=f"{type(error).__name__}: {error}",
+                failure=said(error),
             )
 
 
@@ -128,7 +129,7 @@ class _Training:
         self.per_epoch = self.session.steps_per_epoch
         if self.per_epoch < 1:
             raise StudyError("the task gives no mini-batch in an epoch.", fix="Check its data and batch size.")
-        self.closure_required = _requires_closure(self.optimizer)
+        self.driver = Driver(self.optimizer)
         self.steps = 0
         self.evaluations = 0
         self.budget: float = epochs * self.per_epoch
@@ -150,7 +151,7 @@ class _Training:
                     break
             diverged = not _finite(history[-1]) or history[-1].val_loss > history[0].val_loss
             # Test data are read once, by the paired comparison alone: tuning never sees them.
-            test = self._scores("test") if self.run_spec.phase == "evaluate" else None
+            test = self.scores("test") if self.run_spec.phase == "evaluate" else None
             yield self._result("diverged" if diverged else "finished", history, started, memory.read(), test)
 
     def clocked(self) -> Iterator[Epoch | RunResult]:
@@ -192,7 +193,7 @@ class _Training:
             test_loss=test.loss if test else None,
             test_metric=test.metric if test else None,
             peak_memory_bytes=memory,
-            optimizer_state_bytes=_state_bytes(self.optimizer),
+            optimizer_state_bytes=state_bytes(self.optimizer),
             weights_sha256=self._weights_sha256(),
             started=started,
             ended=_now(),
@@ -202,7 +203,7 @@ class _Training:
         """Epoch 0: the state before the first step."""
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
-        scores = self._scores("validation")
+        scores = self.scores("validation")
         return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self._lr(), extra)
 
     def _epoch(self, epoch: int) -> Epoch:
@@ -211,7 +212,7 @@ class _Training:
         train_loss = float(torch.stack(losses).mean()) if losses else None
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
-        scores = self._scores("validation")
+        scores = self.scores("validation")
         eval_s = time.perf_counter() - begin
         return Epoch(
             epoch,
@@ -246,7 +247,7 @@ class _Training:
 
     def enter_training(self) -> None:
         self.session.model.train()
-        _mode(self.optimizer, "train")
+        enter_mode(self.optimizer, "train")
 
     def step(self, number: int, scale: float) -> tuple[Tensor, float]:
         """One step on mini-batch ``number`` at ``scale`` times the learning rate: loss, seconds in the optimizer."""
@@ -269,22 +270,16 @@ class _Training:
             inside += time.perf_counter() - begin
             return loss
 
-        if self.closure_required:
-            begin = time.perf_counter()
-            self.optimizer.step(gradient)  # type: ignore[arg-type]
-            seconds = time.perf_counter() - begin - inside
-        else:
-            gradient()
-            begin = time.perf_counter()
-            self.optimizer.step()
-            seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        self.driver.step(gradient)
+        seconds = time.perf_counter() - begin - inside
         self.steps += 1
         self.cost = max(1, self.evaluations - before)
         return first[0] if first else torch.tensor(math.nan), seconds
 
-    def _scores(self, split: Literal["validation", "test"]) -> Scores:
-        _mode(self.optimizer, "eval")
-        with _averaged(self.optimizer):
+    def scores(self, split: Split) -> Scores:
+        enter_mode(self.optimizer, "eval")
+        with averaged(self.optimizer):
             return self.session.evaluate(split)
 
     def _lr(self) -> float | None:
@@ -308,45 +303,6 @@ class _Training:
 
 def _finite(epoch: Epoch) -> bool:
     return math.isfinite(epoch.val_loss) and (epoch.train_loss is None or math.isfinite(epoch.train_loss))
-
-
-def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether ``step`` cannot do without a closure, by its signature or by the evaluations that it declares."""
-    if int(getattr(optimizer, "gradient_evaluations", 1)) > 1:
-        return True
-    parameters = list(inspect.signature(optimizer.step).parameters.values())
-    return bool(parameters) and parameters[0].name == "closure" and parameters[0].default is inspect.Parameter.empty
-
-
-def _mode(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
-    """Averaging optimizers with modes (schedulefree) swap the point handed out in and out; others have no modes."""
-    switch: Callable[[], object] | None = getattr(optimizer, mode, None)
-    if callable(switch):
-        switch()
-
-
-def _averaged(optimizer: torch.optim.Optimizer) -> contextlib.AbstractContextManager[object]:
-    """sabun's averaging optimizers put the point handed out in for the length of a block; others have no such block."""
-    block: Callable[[], contextlib.AbstractContextManager[object]] | None = getattr(optimizer, "averaged", None)
-    return block() if callable(block) else contextlib.nullcontext()
-
-
-def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in the optimizer's state, each storage once."""
-    sizes: dict[int, int] = {}
-
-    def visit(value: object) -> None:
-        if isinstance(value, Tensor):
-            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, Mapping):
-            for part in value.values():
-                visit(part)
-        elif isinstance(value, list | tuple):
-            for part in value:
-                visit(part)
-
-    visit(list(optimizer.state.values()))
-    return sum(sizes.values())
 
 
 class _PeakMemory:

@@ -15,6 +15,8 @@ parser.add_argument("--mode", default="good")
 mode = parser.parse_args().mode
 epochs = parser.parse_args().epochs
 
+if mode == "deaf":
+    torch.manual_seed(0)
 generator = torch.Generator().manual_seed(0)
 x = torch.randn(64, 3, generator=generator)
 y = x @ torch.tensor([[1.0], [-2.0], [0.5]])

@@ -1,0 +1,259 @@
+"""What users' own code can do to a study, through the command line: every mischief is named, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sabun.cli import app
+from sabun.poc.store import Store
+
+Capture = pytest.CaptureFixture[str]
+ARMS = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "0"]
+
+TASK = """
+import sys
+import torch
+
+def act(place):
+    if place == {place!r}:
+        {what}
+
+act("import")
+
+class Task:
+    batch_size = 8
+    calls = 0
+
+    def __init__(self):
+        act("init")
+
+    def data(self):
+        act("data")
+        x = torch.randn(48, 2, generator=torch.Generator().manual_seed(0))
+        return {{part: (x, x.sum(1, keepdim=True)) for part in ("train", "validation", "test")}}
+
+    def model(self):
+        act("model")
+        return torch.nn.Linear(2, 1)
+
+    def loss(self, model, batch):
+        act("loss" if model.training else "evaluation")
+        self.calls += 1
+        if self.calls > 20:
+            act("later")
+        return ((model(batch[0]) - batch[1]) ** 2).mean()
+
+    def metric(self, model, batch):
+        act("metric")
+        return torch.tensor({metric})
+"""
+
+
+def write(where: Path, place: str = "", what: str = "pass", metric: str = "0.5") -> str:
+    (where / "mine.py").write_text(TASK.format(place=place, what=what, metric=metric), encoding="utf-8")
+    return f"{where / 'mine.py'}:Task"
+
+
+@pytest.mark.parametrize("what", ["raise FileNotFoundError('no data.csv')", "sys.exit('no data.csv')", "sys.exit()"])
+@pytest.mark.parametrize("place", ["import", "init", "data", "model", "loss", "metric", "evaluation"])
+def test_what_a_task_raises_is_told_with_its_place_and_leaves_nothing(
+    place: str, what: str, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    assert app.run(["poc", "run", write(tmp_path, place, what), *ARMS, "--seeds", "1", "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    cause, fix = said.err.splitlines()
+    assert cause.startswith("error: ")
+    assert "(mine.py, line 7)" in cause
+    assert ("no data.csv" in cause) == ("data.csv" in what)
+    assert ("SystemExit" in cause) == ("exit" in what)
+    assert fix.startswith("fix: ")
+    assert said.out == ""
+    assert not out.exists()
+
+
+def test_a_syntax_error_names_its_line(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "bad.py").write_text("x = 1\nclass Task:\n    def model(self:\n", encoding="utf-8")
+    assert app.run(["poc", "run", f"{tmp_path / 'bad.py'}:Task"]) == 2
+    assert "(bad.py, line 3)" in capsys.readouterr().err
+
+
+def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_status(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    task = write(tmp_path, "later", "sys.exit('the licence server is gone')")
+    out = tmp_path / "out"
+    assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "run of SGD failed: it ended the program with 'the licence server is gone'" in said.err
+    assert "Undecided" in said.out
+    assert app.run(["poc", "status", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "SGD, comparing: failed, seed 0: it ended the program" in shown
+    assert "mine.py, line 7" in shown
+    assert app.run(["poc", "status", str(out), "--json"]) == 0
+    failures = json.loads(capsys.readouterr().out)["failures"]
+    assert {failure["arm"] for failure in failures} == {"SGD", "euler"}
+    assert app.run(["poc", "verify", str(out)]) == 0
+
+
+def test_not_a_number_everywhere_and_a_single_seed_end_in_undecided(tmp_path: Path, capsys: Capture) -> None:
+    """NaN as the metric, NaN losses from the middle on, one seed: no verdict, but a report that says why."""
+    task = write(tmp_path, metric="float('nan')")
+    source = Path(task.removesuffix(":Task"))
+    text = source.read_text(encoding="utf-8").replace(
+        ").mean()", ").mean() * (1.0 if self.calls < 15 else float('nan'))"
+    )
+    source.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "3", "--out", str(out), "--gate"]) == 11
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert {run.status for run in Store.open(out).runs()} == {"diverged"}
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["decision"] == "undecided"
+
+
+def test_without_variance_nothing_is_decided(tmp_path: Path, capsys: Capture) -> None:
+    """Every run of every seed ends at the same loss: no standard error, hence no verdict."""
+    task = write(tmp_path)
+    source = Path(task.removesuffix(":Task"))
+    text = source.read_text(encoding="utf-8").replace(").mean()", ").mean() * 0.0 + 1.0")
+    source.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    assert app.run(["poc", "run", task, *ARMS, "--seeds", "6", "--epochs", "1", "--out", str(out), "--gate"]) == 11
+    assert capsys.readouterr().out
+    assert {run.epochs[-1].val_loss for run in Store.open(out).runs()} == {1.0}
+
+
+MOODY = """
+# Each time that it is started it misbehaves in another way.
+import os, pathlib, sys, time
+counter = pathlib.Path(__file__).with_name("counter")
+mood = MOODS[len(counter.read_text())] if counter.exists() else MOODS[0]
+counter.open("a").write("x")
+if mood == "crash":
+    print("reading the data")
+    sys.exit("the disk is on fire")
+if mood == "silent":
+    sys.exit()
+if mood == "hang":
+    print("waiting for a resource", flush=True)
+    time.sleep(600)
+import sabun, torch
+parameter = torch.nn.Parameter(torch.randn(3))
+optimizer = sabun.swap(torch.optim.SGD([parameter], lr=0.1))
+if mood == "no log":
+    sys.exit()
+for epoch in (1, 2):
+    optimizer.zero_grad()
+    loss = (parameter**2).sum()
+    loss.backward()
+    optimizer.step()
+    value = loss.detach() * (float("nan") if mood == "nan" else 1.0)
+    sabun.log(epoch=1 if mood == "disorder" else epoch, val_loss="low" if mood == "words" else value)
+"""
+MOODS = ["good", "crash", "silent", "hang", "disorder", "nan", "good", "no log"]
+"""Of the runs in their order: seeds 0, 1, 2 of baseline and candidate (A B, B A, then the order turns), two repeats."""
+
+
+def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: Path, capsys: Capture) -> None:
+    script, out = tmp_path / "moody.py", tmp_path / "out"
+    script.write_text(MOODY.replace("MOODS", repr(MOODS), 1).replace("MOODS", repr(MOODS)), encoding="utf-8")
+    command = ["poc", "run", "--script", f"{python} {script}", "--candidate", "torch.optim:Adam"]
+    command += ["--seeds", "3", "--trials", "0", "--time-limit", "4", "--out", str(out)]
+    assert app.run(command) == 0
+    capsys.readouterr()
+    results = list(Store.open(out).results.values())
+    assert [run.status for run in results] == [
+        "failed" if mood in ("crash", "silent", "hang", "disorder", "no log") else "diverged" if mood == "nan" else
+        "finished" for mood in MOODS
+    ]  # fmt: skip
+    expected = {
+        "crash": "it ended with exit status 1. It printed last: reading the data | the disk is on fire",
+        "silent": "it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)' where the optimizer is made.",
+        "hang": "it ran beyond its time limit of 4 s. It printed last: waiting for a resource",
+        "disorder": "sabun.log was told epoch 1 after epoch 1.",
+        "no log": "it never called sabun.log",
+    }
+    assert app.run(["poc", "status", str(out)]) == 0
+    shown = capsys.readouterr().out
+    for mood, run in zip(MOODS, results, strict=True):
+        if mood in expected:
+            assert expected[mood] in run.failure
+            assert expected[mood] in shown
+            assert f"all that it printed: {out / 'logs' / run.run}.txt" in shown
+    before = (out / "records.jsonl").read_bytes()
+    assert app.run([*command, "--quiet"]) == 0  # done is done: nothing is run again
+    assert (out / "records.jsonl").read_bytes() == before
+    script.write_text(script.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert app.run(command) == 1
+    assert "task source" in capsys.readouterr().err
+
+
+def test_options_that_would_not_reach_a_script_are_refused(capsys: Capture) -> None:
+    assert app.run(["poc", "run", "--script", "python train.py", "--epochs", "3"]) == 2
+    assert "Put {epochs} into its command" in capsys.readouterr().err
+    assert app.run(["poc", "run", "--time-limit", "3"]) == 2
+    assert "--time-limit is for scripts" in capsys.readouterr().err
+
+
+FULL = """
+import contextlib, io, json, random, resource, signal, sys
+from pathlib import Path
+from sabun.cli import app
+from sabun.poc.store import Store
+
+out, task = Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+command = ["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
+           "--seeds", "2", "--epochs", "2", "--out", str(out), "--quiet"]
+rng, said, kept, size = random.Random(3), [], 0, 0
+for attempt in range(200):
+    size = size + rng.randrange(200, 4000) if kept < 14 else 3 * size  # room for so much in any one file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = app.run(command)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if Store.exists(out):
+        store = Store.open(out)
+        assert store.verify().ok
+        assert len(store.results) >= kept, "a finished run was lost"
+        kept = len(store.results)
+    assert not list(out.glob("report.*")) or kept == 14, "a report before the end"
+    assert not list(out.glob("*.new")), "something half-written"
+    if code == 0:
+        break
+    said.append([code, told.getvalue()])
+print(json.dumps({"attempts": attempt, "said": said, "kept": kept}))
+"""
+
+
+def test_a_full_disk_stops_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """The kernel cuts writes short at a limit that grows from attempt to attempt: every file meets it somewhere."""
+    task = write(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "out"), task], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kept"] == 14
+    assert found["attempts"] > 6
+    for code, said in found["said"]:
+        assert code in (1, 2)
+        assert said.startswith("error: cannot write"), said
+        assert "File too large" in said
+        assert "fix: " in said
+    # Undisturbed, it gives the same records.
+    calm = tmp_path / "calm"
+    assert app.run(["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
+                    "--seeds", "2", "--epochs", "2", "--out", str(calm), "--quiet"]) == 0  # fmt: skip
+    disturbed, undisturbed = Store.open(tmp_path / "out").results, Store.open(calm).results
+    assert list(disturbed) == list(undisturbed)
+    for run, result in disturbed.items():
+        assert [e.val_loss for e in result.epochs] == [e.val_loss for e in undisturbed[run].epochs]
