@@ -231,7 +231,7 @@ def _unpack(setup: Mapping[str, Any]) -> Study:
 
     Raises StudyError for a script whose directory is not there.
     """
-    from sabun.poc.script import PREFIX
+    from sabun.poc.tasks import PREFIX
 
     study = Study.build(setup["study"])
     if setup["data"] is not None:
