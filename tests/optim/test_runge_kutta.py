@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from training import backward, batches, flat, network
 
 import sabun
+from sabun.bench.measuring import peak_extra_bytes
 from sabun.errors import OptionError, SchemeError, TrainingError
-from sabun.optim import RungeKutta
+from sabun.optim import RungeKutta, describe
 
 TABLEAUS = [n for n in sabun.schemes.SCHEMES if isinstance(sabun.schemes.get(n), sabun.schemes.ButcherTableau)]
 
@@ -41,7 +42,49 @@ def test_a_step_multiplies_by_the_stability_function(name: str) -> None:
         optimizer.step(closure_for(optimizer, theta, -z / 0.1, calls))
         expected = 1 + z * (b @ torch.linalg.solve(torch.eye(len(b), dtype=torch.float64) - z * A, one))
         assert float(theta) == pytest.approx(float(expected), rel=1e-12)
-        assert calls[0] == optimizer.gradient_evaluations <= tableau.stages
+        certified = tableau.certificate().gradient_evaluations
+        assert calls[0] == optimizer.gradient_evaluations == optimizer.stats()["gradient_evaluations"] == certified
+        assert RungeKutta([theta], 0.1, scheme=name).gradient_evaluations == certified  # before the first step, too
+
+
+@pytest.mark.parametrize("name", [n for n in TABLEAUS if sabun.schemes.get(n).b_embedded is not None])
+def test_with_error_control_a_step_costs_what_the_certificate_says(name: str) -> None:
+    theta = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer, calls = RungeKutta([theta], 0.01, scheme=name, step_control="embedded-error"), [0]
+    certified = sabun.schemes.get(name).certificate().controlled_evaluations
+    assert optimizer.gradient_evaluations == certified
+    optimizer.step(closure_for(optimizer, theta, 1.0, calls))
+    assert calls[0] == optimizer.gradient_evaluations == certified
+    assert describe(optimizer)["gradient_evaluations"] == certified
+
+
+def test_a_stage_that_nothing_uses_is_not_evaluated_wherever_it_stands() -> None:
+    """θ′ = −λθ by the midpoint rule, with an idle stage in its middle."""
+    idle = sabun.schemes.ButcherTableau(name="idle", A=((0, 0, 0), (1, 0, 0), (0.5, 0, 0)), b=(0, 0, 1))
+    theta = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer, calls = RungeKutta([theta], 0.1, scheme=idle), [0]
+    optimizer.step(closure_for(optimizer, theta, 2.0, calls))
+    assert theta.item() == pytest.approx(1 - 0.2 + 0.02, rel=1e-14)
+    assert calls[0] == optimizer.gradient_evaluations == idle.gradient_evaluations == 2
+
+
+@pytest.mark.parametrize("name", ["heun", "rk4", "bogacki-shampine", "chebyshev(5)"])
+def test_a_step_holds_the_copies_that_are_declared_and_keeps_none(name: str) -> None:
+    """Beside the gradients, which the closure makes: the start, and one gradient a stage."""
+    p = nn.Parameter(torch.ones(250, 250))
+    optimizer = RungeKutta([p], 0.1, scheme=name)
+
+    def closure() -> Tensor:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        p.grad.copy_(p.detach())
+        return p.detach()[0, 0]
+
+    optimizer.step(closure)
+    held = peak_extra_bytes(lambda: optimizer.step(closure), torch.device("cpu"))
+    copies = sabun.schemes.get(name).work_copies
+    assert copies * p.nbytes <= held < (copies + 0.1) * p.nbytes
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,6 @@ def test_noise_gain_at_the_ends() -> None:
 
 def test_cost() -> None:
     assert schemes.get("rk4").gradient_evaluations == 4
-    assert schemes.get("bogacki-shampine").gradient_evaluations == 4
     assert schemes.get("rk4").work_copies == 5
     unused = ButcherTableau("unused", ((0, 0), (1, 0)), (1, 0))
     assert unused.gradient_evaluations == 1
@@ -136,3 +135,17 @@ def test_families() -> None:
     with pytest.raises(SchemeError, match="no parameters"):
         schemes.get("rk4").with_parameters(stages=3)
     schemes.get("rk4").require_usable()
+
+
+def test_an_embedded_pair_costs_its_last_stage_only_where_its_error_is_asked_for() -> None:
+    """Bogacki–Shampine: the fourth stage is the gradient at the new point. A step of fixed length has no use for it,
+    and a new mini-batch makes the gradient there another one."""
+    pair = schemes.get("bogacki-shampine")
+    assert (pair.gradient_evaluations, pair.controlled_evaluations, pair.work_copies) == (3, 4, 4)
+    assert pair.certificate().gradient_evaluations == 3
+    assert pair.certificate().controlled_evaluations == 4
+    assert pair.certificate().interval_per_gradient == pytest.approx(2.5127 / 3, rel=1e-3)
+    assert "3 (4 with error control)" in str(pair.certificate())
+    heun = schemes.get("heun-euler")
+    assert (heun.gradient_evaluations, heun.controlled_evaluations) == (2, 2)
+    assert schemes.get("rk4").controlled_evaluations is None

@@ -116,9 +116,9 @@ class RungeKutta(torch.optim.Optimizer):
         }
         if lr is None:
             defaults["lr_found"] = True
-        self._evaluations = tableau.gradient_evaluations
         self._error = math.nan
         super().__init__(params, defaults)
+        self._evaluations = len(self._used)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group. Nothing is changed when one of its options is wrong."""
@@ -141,7 +141,7 @@ class RungeKutta(torch.optim.Optimizer):
             for name, value in {**{n: OPTIONS[n].default for n in _OWN}, **_RUNNING}.items():
                 group.setdefault(name, value)
             group["version"] = VERSION
-        self._evaluations = self.tableau.gradient_evaluations
+        self._evaluations = len(self._used)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave, as :meth:`sabun.Optimizer.load_state_dict` does.
@@ -230,22 +230,23 @@ class RungeKutta(torch.optim.Optimizer):
         lengths: Sequence[float],
         batch: SameBatch,
     ) -> list[Tensors]:
-        """k_1 … k_s; stages that nothing uses (the last one of an FSAL pair without control) are left out."""
-        tableau, adaptive = self.tableau, self.param_groups[0]["step_control"] == "embedded-error"
-        used = tableau.stages
-        while (
-            used > 1
-            and tableau.b[used - 1] == 0
-            and not (adaptive and tableau.b_embedded is not None and tableau.b_embedded[used - 1])
-        ):
-            used -= 1
+        """k_1 … k_s; a stage that nothing uses is left empty, and costs nothing."""
+        tableau = self.tableau
         stages = [first]
-        for row in tableau.A[1:used]:
-            self._move(places, start, stages, row, lengths, decay=False)
+        for i in range(1, tableau.stages):
+            if i not in self._used:
+                stages.append([])
+                continue
+            self._move(places, start, stages, tableau.A[i], lengths, decay=False)
             batch.loss()
             self._evaluations += 1
             stages.append(self._gradients(places))
         return stages
+
+    @property
+    def _used(self) -> tuple[int, ...]:
+        controlled = self.defaults["step_control"] == "embedded-error"
+        return self.tableau.used_stages(error_control=controlled)
 
     @staticmethod
     def _move(
@@ -285,7 +286,7 @@ class RungeKutta(torch.optim.Optimizer):
             lengths = [h] * len(places)
             stages = self._stages(places, start, first, lengths, batch)
             parts = [
-                sum((w * ks[i] for w, ks in zip(difference, stages, strict=False)), torch.zeros_like(start[i]))
+                sum((w * ks[i] for w, ks in zip(difference, stages, strict=True) if w), torch.zeros_like(start[i]))
                 for i in range(len(places))
             ]
             error = h * _norm(parts) / unit

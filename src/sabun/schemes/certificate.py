@@ -30,7 +30,8 @@ NOISE_AT = 0.05
 class Certificate:
     """What is known of a scheme.
 
-    ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at`` relative to
+    ``gradient_evaluations`` are those of a step of given length, ``controlled_evaluations`` those of one whose error is
+    measured. ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at`` relative to
     Euler's, infinite where unstable. ``largest_parasitic_root`` is a modulus, None where there is no parasitic root.
     Of a refused scheme ``refusal`` says why, and ``alternative`` what to use.
     """
@@ -50,6 +51,7 @@ class Certificate:
     noise_gain: float
     noise_at: float
     gradient_evaluations: int
+    controlled_evaluations: int | None
     state_copies: int
     work_copies: int
     startup: str | None
@@ -90,6 +92,7 @@ class Certificate:
             "noise_gain": self.noise_gain if math.isfinite(self.noise_gain) else None,
             "noise_at": self.noise_at,
             "gradient_evaluations": self.gradient_evaluations,
+            "controlled_evaluations": self.controlled_evaluations,
             "state_copies": self.state_copies,
             "work_copies": self.work_copies,
             "startup": self.startup,
@@ -130,7 +133,10 @@ class Certificate:
             rows.append((word("per_gradient"), short(self.interval_per_gradient)))
         gain = short(self.noise_gain) if math.isfinite(self.noise_gain) else word("unbounded")
         rows.append((word("noise", at=short(self.noise_at)), gain))
-        rows.append((word("gradients"), str(self.gradient_evaluations)))
+        gradients, controlled = str(self.gradient_evaluations), self.controlled_evaluations
+        if controlled not in (None, self.gradient_evaluations):
+            gradients = word("gradients_controlled", count=gradients, controlled=str(controlled))
+        rows.append((word("gradients"), gradients))
         rows.append((word("state"), str(self.state_copies)))
         if self.work_copies:
             rows.append((word("work"), str(self.work_copies)))
@@ -224,6 +230,7 @@ def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
             noise_gain=scheme.noise_gain(NOISE_AT) if scheme.is_usable else math.inf,
             noise_at=NOISE_AT,
             gradient_evaluations=scheme.gradient_evaluations,
+            controlled_evaluations=None,
             state_copies=scheme.state_copies,
             work_copies=0,
             startup=scheme.startup,
@@ -250,6 +257,7 @@ def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
         noise_gain=scheme.noise_gain(NOISE_AT),
         noise_at=NOISE_AT,
         gradient_evaluations=scheme.gradient_evaluations,
+        controlled_evaluations=scheme.controlled_evaluations,
         state_copies=scheme.state_copies,
         work_copies=scheme.work_copies,
         startup=None,

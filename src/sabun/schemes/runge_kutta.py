@@ -109,23 +109,36 @@ class ButcherTableau:
         """The abscissae c_i = Σ_j a_ij."""
         return tuple(sum(row, Fraction(0)) for row in self.A)
 
-    @cached_property
-    def gradient_evaluations(self) -> int:
-        """Gradients a step. One fewer than stages where the last is the next step's first (FSAL) — but a new mini-batch
-        makes it a new gradient, so it is counted here."""
-        needed = {i for i, w in enumerate(self.b) if w or (self.b_embedded is not None and self.b_embedded[i])}
+    def used_stages(self, *, error_control: bool) -> tuple[int, ...]:
+        """Indices of the stages that a step needs: those that its weights reach, with error control both weights."""
+        pairs = [self.b, self.b_embedded] if error_control and self.b_embedded is not None else [self.b]
+        needed = {i for weights in pairs for i, w in enumerate(weights) if w} | {0}
         for i in reversed(range(self.stages)):
             if i in needed:
                 needed |= {j for j, a in enumerate(self.A[i]) if a}
-        return len(needed)
+        return tuple(sorted(needed))
+
+    @cached_property
+    def gradient_evaluations(self) -> int:
+        """Gradients a step of given length."""
+        return len(self.used_stages(error_control=False))
+
+    @cached_property
+    def controlled_evaluations(self) -> int | None:
+        """Gradients a step whose error is measured too; None where there is no embedded companion.
+
+        Of a pair whose last stage is the next step's first (FSAL) that stage is counted: a new mini-batch makes it
+        another gradient.
+        """
+        return None if self.b_embedded is None else len(self.used_stages(error_control=True))
 
     state_copies = 0
     """Buffers of the size of θ kept from step to step: none. During a step there are :attr:`work_copies`."""
 
     @property
     def work_copies(self) -> int:
-        """Buffers of the size of θ during a step: the start θ_n and one gradient a stage."""
-        return self.stages + 1
+        """Buffers of the size of θ during a step of given length: the start θ_n and one gradient a stage."""
+        return self.gradient_evaluations + 1
 
     @cached_property
     def order(self) -> int:
