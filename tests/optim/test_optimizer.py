@@ -148,3 +148,33 @@ def test_a_wrong_group_changes_nothing(group, says) -> None:
 def test_a_misspelt_option_of_any_kind_names_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(OptionError, match=f"Did you mean '{meant}'"):
         sabun.Optimizer([torch.nn.Parameter(torch.ones(1))], lr=0.1, **{wrong: 0.5})
+
+
+@pytest.mark.parametrize("kind", [sabun.Optimizer, sabun.RungeKutta])
+@pytest.mark.parametrize("flag", ["differentiable", "capturable"])
+def test_what_cannot_be_had_of_torchs_options_is_refused_with_a_way_out(kind, flag: str) -> None:
+    p, q = (torch.ones(2, requires_grad=True) for _ in range(2))
+    optimizer = kind([p], 0.1, **{flag: False})
+    optimizer.add_param_group({"params": [q], flag: False})
+    assert not any(flag in group for group in optimizer.param_groups)
+    for ask in (
+        lambda: kind([p], 0.1, **{flag: True}),
+        lambda: kind([{"params": [p], flag: True}], 0.1),
+        lambda: optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], flag: True}),
+    ):
+        with pytest.raises(OptionError, match=f"{flag}=True is not supported") as caught:
+            ask()
+        assert caught.value.fix
+    assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize("kind", [sabun.Optimizer, sabun.RungeKutta])
+def test_a_step_inside_a_cuda_graph_is_refused(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    optimizer = kind([p], 0.1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(OptionError, match="capturable"):
+        optimizer.step(lambda: p.sum())
+    assert torch.equal(p, torch.ones(2))

@@ -25,7 +25,7 @@ from sabun.optim.averaging import AVERAGING, schedule_free_weight
 from sabun.optim.checkpoints import examined, keep_precision, take_bound, unpack
 from sabun.optim.fused import Engine
 from sabun.optim.kernels import Realization, Tensors
-from sabun.optim.options import FOREIGN, OPTIONS, check
+from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
 from sabun.optim.plan import refuse_sparse
 from sabun.optim.roles import filter_of, settle
 from sabun.optim.same_batch import SameBatch
@@ -76,7 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
 
     All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
-    each what is legal and what it means.
+    each what is legal and what it means. torch's ``differentiable`` and ``capturable`` may be False only.
 
     Raises:
         SchemeError: an unknown scheme, or one that cannot be used for training.
@@ -121,8 +121,10 @@ class Optimizer(torch.optim.Optimizer):
         **misspelt: object,
     ) -> None:
         named = locals()
-        for name in misspelt:
-            raise unknown(OptionError, "option", name, [*OPTIONS, *_ROLES])
+        for name, value in misspelt.items():
+            if name not in REFUSED:
+                raise unknown(OptionError, "option", name, [*OPTIONS, *_ROLES])
+            refuse(name, value)
         given = {name: named[name] for name in OPTIONS}
         if step_control is not None and step_control not in STEP_CONTROLS:
             raise unknown(OptionError, "step control", str(step_control), STEP_CONTROLS)
@@ -156,12 +158,18 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its own keys override the optimizer's. Nothing is changed when one of them is wrong."""
         if isinstance(param_group, dict):
+            for name in REFUSED:
+                refuse(name, param_group.get(name))
+                param_group.pop(name, None)
             settled = {key: value for key, value in param_group.items() if key not in ("params", "param_names")}
             for key, value in settled.items():
                 if key in OPTIONS:
                     check(key, value)
                 elif key not in FOREIGN and key not in _RUNNING and key not in self.defaults and key not in _ROLES:
-                    raise unknown(OptionError, "option in a parameter group", str(key), [*OPTIONS, *_ROLES])
+                    raise unknown(
+                        OptionError, "option in a parameter group", str(key), [*OPTIONS, *_ROLES],
+                        see="A note of your own can be put into optimizer.param_groups afterwards.",
+                    )  # fmt: skip
             if settled.get("step_control", self.defaults["step_control"]) != self.defaults["step_control"]:
                 raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
             if "scheme" not in settled and "momentum" not in settled:
@@ -224,6 +232,7 @@ class Optimizer(torch.optim.Optimizer):
                 "step() was called inside 'with optimizer.averaged()'.",
                 fix="The parameters hold the average there. Leave the block before training on.",
             )
+        refuse_capture()
         loss, batch = None, None
         controller = self._control()
         if closure is None and STEP_CONTROLS[self.defaults["step_control"]].needs_closure:

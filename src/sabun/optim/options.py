@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sabun.errors import OptionError, unknown
 
-__all__ = ["FOREIGN", "OPTIONS", "Option", "check", "check_learning_rate"]
+__all__ = ["FOREIGN", "OPTIONS", "REFUSED", "Option", "check", "check_learning_rate", "refuse", "refuse_capture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,20 @@ OPTIONS: Mapping[str, Option] = {
 
 # Keys that torch, its schedulers or common training code put into a group; no part of any update rule.
 FOREIGN = frozenset(
-    {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr",
-     "differentiable", "capturable"}
+    {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 )  # fmt: skip
+
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "differentiable": (
+        "a step records no graph for autograd",
+        "To differentiate through training use torch.optim.SGD or Adam with differentiable=True, or torch.func.",
+    ),
+    "capturable": (
+        "a step reads lr and its counters on the CPU, and a CUDA graph would repeat their first values for ever",
+        "Capture forward and backward, and call step() outside the graph; fused=True saves launches.",
+    ),
+}
+"""Options of torch.optim that cannot be had, each with the reason and the way out. False is what they are."""
 
 
 def check(name: str, value: object) -> None:
@@ -161,6 +172,19 @@ def check(name: str, value: object) -> None:
         raise unknown(OptionError, "option", name, OPTIONS)
     if not option.accepts(value):
         raise OptionError(f"{name} must be {option.legal}, not {value!r}.", fix=f"It is the {option.meaning}.")
+
+
+def refuse(name: str, value: object) -> None:
+    """Raise OptionError where an option of :data:`REFUSED` is asked for."""
+    if value not in (None, False):
+        reason, fix = REFUSED[name]
+        raise OptionError(f"{name}={value!r} is not supported: {reason}.", fix=fix)
+
+
+def refuse_capture() -> None:
+    """Raise OptionError while a CUDA graph is being captured."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        refuse("capturable", True)
 
 
 def check_learning_rate(lr: object) -> None:

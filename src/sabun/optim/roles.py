@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sabun import schemes
@@ -51,8 +52,23 @@ def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
         scheme = scheme.with_parameters(beta=float(momentum))
         scheme.require_usable()
     group["scheme"] = encode(scheme)
+    if group.get("start_up") == "unbiased":
+        _require_mass(group["scheme"], scheme.name)
     if "beta" in scheme.parameters:
         group["momentum"] = float(scheme.parameters["beta"])
+
+
+@lru_cache(maxsize=256)
+def _require_mass(text: str, name: str) -> None:
+    """The bias correction divides by the step response: it has to be there, and on the right side, from the start."""
+    filter_ = realize(text, None, "unbiased")
+    least = min(filter_.mass(n) for n in range(1, 200))
+    if least < 1e-6:
+        raise OptionError(
+            f"{name!r} cannot start 'unbiased': its response to a constant gradient falls to {least:.4g} on the way, "
+            "and the correction would divide by that.",
+            fix="Leave start_up out: 'hold' begins in the steady state and has nothing to correct.",
+        )
 
 
 def check_momentum(momentum: object) -> None:

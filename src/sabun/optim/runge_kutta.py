@@ -21,7 +21,7 @@ from torch.optim.optimizer import ParamsT
 from sabun.errors import OptionError, SchemeError, TrainingError, unknown
 from sabun.optim.checkpoints import examined, take_bound
 from sabun.optim.kernels import Tensors
-from sabun.optim.options import FOREIGN, OPTIONS, check, check_learning_rate
+from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
 from sabun.optim.plan import refuse_sparse
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.spec import decode_any, encode
@@ -89,8 +89,10 @@ class RungeKutta(torch.optim.Optimizer):
         maximize: bool = False,
         **misspelt: object,
     ) -> None:
-        for name in misspelt:
-            raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
+        for name, value in misspelt.items():
+            if name not in REFUSED:
+                raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
+            refuse(name, value)
         tableau = _tableau(scheme)
         if step_control not in (None, "fixed", "embedded-error"):
             raise unknown(OptionError, "step control of RungeKutta", str(step_control), ["fixed", "embedded-error"])
@@ -123,6 +125,9 @@ class RungeKutta(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group. Nothing is changed when one of its options is wrong."""
         if isinstance(param_group, dict):
+            for name in REFUSED:
+                refuse(name, param_group.get(name))
+                param_group.pop(name, None)
             for key, value in param_group.items():
                 if key in OPTIONS and key in _OWN:
                     check(key, value)
@@ -184,6 +189,7 @@ class RungeKutta(torch.optim.Optimizer):
                 "a Runge–Kutta step needs a closure: it evaluates the gradient several times.",
                 fix="Call optimizer.step(closure); closure clears the gradients, computes the loss and calls backward.",
             )
+        refuse_capture()
         batch = SameBatch(closure)
         loss = batch.loss()
         # As in torch, a parameter without a gradient stands still: no decay either.

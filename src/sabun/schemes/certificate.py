@@ -31,8 +31,9 @@ class Certificate:
     """What is known of a scheme.
 
     ``gradient_evaluations`` are those of a step of given length, ``controlled_evaluations`` those of one whose error is
-    measured. ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at`` relative to
-    Euler's, infinite where unstable. ``largest_parasitic_root`` is a modulus, None where there is no parasitic root.
+    measured. ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at``
+    relative to Euler's, infinite where unstable. ``largest_parasitic_root`` is a modulus, None where there is no
+    parasitic root.
     Of a refused scheme ``refusal`` says why, and ``alternative`` what to use.
     """
 
