@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from contest import ARMS, BASELINE, MUONS, OURS, UNTUNED
+from contest import ARMS, BASELINE, MUONS, OURS, PROFILES, UNTUNED
 from evidence import Arm, Evidence
 from scores import (
     Estimate,
@@ -143,6 +143,13 @@ def _head(evidence: Evidence) -> list[str]:
             "not the machine to themselves: take the columns in seconds as rough.",
             "",
         ]  # fmt: skip
+    missing = [task for task in PROFILES[evidence.profile].tasks if task not in evidence.tasks]
+    if missing:
+        lines += [
+            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run.** Means are over "
+            "the tasks below only. The same command goes on where it stopped.",
+            "",
+        ]
     if evidence.profile == "quick":
         lines += [
             "> **This is the quick profile**: small models and short runs, to see the machinery at work. "

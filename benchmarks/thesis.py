@@ -351,6 +351,17 @@ def flow_chart(flow: Mapping[str, Any]) -> Any:
 MARKER = re.compile(r"<!-- table: (\S+) -->.*?<!-- end -->", re.DOTALL)
 
 
+def filled(text: str, rows: Rows, seconds: Mapping[str, float]) -> str:
+    """The page with its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        regime = match.group(1)
+        table = "\n".join(scheme_table(rows, regime, seconds))
+        return f"<!-- table: {regime} -->\n\n*{REGIMES[regime][0]}; mean of {SEEDS} seeds*\n\n{table}\n\n<!-- end -->"
+
+    return MARKER.sub(fill, text)
+
+
 def render() -> None:
     from pictures import save
 
@@ -362,12 +373,7 @@ def render() -> None:
     if FLOW.exists():
         save(flow_chart(json.loads(FLOW.read_text(encoding="utf-8"))), IMAGES / "thesis-flow.svg")
 
-    def fill(match: re.Match[str]) -> str:
-        regime = match.group(1)
-        table = "\n".join(scheme_table(rows, regime, seconds))
-        return f"<!-- table: {regime} -->\n\n*{REGIMES[regime][0]}; mean of {SEEDS} seeds*\n\n{table}\n\n<!-- end -->"
-
-    PAGE.write_text(MARKER.sub(fill, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows, seconds), encoding="utf-8")
     print(PAGE)
 
 

@@ -104,6 +104,20 @@ def caption(task: str) -> str:
     return f"{task}: validation loss after {setting.steps} steps (± standard deviation of the paired differences)"
 
 
+def filled(text: str, rows: list[dict]) -> str:
+    """A page with its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, task = match.groups()
+        if name == "defaults":
+            made = defaults(rows, QUESTIONS["peers"].arms["first prototype"], task.split(","))
+            return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
+        made = table(rows, QUESTIONS[name], task)
+        return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
+
+    return MARKER.sub(fill, text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", nargs=2, metavar=("QUESTION", "TASK"), help="print one table and change nothing")
@@ -117,17 +131,7 @@ def main() -> None:
         print(table(rows, QUESTIONS[name], task))
         return
     for page in sorted(PAGES.glob("*.md")):
-
-        def fill(match: re.Match[str]) -> str:
-            name, task = match.groups()
-            if name == "defaults":
-                made = defaults(rows, QUESTIONS["peers"].arms["first prototype"], task.split(","))
-                return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
-            made = table(rows, QUESTIONS[name], task)
-            return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
-
-        text = page.read_text(encoding="utf-8")
-        page.write_text(MARKER.sub(fill, text), encoding="utf-8")
+        page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
         print(page)
 
 

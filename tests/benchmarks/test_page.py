@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from contest import ARMS, BASELINE, OURS, UNTUNED
-from evidence import Arm, Curve, Evidence
+from contest import ARMS, BASELINE, OURS, PROFILES, UNTUNED
+from evidence import Arm, Curve, Evidence, load
 from page import MUON_TUNED, charts, claims, page, reached
 
 TASKS = ("digits", "digits-cnn", "breast-cancer", "diabetes", "cifar10", "charlm", "charlm, wider")
@@ -74,6 +75,20 @@ def test_the_page_warns_of_a_shared_machine_and_of_the_quick_profile() -> None:
     assert "The machine was shared" in text
     assert "quick profile" in text
     assert "The machine was shared" not in page(Evidence("full", {}, {"quiet": True, "studies": {}}))
+
+
+def test_the_page_names_the_tasks_that_are_missing() -> None:
+    e = synthetic()
+    assert "Incomplete" not in page(e)
+    some = {task: e.tasks[task] for task in TASKS if task not in ("cifar10", "charlm")}
+    assert "Incomplete: cifar10, charlm have not been run." in page(Evidence("quick", some, e.about))
+
+
+def test_the_committed_page_is_that_of_the_committed_records() -> None:
+    root = Path(__file__).parents[2]
+    written = (root / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    profile = next(name for name in PROFILES if f"Profile **{name}**" in written)
+    assert page(load(root / "benchmarks" / "results" / f"{profile}.json")) == written
 
 
 def test_pictures_show_all_peers_and_the_page_shows_all_pictures() -> None:

@@ -107,3 +107,25 @@ def test_tables_show_the_best_rate_of_those_with_most_seeds_and_paired_differenc
     lost = {**row("b", 0.1, 0, 1.3), "status": "diverged"}
     assert math.isinf(tables.best([lost], "charlm", "b").mean)
     assert json.loads(json.dumps(lost)) == lost
+
+
+def test_every_table_in_the_pages_is_that_of_the_stored_records() -> None:
+    import thesis
+
+    rows = list(lab.read(lab.PUBLISHED).values())
+    pages = sorted(tables.PAGES.glob("*.md"))
+    assert len(pages) >= 9
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text, rows) == text, page.name
+    text = (thesis.ROOT / thesis.PAGE).read_text(encoding="utf-8")
+    seconds = json.loads((thesis.ROOT / thesis.SECONDS).read_text(encoding="utf-8"))
+    assert thesis.filled(text, list(lab.read(thesis.ROOT / thesis.PUBLISHED).values()), seconds) == text
+    assert "not measured" not in text
+
+
+def test_the_default_rate_is_the_best_in_geometric_mean() -> None:
+    rows = [row("a", lr, 0, loss) for lr, loss in ((0.1, 1.0), (0.2, 1.0), (0.4, 4.0))]
+    rows += [{**row("a", lr, 0, loss), "task": "digits"} for lr, loss in ((0.1, 4.0), (0.2, 1.0), (0.8, 1.0))]
+    last = tables.defaults(rows, "a", ["charlm", "digits"]).splitlines()[-1]
+    assert last == "| geometric mean of loss / best | 2.0000 | 1.0000 |"  # √(1 · 4) and 1, at the two rates in common
