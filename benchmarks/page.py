@@ -146,8 +146,8 @@ def _head(evidence: Evidence) -> list[str]:
     missing = [task for task in PROFILES[evidence.profile].tasks if task not in evidence.tasks]
     if missing:
         lines += [
-            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run.** Means are over "
-            "the tasks below only. The same command goes on where it stopped.",
+            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run.** "
+            "Means are over the tasks below only. The same command goes on where it stopped.",
             "",
         ]
     if evidence.profile == "quick":
@@ -305,6 +305,13 @@ def _tuning(evidence: Evidence) -> list[str]:
             cells.append(f"{arm.lr:.2g}{' †' if arm.at_edge else ''}" if arm is not None and arm.lr else "")
         if any(cells):
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    starved = sorted({name for arms in evidence.tasks.values() for name, arm in arms.items() if arm.at_edge})
+    if starved:
+        lines += [
+            "",
+            f"> **Under-tuned on at least one task: {'; '.join(starved)}.** A win against such an arm there proves nothing; "
+            "a loss to it stands.",
+        ]
     return [*lines, ""]
 
 

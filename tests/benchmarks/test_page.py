@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_the_page_names_the_tasks_that_are_missing() -> None:
     assert "Incomplete" not in page(e)
     some = {task: e.tasks[task] for task in TASKS if task not in ("cifar10", "charlm")}
     assert "Incomplete: cifar10, charlm have not been run." in page(Evidence("quick", some, e.about))
+
+
+def test_the_page_names_arms_whose_tuning_ended_at_an_edge() -> None:
+    e = synthetic()
+    assert "Under-tuned" not in page(e)
+    edge = {**e.tasks["digits"], "Lion": replace(e.tasks["digits"]["Lion"], at_edge=True)}
+    assert "Under-tuned on at least one task: Lion." in page(Evidence("quick", {**e.tasks, "digits": edge}, e.about))
 
 
 def test_the_committed_page_is_that_of_the_committed_records() -> None:
