@@ -68,8 +68,11 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything. ``decades``: width of each search space; with 3 several peers ended at the upper edge of
-    theirs on the short runs of the quick profile, so the others have 4. ``minutes``: what it may take on two quiet cores (or on one GPU)."""
+    """How much of everything.
+
+    ``minutes``: what it may take on two quiet cores (or on one GPU). ``decades``: width of each search space; with 3
+    several peers ended at the upper edge of theirs on the short runs of the quick profile, so the others have 4.
+    """
 
     name: str
     minutes: int

@@ -309,8 +309,8 @@ def _tuning(evidence: Evidence) -> list[str]:
     if starved:
         lines += [
             "",
-            f"> **Under-tuned on at least one task: {'; '.join(starved)}.** A win against such an arm there proves nothing; "
-            "a loss to it stands.",
+            f"> **Under-tuned on at least one task: {'; '.join(starved)}.** A win against such an arm there "
+            "proves nothing; a loss to it stands.",
         ]
     return [*lines, ""]
 

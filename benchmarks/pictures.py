@@ -87,7 +87,7 @@ def profile_chart(multiples: Mapping[str, Sequence[float]], *, ours: Sequence[st
             ),
             color=alt.Color("name:N", sort=names, scale=alt.Scale(domain=names, range=colours), title=None),
             strokeDash=alt.StrokeDash("name:N", sort=names, scale=alt.Scale(
-                domain=names, range=[[1, 0] if name in ours or n % 2 else [5, 3] for n, name in enumerate(names)]
+                domain=names, range=[[1, 0] if name == ours[0] or (n % 2 and name not in ours) else [5, 3] for n, name in enumerate(names)]
             ), title=None),
             strokeWidth=alt.condition(alt.FieldOneOfPredicate("name", list(ours)), alt.value(3.2), alt.value(1.6)),
         )
