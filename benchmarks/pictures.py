@@ -76,6 +76,11 @@ def profile_chart(multiples: Mapping[str, Sequence[float]], *, ours: Sequence[st
         rows.append({"name": name, "tau": widest * 1.02, "share": sum(map(math.isfinite, values)) / len(values)})
     names = list(multiples)
     others = iter(PALETTE)
+
+    def dash(n: int, name: str) -> list[int]:
+        whole = name == ours[0] if name in ours else n % 2 == 1
+        return [1, 0] if whole else [5, 3]
+
     colours = [OURS if name in ours else next(others) for name in names]
     return (
         alt.Chart(alt.Data(values=rows))
@@ -87,7 +92,7 @@ def profile_chart(multiples: Mapping[str, Sequence[float]], *, ours: Sequence[st
             ),
             color=alt.Color("name:N", sort=names, scale=alt.Scale(domain=names, range=colours), title=None),
             strokeDash=alt.StrokeDash("name:N", sort=names, scale=alt.Scale(
-                domain=names, range=[[1, 0] if name == ours[0] or (n % 2 and name not in ours) else [5, 3] for n, name in enumerate(names)]
+                domain=names, range=[dash(n, name) for n, name in enumerate(names)]
             ), title=None),
             strokeWidth=alt.condition(alt.FieldOneOfPredicate("name", list(ours)), alt.value(3.2), alt.value(1.6)),
         )
