@@ -14,6 +14,7 @@ from training import backward, batches, deviation, flat, network, trajectory
 import sabun
 from sabun.errors import OptionError, SchemeError
 from sabun.optim import create, presets
+from sabun.optim.notation import resolve
 
 
 def matrices(
@@ -53,8 +54,33 @@ def matrices(
         ),
         (lambda p: create("adamw", p, 0.01), lambda p: torch.optim.AdamW(p, 0.01)),
         (lambda p: create("lion", p, 0.001), lambda p: pytorch_optimizer.Lion(p, lr=0.001, betas=(0.9, 0.99))),
+        # A preset's name with parameters is the preset with these, and the row's own for the others.
+        (
+            lambda p: create("lion(0.95, 0.98)", p, 0.001),
+            lambda p: pytorch_optimizer.Lion(p, lr=0.001, betas=(0.95, 0.98)),
+        ),
+        (
+            lambda p: resolve("lion(beta1=0.95, weight_decay=0.1)").make(p, {"lr": 0.001, "beta2": 0.98}),
+            lambda p: pytorch_optimizer.Lion(p, lr=0.001, betas=(0.95, 0.98), weight_decay=0.1),
+        ),
+        (lambda p: create("qhm(0.5)", p, 0.3), lambda p: pytorch_optimizer.QHM(p, lr=0.3, momentum=0.9, nu=0.5)),
+        (
+            lambda p: resolve("adamw(0.8)").make(p, {"lr": 0.01}),
+            lambda p: torch.optim.AdamW(p, 0.01, betas=(0.8, 0.999)),
+        ),
     ],
-    ids=["sgd", "heavy-ball", "nesterov", "qhm", "adamw", "lion"],
+    ids=[
+        "sgd",
+        "heavy-ball",
+        "nesterov",
+        "qhm",
+        "adamw",
+        "lion",
+        "lion-betas",
+        "lion-keywords",
+        "qhm-nu",
+        "adamw-beta",
+    ],
 )
 def test_the_preset_is_the_public_implementation(ours, theirs) -> None:
     assert deviation(trajectory(ours), trajectory(theirs)) < 1e-12
@@ -237,3 +263,25 @@ def test_create_names_what_is_near() -> None:
     with pytest.raises(OptionError, match="lr must be"):
         create("adamw", network(), lr=math.nan)
     assert create("look-ahead(0.9, 2)", network()).param_groups[0]["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("read", [lambda t: create(t, network()), lambda t: resolve(t).make(network(), {"lr": 0.1})])
+def test_a_presets_parameters_are_those_of_its_scheme(read) -> None:
+    for text, scheme, metric in (
+        ("muon(0.9)", "nesterov(0.9)", "spectral"),
+        ("lion(0.8)", "lion(0.8, 0.99)", "sign"),
+        ("mars(gamma=1)", "look-ahead(0.95, 1)", "adam"),
+        ("nesterov(0.8)", "nesterov(0.8)", None),
+        ("look-ahead(0.8, 3)", "look-ahead(0.8, 3)", None),
+    ):
+        group = read(text).param_groups[0]
+        assert sabun.schemes.get(group["scheme"]) == sabun.schemes.get(scheme), text
+        assert group["preconditioner"] == metric, text
+    assert resolve("lion@none").make(network(), {"lr": 0.1}).param_groups[0]["preconditioner"] is None
+    for text, says in (
+        ("sgd(0.9)", "too many parameters"),
+        ("lion(0.9, 1.5)", r"in \[0, 1\)"),
+        ("muon(0.9, 2, 3)", "too many"),
+    ):
+        with pytest.raises(SchemeError, match=says):
+            read(text)

@@ -5,7 +5,7 @@
     torch.optim:SGD(momentum=0.9)           a class of any installed package, options in parentheses
 
 Special case: where a name is both and the preset is more than the scheme (``lion``: that scheme under the sign), the
-bare name means the preset, and with a metric or parameters of its own the scheme.
+name means the preset, also with parameters of that scheme, ``lion(0.95, 0.98)``; with a metric of its own the scheme.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from torch import nn
 from sabun import schemes
 from sabun.errors import OptionError, unknown
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.presets import create, presets
+from sabun.optim.presets import Preset, create, presets, row_of
 from sabun.optim.runge_kutta import RungeKutta
+from sabun.schemes.catalogue import parse as parse_scheme
 
 __all__ = ["SEE", "Maker", "Notation", "Option", "parse", "resolve"]
 
@@ -142,26 +143,13 @@ def _is_optimizer(value: object) -> bool:
 def _named(text: str, found: Notation) -> Maker:
     row = presets().get(found.name)
     preferred = row is not None and (found.name not in schemes.SCHEMES or row.preconditioner is not None)
-    if row is not None and preferred and found.metric is None and not found.arguments:
-
-        def preset(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-            return create(found.name, members, **{**found.options, **options})
-
-        accepts = tuple(key for key in _options_of(Optimizer) if key != "params")
-        _check_given(found, accepts)
-        return Maker(
-            "preset", found.name, preset, accepts, found.options, metric=row.preconditioner, averaging=row.averaging
-        )
+    if row is not None and preferred and found.metric is None:
+        return _preset(row, found)
     if found.name not in schemes.SCHEMES:
         raise unknown(OptionError, "optimizer", found.name, [*presets(), *schemes.SCHEMES], see=SEE)
     # The parentheses hold the scheme's own parameters and options of the optimizer, told apart by name.
-    family = schemes.SCHEMES[found.name].family
-    given = {key: value for key, value in found.options.items() if key not in family}
-    shaped = [
-        *map(repr, found.arguments),
-        *(f"{key}={value!r}" for key, value in found.options.items() if key in family),
-    ]
-    own = f"{found.name}({', '.join(shaped)})" if shaped else found.name
+    family = tuple(schemes.SCHEMES[found.name].family)
+    own, given = _shaped(found, family)
     base = schemes.get(own)
     base.require_usable()
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
@@ -184,6 +172,37 @@ def _named(text: str, found: Notation) -> Maker:
         if key not in accepts:
             raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
     return Maker("scheme", found.name, scheme, accepts, found.options, shape, found.metric)
+
+
+def _preset(row: Preset, found: Notation) -> Maker:
+    family = tuple(schemes.SCHEMES[parse_scheme(row.scheme)[0]].family)
+    own, given = _shaped(found, family)
+    accepts = tuple(key for key in _options_of(Optimizer) if key != "params")
+    for key in given:
+        if key not in accepts:
+            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
+    shaped = row_of(own)
+
+    def preset(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        changed = {key: options[key] for key in family if key in options}
+        rest = {key: value for key, value in options.items() if key not in changed}
+        if changed:
+            rest["scheme"] = schemes.get(shaped.scheme, **changed)
+        return create(own, members, **{**given, **rest})
+
+    return Maker(
+        "preset", found.name, preset, accepts, given, family, metric=row.preconditioner, averaging=row.averaging
+    )
+
+
+def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, Option]]:
+    """(name with the scheme's own parameters, the options of the optimizer): told apart by name."""
+    given = {key: value for key, value in found.options.items() if key not in family}
+    shape = [
+        *map(repr, found.arguments),
+        *(f"{key}={value!r}" for key, value in found.options.items() if key in family),
+    ]
+    return (f"{found.name}({', '.join(shape)})" if shape else found.name), given
 
 
 def _options_of(kind: Callable[..., object]) -> list[str]:

@@ -7,7 +7,7 @@ departs from it on purpose.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,8 +18,9 @@ from sabun.errors import OptionError, unknown
 from sabun.optim.groups import param_groups
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import check_learning_rate
+from sabun.schemes.catalogue import parse
 
-__all__ = ["PRESETS", "Preset", "create", "presets"]
+__all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +144,35 @@ def presets() -> Mapping[str, Preset]:
     return PRESETS
 
 
+def row_of(text: str) -> Preset:
+    """The row of that name, with the scheme's parameters that stand behind it; a bare scheme is a row of its own."""
+    name, parenthesis, inner = text.strip().partition("(")
+    row = PRESETS.get(name.strip())
+    if row is None:
+        if name.strip() not in schemes.SCHEMES:
+            raise unknown(OptionError, "preset", text, [*PRESETS, *schemes.SCHEMES])
+        return Preset(text, text, None, None, 0.1, "", "", "")
+    if not parenthesis:
+        return row
+    _, given = parse(f"{parse(row.scheme)[0]}({inner}")
+    return replace(row, scheme=schemes.get(row.scheme, **given).name)
+
+
 def create(
     name: str, params: nn.Module | Iterable[Any], lr: float | Tensor | None = None, **overrides: Any
 ) -> Optimizer:
     """An optimizer by the name that people know, such as ``"nadamw"``, over a module, named or bare parameters.
 
+    Parameters behind the name are those of its scheme, ``"lion(0.95, 0.98)"`` or ``"mars(gamma=1)"``; what is not given
+    is as in the row.
     ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
     hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
     and the head can be told); there, ``scheme``, ``momentum`` and ``preconditioner`` concern the hidden matrices and
     all other overrides both groups. Groups (dicts) are taken as they are. Names of the scheme catalogue work too.
 
-    Raises OptionError for an unknown name or a wrong option.
+    Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
-    row = PRESETS.get(name)
-    if row is None:
-        bare = name.partition("(")[0].strip()
-        if bare not in schemes.SCHEMES:
-            raise unknown(OptionError, "preset", name, [*PRESETS, *schemes.SCHEMES])
-        row = Preset(name, name, None, None, 0.1, "", "", "")
+    row = row_of(name)
     chosen: dict[str, Any] = {
         "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
         **row.options, **overrides,

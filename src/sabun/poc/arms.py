@@ -186,9 +186,9 @@ def _step(maker: Maker, options: Mapping[str, Option]) -> float:
     """The centre of the default search space: the table at the top."""
     if maker.signature is not None:
         return _class_step(maker.name, maker.signature, options)
-    if maker.metric is None:
+    if maker.metric in (None, "none"):
         return EUCLIDEAN_STEP
-    return SPECTRAL_STEP if maker.metric.partition("(")[0] == "spectral" else OTHER_STEP
+    return SPECTRAL_STEP if maker.metric == "spectral" else OTHER_STEP
 
 
 def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, Option]) -> float:
