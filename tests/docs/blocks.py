@@ -62,23 +62,27 @@ def matches(expected: str, output: str) -> bool:
 
 
 class Shell:
-    """A terminal in an empty folder: ``cd`` lasts, and standard error comes before standard output."""
+    """A terminal in an empty folder: ``cd`` lasts, and standard error comes before standard output.
 
-    def __init__(self, folder: Path) -> None:
+    ``tools`` is a directory that comes first on the path.
+    """
+
+    def __init__(self, folder: Path, tools: Path | None = None) -> None:
         self.folder = folder
-        bin_ = Path(sys.executable).parent
-        path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        self.plain = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.path = self.plain if tools is None else f"{tools}{os.pathsep}{self.plain}"
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         for name in list(self.environment):
             if name.startswith("SABUN_") and name not in ("SABUN_DATA", "SABUN_CHROMIUM"):
                 del self.environment[name]
 
     def type(self, command: str, expected: str) -> None:
         """Run ``command``; it must succeed and print what is expected."""
+        path = self.plain if "timeout " in command else self.path  # a kill must reach the process itself
         done = subprocess.run(
             ["bash", "-c", f'{command}\ncode=$?; pwd > "$SHELL_WHERE"; exit $code'],
             cwd=self.folder,
-            env={**self.environment, "SHELL_WHERE": str(self.folder / ".where")},
+            env={**self.environment, "PATH": path, "SHELL_WHERE": str(self.folder / ".where")},
             capture_output=True,
             text=True,
             check=False,
@@ -91,9 +95,22 @@ class Shell:
         where.unlink()
 
 
-def run(page: Path, folder: Path) -> int:
+def warm_tools(folder: Path, command: str) -> Path:
+    """``sabun`` and ``python FILE.py`` as forks of a process that has torch and the like imported (tests/warm.py)."""
+    (folder / "entry.py").write_text("from sabun.cli import main\n\nmain()\n", encoding="utf-8")
+    scripts = {
+        "sabun": f'exec {command} {folder / "entry.py"} "$@"',
+        "python": f'case "$1" in *.py) exec {command} "$@" ;; *) exec {sys.executable} "$@" ;; esac',
+    }
+    for name, line in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run(page: Path, folder: Path, tools: Path | None = None) -> int:
     """Run the blocks of a page in ``folder``; how many commands and blocks that were."""
-    shell, scope, ran = Shell(folder), {"__name__": "__page__"}, 0
+    shell, scope, ran = Shell(folder, tools), {"__name__": "__page__"}, 0
     here = Path.cwd()
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.excuse is not None:

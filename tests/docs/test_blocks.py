@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from blocks import Shell, blocks, commands, matches, run
+from blocks import Shell, blocks, commands, matches, run, warm_tools
 
 from sabun.cli.app import build
+from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RUNNING = [page for page in PAGES if any(b.excuse is None for b in blocks(page.read_text(encoding="utf-8")))]
+
+
+# What commands of sabun import, besides sabun, which each of them imports for itself.
+HEAVY = ("sklearn.datasets", "sklearn.model_selection", "sklearn.preprocessing", "optuna", "pydantic", "scipy.stats",
+         "typer", "rich.console", "rich.markdown", "rich.progress", "rich.table", "jinja2")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with Warm(*HEAVY) as warm:
+        yield warm_tools(tmp_path_factory.mktemp("tools"), warm.command)
 
 
 def name(page: Path) -> str:
@@ -22,8 +35,8 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", RUNNING, ids=name)
-def test_what_the_page_shows_runs(page: Path, tmp_path: Path) -> None:
-    assert run(page, tmp_path) > 0
+def test_what_the_page_shows_runs(page: Path, tools: Path, tmp_path: Path) -> None:
+    assert run(page, tmp_path, tools) > 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
