@@ -68,17 +68,26 @@ def test_every_float_survives_and_the_file_is_strict_json(a: float, b: float, c:
     assert repr(after) == repr(before)  # repr: nan equals nan, and -0.0 differs from 0.0
 
 
-def test_a_torn_last_line_is_ignored_by_readers_and_cut_off_by_writers(filled: Path, study: Study) -> None:
-    """At every length that a cut can leave."""
-    whole = (filled / "records.jsonl").read_bytes()
+def test_a_torn_last_line_is_ignored_by_readers_and_cut_off_by_writers(tmp_path: Path, study: Study) -> None:
+    """At every length that a cut can leave. Its event never came to the audit log: that is written after the record."""
+    path, log = tmp_path / "s", ("audit.jsonl", "audit.jsonl.head")
+    with Writer.start(path, study, HERE) as store:
+        store.append(result("a"))
+        store.append(result("b"))
+    before = {name: (path / name).read_bytes() for name in log}
+    with Writer.start(path, study, HERE) as store:
+        store.append(result("c"))
+    whole = (path / "records.jsonl").read_bytes()
     last = whole[:-1].rfind(b"\n") + 1
     for cut in [last + 1, *range(last + 2, len(whole), 37), len(whole) - 1]:
-        (filled / "records.jsonl").write_bytes(whole[:cut])
-        assert list(Store.open(filled).results) == ["a", "b"]
-        assert Store.open(filled).verify().torn
-        with Writer.start(filled, study, HERE) as store:
+        (path / "records.jsonl").write_bytes(whole[:cut])
+        for name in log:
+            (path / name).write_bytes(before[name])
+        assert list(Store.open(path).results) == ["a", "b"]
+        assert (Store.open(path).verify().ok, Store.open(path).verify().torn) == (True, True)
+        with Writer.start(path, study, HERE) as store:
             store.append(result("c"))
-        assert (filled / "records.jsonl").read_bytes() == whole
+        assert (path / "records.jsonl").read_bytes() == whole
 
 
 def test_zeros_in_the_place_of_the_last_line_are_a_torn_line_too(filled: Path, study: Study) -> None:

@@ -2,6 +2,7 @@
 
     study.json       the frozen specification and its hash, written before the first run
     records.jsonl    one line a session of work (its environment) and one line a finished run, in order of arrival
+    audit.jsonl      who asked for what, and when; holds the hash of every line of records (:mod:`sabun.poc.trail`)
     live.json        what is running now, for ``status``; replaced at will, never evidence
     lock             held by the one process that writes
 
@@ -33,7 +34,7 @@ from typing import Any, cast
 
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.poc import environment as environments
-from sabun.poc import tuning
+from sabun.poc import trail, tuning
 from sabun.poc.codec import decode, encode
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
@@ -51,7 +52,8 @@ STUDY, RECORDS, LIVE, LOCK = "study.json", "records.jsonl", "live.json", "lock"
 class Verification:
     """What ``verify`` found: number of good lines, the hash of the last, and in ``problem`` what is wrong, if anything.
 
-    ``torn``: the last line is incomplete, as after a crash; resuming the study mends it.
+    ``torn``: the last line is incomplete, as after a crash; resuming the study mends it. ``events`` of the audit log
+    hold, the last with hash ``audit_head``; ``cut_off`` of the runs that it saw start never ended, or have not yet.
     """
 
     ok: bool
@@ -59,6 +61,9 @@ class Verification:
     head: str
     problem: str = ""
     torn: bool = False
+    events: int = 0
+    audit_head: str = ""
+    cut_off: int = 0
 
 
 class Store:
@@ -83,6 +88,12 @@ class Store:
         """Bytes of whole lines."""
         self.head = GENESIS
         self.lines = 0
+        self.digests: list[str] = []
+        """SHA-256 of every line."""
+        self.run_at: dict[int, str] = {}
+        """Number of a line (from 1) → run id, where it is the record of a run."""
+        self.logged = False
+        """Whether the study began with an audit log."""
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -110,6 +121,7 @@ class Store:
                 fix="Restore the file; a changed study needs a directory of its own.",
             )
         store = cls(path, study, str(raw.get("created", "")), spaces)
+        store.logged = bool(raw.get("audit"))
         store._read()
         return store
 
@@ -178,17 +190,21 @@ class Store:
             os.close(handle)
         return False
 
-    def verify(self) -> Verification:
-        """Walk the chain again, from the file. Finds an edit, a deletion or a reordering anywhere before the last line.
+    def verify(self, *, anchor: str | None = None) -> Verification:
+        """Walk both chains again, from the files, and hold them against each other.
 
-        Whoever can write the file can also write a new chain; a ``head`` kept elsewhere shows that.
+        Finds an edit, a deletion, also at the end, an addition or a reordering. Whoever can write all files can also
+        write new chains; ``anchor``, a head hash of the audit log kept elsewhere, shows that.
         """
         try:
             again = Store.open(self.path)
+            held = trail.check(again, anchor=anchor)
+            cut_off = trail.unfinished(trail.read(again)) if held.ok else 0
         except StoreError as error:
             return Verification(False, 0, GENESIS, error.cause)
         torn = (self.path / RECORDS).exists() and (self.path / RECORDS).stat().st_size > again.size
-        return Verification(True, again.lines, again.head, "", torn)
+        head = held.head if held.count else ""
+        return Verification(held.ok, again.lines, again.head, held.problem, torn, held.count, head, cut_off)
 
     def _read(self) -> None:
         try:
@@ -217,6 +233,7 @@ class Store:
                 result = decode(record["result"])
                 self.results[result.run] = result
                 self.environment_of[result.run] = int(record["environment"])
+                self.run_at[number] = result.run
                 if record["exclusive"]:
                     self.exclusive.add(result.run)
                 if record["trial"] is not None:
@@ -228,8 +245,12 @@ class Store:
             raise self._damaged(number, f"cannot be read ({type(error).__name__}: {error})") from None
         if not chained:
             raise self._damaged(number, "does not follow from the line before it")
-        self.head = _hash(line)
-        self.lines = number
+        self._count(line)
+
+    def _count(self, line: bytes) -> None:
+        self.digests.append(hashlib.sha256(line).hexdigest())
+        self.head = self.digests[-1][: len(GENESIS)]
+        self.lines += 1
 
     def _damaged(self, number: int, what: str) -> StoreError:
         return StoreError(
@@ -244,6 +265,7 @@ class Writer(Store):
     _file: int = -1
     _lock: int = -1
     _session: int = 0
+    trail: trail.Trail
     _allow_mixed: bool = False
 
     @classmethod
@@ -271,6 +293,7 @@ class Writer(Store):
                 content = {
                     "schema_version": 1,
                     "hash": study.hash,
+                    "audit": trail.LOG,
                     "created": _now(),
                     "spaces": _plain_spaces(spaces or {}),
                     "study": study.model_dump(mode="json"),
@@ -280,10 +303,11 @@ class Writer(Store):
                 except OSError as error:
                     raise _cannot_write(path, error) from None
             refuse_other(path, study)  # again, now that nobody else can write
-            store = cls.open(path)
+            store = cls._open_checked(path)
             store._lock = lock
             store._allow_mixed = allow_mixed
             store._begin(dict(environment))
+            store.trail = trail.Trail(store)
         except BaseException:
             os.close(lock)
             raise
@@ -299,6 +323,19 @@ class Writer(Store):
                     fix="Resume where the study began, start in another directory, or allow mixed evidence: "
                     "the report will say so.",
                 )
+
+    @classmethod
+    def _open_checked(cls, path: Path) -> Writer:
+        """Open records and log that hold. What does not is logged, where that is possible, and never built upon."""
+        store = cls.open(path)
+        held = trail.check(store)
+        if not held.ok:
+            trail.report_tampering(path, held.problem)
+            raise StoreError(
+                f"the evidence in {path} does not hold: {held.problem}",
+                fix="Restore the files from a copy, or run the study again in another directory.",
+            )
+        return store
 
     def _begin(self, environment: dict[str, Any]) -> None:
         self.admit(environment)
@@ -346,6 +383,8 @@ class Writer(Store):
         if trial is not None:
             self.trials[result.run] = trial
         self.environment_of[result.run] = place
+        self.run_at[self.lines] = result.run
+        self.trail.ended(self, result)
 
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(
@@ -362,8 +401,7 @@ class Writer(Store):
                 os.lseek(self._file, self.size, os.SEEK_SET)
             raise _cannot_write(self.path, error) from None
         self.size += len(line) + 1
-        self.head = _hash(line)
-        self.lines += 1
+        self._count(line)
 
     def write_live(self, status: Mapping[str, Any]) -> None:
         """Say what is running, for ``status``. Best effort: a failure here must not cost the study."""
@@ -383,7 +421,10 @@ class Writer(Store):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.trail.close(self, reason="" if error is None else type(error).__name__)
+        finally:
+            self.close()
 
     @classmethod
     def open(cls, path: str | Path) -> Writer:
@@ -399,7 +440,11 @@ def refuse_other(path: Path, study: Study) -> None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file.", fix="Give a directory for the study's results.")
     if Store.exists(path):
-        held = Store.open(path).study
+        try:
+            held = Store.open(path).study
+        except StoreError as error:
+            trail.report_tampering(path, error.cause)
+            raise
         if held.hash != study.hash:
             raise StoreError(
                 f"{path} holds another study ({held.name!r}: {_first_difference(held, study)}).",
@@ -478,10 +523,6 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
         f"cannot write to {path}: {error.strerror or error}.",
         fix="Make room or mend the permissions, then give the same command again: finished runs are kept.",
     )
-
-
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _now() -> str:

@@ -129,6 +129,7 @@ def run(
         with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
             for there in others:
                 store.admit(there)
+            tell = _heard_by(store, tell)
             plan = Plan(study, store, tell)
             tell(events.StudyStarted(study, out, plan.total, len(store.results)))
             _Work(study, store, plan, chosen, tell).carry_out()
@@ -138,6 +139,21 @@ def run(
         chosen.close()
     tell(events.StudyFinished(study, out, time.monotonic() - begin))
     return evidence
+
+
+def _heard_by(store: Writer, tell: events.Listener) -> events.Listener:
+    """``tell``, after what belongs there has been written to the study's audit log."""
+
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.RunStarted):
+            store.trail.started(event.run)
+        elif isinstance(event, events.RunRetried):
+            store.trail.retried(event.run, event.reason)
+        elif isinstance(event, events.LookTaken):
+            store.trail.looked(event.seeds, decided=event.decided)
+        tell(event)
+
+    return hear
 
 
 class _Work:
