@@ -17,7 +17,7 @@ $(BIN)/.poc: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,mlflow,tensorboard,parquet,ray,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,ray,docs,dev]'
 	@touch $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report

@@ -247,6 +247,19 @@ def swap(optimizer: Any) -> Any:
     return swapped
 
 
+def seed() -> int | None:
+    """The run's seed, inside a study; None outside of one."""
+    begin()
+    return None if _session is None else int(_session.task["seed"])
+
+
+def swapped(optimizer: Any | None) -> bool:
+    """Whether ``optimizer`` is what ``swap`` returned; with None: whether it has returned anything."""
+    if _session is None or _session.optimizer is None:
+        return False
+    return optimizer is None or optimizer is _session.optimizer
+
+
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
     from sabun.poc import arms
 

@@ -1,0 +1,104 @@
+"""Hugging Face's Trainer: an optimizer by its name, and a Trainer as the script of a study. One line each.
+
+    Trainer(..., optimizer_cls_and_kwargs=optimizer("nesterov@adam", lr=3e-3, weight_decay=0.01))
+
+    attach(trainer)              # before trainer.train(); nothing happens outside of a study
+
+Tested with transformers 5.23. Needs ``pip install 'sabun[transformers]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from sabun.errors import TrainingError
+from sabun.integrations.common import make
+from sabun.poc import client
+
+__all__ = ["attach", "optimizer"]
+
+_SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
+    """What ``Trainer(optimizer_cls_and_kwargs=...)`` takes, for a preset or scheme by its notation.
+
+    ``options`` are the optimizer's, such as ``lr`` and ``weight_decay``. The optimizer sees the model, so presets for
+    hidden matrices (``muon``, ``soap``) tell them from embeddings and heads. As in the Trainer's own optimizers,
+    biases and norms get no weight decay. Raises OptionError where the Trainer makes it, for a name or an option that
+    does not exist.
+    """
+
+    def factory() -> Callable[..., Any]:
+        def over(model: nn.Module, **given: Any) -> Any:
+            return make(name, model, **given)
+
+        return over
+
+    return factory, options
+
+
+def attach(trainer: Trainer) -> Trainer:
+    """In a study: the arm's optimizer in the place of the Trainer's own, the run's seed, and a log of each evaluation.
+
+    The Trainer must evaluate (``eval_strategy="epoch"``). An optimizer given to it (``optimizers=``) is to be swapped
+    where it is made, before its scheduler: ``optimizer = sabun.swap(optimizer)``. Outside of a study nothing is done.
+    Raises TrainingError where one of the two is missing.
+    """
+    seed = client.seed()
+    if seed is None:
+        return trainer
+    if trainer.args.eval_strategy == "no":
+        raise TrainingError(
+            "this Trainer evaluates nothing, so there is no curve to compare.",
+            fix='Give TrainingArguments(eval_strategy="epoch") and an eval_dataset.',
+        )
+    if trainer.optimizer is None:
+        own = trainer.create_optimizer
+
+        def create_optimizer(*arguments: Any, **options: Any) -> Any:
+            fresh = trainer.optimizer is None
+            made = own(*arguments, **options)
+            if fresh:
+                trainer.optimizer = made = client.swap(made)
+            return made
+
+        trainer.create_optimizer = create_optimizer
+    elif not client.swapped(trainer.optimizer):
+        raise TrainingError(
+            "this Trainer was given its optimizer, with a scheduler that belongs to it.",
+            fix="Swap it where it is made: optimizer = sabun.swap(optimizer), before the scheduler.",
+        )
+    trainer.args.seed = seed
+    trainer.add_callback(_Log())
+    return trainer
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
+    """Each evaluation of the Trainer is a point of the curve."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **_: Any
+    ) -> None:
+        if state.global_step == self.step:
+            return  # before training, or once more after it
+        self.step = state.global_step
+        found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items() if key.startswith("eval_")}
+        if "loss" not in found:
+            raise TrainingError("this Trainer's evaluation gives no eval_loss.", fix="Give it labels, or a loss.")
+        trained = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        shown: dict[str, Any] = {
+            key: value for key, value in found.items() if key != "loss" and key not in _SPEED and _is_number(value)
+        }
+        client.log(val_loss=found["loss"], train_loss=trained, **shown)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
