@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
@@ -17,10 +18,21 @@ from sabun.optim.preconditioners import is_matrix
 
 __all__ = ["named", "param_groups", "split"]
 
-_EMBEDDING = re.compile(r"(^|[._])(\w*embed(ding)?s?|\w*emb|wte|wpe|relative_attention_bias)([._]|$)", re.IGNORECASE)
-_HEAD = re.compile(
-    r"(^|\.)(\w*head|heads|lm_head|classifier|logits|score|output|out_layer|fc_out|qa_outputs)(\.|$)", re.IGNORECASE
+# Tables of numbers, no maps: a row an entry of some vocabulary, a position, or a channel.
+_TABLE = re.compile(
+    r"(^|[._])(\w*embed(ding)?s?|\w*emb|wte|wpe|relative_attention_bias|relative_position_bias_table)([._]|$)"
+    r"|(^|\.)(shared\.weight|A_log|rel_pos_[hw])$",
+    re.IGNORECASE,
 )
+# A container's numbered member: "encoder.layer.3.". What lies in one is repeated, so it is no head, whatever its name.
+_REPEATED = r"[A-Za-z_]\w*\.\d+\."
+_HEAD = re.compile(
+    r"(^|\.)(?!multi_?head|pre_classifier)(\w*head|heads|head_dist|(\w+_)?classifier|cls|qa_outputs|score|logits|lm_loss"
+    r"|vocab_transform|vocab_projector|proj_out|fc_out|out_layer|output_layer)(\.|$)",
+    re.IGNORECASE,
+)
+_BLOCK = re.compile(rf"(^|\.){_REPEATED}\w+\.")
+_OUTPUT = re.compile(r"(^|\.)(fc|out|output|linear|decoder|final|unembed|generator\.proj)\.weight$", re.IGNORECASE)
 Named = Sequence[tuple[str, Tensor]]
 
 
@@ -42,15 +54,26 @@ def named(params: nn.Module | Iterable[Any]) -> Named:
     return pairs
 
 
+def _is_head(name: str) -> bool:
+    found = _HEAD.search(name)
+    return found is not None and not re.search(rf"(^|\.){_REPEATED}", name[: found.start() + 1])
+
+
+def _is_map(shape: torch.Size) -> bool:
+    """Whether a matrix of this shape maps channels to channels; a kernel of one input channel is a stack of filters."""
+    return is_matrix(shape) and not (len(shape) > 2 and shape[1] == 1)
+
+
 def split(
     params: nn.Module | Iterable[Any], is_hidden: Callable[[str, Tensor], bool] | None = None
 ) -> tuple[Named, Named]:
     """(hidden matrices, the rest), in order.
 
     A hidden matrix has two sides longer than one once it is flattened to (first dimension, all others), and is neither
-    an embedding nor the head. Embeddings are told by ``nn.Embedding`` or by name; the head by name, or as the last
-    matrix where no name tells it and no embedding could be tied to it. ``is_hidden(name, parameter)`` decides
-    instead, if given.
+    a depthwise kernel, nor an embedding or another table, nor in the head. Embeddings are told by ``nn.Embedding`` or
+    by name. The head is told by name, outside of repeated blocks, and all of that module is; or else it is the last
+    matrix; beside an embedding only if it is called an output, for else the weights are tied. ``is_hidden(name,
+    parameter)`` decides instead, if given.
     """
     pairs = named(params)
     if is_hidden is not None:
@@ -62,13 +85,14 @@ def split(
             tables = {id(p) for module in params.modules() if isinstance(module, kinds) for p in module.parameters()}
         # Names as a module gives them, tied weights under each of theirs.
         every = list(params.named_parameters(remove_duplicate=False)) if isinstance(params, nn.Module) else pairs
-        tables |= {id(p) for name, p in every if _EMBEDDING.search(name)}
-        heads = {id(p) for name, p in every if _HEAD.search(name) and is_matrix(p.shape)}
-        matrices = [p for _, p in pairs if is_matrix(p.shape)]
-        # An embedding without a head means tied weights: then the last matrix is a hidden one.
-        if not heads and not tables and len(matrices) > 1:
-            heads = {id(matrices[-1])}
-        chosen = {id(p) for p in matrices} - tables - heads
+        tables |= {id(p) for name, p in every if _TABLE.search(name)}
+        heads = {id(p) for name, p in every if _is_head(name) and is_matrix(p.shape)}
+        matrices = [(name, p) for name, p in pairs if _is_map(p.shape)]
+        if not heads and len(matrices) > 1:
+            name, last = matrices[-1]
+            if not tables or (_OUTPUT.search(name) and not _BLOCK.search(name)):
+                heads = {id(last)}
+        chosen = {id(p) for _, p in matrices} - tables - heads
     return [(n, p) for n, p in pairs if id(p) in chosen], [(n, p) for n, p in pairs if id(p) not in chosen]
 
 
