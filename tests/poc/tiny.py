@@ -147,3 +147,42 @@ class Deaf(Tiny):
         held = super().data()
         x, y = held["train"]
         return {**held, "train": (x[:1].repeat(64, 1), y[:1].repeat(64, 1))}
+
+
+class Batchable(Tiny):
+    """A small net whose seeds may be trained together."""
+
+    batchable = True
+
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+class Liar(Batchable):
+    """Says so, and has a loss that looks at more than the model and the batch."""
+
+    calls = 0
+
+    def loss(self, model, batch):
+        type(self).calls += 1
+        return super().loss(model, batch) * (1.0 + 0.5 * type(self).calls)
+
+
+class BatchNorm(Batchable):
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+
+class DropoutTogether(Dropout):
+    batchable = True
+
+
+class DatasetsTogether(Datasets):
+    batchable = True
+
+
+class Item(Batchable):
+    """A metric that leaves torch."""
+
+    def metric(self, model, batch):
+        return float(model(batch[0]).mean())

@@ -114,6 +114,10 @@ def run(
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds after which a run of --script counts as hanging.", metavar="SECONDS")
     ] = None,
+    batch_seeds: Annotated[
+        bool,
+        typer.Option("--batch-seeds", help="Train the seeds of an arm as one model, where task and arm allow it."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where records and report go. Default: runs/NAME.")] = None,
     jobs: Workers = None,
     executor: Where = None,
@@ -144,6 +148,8 @@ def run(
     if no_tuning and trials:
         raise OptionError(f"--no-tuning and --trials {trials} contradict one another.", fix="Give one of the two.")
     budget = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}
+    if batch_seeds:
+        budget["batch_seeds"] = True
     with _executing(executor, jobs, address) as chosen:
         study = study_of(source, task, script, baseline, candidate, budget, time_limit=time_limit)
         where = out if out is not None else Path("runs") / _slug(study.name)

@@ -79,6 +79,8 @@ class _Lines:
                 for key, value in event.tuning.best.items()
             )
             self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
+        elif isinstance(event, events.SeedsAlone):
+            self.out.print(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}")
         elif isinstance(event, events.RunRetried):
             self.out.print(f"run of {visible(event.run.arm)} starts again: {event.reason}")
         elif isinstance(event, events.RunFinished) and (said := self.failed.new(event)):
@@ -132,6 +134,8 @@ class _Bars:
                 self.progress.remove_task(self.runs.pop(event.run.id))
             if self.whole is not None:
                 self.progress.update(self.whole, completed=event.done, note=_left(event.remaining_s))
+        elif isinstance(event, events.SeedsAlone):
+            self.out.print(Text(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}"))
         elif isinstance(event, events.RunRetried):
             self.out.print(Text(f"run of {visible(event.run.arm)} starts again: {event.reason}"))
         elif isinstance(event, events.StudyFinished) and self.whole is not None:

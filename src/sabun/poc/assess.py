@@ -336,11 +336,17 @@ def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[fl
 
 
 def _bit_exact(arm: str, own: Runs, runs: Sequence[RunResult]) -> bool | None:
-    """Whether every repeated run ended with the same losses and the same weights; None without a repetition."""
+    """Whether every repeated run ended with the same losses and the same weights; None without a repetition, or where
+    seeds were trained together: they round differently from the repeated run, which is alone.
+    """
     found = [
         _trace(run) == _trace(own[run.seed])
         for run in runs
-        if run.phase == "repeat" and run.arm == arm and run.seed in own and run.status != "failed"
+        if run.phase == "repeat"
+        and run.arm == arm
+        and run.seed in own
+        and run.status != "failed"
+        and own[run.seed].together == run.together
     ]
     return all(found) if found else None
 

@@ -80,6 +80,8 @@ class _Classification:
 class Digits(_Classification):
     """1,797 images of handwritten digits, 8×8 (scikit-learn's ``load_digits``); an MLP 64-64-64-10."""
 
+    batchable = True
+
     def __init__(self, width: int = 64, batch_size: int = 32, device: str = "cpu") -> None:
         self.width = width
         self.batch_size = batch_size
@@ -95,6 +97,8 @@ class Digits(_Classification):
 
 class DigitsCNN(Digits):
     """The same images for a small convolutional net: two 3×3 convolutions with pooling, then a linear layer."""
+
+    batchable = False
 
     def __init__(self, width: int = 16, batch_size: int = 32, device: str = "cpu") -> None:
         super().__init__(width, batch_size, device)
@@ -112,6 +116,8 @@ class DigitsCNN(Digits):
 
 class BreastCancer(_Classification):
     """569 patients, 30 features, two classes (Wisconsin Diagnostic, in scikit-learn); an MLP 30-32-32-2."""
+
+    batchable = True
 
     def __init__(self, width: int = 32, batch_size: int = 16, device: str = "cpu") -> None:
         self.width = width
@@ -132,6 +138,7 @@ class Diabetes:
     The target is standardised too; the metric is the share of its (training) variance that is explained.
     """
 
+    batchable = True
     metric_name = "explained variance"
 
     def __init__(self, width: int = 32, batch_size: int = 16, device: str = "cpu") -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "RunFinished",
     "RunRetried",
     "RunStarted",
+    "SeedsAlone",
     "StudyFinished",
     "StudyStarted",
     "TuningFinished",
@@ -34,6 +35,14 @@ class StudyStarted:
     path: Path
     total: int
     done: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeedsAlone:
+    """The study asks for batched seeds, and those of this arm are trained one by one."""
+
+    arm: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ class StudyFinished:
 
 Event: TypeAlias = (
     StudyStarted
+    | SeedsAlone
     | TuningStarted
     | RunStarted
     | EpochDone

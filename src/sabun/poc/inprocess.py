@@ -65,6 +65,9 @@ class InProcess:
         self._trainer.prepare()
 
     def submit(self, unit: Unit) -> None:
+        if len(unit) > 1:
+            self._current = self._trainer.together(unit)
+            return
         (run,) = unit
         if run.arm not in self._warm and (run.phase == "time" or not self._shared):
             self._trainer.warm_up(run.arm)

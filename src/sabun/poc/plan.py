@@ -7,7 +7,7 @@ another, other arms are tuned, so no slot is idle before the last trials.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sabun.poc import events, tuning
 from sabun.poc.assess import assess, decided
@@ -17,6 +17,9 @@ from sabun.poc.spec import Run, Study
 from sabun.poc.store import Store
 
 __all__ = ["Plan", "evaluation_order"]
+
+TOGETHER = 32
+"""Seeds that are trained as one model at most. Fixed, so that a study's records do not depend on what is left to do."""
 
 
 def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
@@ -31,10 +34,18 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
 class Plan:
     """``ready`` is asked whenever a slot is free; ``total`` is the number of runs that the study will have."""
 
-    def __init__(self, study: Study, store: Store, tell: events.Listener = lambda event: None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        tell: events.Listener = lambda event: None,
+        alone: Collection[str] = (),
+    ) -> None:
+        """``alone``: arms whose seeds are trained one by one although the study asks for batched seeds."""
         self.study = study
         self.store = store
         self.tell = tell
+        self._alone = {arm.name for arm in study.arms} if not study.budget.batch_seeds else set(alone)
         self.tuners = {arm.name: tuning.Tuner(study, arm) for arm in study.arms}
         self.order = list(evaluation_order([arm.name for arm in study.arms], study.budget.seeds))
         self.seeds = study.budget.seeds
@@ -54,18 +65,22 @@ class Plan:
         """What may start now; None when all of the rest waits for a run in flight, or nothing is left."""
         busy = set(running)
         for tuner in self.tuners.values():
-            for run in tuner.pending(self.store.results):
-                if run.id not in busy:
-                    return (run,)
+            if (unit := self._first(self._units(tuner.trial(self.store.results)), busy)) is not None:
+                return unit
+        first = 0
         for seeds in (*self.study.budget.looks, self.study.budget.seeds):
             pairs = [(arm, seed) for arm, seed in self.order if seed < seeds]
             repeats = [(arm.name, 0) for arm in self.study.arms]
-            missing = [*self._missing(pairs, "evaluate"), *self._missing(repeats, "repeat")]
-            if missing or busy:
-                return next(((run,) for run in missing if run.id not in busy), None)
+            fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
+            units = [*self._units(fresh), *((run,) for run in self._runs_of(repeats, "repeat"))]
+            first = seeds
+            left = [unit for unit in units if any(run.id not in self.store.results for run in unit)]
+            if left or busy:
+                return self._first(left, busy)
             if self._needs_timing():
-                for run in self._missing(pairs, "time"):
-                    return (run,)
+                for run in self._runs_of(pairs, "time"):
+                    if run.id not in self.store.results:
+                        return (run,)
             if self._decided(seeds):
                 self.seeds = seeds
                 return None
@@ -75,8 +90,29 @@ class Plan:
         """Whether all trials of an arm are done."""
         return not self.tuners[arm].pending(self.store.results)
 
-    def _missing(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[Run]:
-        """Runs without a result, of arms whose tuning is complete."""
+    def _units(self, runs: Iterable[Run]) -> list[Unit]:
+        """Runs one by one, or the seeds of an arm together, in the order in which the arms come."""
+        by_arm: dict[str, list[Run]] = {}
+        units: list[Unit] = []
+        for run in runs:
+            if run.arm in self._alone:
+                units.append((run,))
+            else:
+                by_arm.setdefault(run.arm, []).append(run)
+        for own in by_arm.values():
+            units += [tuple(own[start : start + TOGETHER]) for start in range(0, len(own), TOGETHER)]
+        return units
+
+    def _first(self, units: Iterable[Unit], busy: set[str]) -> Unit | None:
+        """The first unit with a run that has no result, if it is not in flight."""
+        for unit in units:
+            names = [run.id for run in unit]
+            if not busy.intersection(names) and any(name not in self.store.results for name in names):
+                return unit
+        return None
+
+    def _runs_of(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[Run]:
+        """Runs of arms whose tuning is complete."""
         for arm, seed in pairs:
             if not self.tuned(arm):
                 continue
@@ -85,8 +121,7 @@ class Plan:
                 if arm not in self._best:
                     self._best[arm] = tuning.best(self.study, self.study.arm(arm), self.tuners[arm].seen)
                 self._runs[key] = Run(arm=arm, seed=seed, phase=phase, hyperparameters=dict(self._best[arm]))
-            if self._runs[key].id not in self.store.results:
-                yield self._runs[key]
+            yield self._runs[key]
 
     def _needs_timing(self) -> bool:
         """Whether a run of the comparison shared the machine; then all are timed again, alone, to be timed alike."""

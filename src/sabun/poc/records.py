@@ -49,7 +49,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One run: who (arm, seed, phase), how (hyperparameters), and what came out."""
+    """One run: who (arm, seed, phase), how (hyperparameters), and what came out.
+
+    ``together``: how many seeds of the arm were trained as one model, this one included; their records agree with those
+    of single runs up to rounding.
+    """
 
     run: str
     arm: str
@@ -66,6 +70,7 @@ class RunResult:
     started: str = ""
     ended: str = ""
     failure: str = ""
+    together: int = 1
 
     @property
     def final_loss(self) -> float:

@@ -30,10 +30,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sabun.errors import StoreError, StudyError, unknown
+from sabun.errors import StoreError, StudyError, TrainingError, unknown
 from sabun.poc import arms
 from sabun.poc.client import VARIABLE
 from sabun.poc.codec import decode_epoch, special
+from sabun.poc.executors import Unit
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Study
@@ -82,6 +83,10 @@ class ScriptTrainer:
 
     def warm_up(self, arm: str) -> None:
         """Nothing: every run is a process of its own, so the first one is no slower than the others."""
+
+    def together(self, unit: Unit) -> Iterator[tuple[Run, Epoch | RunResult]]:
+        """Not for scripts; a study that asks for it is refused before it starts."""
+        raise TrainingError("the seeds of a script cannot be trained together.", fix="Leave out batch_seeds.")
 
     def prepare(self) -> None:
         """Nothing, for the same reason."""

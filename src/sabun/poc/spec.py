@@ -22,7 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sabun.errors import StudyError, unknown
 from sabun.poc.records import Phase
 
-__all__ = ["Arm", "Budget", "LogUniform", "Option", "Run", "Scalar", "Schedule", "Study", "Thresholds", "derive_seed"]
+__all__ = [
+    "Arm",
+    "Budget",
+    "LogUniform",
+    "Option",
+    "Run",
+    "Scalar",
+    "Schedule",
+    "Study",
+    "Thresholds",
+    "derive_seed",
+    "hash_of",
+]
 
 Scalar = bool | int | float | str
 """A plain value in a specification."""
@@ -78,6 +90,8 @@ class Budget(_Frozen):
     ``looks``: numbers of seeds, below ``seeds``, after which the study is judged and may stop early: run that many
     seeds of every arm, call ``assess``, stop if ``poc.assess.decided`` says so, else go on to the next. The errors of
     all looks add up to the level (:func:`sabun.poc.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
+    ``batch_seeds``: seeds of an arm train together as one model where task and optimizer allow
+    (:mod:`sabun.poc.together`); part of the specification because it changes the last bits.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -86,6 +100,7 @@ class Budget(_Frozen):
     seeds: Annotated[int, Field(ge=1, le=1_000)] = 10
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     decades: Annotated[float, Field(gt=0, le=8)] = 3.0
+    batch_seeds: bool = False
 
     @model_validator(mode="after")
     def _looks_grow(self) -> Budget:
@@ -162,11 +177,7 @@ class Study(_Frozen):
     @property
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of every field."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
-
-    def canonical(self) -> str:
-        """JSON with sorted keys and no spaces: the text that is hashed."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hash_of(self.model_dump(mode="json"))
 
     @classmethod
     def build(cls, fields: Mapping[str, Any]) -> Study:
@@ -205,6 +216,12 @@ class Run(_Frozen):
         """Stable name of the run inside its study: 16 hexadecimal digits of a hash over all fields."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_of(fields: Mapping[str, Any]) -> str:
+    """SHA-256 over the JSON of ``fields``, with sorted keys and no spaces."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def derive_seed(root: int, *parts: str | int) -> int:

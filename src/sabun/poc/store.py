@@ -38,7 +38,7 @@ from sabun.poc import trail, tuning
 from sabun.poc.codec import decode, encode
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
-from sabun.poc.spec import LogUniform, Study
+from sabun.poc.spec import LogUniform, Study, hash_of
 
 __all__ = ["Store", "Verification", "Writer"]
 
@@ -102,7 +102,7 @@ class Store:
         try:
             raw = json.loads((path / STUDY).read_text(encoding="utf-8"))
             study = Study.build(raw["study"])
-            intact = raw["hash"] == study.hash
+            intact = raw["hash"] == hash_of(raw["study"])  # as it was written: later versions may know more fields
             spaces = {
                 arm: {name: LogUniform(**bounds) for name, bounds in space.items()}
                 for arm, space in raw["spaces"].items()
@@ -540,7 +540,9 @@ def _with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
         dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
         for epoch in result.epochs
     )
-    return dataclasses.replace(result, epochs=epochs)
+    # Seeds that were trained together shared their memory too.
+    memory = timed.peak_memory_bytes if result.together > 1 else result.peak_memory_bytes
+    return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)
 
 
 def _median(values: list[float]) -> float:

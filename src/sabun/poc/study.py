@@ -32,6 +32,7 @@ from sabun.poc.records import Epoch, RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
 from sabun.poc.store import Writer, refuse_other
+from sabun.poc.training import Trainer
 
 __all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
 
@@ -88,16 +89,25 @@ def default_study(
     )
 
 
-def validate(study: Study) -> None:
+def validate(study: Study) -> dict[str, str]:
     """Find every mistake that can be found before hours are spent: load the task, build each arm, take one step.
 
-    Raises the StudyError, SchemeError, OptionError … that the mistake deserves. Writes nothing.
+    Returns, of a study with ``batch_seeds``, why the seeds of an arm are trained one by one, for the arms where they
+    are. Raises the StudyError, SchemeError, OptionError … that the mistake deserves. Writes nothing.
     """
     for arm in study.arms:
         for bounds in arms.spaces(arm, study.budget.decades).values():
             if not 0 < bounds.low < bounds.high < float("inf"):
                 raise StudyError(f"arm {arm.name!r}: empty search space.", fix="Give a wider one.")
-    trainer(study).check()
+    carrier = trainer(study)
+    carrier.check()
+    if not study.budget.batch_seeds:
+        return {}
+    if not isinstance(carrier, Trainer):
+        raise StudyError("the seeds of a script cannot be trained together.", fix="Leave out batch_seeds.")
+    from sabun.poc import together
+
+    return together.check(carrier)
 
 
 def run(
@@ -124,14 +134,16 @@ def run(
     chosen = executor if executor is not None else InProcess() if jobs == 1 else Processes(jobs)
     try:  # workers get ready while the study is looked at
         refuse_other(out, study)
-        validate(study)
+        alone = validate(study)
         here, *others = chosen.begin(study, (out / "logs").resolve())
         with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
             for there in others:
                 store.admit(there)
             tell = _heard_by(store, tell)
-            plan = Plan(study, store, tell)
+            plan = Plan(study, store, tell, alone)
             tell(events.StudyStarted(study, out, plan.total, len(store.results)))
+            for arm, reason in alone.items():
+                tell(events.SeedsAlone(arm, reason))
             _Work(study, store, plan, chosen, tell).carry_out()
             store.write_live({"state": "finished", "done": len(store.results), "total": plan.total, "runs": []})
             evidence = Evidence(study, tuple(store.runs()), store.tuning, store.environment, store.mixed)

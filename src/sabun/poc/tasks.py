@@ -5,6 +5,7 @@ A task is a small class; nothing has to be imported from here::
     class Task:
         metric_name = "accuracy"                       # optional, with metric()
         batch_size = 32                                # optional (32)
+        batchable = True                               # optional: seeds may train as one model (sabun.poc.together)
         def model(self): ...                           # an nn.Module, freshly initialised
         def data(self): ...                            # {"train": (x, y), "validation": (x, y), "test": (x, y)}
         def loss(self, model, batch): ...              # mean over the batch, a scalar tensor
@@ -166,7 +167,7 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 @dataclass
-class _FunctionSession:
+class FunctionSession:
     """Mini-batches without replacement, a fresh permutation an epoch; an incomplete last batch is dropped."""
 
     task: FunctionTask
@@ -179,12 +180,15 @@ class _FunctionSession:
         self._order = torch.empty(0, dtype=torch.int64)
         self._rng = torch.default_generator
 
+    def order(self, epoch: int) -> Tensor:
+        """The permutation of the training examples in an epoch."""
+        generator = torch.Generator().manual_seed((self.seed + epoch * 1_000_003) % 2**63)
+        return torch.randperm(len(self.task.splits["train"]), generator=generator).to(self.task.device)
+
     def loss(self, step: int) -> Tensor:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed((self.seed + epoch * 1_000_003) % 2**63)
-            order = torch.randperm(len(self.task.splits["train"]), generator=generator)
-            self._order, self._epoch = order.to(self.task.device), epoch
+            self._order, self._epoch = self.order(epoch), epoch
         size = self.task.batch_size
         batch = self.task.splits["train"].batch(self._order[position * size : (position + 1) * size])
         # Dropout and the like draw the same numbers in every arm, and in every stage of a Runge–Kutta step.
@@ -225,6 +229,10 @@ class FunctionTask:
         self.device = torch.device(getattr(source, "device", "cpu"))
         self.has_metric = callable(getattr(source, "metric", None))
         self._splits: dict[str, _Tensors | _Items] = {}
+
+    @property
+    def holds_tensors(self) -> bool:
+        return all(isinstance(split, _Tensors) for split in self.splits.values())
 
     def prepare(self) -> None:
         """Load the data now, so that processes forked from this one share them; not where CUDA forbids a fork."""
@@ -272,7 +280,7 @@ class FunctionTask:
             raise StudyError(f"task {self.name!r}: {split!r} is empty.", fix="Give at least one example.")
         return found
 
-    def session(self, seeds: Seeds) -> Session:
+    def session(self, seeds: Seeds) -> FunctionSession:
         """A freshly initialised model, and batches in the order of the seeds."""
         with seeded(seeds.init), theirs(f"task {self.name!r}: model() fails", "Mend the task's model()."):
             model = self.source.model()
@@ -280,7 +288,7 @@ class FunctionTask:
             raise StudyError(f"task {self.name!r}: model() must return a torch.nn.Module.", fix="Return the model.")
         model.to(self.device)
         steps = len(self.splits["train"]) // self.batch_size
-        return _FunctionSession(self, model, seeds.batches, steps)
+        return FunctionSession(self, model, seeds.batches, steps)
 
 
 def load(name: str, options: Mapping[str, Scalar] | None = None) -> Task:

@@ -20,24 +20,26 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sabun.errors import StudyError
 from sabun.poc import arms
 from sabun.poc.blame import said
 from sabun.poc.curvature import Probe
 from sabun.poc.driving import Driver, averaged, enter_mode, state_bytes
+from sabun.poc.executors import Unit
 from sabun.poc.records import Epoch, RunResult, Status
 from sabun.poc.seeds import seeds_of
-from sabun.poc.spec import Run, Schedule, Study
+from sabun.poc.spec import Run, Scalar, Schedule, Study
 from sabun.poc.tasks import Scores, Session, Split, Task, load, seeded, theirs
 
-__all__ = ["Trainer", "factor"]
+__all__ = ["Trainer", "Training", "factor", "finite", "now", "sha256_of"]
 
 WARM_STEPS = 4
 """Steps of a run of phase ``time`` before its clock starts: optimizers make their state in the first one."""
@@ -60,10 +62,20 @@ class Trainer:
         self.task = task if task is not None else load(study.task, study.task_options)
         self._recipes = {arm.name: arms.recipe(arm) for arm in study.arms}
 
+        self.graphs: dict[object, Callable[..., Any]] = {}
+        """Traced by :mod:`sabun.poc.together`, and kept for the next unit of the same shapes."""
+
+    def optimizer(
+        self, arm: str, model: nn.Module, hyperparameters: Mapping[str, Scalar] | None = None
+    ) -> torch.optim.Optimizer:
+        """The arm's optimizer over ``model``."""
+        with seeded(0):  # an optimizer that draws numbers when made must not depend on what ran before
+            return self._recipes[arm].build(model, hyperparameters)
+
     def warm_up(self, arm: str) -> None:
         """One short, discarded training, so that an arm's first-run costs (lazy imports, caches) miss its clock."""
         with contextlib.suppress(Exception, SystemExit):  # whatever is wrong shows again in the run that counts
-            deque(_Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
+            deque(Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
 
     def prepare(self) -> None:
         """Load the data, and what torch leaves to its first optimizer, which takes it a second."""
@@ -78,7 +90,7 @@ class Trainer:
         mend = "Mend the task."
         for arm in self.study.arms:
             with seeded(0), theirs(f"task {self.study.task!r}: a training cannot begin", mend):
-                training = _Training(self, Run(arm=arm.name, seed=0, phase="tune"), epochs=1)
+                training = Training(self, Run(arm=arm.name, seed=0, phase="tune"), epochs=1)
             if arm is self.study.baseline:
                 for split in ("validation", "test"):
                     with seeded(0), theirs(f"task {self.study.task!r}: evaluating the {split} data fails", mend):
@@ -90,40 +102,62 @@ class Trainer:
 
     def run(self, run: Run) -> Iterator[Epoch | RunResult]:
         """Yield each epoch as it is done, and the result last. An error inside the run makes a failed result."""
-        started = _now()
+        started = now()
         seen: list[Epoch] = []
         try:
-            training = _Training(self, run, self.study.budget.epochs)
+            training = Training(self, run, self.study.budget.epochs)
             for item in training.clocked() if run.phase == "time" else training.run():
                 if isinstance(item, Epoch):
                     seen.append(item)
                 yield item
         except (Exception, SystemExit) as error:  # noqa: BLE001  (what a user's code raises costs this run alone)
-            yield RunResult(
-                run=run.id,
-                arm=run.arm,
-                seed=run.seed,
-                phase=run.phase,
-                hyperparameters=run.hyperparameters,
-                status="failed",
-                epochs=tuple(seen),
-                started=started,
-                ended=_now(),
-                failure=said(error),
-            )
+            yield _failed(run, seen, started, error)
+
+    def together(self, unit: Unit) -> Iterator[tuple[Run, Epoch | RunResult]]:
+        """Like ``run`` for several seeds of one arm, trained as one model. An error costs all of them."""
+        from sabun.poc.together import Together
+
+        started = now()
+        seen: dict[str, list[Epoch]] = {run.id: [] for run in unit}
+        try:
+            for run, item in Together(self, unit, self.study.budget.epochs).carry_out():
+                if isinstance(item, Epoch):
+                    seen[run.id].append(item)
+                else:
+                    del seen[run.id]
+                yield run, item
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (what a user's code raises costs this unit alone)
+            for run in unit:
+                if run.id in seen:
+                    yield run, _failed(run, seen[run.id], started, error, len(unit))
 
 
-class _Training:
+def _failed(run: Run, seen: Sequence[Epoch], started: str, error: BaseException, together: int = 1) -> RunResult:
+    return RunResult(
+        run=run.id,
+        arm=run.arm,
+        seed=run.seed,
+        phase=run.phase,
+        hyperparameters=run.hyperparameters,
+        status="failed",
+        epochs=tuple(seen),
+        started=started,
+        ended=now(),
+        failure=said(error),
+        together=together,
+    )
+
+
+class Training:
     """The state of one training: session, optimizer, and what was spent."""
 
-    def __init__(self, trainer: Trainer, run: Run, epochs: int) -> None:
+    def __init__(self, trainer: Trainer, run: Run, epochs: int, session: Session | None = None) -> None:
         self.run_spec = run
         self.study = trainer.study
         recipe = trainer._recipes[run.arm]
         self.schedule = recipe.schedule or trainer.study.schedule
-        self.session: Session = trainer.task.session(seeds_of(trainer.study, run))
-        with seeded(0):  # an optimizer that draws numbers when made must not depend on what ran before
-            self.optimizer = recipe.build(self.session.model, run.hyperparameters)
+        self.session = session if session is not None else trainer.task.session(seeds_of(trainer.study, run))
+        self.optimizer = trainer.optimizer(run.arm, self.session.model, run.hyperparameters)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.epochs = epochs
         self.per_epoch = self.session.steps_per_epoch
@@ -139,7 +173,7 @@ class _Training:
         self.probe = Probe(self.session, self.optimizer) if run.phase == "repeat" else None
 
     def run(self) -> Iterator[Epoch | RunResult]:
-        started = _now()
+        started = now()
         memory = _PeakMemory(self.device)
         with seeded(0):  # puts the process's generators back when the run is over
             history: list[Epoch] = []
@@ -147,16 +181,16 @@ class _Training:
                 done = self._epoch(epoch) if epoch else self._start()
                 history.append(done)
                 yield done
-                if not _finite(done):
+                if not finite(done):
                     break
-            diverged = not _finite(history[-1]) or history[-1].val_loss > history[0].val_loss
+            diverged = not finite(history[-1]) or history[-1].val_loss > history[0].val_loss
             # Test data are read once, by the paired comparison alone: tuning never sees them.
             test = self.scores("test") if self.run_spec.phase == "evaluate" else None
             yield self._result("diverged" if diverged else "finished", history, started, memory.read(), test)
 
     def clocked(self) -> Iterator[Epoch | RunResult]:
         """One epoch against the clock, after a few steps without it. Nothing is evaluated: the loss is nan."""
-        started = _now()
+        started = now()
         memory = _PeakMemory(self.device)
         self.budget = math.inf  # the learning rate stays at its start
         with seeded(0):
@@ -164,11 +198,11 @@ class _Training:
             while self.steps < WARM_STEPS:
                 self._scheduled_step()
             before = self.evaluations
-            _, train_s, optimizer_s = self._spend(before + self.per_epoch)
+            _, train_s, optimizer_s = self.spend(before + self.per_epoch)
             # The last step of a method with several evaluations may have gone beyond the epoch.
             share = self.per_epoch / (self.evaluations - before)
             done = Epoch(
-                1, None, math.nan, None, train_s * share, 0.0, optimizer_s * share, self.evaluations, self._lr()
+                1, None, math.nan, None, train_s * share, 0.0, optimizer_s * share, self.evaluations, self.lr()
             )
             yield done
             yield self._result("finished", [done], started, memory.read())
@@ -194,9 +228,9 @@ class _Training:
             test_metric=test.metric if test else None,
             peak_memory_bytes=memory,
             optimizer_state_bytes=state_bytes(self.optimizer),
-            weights_sha256=self._weights_sha256(),
+            weights_sha256=sha256_of(self.session.model.state_dict().items()),
             started=started,
-            ended=_now(),
+            ended=now(),
         )
 
     def _start(self) -> Epoch:
@@ -204,11 +238,11 @@ class _Training:
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
         scores = self.scores("validation")
-        return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self._lr(), extra)
+        return Epoch(0, None, scores.loss, scores.metric, 0.0, time.perf_counter() - begin, 0.0, 0, self.lr(), extra)
 
     def _epoch(self, epoch: int) -> Epoch:
         self.enter_training()
-        losses, train_s, optimizer_s = self._spend(epoch * self.per_epoch)
+        losses, train_s, optimizer_s = self.spend(epoch * self.per_epoch)
         train_loss = float(torch.stack(losses).mean()) if losses else None
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
@@ -223,11 +257,11 @@ class _Training:
             eval_s,
             optimizer_s,
             self.evaluations,
-            self._lr(),
+            self.lr(),
             extra,
         )
 
-    def _spend(self, budget: int) -> tuple[list[Tensor], float, float]:
+    def spend(self, budget: int) -> tuple[list[Tensor], float, float]:
         """Step until ``budget`` evaluations are spent: losses, seconds between two synchronisations, of those in the
         optimizer.
         """
@@ -262,8 +296,7 @@ class _Training:
             begin = time.perf_counter()
             with torch.enable_grad():
                 self.optimizer.zero_grad()
-                loss = self.session.loss(number)
-                torch.autograd.backward(loss)
+                loss = self.backward(number)
             self.evaluations += 1
             if not first:
                 first.append(loss.detach())
@@ -277,12 +310,18 @@ class _Training:
         self.cost = max(1, self.evaluations - before)
         return first[0] if first else torch.tensor(math.nan), seconds
 
+    def backward(self, number: int) -> Tensor:
+        """The loss on mini-batch ``number``; its gradients go to the parameters."""
+        loss = self.session.loss(number)
+        torch.autograd.backward(loss)
+        return loss
+
     def scores(self, split: Split) -> Scores:
         enter_mode(self.optimizer, "eval")
         with averaged(self.optimizer):
             return self.session.evaluate(split)
 
-    def _lr(self) -> float | None:
+    def lr(self) -> float | None:
         value = self.optimizer.param_groups[0].get("lr")
         return None if value is None else float(value)
 
@@ -290,18 +329,19 @@ class _Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _weights_sha256(self) -> str:
-        """Over names, dtypes, shapes and bytes of the model handed out (parameters and buffers)."""
-        digest = hashlib.sha256()
-        for name, value in self.session.model.state_dict().items():
-            if isinstance(value, Tensor):
-                digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-                flat = value.detach().cpu().contiguous().flatten()
-                digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-        return digest.hexdigest()
+
+def sha256_of(named: Iterable[tuple[str, object]]) -> str:
+    """Over names, dtypes, shapes and bytes of the tensors among ``named``."""
+    digest = hashlib.sha256()
+    for name, value in named:
+        if isinstance(value, Tensor):
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
 
 
-def _finite(epoch: Epoch) -> bool:
+def finite(epoch: Epoch) -> bool:
     return math.isfinite(epoch.val_loss) and (epoch.train_loss is None or math.isfinite(epoch.train_loss))
 
 
@@ -331,5 +371,5 @@ class _PeakMemory:
         return None
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")

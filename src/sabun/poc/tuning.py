@@ -108,13 +108,16 @@ class Tuner:
 
     def pending(self, results: Mapping[str, RunResult]) -> list[Run]:
         """The runs of the current trial that have no result yet; none when all trials are done."""
+        return [run for run in self.trial(results) if run.id not in results]
+
+    def trial(self, results: Mapping[str, RunResult]) -> list[Run]:
+        """All runs of the current trial; none when all trials are done."""
         while len(self.seen) < self.study.budget.trials:
             if not self._runs:
                 self._values = suggest(self.study, self.arm, self.seen)
                 self._runs = trial_runs(self.study, self.arm, len(self.seen), self._values)
-            missing = [run for run in self._runs if run.id not in results]
-            if missing:
-                return missing
+            if any(run.id not in results for run in self._runs):
+                return self._runs
             self.seen.append((self._values, objective([results[run.id] for run in self._runs])))
             self._runs = []
         return []
