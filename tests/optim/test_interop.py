@@ -18,6 +18,11 @@ TORCH = {
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.95, nesterov=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adam-maximize": lambda p: torch.optim.Adam(p, lr=0.001, weight_decay=0.1, maximize=True),
+    "adam-no-momentum": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.99)),
+    "momentum-maximize": lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.9, weight_decay=0.01, maximize=True),
+    "dampening-without-momentum": lambda p: torch.optim.SGD(p, lr=0.1, dampening=0.5),
+    "float32-tensor-lr": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.05), momentum=0.9),
     "tensor-lr": lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01, dtype=torch.float64)),
 }
 
@@ -69,12 +74,92 @@ def test_a_warm_up_may_stand_at_zero() -> None:
         (lambda p: torch.optim.RMSprop(p), "not torch.optim.rmsprop.RMSprop"),
         (lambda p: torch.optim.SGD(p, momentum=0.9, dampening=0.5), "dampening"),
         (lambda p: torch.optim.AdamW(p, amsgrad=True), "amsgrad"),
+        (lambda p: torch.optim.AdamW(p, capturable=True), "capturable"),
+        (lambda p: torch.optim.SGD(p, differentiable=True), "differentiable"),
+        (lambda p: torch.optim.SGD([{"params": list(p), "dampening": 0.5, "momentum": 0.9}]), "dampening"),
+        (lambda p: type("Mine", (torch.optim.SGD,), {})(p), "Mine"),
+        (lambda p: create("sgd", p), "sabun.optim"),
     ],
 )
 def test_what_has_no_equivalent_is_refused(make, says) -> None:
     with pytest.raises(OptionError, match=says) as caught:
         from_torch(make(network().parameters()))
     assert caught.value.fix
+
+
+def test_groups_that_differ_in_everything_go_on_as_they_were() -> None:
+    """Momentum, Nesterov, coupled decay, ascent and lr by group; one parameter that has no state yet, one frozen."""
+
+    def run(convert: bool):
+        model = network()
+        a, b, c, d = model.parameters()
+        optimizer = torch.optim.SGD(
+            [
+                {"params": [a], "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+                {"params": [b], "maximize": True, "lr": 1e-4},
+                {"params": [c], "momentum": 0.5},
+                {"params": [d], "momentum": 0.8, "lr": 0.01},
+            ],
+            lr=0.05,
+        )
+        d.requires_grad_(False)
+        for n, batch in enumerate(batches(40)):
+            if n == 20:
+                optimizer = from_torch(optimizer) if convert else optimizer
+                d.requires_grad_(True)
+                b.requires_grad_(False)
+            optimizer.zero_grad()
+            backward(model, batch)
+            optimizer.step()
+        return flat(model.parameters())
+
+    torch.testing.assert_close(run(True), run(False), rtol=1e-12, atol=1e-13)
+
+
+def test_step_counters_of_parameters_that_skipped_steps_come_along() -> None:
+    def run(convert: bool):
+        model = network()
+        first = next(model.parameters())
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        for n, batch in enumerate(batches(20)):
+            if n == 10 and convert:
+                optimizer = from_torch(optimizer)
+                counts = [int(optimizer.state[p]["step"]) for p in model.parameters()]
+                assert counts == [6, 10, 10, 10]
+            optimizer.zero_grad()
+            backward(model, batch)
+            if n in (1, 3, 4, 8, 15):
+                first.grad = None
+            optimizer.step()
+        return flat(model.parameters())
+
+    torch.testing.assert_close(run(True), run(False), rtol=1e-12, atol=1e-13)
+
+
+def test_a_schedule_can_be_resumed_on_what_comes_out() -> None:
+    """initial_lr becomes a time step as lr does, so that a new scheduler goes on where the old one stood."""
+
+    def schedule(optimizer, last_epoch):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n / 10), last_epoch)
+
+    def run(convert: bool):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        scheduler = schedule(optimizer, -1)
+        for n, batch in enumerate(batches(40)):
+            if n == 15 and convert:
+                optimizer = from_torch(optimizer)
+                assert optimizer.param_groups[0]["initial_lr"] == pytest.approx(0.5)
+                scheduler = schedule(
+                    optimizer, scheduler.last_epoch - 1
+                )  # a scheduler takes its first step when it is made
+            optimizer.zero_grad()
+            backward(model, batch)
+            optimizer.step()
+            scheduler.step()
+        return flat(model.parameters())
+
+    torch.testing.assert_close(run(True), run(False), rtol=1e-12, atol=1e-13)
 
 
 def test_names_come_along() -> None:

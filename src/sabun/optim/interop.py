@@ -14,12 +14,14 @@ from torch import Tensor
 from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim.optimizer import Optimizer
+from sabun.optim.options import REFUSED, refuse
 from sabun.optim.runge_kutta import RungeKutta
 from sabun.optim.spec import decode
 
 __all__ = ["describe", "from_torch"]
 
-_GENERIC = ("initial_lr", "param_names", "name")
+_LENGTHS = ("initial_lr", "max_lr", "min_lr", "swa_lr")
+"""What schedulers keep in a group, in units of lr."""
 
 
 def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
@@ -27,9 +29,14 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
 
     Takes ``torch.optim.SGD`` (momentum, Nesterov, weight decay, maximize) and ``torch.optim.Adam``/``AdamW``, group by
     group, in the middle of training too: momentum, second moments and step counts are copied. Learning rates become
-    time steps, h = lr/(1−β) for SGD. A scheduler must be made anew on the returned optimizer.
+    time steps, h = lr/(1−β) for SGD, and so does what a scheduler has left in a group: a scheduler must be made anew on
+    the returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks stay behind. ``optimizer`` is left alone.
 
-    Raises OptionError for any other optimizer, and for options without an equivalent: dampening, amsgrad, sparse state.
+    The continuation is identical while β is constant. torch's SGD under a *cycled* momentum is another method: its
+    buffer is a sum of gradients, not a mean.
+
+    Raises OptionError for any other optimizer, and for options without an equivalent: dampening (with momentum),
+    amsgrad, differentiable, capturable.
     """
     kind = type(optimizer)
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
@@ -44,10 +51,10 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
         params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
         groups.append({"params": params, **convert(group)})
     # A warm-up may stand at lr = 0 just now, which a constructor would refuse.
-    steps = [group.pop("lr") for group in groups]
+    lengths = [{key: group.pop(key) for key in ("lr", *_LENGTHS) if key in group} for group in groups]
     made = Optimizer(groups, lr=1.0)
-    for step, old, new in zip(steps, optimizer.param_groups, made.param_groups, strict=True):
-        new["lr"] = step
+    for found, old, new in zip(lengths, optimizer.param_groups, made.param_groups, strict=True):
+        new |= found
         for p in old["params"]:
             held = optimizer.state.get(p)
             if held:
@@ -55,11 +62,16 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
     return made
 
 
-def _common(group: dict[str, Any]) -> dict[str, Any]:
+def _common(group: dict[str, Any], mass: float) -> dict[str, Any]:
+    """The options that both kinds share, with all lengths in time steps; ``mass`` is 1 − β of a sum of gradients."""
+    for name in REFUSED:
+        refuse(name, group.get(name))
     return {
         "weight_decay": float(group["weight_decay"]),
         "maximize": bool(group["maximize"]),
         "foreach": group.get("foreach"),
+        **{key: _over(group[key], mass) for key in ("lr", *_LENGTHS) if key in group},
+        **({"name": group["name"]} if "name" in group else {}),
     }
 
 
@@ -71,7 +83,7 @@ def _sgd(group: dict[str, Any]) -> dict[str, Any]:
         raise OptionError(
             "SGD with dampening has no equivalent scheme.", fix="Drop dampening and multiply lr by (1 − dampening)."
         )
-    options = _common(group) | {"decoupled": False, "lr": _over(group["lr"], 1 - beta)}
+    options = _common(group, 1 - beta) | {"decoupled": False}
     if beta == 0:
         return options | {"scheme": schemes.get("euler")}
     return options | {"scheme": schemes.nesterov(beta) if group["nesterov"] else schemes.heavy_ball(beta)}
@@ -89,8 +101,7 @@ def _adam(group: dict[str, Any]) -> dict[str, Any]:
         raise OptionError("amsgrad has no equivalent here.", fix="Drop amsgrad.")
     beta1, beta2 = (float(beta) for beta in group["betas"])
     decoupled = group.get("decoupled_weight_decay", False)
-    return _common(group) | {
-        "lr": _over(group["lr"], 1.0),
+    return _common(group, 1.0) | {
         "scheme": schemes.heavy_ball(beta1),
         "preconditioner": "adam",
         "beta2": beta2,
@@ -108,7 +119,8 @@ def _adam_state(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over(lr: float | Tensor, divisor: float) -> float | Tensor:
-    return lr.detach().clone() / divisor if isinstance(lr, Tensor) else lr / divisor
+    """In float64 where lr is a tensor: a float32 quotient would be another number."""
+    return lr.detach().to(torch.float64, copy=True) / divisor if isinstance(lr, Tensor) else lr / divisor
 
 
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
