@@ -30,7 +30,8 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
     Takes ``torch.optim.SGD`` (momentum, Nesterov, weight decay, maximize) and ``torch.optim.Adam``/``AdamW``, group by
     group, in the middle of training too: momentum, second moments and step counts are copied. Learning rates become
     time steps, h = lr/(1−β) for SGD, and so does what a scheduler has left in a group: a scheduler must be made anew on
-    the returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks stay behind. ``optimizer`` is left alone.
+    the returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks stay behind, and ``optimizer``
+    is left alone.
 
     The continuation is identical while β is constant. torch's SGD under a *cycled* momentum is another method: its
     buffer is a sum of gradients, not a mean.
