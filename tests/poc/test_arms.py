@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sabun.errors import SchemeError, StudyError
 from sabun.poc.arms import Recipe, arm, recipe, spaces
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, LogUniform, Run
+from sabun.poc.study import run as study_run
 from sabun.poc.training import Trainer
 
 from .helpers import tiny_study
@@ -177,3 +179,30 @@ def test_a_bare_name_means_the_optimizer_that_people_know() -> None:
     }
     assert metrics == {"lion": "sign", "lion@adam": "adam", "lion(0.9, 0.99)": "sign", "nesterov": None}
     assert recipe(arm("lion@none")).step == recipe(arm("euler")).step
+
+
+SAM = "pytorch_optimizer:SAM(base_optimizer='torch.optim:SGD', rho=0.05)"
+OTHERS = {  # arm → gradient evaluations a step
+    "schedulefree:SGDScheduleFree": 1, "pytorch_optimizer:SOAP": 1, "pytorch_optimizer:MARS": 1, SAM: 2,
+    "pytorch_optimizer:AliG": 1, "torch.optim:Muon": 1, "torch.optim:LBFGS(max_iter=4)": None,
+}  # fmt: skip
+
+
+def test_optimizers_of_other_packages_train_in_a_study_and_pay_for_their_gradients(tmp_path: Path) -> None:
+    """Modes, closures, a gradient before the closure, an optimizer inside another, matrices alone, no lr at all."""
+    study = tiny_study(*OTHERS, task_name="Matrices", epochs=2, trials=1, tuning_seeds=1, seeds=1)
+    evidence = study_run(study, tmp_path)
+    for name, evaluations in OTHERS.items():
+        (result,) = (run for run in evidence.runs if run.arm == name and run.phase == "evaluate")
+        assert result.status == "finished", (name, result.failure)
+        assert result.epochs[-1].val_loss < result.epochs[0].val_loss, name
+        spent = result.epochs[-1].gradient_evaluations
+        assert spent <= 2 * 16 + 5 if evaluations is None else 32 - evaluations < spent <= 32 + evaluations, name
+    assert evidence.runs[0].hyperparameters
+
+
+def test_an_optimizer_for_matrices_alone_is_refused_where_there_are_others() -> None:
+    with pytest.raises(StudyError, match=r"torch.optim:Muon refuses.*only supports 2D.*in the presets \(muon\)"):
+        recipe(arm("torch.optim:Muon")).build(nn.Linear(3, 1))
+    with pytest.raises(StudyError, match="pytorch_optimizer:Muon refuses"):  # it wants groups of its own kind
+        recipe(arm("pytorch_optimizer:Muon")).build(nn.Linear(3, 1))

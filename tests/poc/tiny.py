@@ -186,3 +186,10 @@ class Item(Batchable):
 
     def metric(self, model, batch):
         return float(model(batch[0]).mean())
+
+
+class Matrices(Tiny):
+    """Every parameter is a matrix."""
+
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 1, bias=False))

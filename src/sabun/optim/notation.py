@@ -33,6 +33,8 @@ __all__ = ["SEE", "Maker", "Notation", "Option", "parse", "resolve"]
 Option = bool | int | float | str | tuple[float | int, ...]
 """The value of an option: what a notation, a study file and a roll-out plan can hold."""
 
+_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
 Members = nn.Module | Iterable[Any]
 
 SEE = "An optimizer is a preset, a scheme (with @metric), or module:Class, for example torch.optim:SGD(momentum=0.9)."
@@ -113,7 +115,8 @@ def _class(found: Notation) -> Maker:
         if not getattr(kind, "takes_model", False):
             # Classes of other packages do not all take pairs of name and parameter.
             members = [member[1] if isinstance(member, tuple) else member for member in _named_of(members)]
-        return kind(members, **{**found.options, **options})
+        given = {**found.options, **options}
+        return kind(members, **{key: _inner(value) for key, value in given.items()})
 
     return Maker("class", found.name, make, accepts, found.options, signature=signature)
 
@@ -134,6 +137,11 @@ def _load(name: str) -> Callable[..., torch.optim.Optimizer]:
     if not _is_optimizer(kind):
         raise OptionError(f"{name} is not a torch.optim.Optimizer.", fix=SEE)
     return cast("Callable[..., torch.optim.Optimizer]", kind)
+
+
+def _inner(value: Any) -> Any:
+    """An option that is itself an optimizer's class, as SAM's ``base_optimizer='torch.optim:SGD'``."""
+    return _load(value) if isinstance(value, str) and _CLASS.fullmatch(value) else value
 
 
 def _is_optimizer(value: object) -> bool:

@@ -109,10 +109,11 @@ class Recipe:
             return self._make(members, values)
         except SabunError:
             raise
-        except (TypeError, ValueError, ImportError) as error:
+        except Exception as error:
             raise StudyError(
-                f"arm {self.arm.name!r}: {self.arm.optimizer} refuses {_shown(values)}: {error}.",
-                fix="Correct the arm's options or its search space.",
+                f"arm {self.arm.name!r}: {self.arm.optimizer} refuses {_shown(values)}: {str(error).rstrip('.')}.",
+                fix="Correct the arm's options or its search space, or choose an optimizer that fits the model: one "
+                "for matrices alone (torch.optim:Muon) has its counterpart for whole models in the presets (muon).",
             ) from error
 
 

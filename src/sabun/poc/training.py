@@ -158,7 +158,7 @@ class Training:
         self.schedule = recipe.schedule or trainer.study.schedule
         self.session = session if session is not None else trainer.task.session(seeds_of(trainer.study, run))
         self.optimizer = trainer.optimizer(run.arm, self.session.model, run.hyperparameters)
-        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.base_lrs = [group.get("lr") for group in self.optimizer.param_groups]
         self.epochs = epochs
         self.per_epoch = self.session.steps_per_epoch
         if self.per_epoch < 1:
@@ -286,7 +286,8 @@ class Training:
     def step(self, number: int, scale: float) -> tuple[Tensor, float]:
         """One step on mini-batch ``number`` at ``scale`` times the learning rate: loss, seconds in the optimizer."""
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * scale
+            if base is not None:  # a method that finds its own step has none
+                group["lr"] = base * scale
         before = self.evaluations
         first: list[Tensor] = []
         inside = 0.0
