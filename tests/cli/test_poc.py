@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sabun import audit
 from sabun.cli import app
 from sabun.poc.store import Store
 
@@ -114,6 +115,56 @@ def test_status_and_verify(study: Path, capsys: Capture) -> None:
     assert "22 of 22 runs, finished" in capsys.readouterr().out
     assert app.run(["poc", "verify", str(study)]) == 0
     assert Store.open(study).head in capsys.readouterr().out
+
+
+def test_a_verdict_is_an_event_and_every_report_prints_the_head_of_the_log(study: Path, capsys: Capture) -> None:
+    assert app.run(["poc", "report", str(study), "--quiet"]) == 0  # other tests have asked for the study since
+    events = audit.read(study / "audit.jsonl")
+    verdict = [event for event in events if event.event == "verdict"][-1]
+    data = json.loads((study / "report.json").read_text(encoding="utf-8"))
+    assert verdict.data["verdicts"] == {c["arm"]: c["verdict"]["decision"] for c in data["candidates"]}
+    head = data["audit"]["log_head"]
+    assert head == events[-1].hash
+    for name in ("report.html", "report.md"):
+        assert head in (study / name).read_text(encoding="utf-8")
+    for lang, words in (("en", "Head of the audit log"), ("ja", "監査ログの末尾ハッシュ")):
+        assert app.run(["poc", "report", str(study), "--lang", lang]) == 0
+        out = "".join(capsys.readouterr().out.split())
+        assert head in out
+        assert "".join(words.split()) in out
+    assert audit.read(study / "audit.jsonl") == events  # the same verdict again is no new event
+    assert app.run(["poc", "verify", str(study), "--anchor", head]) == 0
+    assert head in capsys.readouterr().out
+    assert app.run(["poc", "verify", str(study), "--anchor", "f" * 64]) == 1
+    assert "anchor" in capsys.readouterr().err
+
+
+def test_the_log_is_exported_for_people(study: Path, capsys: Capture) -> None:
+    events = audit.read(study / "audit.jsonl")
+    assert app.run(["poc", "log", str(study)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("run.ended") == 22
+    assert events[-1].hash in table
+    assert app.run(["poc", "log", str(study), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["event"] for row in rows] == [event.event for event in events]
+    assert app.run(["poc", "log", str(study), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["event"] == "study.frozen"
+
+
+def test_no_verdict_on_records_that_are_not_what_was_written(study: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name in ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head"):
+        (tmp_path / name).write_bytes((study / name).read_bytes())
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:-1]))
+    for command in (["report"], ["verify"], ["verify", "--json"]):
+        assert app.run(["poc", *command, str(tmp_path)]) not in (0, 2)
+        shown = capsys.readouterr()
+        assert "lines were cut off" in shown.out + shown.err
+    assert not (tmp_path / "report.html").exists()
+    told = [event.event for event in audit.read(tmp_path / "audit.jsonl")]
+    assert told[-1] == "tampering.found"
+    assert told.count("tampering.found") == 1
 
 
 def test_verify_finds_an_edit(study: Path, tmp_path: Path, capsys: Capture) -> None:

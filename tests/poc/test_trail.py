@@ -284,10 +284,10 @@ def test_a_log_that_cannot_be_written_stops_the_study_and_keeps_its_records(
 
 def test_a_verdict_is_logged_once_for_the_same_records(copy: Path) -> None:
     store = Store.open(copy)
-    head = trail.write_verdict(store, {"torch.optim:SGD": "go"}, complete=True)
+    head = trail.write_verdict(store, {"torch.optim:SGD": "go"})
     assert head == audit.read(copy / "audit.jsonl")[-1].hash
-    assert trail.write_verdict(store, {"torch.optim:SGD": "go"}, complete=True) == head
-    assert trail.write_verdict(store, {"torch.optim:SGD": "no-go"}, complete=True) != head
+    assert trail.write_verdict(store, {"torch.optim:SGD": "go"}) == head
+    assert trail.write_verdict(store, {"torch.optim:SGD": "no-go"}) != head
     assert story(copy)[-2:] == ["verdict", "verdict"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sabun import audit
 from sabun.errors import MissingExtraError, RolloutError
 from sabun.rollout import evidence
 from sabun.rollout.plan import Gate, Plan, Side
@@ -28,7 +29,15 @@ def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: St
     held = json.loads((tmp_path / "study" / "study.json").read_text())
     assert finding.facts["study_hash"] == held["hash"]
     assert finding.facts["arm"] == "new"
+    assert finding.facts["audit_head"] == audit.read(tmp_path / "study" / "audit.jsonl")[-1].hash
     json.dumps(finding.to_json(), allow_nan=False)
+
+
+def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+    records = write_study(tmp_path / "study", seeds=12) / "records.jsonl"
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:-2]))
+    (problem,) = problems(tmp_path, plan)
+    assert "lines were cut off" in problem
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What ``sabun poc`` says of a study's records: ``report``, ``verify``, ``compare``, ``export``.
+"""What ``sabun poc`` says of a study's records: ``report``, ``verify``, ``log``, ``compare``, ``export``.
 
 The same judgement ends every ``run``: records in, reports out, and the decision as the exit code where it is asked for.
 """
@@ -6,6 +6,7 @@ The same judgement ends every ``run``: records in, reports out, and the decision
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sabun.cli.logs import Form, Format, show
 from sabun.cli.poc import Currency, Folder, Gate, Hours, Jobs, Json, Lang, Price, Quiet, Setup, opened, poc
 
 if TYPE_CHECKING:
     from sabun.poc.results import Tuning
     from sabun.poc.spec import Study
+    from sabun.poc.store import Store
     from sabun.report.facts import Report
     from sabun.report.money import Prices
     from sabun.report.table import Cell
@@ -52,21 +55,52 @@ def report(
 
 
 @poc.command()
-def verify(directory: Folder, as_json: Json = False) -> None:
-    """Check that no record was edited, removed or reordered. Exit code 1 where one was."""
+def verify(
+    directory: Folder,
+    anchor: Annotated[
+        str | None,
+        typer.Option(help="A head hash kept elsewhere (a report prints it), which the audit log must contain."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that no record or event was edited, removed, reordered or added. Exit code 1 where one was."""
     from sabun.cli import console
+    from sabun.errors import StoreError
+    from sabun.poc.trail import report_tampering
 
-    found = opened(directory).verify()
+    try:
+        found = opened(directory).verify(anchor=anchor)
+    except StoreError as error:
+        report_tampering(directory, error.cause)
+        raise
+    if not found.ok and (anchor is None or not opened(directory).verify().ok):  # an anchor may be mistyped
+        report_tampering(directory, found.problem)
     if as_json:
-        value = {"ok": found.ok, "lines": found.lines, "head": found.head, "problem": found.problem, "torn": found.torn}
-        print(json.dumps(value))
+        print(json.dumps(dataclasses.asdict(found)))
     elif found.ok:
         torn = " The last line is incomplete; resuming mends it." if found.torn else ""
-        console.stdout().print(f"{found.lines} records hold; the last one's hash is {found.head}.{torn}")
+        out = console.stdout()
+        out.print(f"{found.lines} records hold; the last one's hash is {found.head}.{torn}", soft_wrap=True)
+        if found.events:
+            out.print(
+                f"{found.events} events of the audit log agree with them. Head: {found.audit_head}", soft_wrap=True
+            )
+        else:
+            out.print("There is no audit log: the study was begun by an earlier version.", soft_wrap=True)
+        if found.cut_off:
+            out.print(f"Starts of runs that were cut off, or are under way: {found.cut_off}.")
     else:
-        console.stderr().print(f"error: {found.problem}")
+        console.stderr().print(f"error: {found.problem}", soft_wrap=True, markup=False)
     if not found.ok:
         raise typer.Exit(1)
+
+
+@poc.command()
+def log(directory: Folder, form: Form = Format.markdown) -> None:
+    """Export the audit log of a study: who asked for what, when; runs, looks, verdicts."""
+    from sabun.poc import trail
+
+    show(trail.read(opened(directory)), form)
 
 
 @poc.command()
@@ -176,7 +210,7 @@ def judged(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_
     from sabun.report import terminal
     from sabun.report.text import language, text
 
-    found = _judge(directory, prices)
+    found = _logged(_judge(directory, prices), directory)
     files = _write(found, directory, lang)
     if as_json:
         print(json.dumps({**as_data.to_dict(found), "files": files}, ensure_ascii=False, allow_nan=False))
@@ -196,7 +230,7 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
     from sabun.poc.assess import assess
     from sabun.report import model
 
-    store = opened(directory)
+    store = _checked(directory)
     runs, tuning = store.runs(), store.tuning
     records = directory / stores.RECORDS
     digest = hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else ""
@@ -211,6 +245,31 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
         prices=prices,
         mixed=store.mixed,
     )
+
+
+def _checked(directory: Path) -> Store:
+    """The study, if its records are those that its audit log saw written: nothing else is worth a verdict."""
+    from sabun.errors import StoreError
+    from sabun.poc import trail
+
+    store = opened(directory)
+    held = trail.check(store)
+    if not held.ok:
+        trail.report_tampering(directory, held.problem)
+        raise StoreError(
+            f"the evidence in {directory} does not hold: {held.problem}",
+            fix="Restore the files from a copy, or run the study again in another directory.",
+        )
+    return store
+
+
+def _logged(found: Report, directory: Path) -> Report:
+    """The report with the head of the study's audit log, in which its verdict is an event."""
+    from sabun.poc import trail
+
+    verdicts = {candidate.arm: candidate.verdict.decision for candidate in found.candidates}
+    head = trail.write_verdict(opened(directory), verdicts)
+    return dataclasses.replace(found, audit=dataclasses.replace(found.audit, log_head=head))
 
 
 def _descriptions(study: Study, tuning: Mapping[str, Tuning]) -> dict[str, Mapping[str, object] | None]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sabun import audit
+from sabun.cli.logs import Form, Format, show
 from sabun.errors import OptionError
 from sabun.rollout import evidence
 from sabun.rollout.choice import KILL_VARIABLE, choose, killed
@@ -36,14 +35,6 @@ Override = Annotated[
 Mlflow = Annotated[
     str | None, typer.Option("--mlflow", metavar="MODEL", help="Then move the aliases of this registered MLflow model.")
 ]
-
-
-class Format(StrEnum):
-    """How the log is exported."""
-
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
 
 
 def register(parent: typer.Typer) -> None:
@@ -173,18 +164,11 @@ def verify(
 
 
 @app.command()
-def log(
-    output: Annotated[Format, typer.Option("--format", help="markdown, csv or json.")] = Format.markdown,
-    plan: PlanOption = None,
-) -> None:
+def log(form: Form = Format.markdown, plan: PlanOption = None) -> None:
     """Export the audit log for people."""
     rollout = Rollout(plan)
     rollout.state()
-    records = rollout.log.records()
-    if output is Format.json:
-        typer.echo(json.dumps([dataclasses.asdict(record) for record in records], ensure_ascii=False, indent=2))
-    else:
-        typer.echo((audit.to_csv if output is Format.csv else audit.to_markdown)(records), nl=False)
+    show(rollout.log.records(), form)
 
 
 @app.command("choose")

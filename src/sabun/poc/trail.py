@@ -170,7 +170,7 @@ def unfinished(events: Iterable[Record]) -> int:
     return open_.total()
 
 
-def write_verdict(store: Store, verdicts: Mapping[str, str], *, complete: bool) -> str:
+def write_verdict(store: Store, verdicts: Mapping[str, str]) -> str:
     """Log what was said of the records of ``store``, once, and return the head hash of the log.
 
     ``verdicts``: candidate → decision. Returns "" for a study without a log, and where the log cannot be written
@@ -179,7 +179,7 @@ def write_verdict(store: Store, verdicts: Mapping[str, str], *, complete: bool) 
     if not (store.path / LOG).exists():
         return ""
     events = read(store)
-    said: dict[str, Json] = {"verdicts": dict(verdicts), "complete": complete, **_newest(store)}
+    said: dict[str, Json] = {"verdicts": dict(verdicts), "runs": len(store.results), **_newest(store)}
     before = [event for event in events if event.event == VERDICT]
     if before and before[-1].data == said:
         return events[-1].hash

@@ -98,6 +98,8 @@ class Audit:
     started: str
     ended: str
     environment: Mapping[str, str]
+    log_head: str = ""
+    """Hash of the last event of the study's audit log: kept elsewhere, it shows whether the log was written anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ def render(report: Report, lang: Language = "en") -> str:
     lines += [f"- {say(note)}" for note in report.phrases]
     lines += ["", "</details>", ""]
     lines.append(f"{report.generator} · `{report.audit.study_hash}`")
+    if report.audit.log_head:
+        lines += ["", f"{t('ui.log_head')}: `{report.audit.log_head}`"]
     return "\n".join(lines) + "\n"
 
 

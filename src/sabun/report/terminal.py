@@ -61,4 +61,7 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
         table.add_row(*row)
     against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
     note = Text(f"{against} {text('ui.level_note', lang, {'level': report.limits.level})}", style="dim")
-    return Group(head, table, note)
+    if not report.audit.log_head:
+        return Group(head, table, note)
+    anchor = Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim")
+    return Group(head, table, note, anchor)

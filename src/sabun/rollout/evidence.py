@@ -1,8 +1,9 @@
 """What a gate asks of a study, and what the study's own records answer.
 
 The verdict is not read from a report, which anybody could edit: it is computed again from the stored records, whose
-chain of hashes is checked on the way. Special cases: a study that is missing, damaged, unfinished, of other arms, or of
-mixed environments does not open a gate; neither does a verdict that could not be computed.
+chain of hashes is checked on the way, also against the study's audit log. Special cases: a study that is missing,
+damaged, unfinished, of other arms, or of mixed environments does not open a gate; neither does a verdict that could not
+be computed.
 
 This is the one module of the roll-out that needs the extra ``sabun[poc]``, on the operator's machine: training jobs
 never come here.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sabun.audit import Json
-from sabun.errors import MissingExtraError, RolloutError, SabunError, unknown
+from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, unknown
 from sabun.rollout.plan import STAGES, Gate, Option, Plan, Side, Stage
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _RANK = {"no-go": 0, "undecided": 1, "go": 2}
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a study says of one candidate: ``seeds`` paired evaluation seeds done of ``planned``, the last of them ended
-    at ``ended``; ``records`` is the hash that ends the chain of its records."""
+    at ``ended``; ``records`` is the hash that ends the chain of its records, ``audit_head`` that of its audit log."""
 
     study: str
     study_hash: str
@@ -44,6 +45,7 @@ class Evidence:
     planned: int
     ended: datetime | None
     mixed: bool
+    audit_head: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def examine(gate: Gate | None, plan: Plan, folder: Path, *, now: datetime | None
         "study": gate.study,
         "study_hash": evidence.study_hash,
         "records": evidence.records,
+        "audit_head": evidence.audit_head,
         "arm": evidence.arm,
         "baseline": evidence.baseline,
         "verdict": evidence.verdict,
@@ -136,6 +139,7 @@ def read(study: Path, plan: Plan) -> Evidence:
         planned=store.study.budget.seeds,
         ended=max((when if when.tzinfo else when.replace(tzinfo=UTC) for when in ended), default=None),
         mixed=store.mixed,
+        audit_head=store.verify().audit_head,
     )
 
 
@@ -174,7 +178,13 @@ def _open(study: Path) -> Store:
         from sabun.poc.store import Store
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return Store.open(study)
+    store = Store.open(study)
+    held = store.verify()
+    if not held.ok:
+        raise StoreError(
+            f"the evidence in {study} does not hold: {held.problem}", fix="Restore its files, or run the study again."
+        )
+    return store
 
 
 def _missing(error: ModuleNotFoundError) -> MissingExtraError:
