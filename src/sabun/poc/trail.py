@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["LOG", "Trail", "check", "disagreement", "read", "report_tampering", "unfinished", "write_verdict"]
 
 LOG = "audit.jsonl"
+"""The file of the trail, in the directory of the study."""
 SEAL_EVERY = 2.0
 """Seconds of a running study that a power cut may take from the end of its log; a kill takes nothing."""
 
