@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from sklearn import datasets
 
-from sabun.errors import StudyError
+from sabun.errors import MissingExtraError, StudyError
 from sabun.poc import builtin_tasks, data, tasks
 from sabun.poc.data import Source, fetch
 from sabun.poc.tasks import FunctionTask, Scores, Seeds, Session, load
@@ -200,6 +201,15 @@ def server(tmp_path: Path) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
 
+        def do_GET(self) -> None:
+            if not self.path.startswith("/broken"):
+                super().do_GET()
+                return
+            self.send_response(200)  # promises more than it sends, and hangs up
+            self.send_header("Content-Length", "4000")
+            self.end_headers()
+            self.wfile.write(b"data" * 100)
+
     handler = functools.partial(Quiet, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -219,14 +229,26 @@ def test_downloads_are_verified_cached_and_explained(
     gone = Source("file.bin", "http://127.0.0.1:9/file.bin", "sha256", checksum)
     assert fetch(gone) == path  # from the cache
     path.write_bytes(b"rotten")
-    with pytest.raises(StudyError, match=r"not the file it should be.*Delete it"):
-        fetch(gone)
-    path.unlink()
     with pytest.raises(StudyError, match=r"cannot download.*SABUN_DATA"):
-        fetch(gone)
-    with pytest.raises(StudyError, match="not the file it should be"):
+        fetch(gone)  # what rotted is not used
+    assert fetch(good).read_bytes() == b"data" * 1000  # but replaced, where that can be
+    path.unlink()
+    with pytest.raises(StudyError, match="is not the file it should be"):
         fetch(Source("file.bin", server, "md5", "0" * 32))
+    with pytest.raises(StudyError, match=r"cannot download .*/broken/file.bin: .*SABUN_DATA"):
+        fetch(Source("file.bin", server.replace("/file.bin", "/broken/file.bin"), "sha256", checksum))
+    with pytest.raises(StudyError, match=r"cannot download .*404"):
+        fetch(Source("file.bin", f"{server}.gone", "sha256", checksum))
     assert list((tmp_path / "cache" / "sabun").iterdir()) == []  # nothing bad is kept
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pooch", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'sabun\[poc\]', or put file.bin into a directory"):
+            fetch(good)
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "file.bin").write_bytes(b"other")
+    monkeypatch.setenv("SABUN_DATA", str(tmp_path / "wrong"))
+    with pytest.raises(StudyError, match=r"wrong/file.bin is not the file it should be.*Replace it"):
+        fetch(good)
     monkeypatch.setenv("SABUN_DATA", str(tmp_path / "served"))
     assert fetch(gone) == tmp_path / "served" / "file.bin"
     monkeypatch.setenv("SABUN_DATA", str(tmp_path / "nowhere"))

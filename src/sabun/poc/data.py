@@ -1,20 +1,17 @@
 """Data files that do not come with a package: from ``SABUN_DATA``, or downloaded once, checksum and all.
 
 Order: a file of that name in the directory ``$SABUN_DATA``; the cache (``$XDG_CACHE_HOME/sabun``, by default
-``~/.cache/sabun``); a download into the cache. A file whose checksum does not fit is never used and never kept.
+``~/.cache/sabun``); a download into the cache, by pooch. A file whose checksum does not fit is never used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from sabun.errors import StudyError
+from sabun.errors import MissingExtraError, StudyError
 
 __all__ = ["Source", "digest", "fetch", "provided"]
 
@@ -46,43 +43,57 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
     """The path of a verified copy. Raises StudyError that says what to do where there is none to be had."""
     given = provided(source.name)
     if given is not None:
-        _verify(given, source, f"Replace it by the file from {source.url}.")
+        found = digest(given, source.algorithm)
+        if found != source.checksum:
+            raise StudyError(
+                f"{given} is not the file it should be ({_sum(source, found)}, not {source.checksum[:12]}…).",
+                fix=f"Replace it by the file from {source.url}.",
+            )
         return given
     path = _cache() / source.name
-    if path.is_file():
-        _verify(path, source, "Delete it, and it is downloaded again.")
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=source.name)
+    if path.is_file() and digest(path, source.algorithm) == source.checksum:
+        return path  # without pooch: a training environment needs no more than the file
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(source.url, timeout=timeout) as answer:
-            while block := answer.read(1 << 20):
-                file.write(block)
-        _verify(Path(temporary), source, "Try again; if it stays so, the publisher has changed the file.")
-        Path(temporary).replace(path)
-    except (OSError, urllib.error.URLError) as error:
+        import pooch
+    except ImportError:
+        raise MissingExtraError(
+            f"{source.name} has to be downloaded, and pooch, which does that, is not installed.",
+            fix=f"pip install 'sabun[poc]', or put {source.name} into a directory and set {DIRECTORY} to it.",
+        ) from None
+    try:
+        kept = pooch.retrieve(
+            source.url,
+            known_hash=f"{source.algorithm}:{source.checksum}",
+            fname=source.name,
+            path=path.parent,
+            downloader=pooch.HTTPDownloader(timeout=timeout),
+        )
+    except OSError as error:  # no network, no such file there, a connection that broke, no room here
         raise StudyError(
-            f"cannot download {source.url}: {getattr(error, 'reason', error)}.",
+            f"cannot download {source.url}: {_reason(error)}.",
             fix=f"Get {source.name} on a machine with a network, put it into a directory, and set {DIRECTORY} to it.",
         ) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    except ValueError:  # pooch keeps no file whose checksum does not fit
+        raise StudyError(
+            f"{source.url} is not the file it should be (not {_sum(source, source.checksum)}).",
+            fix="Try again; if it stays so, the publisher has changed the file.",
+        ) from None
+    return Path(kept)
+
+
+def _sum(source: Source, value: str) -> str:
+    return f"{source.algorithm} {value[:12]}…"
+
+
+def _reason(error: OSError) -> str:
+    text = " ".join(str(error.strerror or error).split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(".")
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _verify(path: Path, source: Source, fix: str) -> None:
-    found = digest(path, source.algorithm)
-    if found != source.checksum:
-        raise StudyError(
-            f"{path} is not the file it should be ({source.algorithm} {found[:12]}…, not {source.checksum[:12]}…).",
-            fix=fix,
-        )
 
 
 def _cache() -> Path:
