@@ -16,6 +16,7 @@ the specification declares it (``budget.batch_seeds``) and every record says how
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sabun.errors import StudyError
@@ -274,16 +276,19 @@ class _Stacked(Session):
             def one(trained: Any, fixed: Any, batch: Any) -> Tensor:
                 return source.loss(_Model(skeleton, {**trained, **fixed}), batch)  # type: ignore[no-any-return]
 
-            self._graphs[key] = make_fx(vmap(grad_and_value(one)))(trained, fixed, batch)
+            self._graphs[key] = _lean(make_fx(vmap(grad_and_value(one)))(trained, fixed, batch))
         return self._graphs[key]
 
     def evaluate_each(self, split: Split) -> list[Scores]:
         """Loss and metric of every seed over a whole split."""
         data, size, skeleton = self.task.splits[split], self.task.evaluation_batch_size, self._skeleton
 
-        def over(function: Callable[[Any, Any], Tensor], batch: Any) -> Tensor:
-            return vmap(lambda held: torch.as_tensor(function(_Model(skeleton, held), batch)))(self.stacked)
+        def score(held: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
+            model = _Model(skeleton, held)
+            functions = (source.loss, source.metric) if self.task.has_metric else (source.loss,)
+            return tuple(torch.as_tensor(function(model, batch)) for function in functions)
 
+        source = self.task.source
         loss, metric = torch.zeros(len(self.models)), torch.zeros(len(self.models))
         was_training = skeleton.training
         skeleton.eval()
@@ -291,21 +296,49 @@ class _Stacked(Session):
             for start in range(0, len(data), size):
                 indices = torch.arange(start, min(start + size, len(data)), device=self.task.device)
                 batch, share = data.batch(indices), len(indices) / len(data)
-                loss += share * over(self.task.source.loss, batch).cpu()
-                if self.task.has_metric:
-                    metric += share * over(self.task.source.metric, batch).cpu()
+                found, *more = vmap(score, in_dims=(0, None))(self.stacked, batch)
+                loss += share * found.cpu()
+                for values in more:
+                    metric += share * values.cpu()
         skeleton.train(was_training)
         metrics = metric.tolist() if self.task.has_metric else [None] * len(self.models)
         return [Scores(*pair) for pair in zip(loss.tolist(), metrics, strict=True)]
 
 
 class _Model:
-    """What a task's loss is given for a model: called, it is the skeleton with one seed's parameters."""
+    """What a task's loss is given for a model: called, it is the skeleton with one seed's parameters.
+
+    Loss and metric ask for the same outputs one after the other; the second gets those of the first.
+    """
 
     def __init__(self, skeleton: nn.Module, held: Mapping[str, Tensor]) -> None:
         self._skeleton = skeleton
         self._held = held
         self.training = skeleton.training
+        self._last: tuple[tuple[Any, ...], Any] = ((), None)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return functional_call(self._skeleton, dict(self._held), arguments, options)
+        asked, output = self._last
+        if options or not arguments or len(asked) != len(arguments) or any(map(operator.is_not, asked, arguments)):
+            output = functional_call(self._skeleton, dict(self._held), arguments, options)
+            self._last = (arguments, output)
+        return output
+
+
+_SAME_SHAPE = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
+
+
+def _lean(traced: GraphModule) -> GraphModule:
+    """The same graph without its calls that change nothing: views and expansions to the shape that is there."""
+    for node in traced.graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.target in _SAME_SHAPE and _shape(node) is not None and _shape(node) == _shape(source):
+            node.replace_all_uses_with(source)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
+
+
+def _shape(node: Any) -> Any:
+    value = getattr(node, "meta", {}).get("val")
+    return value.shape if isinstance(value, Tensor) else None
