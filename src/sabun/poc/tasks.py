@@ -232,6 +232,7 @@ class FunctionTask:
 
     @property
     def holds_tensors(self) -> bool:
+        """Whether all splits are plain tensors, so that whole batches can be taken at once."""
         return all(isinstance(split, _Tensors) for split in self.splits.values())
 
     def prepare(self) -> None:

@@ -173,6 +173,7 @@ class Training:
         self.probe = Probe(self.session, self.optimizer) if run.phase == "repeat" else None
 
     def run(self) -> Iterator[Epoch | RunResult]:
+        """Its epochs as they end, and last its result."""
         started = now()
         memory = _PeakMemory(self.device)
         with seeded(0):  # puts the process's generators back when the run is over
@@ -280,6 +281,7 @@ class Training:
         return self.step(self.steps, factor(self.schedule, self.evaluations / self.budget))
 
     def enter_training(self) -> None:
+        """Put model and optimizer into training mode."""
         self.session.model.train()
         enter_mode(self.optimizer, "train")
 
@@ -318,11 +320,13 @@ class Training:
         return loss
 
     def scores(self, split: Split) -> Scores:
+        """Loss and metric over a whole split, at the point that the optimizer hands out."""
         enter_mode(self.optimizer, "eval")
         with averaged(self.optimizer):
             return self.session.evaluate(split)
 
     def lr(self) -> float | None:
+        """The learning rate of the first group; None where the optimizer has none."""
         value = self.optimizer.param_groups[0].get("lr")
         return None if value is None else float(value)
 
@@ -343,6 +347,7 @@ def sha256_of(named: Iterable[tuple[str, object]]) -> str:
 
 
 def finite(epoch: Epoch) -> bool:
+    """Whether the losses of an epoch are finite; a training loss that was not measured is."""
     return math.isfinite(epoch.val_loss) and (epoch.train_loss is None or math.isfinite(epoch.train_loss))
 
 
@@ -373,4 +378,5 @@ class _PeakMemory:
 
 
 def now() -> str:
+    """The time in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
