@@ -77,6 +77,7 @@ CASES: tuple[Case, ...] = (
     _case("schedule-free", "euler", "adam", averaging="schedule-free", weight_decay=0.1),
     _case("schedule-free-momentum", "nesterov", averaging="schedule-free"),
     _case("embedded-error", "nesterov", step_control="embedded-error"),
+    _case("balance", "nesterov", step_control="balance"),
     _case("stability", "look-ahead(0.9, 2)", step_control="stability", probe_every=2),
     Case("runge-kutta", _runge_kutta, closure=True),
 )

@@ -254,7 +254,29 @@ def test_what_a_control_cannot_do_is_refused() -> None:
     theta.grad = torch.ones_like(theta)
     with pytest.raises(OptionError, match="needs a closure"):
         optimizer.step()
-    with pytest.raises(OptionError, match="does not work in the 'spectral' metric"):
+    with pytest.raises(OptionError, match="does not work with the metric 'spectral'"):
         sabun.Optimizer([theta], 0.1, preconditioner="spectral", step_control="stability")
     with pytest.raises(OptionError, match="no learning rate"):
         sabun.Optimizer([theta], step_control="stability")
+
+
+def test_a_group_that_joins_between_probes_is_probed_before_its_first_step() -> None:
+    """A stiff newcomer, λ = 10⁶ at h = 10⁻³: unprobed, its first step throws it a thousandfold away."""
+    problem, stiff = Quadratic(), torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = sabun.Optimizer([problem.theta], 1e-3, step_control="stability", probe_every=1000)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = problem.loss() + 0.5 * joined * 1e6 * (stiff**2).sum()
+        loss.backward()
+        return loss
+
+    joined = 0.0
+    for _ in range(5):
+        optimizer.step(closure)
+    optimizer.add_param_group({"params": [stiff]})
+    joined = 1.0
+    for _ in range(20):
+        optimizer.step(closure)
+        assert float(stiff.abs().max()) <= 1.0
+    assert optimizer.stats()["curvature"] == pytest.approx(1e6, rel=0.05)

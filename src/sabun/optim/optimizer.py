@@ -68,11 +68,11 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters, or groups; a group may override every option below.
-        lr: h > 0, a number or a tensor of one element. May be left out with ``step_control="embedded-error"`` only.
+        lr: h > 0, a number or a tensor of one element. May be left out with "embedded-error" and "balance" only.
         scheme: a catalogue name such as ``"nesterov"`` or ``"look-ahead(0.9, 2)"``, or a ``LinearMultistep``.
         preconditioner: None, "adam", "sign", "spectral" or "kronecker".
         averaging: None, "ema", "tail" or "schedule-free"; see :meth:`averaged`.
-        step_control: None (fixed; any scheduler), "embedded-error" or "stability".
+        step_control: None (fixed; any scheduler), "embedded-error", "balance" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
 
     All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
@@ -131,7 +131,8 @@ class Optimizer(torch.optim.Optimizer):
         control = STEP_CONTROLS[step_control or "fixed"]
         if lr is None and not control.finds_step:
             raise OptionError(
-                "no learning rate given.", fix="Pass lr, or step_control='embedded-error', which finds its own step."
+                "no learning rate given.",
+                fix="Pass lr, or step_control='balance' (mini-batches) or 'embedded-error' (full batches).",
             )
         for name, value in given.items():
             check(name, value)
@@ -178,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
                 settled["scheme"] = self.defaults["scheme"]
             for key in ("lr", "preconditioner", "averaging"):
                 settled.setdefault(key, self.defaults[key])
-            self._require_metric(settled["preconditioner"])
+            self._require_roles(settled["preconditioner"], settled["averaging"])
             self._require_whole(param_group.get("params", ()))
             settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
             param_group.update(settled)
@@ -191,13 +192,14 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         self._plans.clear()
 
-    def _require_metric(self, name: str | None) -> None:
+    def _require_roles(self, metric: str | None, averaging: str | None) -> None:
         control = STEP_CONTROLS[self.defaults["step_control"]]
-        if control.metrics is not None and name not in control.metrics:
-            raise OptionError(
-                f"step_control={control.name!r} does not work in the {name!r} metric, where λ has no meaning.",
-                fix="Use preconditioner=None or 'adam', or a fixed lr.",
-            )
+        for role, name, legal in (("metric", metric, control.metrics), ("average", averaging, control.averages)):
+            if legal is not None and name not in legal:
+                raise OptionError(
+                    f"step_control={control.name!r} does not work with the {role} {name!r}.",
+                    fix=f"Use {' or '.join(repr(n) for n in legal)} there, or a fixed lr.",
+                )
 
     def _require_whole(self, params: Any) -> None:
         """A step control measures norms over all of a parameter, of which a shard knows its part only."""

@@ -1,8 +1,9 @@
 """How long is the step? The fourth role, as an ODE code has it: a controller beside the method.
 
 Special cases: ``fixed`` takes lr as it is, so any ``torch.optim.lr_scheduler`` is the controller. ``embedded-error``
-keeps the local error of a step at a tolerance and needs no learning rate. ``stability`` takes lr but keeps hλ inside
-the scheme's stability interval, with λ the largest curvature, measured along the way.
+keeps the local error of a step at a tolerance and needs no learning rate, on full batches; ``balance`` needs none on
+mini-batches. ``stability`` takes lr but keeps hλ inside the scheme's stability interval, with λ the largest curvature,
+measured along the way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from sabun.optim.balance import BALANCE, Balance
 from sabun.optim.plan import real_view, refuse_sparse
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.spec import decode
@@ -51,7 +53,7 @@ class StepControl:
     """One step control, as declared.
 
     ``running`` are the scalars that a group carries for it in checkpoints; ``copies`` its state tensors of the size of
-    θ. ``metrics`` are the preconditioners that it works with; None: all.
+    θ. ``metrics`` are the preconditioners that it works with, ``averages`` the averages; None: all.
     """
 
     name: str
@@ -62,6 +64,7 @@ class StepControl:
     needs_closure: bool = False
     copies: int = 0
     metrics: tuple[str | None, ...] | None = None
+    averages: tuple[str | None, ...] | None = None
     running: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -108,8 +111,8 @@ class EmbeddedError:
     not. The error is measured against tolerance·‖θ‖ over all parameters. A step whose error would exceed it is
     *rejected*: shortened before it is taken, for the error is known beforehand.
 
-    The estimate takes gradient noise for curvature. It is meant for full batches or large ones; small batches get
-    short steps.
+    The estimate takes gradient noise for curvature. It is meant for full batches; mini-batches get short steps, and
+    ``balance`` is for them.
     """
 
     def __init__(self) -> None:
@@ -198,8 +201,8 @@ class Stability:
 
     λ is found by power iteration, one product a probe: Hw ≈ (g(θ + εw) − g(θ))/ε on the same batch, one more call of
     the closure. The vector w is kept between probes, so that it follows the curvature as it turns. Probes come every
-    ``probe_every`` steps, and at once when the gradient has grown more than threefold since the last one: a jump of the
-    curvature is seen before the first step is taken in it.
+    ``probe_every`` steps, and at once when the gradient has grown more than threefold since the last one (a jump of the
+    curvature is seen before the first step is taken in it), or when a parameter joins that no probe has seen.
     """
 
     FIRST = 8  # products in the first probe, when w is still arbitrary
@@ -225,13 +228,15 @@ class Stability:
             return
         due = lead["control_count"] % lead["probe_every"] == 0
         jumped = norm > self.GROWTH * lead["control_norm"] > 0
+        # Only what was in a probe has a direction; a parameter that joins may bring any curvature.
+        joined = any("probe_direction" not in optimizer.state.get(p, {}) for p, _ in places)
         for group in optimizer.param_groups:
             group["control_count"] += 1
-        if not (due or jumped) or norm == 0:
+        if not (due or jumped or joined) or norm == 0:
             return
         first = lead["curvature"] == 0
         curvature = 0.0
-        for _ in range(self.FIRST if first or jumped else 1):
+        for _ in range(self.FIRST if first or jumped or joined else 1):
             curvature = self._product(optimizer, places, batch)
             if not math.isfinite(curvature) or curvature == 0:
                 break
@@ -320,12 +325,23 @@ STEP_CONTROLS: Mapping[str, StepControl] = {
         StepControl("fixed", "lr as it is; any lr_scheduler", ""),
         StepControl(
             "embedded-error",
-            "keeps the local error at a tolerance; needs no lr; for full or large batches",
+            "keeps the local error at a tolerance; needs no lr; for full batches",
             "Hairer, Nørsett & Wanner, Solving ODEs I, II.4; Hairer & Wanner II, IV.2",
             EmbeddedError,
             finds_step=True,
             copies=1,
             running=_EMBEDDED,
+        ),
+        StepControl(
+            "balance",
+            "longer while the path runs downhill, shorter where it wanders; needs no lr; for mini-batches",
+            "Yaida 2018, arXiv 1810.00004; Lang, Xiao & Zhang 2019, arXiv 1909.09712",
+            Balance,
+            finds_step=True,
+            copies=2,
+            metrics=(None,),
+            averages=(None, "ema", "tail"),
+            running=BALANCE,
         ),
         StepControl(
             "stability",
