@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -278,5 +282,65 @@ def test_a_group_that_joins_between_probes_is_probed_before_its_first_step() -> 
     joined = 1.0
     for _ in range(20):
         optimizer.step(closure)
-        assert float(stiff.abs().max()) <= 1.0
+        assert float(stiff.detach().abs().max()) <= 1.0
     assert optimizer.stats()["curvature"] == pytest.approx(1e6, rel=0.05)
+
+
+def test_all_ranks_choose_the_same_step(tmp_path) -> None:
+    """Gradients are averaged, those of the probes too, so the steps agree although every rank has its own data."""
+    worker = Path(__file__).with_name("control_worker.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(tmp_path / "store"), str(rank), str(tmp_path)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[0] for process in ranks]
+    assert all(process.returncode == 0 for process in ranks), "\n".join(said)
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
+    for control, (steps, weights) in first.items():
+        assert torch.equal(steps, second[control][0])
+        assert torch.equal(weights, second[control][1])
+        assert bool((steps > 0).all())
+    assert float(first["stability"][0].min()) < 50.0  # the control did bind
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_curvature_is_found_in_low_precision(dtype: torch.dtype) -> None:
+    eigenvalues = torch.logspace(0, 3, 20).to(dtype)
+    theta = torch.ones(20, dtype=dtype, requires_grad=True)
+    optimizer = sabun.Optimizer([theta], 1e-4, step_control="stability", probe_every=1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (0.5 * eigenvalues * theta**2).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(30):
+        optimizer.step(closure)
+    assert optimizer.stats()["curvature"] == pytest.approx(1000.0, rel=0.02)
+
+
+def test_stability_under_a_scheduler_resumes_between_probes_to_the_bit() -> None:
+    def setup():
+        problem = Quadratic()
+        optimizer = sabun.Optimizer([problem.theta], 1e-2, scheme="nesterov", step_control="stability", probe_every=7)
+        return problem, optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 50)
+
+    def go(problem, optimizer, schedule, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.step(problem.closure(optimizer))
+            schedule.step()
+
+    a, b = setup(), setup()
+    go(*a, 10)
+    with torch.no_grad():
+        b[0].theta.copy_(a[0].theta)
+    b[1].load_state_dict(copy.deepcopy(a[1].state_dict()))
+    b[2].load_state_dict(a[2].state_dict())
+    go(*a, 35)
+    go(*b, 35)
+    assert torch.equal(a[0].theta, b[0].theta)
