@@ -13,18 +13,13 @@ import torch
 from capabilities import CASES, Case, step
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.testing._internal.common_optimizers import (
-    OptimizerInfo,
-    OptimizerInput,
-    TensorTracker,
-    get_error_inputs_for_all_optims,
-)
+from torch.testing._internal.common_optimizers import TensorTracker
 from torch.testing._internal.common_utils import TestCase
 from training import backward, batches, flat, network, train
 
 import sabun
 from sabun.errors import GradientError, OptionError
-from sabun.optim import OPTIONS, RungeKutta
+from sabun.optim import OPTIONS
 
 
 def over(*cases: Case):
@@ -446,45 +441,6 @@ def test_a_shorter_program_reads_well(case: Case) -> None:
     optimizer = case(network().parameters())
     assert "scheme" in repr(optimizer)
     assert case.scheme.split("(")[0] in repr(optimizer) or case.name == "runge-kutta"
-
-
-# ---------------------------------------------------------------------- torch's own generic checks
-
-
-class _WithLearningRate(sabun.Optimizer):
-    """torch's checks construct an optimizer without a learning rate, which sabun would refuse."""
-
-    def __init__(self, params, lr=1e-3, **options) -> None:
-        super().__init__(params, lr, **options)
-
-
-INFO = OptimizerInfo(
-    _WithLearningRate,
-    optim_inputs_func=lambda device, dtype=None: [
-        OptimizerInput(params=None, kwargs={"scheme": c.scheme, "preconditioner": c.metric}, desc=c.name) for c in CASES
-    ],
-    supported_impls=("foreach",),
-)
-
-
-ERRORS = get_error_inputs_for_all_optims("cpu", torch.float32)
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=[e.optimizer_error_input.desc for e in ERRORS])
-@pytest.mark.parametrize("kind", [INFO.optim_cls, RungeKutta])
-def test_torchs_error_inputs(kind, error) -> None:
-    given = error.optimizer_error_input
-    params = [nn.Parameter(torch.randn(1))] if given.params is None else given.params
-    if isinstance(params, list):
-        # torch's constructors fill in the groups that they are given.
-        params = [dict(item) if isinstance(item, dict) else item for item in params]
-    kwargs = {"lr": 1e-3, **given.kwargs}
-    if issubclass(error.error_type, Warning):
-        with pytest.warns(error.error_type, match=error.error_regex):
-            kind(params, **kwargs)
-    else:
-        with pytest.raises(error.error_type, match=error.error_regex):
-            kind(params, **kwargs)
 
 
 def test_state_that_somebody_clears_is_made_again() -> None:
