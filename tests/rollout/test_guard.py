@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
+from sabun.rollout.figures import Figures
 from sabun.rollout.guard import Guard
 from sabun.rollout.watch import Watch
 
@@ -403,6 +404,141 @@ def test_sparse_and_missing_gradients() -> None:
     assert guard.step(loss)
     table.weight.grad = table.weight.grad * math.nan
     assert not guard.step(loss)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_looking_at_gradients_finds_every_bad_number_and_moves_none(kind: torch.dtype) -> None:
+    # Normal, subnormal, largest and signed numbers stay what they were, to the bit.
+    weights = nn.Parameter(torch.zeros(67, dtype=kind))
+    other = nn.Parameter(torch.zeros(3, 5, dtype=kind).t().contiguous().t())
+    optimizer = torch.optim.SGD([weights, other], lr=0.0)
+    figures = Figures()
+    numbers = torch.finfo(kind)
+    for at in (0, 31, 66):
+        for bad in (None, math.nan, math.inf, -math.inf):
+            weights.grad = torch.randn(67).to(kind)
+            weights.grad[7:12] = torch.tensor(
+                [numbers.max, numbers.min, numbers.tiny / 4, -0.0, numbers.smallest_normal], dtype=kind
+            )
+            other.grad = torch.randn(3, 5).to(kind)
+            if bad is not None:
+                weights.grad[at] = bad
+            before = weights.grad.clone(), other.grad.clone()
+            seen = figures.see(optimizer, torch.tensor(1.0))
+            assert seen.loss == 1.0
+            assert (seen.norm is None) == (bad is None)
+            assert bad is None or not math.isfinite(seen.norm or 0.0)
+            for held, now in zip(before, (weights.grad, other.grad), strict=True):
+                fine = held.isfinite()
+                assert torch.equal(held[fine].view(torch.uint8), now[fine].view(torch.uint8))
+                assert torch.equal(held.isnan(), now.isnan())
+
+
+def test_gradients_that_the_fused_look_does_not_take() -> None:
+    weights = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    expanded = nn.Parameter(torch.ones(4, 2))
+    graph = nn.Parameter(torch.ones(2))
+    for parameter, grad in (
+        (weights, torch.ones(3, dtype=torch.complex64)),
+        (expanded, torch.ones(2).expand(4, 2)),
+        (graph, torch.ones(2, requires_grad=True) * 2),
+    ):
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        figures = Figures()
+        parameter.grad = grad
+        assert figures.see(optimizer, 1.0).norm is None
+        parameter.grad = grad * math.nan
+        assert math.isnan(figures.see(optimizer, 1.0).norm or 0.0)
+
+
+def accumulate(parts: int, *, guarded: bool, bad: int = -1) -> tuple[dict[str, Tensor], list[str]]:
+    """Thirty steps of ``parts`` micro-batches each; the micro-batch number ``bad`` has a gradient that is none."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    guard = Guard(model, optimizer, every=10)
+    data = torch.Generator().manual_seed(1)
+    for step in range(30):
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for part in range(parts):
+            x = torch.randn(4, 4, generator=data)
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean() / parts
+            loss.backward()
+            total += loss.detach()
+            if step * parts + part == bad:
+                model[0].weight.grad[0, 0] = math.nan  # and the parts that follow add to it
+        guard.step(total) if guarded else optimizer.step()
+    return model.state_dict(), [event for event, _ in guard.events]
+
+
+def test_with_accumulated_gradients_the_guard_sees_every_part_and_changes_nothing() -> None:
+    plain, guarded = accumulate(4, guarded=False)[0], accumulate(4, guarded=True)[0]
+    assert same(plain, guarded)
+    state, events = accumulate(4, guarded=True, bad=4 * 15 + 1)
+    assert events == ["guard.started", "guard.skipped"]
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+class Scaled:
+    """A training with a GradScaler; ``fault`` at a step: an overflow of the scaled loss, or a gradient that is none."""
+
+    def __init__(self, *, guarded: bool, clip: bool = False) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(4, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=1000)
+        self.guard = Guard(self.model, self.optimizer, every=10) if guarded else None
+        self.clip = clip
+        self.data = torch.Generator().manual_seed(1)
+        self.taken: list[bool] = []
+
+    def step(self, fault: float = 1.0, told: float = 1.0) -> None:
+        x = torch.randn(8, 4, generator=self.data)
+        self.optimizer.zero_grad()
+        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
+        self.scaler.scale(loss).backward()
+        self.model.weight.grad *= fault
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if self.guard is None:
+            self.scaler.step(self.optimizer)
+        else:
+            self.taken.append(self.guard.step(loss.detach() * told, scaler=self.scaler))
+        self.scaler.update()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_with_a_grad_scaler_the_guard_changes_nothing_and_an_overflow_is_the_scalers_business(clip: bool) -> None:
+    plain, guarded = Scaled(guarded=False, clip=clip), Scaled(guarded=True, clip=clip)
+    for one in (plain, guarded):
+        for step in range(30):
+            one.step(math.inf if step in (5, 6, 20) else 1.0)
+    assert torch.equal(plain.model.weight, guarded.model.weight)
+    assert plain.scaler.get_scale() == guarded.scaler.get_scale() == 2.0**13
+    assert [step for step, taken in enumerate(guarded.taken) if not taken] == [5, 6, 20]
+    assert guarded.guard is not None
+    assert [event for event, _ in guarded.guard.events] == ["guard.started"]
+
+
+def test_with_a_grad_scaler_what_the_scale_does_not_explain_is_trouble() -> None:
+    one = Scaled(guarded=True)
+    for step in range(30):
+        one.step(told=math.nan if step == 12 else 1.0)
+    assert one.guard is not None
+    assert [event for event, _ in one.guard.events] == ["guard.started", "guard.skipped"]
+    assert one.scaler.get_scale() == 2.0**16  # the gradients were fine
+    for _ in range(16):  # a gradient that is never finite uses the scale up,
+        one.step(math.nan)
+    assert one.scaler.get_scale() == 1.0
+    assert len(one.guard.events) == 2
+    one.step(math.nan)  # and then it is not the scale's fault any more
+    event, data = one.guard.events[-1]
+    assert (event, data["reason"]) == ("guard.skipped", "gradient-not-finite")
+    assert one.model.weight.isfinite().all()
+    with pytest.raises(OptionError, match="takes no closure"):
+        one.guard.step(closure=lambda: torch.zeros(()), scaler=one.scaler)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ the champion.
     guard = sabun.Guard(model, optimizer, champion=lambda params: torch.optim.AdamW(params, lr=1e-3), audit="a.jsonl")
     ...
     loss.backward()
-    guard.step(loss)                    # in place of optimizer.step()
+    guard.step(loss)                    # in place of optimizer.step(); with AMP guard.step(loss, scaler=scaler)
 
 What it watches: a loss or gradient that is not finite, a loss that jumps or drifts away from the recent window
 (:mod:`sabun.rollout.watch`), and, where the optimizer measures it, the share of the stability interval still unused
@@ -23,11 +23,12 @@ schedule's shape: its own lr times the present share of the largest lr so far. A
 that is taken for a fault of the schedule and divided out.
 
 Special cases: without ``champion`` the guard gives up where it would fall back. With a closure the step is taken before
-it can be judged, so an isolated trouble is rolled back, not skipped. Under ``torch.distributed`` the figures are
-averaged over the ranks before they are judged, so that all ranks decide alike; call ``step`` on every rank.
+it can be judged, so an isolated trouble is rolled back, not skipped. Under ``torch.distributed`` all ranks decide alike
+(:mod:`sabun.rollout.figures`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows is no
+trouble while the scale can still fall: the scaler skips that step, as ever.
 
-Cost without trouble: one norm over the gradients and one synchronisation a step, a copy of the state every
-``every`` steps.
+Cost without trouble: one look at the gradients and one synchronisation a step, a copy of the state every ``every``
+steps.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 from sabun.audit import AuditLog, Json
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
+from sabun.rollout.figures import Figures, Seen
 from sabun.rollout.shelf import Disk, Memory, Shelf, Snapshot, clone
 from sabun.rollout.watch import Trouble, Watch
 
@@ -63,7 +64,6 @@ _SCHEDULED = (
     "weight_decay",
 )
 _MARGIN_WINDOW = 8
-_WIDE = (torch.float32, torch.float64, torch.bfloat16)
 Closure = Callable[[], Tensor]
 
 
@@ -123,13 +123,13 @@ class Guard:
         self._job = job_id
         self._every, self._troubles, self._cut, self._forgive, self._floor = every, troubles, cut, forgive, margin
         self._watch = watch or Watch()
-        self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._rank = torch.distributed.get_rank() if self._distributed else 0
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._rank = torch.distributed.get_rank() if distributed else 0
+        self._figures = Figures()
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._buffers = [name for name, _ in model.named_buffers()]
         self._shelf: Shelf = Memory(keep) if folder is None else Disk(Path(folder), keep, self._rank)
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
-        self._alike = -1, False  # number of gradients, and whether one fused norm will do for them
         self._peak = 0.0
         self._last_lr = 0.0
         self._fault = 1.0  # factor by which the schedule is off
@@ -143,31 +143,42 @@ class Guard:
 
     # ------------------------------------------------------------------ the loop's side
 
-    def step(self, loss: Tensor | float | None = None, closure: Closure | None = None) -> bool:
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        closure: Closure | None = None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> bool:
         """Judge the step that is due, and take it if it is sound. True if it was taken and stands.
 
-        Pass the ``loss`` whose gradients were just computed, or a ``closure`` as for ``optimizer.step``. Raises
-        TrainingError when the guard gives up; the model then holds the last good state.
+        Pass the ``loss`` whose gradients were just computed (not the scaled one), or a ``closure`` as for
+        ``optimizer.step``. With a ``scaler`` this takes the place of ``scaler.step(optimizer)``; go on to call
+        ``scaler.update()``. Raises TrainingError when the guard gives up; the model then holds the last good state.
         """
         if (loss is None) == (closure is None):
             raise OptionError("pass either the loss or a closure.", fix="guard.step(loss) after loss.backward().")
         if self._fresh:
             self._begin()
         self._follow()
-        due = self.steps % self._every == 0
         if closure is not None:
-            if due:
+            if scaler is not None:
+                raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
+            if self.steps % self._every == 0:
                 self._keep()
-            with self._shortened():
-                loss = self.optimizer.step(closure)  # type: ignore[arg-type]
-            trouble = self._watch.judge(*self._figures(loss))
+            loss = self._take(lambda: self.optimizer.step(closure))  # type: ignore[arg-type]
+            trouble = self._judge(self._figures.see(self.optimizer, loss))
         else:
-            trouble = self._watch.judge(*self._figures(loss))
+            if scaler is not None:
+                _unscale(scaler, self.optimizer)
+            seen = self._figures.see(self.optimizer, loss)
+            if scaler is not None and seen.norm is not None and math.isfinite(seen.loss) and scaler.get_scale() > 1:
+                return self._overflow(scaler)
+            trouble = self._judge(seen)
             if trouble is None:
-                if due:
+                if self.steps % self._every == 0:
                     self._keep()
-                with self._shortened():
-                    self.optimizer.step()
+                self._take(self.optimizer.step if scaler is None else lambda: scaler.step(self.optimizer))
         self._at = self.steps
         self.steps += 1
         if trouble is None:
@@ -224,36 +235,19 @@ class Guard:
         self._rollbacks, self._troubled, self._since = state["rollbacks"], state["troubled"], state["since"]
         self._watch.load_state_dict(state["watch"])
 
-    # ------------------------------------------------------------------ figures
-
-    def _figures(self, loss: Tensor | float | None) -> tuple[float, float]:
-        """Loss and gradient norm, over all ranks, with one synchronisation. Takes the margin along."""
-        if loss is None:
-            raise OptionError("the closure returned no loss.", fix="Return the loss from the closure.")
-        grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if len(grads) != self._alike[0]:
-            self._alike = len(grads), _alike(grads)
-        norm = _norm(grads, alike=self._alike[1])
-        measured = getattr(self.optimizer, "margin", None)
-        known = isinstance(measured, int | float) and not math.isnan(measured)
-        margin = float(measured) if measured is not None and known else 0.0
-        if self._distributed or norm.device.type != "cpu":
-            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
-            figures = [value.reshape(()), norm, torch.tensor(margin), torch.tensor(float(known))]
-            shared = torch.stack([figure.to(norm.device, torch.float32) for figure in figures])
-            if self._distributed:
-                torch.distributed.all_reduce(shared)
-                shared /= torch.distributed.get_world_size()
-            loss_value, norm_value, margin, share = shared.tolist()
-            known = share == 1.0
-        else:
-            loss_value = loss.item() if isinstance(loss, Tensor) else float(loss)
-            norm_value = norm.item()
-        if known:
-            self._margins.append(margin)
-        return loss_value, norm_value
-
     # ------------------------------------------------------------------ calm
+
+    def _judge(self, seen: Seen) -> Trouble | None:
+        if seen.margin is not None:
+            self._margins.append(seen.margin)
+        return self._watch.judge(seen.loss, seen.norm)
+
+    def _overflow(self, scaler: torch.amp.GradScaler) -> bool:
+        """The scale was too large for this gradient: the scaler skips the step and will lower the scale."""
+        scaler.step(self.optimizer)
+        self._at = self.steps
+        self.steps += 1
+        return False
 
     def _begin(self) -> None:
         self._fresh = False
@@ -274,7 +268,9 @@ class Guard:
 
     def _follow(self) -> None:
         """Keep up with the schedule: the largest lr so far, and the factor of a sudden rise while it lasts."""
-        lr, last = _lr(self._given), self._last_lr
+        lr, last = float(self._given.param_groups[0].get("lr", 0.0)), self._last_lr
+        if lr == last:
+            return
         if self._fault == 1.0 and last > 0 and lr > 5 * self._peak:
             self._fault = lr / last
         elif self._fault > 1.0 and lr < 2 * last / self._fault:
@@ -287,23 +283,20 @@ class Guard:
         level, state = self._watch.level, self.optimizer.state_dict()
         self._shelf.put(Snapshot(self.steps, level, self._tensors, state, self.state_dict()), alone=alone)
 
-    @contextmanager
-    def _shortened(self) -> Iterator[None]:
-        """Multiply lr by the scale, and after a fall-back by the schedule's shape, for the moment of one step."""
-        factors = [self.scale] * len(self.optimizer.param_groups)
+    def _take(self, step: Callable[[], Any]) -> Any:
+        """Take one step, at lr times the scale, and after a fall-back times the schedule's shape."""
+        factor = self.scale
         if self.fallen_back and self._peak > 0:
-            share = _lr(self._given) / self._fault / self._peak
-            factors = [self.scale * min(1.0, share)] * len(factors)
-        if all(factor == 1.0 for factor in factors):
-            yield
-            return
+            factor *= min(1.0, self._last_lr / self._fault / self._peak)
+        if factor == 1.0:
+            return step()
         # An optimizer that finds its own step length keeps it among its state: nothing to shorten there.
         groups = [group for group in self.optimizer.param_groups if not group.get("lr_found")]
         whole = [group["lr"] for group in groups]
-        for group, lr, factor in zip(groups, whole, factors, strict=False):
+        for group, lr in zip(groups, whole, strict=True):
             group["lr"] = lr * factor
         try:
-            yield
+            return step()
         finally:
             for group, lr in zip(groups, whole, strict=True):
                 group["lr"] = lr
@@ -416,33 +409,13 @@ class Guard:
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
 
 
-def _norm(grads: list[Tensor], *, alike: bool) -> Tensor:
-    """The Euclidean norm of all gradients together; only whether it is finite is asked of it."""
-    if alike:
-        together: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        return together
-    return torch.nn.utils.get_total_norm([_dense(g) for g in grads]) if grads else torch.zeros(())
-
-
-def _alike(grads: list[Tensor]) -> bool:
-    """Plain dense tensors of one type on one device, of which the norms cannot overflow before their values do."""
-    kinds = {(type(g), g.dtype, g.device, g.layout) for g in grads}
-    return len(kinds) == 1 and type(grads[0]) is Tensor and grads[0].layout is torch.strided and grads[0].dtype in _WIDE
-
-
-def _dense(grad: Tensor) -> Tensor:
-    """The numbers of a gradient: of a sparse one its values, of a sharded one this rank's, of a half one wide enough
-    that their norm does not overflow."""
-    if grad.is_sparse:
-        grad = grad.coalesce().values()
-    local = getattr(grad, "to_local", None)
-    if local is not None:
-        grad = local()
-    return grad.float() if grad.dtype == torch.float16 else grad
-
-
-def _lr(optimizer: torch.optim.Optimizer) -> float:
-    return float(optimizer.param_groups[0].get("lr", 0.0))
+def _unscale(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+    """Unscale the gradients, unless the loop did so already (to clip them)."""
+    try:
+        scaler.unscale_(optimizer)
+    except RuntimeError as error:
+        if "already been called" not in str(error):
+            raise
 
 
 def _name(optimizer: torch.optim.Optimizer) -> str:

@@ -1,0 +1,111 @@
+"""What a guard looks at every step: the loss, whether every gradient is finite, and the stability margin.
+
+All ranks get the same figures, so that they decide alike: losses and margins are averaged over the ranks, and one bad
+gradient on one rank is a bad gradient on all. It costs one pass over the gradients and, on an accelerator, one
+synchronisation.
+
+The pass is the check that torch's ``GradScaler`` makes, at a scale of one: it reads every number, moves none (a test
+holds that to the bit) and cannot overflow where a norm would. Special cases that it does not take (sparse, sharded or
+complex gradients, or such as carry a graph of their own) are judged by the finiteness of their Euclidean norm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sabun.errors import OptionError
+
+__all__ = ["Figures", "Seen"]
+
+_PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """``norm`` is the Euclidean norm of the gradients where one of them is not finite, else None: nobody asks for it.
+    ``margin`` is None where the optimizer does not measure it, on any one rank."""
+
+    loss: float
+    norm: float | None
+    margin: float | None
+
+
+class Figures:
+    """Reads them, with what it has to keep from one step to the next."""
+
+    def __init__(self) -> None:
+        self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._kept = -1, False  # number of gradients, and whether the fused check takes them
+        self._found = self._one = torch.zeros(())
+
+    def see(self, optimizer: torch.optim.Optimizer, loss: Tensor | float | None) -> Seen:
+        """The figures of the step that is due."""
+        if loss is None:
+            raise OptionError("the closure returned no loss.", fix="Return the loss from the closure.")
+        grads = [g for group in optimizer.param_groups for p in group["params"] if (g := p.grad) is not None]
+        bad = self._not_finite(grads)
+        measured = getattr(optimizer, "margin", None)
+        margin = measured if isinstance(measured, int | float) and not math.isnan(measured) else None
+        if not self._distributed and bad.device.type == "cpu":
+            value = loss.item() if isinstance(loss, Tensor) else float(loss)
+            found = bad.item() != 0.0
+        else:
+            value, found, margin = self._shared(loss, bad, margin)
+        if not found:
+            return Seen(value, None, margin)
+        self._found = torch.zeros_like(bad)
+        norm = _norm(grads).item()
+        return Seen(value, math.nan if math.isfinite(norm) else norm, margin)
+
+    def _not_finite(self, grads: list[Tensor]) -> Tensor:
+        """1 where a gradient holds what is no finite number, else 0."""
+        if len(grads) != self._kept[0]:
+            self._prepare(grads)
+        if self._kept[1]:
+            try:
+                torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
+                return self._found
+            except RuntimeError:  # a layout that it does not take
+                self._kept = self._kept[0], False
+        return torch.isfinite(_norm(grads)).logical_not().to(torch.float32)
+
+    def _prepare(self, grads: list[Tensor]) -> None:
+        devices = {g.device for g in grads}
+        plain = len(devices) == 1 and all(
+            type(g) is Tensor and g.dtype in _PLAIN and g.layout is torch.strided and not g.requires_grad for g in grads
+        )
+        self._kept = len(grads), plain and next(iter(devices)).type in ("cpu", "cuda")
+        if self._kept[1]:
+            self._found = torch.zeros((), device=grads[0].device)
+            self._one = torch.ones((), device=grads[0].device)
+
+    def _shared(self, loss: Tensor | float, bad: Tensor, margin: float | None) -> tuple[float, bool, float | None]:
+        """The figures over all ranks, with one synchronisation."""
+        value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+        known = torch.tensor([0.0 if margin is None else margin, float(margin is not None)])
+        shared = torch.cat([figure.reshape(-1).to(bad.device, torch.float32) for figure in (value, bad, known)])
+        if self._distributed:
+            torch.distributed.all_reduce(shared)
+            shared /= torch.distributed.get_world_size()
+        mean, found, middle, share = shared.tolist()
+        return mean, found != 0.0, middle if share == 1.0 else None
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm([_dense(g) for g in grads]) if grads else torch.zeros(())
+
+
+def _dense(grad: Tensor) -> Tensor:
+    """The numbers of a gradient: of a sparse one its values, of a sharded one this rank's, of a half one wide enough
+    that their norm does not overflow."""
+    grad = grad.detach()
+    if grad.is_sparse:
+        grad = grad.coalesce().values()
+    local = getattr(grad, "to_local", None)
+    if local is not None:
+        grad = local()
+    return grad.float() if grad.dtype == torch.float16 else grad
