@@ -19,7 +19,7 @@ from sabun.errors import SabunError, StateError, unknown
 from sabun.optim.averaging import AVERAGING
 from sabun.optim.kernels import realize
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.preconditioners import PRECONDITIONERS
+from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
 from sabun.optim.roles import check_momentum
 from sabun.optim.spec import Scheme, decode_any
 from sabun.schemes import LinearMultistep
@@ -62,8 +62,8 @@ def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], ki
                 f"group {number} of the checkpoint cannot be used: {error.cause}",
                 fix=error.fix or "Was it written by another version of sabun?",
             ) from error
-    for p, name, held in _pairs(optimizer, state_dict):
-        _examine_state(p, name, held)
+    for p, name, held, group in _pairs(optimizer, state_dict):
+        _examine_state(p, name, held, group)
 
 
 def _kept_otherwise(text: str) -> bool:
@@ -111,23 +111,26 @@ def _examine_group(
 
 def _pairs(
     optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]
-) -> Iterator[tuple[Tensor, str, Mapping[str, Any]]]:
-    """(parameter, how to call it, its state in the checkpoint). torch refuses other numbers of groups or parameters."""
+) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(parameter, how to call it, its state in the checkpoint, and its group there). torch refuses other numbers of groups or parameters."""
     for mine, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
         names = mine.get("param_names") or theirs.get("param_names") or [f"number {i}" for i in theirs["params"]]
         for p, index, name in zip(mine["params"], theirs["params"], names, strict=False):
             held = state_dict["state"].get(index)
             if isinstance(held, Mapping):
-                yield p, name, held
+                yield p, name, held, theirs
 
 
-def _examine_state(p: Tensor, name: str, held: Mapping[str, Any]) -> None:
-    of_matrices = any(key.startswith("basis_") for key in held)
+def _examine_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    # State of another shape than its parameter's is what the metric declares, made for whole matrices.
+    metric = PRECONDITIONERS.get(group.get("preconditioner") or "none")
+    declared: Mapping[str, tuple[int, ...]] = {}
+    if metric is not None and metric.whole is not None and is_matrix(p.shape):
+        declared = metric.whole(p.shape, {**{n: option.default for n, option in OPTIONS.items()}, **group})
     for key, value in held.items():
         if not isinstance(value, Tensor) or key == "step" or key.startswith(("factor_", "basis_")):
             continue
-        # In an eigenbasis the second moment is that of the flattened kernel.
-        fits = value.numel() == p.numel() if of_matrices and key == "second_moment" else value.shape == p.shape
+        fits = tuple(value.shape) == tuple(declared.get(key, p.shape))
         if not fits:
             raise StateError(
                 f"the checkpoint's {key} of parameter {name!r} has the shape {tuple(value.shape)}, "
