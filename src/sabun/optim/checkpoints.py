@@ -112,7 +112,10 @@ def _examine_group(
 def _pairs(
     optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """(parameter, how to call it, its state in the checkpoint, and its group there). torch refuses other numbers of groups or parameters."""
+    """(parameter, how to call it, its state in the checkpoint, its group there).
+
+    torch refuses other numbers of groups or parameters.
+    """
     for mine, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
         names = mine.get("param_names") or theirs.get("param_names") or [f"number {i}" for i in theirs["params"]]
         for p, index, name in zip(mine["params"], theirs["params"], names, strict=False):
