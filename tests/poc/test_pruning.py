@@ -46,7 +46,7 @@ def test_it_is_optunas_median_pruner() -> None:
             ours = pruning.exceeded(limits, result(seen).epochs)
             assert ours == trial.should_prune()
             answers[ours] += 1
-    assert min(answers.values()) > 50
+    assert min(answers.values()) > 30  # both answers, and not by accident
 
 
 def test_what_has_not_finished_sets_no_ceiling_and_nothing_asks_at_the_ends() -> None:
