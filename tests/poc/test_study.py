@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import pytest
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
 from sabun.poc import plan as plan_module
+from sabun.poc.executors import Executor, Unit
+from sabun.poc.inprocess import InProcess
 from sabun.poc.plan import evaluation_order
-from sabun.poc.records import RunResult
-from sabun.poc.spec import Arm, Study
+from sabun.poc.records import Epoch, RunResult
+from sabun.poc.spec import Arm, Run, Study
 from sabun.poc.store import Store
 from sabun.poc.study import Evidence, default_study, run, validate
 
@@ -98,12 +101,34 @@ def test_a_finished_study_is_not_run_again(
     assert untimed(first.runs) == untimed(evidence.runs)
 
 
-def _killed_after(seconds: float, study: Study, out: Path) -> bool:
+class Interleaved(InProcess):
+    """Two slots in one process: which of two units reports next is drawn at random, as with two processes."""
+
+    slots = 2
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(shared=True)
+        self._rng = random.Random(seed)
+        self._units: list[Iterator[tuple[Run, Epoch | RunResult]]] = []
+
+    def submit(self, unit: Unit) -> None:
+        super().submit(unit)
+        self._units.append(self._current)
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        stream = self._rng.choice(self._units)
+        run, item = next(stream)
+        if isinstance(item, RunResult):
+            self._units.remove(stream)
+        return run, item
+
+
+def _killed_after(seconds: float, study: Study, out: Path, executor: Executor | None) -> bool:
     """Run the study in a forked child and SIGKILL it. Whether the kill came before the study's end."""
     child = os.fork()
     if child == 0:
         try:
-            run(study, out)
+            run(study, out, executor=executor)
         finally:
             os._exit(0)
     time.sleep(seconds)
@@ -112,30 +137,40 @@ def _killed_after(seconds: float, study: Study, out: Path) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def test_twenty_sigkills_at_random_moments_change_nothing(
-    undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path
-) -> None:
-    study, evidence, _ = undisturbed
+def _records(path: Path) -> list[dict[str, object]]:
+    results = [result for result in Store.open(path).results.values() if result.phase != "time"]
+    return sorted(untimed(results), key=lambda record: str(record["run"]))
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_twenty_sigkills_at_random_moments_change_nothing(slots: int, tmp_path: Path) -> None:
+    """With one run in flight, and with two, pruning and timing runs."""
+    study = tiny_study() if slots == 1 else tiny_study(trials=8, epochs=4, pruning="median")
     begin = time.monotonic()
-    run(study, tmp_path / "clock")
+    evidence = run(study, tmp_path / "undisturbed")
     duration = time.monotonic() - begin
+    undisturbed = _records(tmp_path / "undisturbed")
+    statuses = {record["status"] for record in undisturbed}
+    assert ("pruned" in statuses) == (slots == 2)
     rng = random.Random(7)
-    kills, known, out = 0, 0, tmp_path / "0"
+    kills, known, finished, out = 0, 0, 0, tmp_path / "0"
+    total = len(undisturbed) + (9 if slots == 2 else 0)
     for attempt in range(200):
-        if _killed_after(rng.uniform(0.0, 0.25 * duration), study, out):
+        executor = Interleaved(attempt) if slots == 2 else None
+        if _killed_after(rng.uniform(0.0, 0.25 * duration), study, out, executor):
             kills += 1
         if Store.exists(out):
             done = len(Store.open(out).results)
             assert done >= known  # nothing that was finished is ever lost
             known = done
-        if known == len(evidence.runs):  # finished under fire: start another one
-            assert untimed(Store.open(out).runs()) == untimed(evidence.runs)
-            out, known = tmp_path / str(attempt + 1), 0
+        if known == total:  # finished under fire: start another one
+            assert _records(out) == undisturbed
+            out, known, finished = tmp_path / str(attempt + 1), 0, finished + 1
         if kills == 20:
             break
     assert kills == 20
-    resumed = run(study, out)
-    assert untimed(resumed.runs) == untimed(evidence.runs)
+    resumed = run(study, out, executor=Interleaved(0) if slots == 2 else None)
+    assert _records(out) == undisturbed
     assert {a: (t.best, t.trials, t.at_edge) for a, t in resumed.tuning.items()} == {
         a: (t.best, t.trials, t.at_edge) for a, t in evidence.tuning.items()
     }

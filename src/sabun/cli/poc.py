@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,6 +114,9 @@ def run(
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds after which a run of --script counts as hanging.", metavar="SECONDS")
     ] = None,
+    pruning: Annotated[
+        str | None, typer.Option(help="Whether tuning runs may end early, in every arm alike.", metavar="none|median")
+    ] = None,
     batch_seeds: Annotated[
         bool,
         typer.Option("--batch-seeds", help="Train the seeds of an arm as one model, where task and arm allow it."),
@@ -147,7 +150,12 @@ def run(
     prices = prices_of(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
     if no_tuning and trials:
         raise OptionError(f"--no-tuning and --trials {trials} contradict one another.", fix="Give one of the two.")
-    budget = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}
+    budget: dict[str, int | str | None] = {
+        "seeds": seeds,
+        "trials": 0 if no_tuning else trials,
+        "epochs": epochs,
+        "pruning": pruning,
+    }
     if batch_seeds:
         budget["batch_seeds"] = True
     with _executing(executor, jobs, address) as chosen:
@@ -287,7 +295,7 @@ def study_of(
     script: str | None,
     baseline: str | None,
     candidates: list[str] | None,
-    budget: dict[str, int | None],
+    budget: Mapping[str, int | str | None],
     *,
     time_limit: float | None = None,
 ) -> Study:

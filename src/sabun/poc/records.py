@@ -17,8 +17,9 @@ Phase = Literal["tune", "evaluate", "repeat", "time"]
 """tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness.
 time: a short run that has the machine to itself, where the evaluation runs shared it."""
 
-Status = Literal["finished", "diverged", "failed"]
-"""diverged: the loss became non-finite, or ended above its start. failed: the run raised an error."""
+Status = Literal["finished", "diverged", "failed", "pruned"]
+"""diverged: the loss became non-finite, or ended above its start. failed: the run raised an error.
+pruned: a tuning run that its study's pruning rule cut short."""
 
 PRINTED_LAST = " It printed last: "
 """Stands in a ``failure`` between the reason and the last lines that the run printed."""

@@ -92,6 +92,7 @@ class Budget(_Frozen):
     all looks add up to the level (:func:`sabun.poc.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
     ``batch_seeds``: seeds of an arm train together as one model where task and optimizer allow
     (:mod:`sabun.poc.together`); part of the specification because it changes the last bits.
+    ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`, which says why not).
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -101,6 +102,7 @@ class Budget(_Frozen):
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     decades: Annotated[float, Field(gt=0, le=8)] = 3.0
     batch_seeds: bool = False
+    pruning: Literal["none", "median"] = "none"
 
     @model_validator(mode="after")
     def _looks_grow(self) -> Budget:
@@ -210,11 +212,14 @@ class Run(_Frozen):
     phase: Phase
     trial: int | None = None
     hyperparameters: Mapping[str, Scalar] = Field(default_factory=dict)
+    ceilings: tuple[float | None, ...] = ()
+    """By epoch, the validation loss above which pruning ends the run."""
 
     @functools.cached_property
     def id(self) -> str:
-        """Stable name of the run inside its study: 16 hexadecimal digits of a hash over all fields."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Stable name of the run inside its study: 16 hexadecimal digits of a hash over all fields in use."""
+        unused = None if self.ceilings else {"ceilings"}
+        text = json.dumps(self.model_dump(mode="json", exclude=unused), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

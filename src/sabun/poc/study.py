@@ -101,6 +101,8 @@ def validate(study: Study) -> dict[str, str]:
                 raise StudyError(f"arm {arm.name!r}: empty search space.", fix="Give a wider one.")
     carrier = trainer(study)
     carrier.check()
+    if study.budget.pruning != "none" and not isinstance(carrier, Trainer):
+        raise StudyError("the runs of a script cannot be pruned.", fix="Leave out pruning.")
     if not study.budget.batch_seeds:
         return {}
     if not isinstance(carrier, Trainer):

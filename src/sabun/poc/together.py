@@ -32,6 +32,7 @@ from sabun.optim import Optimizer
 from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.poc.driving import averaged, enter_mode, needs_closure, state_bytes
 from sabun.poc.executors import Unit
+from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Study
@@ -147,7 +148,7 @@ class Together(Training):
                         continue
                     curves[place].append(done[place])
                     yield self.unit[place], done[place]
-                    if not finite(done[place]):
+                    if not finite(done[place]) or exceeded(self.unit[place].ceilings, curves[place]):
                         ended[place] = self._outcome(place, curves[place], started)
                 if len(ended) == len(self.unit):
                     break
@@ -181,14 +182,15 @@ class Together(Training):
     def _outcome(self, place: int, curve: list[Epoch], started: str) -> RunResult:
         run = self.unit[place]
         test = self._scores_of_each("test")[place] if run.phase == "evaluate" else None
-        diverged = not finite(curve[-1]) or curve[-1].val_loss > curve[0].val_loss
+        pruned = exceeded(run.ceilings, curve)
+        diverged = not finite(curve[-1]) or (not pruned and curve[-1].val_loss > curve[0].val_loss)
         return RunResult(
             run=run.id,
             arm=run.arm,
             seed=run.seed,
             phase=run.phase,
             hyperparameters=run.hyperparameters,
-            status="diverged" if diverged else "finished",
+            status="diverged" if diverged else "pruned" if pruned else "finished",
             epochs=tuple(curve),
             test_loss=test.loss if test else None,
             test_metric=test.metric if test else None,

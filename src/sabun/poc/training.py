@@ -34,6 +34,7 @@ from sabun.poc.blame import said
 from sabun.poc.curvature import Probe
 from sabun.poc.driving import Driver, averaged, enter_mode, state_bytes
 from sabun.poc.executors import Unit
+from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, Status
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Schedule, Study
@@ -182,12 +183,15 @@ class Training:
                 done = self._epoch(epoch) if epoch else self._start()
                 history.append(done)
                 yield done
-                if not finite(done):
+                pruned = exceeded(self.run_spec.ceilings, history)
+                if pruned or not finite(done):
                     break
-            diverged = not finite(history[-1]) or history[-1].val_loss > history[0].val_loss
+            # A run that was cut short may yet have come back from above its start.
+            diverged = not finite(history[-1]) or (not pruned and history[-1].val_loss > history[0].val_loss)
             # Test data are read once, by the paired comparison alone: tuning never sees them.
             test = self.scores("test") if self.run_spec.phase == "evaluate" else None
-            yield self._result("diverged" if diverged else "finished", history, started, memory.read(), test)
+            status: Status = "diverged" if diverged else "pruned" if pruned else "finished"
+            yield self._result(status, history, started, memory.read(), test)
 
     def clocked(self) -> Iterator[Epoch | RunResult]:
         """One epoch against the clock, after a few steps without it. Nothing is evaluated: the loss is nan."""

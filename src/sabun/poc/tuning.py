@@ -3,8 +3,8 @@
 Trial 0 is the centre of the space (the documented default), the next ones fill the space evenly (Sobol points, the same
 quantiles for every arm), the rest follow Optuna's TPE sampler on what was seen. The objective is the mean validation
 loss at the end of the budget over the tuning seeds, infinite if one of them diverged; test data play no part. Trials
-are not stopped early: under a decaying learning rate a curve in mid-flight does not tell where it will end, and an
-arm that starts slowly would be cut off unfairly. Only a run that has diverged ends before its budget.
+are not stopped early unless the budget says so (:mod:`sabun.poc.pruning`): under a decaying learning rate a curve in
+mid-flight does not tell where it will end. A trial that was pruned counts as one that diverged.
 
 **Replayed, not remembered.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each
 suggestion comes from a fresh sampler that is told the stored results. So a killed study needs no sampler state to go on
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sabun.poc import arms
+from sabun.poc import arms, pruning
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
@@ -82,10 +82,24 @@ def _worst(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
     return 10.0 * max((abs(loss) for loss in finite), default=1.0) + 1.0
 
 
-def trial_runs(study: Study, arm: Arm, trial: int, hyperparameters: Mapping[str, Scalar]) -> list[Run]:
-    """The runs of one trial: one for each tuning seed."""
+def trial_runs(
+    study: Study,
+    arm: Arm,
+    trial: int,
+    hyperparameters: Mapping[str, Scalar],
+    earlier: Sequence[Sequence[RunResult]] = (),
+) -> list[Run]:
+    """The runs of one trial: one for each tuning seed. ``earlier``: the runs of the trials before, for pruning."""
+    prune = study.budget.pruning == "median" and trial >= pruning.first_prunable(study.budget.trials)
     return [
-        Run(arm=arm.name, seed=seed, phase="tune", trial=trial, hyperparameters=dict(hyperparameters))
+        Run(
+            arm=arm.name,
+            seed=seed,
+            phase="tune",
+            trial=trial,
+            hyperparameters=dict(hyperparameters),
+            ceilings=pruning.ceilings([runs[seed] for runs in earlier]) if prune else (),
+        )
         for seed in range(study.budget.tuning_seeds)
     ]
 
@@ -103,6 +117,7 @@ class Tuner:
         self.study = study
         self.arm = arm
         self.seen: list[tuple[dict[str, float], float]] = []
+        self._earlier: list[list[RunResult]] = []
         self._runs: list[Run] = []
         self._values: dict[str, float] = {}
 
@@ -115,10 +130,11 @@ class Tuner:
         while len(self.seen) < self.study.budget.trials:
             if not self._runs:
                 self._values = suggest(self.study, self.arm, self.seen)
-                self._runs = trial_runs(self.study, self.arm, len(self.seen), self._values)
+                self._runs = trial_runs(self.study, self.arm, len(self.seen), self._values, self._earlier)
             if any(run.id not in results for run in self._runs):
                 return self._runs
-            self.seen.append((self._values, objective([results[run.id] for run in self._runs])))
+            self._earlier.append([results[run.id] for run in self._runs])
+            self.seen.append((self._values, objective(self._earlier[-1])))
             self._runs = []
         return []
 
