@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from test_kernels import USABLE
 
 import sabun
+from sabun.optim import AVERAGING
 from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
 from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
 
@@ -142,9 +144,9 @@ def test_kronecker_forgets_a_side_that_is_too_long() -> None:
 
 
 @pytest.mark.parametrize("metric", PRECONDITIONERS)
-@pytest.mark.parametrize("scheme", ["euler", "nesterov", "adams-bashforth-2", "adams-bashforth-3", "taylor-4"])
-@pytest.mark.parametrize("averaging", [None, "ema", "schedule-free"])
-def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, averaging: str | None) -> None:
+@pytest.mark.parametrize("scheme", USABLE)
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, averaging: str) -> None:
     """Bytes of state, measured, against the copies that scheme, metric and average declare."""
     rows, columns = 48, 32
     p = torch.randn(rows, columns).requires_grad_()
@@ -156,7 +158,7 @@ def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, 
     declared = (
         sabun.schemes.get(scheme).state_copies
         + PRECONDITIONERS[metric].copies(rows, columns)
-        + sabun.optim.AVERAGING[averaging or "none"].copies
+        + AVERAGING[averaging].copies
     )
     assert held == round(declared * p.untyped_storage().nbytes())
 
