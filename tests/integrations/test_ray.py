@@ -105,11 +105,12 @@ def test_the_command_line_hands_on_workers_and_address(tmp_path: Path, monkeypat
 SCRIPT = """
 import json, os
 from pathlib import Path
-run = json.loads(Path(os.environ["SABUN_RUN"]).read_text())
+order = Path(os.environ["SABUN_RUN"])
+assert json.loads(order.read_text())["arm"]
 print("in", os.getcwd())
 epoch = {"train_loss": None, "val_metric": None, "train_s": 1.0, "eval_s": 0.0, "optimizer_s": 0.1, "lr": None,
          "test_loss": 1.0, "test_metric": None, "gradient_evaluations": 1}
-with open(run["records"], "a") as file:
+with order.with_name("records.jsonl").open("a") as file:
     for line in ({"kind": "swap"}, *({"kind": "log", "epoch": e, "val_loss": 2.0 - e, **epoch} for e in (0, 1))):
         print(json.dumps(line), file=file)
 """
