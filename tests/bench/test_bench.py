@@ -195,6 +195,29 @@ def test_matrix_optimizers_are_measured_on_hidden_matrices(small: str, monkeypat
     assert row.bandwidth_share is None
 
 
+@pytest.mark.parametrize(
+    ("comparison", "contestant"),
+    [
+        (name, contestant)
+        for name, comparison in contestants.COMPARISONS.items()
+        for contestant in comparison.contestants
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_every_installed_contestant_takes_a_step(comparison: str, contestant: contestants.Contestant) -> None:
+    """A peer whose arguments have changed would otherwise be missing from the table, which looks like a win."""
+    if not contestant.available:
+        pytest.skip(f"{contestant.needs} is not installed")
+    params = [nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
+    if comparison != "matrix":
+        params.append(nn.Parameter(torch.ones(3)))
+    optimizer = contestant.build(list(params))
+    for number, p in enumerate(params):
+        p.grad = torch.arange(p.numel(), dtype=p.dtype).reshape(p.shape) + number + 1
+    optimizer.step()
+    assert all(bool(torch.isfinite(p).all()) and not torch.equal(p, torch.ones_like(p)) for p in params)
+
+
 def test_a_contestant_that_fails_does_not_end_the_run(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(params: list[torch.Tensor]) -> torch.optim.Optimizer:
         raise ValueError("no good")

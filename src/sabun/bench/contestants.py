@@ -61,9 +61,12 @@ def _torch(name: str, path: str = "", **options: Any) -> Contestant:
     return Contestant(f"torch {name} {path}".strip(), build)
 
 
-def _peer(module: str, name: str, **options: Any) -> Contestant:
+def _peer(module: str, name: str, group: Mapping[str, Any] | None = None, **options: Any) -> Contestant:
+    """``group``: what the peer wants to read in its parameter group rather than among its arguments."""
+
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = getattr(importlib.import_module(module), name)(params, lr=_LR, **options)
+        members: Any = [{"params": params, **group}] if group else params
+        optimizer: torch.optim.Optimizer = getattr(importlib.import_module(module), name)(members, lr=_LR, **options)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free packages refuse to step in evaluation mode
         return optimizer
@@ -128,7 +131,7 @@ COMPARISONS: Mapping[str, Comparison] = {
         ),
         Comparison(
             "matrix",
-            (_torch("Muon"), _ours("muon"), _peer("pytorch_optimizer", "Muon")),
+            (_torch("Muon"), _ours("muon"), _peer("pytorch_optimizer", "Muon", group={"use_muon": True})),
             matrices=True,
             bound="arithmetic",
         ),
