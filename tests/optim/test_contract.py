@@ -12,7 +12,7 @@ import pytest
 import torch
 from capabilities import CASES, Case, step
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim import lr_scheduler, swa_utils
 from torch.testing._internal.common_optimizers import TensorTracker
 from torch.testing._internal.common_utils import TestCase
 from training import backward, batches, flat, network, train
@@ -52,23 +52,51 @@ def test_it_goes_downhill_and_returns_the_closures_loss(case: Case) -> None:
     assert losses[-1] < losses[0]
 
 
-SCHEDULERS = [
-    lambda o: lr_scheduler.StepLR(o, step_size=3, gamma=0.5),
-    lambda o: lr_scheduler.LinearLR(o, start_factor=0.4, end_factor=0.0, total_iters=6),
-    lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=8),
-    lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=4),
-    lambda o: lr_scheduler.ExponentialLR(o, gamma=0.9),
-    lambda o: lr_scheduler.PolynomialLR(o, total_iters=8, power=0.9),
-    lambda o: lr_scheduler.LambdaLR(o, lambda n: 1 / (n + 1)),
-    lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1),
-    lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.01, step_size_up=3, cycle_momentum=False),
-    lambda o: lr_scheduler.OneCycleLR(o, 0.02, total_steps=9, cycle_momentum="momentum" in o.defaults),
-]
+SCHEDULERS = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda n: 1 / (n + 1)),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda n: 0.8),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, step_size=3, gamma=0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, milestones=[2, 5], gamma=0.1),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, factor=0.1, total_iters=3),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, start_factor=0.4, end_factor=0.0, total_iters=6),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, gamma=0.9),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(o, T_max=4)], milestones=[3]
+    ),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=8),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, 0.1, total_iters=4), lr_scheduler.ExponentialLR(o, gamma=0.9)]
+    ),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.01, step_size_up=3, cycle_momentum=False),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=4),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.02, total_steps=9, cycle_momentum="momentum" in o.defaults),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, total_iters=8, power=0.9),
+    "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.02, anneal_epochs=4),
+}
+
+
+def test_no_scheduler_of_torch_is_left_out() -> None:
+    assert set(lr_scheduler.__all__) - {"LRScheduler"} == set(SCHEDULERS) - {"SWALR"}
+
+
+def test_the_learning_rates_are_those_that_torchs_own_optimizer_gets() -> None:
+    for name, make in SCHEDULERS.items():
+        rates = []
+        for cls in (torch.optim.SGD, sabun.Optimizer):
+            optimizer = cls(network().parameters(), lr=0.01, **({"momentum": 0.9} if cls is torch.optim.SGD else {}))
+            scheduler = make(optimizer)
+            rates.append([])
+            for n in range(8):
+                optimizer.step()
+                rates[-1].append(float(optimizer.param_groups[0]["lr"]))
+                scheduler.step(*([torch.tensor(float(n))] if name == "ReduceLROnPlateau" else []))
+        assert rates[0] == rates[1], name
 
 
 @every
 def test_every_scheduler_works_and_is_obeyed(case: Case) -> None:
-    for make in SCHEDULERS:
+    for make in SCHEDULERS.values():
         model = network()
         optimizer = case(model.parameters())
         scheduler = make(optimizer)

@@ -72,7 +72,7 @@ class Engine:
         ``way`` is the option ``fused``. When there is no compiler this says so once, as a SabunWarning, and
         returns False from then on.
         """
-        if self._broken or metric not in elementwise.METRICS or torch.compiler.is_compiling():
+        if self._broken or metric not in elementwise.METRICS:
             return False
         if way is True:
             way = "native" if params[0].device.type == "cpu" else "inductor"

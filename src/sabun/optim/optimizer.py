@@ -31,6 +31,7 @@ from sabun.optim.roles import filter_of, settle
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.step_control import STEP_CONTROLS, Controller
 from sabun.optim.stepping import Move, carry_out, direct, step_fused
+from sabun.optim.tracing import opaque
 from sabun.schemes import LinearMultistep
 
 __all__ = ["VERSION", "Optimizer"]
@@ -222,6 +223,7 @@ class Optimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------ step
 
     @torch.no_grad()
+    @opaque
     def step(self, closure: Closure | None = None) -> Any:
         """One step of every group. Returns what ``closure`` returns, or None.
 

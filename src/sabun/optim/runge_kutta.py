@@ -26,6 +26,7 @@ from sabun.optim.plan import refuse_sparse
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.spec import decode_any, encode
 from sabun.optim.step_control import DEFAULT_TOLERANCE, PI
+from sabun.optim.tracing import opaque
 from sabun.schemes import ButcherTableau
 
 __all__ = ["VERSION", "RungeKutta"]
@@ -178,6 +179,7 @@ class RungeKutta(torch.optim.Optimizer):
         return figures
 
     @torch.no_grad()
+    @opaque
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns the loss at its beginning.
 
