@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
-.PHONY: poc test check format docs clean benchmark
+.PHONY: poc test check format docs clean benchmark examples
 
 # torch is asked for first and pinned, so that the CPU build is taken where one is at hand.
 $(BIN)/.poc: pyproject.toml constraints.txt
@@ -17,7 +17,7 @@ $(BIN)/.poc: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,ray,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,ray,ray-train,docs,dev]'
 	@touch $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
@@ -42,6 +42,10 @@ benchmark: $(BIN)/.dev
 ## make docs: the documentation site, into site/; `make test` builds it too, and fails on a warning
 docs: $(BIN)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+## make examples: each example in a fresh environment, with the installation and the command of its page (minutes each)
+examples:
+	$(PYTHON) tests/integrations/clean.py $(EXAMPLES)
 
 format: $(BIN)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples docs

@@ -32,10 +32,9 @@ class Regression(pl.LightningModule):
 
 
 guarding = Guarding(champion=lambda params: torch.optim.AdamW(params, lr=1e-3))
-trainer = pl.Trainer(
-    max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False, callbacks=[Averaging(), guarding],
-)  # fmt: skip
+callbacks = [Averaging(), guarding]
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+trainer = pl.Trainer(max_epochs=5, accelerator="cpu", callbacks=callbacks, **quiet)
 loaders = DataLoader(TensorDataset(x[:128], y[:128]), 16, shuffle=True), DataLoader(TensorDataset(x[128:], y[128:]), 64)
 trainer.fit(Regression(), *loaders)
 print(f"loss at the average: {trainer.callback_metrics['val_loss']:.4f} after {guarding.guard.steps} guarded steps")

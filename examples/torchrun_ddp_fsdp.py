@@ -1,6 +1,6 @@
 """DDP and FSDP2 under torchrun: a sabun optimizer is made as any other, after the model is wrapped.
 
-torchrun --standalone --nproc-per-node 2 examples/torchrun_ddp_fsdp.py
+Run with ``torchrun --standalone --nproc-per-node 2 examples/torchrun_ddp_fsdp.py`` (needs no extra).
 """
 
 import torch

@@ -2,7 +2,7 @@
 study needs; without a study they do nothing.
 
     python examples/scripts/trainer.py
-    sabun poc check --script "python examples/scripts/trainer.py" --candidate muon
+    sabun poc check --script "python examples/scripts/trainer.py" --candidate nesterov@adam
 """
 
 import tempfile

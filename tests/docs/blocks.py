@@ -3,7 +3,8 @@
     ```python       runs; the blocks of a page share their names. With ``# file: NAME`` on top it is written to NAME.
     ```console      ``$ `` commands run in order, ``> `` continues one. What they print is compared with the lines
                     below, where … stands for any text, also over several lines.
-    other kinds     are not run.
+    ```diff         is of somebody's own file, and so cannot run.
+    ```text         is nothing that a reader could type: a formula, a tree, a list.
 
 ``<!-- not run: REASON -->`` before a block is the one way out. All blocks of a page run in one empty folder.
 """
@@ -38,8 +39,14 @@ class Block:
 def blocks(page: str) -> Iterator[Block]:
     """The blocks that a reader can run."""
     for match in BLOCK.finditer(page):
-        if match[2] in ("python", "console"):
+        if match[2] in ("python", "console", "diff"):
             yield Block(match[2], match[3], page.count("\n", 0, match.start(3)), match[1])
+
+
+def indented(page: str) -> list[str]:
+    """Code blocks that Markdown makes of indentation alone: first lines. They say nothing of what they are."""
+    outside = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"(?:\A|\n\n)(?: {4}|\t)(\S.*)", outside)
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -118,6 +125,7 @@ def run(page: Path, folder: Path, tools: Path | None = None) -> int:
         if block.file is not None:
             (shell.folder / block.file).write_text(block.text, encoding="utf-8")
             continue
+        assert block.kind != "diff", f"line {block.line}: why is it not run?"
         ran += 1
         if block.kind == "console":
             for command, expected in commands(block.text):

@@ -1,10 +1,11 @@
-"""A study on a Ray cluster of two workers on this machine: the same records, and a worker that is killed."""
+"""A study on a Ray cluster of two workers on this machine: the same records, and a worker that is killed. Ray Train."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import sabun
 from sabun.cli import app
 from sabun.errors import MissingExtraError, MixedEvidenceError, OptionError, StudyError
 from sabun.integrations import ray as integration
@@ -126,6 +130,30 @@ def test_a_script_is_started_where_the_study_was(cluster: Any, tmp_path: Path, m
     found = run(study, "out", executor=Ray(1))
     assert {result.status for result in found.runs} == {"finished"}, found.runs[0].failure
     assert {log.read_text().splitlines()[0] for log in Path("out/logs").iterdir()} == {f"in {tmp_path}"}
+
+
+def test_ray_train_goes_on_after_a_crash_and_ends_where_one_process_ends() -> None:
+    pytest.importorskip("ray.train", reason="Ray Train is not installed: pip install 'sabun[ray-train]'")
+    example = Path(__file__).parents[2] / "examples" / "ray_train.py"
+    quick = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    done = subprocess.run(
+        [sys.executable, str(example)], env={**os.environ, **quick}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"loss (\S+) after 8 epochs, the last (\d) since the crash", done.stdout)
+    assert found
+    assert int(found[2]) < 8  # some epochs lie before it
+    torch.manual_seed(0)
+    x = torch.randn(128, 8)
+    y = x.sum(1, keepdim=True).sin()
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = sabun.create("nadamw", model, lr=0.01)
+    for _ in range(8):
+        for rows in torch.arange(128).split(32):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    assert float(found[1]) == pytest.approx(float(nn.functional.mse_loss(model(x), y).detach()), rel=1e-5)
 
 
 # --------------------------------------------------------------------------------- what needs no cluster to be seen

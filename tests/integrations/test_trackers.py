@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +249,19 @@ def test_the_command_tracks_into_the_studys_directory(tmp_path: Path) -> None:
     asked = ["poc", "run", f"{TASK}:Tiny", "--candidate", "nesterov", "--seeds", "2", "--trials", "2", "--epochs", "2"]
     assert app.run([*asked, "--out", str(where), "--track", "tensorboard", "--quiet"]) == 0
     assert from_tensorboard(where / "tensorboard") == expected(Store.open(where))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("mlflow_tracking", r"(.+): mean test loss (0\.\d+) over 2 runs in MLflow"),
+     ("tensorboard_logging", r"(.+)/evaluate-[01]-\w{8}: validation loss 2\.\d+ (0\.\d+|1\.\d+) (0\.\d+) (0\.\d+)")],
+)  # fmt: skip
+def test_the_examples_read_back_what_the_study_wrote(name: str, line: str, python: str) -> None:
+    pytest.importorskip(name.partition("_")[0], reason=f"the package is not installed: see examples/{name}.py")
+    example = Path(__file__).parents[2] / "examples" / f"{name}.py"  # mlflow_tracking.py, tensorboard_logging.py
+    done = subprocess.run([*python.split(), str(example)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(f"^{line}$", done.stdout, re.MULTILINE)
+    assert len({arm for arm, *_ in told}) == 3
+    assert len(told) == (3 if name.startswith("mlflow") else 6)
+    assert all(losses == sorted(losses, reverse=True) for _, *losses in told)
