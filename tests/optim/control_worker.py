@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from training import leave
 
 import sabun
 
@@ -44,7 +45,7 @@ def main(store: str, rank: int, directory: Path) -> None:
         weights = torch.cat([p.detach().flatten() for p in model.parameters()])
         results[control] = (torch.tensor(steps, dtype=torch.float64), weights)
     torch.save(results, directory / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

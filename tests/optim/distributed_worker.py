@@ -1,7 +1,8 @@
 """One rank: ``python distributed_worker.py MODE DIRECTORY RANK WORLD``. Used by test_distributed.
 
-Modes: ``ddp`` trains replicas; ``save`` trains 6 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads
-that checkpoint in a world of its own size and trains the last 6 steps. All ranks see the same batches.
+Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
+steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
+trains the last 6 steps. All ranks see the same batches.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
-from training import backward, batches
+from training import backward, batches, leave
 
 import sabun
 from sabun.optim import create
@@ -57,6 +59,19 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data) -> None:
         optimizer.step()
 
 
+def divided(name: str) -> dict[str, torch.Tensor]:
+    """Replicas again, each rank holding the optimizer of its share of the parameters."""
+    model = network()
+    replica = nn.parallel.DistributedDataParallel(model)
+    members = list(model.parameters())
+    if name == "sabun":  # by names, which torch's ZeRO does not take: the groups as the preset makes them
+        made = ARMS[name](model.named_parameters()).param_groups
+        members = [{key: value for key, value in group.items() if key != "param_names"} for group in made]
+    optimizer = ZeroRedundancyOptimizer(members, optimizer_class=lambda params, **_: ARMS[name](params))
+    train(replica, optimizer, batches(12))
+    return whole(model)
+
+
 def main(mode: str, directory: Path, rank: int, world: int) -> None:
     faulthandler.dump_traceback_later(200, exit=True)
     store = dist.FileStore(str(directory / f"store-{mode}-{world}"), world)
@@ -91,12 +106,14 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
                 loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
                 set_state_dict(model, optimizer, **loaded, options=options)
             train(model, optimizer, batches(12)[6:])
+        if mode == "ddp":
+            results[f"{name}, ZeRO"] = divided(name)
         results[name] = whole(model)
         with optimizer.averaged():
             results[name] |= {f"averaged {key}": value for key, value in whole(model).items()}
     if rank == 0:
         torch.save(results, directory / f"{mode}-{world}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from training import leave
 
 from sabun import Optimizer
 from sabun.optim import preconditioners
@@ -47,8 +48,7 @@ def main(directory: Path, rank: int, world: int) -> None:
     store = dist.FileStore(str(directory / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
     torch.save({divide: train(divide) for divide in (False, True)}, directory / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

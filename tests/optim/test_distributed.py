@@ -58,7 +58,15 @@ def compare(found: dict[str, dict[str, Tensor]]) -> None:
 
 
 def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
-    compare(launch("ddp", tmp_path, 2))
+    found = launch("ddp", tmp_path, 2)
+    zero = {name: found.pop(f"{name}, ZeRO") for name in ARMS}
+    compare(found)
+    for name, parameters in zero.items():
+        assert parameters
+        for key, value in parameters.items():
+            torch.testing.assert_close(
+                value, found[name][key], rtol=1e-9, atol=1e-9, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
+            )
 
 
 def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(tmp_path: Path) -> None:
