@@ -6,6 +6,7 @@ so that it takes seconds: no other package can help by accident.
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import subprocess
@@ -96,6 +97,23 @@ def test_the_packages_are_whole_and_pass_twine(dist: Path) -> None:
     with tarfile.open(dist / archive) as held:
         names = {name.partition("/")[2] for name in held.getnames()}
     assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "docs/index.md", "tests/test_release.py"} <= names
+
+
+def test_the_description_on_a_package_index_stands_alone(dist: Path) -> None:
+    """README.md word for word, but for pictures and links that would lead nowhere there."""
+    (wheel,) = dist.glob("*.whl")
+    (path,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    told = email.message_from_bytes(zipfile.ZipFile(wheel).read(path))
+    assert told["Description-Content-Type"] == "text/markdown"
+    body = told.get_payload(decode=True).decode()
+    links = re.compile(r"!?\[([^\]]*)\]\(([^)]+)\)")
+    assert [target for _, target in links.findall(body) if "://" not in target] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert any("://" not in target for _, target in links.findall(readme))
+    for line in readme.splitlines():
+        if not line.startswith("!["):
+            assert links.sub(lambda m: m[0] if "://" in m[2] else m[1], line) in body
+    assert "come with the source distribution" in body
 
 
 def test_an_optimizer_steps_in_an_environment_without_extras(fresh: Path, tmp_path: Path) -> None:
