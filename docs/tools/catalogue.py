@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 
 from sabun import optim, schemes
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
@@ -78,6 +81,21 @@ def task_table() -> str:
     )  # fmt: skip
 
 
+def module_table() -> str:
+    """Every module of the package with the first sentences of its docstring; packages are bold."""
+    root = Path(optim.__file__).parents[1]
+    rows = []
+    for path in sorted(root.rglob("*.py"), key=lambda p: (p.parent, p.name != "__init__.py", p.name)):
+        told = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+        told = re.sub(
+            r":\w+:`(?:([^`<]+?)\s*<[^`]*>|~?([\w.]+))`", lambda m: m[1] or f"`{m[2]}`", told.replace("``", "`")
+        )
+        place = path.relative_to(root.parent)
+        name = f"**{place.parent}/**" if path.name == "__init__.py" else f"`{place.name}`"
+        rows.append([name, told.replace("\n", " ")])
+    return table(["module", "its one idea"], rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "schemes": scheme_table,
     "presets": preset_table,
@@ -86,6 +104,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "controls": lambda: role_table(STEP_CONTROLS),
     "options": option_table,
     "tasks": task_table,
+    "modules": module_table,
 }
 
 

@@ -149,6 +149,18 @@ def test_pages_from_data_hold_all_of_it(site: Path) -> None:
     )
 
 
+def test_the_architecture_names_every_module(site: Path) -> None:
+    page = (site / "architecture.html").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "sabun").rglob("*.py"):
+        name = (
+            f"{path.parent.relative_to(ROOT / 'src')}/" if path.name == "__init__.py" else f"<code>{path.name}</code>"
+        )
+        assert name in page
+    layers = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("```text\nsrc/sabun/")[2]
+    for package in (path for path in (ROOT / "src" / "sabun").iterdir() if (path / "__init__.py").exists()):
+        assert f"  {package.name}/" in layers
+
+
 def test_the_course_shows_what_was_measured(site: Path) -> None:
     for lang in ("en", "ja"):
         pages = sorted(site.glob(f"course/{lang}/[0-9]-*.html"))
