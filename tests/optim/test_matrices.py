@@ -9,7 +9,7 @@ import torch
 from test_kernels import USABLE
 
 import sabun
-from sabun.optim import AVERAGING
+from sabun.optim import AVERAGING, matrices
 from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
 from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
 
@@ -59,6 +59,17 @@ def test_a_stack_is_each_of_its_matrices_and_scale_does_not_matter() -> None:
         torch.testing.assert_close(orthogonalize(matrix, iteration="newton-schulz", steps=5), found)
         torch.testing.assert_close(orthogonalize(1e-4 * matrix, iteration="newton-schulz", steps=5), found)
     assert not orthogonalize(torch.zeros(3, 4), iteration="newton-schulz", steps=5).any()
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_small_matrices_keep_float32_however_they_are_stacked(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "_has_bfloat16_units", lambda: units)
+    large = torch.bfloat16 if units else torch.float32
+    for shape, expected in [((64, 64), torch.float32), ((256, 64), torch.float32), ((512, 512), large)]:
+        for transposed in (shape, shape[::-1]):
+            assert matrices.arithmetic(torch.empty(transposed)) == expected
+            assert matrices.arithmetic(torch.empty(9, *transposed)) == expected
+            assert matrices.arithmetic(torch.empty(transposed, dtype=torch.float64)) == torch.float64
 
 
 def test_bfloat16_comes_back_as_it_came() -> None:

@@ -88,7 +88,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "orthogonalization_dtype": Option(
         None, _one_of(None, "float32", "bfloat16", "float64"), "None, 'float32', 'bfloat16' or 'float64'",
-        "preconditioner", "its arithmetic; None: bfloat16 where there are units for it, else float32",
+        "preconditioner",
+        "its arithmetic; None: bfloat16 where there are units for it (on a CPU for large matrices), else float32",
     ),
     "row_normalization": Option(
         False, _flag, "True or False", "preconditioner",

@@ -97,7 +97,8 @@ _ROWS = (
         "orthogonalised Nesterov momentum for hidden matrices, AdamW for the rest",
         "Jordan et al. 2024; scale of Liu et al. 2025, arXiv 2502.16982",
         "torch.optim.Muon(adjust_lr_fn='match_rms_adamw') on the hidden matrices",
-        "on a CPU without bfloat16 units orthogonalises in float32; torch always in bfloat16 (orthogonalization_dtype)",
+        "on a CPU orthogonalises small matrices in float32, and all of them without bfloat16 units; torch always in "
+        "bfloat16 (orthogonalization_dtype)",
         options={"weight_decay": 0.1},
         rest={"scheme": "heavy-ball(0.9)", "preconditioner": "adam"},
     ),
