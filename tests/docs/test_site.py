@@ -149,6 +149,14 @@ def test_pages_from_data_hold_all_of_it(site: Path) -> None:
     )
 
 
+def test_no_markup_is_left_over(site: Path) -> None:
+    """Emphasis, code and links that Markdown did not take for such stand on the page as they were typed."""
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        found = re.findall(r".{0,30}(?:\*\*|(?<!\w)`|\]\().{0,30}", re.sub(r"<[^>]+>", "", text))
+        assert not found, page
+
+
 def test_the_architecture_names_every_module(site: Path) -> None:
     page = (site / "architecture.html").read_text(encoding="utf-8")
     for path in (ROOT / "src" / "sabun").rglob("*.py"):
