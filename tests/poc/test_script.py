@@ -133,13 +133,13 @@ def test_what_can_go_wrong_is_named_with_the_last_lines(code: str, words: str, t
 @pytest.mark.parametrize(
     ("mode", "status", "words"),
     [("no-log", "failed", "never called sabun.log"), ("disorder", "failed", "told epoch 1 after epoch 1"),
-     ("nan", "diverged", "")],
+     ("nan", "diverged", ""), ("overfit", "finished", ""), ("overfit-from-start", "diverged", "")],
 )  # fmt: skip
 def test_what_can_go_wrong_with_log_is_named(mode: str, status: str, words: str, python: str, tmp_path: Path) -> None:
     result, _ = one(script_study(f"{python} {PLAIN} --mode {mode}"), "script", tmp_path)
     assert result.status == status
     assert words in result.failure
-    assert len(result.epochs) == {"no-log": 0, "disorder": 1, "nan": 3}[mode]
+    assert len(result.epochs) == {"no-log": 0, "disorder": 1, "overfit-from-start": 4}.get(mode, 3)
     assert all(isinstance(epoch, Epoch) for epoch in result.epochs)
 
 

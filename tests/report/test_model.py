@@ -49,6 +49,14 @@ def test_the_overall_decision(case: Make, only: tuple[str, ...], decision: str, 
     assert r.phrases[-1].key == f"phrase.close_{decision.replace('-', '_')}"
 
 
+def test_the_epochs_are_those_of_the_runs_which_a_script_sets_itself(case: Make) -> None:
+    c = case()
+    planned = c.study.budget.epochs
+    assert report(c).limits.epochs == planned
+    own = c.study.model_copy(update={"budget": c.study.budget.model_copy(update={"epochs": planned + 7})})
+    assert report(dataclasses.replace(c, study=own)).limits.epochs == planned
+
+
 def test_what_was_not_tested_names_what_limits_the_evidence(case: Make) -> None:
     c = case()
     said = keys(report(c, mixed=True).untested)

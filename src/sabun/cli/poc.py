@@ -100,7 +100,7 @@ def run(
         str | None, typer.Option(help="Your own training command, with two lines changed: sabun.swap and sabun.log.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help='Today\'s optimizer, such as "torch.optim:SGD(momentum=0.9)". With --script: what the script makes.')
+        str | None, typer.Option(help='Today\'s optimizer, such as "torch.optim:SGD(momentum=0.9)".')
     ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="An optimizer to compare, such as nesterov@adam. Repeatable.")

@@ -18,8 +18,8 @@ Phase = Literal["tune", "evaluate", "repeat", "time"]
 time: a short run that has the machine to itself, where the evaluation runs shared it."""
 
 Status = Literal["finished", "diverged", "failed", "pruned"]
-"""diverged: the loss became non-finite, or ended above its start. failed: the run raised an error.
-pruned: a tuning run that its study's pruning rule cut short."""
+"""diverged: the loss became non-finite, or ended above its start, where that is known (a script need not log it).
+failed: the run raised an error. pruned: a tuning run that its study's pruning rule cut short."""
 
 PRINTED_LAST = " It printed last: "
 """Stands in a ``failure`` between the reason and the last lines that the run printed."""

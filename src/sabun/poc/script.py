@@ -172,7 +172,9 @@ class ScriptTrainer:
     def _result(self, run: Run, follow: _Follower, fault: str | None, said: str, started: str) -> RunResult:
         curve = follow.epochs
         diverged = bool(curve) and not all(_finite(epoch) for epoch in curve)
-        diverged = diverged or (len(curve) > 1 and curve[-1].val_loss > curve[0].val_loss)
+        # Above what it was after the first epoch is overfitting; only a script that logs its start can end above it.
+        from_start = len(curve) > 1 and curve[0].gradient_evaluations == 0
+        diverged = diverged or (from_start and curve[-1].val_loss > curve[0].val_loss)
         scores = run.phase == "evaluate"
         return RunResult(
             run=run.id,

@@ -54,7 +54,7 @@ def build(
     limits = Limits(
         study.task,
         dict(study.task_options),
-        study.budget.epochs,
+        _epochs(study, arms),
         study.budget.seeds,
         study.budget.trials,
         study.budget.tuning_seeds,
@@ -146,6 +146,11 @@ def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int,
     epochs = repeated.epochs if repeated is not None else ()
     found = ((epoch.epoch, epoch.extra.get(key, math.nan)) for epoch in epochs)
     return tuple((epoch, value) for epoch, value in found if math.isfinite(value))
+
+
+def _epochs(study: Study, arms: Sequence[Arm]) -> int:
+    """How long the longest run was: a script may have its own number. Without runs, what the study planned."""
+    return max((epoch for arm in arms for epoch in arm.summary.epochs), default=study.budget.epochs)
 
 
 def _effort(runs: Sequence[RunResult]) -> Effort:

@@ -35,6 +35,8 @@ if mode == "crash":
 if mode == "hang":
     print("waiting for a resource")
     time.sleep(600)
+if mode == "overfit-from-start":
+    sabun.log(epoch=0, val_loss=9.0)
 for epoch in range(1, epochs + 1):
     for rows in torch.randperm(64).split(8):
         optimizer.zero_grad()
@@ -44,6 +46,8 @@ for epoch in range(1, epochs + 1):
     scheduler.step()
     with torch.no_grad():
         val_loss = nn.functional.mse_loss(model(x), y)
+    if mode.startswith("overfit"):
+        val_loss = torch.tensor(10.0 + epoch)
     if mode == "nan":
         val_loss = val_loss * float("nan")
     if mode not in ("no-log", "no-swap"):
