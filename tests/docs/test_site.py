@@ -153,7 +153,8 @@ def test_no_markup_is_left_over(site: Path) -> None:
     """Emphasis, code and links that Markdown did not take for such stand on the page as they were typed."""
     for page in site.rglob("*.html"):
         text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-        found = re.findall(r".{0,30}(?:\*\*|(?<!\w)`|\]\().{0,30}", re.sub(r"<[^>]+>", "", text))
+        marks = r"\*\*|(?<!\w)`|\]\(|[\u3000-\u9fff]\*|\*[\u3000-\u9fff]"
+        found = re.findall(rf".{{0,30}}(?:{marks}).{{0,30}}", re.sub(r"<[^>]+>", "", text))
         assert not found, page
 
 
@@ -178,6 +179,9 @@ def test_the_course_shows_what_was_measured(site: Path) -> None:
             assert text.count('class="output"') >= 4, page
             assert text.count('<details class="success"') == 3, page
         assert len(list(site.glob(f"course/{lang}/*.svg"))) >= 6
+        shown = re.findall(r'class="output".*?</pre>', "".join(p.read_text(encoding="utf-8") for p in pages), re.DOTALL)
+        # A cell that shows sentences must ask for the language itself: what was asked before was asked for the other.
+        assert any(re.search("[\u3041-\u30ff]", text) for text in shown) == (lang == "ja")
     japanese = (site / "course" / "ja" / "3-stability.html").read_text(encoding="utf-8")
     assert "学習に使えません" in japanese  # a certificate speaks the language of the page
     assert not re.search(r"[\u3041-\u30ff]\n[\u3041-\u30ff]", re.sub(r"<pre.*?</pre>", "", japanese, flags=re.DOTALL))

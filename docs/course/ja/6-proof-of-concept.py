@@ -81,7 +81,7 @@ evidence = study.run(question, "study")
 phases = [run.phase for run in evidence.runs]
 print({phase: phases.count(phase) for phase in sorted(set(phases))})
 for name, tuning in evidence.tuning.items():
-    print(f"{name:<18} best {tuning.best}")
+    print(f"{name:<30} best learning rate {tuning.best['lr']:.3g}")
 
 # %% [markdown]
 # ## 判定を読む
@@ -93,7 +93,7 @@ for name, tuning in evidence.tuning.items():
 judged = assess(question, evidence.runs, evidence.tuning)
 for row in judged.comparisons:
     if row.kpi in ("final_loss", "spread", "epoch_s"):
-        print(f"{row.arm:<18}{row.kpi:<12} effect {row.effect:+.3f}   interval {row.low:+.3f} to {row.high:+.3f}")
+        print(f"{row.arm:<18}{row.kpi:<12} effect {row.effect:>6.3f}   interval {row.low:>6.3f} to {row.high:.3f}")
 for verdict in judged.verdicts:
     print(f"{verdict.arm:<18}{verdict.decision}")
 
@@ -122,7 +122,7 @@ for arm, reasons in said["reasons"].items():
 # いちばん役に立つのは、いちばん地味な部分、*確かめていないこと*です。
 
 # %%
-print(*said["untested"], sep="\n")
+print(*report["sentences"][LANG]["untested"], sep="\n")
 
 # %% [markdown]
 # ## この判定はどれくらい間違えるか
