@@ -21,19 +21,6 @@ import reference  # noqa: E402
 OUTSIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md"}
 
 
-# Pages that take their place in the navigation once they are written: section, title, file.
-EXPECTED = (("How-to", "Trainers and trackers", "integrations.md"), ("Concepts", "Step control", "step-control.md"))
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the expected pages that are there."""
-    for section, title, file in EXPECTED:
-        if (ROOT / "docs" / file).exists():
-            (pages,) = (entry[section] for entry in config.nav or [] if section in entry)
-            pages.append({title: file})
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add every page that is generated, and the pictures of the course."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import griffe
 import pytest
+import yaml
 from filelock import FileLock
 
 import reference  # docs/tools, see conftest.py
@@ -147,6 +148,20 @@ def test_pages_from_data_hold_all_of_it(site: Path) -> None:
     assert all(
         f"sabun {name}" in commands for name in ("schemes", "explain", "bench", "poc calibrate", "rollout verify")
     )
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    pages: list[str] = []
+
+    def walk(entry: object) -> None:
+        if isinstance(entry, str):
+            pages.append(entry)
+        for below in entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else ():
+            walk(below)
+
+    walk(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert len(pages) == len(set(pages))
+    assert set(pages) >= {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
 
 
 def test_no_markup_is_left_over(site: Path) -> None:
