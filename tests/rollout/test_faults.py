@@ -111,7 +111,7 @@ def train(folder, kill):
     torch.manual_seed(0)
     model = work.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, momentum=0.9)
-    guard = Guard(model, optimizer, folder=folder, audit=folder + ".jsonl", every=10)
+    guard = Guard(model, optimizer, folder=folder, audit=folder + ".jsonl", every=10, disk_share=1.0)
     for name in ("fsync", "replace", "unlink"):
         wrap(name, kill.get(name))
     for step in range(guard.resume(), steps):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
 from sabun.rollout.figures import Figures
 from sabun.rollout.guard import Guard
+from sabun.rollout.shelf import Disk, Snapshot
 from sabun.rollout.watch import Watch
 
 
@@ -27,7 +30,12 @@ class Toy:
         self.model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
         kinds = {"SGD": {"lr": 0.01, "momentum": 0.9}, "AdamW": {"lr": 0.01}}
         self.optimizer = getattr(torch.optim, optimizer)(self.model.parameters(), **kinds[optimizer])
-        options = {"champion": lambda params: torch.optim.Adam(params, lr=0.002), "every": 10, **options}
+        options = {
+            "champion": lambda params: torch.optim.Adam(params, lr=0.002),
+            "every": 10,
+            "disk_share": 1.0,
+            **options,
+        }
         self.guard = Guard(self.model, self.optimizer, **options)  # type: ignore[arg-type]
 
     def step(self, told: float | None = None, *, gradient: float | None = None, x: Tensor | None = None) -> bool:
@@ -340,6 +348,81 @@ def test_memory_and_disk_stay_bounded(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 3
 
 
+@pytest.mark.parametrize("share", [0.005, 0.1])
+def test_writing_good_states_takes_its_share_of_the_time_and_no_more(
+    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("sabun.rollout.shelf.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    real, written = Disk._write, []
+
+    def slow(self: Disk, snapshot: Snapshot) -> None:
+        clock[0] += 2.0
+        written.append(snapshot.step)
+        real(self, snapshot)
+
+    monkeypatch.setattr(Disk, "_write", slow)
+    toy = Toy(folder=tmp_path, disk_share=share)
+    for done in range(1, 1001):
+        toy.good(1)
+        clock[0] += 1.0
+        elapsed = clock[0] - 100.0
+        # Never more than the share and the one write that it allowed; never less than what fits in it.
+        assert 2.0 * len(written) <= share * elapsed + 2.0
+        assert 2.0 * len(written) >= share * (done - 10)
+    assert toy.names == ["started", "writes-spaced"]  # told once
+    # What is not on disk is in memory: a roll-back is none the worse for it.
+    scripted(toy, [*[1.0] * 3, math.inf, math.inf])
+    assert dict(toy.guard.events)["guard.rolled-back"]["to_step"] == 1000
+    again = Toy(folder=tmp_path)
+    assert again.guard.resume() == written[-1]
+
+
+def test_a_disk_that_fills_up_does_not_stop_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy(folder=tmp_path)
+    toy.good(5)
+    with monkeypatch.context() as patch, pytest.warns(SabunWarning, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        toy.good(10)
+    assert toy.names == ["started", "not-written"]
+    assert [path.name for path in tmp_path.iterdir()] == ["good-0.pt"]  # whole states only
+    assert not toy.step(math.inf)
+    assert not toy.step(math.inf)
+    assert dict(toy.guard.events)["guard.rolled-back"]["to_step"] == 10  # from memory
+    toy.good(10)
+    assert {path.name for path in tmp_path.iterdir()} == {"good-0.pt", "good-20.pt"}  # there is space again
+
+
+def full(file: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_folder_that_takes_no_state_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    toy = Toy(folder=tmp_path / "file" / "states")
+    before = toy.state()
+    with pytest.raises(StateError, match="cannot keep a good state"):
+        toy.step()
+    moved = {k for k, v in toy.state().items() if not torch.equal(v, before[k])}
+    assert not {k for k in moved if k.endswith(("weight", "bias"))}
+    with pytest.raises(StateError, match="a folder of its own"):
+        Toy(folder=tmp_path / "file")
+    monkeypatch.setattr(os, "fsync", full)
+    toy = Toy(folder=tmp_path / "full")
+    with pytest.raises(StateError, match="No space left"):
+        toy.step()
+    assert [*(tmp_path / "full").iterdir()] == []
+
+
+def test_half_written_states_of_a_kill_are_cleared_away(tmp_path: Path) -> None:
+    for name in ("good-20.new", "good-20-rank1.new", "notes.new"):
+        (tmp_path / name).write_bytes(b"torn")
+    assert Toy(folder=tmp_path).guard.resume() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good-20-rank1.new", "notes.new"]
+
+
 def test_a_loop_can_go_on_from_its_own_checkpoint_before_and_after_a_fall_back() -> None:
     for told in ([1.0] * 25, [*[1.0] * 25, math.inf, math.inf]):
         toy = Toy(troubles=1)
@@ -542,7 +625,17 @@ def test_with_a_grad_scaler_what_the_scale_does_not_explain_is_trouble() -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"every": 0}, {"keep": 0}, {"troubles": 1.5}, {"cut": 1.0}, {"cut": 0.0}, {"forgive": -1}]
+    "options",
+    [
+        {"disk_share": 0.0},
+        {"disk_share": 2.0},
+        {"every": 0},
+        {"keep": 0},
+        {"troubles": 1.5},
+        {"cut": 1.0},
+        {"cut": 0.0},
+        {"forgive": -1},
+    ],
 )
 def test_options_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -579,8 +672,19 @@ def _rank(rank: int, port: int, folder: str) -> None:
         if step == 45 and rank == 0:
             model.weight.grad[0, 0] = math.nan
         taken.append(guard.step(told))
+    # A kill between the two ranks' writes: the newer state is one rank's alone, and neither resumes from it.
+    kept = Guard(parallel, optimizer, folder=f"{folder}/states", every=10, disk_share=1.0)
+    for _ in range(25):
+        kept.step(1.0)
+    torch.distributed.barrier()
+    if rank == 1:
+        Path(f"{folder}/states/good-20-rank1.pt").unlink()
+    torch.distributed.barrier()
+    resumed = Guard(parallel, optimizer, folder=f"{folder}/states").resume()
     held = torch.cat([p.detach().flatten() for p in model.parameters()])
-    torch.save({"taken": taken, "weights": held, "events": list(guard.events)}, f"{folder}/rank{rank}.pt")
+    torch.save(
+        {"resumed": resumed, "taken": taken, "weights": held, "events": list(guard.events)}, f"{folder}/rank{rank}.pt"
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -593,6 +697,8 @@ def test_under_ddp_all_ranks_decide_alike_and_one_writes(tmp_path: Path) -> None
     torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     assert ranks[0]["taken"] == ranks[1]["taken"]
+    assert [rank["resumed"] for rank in ranks] == [10, 10]
+    assert not (tmp_path / "states" / "good-20.pt").exists()
     assert [i for i, taken in enumerate(ranks[0]["taken"]) if not taken] == [30, 31, 33, 45]
     assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
     assert ranks[0]["weights"].isfinite().all()

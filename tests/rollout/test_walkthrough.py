@@ -9,7 +9,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "rollout.md"
 
 
 def test_every_event_that_the_page_names_exists() -> None:
-    source = (Path(__file__).parents[2] / "src" / "sabun" / "rollout" / "guard.py").read_text(encoding="utf-8")
+    folder = Path(__file__).parents[2] / "src" / "sabun" / "rollout"
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("guard.py", "shelf.py"))
     named = set(re.findall(r"`(guard\.[a-z-]+)`", PAGE.read_text(encoding="utf-8")))
     assert len(named) >= 5
     for event in named:

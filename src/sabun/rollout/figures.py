@@ -12,7 +12,7 @@ complex gradients, or such as carry a graph of their own) are judged by the fini
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ __all__ = ["Figures", "Seen"]
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """``norm`` is the Euclidean norm of the gradients where one of them is not finite, else None: nobody asks for it.
     ``margin`` is None where the optimizer does not measure it, on any one rank."""
 
@@ -41,23 +40,24 @@ class Figures:
         self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._kept = -1, False  # number of gradients, and whether the fused check takes them
         self._found = self._one = torch.zeros(())
+        self._peek: memoryview | None = None  # on the CPU ``_found``'s one number, read without a call into torch
 
     def see(self, optimizer: torch.optim.Optimizer, loss: Tensor | float | None) -> Seen:
         """The figures of the step that is due."""
         if loss is None:
             raise OptionError("the closure returned no loss.", fix="Return the loss from the closure.")
         grads = [g for group in optimizer.param_groups for p in group["params"] if (g := p.grad) is not None]
+        margin = getattr(optimizer, "margin", None)
+        if margin is not None and (not isinstance(margin, int | float) or math.isnan(margin)):
+            margin = None
         bad = self._not_finite(grads)
-        measured = getattr(optimizer, "margin", None)
-        margin = measured if isinstance(measured, int | float) and not math.isnan(measured) else None
-        if not self._distributed and bad.device.type == "cpu":
-            value = loss.item() if isinstance(loss, Tensor) else float(loss)
-            found = bad.item() != 0.0
+        if self._peek is not None and not self._distributed:
+            value, found = loss.item() if isinstance(loss, Tensor) else float(loss), self._peek[()] != 0.0
         else:
             value, found, margin = self._shared(loss, bad, margin)
         if not found:
             return Seen(value, None, margin)
-        self._found = torch.zeros_like(bad)
+        self._kept = -1, False  # a mark that was set stays: begin with a new one
         norm = _norm(grads).item()
         return Seen(value, math.nan if math.isfinite(norm) else norm, margin)
 
@@ -70,7 +70,7 @@ class Figures:
                 torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
                 return self._found
             except RuntimeError:  # a layout that it does not take
-                self._kept = self._kept[0], False
+                self._kept, self._peek = (self._kept[0], False), None
         return torch.isfinite(_norm(grads)).logical_not().to(torch.float32)
 
     def _prepare(self, grads: list[Tensor]) -> None:
@@ -79,12 +79,16 @@ class Figures:
             type(g) is Tensor and g.dtype in _PLAIN and g.layout is torch.strided and not g.requires_grad for g in grads
         )
         self._kept = len(grads), plain and next(iter(devices)).type in ("cpu", "cuda")
+        self._peek = None
         if self._kept[1]:
             self._found = torch.zeros((), device=grads[0].device)
             self._one = torch.ones((), device=grads[0].device)
+            self._peek = self._found.numpy().data if self._found.is_cpu else None
 
     def _shared(self, loss: Tensor | float, bad: Tensor, margin: float | None) -> tuple[float, bool, float | None]:
         """The figures over all ranks, with one synchronisation."""
+        if bad.is_cpu and not self._distributed:
+            return loss.item() if isinstance(loss, Tensor) else float(loss), bad.item() != 0.0, margin
         value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
         known = torch.tensor([0.0 if margin is None else margin, float(margin is not None)])
         shared = torch.cat([figure.reshape(-1).to(bad.device, torch.float32) for figure in (value, bad, known)])

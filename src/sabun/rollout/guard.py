@@ -28,7 +28,9 @@ it can be judged, so an isolated trouble is rolled back, not skipped. Under ``to
 trouble while the scale can still fall: the scaler skips that step, as ever.
 
 Cost without trouble: one look at the gradients and one synchronisation a step, a copy of the state every ``every``
-steps.
+steps. On disk too, where there is a folder, as long as all writing so far took at most ``disk_share`` of the time; the
+states in between are in memory alone, so that a roll-back is none the worse for it, and a kill costs at most the time
+of one write over that share (or ``every`` steps, if those take longer).
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ from torch import Tensor, nn
 
 from sabun.audit import AuditLog, Json
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
-from sabun.rollout.figures import Figures, Seen
-from sabun.rollout.shelf import Disk, Memory, Shelf, Snapshot, clone
+from sabun.rollout.figures import Figures
+from sabun.rollout.shelf import Disk, Memory, Snapshot, clone
 from sabun.rollout.watch import Trouble, Watch
 
 __all__ = ["Guard"]
@@ -78,7 +80,8 @@ class Guard:
         job_id: goes into every event.
         every: steps between two good states kept; also the distance within which two troubles belong together.
         keep: how many good states are kept.
-        folder: where to keep them on disk, so that :meth:`resume` finds them after a kill; None: in memory.
+        folder: where to keep them on disk too, so that :meth:`resume` finds them after a kill; None: in memory alone.
+        disk_share: largest share of the time that may go into writing them, in (0, 1]; 1 writes every one.
         troubles: number of roll-backs that make the guard fall back.
         cut: factor on the step after a roll-back, in (0, 1).
         forgive: steps without trouble after which the step grows back by 1/cut and roll-backs are forgotten.
@@ -100,6 +103,7 @@ class Guard:
         every: int = 50,
         keep: int = 2,
         folder: str | Path | None = None,
+        disk_share: float = 0.005,
         troubles: int = 3,
         cut: float = 0.5,
         forgive: int = 500,
@@ -111,6 +115,10 @@ class Guard:
                 raise OptionError(f"{name} must be a whole number of at least 1, not {number!r}.", fix="Leave it out.")
         if not 0 < cut < 1:
             raise OptionError(f"cut must lie between 0 and 1, not {cut!r}.", fix="0.5 halves the step.")
+        if not 0 < disk_share <= 1:
+            raise OptionError(
+                f"disk_share must lie between 0 and 1, not {disk_share!r}.", fix="0.005 is half a per cent of the time."
+            )
         self.model = model
         self.optimizer = optimizer
         self.steps = self._at = 0
@@ -123,12 +131,15 @@ class Guard:
         self._job = job_id
         self._every, self._troubles, self._cut, self._forgive, self._floor = every, troubles, cut, forgive, margin
         self._watch = watch or Watch()
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._rank = torch.distributed.get_rank() if distributed else 0
+        self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._rank = torch.distributed.get_rank() if self._distributed else 0
         self._figures = Figures()
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._buffers = [name for name, _ in model.named_buffers()]
-        self._shelf: Shelf = Memory(keep) if folder is None else Disk(Path(folder), keep, self._rank)
+        self._shelf: Memory | Disk = Memory(keep)
+        if folder is not None:
+            where = Path(folder)
+            self._shelf = Disk(where, keep, self._rank, share=disk_share, agreed=self._agreed, told=self._told)
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
         self._peak = 0.0
         self._last_lr = 0.0
@@ -160,30 +171,42 @@ class Guard:
             raise OptionError("pass either the loss or a closure.", fix="guard.step(loss) after loss.backward().")
         if self._fresh:
             self._begin()
-        self._follow()
+        lr = self._given.param_groups[0].get("lr", 0.0)
+        if lr != self._last_lr:
+            self._follow(float(lr))
         if closure is not None:
             if scaler is not None:
                 raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
             if self.steps % self._every == 0:
                 self._keep()
             loss = self._take(lambda: self.optimizer.step(closure))  # type: ignore[arg-type]
-            trouble = self._judge(self._figures.see(self.optimizer, loss))
+            seen = self._figures.see(self.optimizer, loss)
+            trouble = self._watch.judge(seen.loss, seen.norm)
         else:
             if scaler is not None:
                 _unscale(scaler, self.optimizer)
             seen = self._figures.see(self.optimizer, loss)
             if scaler is not None and seen.norm is not None and math.isfinite(seen.loss) and scaler.get_scale() > 1:
                 return self._overflow(scaler)
-            trouble = self._judge(seen)
+            trouble = self._watch.judge(seen.loss, seen.norm)
             if trouble is None:
                 if self.steps % self._every == 0:
                     self._keep()
-                self._take(self.optimizer.step if scaler is None else lambda: scaler.step(self.optimizer))
+                if scaler is not None:
+                    self._take(lambda: scaler.step(self.optimizer))
+                elif self.scale < 1.0 or self.fallen_back:
+                    self._take(self.optimizer.step)
+                else:
+                    self.optimizer.step()
+        if seen.margin is not None:
+            self._margins.append(seen.margin)
         self._at = self.steps
         self.steps += 1
         if trouble is None:
             self._restored, self._untouched = False, 0
-            self._calm()
+            self._since += 1
+            if self._margins or self._rollbacks or self.scale < 1.0:
+                self._calm()
             return True
         self._act(trouble, taken=closure is not None)
         return False
@@ -195,13 +218,19 @@ class Guard:
     def resume(self) -> int:
         """After a kill: restore the newest good state from ``folder`` and return its step, the number of steps done.
 
-        Returns 0 and changes nothing where none was kept. Raises StateError without ``folder``.
+        Call it on every rank. Returns 0 and changes nothing where none was kept. Raises StateError without ``folder``.
         """
         if isinstance(self._shelf, Memory):
             raise StateError("this guard keeps its states in memory.", fix="Give Guard a folder to resume from.")
-        found = self._shelf.newest()
-        if found is None:
+        held = self._shelf.steps()
+        if self._distributed:  # killed between two ranks' writes: what every rank has
+            box: list[list[int]] = [[]] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(box, held)
+            held = sorted(set.intersection(*map(set, box)))
+        if not held:
             return 0
+        found = self._shelf.get(held[-1])
+        self._shelf.forget_after(found.step)
         self._fresh = False
         self.load_state_dict(found.extra)
         self._restore(found)
@@ -237,11 +266,6 @@ class Guard:
 
     # ------------------------------------------------------------------ calm
 
-    def _judge(self, seen: Seen) -> Trouble | None:
-        if seen.margin is not None:
-            self._margins.append(seen.margin)
-        return self._watch.judge(seen.loss, seen.norm)
-
     def _overflow(self, scaler: torch.amp.GradScaler) -> bool:
         """The scale was too large for this gradient: the scaler skips the step and will lower the scale."""
         scaler.step(self.optimizer)
@@ -255,22 +279,19 @@ class Guard:
         self._event("guard.started", optimizer=_name(self.optimizer), every=self._every, troubles=self._troubles)
 
     def _calm(self) -> None:
-        self._since += 1
         if len(self._margins) == _MARGIN_WINDOW and self._since % _MARGIN_WINDOW == 0:
             middle = sorted(self._margins)[_MARGIN_WINDOW // 2]
             if middle < self._floor:
                 self._margins.clear()
                 self._shorten("guard.cut", reason="margin-vanished", value=middle, limit=self._floor)
-        if self._since % self._forgive == 0 and (self._rollbacks or self.scale < 1):
+        if self._since % self._forgive == 0 and (self._rollbacks or self.scale < 1.0):
             self.scale = min(1.0, self.scale / self._cut)
             self._rollbacks = 0
             self._event("guard.calm", scale=self.scale)
 
-    def _follow(self) -> None:
+    def _follow(self, lr: float) -> None:
         """Keep up with the schedule: the largest lr so far, and the factor of a sudden rise while it lasts."""
-        lr, last = float(self._given.param_groups[0].get("lr", 0.0)), self._last_lr
-        if lr == last:
-            return
+        last = self._last_lr
         if self._fault == 1.0 and last > 0 and lr > 5 * self._peak:
             self._fault = lr / last
         elif self._fault > 1.0 and lr < 2 * last / self._fault:
@@ -397,6 +418,21 @@ class Guard:
     def _copy(self, found: Snapshot, names: list[str]) -> None:
         for name in names:
             self._tensors[name].copy_(found.tensors[name])
+
+    def _agreed(self, mine: bool) -> bool:
+        """Rank 0's answer, on every rank."""
+        if not self._distributed:
+            return mine
+        box = [mine]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def _told(self, event: str, facts: Mapping[str, Json]) -> None:
+        """What the shelf has to say."""
+        self._event(event, **facts)
+        if event == "guard.not-written":
+            said = f"a good state could not be written: {facts['reason']}. It is in memory; the training goes on."
+            warnings.warn(said, SabunWarning, stacklevel=2)
 
     def _event(self, event: str, **fields: Json) -> None:
         job: dict[str, Json] = {"job_id": self._job} if self._job else {}

@@ -1,25 +1,32 @@
-"""Where a guard keeps the last good states: in memory, or on disk where they also survive a kill. Always bounded.
+"""Where a guard keeps the last good states: in memory, and on disk where they also survive a kill. Always bounded.
 
 Of ``keep`` states the newest stays, and of the others those with the lowest loss level: the newest is what a sudden
 trouble goes back to, the best what a slow one does. A state is the parameters, the buffers, and the optimizer's state
-dict. On disk each is one file, written beside its place, synced and renamed, so that a kill leaves whole files only.
+dict.
+
+On disk each is one file, written beside its place, synced and renamed, so that a kill leaves whole files only. Writing
+costs milliseconds to minutes, so it is bounded in time: with t₀ the making of the shelf and W all that was spent on
+writing since, a state is written if W ≤ share·(t − t₀), else it stays in memory alone. Special cases: the first is
+always written; share 1 writes every one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sabun.errors import StateError
 
-__all__ = ["Disk", "Memory", "Shelf", "Snapshot"]
+__all__ = ["Disk", "Memory", "Snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +41,6 @@ class Snapshot:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Shelf(Protocol):
-    """A bounded store of snapshots."""
-
-    def put(self, snapshot: Snapshot, *, alone: bool = False) -> None:
-        """Keep a copy of ``snapshot``; then drop one if there are too many, or all others for ``alone``."""
-
-    def newest(self) -> Snapshot | None:
-        """The one with the largest step."""
-
-    def best(self) -> Snapshot | None:
-        """The one with the lowest level; of equals the newest."""
-
-    def __len__(self) -> int: ...
-
-
 class Memory:
     """Copies on the devices where the tensors live."""
 
@@ -57,84 +49,151 @@ class Memory:
         self._held: list[Snapshot] = []
 
     def put(self, snapshot: Snapshot, *, alone: bool = False) -> None:
+        """Keep a copy of ``snapshot`` and drop one if there are too many, or all others for ``alone``."""
         if alone:
             self._held.clear()
         elif len(self._held) == self.keep:
             self._held.pop(_surplus([(held.step, held.level) for held in self._held]))
-        copy = Snapshot(
-            snapshot.step,
-            snapshot.level,
-            {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()},
-            clone(snapshot.optimizer),
-        )
-        self._held.append(copy)
+        tensors = {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()}
+        self._held.append(Snapshot(snapshot.step, snapshot.level, tensors, clone(dict(snapshot.optimizer))))
 
     def newest(self) -> Snapshot | None:
+        """The one with the largest step."""
         return max(self._held, key=lambda held: held.step, default=None)
 
     def best(self) -> Snapshot | None:
+        """The one with the lowest level; of equals the newest."""
         return min(self._held, key=lambda held: (held.level, -held.step), default=None)
+
+    def get(self, step: int) -> Snapshot | None:
+        """The state taken before step ``step``, if it is among them."""
+        return next((held for held in self._held if held.step == step), None)
+
+    def levels(self) -> dict[int, float]:
+        """Step → level of what is kept."""
+        return {held.step: held.level for held in self._held}
 
     def __len__(self) -> int:
         return len(self._held)
 
 
 class Disk:
-    """Files ``good-STEP.pt`` in ``folder``, for ranks after the first ``good-STEP-rankR.pt``."""
+    """Files ``good-STEP.pt`` in ``folder``, for ranks after the first ``good-STEP-rankR.pt``, and copies in memory.
 
-    def __init__(self, folder: Path, keep: int, rank: int = 0) -> None:
-        self.folder, self.keep, self.rank = folder, keep, rank
+    ``agreed`` makes the decision to write one of all ranks. ``told`` hears, once each, that states are written less
+    often than they are kept, and every time that one could not be written: the training goes on, with the states in
+    memory. Only where not even the first can be written, ``put`` raises StateError.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        rank: int = 0,
+        *,
+        share: float = 1.0,
+        agreed: Callable[[bool], bool] = bool,
+        told: Callable[[str, dict[str, float | str]], None] = lambda event, facts: None,
+    ) -> None:
+        self.folder, self.keep, self.rank, self.share = folder, keep, rank, share
+        self._agreed, self._told = agreed, told
+        self._memory = Memory(keep)
         self._levels: dict[int, float] = {}
-        if folder.is_dir():
-            for step in self._steps():
-                self._levels[step] = self._read(step).level
+        self._since, self._spent, self._late = time.monotonic(), 0.0, False
+        own = re.compile(rf"good-(\d+){f'-rank{rank}' if rank else ''}\.(pt|new)")
+        try:
+            for path in sorted(folder.iterdir()) if folder.exists() else ():
+                found = own.fullmatch(path.name)
+                if found and found[2] == "new":
+                    path.unlink()  # a kill came before it was whole
+                elif found:
+                    self._levels[int(found[1])] = self._read(int(found[1])).level
+        except OSError as error:
+            raise StateError(f"cannot read {folder}: {error}.", fix="Give Guard a folder of its own.") from None
 
     def put(self, snapshot: Snapshot, *, alone: bool = False) -> None:
-        path = self._path(snapshot.step)
-        draft = path.with_suffix(".new")
+        """As :meth:`Memory.put`, and on disk if there is time for it."""
+        self._memory.put(snapshot, alone=alone)
+        elapsed = time.monotonic() - self._since
+        # Alone: what lies on disk is another optimizer's, and must go.
+        if not self._agreed(alone or self._spent <= self.share * elapsed):
+            if not self._late:
+                self._late = True
+                self._told("guard.writes-spaced", {"share": self.share, "written_s": self._spent, "of_s": elapsed})
+            return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                torch.save(
-                    {
-                        "step": snapshot.step,
-                        "level": snapshot.level,
-                        "tensors": {name: tensor.detach() for name, tensor in snapshot.tensors.items()},
-                        "optimizer": dict(snapshot.optimizer),
-                        "extra": dict(snapshot.extra),
-                    },
-                    file,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            raise StateError(
-                f"cannot keep a good state in {self.folder}: {error}.", fix="Check path and space."
-            ) from None
-        self._levels[snapshot.step] = snapshot.level
-        # Only when the new one is safe does an old one go.
-        while len(self._levels) > (1 if alone else self.keep):
-            older = sorted(step for step in self._levels if step != snapshot.step)
-            gone = older[_surplus([(step, self._levels[step]) for step in older])]
-            del self._levels[gone]
-            self._path(gone).unlink(missing_ok=True)
+            self._write(snapshot)
+        except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+            with contextlib.suppress(OSError):
+                self._path(snapshot.step).with_suffix(".new").unlink()
+            if not self._levels:
+                raise StateError(
+                    f"cannot keep a good state in {self.folder}: {_first_line(error)}.", fix="Check path and space."
+                ) from None
+            self._told("guard.not-written", {"reason": _first_line(error)})
+        else:
+            self._levels[snapshot.step] = snapshot.level
+            # Only when the new one is safe does an old one go.
+            while len(self._levels) > (1 if alone else self.keep):
+                older = sorted(step for step in self._levels if step != snapshot.step)
+                gone = older[_surplus([(step, self._levels[step]) for step in older])]
+                del self._levels[gone]
+                with contextlib.suppress(OSError):
+                    self._path(gone).unlink()
+        finally:
+            self._spent += time.monotonic() - self._since - elapsed
 
     def newest(self) -> Snapshot | None:
-        return self._read(max(self._levels)) if self._levels else None
+        """The one with the largest step."""
+        known = self._known()
+        return self.get(max(known)) if known else None
 
     def best(self) -> Snapshot | None:
-        return self._read(min(self._levels, key=lambda step: (self._levels[step], -step))) if self._levels else None
+        """The one with the lowest level; of equals the newest."""
+        known = self._known()
+        return self.get(min(known, key=lambda step: (known[step], -step))) if known else None
+
+    def get(self, step: int) -> Snapshot:
+        """The state taken before step ``step``: its copy in memory, else its file."""
+        return self._memory.get(step) or self._read(step)
+
+    def steps(self) -> list[int]:
+        """The steps of the states on disk."""
+        return sorted(self._levels)
+
+    def forget_after(self, step: int) -> None:
+        """Drop later states than that of ``step``, which not every rank has."""
+        for late in [known for known in self._levels if known > step]:
+            del self._levels[late]
+            self._path(late).unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self._levels)
 
+    def _known(self) -> dict[int, float]:
+        return {**self._levels, **self._memory.levels()}
+
+    def _write(self, snapshot: Snapshot) -> None:
+        path = self._path(snapshot.step)
+        draft = path.with_suffix(".new")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            torch.save(
+                {
+                    "step": snapshot.step,
+                    "level": snapshot.level,
+                    "tensors": {name: tensor.detach() for name, tensor in snapshot.tensors.items()},
+                    "optimizer": dict(snapshot.optimizer),
+                    "extra": dict(snapshot.extra),
+                },
+                file,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
     def _path(self, step: int) -> Path:
         return self.folder / (f"good-{step}-rank{self.rank}.pt" if self.rank else f"good-{step}.pt")
-
-    def _steps(self) -> list[int]:
-        own = re.compile(rf"good-(\d+)-rank{self.rank}\.pt" if self.rank else r"good-(\d+)\.pt")
-        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := own.fullmatch(path.name)))
 
     def _read(self, step: int) -> Snapshot:
         path = self._path(step)
@@ -151,11 +210,15 @@ def clone(value: Any) -> Any:
     """A copy of a state dict that shares no tensor with it."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: clone(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(clone(item) for item in value)
     return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _surplus(held: list[tuple[int, float]]) -> int:

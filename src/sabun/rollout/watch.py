@@ -76,17 +76,26 @@ class Watch:
             return Trouble("gradient-not-finite", gradient_norm)
         if loss > self._limit:
             return Trouble("loss-spike", loss, self._limit)
-        self._take(loss)
-        if self.seen <= self.warm_up or self.seen % 8 == 0:
+        if self.seen == 0:
+            self.first = loss
+        if loss > self.highest:
+            self.highest = loss
+        self.recent.append(loss)
+        if len(self.recent) > self.window:
+            self.recent.popleft()
+        self.seen += 1
+        if self.seen % 8 == 0 or self.seen <= self.warm_up:
             return self._renew()
         return None
 
     def _renew(self) -> Trouble | None:
         level = self.level
+        if self.seen == self.warm_up:
+            self.start = level
         if self.seen < self.warm_up or len(self.recent) < min(8, self.warm_up):
             self._limit = self.highest + abs(self.first)
             return None
-        noise = SIGMA * statistics.median(abs(loss - level) for loss in self.recent)
+        noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
         self._limit = level + max(self.z * noise, self.share * max(self.start - level, 0.0))
         if len(self.recent) < self.window:
             return None
@@ -96,17 +105,6 @@ class Watch:
         if level < self.best:
             self.best, self.best_noise = level, noise
         return None
-
-    def _take(self, loss: float) -> None:
-        if self.seen == 0:
-            self.first = loss
-        self.highest = max(self.highest, loss)
-        self.recent.append(loss)
-        if len(self.recent) > self.window:
-            self.recent.popleft()
-        self.seen += 1
-        if self.seen == self.warm_up:
-            self.start = self.level
 
     def forget(self) -> None:
         """Drop the window, whose losses are not those of a restored state; keep start and best."""
