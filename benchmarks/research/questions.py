@@ -70,6 +70,10 @@ def even(**options: Any) -> str:
     return variant(row_normalization=True, beta2=0.95, **options)
 
 
+def rising(**options: Any) -> str:
+    return variant(**{"beta": 0.8, "momentum_end": 0.95, **options})
+
+
 _PEERS = {
     "AdamW": "torch.optim:AdamW",
     "SGD, Nesterov": "torch.optim:SGD(momentum=0.9, nesterov=True)",
@@ -142,6 +146,24 @@ QUESTIONS: Mapping[str, Question] = {
             "β: 0.8 → 0.95": even(beta=0.8, beta_end=0.95),
         },
         "constant",
+    ),
+    # The optimizer's own option, in float32 as small matrices now are; without even rows, as the preset.
+    "rising": Question(
+        {
+            "β = 0.9": variant(orthogonalization_dtype="float32"),
+            "β: 0.8 → 0.95": rising(),
+            "β: 0.85 → 0.95": rising(beta=0.85),
+            "β: 0.8 → 0.9": rising(momentum_end=0.9),
+            "β: 0.8 → 0.97": rising(momentum_end=0.97),
+            "β: 0.7 → 0.95": rising(beta=0.7),
+            "β: 0.8 → 0.95, the rest 0.8 → 0.95": rising(rest="nesterov(0.8)", rest_momentum_end=0.95),
+            "β: 0.8 → 0.95, even rows": rising(row_normalization=True, beta2=0.95),
+            "β: 0.8 → 0.95, polar express, 3 products": rising(
+                orthogonalization="polar-express", orthogonalization_steps=3
+            ),
+        },
+        "β = 0.9",
+        keep=("β: 0.8 → 0.95", "β: 0.8 → 0.95, polar express, 3 products"),
     ),
     "average": Question(
         {

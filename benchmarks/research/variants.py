@@ -22,7 +22,7 @@ class Variant(sabun.Optimizer):
     """Look-ahead(β, γ) in a matrix metric for hidden matrices; another scheme in the ``adam`` metric for the rest.
 
     ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
-    proportion to it. ``rest``, ``rest_lr``, ``rest_beta2``: scheme, share of the learning rate and decay of the second
+    proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``: scheme, share of the learning rate and decay of the second
     moment for what is no hidden matrix. ``head``: whether the last matrix and embeddings are hidden matrices too.
     """
 
@@ -41,12 +41,13 @@ class Variant(sabun.Optimizer):
         rest: str = "nesterov(0.9)",
         rest_lr: float = 0.5,
         rest_beta2: float = 0.999,
+        rest_momentum_end: float | None = None,
         head: bool = False,
         **options: Any,
     ) -> None:
         groups = param_groups(
             members,
-            rest={"scheme": rest, "lr": lr * rest_lr, "beta2": rest_beta2},
+            rest={"scheme": rest, "lr": lr * rest_lr, "beta2": rest_beta2, "momentum_end": rest_momentum_end},
             is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
         )
         super().__init__(groups, lr, scheme=sabun.schemes.look_ahead(beta, gamma), preconditioner=metric, **options)

@@ -45,6 +45,7 @@ VERSION = 2
 # Running scalars that a group carries in its checkpoint. No option of the user's.
 _RUNNING: dict[str, object] = {
     "version": VERSION,
+    "lr_peak": 0.0,
     "averaging_count": 0,
     "averaging_lr_max": 0.0,
     "averaging_weight_sum": 0.0,
@@ -75,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         averaging: None, "ema", "tail" or "schedule-free"; see :meth:`averaged`.
         step_control: None (fixed; any scheduler), "embedded-error", "balance" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
+        momentum_end: β goes from ``momentum`` to this as the learning rate falls from its largest value so far to 0.
 
     All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
     each what is legal and what it means. torch's ``differentiable`` and ``capturable`` may be False only.
@@ -98,6 +100,7 @@ class Optimizer(torch.optim.Optimizer):
         decoupled: bool = True,
         maximize: bool = False,
         start_up: str | None = None,
+        momentum_end: float | None = None,
         beta2: float = 0.999,
         eps: float = 1e-8,
         orthogonalization: str = "newton-schulz",
@@ -180,7 +183,7 @@ class Optimizer(torch.optim.Optimizer):
                 settled["scheme"] = self.defaults["scheme"]
             for key in ("lr", "preconditioner", "averaging"):
                 settled.setdefault(key, self.defaults[key])
-            self._require_roles(settled["preconditioner"], settled["averaging"])
+            self._require_roles(settled)
             self._require_whole(param_group.get("params", ()))
             settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
             param_group.update(settled)
@@ -193,9 +196,15 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         self._plans.clear()
 
-    def _require_roles(self, metric: str | None, averaging: str | None) -> None:
+    def _require_roles(self, group: dict[str, Any]) -> None:
         control = STEP_CONTROLS[self.defaults["step_control"]]
-        for role, name, legal in (("metric", metric, control.metrics), ("average", averaging, control.averages)):
+        if control.finds_step and group.get("momentum_end", self.defaults["momentum_end"]) is not None:
+            raise OptionError(
+                f"momentum_end follows the learning rate; with step_control={control.name!r} there is none to follow.",
+                fix="Leave one of the two out.",
+            )
+        metric, average = group["preconditioner"], group["averaging"]
+        for role, name, legal in (("metric", metric, control.metrics), ("average", average, control.averages)):
             if legal is not None and name not in legal:
                 raise OptionError(
                     f"step_control={control.name!r} does not work with the {role} {name!r}.",
@@ -287,8 +296,10 @@ class Optimizer(torch.optim.Optimizer):
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
                 plan = self._plans[number] = planning.build(group, active, self.state, filter_of, plan)
+            lr = float(group["lr"])
+            group["lr_peak"] = max(group["lr_peak"], lr)
             parts = [(bucket, filter_of(group, bucket.metric)) for bucket in plan.buckets]
-            ready.append((number, parts, grads, float(group["lr"])))
+            ready.append((number, parts, grads, lr))
         return ready
 
     def _carry_out_together(self, controller: Controller, moves: list[tuple[int, Move]]) -> None:

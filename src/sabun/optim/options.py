@@ -77,6 +77,10 @@ OPTIONS: Mapping[str, Option] = {
         None, _one_of(None, "rest", "unbiased", "hold"), "None, 'rest', 'unbiased' or 'hold'", "scheme",
         "how the history begins; None: as the scheme says, or 'unbiased' where the metric asks for it",
     ),
+    "momentum_end": Option(
+        None, lambda v: v is None or _decay(v), "None or a number in [0, 1)", "scheme",
+        "β goes from `momentum` to this as the learning rate falls from its largest value to 0; None: constant",
+    ),
     "beta2": Option(0.999, _decay, _DECAY, "preconditioner", "decay of the second moment (adam, kronecker)"),
     "eps": Option(1e-8, _at_least_zero, "a finite number >= 0", "preconditioner", "added to √(second moment)"),
     "orthogonalization": Option(

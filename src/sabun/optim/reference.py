@@ -18,6 +18,7 @@ from torch import Tensor
 from sabun import schemes
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
+from sabun.optim.roles import momentum_of
 from sabun.optim.spec import decode
 
 __all__ = ["Reference"]
@@ -49,7 +50,8 @@ class Reference:
         for group in self.optimizer.param_groups:
             scheme = decode(group["scheme"])
             if "beta" in scheme.parameters:
-                scheme = scheme.with_parameters(beta=float(group["momentum"]))
+                group["lr_peak"] = max(group["lr_peak"], float(group["lr"]))
+                scheme = scheme.with_parameters(beta=momentum_of(group, scheme))
             self.weights.append((len(self.weights) + 1) ** group["averaging_power"] * group["lr"] ** 2)
             for p in group["params"]:
                 if p.grad is not None:

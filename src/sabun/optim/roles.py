@@ -14,7 +14,7 @@ from sabun.optim.options import check_learning_rate
 from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner
 from sabun.optim.spec import decode, encode
 
-__all__ = ["check_momentum", "filter_of", "settle"]
+__all__ = ["check_momentum", "filter_of", "momentum_of", "settle"]
 
 
 def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
@@ -23,8 +23,29 @@ def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
     start_up = group["start_up"]
     if start_up is None:
         start_up = "unbiased" if scheme.startup == "rest" and metric.asks_unbiased else scheme.startup
-    momentum = group.get("momentum") if "beta" in scheme.parameters else None
-    return realize(group["scheme"], None if momentum is None else float(momentum), start_up)
+    return realize(group["scheme"], momentum_of(group, scheme), start_up)
+
+
+_STAIRS = 64  # values that β takes on its way: to find a filter takes longer than a small step, so that they are kept
+
+
+def momentum_of(group: Mapping[str, Any], scheme: schemes.LinearMultistep) -> float | None:
+    """β of this step: the group's ``momentum``, or where ``momentum_end`` has brought it by now; None: there is no β.
+
+    β = β₀ + s(β_end − β₀) with s the part of the learning rate that is gone, s = 1 − lr/lr_peak, in 64 stairs; lr_peak
+    is the largest rate that the group has seen. So a warm-up and a constant rate keep β₀, any scheduler will do, and
+    nobody has to know the number of steps. The reason is that of ODE codes of variable order: a long memory costs
+    stability, of which there is plenty once the step is small, and buys less noise (docs/research/schedule.md).
+
+    A scheduler that cycles ``momentum`` itself, as OneCycleLR does, is obeyed instead.
+    """
+    if "beta" not in scheme.parameters or (momentum := group.get("momentum")) is None:
+        return None
+    beta, end, peak = float(momentum), group["momentum_end"], group["lr_peak"]
+    if end is None or peak <= 0 or beta != float(scheme.parameters["beta"]):
+        return beta
+    spent = round(_STAIRS * (1 - float(group["lr"]) / peak)) / _STAIRS
+    return beta + spent * (float(end) - beta)
 
 
 def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
@@ -51,6 +72,10 @@ def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
         check_momentum(momentum)
         scheme = scheme.with_parameters(beta=float(momentum))
         scheme.require_usable()
+    if (end := group.get("momentum_end")) is not None:
+        if "beta" not in scheme.parameters:
+            raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum_end out, or use 'heavy-ball'.")
+        scheme.with_parameters(beta=float(end)).require_usable()
     group["scheme"] = encode(scheme)
     if group.get("start_up") == "unbiased":
         _require_mass(group["scheme"], scheme.name)
