@@ -97,7 +97,7 @@ class Lab:
         study = default_study(
             task=self.setting.task, task_options=self.setting.options, baseline=key.arm, candidates=[_UNUSED],
             epochs=self.setting.points, seed=self.setting.root,
-        )  # fmt: skip
+        ).model_copy(update={"schedule": self.setting.schedule})  # fmt: skip
         if self.data is None:
             self.data = tasks.load(study.task, study.task_options)
         run = Run(arm=study.baseline.name, seed=key.seed, phase="tune", trial=0, hyperparameters={"lr": key.lr})

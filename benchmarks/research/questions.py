@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["CHOICE", "KEPT_OUT", "QUESTIONS", "TASKS", "Question", "Setting"]
@@ -18,9 +18,11 @@ class Setting:
     points: int
     root: int = 90_001
     """Seed of the research; the benchmark's own runs derive theirs from others."""
+    schedule: str = "linear"
 
     def fields(self) -> dict[str, Any]:
-        return {"task": self.task, "options": dict(self.options), "points": self.points, "root": self.root}
+        found = {"task": self.task, "options": dict(self.options), "points": self.points, "root": self.root}
+        return found if self.schedule == "linear" else {**found, "schedule": self.schedule}
 
     @property
     def steps(self) -> int:
@@ -31,7 +33,7 @@ def _paced(name: str, points: int, interval: int, **options: Any) -> Setting:
     return Setting(f"benchmarks/paced.py:{name}", {"interval": interval, **options}, points)
 
 
-TASKS: Mapping[str, Setting] = {
+TASKS: dict[str, Setting] = {
     "charlm": _paced("CharLM", 6, 50, layers=2, width=48, heads=4, context=32, batch_size=16, chars=200_000),
     "cifar10": _paced("Cifar10", 4, 50, images=6_000, width=8, batch_size=32),
     "cifar10-recalibrated": _paced("Cifar10", 4, 50, images=6_000, width=8, batch_size=32, recalibrate=8),
@@ -39,6 +41,10 @@ TASKS: Mapping[str, Setting] = {
     "digits-cnn": _paced("DigitsCNN", 6, 33),
     "breast-cancer": _paced("BreastCancer", 6, 21),
     "diabetes": _paced("Diabetes", 6, 16),
+}
+TASKS = {
+    **TASKS,
+    **{f"{name}-constant-rate": replace(TASKS[name], schedule="constant") for name in ("charlm", "cifar10")},
 }
 CHOICE = ("charlm", "cifar10")
 """Where choices are made."""
@@ -164,6 +170,13 @@ QUESTIONS: Mapping[str, Question] = {
         },
         "β = 0.9",
         keep=("β: 0.8 → 0.95", "β: 0.8 → 0.95, polar express, 3 products"),
+    ),
+    # Without a schedule β stays where it starts.
+    "constant-rate": Question(
+        {f"β = {beta}": variant(beta=beta) for beta in (0.8, 0.85, 0.9)},
+        "β = 0.9",
+        keep=("β = 0.8", "β = 0.85"),
+        tasks=("charlm-constant-rate", "cifar10-constant-rate"),
     ),
     "average": Question(
         {

@@ -22,8 +22,9 @@ class Variant(sabun.Optimizer):
     """Look-ahead(β, γ) in a matrix metric for hidden matrices; another scheme in the ``adam`` metric for the rest.
 
     ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
-    proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``: scheme, share of the learning rate and decay of the second
-    moment for what is no hidden matrix. ``head``: whether the last matrix and embeddings are hidden matrices too.
+    proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``:
+    scheme, share of the learning rate and decay of the second moment for what is no hidden matrix. ``head``: whether
+    the last matrix and embeddings are hidden matrices too.
     """
 
     takes_model = True

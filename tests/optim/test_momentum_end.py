@@ -1,4 +1,4 @@
-"""β that follows the learning rate: its path in closed form, the same step on every path through the code, exact resume."""
+"""β that follows the learning rate: its path in closed form, one step on every path through the code, exact resume."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class Reference:
         """One step from the gradients that the parameters hold."""
         for group in self.optimizer.param_groups:
             scheme = decode(group["scheme"])
-            if "beta" in scheme.parameters:
-                group["lr_peak"] = max(group["lr_peak"], float(group["lr"]))
-                scheme = scheme.with_parameters(beta=momentum_of(group, scheme))
+            group["lr_peak"] = max(group["lr_peak"], float(group["lr"]))
+            if (beta := momentum_of(group, scheme)) is not None:
+                scheme = scheme.with_parameters(beta=beta)
             self.weights.append((len(self.weights) + 1) ** group["averaging_power"] * group["lr"] ** 2)
             for p in group["params"]:
                 if p.grad is not None:

@@ -39,12 +39,12 @@ def momentum_of(group: Mapping[str, Any], scheme: schemes.LinearMultistep) -> fl
 
     A scheduler that cycles ``momentum`` itself, as OneCycleLR does, is obeyed instead.
     """
-    if "beta" not in scheme.parameters or (momentum := group.get("momentum")) is None:
+    if "beta" not in scheme.parameters or group.get("momentum") is None:
         return None
-    beta, end, peak = float(momentum), group["momentum_end"], group["lr_peak"]
+    beta, end, peak = float(group["momentum"]), group["momentum_end"], float(group["lr_peak"])
     if end is None or peak <= 0 or beta != float(scheme.parameters["beta"]):
         return beta
-    spent = round(_STAIRS * (1 - float(group["lr"]) / peak)) / _STAIRS
+    spent: float = round(_STAIRS * (1 - float(group["lr"]) / peak)) / _STAIRS
     return beta + spent * (float(end) - beta)
 
 
