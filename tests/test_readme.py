@@ -22,6 +22,12 @@ def test_python_examples_run(name: str) -> None:
         assert float(scope["loss"]) < 1.5  # type: ignore[arg-type]  # noise of variance 1: it learned something
 
 
+def test_the_files_that_contributing_names_exist() -> None:
+    named = re.findall(r"`((?:src|tests|examples|docs)/[^`]*)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(named) > 6
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_local_links_and_pictures_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
