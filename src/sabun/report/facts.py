@@ -36,7 +36,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What was fixed before the first run: budget and thresholds."""
+    """What was fixed before the first run: budget and thresholds. ``epochs``: as trained; a script may set its own."""
 
     task: str
     task_options: Mapping[str, Option]
