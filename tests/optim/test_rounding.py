@@ -20,7 +20,7 @@ def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -
     draws = 4000
     for step in range(draws):
         out = torch.zeros_like(low)
-        narrow([out], [values], at_random=True, step=step, indices=[0])
+        narrow([out], [values], at_random=True, step=step, places=[0])
         total += out.double()
         for place, value in zip(seen, out.tolist(), strict=True):
             place.add(value)
@@ -33,10 +33,24 @@ def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -
 def test_infinities_and_nans_are_handed_through() -> None:
     wide = torch.tensor([torch.inf, -torch.inf, torch.nan])
     out = torch.zeros(3, dtype=torch.bfloat16)
-    narrow([out], [wide], at_random=True, step=1, indices=[0])
+    narrow([out], [wide], at_random=True, step=1, places=[0])
     assert out[0] == torch.inf
     assert out[1] == -torch.inf
     assert out[2].isnan()
+
+
+def test_parameters_of_different_groups_are_rounded_independently() -> None:
+    same = [torch.ones(512, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    groups = [{"params": same[:1]}, {"params": same[1:]}]
+    optimizer = sabun.Optimizer(groups, 2**-10, stochastic_rounding=True)
+    for _ in range(3):
+        for p in same:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    a, b, c = (p.detach() for p in same)
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert not torch.equal(b, c)
 
 
 def drift(**options) -> float:

@@ -295,7 +295,8 @@ class Optimizer(torch.optim.Optimizer):
         for number, group, grads, active in found:
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
-                plan = self._plans[number] = planning.build(group, active, self.state, filter_of, plan)
+                first = sum(len(before["params"]) for before in self.param_groups[:number])
+                plan = self._plans[number] = planning.build(group, active, self.state, filter_of, plan, first)
             lr = float(group["lr"])
             group["lr_peak"] = max(group["lr_peak"], lr)
             parts = [(bucket, filter_of(group, bucket.metric)) for bucket in plan.buckets]

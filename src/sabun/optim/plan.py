@@ -50,6 +50,8 @@ class Bucket:
     fresh: list[int]
     special: bool
     widen: bool
+    first: int
+    """Place of the group's first parameter among those of the whole optimizer."""
 
     def owns(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
         """Whether the optimizer's state still holds this bucket's tensors (looked at: the first and the last)."""
@@ -126,9 +128,11 @@ def build(
     state: dict[Tensor, dict[str, Any]],
     filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
     before: Plan | None = None,
+    first: int = 0,
 ) -> Plan:
     """Sort the group's parameters that have gradients into buckets, making the state that is not there yet.
 
+    ``first`` is the place of the group's first parameter among those of the whole optimizer.
     Where the scheme is not that of the plan ``before`` and has another memory, the histories begin anew.
     """
     for p, on in zip(group["params"], active, strict=True):
@@ -161,7 +165,7 @@ def build(
         bucket = places.get(key)
         if bucket is None:
             bucket = places[key] = Bucket(
-                [], [], metric, averaging, [[] for _ in range(filter_.taps)], {}, {}, [], count, [], False, widen
+                [], [], metric, averaging, [[] for _ in range(filter_.taps)], {}, {}, [], count, [], False, widen, first
             )
             plan.buckets.append(bucket)
         bucket.special |= p.is_complex() or isinstance(p, DTensor)

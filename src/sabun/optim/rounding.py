@@ -13,17 +13,18 @@ from sabun.optim.kernels import Tensors
 __all__ = ["narrow"]
 
 
-def narrow(params: Tensors, wide: Tensors, *, at_random: bool, step: int, indices: list[int]) -> None:
+def narrow(params: Tensors, wide: Tensors, *, at_random: bool, step: int, places: list[int]) -> None:
     """Write ``wide`` (float32) into ``params`` (16-bit).
 
-    The noise depends on the step and the parameter's place alone, so that a resumed run rounds as an undisturbed one.
+    The noise depends on the step and the parameter's place in the optimizer alone: a resumed run rounds as an
+    undisturbed one.
     """
     if not at_random:
         torch._foreach_copy_(params, wide)
         return
-    for p, x, index in zip(params, wide, indices, strict=True):
+    for p, x, place in zip(params, wide, places, strict=True):
         generator = torch.Generator(device=x.device)
-        generator.manual_seed((step * 1_000_003 + index) % 2**63)
+        generator.manual_seed((step * 1_000_003 + place) % 2**63)
         noise = torch.randint(0, 2**16, x.shape, generator=generator, device=x.device, dtype=torch.int32)
         # A bfloat16 is the upper half of a float32: add noise below it, and cut.
         bits = (x.view(torch.int32) + noise) & -65536

@@ -112,7 +112,8 @@ def carry_out(
                 state[p][f"velocity_{j}"] = tap[i]
     if bucket.widen:
         at_random = group["stochastic_rounding"]
-        narrow(move.params, xs, at_random=at_random, step=bucket.count, indices=bucket.indices)
+        places = [bucket.first + index for index in bucket.indices]
+        narrow(move.params, xs, at_random=at_random, step=bucket.count, places=places)
 
 
 def step_fused(
