@@ -8,6 +8,7 @@ import http.server
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,13 @@ def test_images_from_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def asked() -> list[str]:
+    """What was asked of ``server``."""
+    return []
+
+
+@pytest.fixture
+def server(tmp_path: Path, asked: list[str]) -> Iterator[str]:
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "file.bin").write_bytes(b"data" * 1000)
 
@@ -202,6 +209,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None: ...
 
         def do_GET(self) -> None:
+            asked.append(self.path)
             if not self.path.startswith("/broken"):
                 super().do_GET()
                 return
@@ -215,6 +223,17 @@ def server(tmp_path: Path) -> Iterator[str]:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/file.bin"
         running.shutdown()
+
+
+def test_processes_that_need_the_same_file_at_the_same_time_download_it_once(
+    server: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SABUN_DATA", raising=False)
+    source = Source("file.bin", server, "sha256", hashlib.sha256(b"data" * 1000).hexdigest())
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: fetch(source), range(4)))
+    assert len(paths) == len(asked) == 1
 
 
 def test_downloads_are_verified_cached_and_explained(

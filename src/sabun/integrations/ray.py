@@ -59,6 +59,9 @@ class Ray:
         self._staff: list[_Member | None] = []
         self._where: dict[str, Mapping[str, Any]] = {}
 
+    def announce(self, study: Study, logs: Path) -> None:
+        """Nothing: a cluster may have to add machines, and is not asked to for a study that cannot work."""
+
     def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any], ...]:
         self._connect()
         self._setup = _luggage(study, logs)

@@ -6,8 +6,11 @@ Order: a file of that name in the directory ``$SABUN_DATA``; the cache (``$XDG_C
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +54,7 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
             )
         return given
     path = _cache() / source.name
-    if path.is_file() and digest(path, source.algorithm) == source.checksum:
+    if _is_there(path, source):
         return path  # without pooch: a training environment needs no more than the file
     try:
         import pooch
@@ -61,13 +64,16 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
             fix=f"pip install 'sabun[poc]', or put {source.name} into a directory and set {DIRECTORY} to it.",
         ) from None
     try:
-        kept = pooch.retrieve(
-            source.url,
-            known_hash=f"{source.algorithm}:{source.checksum}",
-            fname=source.name,
-            path=path.parent,
-            downloader=pooch.HTTPDownloader(timeout=timeout),
-        )
+        with _alone(path.parent):
+            if _is_there(path, source):  # another process was faster
+                return path
+            pooch.retrieve(
+                source.url,
+                known_hash=f"{source.algorithm}:{source.checksum}",
+                fname=source.name,
+                path=path.parent,
+                downloader=pooch.HTTPDownloader(timeout=timeout),
+            )
     except OSError as error:  # no network, no such file there, a connection that broke, no room here
         raise StudyError(
             f"cannot download {source.url}: {_reason(error)}.",
@@ -78,7 +84,23 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
             f"{source.url} is not the file it should be (not {_sum(source, source.checksum)}).",
             fix="Try again; if it stays so, the publisher has changed the file.",
         ) from None
-    return Path(kept)
+    return path
+
+
+def _is_there(path: Path, source: Source) -> bool:
+    return path.is_file() and digest(path, source.algorithm) == source.checksum
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Processes of one study ask for the same file at the same time: one downloads it, the others wait."""
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sum(source: Source, value: str) -> str:

@@ -77,12 +77,12 @@ def _git(directory: Path, *arguments: str) -> str:
 
 def _packages(study: Study) -> dict[str, str]:
     """Versions of what takes part: the engine's own needs, and the packages that the arms' classes come from."""
+    sides = [parse(arm.optimizer) for arm in study.arms]
+    modules = {side.name.split(".")[0].partition(":")[0] for side in sides if side.kind == "class"} - {"torch"}
     names = set(_PACKAGES)
-    modules = importlib.metadata.packages_distributions()
-    for arm in study.arms:
-        side = parse(arm.optimizer)
-        if side.kind == "class":
-            names.update(modules.get(side.name.split(".")[0].partition(":")[0], []))
+    if modules:  # to look into every package that is installed takes half a second
+        packages = importlib.metadata.packages_distributions()
+        names.update(name for module in modules for name in packages.get(module, []))
     found = {}
     for name in sorted(names - {"torch"}):
         try:

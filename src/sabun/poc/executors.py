@@ -34,12 +34,16 @@ class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
 
 
 class Executor(Protocol):
-    """``begin`` once; ``submit`` at most ``slots`` units at a time; ``next`` blocks until one has something to report.
+    """``announce`` at most once, ``begin`` once; ``submit`` at most ``slots`` units at a time; ``next`` blocks until one
+    has something to report.
 
     An executor may get ready from the moment it is made. ``close`` ends it, whether or not it has begun.
     """
 
     slots: int
+
+    def announce(self, study: Study, logs: Path) -> None:
+        """``study`` will begin, unless something is found to be wrong with it: get ready to carry it out."""
 
     def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any], ...]:
         """Take up ``study``; what runs print goes to the directory ``logs``. Returns its workers' environments."""

@@ -51,6 +51,9 @@ class InProcess:
         self._warm: set[str] = set()
         self._current: Iterator[tuple[Run, Epoch | RunResult]] = iter(())
 
+    def announce(self, study: Study, logs: Path) -> None:
+        """Nothing: who looks at the study and who carries it out are the same process."""
+
     def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any]]:
         self.load(study, logs)
         return (environment(study),)

@@ -41,11 +41,15 @@ class Processes:
         self._ready = selectors.DefaultSelector()
         self._reports: deque[tuple[Run, Epoch | RunResult]] = deque()
 
+    def announce(self, study: Study, logs: Path) -> None:
+        self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
+        self._nursery.take_up(self._setup)
+
     def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any]]:
         from sabun.poc.environment import environment
 
-        self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
-        self._nursery.take_up(self._setup)
+        if not self._setup:
+            self.announce(study, logs)
         return (environment(study),)
 
     def submit(self, unit: Unit) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from sabun.errors import StudyError
 from sabun.poc import arms, events
+from sabun.poc.builtin_tasks import TASKS
 from sabun.poc.executors import Executor, Lost, Unit
 from sabun.poc.inprocess import InProcess, trainer
 from sabun.poc.plan import Plan
@@ -134,10 +135,15 @@ def run(
     begin = time.monotonic()
     spaces = {arm.name: arms.spaces(arm, study.budget.decades) for arm in study.arms}
     chosen = executor if executor is not None else InProcess() if jobs == 1 else Processes(jobs)
-    try:  # workers get ready while the study is looked at
+    logs = (out / "logs").resolve()
+    try:
         refuse_other(out, study)
+        if (
+            study.task in TASKS
+        ):  # other people's code may fetch or write something, and not expect to do so twice at once
+            chosen.announce(study, logs)
         alone = validate(study)
-        here, *others = chosen.begin(study, (out / "logs").resolve())
+        here, *others = chosen.begin(study, logs)
         with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
             for there in others:
                 store.admit(there)
