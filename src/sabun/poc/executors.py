@@ -34,8 +34,8 @@ class Lost(Exception):  # noqa: N818  (a report, not a fault of the caller)
 
 
 class Executor(Protocol):
-    """``announce`` at most once, ``begin`` once; ``submit`` at most ``slots`` units at a time; ``next`` blocks until one
-    has something to report.
+    """``announce`` at most once, ``begin`` once; ``submit`` at most ``slots`` units at a time; ``next`` blocks until
+    one has something to report.
 
     An executor may get ready from the moment it is made. ``close`` ends it, whether or not it has begun.
     """
