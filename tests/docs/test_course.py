@@ -32,6 +32,15 @@ def test_both_languages_have_the_same_notebooks() -> None:
     assert sorted(path.stem for path in (course.FOLDER / "ja").glob("*.py")) == course.names()
 
 
+def test_both_languages_tell_the_teacher_the_same() -> None:
+    shapes = [
+        [line.count("|") for line in (course.FOLDER / page).read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+        for page in ("index.md", "ja.md")
+    ]
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) == 2 * (2 + 6)  # what each notebook is for, and what to ask the class
+
+
 def test_a_cell_shows_what_it_prints_and_what_it_is_worth() -> None:
     scope: dict[str, object] = {}
     assert course.evaluate("print('a')\nx = 2", scope) == ("a\n", None)

@@ -135,9 +135,10 @@ def test_a_script_is_started_where_the_study_was(cluster: Any, tmp_path: Path, m
 def test_ray_train_goes_on_after_a_crash_and_ends_where_one_process_ends() -> None:
     pytest.importorskip("ray.train", reason="Ray Train is not installed: pip install 'sabun[ray-train]'")
     example = Path(__file__).parents[2] / "examples" / "ray_train.py"
-    quick = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    quick = {"HEALTH_CHECK_INTERVAL_S": "0.2", "METRICS_ENABLED": "0", "WORKER_GROUP_START_TIMEOUT_S": "240"}
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", **{f"RAY_TRAIN_{name}": value for name, value in quick.items()}}
     done = subprocess.run(
-        [sys.executable, str(example)], env={**os.environ, **quick}, capture_output=True, text=True, check=False
+        [sys.executable, str(example)], env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = re.search(r"loss (\S+) after 8 epochs, the last (\d) since the crash", done.stdout)
