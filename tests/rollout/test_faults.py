@@ -82,70 +82,83 @@ def test_without_the_guard_the_same_fault_ruins_the_training(name: str, fault: s
     assert ruined == ((name, fault) not in HARMLESS)
 
 
-# A training that keeps its good states on disk, killed for real at a step or in the middle of writing a state. One
-# process imports torch once and forks each attempt.
+# A training that keeps its good states on disk, killed for real before its n-th write (a sync, a rename, a removal), for
+# every n that there is, and then run again. One process imports torch once and forks each attempt.
 JOB = """
 import importlib.util, json, os, sys
 import torch
 torch.set_num_threads(1)
-here, folder, kills = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+here, folder, name = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("rollout_workloads", here + "/workloads.py")
 workloads = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = workloads
 spec.loader.exec_module(workloads)
 from sabun.rollout.guard import Guard
 import torch._dynamo  # which torch.optim would import lazily, in every fork again
-work, steps = workloads.digits_cnn(), 120
+work, steps = {"digits-cnn": workloads.digits_cnn, "charlm": workloads.charlm}[name](), 24
 
-def wrap(name, at):
-    real, calls = getattr(os, name), 0
-    def call(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            os._exit(9)
-        return real(*args, **kwargs)
-    setattr(os, name, call)
+def count_writes(kill):
+    calls = 0
+    def wrap(name):
+        real = getattr(os, name)
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == kill:
+                os._exit(9)
+            return real(*args, **kwargs)
+        setattr(os, name, call)
+    for name in ("fsync", "replace", "unlink"):
+        wrap(name)
 
-def train(folder, kill):
+def train(place, kill):
+    count_writes(kill)
     torch.manual_seed(0)
     model = work.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, momentum=0.9)
-    guard = Guard(model, optimizer, folder=folder, audit=folder + ".jsonl", every=10, disk_share=1.0)
-    for name in ("fsync", "replace", "unlink"):
-        wrap(name, kill.get(name))
+    guard = Guard(model, optimizer, folder=place, audit=place + ".jsonl", every=6, disk_share=1.0)
     for step in range(guard.resume(), steps):
-        if step == kill.get("step"):
-            os._exit(9)
         optimizer.param_groups[0]["lr"] = work.lr * (1 - step / steps)
         optimizer.zero_grad()
         loss = work.task.loss(model, work.batch(step))
         loss.backward()
         guard.step(loss)
-    with open(folder + ".txt", "w") as file:
+    with open(place + ".txt", "w") as file:
         file.write(repr(workloads.evaluate(work, model)))
 
-codes = []
-for name, kill in [("/whole", {}), *(("/killed", kill) for kill in kills), ("/killed", {})]:
+def attempt(place, kill):
     child = os.fork()
     if child == 0:
-        train(folder + name, kill)
+        train(place, kill)
         os._exit(0)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+codes = [[attempt(folder + "/whole", 0)]]
+while len(codes) == 1 or codes[-1][0] == 9:
+    place = f"{folder}/killed-{len(codes)}"
+    codes.append([attempt(place, len(codes)), attempt(place, 0)])
 print(json.dumps(codes))
 """
 
 
-def test_a_killed_training_resumes_from_its_last_good_state_and_ends_the_same(tmp_path: Path) -> None:
-    # At a step; before a state is synced; before it gets its name; before the surplus one goes; before the first event.
-    kills: list[dict[str, int]] = [{"step": 37}, {"fsync": 5}, {"replace": 3}, {"unlink": 1}, {"fsync": 1}]
-    arguments = [sys.executable, "-c", JOB, str(HERE), str(tmp_path), json.dumps(kills)]
+@pytest.mark.parametrize("name", WORK)
+def test_a_training_killed_between_any_two_writes_resumes_and_ends_the_same(name: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", JOB, str(HERE), str(tmp_path), name]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [0, 9, 9, 9, 9, 9, 0]
-    assert (tmp_path / "killed.txt").read_text() == (tmp_path / "whole.txt").read_text()  # to the bit
-    # Bounded: two good states, whatever the number of steps, and no half-written one.
-    assert [len([*(tmp_path / name).glob("*.pt")]) for name in ("whole", "killed")] == [2, 2]
-    log = tmp_path / "killed.jsonl"
-    assert audit.verify(log).ok
-    assert [record.event for record in AuditLog(log).records()].count("guard.resumed") >= 4
+    first, *killed, last = json.loads(done.stdout)
+    assert (first, last) == ([0], [0, 0])  # the last attempt had fewer writes than the kill asked for
+    assert killed == [[9, 0]] * len(killed)
+    # Four states of two writes each and the removal of two, and an event of the log of at least four.
+    assert len(killed) >= 14
+    for number in range(1, len(killed) + 1):
+        place = tmp_path / f"killed-{number}"
+        assert place.with_suffix(".txt").read_text() == (tmp_path / "whole.txt").read_text()  # to the bit
+        # Bounded: two good states, and no half-written one.
+        assert [path.suffix for path in place.iterdir()] == [".pt", ".pt"]
+        log = tmp_path / f"{place.name}.jsonl"
+        assert audit.verify(log).ok
+        told = [record.event for record in AuditLog(log).records() if record.event != "audit.recovered"]
+        # Killed before the first state was whole or its event was written, it starts again; else it resumes.
+        assert set(told) <= {"guard.started", "guard.resumed"}
+        assert told[-1] == ("guard.resumed" if number > 2 else "guard.started")
