@@ -29,7 +29,8 @@ def sabun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return call
 
 
-INIT = ("init", "--champion", "torch.optim:AdamW", "--challenger", "nesterov@adam", "--name", "trial")
+BARE = ("init", "--champion", "torch.optim:AdamW", "--challenger", "nesterov@adam", "--name", "trial")
+INIT = (*BARE, "--champion-lr", "0.001", "--challenger-lr", "0.003")
 
 
 def test_mistakes_are_two_lines_and_leave_nothing_behind(sabun: Sabun, tmp_path: Path) -> None:
@@ -77,6 +78,52 @@ def test_a_refusal_and_an_override(sabun: Sabun) -> None:
     assert "by override: agreed" in sabun("status")[1]
     code, out, _ = sabun("rollback", "--reason", "drill", "--to", "poc")
     assert (code, "stage poc" in out) == (0, True)
+
+
+def test_a_plan_that_no_job_could_build_is_told_at_once_and_goes_nowhere(sabun: Sabun) -> None:
+    code, out, _ = sabun(*BARE)
+    assert code == 0
+    assert "no job could build the challenger: cannot build 'nesterov@adam'" in out
+    assert "no learning rate" in out
+    code, out, err = sabun("promote", "--override", "a reason does not make it trainable")
+    assert (code, out) == (1, "")
+    assert "'pilot' is refused: no job could build the challenger" in err
+    assert "options = { lr" in err
+    assert "no learning rate" in sabun("status")[1]
+    plan = Path("rollout.toml")
+    text = plan.read_text()
+    plan.write_text(text.replace("AdamW", "AdamV"))
+    code, _, err = sabun("apply", "--reason", "x")
+    assert code == 1
+    assert "not put into force" in err
+    assert "AdamV" in err
+    before, after = text.split("[challenger]")
+    plan.write_text(before + "[challenger]" + after.replace("options = {}", "options = { lr = 0.003 }", 1))
+    assert sabun("apply", "--reason", "the lr")[0] == 0
+    assert sabun("promote", "--override", "drill")[0] == 0
+    names = [event["event"] for event in json.loads(sabun("log", "--format", "json")[1])]
+    assert names == ["rollout.started", "rollout.refused", "rollout.changed", "rollout.promoted"]
+
+
+def test_a_default_learning_rate_is_told(sabun: Sabun) -> None:
+    code, out, _ = sabun("init", "--champion", "torch.optim:AdamW", "--challenger", "torch.optim:SGD(lr=0.1)")
+    assert code == 0
+    assert out.count("names no lr") == 1
+    assert "the champion names no lr: the default of torch.optim:AdamW counts" in out
+    assert json.loads(sabun("status", "--json")[1])["stage"] == "poc"
+
+
+def test_no_option_of_init_is_swallowed(sabun: Sabun, tmp_path: Path) -> None:
+    for arguments, said in (
+        ((*BARE[:3], "--champion-lr", "1", "--name", "x"), "nothing to start from"),
+        (("init", "--champion-lr", "0.1"), "--champion-lr needs the optimizer"),
+        (("init", "--study", "x", "--challenger", "torch.optim:SGD"), "has its own candidates"),
+        ((*BARE, "--candidate", "x"), "--candidate needs a study"),
+    ):
+        code, out, err = sabun(*arguments)
+        assert (code, out) == (2, ""), arguments
+        assert said in err
+        assert [*tmp_path.iterdir()] == []
 
 
 def test_verify_names_the_broken_link_and_knows_an_anchor(sabun: Sabun) -> None:

@@ -40,6 +40,7 @@ def write_study() -> StudyWriter:
         done: int | None = None,
         age_days: float = 1.0,
         candidate: str = CHALLENGER.optimizer,
+        baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
     ) -> Path:
         from sabun.poc.records import Epoch, RunResult
@@ -49,7 +50,7 @@ def write_study() -> StudyWriter:
         study = Study(
             name=path.name,
             task="digits",
-            baseline=Arm(name="today", optimizer=CHAMPION.optimizer),
+            baseline=Arm(name="today", optimizer=baseline),
             candidates=(Arm(name="new", optimizer=candidate),),
             budget=Budget(epochs=2, trials=0, seeds=seeds),
         )

@@ -12,7 +12,7 @@ from torch import nn
 import sabun
 from sabun.errors import RolloutError, SabunError, StateError
 from sabun.rollout import Rollout, champion, choice_of, choose, optimizer
-from sabun.rollout.build import KEY, build
+from sabun.rollout.build import KEY, build, unbuildable
 from sabun.rollout.plan import Gate, Plan, Side, Stage
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 0.01, "betas": (0.8, 0.9)})
@@ -121,6 +121,61 @@ def test_the_guard_falls_back_to_the_plans_champion(tmp_path: Path) -> None:
         guard.step(told)
     assert isinstance(guard.optimizer, torch.optim.AdamW)
     assert guard.optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_champion_that_treats_layers_differently_gets_the_model(part: bool, tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path)
+    muon = Side("muon", {"lr": 0.02})
+    sgd = Side("torch.optim:SGD", {"lr": 0.05})
+    rollout.start(Plan("trial", muon, sgd, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
+    rollout.promote(override="this test is not about gates")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    trained = [p for name, p in model.named_parameters() if not (part and name.startswith("3."))]
+    opt = optimizer(trained, job_id="job", path=tmp_path)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    for told in [1.0] * 6 + [float("inf")] * 2:
+        opt.zero_grad()
+        model(torch.arange(6)).square().mean().backward()
+        guard.step(told)
+    assert guard.fallen_back
+
+    def shapes(of: torch.optim.Optimizer) -> list[tuple[object, list[torch.Size]]]:
+        return [(group["preconditioner"], [p.shape for p in group["params"]]) for group in of.param_groups]
+
+    if part:  # names tell all but the embedding's kind; what does not train stays out
+        assert {id(p) for group in guard.optimizer.param_groups for p in group["params"]} == {id(p) for p in trained}
+    else:
+        assert shapes(guard.optimizer) == shapes(build(muon, model))
+        assert shapes(guard.optimizer) != shapes(build(muon, [*model.parameters()]))
+
+
+def test_what_no_job_could_build_is_found_before_any_job_meets_it() -> None:
+    stages = (Stage("poc", 0.0),)
+
+    def found(*sides: Side) -> tuple[list[str], list[str]]:
+        return unbuildable(Plan("trial", *sides, stages))
+
+    fine = Side("torch.optim:AdamW", {"lr": 0.01})
+    # Also one that takes matrices alone, as it does for the part of a model that a script gives it.
+    assert found(fine, Side("torch.optim:Muon", {"lr": 0.01})) == ([], [])
+    assert found(fine, Side("muon", {"lr": 0.01})) == ([], [])
+    wrong, unjudged = found(Side("script"), Side("nesterov@adam"))
+    assert ["champion" in wrong[0], "challenger" in wrong[1], unjudged] == [True, True, []]
+    wrong, unjudged = found(fine, Side("no_such_package:SGD", {"lr": 0.1}))
+    assert (wrong, len(unjudged)) == ([], 1)
+    assert "not installed here" in unjudged[0]
+
+
+def test_what_cannot_be_tried_here_needs_an_override(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path)
+    other = Side("no_such_package:SGD", {"lr": 0.1})
+    rollout.start(Plan("trial", CHAMPION, other, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
+    with pytest.raises(RolloutError, match="not installed here"):
+        rollout.promote()
+    state, _ = rollout.promote(override="the training image has it")
+    assert state.stage.name == "all"
 
 
 def _rank(rank: int, port: int, folder: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sabun import audit
 from sabun.errors import MissingExtraError, RolloutError
 from sabun.rollout import evidence
+from sabun.rollout.build import unbuildable
 from sabun.rollout.plan import Gate, Plan, Side
 
 StudyWriter = Callable[..., Path]
@@ -109,6 +110,35 @@ def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: S
     assert evidence.examine(proposed.stages[1].gate, proposed, tmp_path).passed
     with pytest.raises(RolloutError, match="Did you mean 'new'"):
         evidence.propose(study, tmp_path, candidate="neww")
+
+
+def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
+    tmp_path: Path, write_study: StudyWriter
+) -> None:
+    from sabun.poc.arms import arm, recipe
+
+    study = write_study(tmp_path / "studies" / "first", candidate="nesterov@adam")
+    proposed = evidence.propose(study, tmp_path)
+    assert dict(proposed.challenger.options) == {"lr": recipe(arm("nesterov@adam")).step}
+    assert unbuildable(proposed) == ([], [])
+
+
+def test_a_study_whose_script_makes_the_baseline_needs_to_be_told_what_that_is(
+    tmp_path: Path, plan: Plan, write_study: StudyWriter
+) -> None:
+    study = write_study(tmp_path / "studies" / "first", baseline="script")
+    with pytest.raises(RolloutError, match="a roll-out cannot build") as caught:
+        evidence.propose(study, tmp_path)
+    assert "--champion" in caught.value.fix
+    proposed = evidence.propose(study, tmp_path, champion=plan.champion)
+    assert proposed.champion == replace(plan.champion, arm="today")
+    assert unbuildable(proposed) == ([], [])
+    assert evidence.examine(proposed.stages[1].gate, proposed, tmp_path).passed
+    # Only the arm that the plan names: another plan's champion is not what the script makes.
+    assert "does not test this champion" in evidence.examine(proposed.stages[1].gate, plan, tmp_path).problems[0]
+    named = write_study(tmp_path / "studies" / "second")
+    with pytest.raises(RolloutError, match="names its baseline itself"):
+        evidence.propose(named, tmp_path, champion=plan.champion)
 
 
 def test_without_the_packages_it_says_what_to_install(

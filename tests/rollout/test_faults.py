@@ -82,8 +82,8 @@ def test_without_the_guard_the_same_fault_ruins_the_training(name: str, fault: s
     assert ruined == ((name, fault) not in HARMLESS)
 
 
-# A training that keeps its good states on disk, killed for real before its n-th write (a sync, a rename, a removal), for
-# every n that there is, and then run again. One process imports torch once and forks each attempt.
+# A training that keeps its good states on disk, killed for real before its n-th write (a sync, a rename, a removal),
+# for every n that there is, and then run again. One process imports torch once and forks each attempt.
 JOB = """
 import importlib.util, json, os, sys
 import torch

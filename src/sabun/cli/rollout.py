@@ -48,8 +48,12 @@ def init(
         Path | None, typer.Option(help="A study: its baseline and candidate become the two sides.")
     ] = None,
     candidate: Annotated[str, typer.Option(help="Which candidate of the study, if it has several.")] = "",
-    champion: Annotated[str, typer.Option(help="Without a study: today's optimizer, e.g. torch.optim:AdamW.")] = "",
+    champion: Annotated[
+        str, typer.Option(help="Today's optimizer, e.g. torch.optim:AdamW: without a study, or where it has a script.")
+    ] = "",
     challenger: Annotated[str, typer.Option(help="Without a study: the new one, e.g. nesterov@adam.")] = "",
+    champion_lr: Annotated[float | None, typer.Option(help="The champion's learning rate.")] = None,
+    challenger_lr: Annotated[float | None, typer.Option(help="The challenger's learning rate.")] = None,
     name: Annotated[str, typer.Option(help="Name of the roll-out; the draw of jobs depends on it.")] = "",
     plan: PlanOption = None,
     as_json: Json = False,
@@ -57,17 +61,27 @@ def init(
     """Write the plan (or take the one that is there) and start the audit log at the first stage."""
     rollout = Rollout(plan)
     proposed = None
+    today, new = _side(champion, champion_lr, "champion"), _side(challenger, challenger_lr, "challenger")
     if study is not None:
-        proposed = evidence.propose(study, rollout.folder, name=name, candidate=candidate)
-    elif champion and challenger:
-        proposed = evidence.template(name or challenger, Side(champion), Side(challenger))
-    elif not rollout.plan_path.exists():
+        if new is not None:
+            raise OptionError("a study has its own candidates.", fix="Name one with --candidate instead.")
+        proposed = evidence.propose(study, rollout.folder, name=name, candidate=candidate, champion=today)
+    elif today is not None and new is not None:
+        proposed = evidence.template(name or challenger, today, new)
+    elif today is not None or new is not None or not rollout.plan_path.exists():
         raise OptionError("nothing to start from.", fix="Give --study DIR, or both --champion and --challenger.")
+    elif name:
+        raise OptionError(f"{rollout.plan_path} has its own name.", fix="Leave --name out, or edit the plan.")
+    if candidate and study is None:
+        raise OptionError("--candidate needs a study.", fix="Add --study DIR.")
     state = rollout.start(proposed)
+    notes = _notes(state)
     if as_json:
-        _show(state, as_json=True)
+        typer.echo(json.dumps({**state.to_json(), "head": state.head, "notes": notes}, ensure_ascii=False, indent=2))
         return
     typer.echo(f"{rollout.plan_path}: {state.plan.name!r} starts at stage {state.stage.name!r}.")
+    for note in notes:
+        typer.echo(f"note: {note}")
     typer.echo("Read the plan and set its gates; after an edit: sabun rollout apply --reason '…'.")
 
 
@@ -182,6 +196,26 @@ def choose_(job_id: str, plan: PlanOption = None, as_json: Json = False) -> None
 def mlflow_(model: str, plan: PlanOption = None) -> None:
     """Point the aliases of a registered MLflow model to what the stage wants."""
     _move(model, Rollout(plan))
+
+
+def _side(notation: str, lr: float | None, role: str) -> Side | None:
+    if not notation:
+        if lr is not None:
+            raise OptionError(f"--{role}-lr needs the optimizer.", fix=f"Add --{role}, or edit rollout.toml.")
+        return None
+    return Side(notation, {} if lr is None else {"lr": lr})
+
+
+def _notes(state: State) -> list[str]:
+    """What the operator should know of a plan before any job meets it."""
+    from sabun.rollout.build import unbuildable
+
+    wrong, unjudged = unbuildable(state.plan)
+    notes = [f"{problem} Correct rollout.toml, then run `sabun rollout apply`." for problem in wrong]
+    for role, side in (("champion", state.plan.champion), ("challenger", state.plan.challenger)):
+        if not wrong and "lr" not in side.options and "lr=" not in "".join(side.optimizer.split()):
+            notes.append(f"the {role} names no lr: the default of {side.optimizer} counts.")
+    return notes + unjudged
 
 
 def _move(model: str | None, rollout: Rollout, *, quiet: bool = False) -> None:

@@ -10,6 +10,7 @@ The notation is that of studies (:mod:`sabun.optim.notation`), so a job trains w
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from sabun.errors import RolloutError, SabunError, StateError
 from sabun.optim import notation
 from sabun.rollout.choice import Choice, choose
-from sabun.rollout.plan import Side
+from sabun.rollout.plan import Plan, Side
 
-__all__ = ["KEY", "build", "champion", "choice_of", "optimizer"]
+__all__ = ["KEY", "build", "champion", "choice_of", "optimizer", "unbuildable"]
 
 KEY = "sabun_rollout"
 """Where an optimizer's state dict holds the choice."""
@@ -59,9 +60,17 @@ def optimizer(
     return built
 
 
-def champion(choice: Choice) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer]:
-    """What a guard falls back to: ``sabun.Guard(model, optimizer, champion=sabun.rollout.champion(choice))``."""
-    return lambda params: build(choice.champion, params)
+def champion(choice: Choice) -> Callable[[Params], torch.optim.Optimizer]:
+    """What a guard falls back to: ``sabun.Guard(model, optimizer, champion=sabun.rollout.champion(choice))``.
+
+    It asks the guard for the model instead of bare parameters, so that a champion that treats layers differently can.
+    """
+
+    def make(params: Params) -> torch.optim.Optimizer:
+        return build(choice.champion, params)
+
+    make.takes_model = True  # type: ignore[attr-defined]
+    return make
 
 
 def choice_of(built: torch.optim.Optimizer) -> Choice:
@@ -81,6 +90,28 @@ def build(side: Side, params: Params) -> torch.optim.Optimizer:
             f"cannot build {side.optimizer!r} with {dict(side.options)}: {error}",
             fix="Correct that side of rollout.toml and run `sabun rollout apply`.",
         ) from error
+
+
+def unbuildable(plan: Plan) -> tuple[list[str], list[str]]:
+    """Why jobs could not build the plan's two sides, and what cannot be judged here; both empty where all is well.
+
+    Each side is built over a small model. A class whose package this machine lacks may well be there for the jobs: that
+    cannot be judged here.
+    """
+    wrong, unknown = [], []
+    for role, side in (("champion", plan.champion), ("challenger", plan.challenger)):
+        package = side.optimizer.partition(":")[0].partition(".")[0].strip()
+        if ":" in side.optimizer and package.isidentifier() and importlib.util.find_spec(package) is None:
+            unknown.append(f"the {role}'s package {package!r} is not installed here, so it cannot be tried.")
+            continue
+        try:
+            build(side, nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4), nn.LayerNorm(4)))
+        except SabunError as error:
+            try:
+                build(side, nn.Linear(4, 4, bias=False))  # one for matrices alone, such as torch.optim:Muon
+            except SabunError:
+                wrong.append(f"no job could build the {role}: {error.cause.rstrip('.')}.")
+    return wrong, unknown
 
 
 def _agreed(ask: Callable[[], Choice]) -> Choice:

@@ -23,10 +23,12 @@ from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError
 from sabun.rollout.plan import STAGES, Gate, Option, Plan, Side, Stage
 
 if TYPE_CHECKING:
+    from sabun.poc.spec import Arm
     from sabun.poc.store import Store
 
 __all__ = ["Evidence", "Finding", "examine", "propose", "read", "template"]
 
+_SCRIPT = "script"  # sabun.poc.arms.SCRIPT, known here without the packages of sabun[poc]
 _RANK = {"no-go": 0, "undecided": 1, "go": 2}
 
 
@@ -143,11 +145,12 @@ def read(study: Path, plan: Plan) -> Evidence:
     )
 
 
-def propose(study: Path, folder: Path, *, name: str = "", candidate: str = "") -> Plan:
+def propose(study: Path, folder: Path, *, name: str = "", candidate: str = "", champion: Side | None = None) -> Plan:
     """A plan for ``folder`` from a study: its baseline against one candidate (the only one, or ``candidate``).
 
-    Both come with the hyperparameters that tuning found. The study opens the first gate; each later gate asks for a
-    study of its own.
+    Both come with the hyperparameters that tuning found, else with the step that the study took by default. The study
+    opens the first gate; each later gate asks for a study of its own. ``champion`` says what the baseline is where the
+    study has only a script that makes it itself.
     """
     store = _open(study)
     names = [arm.name for arm in store.study.candidates]
@@ -158,8 +161,23 @@ def propose(study: Path, folder: Path, *, name: str = "", candidate: str = "") -
     sides = []
     for arm in (store.study.baseline, store.study.arm(candidate or names[0])):
         tuned = store.tuning.get(arm.name)
-        options: dict[str, Option] = {**arm.options, **(tuned.best if tuned else {})}
+        options: dict[str, Option] = {**_step(arm), **arm.options, **(tuned.best if tuned else {})}
         sides.append(Side(arm.optimizer, options, arm.name))
+    today = sides[0]
+    if today.optimizer == _SCRIPT:
+        if champion is None:
+            factor = today.options.get("lr_multiplier", 1.0)
+            raise RolloutError(
+                f"the baseline of {study} is the optimizer that its script makes, which a roll-out cannot build.",
+                fix="Say what it is: --champion torch.optim:AdamW --champion-lr LR"
+                + (f", with LR the script's own times {factor:g}, as tuned." if factor != 1.0 else "."),
+            )
+        sides[0] = Side(champion.optimizer, champion.options, today.arm)
+    elif champion is not None:
+        raise RolloutError(
+            f"the study {study} names its baseline itself, {today.optimizer!r}.",
+            fix="Leave --champion out; edit rollout.toml for other options.",
+        )
     return template(name or store.study.name, *sides, study=os.path.relpath(study, folder))
 
 
@@ -171,6 +189,17 @@ def template(name: str, champion: Side, challenger: Side, *, study: str = "studi
         stages.append(Stage(stage, share, Gate(study)))
         study = f"studies/{stage}"
     return Plan(name, champion, challenger, tuple(stages))
+
+
+def _step(arm: Arm) -> dict[str, Option]:
+    """The default step of an arm that was not tuned, where its optimizer takes one."""
+    from sabun.optim import notation
+    from sabun.poc.arms import recipe
+
+    if arm.optimizer == _SCRIPT:
+        return {}
+    accepts = notation.resolve(arm.optimizer).accepts
+    return {"lr": recipe(arm).step} if accepts is None or "lr" in accepts else {}
 
 
 def _open(study: Path) -> Store:
@@ -197,6 +226,8 @@ def _find(side: Side, arms: Mapping[str, str], role: str, study: Path) -> str:
     """The study's name for ``side``: by the name that the plan gives it, and in any case by its notation."""
     wanted = _squeeze(side.optimizer)
     for name, optimizer in arms.items():
+        if optimizer == _SCRIPT and side.arm == name:
+            return name  # what the script makes is known to who wrote the plan; see `propose`
         if _squeeze(optimizer) == wanted and side.arm in ("", name):
             return name
     shown = ", ".join(f"{name} ({optimizer})" for name, optimizer in arms.items())

@@ -75,7 +75,8 @@ class Guard:
     Args:
         model: whose parameters and buffers are kept and restored.
         optimizer: the one that trains; also what the loop goes on to call ``zero_grad`` and schedulers on.
-        champion: makes the optimizer to fall back to, from the list of parameters; None: give up instead.
+        champion: makes the optimizer to fall back to, from the list of parameters; with an attribute ``takes_model``
+            that is true, from the model (or the named parameters of the part that trains). None: give up instead.
         audit: the audit log or its path; None: events are kept in ``events`` alone. Only rank 0 writes.
         job_id: goes into every event.
         every: steps between two good states kept; also the distance within which two troubles belong together.
@@ -97,7 +98,7 @@ class Guard:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        champion: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+        champion: Callable[[Any], torch.optim.Optimizer] | None = None,
         audit: AuditLog | str | Path | None = None,
         job_id: str = "",
         every: int = 50,
@@ -397,7 +398,15 @@ class Guard:
         if self._champion is None:
             raise StateError("there is no champion.", fix="Give Guard a champion.")
         params = [p for group in self._given.param_groups for p in group["params"]]
-        self.optimizer = self._champion(params)
+        members: Any = params
+        if getattr(self._champion, "takes_model", False):
+            # The model itself, if it is what trains; else the part of it, by name.
+            ours = {id(p) for p in params}
+            named = [(name, p) for name, p in self.model.named_parameters() if id(p) in ours]
+            if len(named) == len(params):
+                whole = {id(p) for p in self.model.parameters() if p.requires_grad} == ours
+                members = self.model if whole else named
+        self.optimizer = self._champion(members)
         self.fallen_back = True
 
     def _shorten(self, event: str, **figures: Json) -> None:

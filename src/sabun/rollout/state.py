@@ -11,6 +11,7 @@ writes it to the log. Special cases: ``promote`` asks the gate of the next stage
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ __all__ = ["PLAN_VARIABLE", "Rollout", "State"]
 PLAN_VARIABLE = "SABUN_ROLLOUT"
 STARTED, CHANGED = "rollout.started", "rollout.changed"
 PROMOTED, ROLLED_BACK, REFUSED = "rollout.promoted", "rollout.rolled-back", "rollout.refused"
+_MEND = "Correct that side of rollout.toml (options = { lr = 0.001 }), then run `sabun rollout apply --reason '…'`."
 _MOVES = (STARTED, CHANGED, PROMOTED, ROLLED_BACK)
 
 
@@ -121,8 +123,9 @@ class Rollout:
     def promote(self, *, override: str | None = None, now: datetime | None = None) -> tuple[State, Finding]:
         """Enter the next stage if its gate passes, or with a reason in ``override``; both are logged.
 
-        Raises RolloutError, after logging the refusal, when the gate does not pass, and without a trace when there is
-        no next stage or the plan file was edited and not applied.
+        Raises RolloutError, after logging the refusal, when the gate does not pass or, override or not, when a side of
+        the plan cannot be built; and without a trace when there is no next stage or the plan file was edited and not
+        applied.
         """
         _check_reason(override)
         before = self._in_force()
@@ -151,6 +154,7 @@ class Rollout:
 
         A change of name, champion or challenger goes back to the first stage, because the evidence was for others. A
         larger share of the current stage needs its gate to pass, or an ``override``; everything else stays where it is.
+        Raises RolloutError where a side of the plan cannot be built.
         """
         _check_reason(reason)
         _check_reason(override)
@@ -161,6 +165,9 @@ class Rollout:
         old = (before.plan.name, before.plan.champion, before.plan.challenger)
         same = old == (plan.name, plan.champion, plan.challenger) and before.stage.name in names
         target = plan.stages[plan.index(before.stage.name)] if same else plan.stages[0]
+        wrong, _ = _unbuildable(plan)
+        if wrong:
+            raise RolloutError(f"the plan is not put into force: {' '.join(wrong)}", fix=_MEND)
         changed: dict[str, Json] = {"stage": target.name, "plan": plan.to_json(), "reason": reason}
         if target.share > before.stage.share:
             finding = self._ask(before, plan, target, override, now)
@@ -170,7 +177,7 @@ class Rollout:
     def examine(self, stage: str, *, now: datetime | None = None) -> Finding:
         """What the gate of ``stage`` says now; asks only, changes nothing."""
         plan = self.state().plan
-        return evidence.examine(plan.stages[plan.index(stage)].gate, plan, self.folder, now=now)
+        return self._examined(plan, plan.stages[plan.index(stage)], now)[0]
 
     def verify(self, *, anchor: str | None = None) -> tuple[audit.Verification, list[str]]:
         """The chain (see :func:`sabun.audit.verify`), and in sentences whatever else does not fit it."""
@@ -208,7 +215,10 @@ class Rollout:
         return state
 
     def _ask(self, before: State, plan: Plan, target: Stage, override: str | None, now: datetime | None) -> Finding:
-        finding = evidence.examine(target.gate, plan, self.folder, now=now)
+        finding, wrong = self._examined(plan, target, now)
+        if wrong:  # a reason does not make it trainable
+            self.log.append_after(before.head, REFUSED, to=target.name, gate=finding.to_json())
+            raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_MEND)
         if not finding.passed and override is None:
             self.log.append_after(before.head, REFUSED, to=target.name, gate=finding.to_json())
             raise RolloutError(
@@ -216,6 +226,13 @@ class Rollout:
                 fix="Mend that, or give a reason with --override; it is logged as an override.",
             )
         return finding
+
+    def _examined(self, plan: Plan, target: Stage, now: datetime | None) -> tuple[Finding, list[str]]:
+        """What the gate of ``target`` says, and why no job could build a side, which is among its problems."""
+        finding = evidence.examine(target.gate, plan, self.folder, now=now)
+        wrong, unjudged = _unbuildable(plan)
+        problems = (*finding.problems, *wrong, *unjudged)
+        return dataclasses.replace(finding, passed=not problems, problems=problems), wrong
 
     def _record(self, head: str | None, event: str, fields: Mapping[str, Json]) -> State:
         if head is None:  # the way back never loses to another operator's event
@@ -225,6 +242,13 @@ class Rollout:
         state = self.state()
         self.renew()
         return state
+
+
+def _unbuildable(plan: Plan) -> tuple[list[str], list[str]]:
+    """See :func:`sabun.rollout.build.unbuildable`; imported here because choosing and looking need no torch."""
+    from sabun.rollout.build import unbuildable
+
+    return unbuildable(plan)
 
 
 def _replay(records: list[Record]) -> State | None:
