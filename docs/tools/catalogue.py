@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from sabun import optim, schemes
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
@@ -108,6 +109,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
+def _whole_summaries(command: Any) -> None:
+    """Lists of commands give the first paragraph of each; without ``short_help`` it would be cut."""
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = " ".join((below.help or "").partition("\n\n")[0].split())
+        _whole_summaries(below)
+
+
 def command_line() -> str:
     """Every command with its options, from the command itself."""
     import typer
@@ -116,5 +124,6 @@ def command_line() -> str:
     from sabun.cli.app import build
 
     command = typer.main.get_command(build())
+    _whole_summaries(command)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="sabun")
     return text.replace("# `sabun`", "# Command line", 1)

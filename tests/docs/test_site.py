@@ -145,6 +145,7 @@ def test_pages_from_data_hold_all_of_it(site: Path) -> None:
     catalogue = (site / "catalogue.html").read_text(encoding="utf-8")
     assert all(f"<code>{name}" in catalogue for name in [*SCHEMES, *sabun.presets(), *sabun.optim.OPTIONS])
     commands = (site / "reference" / "cli.html").read_text(encoding="utf-8")
+    assert "...</li>" not in commands  # no summary is cut
     assert all(
         f"sabun {name}" in commands for name in ("schemes", "explain", "bench", "poc calibrate", "rollout verify")
     )
