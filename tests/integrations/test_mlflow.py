@@ -93,6 +93,81 @@ def test_versions_of_other_roll_outs_are_not_taken(client: Any, rollout: Rollout
         sync("forecast", rollout, client=client)
 
 
+class Failing:
+    """The client, which fails from its n-th call on."""
+
+    def __init__(self, client: Any, calls: int) -> None:
+        self.client, self.left = client, calls
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise ConnectionError("the server is gone\nand says more")
+            return getattr(self.client, name)(*args, **kwargs)
+
+        return call
+
+
+def test_mlflow_failing_at_any_call_leaves_the_roll_out_in_order_and_a_repetition_mends_it(
+    client: Any, rollout: Rollout
+) -> None:
+    from sabun.integrations.mlflow import sync
+
+    train(client, rollout, 2)
+    sync("forecast", rollout, client=client)
+    rollout.promote(override=WHY)
+    both = train(client, rollout, 12)
+    sync("forecast", rollout, client=client)
+    rollout.promote(override=WHY)
+    before, log = rollout.state(), rollout.log.path.read_bytes()
+    for calls in range(20):
+        failing = Failing(client, calls)
+        if calls == 8:  # two to read, two aliases, four tags: that is all
+            sync("forecast", rollout, client=failing)
+            break
+        with pytest.raises(RolloutError, match=r"the server is gone\. .*at stage 'production'") as caught:
+            sync("forecast", rollout, client=failing)
+        assert caught.value.fix.endswith("sabun rollout mlflow forecast")
+        assert rollout.log.path.read_bytes() == log
+        assert rollout.state() == before
+        assert rollout.verify()[1] == []
+        assert aliases(client)["champion"] in (both["champion"], both["challenger"])
+        sync("forecast", rollout, client=client)
+        assert aliases(client) == {"champion": both["challenger"]}
+        # Back to where it was, to fail one call later.
+        for alias, version in both.items():
+            client.set_registered_model_alias("forecast", alias, version)
+    assert failing.left == 0
+
+
+def test_a_promotion_stands_when_the_server_is_gone(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow")
+    import socket
+
+    from sabun.cli import app
+
+    with socket.socket() as probe:  # a port on which nobody listens
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    folder = str(rollout.folder)
+    for command in (["promote", "--override", WHY], ["rollback", "--reason", "drill"]):
+        code = app.run(["rollout", *command, "--mlflow", "forecast", "--plan", folder])
+        told = capsys.readouterr()
+        assert code == 1
+        assert f"trial: stage {rollout.state().stage.name}" in told.out
+        assert "error: MLflow failed while the aliases of 'forecast' moved" in told.err
+        assert "fix: Once MLflow answers again: sabun rollout mlflow forecast" in told.err
+        assert told.err.count("\n") == 2
+        assert rollout.verify()[1] == []
+    names = [record.event for record in rollout.log.records()]
+    assert names == ["rollout.started", "rollout.promoted", "rollout.rolled-back"]
+
+
 def test_without_mlflow_it_says_what_to_install(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
     from sabun.integrations.mlflow import sync
 

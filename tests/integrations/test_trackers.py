@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sabun.audit import AuditLog
 from sabun.cli import app
 from sabun.errors import MissingExtraError, OptionError
 from sabun.integrations.trackers import TRACKERS, Tracker, numbers, totals, track
@@ -127,6 +128,31 @@ def test_every_number_of_the_store_is_there_while_the_study_runs(
     found = read()
     assert found == expected(store)
     assert any(name == "curvature" for curve in found.values() for name, _ in curve)
+
+
+def test_the_head_of_the_studys_audit_log_is_kept_in_mlflow(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'sabun[mlflow]'")
+    uri, where, spec = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "study", small(trials=0, epochs=1)
+
+    def kept() -> str:
+        tags = mlflow.MlflowClient(tracking_uri=uri).get_experiment_by_name("small").tags
+        return str(tags[f"sabun.audit_head.{spec.hash[:12]}"])
+
+    study.run(spec, where, on_event=track("mlflow", where, to=uri))
+    head = kept()
+    assert head == AuditLog(where / "audit.jsonl").records()[-1].hash
+    study.run(spec, where, on_event=track("mlflow", where, to=uri))  # nothing left to do, but the log has grown
+    assert kept() not in ("", head)
+    for anchor in (head, kept()):
+        assert AuditLog(where / "audit.jsonl").verify(anchor=anchor).ok
+    # Against both files written anew, with a chain that holds in itself, the anchor alone helps.
+    records = AuditLog(where / "audit.jsonl").records()
+    for path in where.glob("audit.jsonl*"):
+        path.unlink()
+    for record in records:
+        AuditLog(where / "audit.jsonl", actor="somebody else").append(record.event, **record.data)
+    assert AuditLog(where / "audit.jsonl").verify().ok
+    assert not AuditLog(where / "audit.jsonl").verify(anchor=head).ok
 
 
 class CutOffError(Exception):

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from sabun.errors import MissingExtraError, RolloutError
+from sabun.errors import MissingExtraError, RolloutError, SabunError
 from sabun.rollout.choice import Choice, Role
-from sabun.rollout.state import Rollout
+from sabun.rollout.state import Rollout, State
 
 __all__ = ["Aliases", "Client", "sync", "tag_version"]
 
@@ -74,10 +74,24 @@ def sync(model: str, rollout: Rollout | str | Path | None = None, *, client: Cli
     """Point the aliases of the registered ``model`` to what the stage of ``rollout`` wants, and return them.
 
     Raises RolloutError where the roll-out is not in order, or no version was trained by the side that an alias needs;
-    then no alias is moved. Doing it twice changes nothing.
+    then no alias is moved. Raises it too where MLflow fails, perhaps after some aliases have moved: the roll-out is
+    what its log says, and doing it again brings the rest. Doing it twice changes nothing.
     """
-    client = _client(client)
     state = (rollout if isinstance(rollout, Rollout) else Rollout(rollout)).state()
+    try:
+        return _follow(_client(client), model, state)
+    except SabunError:
+        raise
+    except Exception as error:  # each kind of server and database fails in its own way
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RolloutError(
+            f"MLflow failed while the aliases of {model!r} moved: {said[:300]}. "
+            f"The roll-out itself is in order, at stage {state.stage.name!r}; jobs follow its audit log.",
+            fix=f"Once MLflow answers again: sabun rollout mlflow {model}",
+        ) from error
+
+
+def _follow(client: Client, model: str, state: State) -> Aliases:
     newest = _newest(client, model, state.plan.name)
     share = state.stage.share
     wanted: dict[str, Role] = {"champion": "challenger" if share == 1 else "champion"}

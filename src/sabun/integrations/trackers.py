@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sabun import audit
 from sabun.errors import MissingExtraError, OptionError, unknown
-from sabun.poc import events
+from sabun.poc import events, trail
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
 from sabun.poc.store import Store
@@ -60,6 +61,9 @@ class Tracker(ABC):
         elif isinstance(event, events.RunFinished):
             self._end(event.result)
         elif isinstance(event, events.StudyFinished):
+            log = event.path / trail.LOG
+            if log.exists():
+                self.anchor(audit.verify(log).head)
             self.close()
 
     def _replay(self, result: RunResult) -> None:
@@ -94,6 +98,9 @@ class Tracker(ABC):
     @abstractmethod
     def close(self) -> None:
         """The study has ended, or was interrupted: let go of what is open. May be called twice."""
+
+    def anchor(self, head: str) -> None:  # noqa: B027 - not every tracker has a place of its own for it
+        """The study is complete, and its audit log ends with the hash ``head``: keep it outside of the directory."""
 
     def holds(self, run: str) -> bool:
         """Whether a finished run is there already, so that a resumed study need not send it again."""
@@ -175,8 +182,9 @@ class MLflow(Tracker):
     """Runs of an experiment called like the study, on the server or database ``uri`` (None: MLflow's own choice).
 
     Runs carry the tags ``sabun.study`` (the study's hash), ``sabun.run``, ``sabun.arm``, ``sabun.phase`` and
-    ``sabun.seed``, and at the end ``sabun.status``. Raises MissingExtraError without the package ``mlflow``,
-    OptionError for a ``uri`` that MLflow does not take or reach.
+    ``sabun.seed``, and at the end ``sabun.status``. When the study is complete, the head hash of its audit log is the
+    experiment's tag ``sabun.audit_head.STUDY``, with the first twelve characters of the study's hash. Raises
+    MissingExtraError without the package ``mlflow``, OptionError for a ``uri`` that MLflow does not take or reach.
     """
 
     def __init__(self, uri: str | None = None, on_failure: Callable[[Exception], None] | None = None) -> None:
@@ -239,6 +247,9 @@ class MLflow(Tracker):
         for key, value in _outcome(result).items():
             self._client.set_tag(known, key, value[:5000])
         self._client.set_terminated(known, "FAILED" if result.status == "failed" else "FINISHED")
+
+    def anchor(self, head: str) -> None:
+        self._client.set_experiment_tag(self._experiment, f"sabun.audit_head.{self._study[:12]}", head)
 
     def close(self) -> None:
         while self._runs:
