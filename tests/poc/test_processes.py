@@ -16,6 +16,7 @@ import pytest
 from sabun.poc import events
 from sabun.poc.store import Store
 from sabun.poc.study import run
+from sabun.report.table import rows
 
 from .helpers import SGD, tiny_study, untimed
 
@@ -41,6 +42,8 @@ def test_two_processes_leave_the_same_records_and_clock_readings_taken_alone(tmp
     for result in shared.runs:
         if result.phase == "evaluate":
             assert result.epochs[1].train_s in timed[result.arm, result.seed]
+    # Their losses were never had, and nothing invents them.
+    assert {row["val_loss"] for row in rows(list(store.results.values())) if row["phase"] == "time"} == {None}
     # A study begun in one process and finished in two times all of them alike.
     assert run(study, tmp_path / "1", jobs=2).runs == alone.runs
 

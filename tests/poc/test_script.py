@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 import torch
 
 import sabun
-from sabun.errors import StudyError
+from sabun.cli.progress import place
+from sabun.errors import StoreError, StudyError
 from sabun.poc import client
+from sabun.poc.inprocess import epochs_in
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.script import ScriptTrainer
 from sabun.poc.spec import Phase, Run, Study
@@ -141,6 +144,40 @@ def test_what_can_go_wrong_with_log_is_named(mode: str, status: str, words: str,
     assert words in result.failure
     assert len(result.epochs) == {"no-log": 0, "disorder": 1, "overfit-from-start": 4}.get(mode, 3)
     assert all(isinstance(epoch, Epoch) for epoch in result.epochs)
+
+
+def test_with_the_disk_full_the_study_stops_and_no_run_is_blamed(tmp_path: Path) -> None:
+    """A script that fails because it cannot write has not failed: when there is room again, its run is done again."""
+    command = shlex.join([sys.executable, "-c", "print('x' * 100_000, flush=True)"])
+    study = script_study(command)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # no file may grow beyond it: errno 27, as good as 28
+    try:
+        with pytest.raises(StoreError, match=r"cannot write .*Make room .* finished runs are kept"):
+            run(study, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store = Store.open(tmp_path)
+    assert store.results == {}
+    assert store.verify().ok
+    assert not store.being_written()
+    failures = {result.failure.partition(":")[0] for result in run(study, tmp_path).runs}
+    assert failures == {"it never called sabun.swap"}  # the script's own fault, now that it could write
+
+
+@pytest.mark.parametrize(
+    ("command", "phase", "epochs"),
+    [
+        ("python train.py", "evaluate", None),
+        ("python train.py {epochs}", "evaluate", 5),
+        ("python train.py", "time", 3),
+    ],
+)
+def test_no_number_of_epochs_is_invented_for_a_script(command: str, phase: Phase, epochs: int | None) -> None:
+    study = script_study(command, epochs=5)
+    found = epochs_in(study, Run(arm="script", seed=0, phase=phase))
+    assert found == epochs
+    assert place(2, found) == ("epoch 2" if epochs is None else f"epoch 2 of {epochs}")
 
 
 def test_a_whole_study_of_a_script_and_its_logs(python: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
-from sabun.poc import events
+from sabun.poc import events, trail
 from sabun.poc import plan as plan_module
 from sabun.poc.executors import Executor, Unit
 from sabun.poc.inprocess import InProcess
@@ -196,6 +196,51 @@ def test_runs_that_raise_or_diverge_do_not_stop_a_study(tmp_path: Path) -> None:
         assert len(evidence.runs) == 3 * (2 * 2 + 2 + 1)
         statuses = {r.status for r in evidence.runs}
         assert statuses & {"Raises": {"failed"}, "NanLater": {"diverged"}, "Constant": {"finished"}}[task_name]
+
+
+def test_failed_runs_done_again_leave_the_records_of_an_undisturbed_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failures in tuning and in the comparison; whatever rests on a failed trial goes with it, and the log says so."""
+    disturbance = tmp_path / "disturbance"
+    monkeypatch.setenv("DISTURBANCE", str(disturbance))
+    study = tiny_study("nesterov@adam", task_name="Disturbed", trials=4, decades=1)
+    undisturbed = run(study, tmp_path / "well")
+    disturbance.touch()
+    disturbed = run(study, tmp_path / "ill")
+    failed = {(result.arm, result.phase) for result in disturbed.runs if result.status == "failed"}
+    assert {phase for _, phase in failed} == {"tune", "evaluate", "repeat"}
+    assert run(study, tmp_path / "ill").runs == disturbed.runs  # a failure is a result, unless asked otherwise
+    disturbance.unlink()
+    told: list[events.Event] = []
+
+    def killed(event: events.Event) -> None:
+        told.append(event)
+        if isinstance(event, events.RunFinished) and event.done > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "ill", retry_failed=True, on_event=killed)
+    (withdrawn,) = (event for event in told if isinstance(event, events.RunsWithdrawn))
+    assert withdrawn.failed == sum(result.status == "failed" for result in disturbed.runs)
+    assert withdrawn.resting > 0
+    mended = run(study, tmp_path / "ill", retry_failed=True)
+    in_order = [sorted(untimed(evidence.runs), key=lambda r: str(r["run"])) for evidence in (mended, undisturbed)]
+    assert in_order[0] == in_order[1]
+    assert mended.tuning.keys() == undisturbed.tuning.keys()
+    assert {arm: found.trials for arm, found in mended.tuning.items()} == {
+        arm: found.trials for arm, found in undisturbed.tuning.items()
+    }
+    store = Store.open(tmp_path / "ill")
+    assert store.verify().ok
+    assert len(store.run_at) > len(store.results)  # what was taken back is still there
+    (event,) = (event for event in trail.read(store) if event.event == "runs.withdrawn")
+    assert len(event.data["runs"]) == withdrawn.failed + withdrawn.resting  # type: ignore[arg-type]
+    records = (tmp_path / "ill" / "records.jsonl").read_bytes().splitlines(keepends=True)
+    line = int(str(event.data["record"]))
+    (tmp_path / "ill" / "records.jsonl").write_bytes(b"".join(records[: line - 1] + records[line:]))
+    with pytest.raises(StoreError, match=f"line {line} does not follow"):
+        Store.open(tmp_path / "ill")
 
 
 def test_one_seed_and_no_tuning(tmp_path: Path) -> None:

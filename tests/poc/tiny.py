@@ -56,6 +56,16 @@ class NanLater(Tiny):
         return value * float("nan") if model.training and model.weight.abs().sum() > 2.0 else value
 
 
+class Disturbed(Tiny):
+    """While the file that DISTURBANCE names is there, a step in a hundred fails, the same ones each time."""
+
+    def loss(self, model, batch):
+        unlucky = model.training and float(model.weight.detach().abs().sum()) * 1e4 % 1.0 < 0.01
+        if unlucky and Path(os.environ["DISTURBANCE"]).exists():
+            raise OSError("the file server is away")
+        return super().loss(model, batch)
+
+
 class Raises(Tiny):
     """Fails in the middle of training when weights have moved far enough."""
 

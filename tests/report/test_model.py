@@ -11,6 +11,7 @@ import pytest
 
 from sabun.errors import OptionError
 from sabun.poc.results import Assessment
+from sabun.report import html
 from sabun.report.facts import Report
 from sabun.report.formatting import LANGUAGES
 from sabun.report.model import build
@@ -76,6 +77,17 @@ def test_failures_of_an_arm_are_admitted(case: Make) -> None:
     notes = {note.key: note.values for note in r.untested}
     assert notes["untested.diverged"] == {"arm": "euler", "diverged": 2, "failed": 1}
     assert notes["untested.not_exact"] == {"arm": "euler"}
+
+
+@pytest.mark.parametrize(("together", "key"), [(1, "no_repeat"), (8, "no_repeat_together")])
+def test_why_nothing_was_repeated_is_said(together: int, key: str, case: Make) -> None:
+    c = case()
+    arms = {
+        name: dataclasses.replace(arm, bit_exact=None, together=together) for name, arm in c.assessment.arms.items()
+    }
+    r = report(dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, arms=arms)))
+    assert {"untested.no_repeat", "untested.no_repeat_together"} & set(keys(r.untested)) == {f"untested.{key}"}
+    assert ("the repeated run alone" in html.render(r)) == (together > 1)
 
 
 def test_a_number_that_could_not_be_computed_is_not_claimed(case: Make) -> None:

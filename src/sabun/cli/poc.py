@@ -174,6 +174,10 @@ def run(
 @poc.command()
 def resume(
     directory: Folder,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Do failed runs again, and those that rest on a failed tuning trial."),
+    ] = False,
     jobs: Workers = None,
     executor: Where = None,
     address: Address = None,
@@ -195,7 +199,10 @@ def resume(
     language_of(lang)
     with _executing(executor, jobs, address) as chosen:
         study = opened(directory).study
-        _carry_out(study, directory, chosen, tracker, track_to, allow_mixed=allow_mixed, quiet=quiet or as_json)
+        _carry_out(
+            study, directory, chosen, tracker, track_to,
+            allow_mixed=allow_mixed, retry_failed=retry_failed, quiet=quiet or as_json,
+        )  # fmt: skip
     judged(directory, lang, None, gate=gate, as_json=as_json, quiet=quiet)
 
 
@@ -209,7 +216,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
 
     from sabun.cli import console
     from sabun.cli.failures import failures, lines
-    from sabun.cli.progress import bar
+    from sabun.cli.progress import bar, place
+    from sabun.report.svg import visible
 
     store = opened(directory)
     failed = failures(store)
@@ -230,11 +238,15 @@ def status(directory: Folder, as_json: Json = False) -> None:
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:
-        out.print(f"  {run['phase']} {run['arm']} seed {run['seed']}: epoch {run['epoch']} of {run['epochs']}")
+        where = place(run["epoch"], run["epochs"])
+        out.print(f"  {run['phase']} {visible(run['arm'])} seed {run['seed']}: {where}", markup=False, highlight=False)
     for line in lines(failed):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if state == "stopped":
         out.print(f"To go on: sabun poc resume {directory}", soft_wrap=True, highlight=False)
+    if failed and state != "running":
+        again = f"To do failed runs again: sabun poc resume {directory} --retry-failed"
+        out.print(again, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
@@ -276,6 +288,7 @@ def _carry_out(
     *,
     allow_mixed: bool,
     quiet: bool,
+    retry_failed: bool = False,
 ) -> None:
     from sabun.cli import progress
     from sabun.poc import study as studies
@@ -286,7 +299,7 @@ def _carry_out(
             tell(event)
             send(event)
 
-        studies.run(study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed)
+        studies.run(study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed, retry_failed=retry_failed)
 
 
 def study_of(

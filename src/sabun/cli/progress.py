@@ -13,10 +13,11 @@ from rich.text import Text
 from sabun.cli import console
 from sabun.cli.failures import PHASES, kind
 from sabun.poc import events
+from sabun.poc.records import evaluated
 from sabun.report.formatting import show
 from sabun.report.svg import shorten, visible
 
-__all__ = ["bar", "listener"]
+__all__ = ["bar", "listener", "place"]
 
 EVERY_S = 10.0
 NAME = 44
@@ -27,6 +28,11 @@ def bar(share: float, width: int = 40) -> str:
     """A bar of text."""
     full = round(min(1.0, max(0.0, share)) * width)
     return "█" * full + "░" * (width - full) + f" {share:.0%}"
+
+
+def place(epoch: int, epochs: int | None) -> str:
+    """Where a run is."""
+    return f"epoch {epoch}" if epochs is None else f"epoch {epoch} of {epochs}"
 
 
 @contextmanager
@@ -45,6 +51,11 @@ def listener(*, quiet: bool) -> Iterator[Callable[[events.Event], None]]:
 def _left(seconds: float) -> str:
     whole = max(1, round(seconds))
     return f"about {whole} s left" if whole < 100 else f"about {show(whole, 's', 'en')} left"
+
+
+def _again(event: events.RunsWithdrawn) -> str:
+    resting = f", and {event.resting} that rest on them" if event.resting else ""
+    return f"done again: {event.failed} failed run{'s' if event.failed > 1 else ''}{resting}"
 
 
 class _Failed:
@@ -79,6 +90,8 @@ class _Lines:
                 for key, value in event.tuning.best.items()
             )
             self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
+        elif isinstance(event, events.RunsWithdrawn):
+            self.out.print(_again(event))
         elif isinstance(event, events.SeedsAlone):
             self.out.print(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}")
         elif isinstance(event, events.RunRetried):
@@ -125,7 +138,9 @@ class _Bars:
             name = f"  run {event.number} of {event.total}, {phase} {_plain(event.run.arm)}"
             self.runs[event.run.id] = self.progress.add_task(f"{name:<{NAME}}", total=event.epochs, note="")
         elif isinstance(event, events.EpochDone) and event.run.id in self.runs:
-            note = f"epoch {event.epoch.epoch} of {event.epochs}, loss {show(event.epoch.val_loss, 'loss', 'en')}"
+            note = place(event.epoch.epoch, event.epochs)
+            if (loss := evaluated(event.run.phase, event.epoch)) is not None:
+                note += f", loss {show(loss, 'loss', 'en')}"
             self.progress.update(self.runs[event.run.id], completed=event.epoch.epoch, note=note)
         elif isinstance(event, events.RunFinished):
             if said := self.failed.new(event):
@@ -134,6 +149,8 @@ class _Bars:
                 self.progress.remove_task(self.runs.pop(event.run.id))
             if self.whole is not None:
                 self.progress.update(self.whole, completed=event.done, note=_left(event.remaining_s))
+        elif isinstance(event, events.RunsWithdrawn):
+            self.out.print(_again(event))
         elif isinstance(event, events.SeedsAlone):
             self.out.print(Text(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}"))
         elif isinstance(event, events.RunRetried):

@@ -23,7 +23,7 @@ from typing import Any
 from sabun import audit
 from sabun.errors import MissingExtraError, OptionError, unknown
 from sabun.poc import events, trail
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, Phase, RunResult, evaluated
 from sabun.poc.spec import Study
 from sabun.poc.store import Store
 
@@ -57,7 +57,7 @@ class Tracker(ABC):
             run = event.run
             self.begin(run.id, run.arm, run.seed, run.phase, run.hyperparameters)
         elif isinstance(event, events.EpochDone):
-            self.log(event.run.id, event.epoch.epoch, numbers(event.epoch))
+            self.log(event.run.id, event.epoch.epoch, numbers(event.run.phase, event.epoch))
         elif isinstance(event, events.RunFinished):
             self._end(event.result)
         elif isinstance(event, events.StudyFinished):
@@ -71,7 +71,7 @@ class Tracker(ABC):
             return
         self.begin(result.run, result.arm, result.seed, result.phase, result.hyperparameters)
         for epoch in result.epochs:
-            self.log(result.run, epoch.epoch, numbers(epoch))
+            self.log(result.run, epoch.epoch, numbers(result.phase, epoch))
         self._end(result)
 
     def _end(self, result: RunResult) -> None:
@@ -107,10 +107,11 @@ class Tracker(ABC):
         return False
 
 
-def numbers(epoch: Epoch) -> dict[str, float]:
+def numbers(phase: Phase, epoch: Epoch) -> dict[str, float]:
     """The scalars of an epoch by their names in the record; what it lacks is left out."""
     fields = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
     del fields["epoch"]
+    fields["val_loss"] = evaluated(phase, epoch)
     found = {**fields.pop("extra"), **fields}
     return {name: float(value) for name, value in found.items() if value is not None}
 

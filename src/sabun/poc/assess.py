@@ -311,6 +311,7 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         diverged=sum(_is_lost(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
         bit_exact=_bit_exact(arm, own, runs),
+        together=max((run.together for run in own.values()), default=1),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
     )
 

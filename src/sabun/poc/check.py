@@ -15,7 +15,7 @@ from typing import Literal
 from sabun.poc.arms import SCRIPT
 from sabun.poc.inprocess import one_thread
 from sabun.poc.records import RunResult
-from sabun.poc.script import ScriptTrainer
+from sabun.poc.script import EPOCHS, ScriptTrainer
 from sabun.poc.spec import Arm, Run, Scalar, Study
 from sabun.poc.tasks import PREFIX
 from sabun.poc.training import Trainer
@@ -97,7 +97,7 @@ def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> Check
         if first and other and _curve(first) == _curve(other):
             found.append(Finding("seed-ignored", study.baseline.name, f"losses {_shown(first)} from both seeds"))
     return Checked(
-        found, _runs(study), epoch_s, None if is_script and "{epochs}" not in study.task else _cost(study, epoch_s)
+        found, _runs(study), epoch_s, None if is_script and EPOCHS not in study.task else _cost(study, epoch_s)
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "RunFinished",
     "RunRetried",
     "RunStarted",
+    "RunsWithdrawn",
     "SeedsAlone",
     "StudyFinished",
     "StudyStarted",
@@ -35,6 +36,14 @@ class StudyStarted:
     path: Path
     total: int
     done: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunsWithdrawn:
+    """So many ``failed`` runs are done again, and with them those that rest on their results."""
+
+    failed: int
+    resting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +64,23 @@ class TuningStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """``number`` counts from 1 over the whole study, in the order in which runs start."""
+    """``number`` counts from 1 over the whole study, in the order in which runs start. ``epochs`` is how many the run
+    has; None where only its script knows.
+    """
 
     run: Run
     number: int
     total: int
-    epochs: int
+    epochs: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """A run has finished an epoch; ``epochs`` is how many it has in all."""
+    """A run has finished an epoch; ``epochs`` is how many it has in all, None where only its script knows."""
 
     run: Run
     epoch: Epoch
-    epochs: int
+    epochs: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,7 @@ class StudyFinished:
 
 Event: TypeAlias = (
     StudyStarted
+    | RunsWithdrawn
     | SeedsAlone
     | TuningStarted
     | RunStarted

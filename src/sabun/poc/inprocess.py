@@ -12,17 +12,24 @@ import torch
 from sabun.poc.environment import environment
 from sabun.poc.executors import Unit
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.script import ScriptTrainer
+from sabun.poc.script import EPOCHS, ScriptTrainer, epochs_of
 from sabun.poc.spec import Run, Study
 from sabun.poc.tasks import PREFIX
 from sabun.poc.training import Trainer
 
-__all__ = ["InProcess", "one_thread", "trainer"]
+__all__ = ["InProcess", "epochs_in", "one_thread", "trainer"]
 
 
 def trainer(study: Study, logs: Path | None = None) -> Trainer | ScriptTrainer:
     """What carries out the study's runs: the task's class, or the user's script. Raises StudyError for neither."""
     return ScriptTrainer(study, logs) if study.task.startswith(PREFIX) else Trainer(study)
+
+
+def epochs_in(study: Study, run: Run) -> int | None:
+    """How many epochs the run has; None where a script that takes no ``{epochs}`` keeps that to itself."""
+    if not study.task.startswith(PREFIX):
+        return 1 if run.phase == "time" else study.budget.epochs
+    return epochs_of(run) or (study.budget.epochs if EPOCHS in study.task else None)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ another, other arms are tuned, so no slot is idle before the last trials.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sabun.poc import events, tuning
@@ -16,7 +17,7 @@ from sabun.poc.records import Phase
 from sabun.poc.spec import Run, Study
 from sabun.poc.store import Store
 
-__all__ = ["Plan", "evaluation_order"]
+__all__ = ["Plan", "evaluation_order", "resting_on_failures"]
 
 TOGETHER = 32
 """Seeds that are trained as one model at most. Fixed, so that a study's records do not depend on what is left to do."""
@@ -29,6 +30,24 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
         order = [*names[shift:], *names[:shift]]
         for name in reversed(order) if seed % 2 else order:
             yield name, seed
+
+
+def resting_on_failures(store: Store) -> dict[str, bool]:
+    """Runs to be done again so that no failure is left → whether they failed themselves.
+
+    What tuning tries next depends on all that it saw. So with a failed trial go all later ones of its arm, and the runs
+    at the hyperparameters that came of them.
+    """
+    failed = {run for run, result in store.results.items() if result.status == "failed"}
+    first: dict[str, int] = {}
+    for run in failed & set(store.trials):
+        arm = store.results[run].arm
+        first[arm] = min(store.trials[run], first.get(arm, store.trials[run]))
+    return {
+        run: run in failed
+        for run, result in store.results.items()
+        if run in failed or (result.arm in first and store.trials.get(run, math.inf) > first[result.arm])
+    }
 
 
 class Plan:

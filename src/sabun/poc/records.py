@@ -7,18 +7,18 @@ The store writes these as JSON lines, the KPIs read them. Special cases: epoch 0
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["PRINTED_LAST", "Epoch", "Phase", "RunResult", "Status"]
+__all__ = ["PRINTED_LAST", "Epoch", "Phase", "RunResult", "Status", "evaluated", "outcome"]
 
 Phase = Literal["tune", "evaluate", "repeat", "time"]
 """tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness.
 time: a short run that has the machine to itself, where the evaluation runs shared it."""
 
 Status = Literal["finished", "diverged", "failed", "pruned"]
-"""diverged: the loss became non-finite, or ended above its start, where that is known (a script need not log it).
+"""diverged: the loss became non-finite, or ended above its start (:func:`outcome`).
 failed: the run raised an error. pruned: a tuning run that its study's pruning rule cut short."""
 
 PRINTED_LAST = " It printed last: "
@@ -80,3 +80,24 @@ class RunResult:
             return math.inf
         loss = self.epochs[-1].val_loss
         return loss if math.isfinite(loss) else math.inf
+
+
+def outcome(curve: Sequence[Epoch], *, pruned: bool = False) -> Status:
+    """How a run with this learning curve ended, if nothing went wrong with it.
+
+    Its start is the state before the first step. A script need not log that: above what the loss was after the first
+    epoch is overfitting, and only a loss that is not finite is divergence. A run that was cut short may yet have come
+    back from above its start.
+    """
+    if not curve:
+        return "finished"
+    finite = all(math.isfinite(value) for epoch in curve for value in (epoch.val_loss, epoch.train_loss or 0.0))
+    above = curve[0].gradient_evaluations == 0 and curve[-1].val_loss > curve[0].val_loss
+    if not finite or (above and not pruned):
+        return "diverged"
+    return "pruned" if pruned else "finished"
+
+
+def evaluated(phase: Phase, epoch: Epoch) -> float | None:
+    """The validation loss of an epoch; None where there is none, because the run was there for its clock alone."""
+    return None if phase == "time" and math.isnan(epoch.val_loss) else epoch.val_loss

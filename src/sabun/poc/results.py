@@ -91,7 +91,11 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds."""
+    """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds.
+
+    ``together``: how many seeds were trained as one model; ``bit_exact`` is then unknown, because the repeated run is
+    trained alone, which rounds differently.
+    """
 
     arm: str
     seeds: tuple[int, ...]
@@ -106,6 +110,7 @@ class ArmSummary:
     failed: int
     bit_exact: bool | None
     lr_tolerance_decades: float | None
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)

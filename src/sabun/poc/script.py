@@ -35,12 +35,15 @@ from sabun.poc import arms
 from sabun.poc.client import VARIABLE
 from sabun.poc.codec import decode_epoch, special
 from sabun.poc.executors import Unit
-from sabun.poc.records import PRINTED_LAST, Epoch, RunResult
+from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Study
 from sabun.poc.tasks import PREFIX
 
-__all__ = ["ScriptTrainer"]
+__all__ = ["EPOCHS", "ScriptTrainer", "epochs_of"]
+
+SEED, EPOCHS = "{seed}", "{epochs}"
+"""What a command may hold in the place of its numbers."""
 
 LAST_LINES = 5
 LONGEST_LINE = 200
@@ -138,11 +141,11 @@ class ScriptTrainer:
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
-        return self.short if self.short is not None else TIMING_EPOCHS if run.phase == "time" else None
+        return self.short if self.short is not None else epochs_of(run)
 
     def _start(self, run: Run, order: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs = min(self.study.budget.epochs, self._stop_after(run) or self.study.budget.epochs)
-        values = {"{seed}": str(seeds_of(self.study, run).init), "{epochs}": str(epochs)}
+        values = {SEED: str(seeds_of(self.study, run).init), EPOCHS: str(epochs)}
         command = self.command
         for key, value in values.items():
             command = [part.replace(key, value) for part in command]
@@ -171,10 +174,6 @@ class ScriptTrainer:
 
     def _result(self, run: Run, follow: _Follower, fault: str | None, said: str, started: str) -> RunResult:
         curve = follow.epochs
-        diverged = bool(curve) and not all(_finite(epoch) for epoch in curve)
-        # Above what it was after the first epoch is overfitting; only a script that logs its start can end above it.
-        from_start = len(curve) > 1 and curve[0].gradient_evaluations == 0
-        diverged = diverged or (from_start and curve[-1].val_loss > curve[0].val_loss)
         scores = run.phase == "evaluate"
         return RunResult(
             run=run.id,
@@ -182,7 +181,7 @@ class ScriptTrainer:
             seed=run.seed,
             phase=run.phase,
             hyperparameters=run.hyperparameters,
-            status="failed" if fault else "diverged" if diverged else "finished",
+            status="failed" if fault else outcome(curve),
             epochs=tuple(curve),
             test_loss=follow.test_loss if scores else None,
             test_metric=follow.test_metric if scores else None,
@@ -193,6 +192,11 @@ class ScriptTrainer:
             ended=_now(),
             failure=f"{fault}.{f'{PRINTED_LAST}{said}' if said else ''}" if fault else "",
         )
+
+
+def epochs_of(run: Run) -> int | None:
+    """After how many epochs a run of a script is stopped; None where it goes on to its own end."""
+    return TIMING_EPOCHS if run.phase == "time" else None
 
 
 class _Follower:
@@ -251,10 +255,6 @@ def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
     if not follow.epochs:
         return "it never called sabun.log: put 'sabun.log(val_loss=…)' where an epoch has been evaluated"
     return None
-
-
-def _finite(epoch: Epoch) -> bool:
-    return all(value is None or abs(value) < float("inf") for value in (epoch.train_loss, epoch.val_loss))
 
 
 def _last_lines(path: Path) -> str:

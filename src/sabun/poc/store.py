@@ -1,7 +1,8 @@
 """Where a study's evidence lives: a directory that survives crashes and refuses mixed evidence.
 
     study.json       the frozen specification and its hash, written before the first run
-    records.jsonl    one line a session of work (its environment) and one line a finished run, in order of arrival
+    records.jsonl    one line a session of work (its environment) and one line a finished run, in order of arrival; and
+                     which results were taken back, to be had again (:meth:`Writer.withdraw`)
     audit.jsonl      who asked for what, and when; holds the hash of every line of records (:mod:`sabun.poc.trail`)
     live.json        what is running now, for ``status``; replaced at will, never evidence
     lock             held by the one process that writes
@@ -19,13 +20,12 @@ that is allowed; then ``environments`` lists them all, for the report to say.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from typing import Any, cast
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.poc import environment as environments
 from sabun.poc import trail, tuning
+from sabun.poc.clocks import with_clock_of
 from sabun.poc.codec import decode, encode
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
@@ -90,8 +91,10 @@ class Store:
         self.lines = 0
         self.digests: list[str] = []
         """SHA-256 of every line."""
-        self.run_at: dict[int, str] = {}
-        """Number of a line (from 1) → run id, where it is the record of a run."""
+        self.run_at: dict[int, RunResult] = {}
+        """Number of a line (from 1) → its run, where it is the record of one, also of one that was taken back."""
+        self.withdrawn_at: dict[int, tuple[str, ...]] = {}
+        """Number of a line → the runs whose results it takes back."""
         self.logged = False
         """Whether the study began with an audit log."""
 
@@ -164,7 +167,7 @@ class Store:
         """
         timed = {(r.arm, r.seed): r for r in self.results.values() if r.phase == "time"}
         return [
-            _with_clock_of(result, timed.get((result.arm, result.seed)))
+            with_clock_of(result, timed.get((result.arm, result.seed)))
             for result in self.results.values()
             if result.phase != "time"
         ]
@@ -233,11 +236,13 @@ class Store:
                 result = decode(record["result"])
                 self.results[result.run] = result
                 self.environment_of[result.run] = int(record["environment"])
-                self.run_at[number] = result.run
+                self.run_at[number] = result
                 if record["exclusive"]:
                     self.exclusive.add(result.run)
                 if record["trial"] is not None:
                     self.trials[result.run] = int(record["trial"])
+            elif chained and record["kind"] == "withdrawn":
+                self._forget(number, record["runs"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if last:  # a line torn by a power cut may have its newline and miss its middle
                 self._torn = True
@@ -246,6 +251,13 @@ class Store:
         if not chained:
             raise self._damaged(number, "does not follow from the line before it")
         self._count(line)
+
+    def _forget(self, number: int, runs: Iterable[str]) -> None:
+        self.withdrawn_at[number] = tuple(map(str, runs))
+        for run in self.withdrawn_at[number]:
+            for held in (self.results, self.environment_of, self.trials):
+                held.pop(run, None)
+            self.exclusive.discard(run)
 
     def _count(self, line: bytes) -> None:
         self.digests.append(hashlib.sha256(line).hexdigest())
@@ -383,8 +395,15 @@ class Writer(Store):
         if trial is not None:
             self.trials[result.run] = trial
         self.environment_of[result.run] = place
-        self.run_at[self.lines] = result.run
+        self.run_at[self.lines] = result
         self.trail.ended(self, result)
+
+    def withdraw(self, runs: Iterable[str]) -> None:
+        """Take back the results of ``runs``, so that they are done again. Their records stay where they are."""
+        again = list(runs)
+        self._append({"kind": "withdrawn", "runs": again})
+        self._forget(self.lines, again)
+        self.trail.withdrawn(self, self.lines)
 
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(
@@ -527,28 +546,6 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
-    if timed is None or result.phase != "evaluate":
-        return result
-    measured = [epoch for epoch in timed.epochs if epoch.epoch > 0]
-    if not measured:
-        return result
-    train_s, optimizer_s = (_median([getattr(epoch, key) for epoch in measured]) for key in ("train_s", "optimizer_s"))
-    epochs = tuple(
-        dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
-        for epoch in result.epochs
-    )
-    # Seeds that were trained together shared their memory too.
-    memory = timed.peak_memory_bytes if result.together > 1 else result.peak_memory_bytes
-    return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

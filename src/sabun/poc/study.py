@@ -26,10 +26,10 @@ from sabun.errors import StudyError
 from sabun.poc import arms, events
 from sabun.poc.builtin_tasks import TASKS
 from sabun.poc.executors import Executor, Lost, Unit
-from sabun.poc.inprocess import InProcess, trainer
-from sabun.poc.plan import Plan
+from sabun.poc.inprocess import InProcess, epochs_in, trainer
+from sabun.poc.plan import Plan, resting_on_failures
 from sabun.poc.processes import Processes
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
 from sabun.poc.store import Writer, refuse_other
@@ -120,9 +120,12 @@ def run(
     jobs: int = 1,
     on_event: events.Listener | None = None,
     allow_mixed: bool = False,
+    retry_failed: bool = False,
     executor: Executor | None = None,
 ) -> Evidence:
     """Carry out ``study`` in the directory ``out``, or what is left of it, and return its evidence.
+
+    ``retry_failed``: runs that failed in an earlier session are done again, with what rests on them.
 
     Raises StudyError and the like for a mistake in the study (nothing is written then), StoreError where ``out`` holds
     another study, is being written, or cannot be written, MixedEvidenceError where its records come from another
@@ -148,6 +151,9 @@ def run(
             for there in others:
                 store.admit(there)
             tell = _heard_by(store, tell)
+            if retry_failed and (again := resting_on_failures(store)):
+                store.withdraw(again)
+                tell(events.RunsWithdrawn(sum(again.values()), len(again) - sum(again.values())))
             plan = Plan(study, store, tell, alone)
             tell(events.StudyStarted(study, out, plan.total, len(store.results)))
             for arm, reason in alone.items():
@@ -213,7 +219,7 @@ class _Work:
             if isinstance(item, Epoch):
                 self.curves[run.id].append(item)
                 if run.id not in self.store.results:
-                    self.tell(events.EpochDone(run, item, self._epochs(run)))
+                    self.tell(events.EpochDone(run, item, epochs_in(self.study, run)))
             else:
                 self._finish(run, item)
             self._live()
@@ -228,7 +234,7 @@ class _Work:
             self.curves[run.id] = []
             if run.id not in self.store.results:
                 number = len(self.store.results) + len(self.units)
-                self.tell(events.RunStarted(run, number, self.plan.total, self._epochs(run)))
+                self.tell(events.RunStarted(run, number, self.plan.total, epochs_in(self.study, run)))
         self.executor.submit(unit)
 
     def _finish(self, run: Run, result: RunResult) -> None:
@@ -273,9 +279,6 @@ class _Work:
             )
             self._finish(run, result)
 
-    def _epochs(self, run: Run) -> int:
-        return 1 if run.phase == "time" else self.study.budget.epochs
-
     def _live(self) -> None:
         """At most twice a second: which runs are in flight, and where their curves are."""
         now = time.monotonic()
@@ -294,8 +297,8 @@ class _Work:
                         "seed": run.seed,
                         "phase": run.phase,
                         "epoch": curve[-1].epoch if (curve := self.curves[run.id]) else 0,
-                        "epochs": self._epochs(run),
-                        "val_loss": repr(curve[-1].val_loss) if curve else None,
+                        "epochs": epochs_in(self.study, run),
+                        "val_loss": repr(evaluated(run.phase, curve[-1])) if curve else None,
                     }
                     for name, unit in self.units.items()
                     for run in unit

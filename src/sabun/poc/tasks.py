@@ -51,6 +51,7 @@ __all__ = [
     "Session",
     "Split",
     "Task",
+    "Trained",
     "load",
     "provenance",
     "seeded",
@@ -76,11 +77,15 @@ class Scores(NamedTuple):
 
 
 @runtime_checkable
-class Session(Protocol):
-    """One training: a freshly initialised model, and mini-batches numbered 0, 1, …"""
+class Trained(Protocol):
+    """What is trained: a freshly initialised model, on so many mini-batches an epoch."""
 
     model: nn.Module
     steps_per_epoch: int
+
+
+class Session(Trained, Protocol):
+    """One training: mini-batches are numbered 0, 1, …"""
 
     def loss(self, step: int) -> Tensor:
         """The mean loss on mini-batch number ``step``, a scalar with a graph. The same batch each time it is asked."""

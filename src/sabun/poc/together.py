@@ -33,11 +33,11 @@ from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.poc.driving import averaged, enter_mode, needs_closure, state_bytes
 from sabun.poc.executors import Unit
 from sabun.poc.pruning import exceeded
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, RunResult, outcome
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks import FunctionTask, Scores, Session, Split, Task, seeded
-from sabun.poc.training import Trainer, Training, finite, now, sha256_of
+from sabun.poc.tasks import FunctionTask, Scores, Split, Task, Trained, seeded
+from sabun.poc.training import Stepping, Trainer, finite, now, sha256_of
 
 __all__ = ["Together", "check", "reason_against"]
 
@@ -123,7 +123,7 @@ def _batchable(task: Task, study: Study) -> FunctionTask:
     return task
 
 
-class Together(Training):
+class Together(Stepping):
     """One training of all the seeds of a unit."""
 
     def __init__(self, trainer: Trainer, unit: Unit, epochs: int) -> None:
@@ -182,15 +182,13 @@ class Together(Training):
     def _outcome(self, place: int, curve: list[Epoch], started: str) -> RunResult:
         run = self.unit[place]
         test = self._scores_of_each("test")[place] if run.phase == "evaluate" else None
-        pruned = exceeded(run.ceilings, curve)
-        diverged = not finite(curve[-1]) or (not pruned and curve[-1].val_loss > curve[0].val_loss)
         return RunResult(
             run=run.id,
             arm=run.arm,
             seed=run.seed,
             phase=run.phase,
             hyperparameters=run.hyperparameters,
-            status="diverged" if diverged else "pruned" if pruned else "finished",
+            status=outcome(curve, pruned=exceeded(run.ceilings, curve)),
             epochs=tuple(curve),
             test_loss=test.loss if test else None,
             test_metric=test.metric if test else None,
@@ -220,7 +218,7 @@ class _Stack(nn.Module):
         return self
 
 
-class _Stacked(Session):
+class _Stacked(Trained):
     """The sessions of all seeds as one: their batches side by side, their losses as a vector."""
 
     def __init__(self, task: FunctionTask, study: Study, unit: Unit, graphs: dict[object, Callable[..., Any]]) -> None:
@@ -246,12 +244,6 @@ class _Stacked(Session):
         self._graphs = graphs
         self._epoch = -1
         self._orders = torch.empty(0)
-
-    def loss(self, step: int) -> Tensor:
-        raise NotImplementedError("the losses of several seeds come with their gradients: see backward")
-
-    def evaluate(self, split: Split) -> Scores:
-        raise NotImplementedError("there are the scores of several seeds: see evaluate_each")
 
     def backward(self, step: int) -> Tensor:
         """The losses of all seeds on their mini-batches number ``step``; gradients go to the stacked parameters."""

@@ -7,6 +7,7 @@ It lies in the study's directory as ``audit.jsonl`` (:mod:`sabun.audit`):
     run.started         before a run; a start without an end was cut off
     run.retried         its worker died, it starts again
     run.ended           after its record is on the disk: the number of its line and the SHA-256 of that line
+    runs.withdrawn      results were taken back, to be had again; they stay among the records
     look.taken          a sequential study was judged in the middle
     study.ended, study.interrupted
     verdict             what a report said, of which records
@@ -44,6 +45,7 @@ SEAL_EVERY = 2.0
 """Seconds of a running study that a power cut may take from the end of its log; a kill takes nothing."""
 
 FROZEN, OPENED, STARTED, ENDED = "study.frozen", "study.opened", "run.started", "run.ended"
+WITHDRAWN = "runs.withdrawn"
 VERDICT, TAMPERING = "verdict", "tampering.found"
 
 
@@ -60,9 +62,11 @@ class Trail:
             arms: dict[str, Json] = {arm.name: arm.optimizer for arm in study.arms}
             self._log.append(FROZEN, study=study.name, hash=study.hash, task=study.task, arms=arms)
         known = _logged(events)
-        for number, run in store.run_at.items():
-            if number not in known:
-                self._ended(store, store.results[run], number, late=True)
+        for number in sorted({*store.run_at, *store.withdrawn_at} - known):
+            if number in store.run_at:
+                self._ended(store, store.run_at[number], number, late=True)
+            else:
+                self.withdrawn(store, number, late=True)
         self._log.append(OPENED, runs=len(store.results), **_newest(store))
 
     def started(self, run: Run) -> None:
@@ -76,6 +80,11 @@ class Trail:
     def ended(self, store: Store, result: RunResult) -> None:
         """``result`` is the newest record of ``store``."""
         self._ended(store, result, store.lines)
+
+    def withdrawn(self, store: Store, number: int, **more: Json) -> None:
+        """Line ``number`` of ``store`` takes results back."""
+        record: dict[str, Json] = {"record": number, "sha256": store.digests[number - 1]}
+        self._write(WITHDRAWN, runs=store.withdrawn_at[number], **record, **more)
 
     def looked(self, seeds: int, *, decided: bool) -> None:
         """A sequential study was judged at ``seeds`` seeds."""
@@ -141,7 +150,7 @@ def disagreement(events: Iterable[Record], store: Store) -> str:
         try:
             if event.event == FROZEN and event.data["hash"] != store.study.hash:
                 return f"the log is that of study {str(event.data['hash'])[:12]}…, not of {store.study.hash[:12]}…."
-            if event.event not in (OPENED, ENDED, "study.ended"):
+            if event.event not in (OPENED, ENDED, WITHDRAWN, "study.ended"):
                 continue
             number, digest = int(str(event.data["record"])), event.data["sha256"]
         except (KeyError, ValueError):
@@ -150,12 +159,12 @@ def disagreement(events: Iterable[Record], store: Store) -> str:
             return f"{name} ends after line {store.lines}, but line {number} was written: lines were cut off."
         if number and store.digests[number - 1] != digest:
             return f"{name}, line {number} is not the line that was written: it was changed."
-        if event.event == ENDED:
+        if event.event in (ENDED, WITHDRAWN):
             known.add(number)
     latest = max(known, default=0)
-    for number, run in store.run_at.items():
-        if number < latest and number not in known:
-            return f"{name}, line {number} (run {run}) was never logged: it was added."
+    for number in sorted({*store.run_at, *store.withdrawn_at} - known):
+        if number < latest:
+            return f"{name}, line {number} was never logged: it was added."
     return ""
 
 
@@ -200,7 +209,7 @@ def report_tampering(path: Path, problem: str) -> None:
 
 
 def _logged(events: Iterable[Record]) -> set[int]:
-    return {int(str(event.data["record"])) for event in events if event.event == ENDED}
+    return {int(str(event.data["record"])) for event in events if event.event in (ENDED, WITHDRAWN)}
 
 
 def _newest(store: Store) -> dict[str, Json]:

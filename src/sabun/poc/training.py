@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,12 +36,12 @@ from sabun.poc.curvature import Probe
 from sabun.poc.driving import Driver, averaged, enter_mode, state_bytes
 from sabun.poc.executors import Unit
 from sabun.poc.pruning import exceeded
-from sabun.poc.records import Epoch, RunResult, Status
+from sabun.poc.records import Epoch, RunResult, Status, outcome
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Scalar, Schedule, Study
-from sabun.poc.tasks import Scores, Session, Split, Task, load, seeded, theirs
+from sabun.poc.tasks import Scores, Split, Task, Trained, load, seeded, theirs
 
-__all__ = ["Trainer", "Training", "factor", "finite", "now", "sha256_of"]
+__all__ = ["Stepping", "Trainer", "Training", "factor", "finite", "now", "sha256_of"]
 
 WARM_STEPS = 4
 """Steps of a run of phase ``time`` before its clock starts: optimizers make their state in the first one."""
@@ -149,19 +150,19 @@ def _failed(run: Run, seen: Sequence[Epoch], started: str, error: BaseException,
     )
 
 
-class Training:
-    """The state of one training: session, optimizer, and what was spent."""
+class Stepping(ABC):
+    """What every training does: steps along the schedule until a budget is spent, and counts what they cost."""
 
-    def __init__(self, trainer: Trainer, run: Run, epochs: int, session: Session | None = None) -> None:
+    def __init__(self, trainer: Trainer, run: Run, epochs: int, held: Trained) -> None:
         self.run_spec = run
         self.study = trainer.study
         recipe = trainer._recipes[run.arm]
         self.schedule = recipe.schedule or trainer.study.schedule
-        self.session = session if session is not None else trainer.task.session(seeds_of(trainer.study, run))
-        self.optimizer = trainer.optimizer(run.arm, self.session.model, run.hyperparameters)
+        self.model = held.model
+        self.optimizer = trainer.optimizer(run.arm, held.model, run.hyperparameters)
         self.base_lrs = [group.get("lr") for group in self.optimizer.param_groups]
         self.epochs = epochs
-        self.per_epoch = self.session.steps_per_epoch
+        self.per_epoch = held.steps_per_epoch
         if self.per_epoch < 1:
             raise StudyError("the task gives no mini-batch in an epoch.", fix="Check its data and batch size.")
         self.driver = Driver(self.optimizer)
@@ -169,7 +170,79 @@ class Training:
         self.evaluations = 0
         self.budget: float = epochs * self.per_epoch
         self.cost = 1  # evaluations of the last step: what the next one is expected to take
-        self.device = next(iter(self.session.model.parameters())).device
+        self.device = next(iter(held.model.parameters())).device
+
+    @abstractmethod
+    def backward(self, number: int) -> Tensor:
+        """The loss on mini-batch ``number``, or that of every seed; its gradients go to the parameters."""
+
+    def spend(self, budget: int) -> tuple[list[Tensor], float, float]:
+        """Step until ``budget`` evaluations are spent: losses, seconds between two synchronisations, of those in the
+        optimizer.
+        """
+        losses: list[Tensor] = []
+        optimizer_s = 0.0
+        self._synchronise()
+        begin = time.perf_counter()
+        while self.evaluations < budget and self.evaluations + self.cost <= self.budget:
+            loss, seconds = self._scheduled_step()
+            losses.append(loss)
+            optimizer_s += seconds
+        self._synchronise()
+        return losses, time.perf_counter() - begin, optimizer_s
+
+    def _scheduled_step(self) -> tuple[Tensor, float]:
+        return self.step(self.steps, factor(self.schedule, self.evaluations / self.budget))
+
+    def enter_training(self) -> None:
+        """Put model and optimizer into training mode."""
+        self.model.train()
+        enter_mode(self.optimizer, "train")
+
+    def step(self, number: int, scale: float) -> tuple[Tensor, float]:
+        """One step on mini-batch ``number`` at ``scale`` times the learning rate: loss, seconds in the optimizer."""
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            if base is not None:  # a method that finds its own step has none
+                group["lr"] = base * scale
+        before = self.evaluations
+        first: list[Tensor] = []
+        inside = 0.0
+
+        def gradient() -> Tensor:
+            nonlocal inside
+            begin = time.perf_counter()
+            with torch.enable_grad():
+                self.optimizer.zero_grad()
+                loss = self.backward(number)
+            self.evaluations += 1
+            if not first:
+                first.append(loss.detach())
+            inside += time.perf_counter() - begin
+            return loss
+
+        begin = time.perf_counter()
+        self.driver.step(gradient)
+        seconds = time.perf_counter() - begin - inside
+        self.steps += 1
+        self.cost = max(1, self.evaluations - before)
+        return first[0] if first else torch.tensor(math.nan), seconds
+
+    def lr(self) -> float | None:
+        """The learning rate of the first group; None where the optimizer has none."""
+        value = self.optimizer.param_groups[0].get("lr")
+        return None if value is None else float(value)
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Training(Stepping):
+    """The training of one seed, from a session of the task."""
+
+    def __init__(self, trainer: Trainer, run: Run, epochs: int) -> None:
+        self.session = trainer.task.session(seeds_of(trainer.study, run))
+        super().__init__(trainer, run, epochs, self.session)
         # The one kind of run that no KPI times has time for it.
         self.probe = Probe(self.session, self.optimizer) if run.phase == "repeat" else None
 
@@ -186,12 +259,9 @@ class Training:
                 pruned = exceeded(self.run_spec.ceilings, history)
                 if pruned or not finite(done):
                     break
-            # A run that was cut short may yet have come back from above its start.
-            diverged = not finite(history[-1]) or (not pruned and history[-1].val_loss > history[0].val_loss)
             # Test data are read once, by the paired comparison alone: tuning never sees them.
             test = self.scores("test") if self.run_spec.phase == "evaluate" else None
-            status: Status = "diverged" if diverged else "pruned" if pruned else "finished"
-            yield self._result(status, history, started, memory.read(), test)
+            yield self._result(outcome(history, pruned=pruned), history, started, memory.read(), test)
 
     def clocked(self) -> Iterator[Epoch | RunResult]:
         """One epoch against the clock, after a few steps without it. Nothing is evaluated: the loss is nan."""
@@ -266,57 +336,6 @@ class Training:
             extra,
         )
 
-    def spend(self, budget: int) -> tuple[list[Tensor], float, float]:
-        """Step until ``budget`` evaluations are spent: losses, seconds between two synchronisations, of those in the
-        optimizer.
-        """
-        losses: list[Tensor] = []
-        optimizer_s = 0.0
-        self._synchronise()
-        begin = time.perf_counter()
-        while self.evaluations < budget and self.evaluations + self.cost <= self.budget:
-            loss, seconds = self._scheduled_step()
-            losses.append(loss)
-            optimizer_s += seconds
-        self._synchronise()
-        return losses, time.perf_counter() - begin, optimizer_s
-
-    def _scheduled_step(self) -> tuple[Tensor, float]:
-        return self.step(self.steps, factor(self.schedule, self.evaluations / self.budget))
-
-    def enter_training(self) -> None:
-        """Put model and optimizer into training mode."""
-        self.session.model.train()
-        enter_mode(self.optimizer, "train")
-
-    def step(self, number: int, scale: float) -> tuple[Tensor, float]:
-        """One step on mini-batch ``number`` at ``scale`` times the learning rate: loss, seconds in the optimizer."""
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            if base is not None:  # a method that finds its own step has none
-                group["lr"] = base * scale
-        before = self.evaluations
-        first: list[Tensor] = []
-        inside = 0.0
-
-        def gradient() -> Tensor:
-            nonlocal inside
-            begin = time.perf_counter()
-            with torch.enable_grad():
-                self.optimizer.zero_grad()
-                loss = self.backward(number)
-            self.evaluations += 1
-            if not first:
-                first.append(loss.detach())
-            inside += time.perf_counter() - begin
-            return loss
-
-        begin = time.perf_counter()
-        self.driver.step(gradient)
-        seconds = time.perf_counter() - begin - inside
-        self.steps += 1
-        self.cost = max(1, self.evaluations - before)
-        return first[0] if first else torch.tensor(math.nan), seconds
-
     def backward(self, number: int) -> Tensor:
         """The loss on mini-batch ``number``; its gradients go to the parameters."""
         loss = self.session.loss(number)
@@ -328,15 +347,6 @@ class Training:
         enter_mode(self.optimizer, "eval")
         with averaged(self.optimizer):
             return self.session.evaluate(split)
-
-    def lr(self) -> float | None:
-        """The learning rate of the first group; None where the optimizer has none."""
-        value = self.optimizer.param_groups[0].get("lr")
-        return None if value is None else float(value)
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def sha256_of(named: Iterable[tuple[str, object]]) -> str:

@@ -175,7 +175,8 @@ def untested(facts: Facts) -> tuple[Note, ...]:
     ]
     said += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
     if not any(arm.summary.bit_exact is not None for arm in facts.arms):
-        said.append(Note("untested.no_repeat", values))
+        together = any(arm.summary.together > 1 for arm in facts.arms)
+        said.append(Note("untested.no_repeat_together" if together else "untested.no_repeat", values))
     if any(
         key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True" for key, text in facts.environment.items()
     ):

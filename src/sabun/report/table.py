@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import fields
 
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, RunResult, evaluated
 
 __all__ = ["Cell", "rows", "to_csv"]
 
@@ -34,6 +34,7 @@ def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
         for epoch in run.epochs or (None,):
             row = dict(common)
             row |= {name: None if epoch is None else getattr(epoch, name) for name in _EPOCH}
+            row["val_loss"] = None if epoch is None else evaluated(run.phase, epoch)
             row |= {f"extra.{name}": None if epoch is None else epoch.extra.get(name) for name in extra}
             found.append(row)
     return found
