@@ -249,7 +249,8 @@ class AuditLog:
                 self._seal(file, after)
         except OSError:
             # A full disk, not a crash: take the line back, so that what was reported as failed did not happen.
-            os.ftruncate(file, end.size)
+            with contextlib.suppress(OSError):  # the first error says what is wrong
+                os.ftruncate(file, end.size)
             raise
         return after, Record(end.count, now, event, self.actor, data, end.hash, digest)
 
@@ -260,11 +261,16 @@ class AuditLog:
 
     def _write_head(self, head: Head) -> None:
         draft = self.head_path.with_name(self.head_path.name + ".new")
-        with draft.open("wb") as file:
-            file.write(head.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.head_path)
+        try:
+            with draft.open("wb") as file:
+                file.write(head.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.head_path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
 
 
 def verify(path: str | Path, *, anchor: str | None = None) -> Verification:

@@ -6,6 +6,7 @@ for input that makes no sense.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from sabun.cli.logs import Form, Format, show
-from sabun.errors import OptionError
+from sabun.errors import OptionError, RolloutError
 from sabun.rollout import evidence
 from sabun.rollout.choice import KILL_VARIABLE, choose, killed
 from sabun.rollout.plan import Side
@@ -90,7 +91,9 @@ def status(plan: PlanOption = None, as_json: Json = False) -> None:
     """Where the roll-out stands, what the next gate says, and which kill switches are on."""
     rollout = Rollout(plan)
     state = rollout.state()
-    renewed = rollout.renew()
+    renewed = False
+    with contextlib.suppress(RolloutError):  # looking must work where nobody may write; the notes tell
+        renewed = rollout.renew()
     switch = killed(rollout.folder, state.stage)
     position = state.plan.index(state.stage.name) + 1
     following = state.plan.stages[position] if position < len(state.plan.stages) else None

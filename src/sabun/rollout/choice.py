@@ -8,7 +8,8 @@ the champion: a kill switch, a roll-out that was never started, an audit log tha
 
 Kill switches act from the next job on: a job under way keeps what it has (an optimizer cannot be changed under a
 checkpoint; inside the job, the guard is responsible). They are the environment variable ``SABUN_KILL``, set to anything
-but 0, false, no, off, and a file (``KILL`` unless the stage names another) beside the plan.
+but 0, false, no, off, and a file (``KILL`` unless the stage names another) beside the plan. Whatever has that name is a
+switch (an empty file, a folder, a link that leads nowhere), and where nobody can tell whether it is there, it is on.
 """
 
 from __future__ import annotations
@@ -77,7 +78,13 @@ def killed(folder: Path, stage: Stage) -> str:
     """Which kill switch is on: "kill-variable", "kill-file", or neither (empty)."""
     if os.environ.get(KILL_VARIABLE, "").strip().lower() not in _OFF:
         return "kill-variable"
-    return "kill-file" if (folder / stage.kill_file).exists() else ""
+    try:
+        os.lstat(folder / stage.kill_file)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError:  # no right to look, a network disk that does not answer: in doubt it is on
+        return "kill-file"
+    return "kill-file"
 
 
 def draw(name: str, job_id: str) -> float:
@@ -90,11 +97,12 @@ def choose(job_id: str, *, path: str | Path | None = None, stored: Mapping[str, 
     """Champion or challenger for the job called ``job_id``.
 
     ``path`` is the plan or its directory; by default the environment variable SABUN_ROLLOUT, else ./rollout.toml.
-    ``stored`` is a checkpoint's ``Choice.state_dict()``: it is kept. Raises RolloutError where there is no plan or
-    ``stored`` belongs to another job. Warns (SabunWarning) when a broken audit log makes it the champion.
+    Any text that is not blank is a job's id. ``stored`` is a checkpoint's ``Choice.state_dict()``: it is kept. Raises
+    RolloutError where there is no plan or ``stored`` belongs to another job. Warns (SabunWarning) when a broken audit
+    log makes it the champion.
     """
-    if not isinstance(job_id, str) or not job_id:
-        raise OptionError(f"job_id must be a text that is not empty (given: {job_id!r}).", fix="Such as a run's name.")
+    if not isinstance(job_id, str) or not job_id.strip():
+        raise OptionError(f"job_id must be a text that is not blank (given: {job_id!r}).", fix="Such as a run's name.")
     if stored is not None:
         kept = Choice.from_state_dict(stored)
         if kept.job_id != job_id:

@@ -11,9 +11,11 @@ writes it to the log. Special cases: ``promote`` asks the gate of the next stage
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from sabun import audit
 from sabun.audit import AuditLog, Json, Record
-from sabun.errors import OptionError, RolloutError, StoreError
+from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
 from sabun.rollout import evidence
 from sabun.rollout.evidence import Finding
 from sabun.rollout.plan import Plan, Stage
@@ -97,8 +99,11 @@ class Rollout:
 
     def state_or_problem(self) -> tuple[State | None, str]:
         """The state (None before the start), and what is wrong with the log (empty when nothing is); never raises."""
-        if not self.log.path.exists() and not self.log.head_path.exists():
-            return None, ""
+        try:
+            if not self.log.path.exists() and not self.log.head_path.exists():
+                return None, ""
+        except OSError as error:
+            return None, f"cannot look at the audit log {self.log.path}: {error.strerror}."
         try:
             return _replay(self.log.records()), ""
         except (StoreError, RolloutError) as error:
@@ -240,7 +245,10 @@ class Rollout:
         else:
             self.log.append_after(head, event, **fields)
         state = self.state()
-        self.renew()
+        try:
+            self.renew()
+        except RolloutError as error:  # the event stands; whoever looks next renews the copy
+            warnings.warn(f"{event} is in the audit log and in force, but {error.cause}", SabunWarning, stacklevel=3)
         return state
 
 
@@ -312,4 +320,6 @@ def _replace(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise RolloutError(f"cannot write {path}: {error}.", fix="Check path, rights and space.") from None
