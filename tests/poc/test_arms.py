@@ -14,6 +14,7 @@ from torch import nn
 
 from sabun import optim, schemes
 from sabun.errors import SchemeError, StudyError
+from sabun.optim.presets import PRESETS
 from sabun.poc.arms import Recipe, arm, recipe, spaces
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, LogUniform, Run
@@ -95,6 +96,9 @@ def test_options_arrive() -> None:
         ("torch.optim:AdamW", 0.003),
         ("torch.optim:NAdam", 0.003),
         ("nesterov@spectral", 0.03),
+        ("muon", PRESETS["muon"].lr),
+        ("sabun", PRESETS["sabun"].lr),
+        ("lion(0.95, 0.98)", 1e-4),
         ("torch.optim:Adagrad", 0.01),  # its signature's default
         ("schedulefree:AdamWScheduleFree", 0.0025),
         ("torch.optim:SGD(lr=0.7)", 0.7),
@@ -106,6 +110,10 @@ def test_default_spaces_are_equally_wide_around_the_documented_centre(text: str,
     assert space[0] == "lr"
     assert space[1].center == pytest.approx(centre)
     assert math.log10(space[1].high / space[1].low) == pytest.approx(3.0)
+
+
+def test_without_tuning_a_preset_trains_with_its_own_step() -> None:
+    assert build("muon").param_groups[0]["lr"] == PRESETS["muon"].lr
 
 
 def test_a_space_in_the_specification_replaces_the_default() -> None:

@@ -9,7 +9,8 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
 
     ==========================================  ==============================================================
     Euclidean metric (no preconditioner)         h = 0.3
-    spectral metric                              h = 0.03
+    preset in another metric than adam           its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.01)
+    spectral metric, by its scheme               h = 0.03
     any other metric (adam, sign, kronecker …)   h = 0.003
     torch SGD                                    lr = 0.3·(1 − momentum)/(1 − dampening), which is h = 0.3
     torch Adam, AdamW, NAdam, RAdam, Adamax,     lr = 0.003 (the ``adam`` metric)
@@ -18,8 +19,9 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
     the optimizer of a user's script             lr_multiplier = 1, times whatever it sets
     ==========================================  ==============================================================
 
-An ``lr`` among the arm's options (the value that a team uses today) takes the centre's place. A ``space`` in the
-specification takes the place of the whole default.
+What is the same method has the same centre: the preset ``adamw`` and torch's AdamW. An ``lr`` among the arm's options
+(the value that a team uses today) takes the centre's place. A ``space`` in the specification takes the place of the whole
+default.
 
 A class of your own that treats layers differently says ``takes_model = True`` and gets the model in the place of bare
 parameters (in script mode, or when some parameters are frozen: (name, parameter) pairs).
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
 from sabun.optim.notation import SEE, Maker
+from sabun.optim.presets import presets
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +192,8 @@ def _step(maker: Maker, options: Mapping[str, Option]) -> float:
         return _class_step(maker.name, maker.signature, options)
     if maker.metric in (None, "none"):
         return EUCLIDEAN_STEP
+    if maker.kind == "preset" and maker.metric != "adam":
+        return presets()[maker.name].lr
     return SPECTRAL_STEP if maker.metric == "spectral" else OTHER_STEP
 
 
