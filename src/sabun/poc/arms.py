@@ -20,8 +20,8 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
     ==========================================  ==============================================================
 
 What is the same method has the same centre: the preset ``adamw`` and torch's AdamW. An ``lr`` among the arm's options
-(the value that a team uses today) takes the centre's place. A ``space`` in the specification takes the place of the whole
-default.
+(the value that a team uses today) takes the centre's place. A ``space`` in the specification takes the place of the
+whole default.
 
 A class of your own that treats layers differently says ``takes_model = True`` and gets the model in the place of bare
 parameters (in script mode, or when some parameters are frozen: (name, parameter) pairs).
