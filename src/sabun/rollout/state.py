@@ -94,7 +94,7 @@ class Rollout:
                 fix="Keep the log and its head file as evidence, move them away, and start again with `rollout init`.",
             )
         if state is None:
-            raise RolloutError("this roll-out was not started.", fix="Run `sabun rollout init`.")
+            raise RolloutError(f"the roll-out at {self.plan_path} was not started.", fix="Run `sabun rollout init`.")
         return state
 
     def state_or_problem(self) -> tuple[State | None, str]:
