@@ -101,23 +101,27 @@ def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
     else:
         updates = work.team.divide(whole, _cost, lambda mine: _orthogonalized(mine, work.options))
     if work.options["row_normalization"]:
-        updates = [
-            _evened(update, second, work.options)
-            for update, second in zip(updates, work.state["row_second_moment"], strict=True)
-        ]
+        updates = _evened(updates, work.state["row_second_moment"], work.options)
     return [(1.0, work.scatter(updates))], None
 
 
-def _evened(update: Tensor, second: Tensor, options: Mapping[str, Any]) -> Tensor:
+def _evened(updates: Tensors, seconds: Tensors, options: Mapping[str, Any]) -> Tensors:
     """Each row (an output neuron) divided by the root of its mean square's running mean; the whole keeps its norm.
 
     The norm takes out any constant factor, so the running mean needs no correction for its start at zero.
     """
-    matrix = as_matrix(update)
-    second.lerp_(matrix.square().mean(1, keepdim=True), 1 - options["beta2"])
-    even = matrix / second.sqrt().add_(options["eps"])
-    even.mul_(matrix.norm() / even.norm().clamp(min=torch.finfo(even.dtype).tiny))
-    return even.reshape(update.shape)
+    evened: Tensors = list(updates)
+    for indices in _by_shape(updates):
+        matrices = torch.stack([as_matrix(updates[i]) for i in indices])
+        second = torch.stack([seconds[i] for i in indices])
+        second.lerp_(matrices.square().mean(-1, keepdim=True), 1 - options["beta2"])
+        torch._foreach_copy_([seconds[i] for i in indices], list(second))
+        even = matrices / second.sqrt_().add_(options["eps"])
+        size, now = (torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True) for m in (matrices, even))
+        even.mul_(size / now.clamp_(min=torch.finfo(even.dtype).tiny))
+        for i, matrix in zip(indices, even, strict=True):
+            evened[i] = matrix.reshape(updates[i].shape)
+    return evened
 
 
 def _spectral_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
