@@ -80,6 +80,8 @@ def rising(**options: Any) -> str:
     return variant(**{"beta": 0.8, "momentum_end": 0.95, **options})
 
 
+PRESET = rising(row_normalization=True, beta2=0.95)
+"""What became of it all; a test holds the preset ``sabun`` against it."""
 _PEERS = {
     "AdamW": "torch.optim:AdamW",
     "SGD, Nesterov": "torch.optim:SGD(momentum=0.9, nesterov=True)",
@@ -163,7 +165,7 @@ QUESTIONS: Mapping[str, Question] = {
             "β: 0.8 → 0.97": rising(momentum_end=0.97),
             "β: 0.7 → 0.95": rising(beta=0.7),
             "β: 0.8 → 0.95, the rest 0.8 → 0.95": rising(rest="nesterov(0.8)", rest_momentum_end=0.95),
-            "β: 0.8 → 0.95, even rows": rising(row_normalization=True, beta2=0.95),
+            "β: 0.8 → 0.95, even rows": PRESET,
             "β: 0.8 → 0.95, polar express, 3 products": rising(
                 orthogonalization="polar-express", orthogonalization_steps=3
             ),
@@ -204,9 +206,9 @@ QUESTIONS: Mapping[str, Question] = {
         "spectral, even rows",
     ),
     "check": Question(
-        {**_PEERS, "first prototype, β: 0.8 → 0.95": variant(beta=0.8, beta_end=0.95)},
+        {**_PEERS, "first prototype, β: 0.8 → 0.95": variant(beta=0.8, beta_end=0.95), "the preset": PRESET},
         "AdamW",
-        keep=("first prototype", "Muon + AdamW", "first prototype, β: 0.8 → 0.95"),
+        keep=("first prototype", "Muon + AdamW", "first prototype, β: 0.8 → 0.95", "the preset"),
         tasks=KEPT_OUT,
     ),
 }

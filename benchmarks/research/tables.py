@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from lab import PUBLISHED, final, read  # noqa: E402
-from questions import QUESTIONS, TASKS, Question  # noqa: E402
+from questions import PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
@@ -110,7 +110,7 @@ def filled(text: str, rows: list[dict]) -> str:
     def fill(match: re.Match[str]) -> str:
         name, task = match.groups()
         if name == "defaults":
-            made = defaults(rows, QUESTIONS["peers"].arms["first prototype"], task.split(","))
+            made = defaults(rows, PRESET, task.split(","))
             return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
         made = table(rows, QUESTIONS[name], task)
         return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"

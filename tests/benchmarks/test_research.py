@@ -9,7 +9,7 @@ import lab
 import pytest
 import tables
 import torch
-from questions import QUESTIONS, TASKS, Question, Setting
+from questions import PRESET, QUESTIONS, TASKS, Question, Setting
 from torch import nn
 from variants import Variant
 
@@ -37,6 +37,13 @@ def test_the_variant_spans_muon() -> None:
     ours = train(lambda m: Variant(m, 0.02, beta=0.95, gamma=0.95, rest="heavy-ball(0.9)", rest_lr=1.0))
     theirs = train(lambda m: create("muon", m, 0.02, weight_decay=0.0))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_the_preset_is_what_the_research_chose() -> None:
+    recipe = arms.recipe(arms.arm(PRESET))
+    chosen = train(lambda m: recipe.build(m, {"lr": 0.02}))
+    assert torch.equal(chosen, train(lambda m: create("sabun", m, 0.02)))
+    assert not torch.equal(chosen, train(lambda m: create("sabun", m, 0.02, momentum_end=None)))
 
 
 def test_a_scheduled_beta_and_gamma_end_where_they_should() -> None:

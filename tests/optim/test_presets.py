@@ -244,6 +244,17 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
     assert [len(g["params"]) for g in by_list.param_groups] == [2, 5]
 
 
+def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
+    with_scheme = create("sabun", network(), scheme="euler").param_groups[0]
+    assert (with_scheme["momentum_end"], with_scheme["row_normalization"]) == (None, True)
+    with_metric = create("sabun", network(), preconditioner="adam").param_groups[0]
+    assert (with_metric["momentum_end"], with_metric["beta2"], with_metric["row_normalization"]) == (0.95, 0.999, False)
+    given = create("soap", network(), preconditioner="adam", beta2=0.9).param_groups[0]
+    assert (given["beta2"], given["weight_decay"]) == (0.9, 0.01)
+    end = create("sabun", network(), scheme="nesterov(0.8)", momentum_end=0.9).param_groups[0]["momentum_end"]
+    assert end == 0.9
+
+
 def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3), nn.Linear(6, 7))
     names = [n for n, _ in sabun.optim.param_groups(model)[0]["params"]]

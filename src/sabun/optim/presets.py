@@ -17,7 +17,7 @@ from sabun import schemes
 from sabun.errors import OptionError, unknown
 from sabun.optim.groups import param_groups
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.options import check_learning_rate
+from sabun.optim.options import OPTIONS, check_learning_rate
 from sabun.schemes.catalogue import parse
 
 __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]
@@ -129,11 +129,16 @@ _ROWS = (
         rest={"preconditioner": "adam"},
     ),
     Preset(
-        "sabun", "look-ahead(0.9, 2)", "spectral", None, 1e-2,
-        "this project's own: look-ahead between stability and accuracy, spectral metric for hidden matrices",
+        "sabun", "look-ahead(0.8, 2)", "spectral", None, 1e-2,
+        "this project's own: look-ahead between stability and accuracy, its memory longer as the learning rate falls; "
+        "spectral metric with even rows for hidden matrices",
         "this project: docs/research/index.md",
         "none",
-        rest={"scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5},
+        options={"momentum_end": 0.95, "row_normalization": True, "beta2": 0.95},
+        rest={
+            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5,
+            "beta2": 0.999, "momentum_end": None,
+        },
     ),
 )  # fmt: skip
 
@@ -174,9 +179,11 @@ def create(
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
     row = row_of(name)
+    # What the row says of a role goes with the role: another scheme or metric begins with its own defaults.
+    kept = {key: value for key, value in row.options.items() if OPTIONS[key].role not in overrides}
     chosen: dict[str, Any] = {
         "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
-        **row.options, **overrides,
+        **kept, **overrides,
     }  # fmt: skip
     step: float | Tensor = row.lr if lr is None else lr
     check_learning_rate(step)
