@@ -42,8 +42,11 @@ from sabun.poc.tasks import PREFIX
 
 __all__ = ["EPOCHS", "ScriptTrainer", "epochs_of"]
 
-SEED, EPOCHS = "{seed}", "{epochs}"
-"""What a command may hold in the place of its numbers."""
+SEED = "{seed}"
+"""What a command may hold in the place of the run's seed."""
+
+EPOCHS = "{epochs}"
+"""What a command may hold in the place of the number of epochs."""
 
 LAST_LINES = 5
 LONGEST_LINE = 200
