@@ -159,7 +159,8 @@ def test_every_move_of_a_roll_out_answers_a_machine(tmp_path: Path, capsys: pyte
         assert isinstance(found, dict)
         return found
 
-    first = answer("init", "--champion", "torch.optim:AdamW", "--challenger", "nesterov@adam")
+    sides = ["--champion", "torch.optim:AdamW", "--challenger", "nesterov@adam"]
+    first = answer("init", *sides, "--challenger-lr", "0.003")
     second = answer("promote", "--override", "a drill")
     assert second["stage"] != first["stage"]
     assert answer("rollback", "--reason", "the drill is over")["stage"] == first["stage"]
