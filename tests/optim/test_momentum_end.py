@@ -13,7 +13,7 @@ from training import backward, batches, flat, network
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim import create
+from sabun.optim import create, describe
 from sabun.optim.reference import Reference
 from sabun.optim.roles import momentum_of
 from sabun.optim.spec import decode
@@ -195,6 +195,31 @@ def test_a_tensor_rate_is_followed() -> None:
         optimizer.step()
     assert isinstance(optimizer.param_groups[0]["lr_peak"], float)
     assert now(optimizer) == pytest.approx(0.85, abs=1e-6)
+
+
+def test_the_stability_control_and_the_description_know_the_beta_of_now() -> None:
+    """heavy-ball's interval 2(1+β)/(1−β): 18 at the start's 0.8, 78 at 0.95."""
+    theta = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = sabun.Optimizer(
+        [theta], 1.0, scheme="heavy-ball(0.8)", momentum_end=0.95, step_control="stability",
+        probe_every=1, stability_fraction=1.0,
+    )  # fmt: skip
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (50 * theta**2).sum()  # curvature 100
+        loss.backward()
+        return loss
+
+    lengths = []
+    for lr in (1.0, 0.5, 1e-9):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step(closure)
+        lengths.append(optimizer.stats()["step_length"])
+    assert lengths == [pytest.approx(18 / 100), pytest.approx(2 * 1.875 / 0.125 / 100), pytest.approx(1e-9)]
+    assert describe(optimizer)["certificate"]["stability_interval"] == pytest.approx(78)
+    optimizer.param_groups[0]["lr"] = 2.0  # beyond every rate so far: the next step begins at the start again
+    assert now(optimizer) == 0.8
 
 
 def test_what_cannot_be_is_refused() -> None:

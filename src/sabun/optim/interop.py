@@ -15,8 +15,8 @@ from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import REFUSED, refuse
+from sabun.optim.roles import scheme_of
 from sabun.optim.runge_kutta import RungeKutta
-from sabun.optim.spec import decode
 
 __all__ = ["describe", "from_torch"]
 
@@ -136,7 +136,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         return _description(optimizer.tableau, group, evaluations=optimizer.gradient_evaluations)
     if isinstance(optimizer, Optimizer):
         group = optimizer.param_groups[0]
-        return _description(decode(group["scheme"]), group, evaluations=optimizer.gradient_evaluations)
+        return _description(scheme_of(group), group, evaluations=optimizer.gradient_evaluations)
     first = optimizer.param_groups[0]
     try:
         if type(optimizer) is torch.optim.SGD:
@@ -151,9 +151,6 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
 
 
 def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dict[str, Any]:
-    beta = group.get("momentum")
-    if beta is not None and "beta" in getattr(scheme, "parameters", {}):
-        scheme = scheme.with_parameters(beta=float(beta))
     certificate = scheme.certificate().to_dict()
     return {
         "scheme": scheme.name,

@@ -18,8 +18,7 @@ from torch import Tensor
 from sabun import schemes
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
-from sabun.optim.roles import momentum_of
-from sabun.optim.spec import decode
+from sabun.optim.roles import scheme_of
 
 __all__ = ["Reference"]
 
@@ -48,10 +47,8 @@ class Reference:
     def step(self) -> None:
         """One step from the gradients that the parameters hold."""
         for group in self.optimizer.param_groups:
-            scheme = decode(group["scheme"])
             group["lr_peak"] = max(group["lr_peak"], float(group["lr"]))
-            if (beta := momentum_of(group, scheme)) is not None:
-                scheme = scheme.with_parameters(beta=beta)
+            scheme = scheme_of(group)
             self.weights.append((len(self.weights) + 1) ** group["averaging_power"] * group["lr"] ** 2)
             for p in group["params"]:
                 if p.grad is not None:

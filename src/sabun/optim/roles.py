@@ -14,7 +14,7 @@ from sabun.optim.options import check_learning_rate
 from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner
 from sabun.optim.spec import decode, encode
 
-__all__ = ["check_momentum", "filter_of", "momentum_of", "settle"]
+__all__ = ["check_momentum", "filter_of", "momentum_of", "scheme_of", "settle"]
 
 
 def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
@@ -44,8 +44,15 @@ def momentum_of(group: Mapping[str, Any], scheme: schemes.LinearMultistep) -> fl
     beta, end, peak = float(group["momentum"]), group["momentum_end"], float(group["lr_peak"])
     if end is None or peak <= 0 or beta != float(scheme.parameters["beta"]):
         return beta
-    spent: float = round(_STAIRS * (1 - float(group["lr"]) / peak)) / _STAIRS
+    spent: float = max(0, round(_STAIRS * (1 - float(group["lr"]) / peak))) / _STAIRS
     return beta + spent * (float(end) - beta)
+
+
+def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
+    """The group's scheme with β as it is now: its interval and its certificate are those of the coming step."""
+    scheme = decode(group["scheme"])
+    beta = momentum_of(group, scheme)
+    return scheme if beta is None or beta == scheme.parameters["beta"] else scheme.with_parameters(beta=beta)
 
 
 def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:

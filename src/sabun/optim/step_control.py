@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sabun.optim.balance import BALANCE, Balance
 from sabun.optim.plan import real_view, refuse_sparse
+from sabun.optim.roles import scheme_of
 from sabun.optim.same_batch import SameBatch
-from sabun.optim.spec import decode
 
 if TYPE_CHECKING:
     from sabun.optim.optimizer import Optimizer
@@ -286,11 +286,7 @@ class Stability:
 
     @staticmethod
     def _interval(group: Mapping[str, Any]) -> float:
-        scheme = decode(group["scheme"])
-        beta = group.get("momentum")
-        if beta is not None and "beta" in scheme.parameters and beta != scheme.parameters["beta"]:
-            scheme = scheme.with_parameters(beta=float(beta))
-        return float(scheme.stability_interval)
+        return float(scheme_of(group).stability_interval)
 
     def stats(self, optimizer: Optimizer) -> dict[str, float]:
         """``step_length`` h, ``curvature`` λ, ``h_lambda``, and the ``margin`` 1 − hλ/X of the first group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 
 from sabun.poc.records import RunResult
 
@@ -16,7 +17,9 @@ def with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
     measured = [epoch for epoch in timed.epochs if epoch.epoch > 0]
     if not measured:
         return result
-    train_s, optimizer_s = (_median([getattr(epoch, key) for epoch in measured]) for key in ("train_s", "optimizer_s"))
+    train_s, optimizer_s = (
+        statistics.median([getattr(epoch, key) for epoch in measured]) for key in ("train_s", "optimizer_s")
+    )
     epochs = tuple(
         dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
         for epoch in result.epochs
@@ -24,9 +27,3 @@ def with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
     # Seeds that were trained together shared their memory too.
     memory = timed.peak_memory_bytes if result.together > 1 else result.peak_memory_bytes
     return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
