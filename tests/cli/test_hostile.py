@@ -118,14 +118,37 @@ def test_not_a_number_everywhere_and_a_single_seed_end_in_undecided(tmp_path: Pa
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["decision"] == "undecided"
 
 
+UNTIMED = """
+name = "constant"
+task = {task}
+
+[baseline]
+name = "SGD"
+optimizer = "torch.optim:SGD"
+
+[[candidates]]
+name = "euler"
+optimizer = "euler"
+
+[budget]
+trials = 0
+seeds = 6
+epochs = 1
+
+[thresholds]
+max_time_ratio = 1e9   # the clock of a busy machine may say what it likes
+"""
+
+
 def test_without_variance_nothing_is_decided(tmp_path: Path, capsys: Capture) -> None:
     """Every run of every seed ends at the same loss: no standard error, hence no verdict."""
     task = write(tmp_path)
     source = Path(task.removesuffix(":Task"))
     text = source.read_text(encoding="utf-8").replace(").mean()", ").mean() * 0.0 + 1.0")
     source.write_text(text, encoding="utf-8")
-    out = tmp_path / "out"
-    assert app.run(["poc", "run", task, *ARMS, "--seeds", "6", "--epochs", "1", "--out", str(out), "--gate"]) == 11
+    study, out = tmp_path / "study.toml", tmp_path / "out"
+    study.write_text(UNTIMED.format(task=json.dumps(task)), encoding="utf-8")
+    assert app.run(["poc", "run", str(study), "--out", str(out), "--gate"]) == 11
     assert capsys.readouterr().out
     assert {run.epochs[-1].val_loss for run in Store.open(out).runs()} == {1.0}
 
