@@ -10,6 +10,8 @@ Exit codes: 0 success or go · 10 no-go and 11 undecided (with ``--gate``) · 2 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -35,4 +37,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     from sabun.cli.app import run
 
+    atexit.register(gc.freeze)  # to look for garbage among all that torch loaded would take a second of the exit
     raise SystemExit(run(arguments))

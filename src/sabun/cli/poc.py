@@ -314,8 +314,11 @@ def study_of(
 ) -> Study:
     """The study that the options describe. Raises StudyError for options that contradict one another."""
     from sabun.errors import StudyError
-    from sabun.poc import arms
-    from sabun.poc import study as studies
+    from sabun.poc.loading import uncollected
+
+    with uncollected():
+        from sabun.poc import arms
+        from sabun.poc import study as studies
     from sabun.poc.spec import Study
     from sabun.poc.tasks import PREFIX
 
@@ -398,7 +401,10 @@ def _slug(name: str) -> str:
 
 def opened(directory: Path) -> Store:
     from sabun.errors import StudyError
-    from sabun.poc.store import Store
+    from sabun.poc.loading import uncollected
+
+    with uncollected():
+        from sabun.poc.store import Store
 
     if not Store.exists(directory):
         raise StudyError(f"there is no study in {directory}.", fix="Check the path, or run a study into it first.")

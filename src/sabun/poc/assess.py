@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from scipy import special
+import scipy
 
 from sabun.poc.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.records import RunResult
@@ -251,7 +251,7 @@ def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, er
             return replace(row, method="descriptive")
         if not math.isfinite(sd):
             return replace(row, method="descriptive")
-        half = float(special.stdtrit(row.n - 1, 1 - error / 2)) * sd / math.sqrt(row.n)
+        half = float(scipy.special.stdtrit(row.n - 1, 1 - error / 2)) * sd / math.sqrt(row.n)
         middle = float(sample.centre())
         return _with_interval(row, *(float(sample.to_effect(x)) for x in (middle - half, middle + half)))
     low, high = (float(sample.to_effect(x)) for x in interval(typical, row.n, error))

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 __all__ = [
     "GROUP_BITS",
@@ -176,7 +176,9 @@ def holm_levels(p_values: Floats, alpha: float) -> Floats:
 def discordant_p(candidate_only: int, baseline_only: int) -> float:
     """Exact McNemar test, one-sided: the chance that at least ``candidate_only`` of the discordant pairs fall to the
     candidate when each does so with probability 1/2. 1 without discordant pairs."""
-    return float(stats.binom.sf(candidate_only - 1, candidate_only + baseline_only, 0.5)) if candidate_only else 1.0
+    return (
+        float(scipy.stats.binom.sf(candidate_only - 1, candidate_only + baseline_only, 0.5)) if candidate_only else 1.0
+    )
 
 
 def power(shift: float, sd: float, n: int, alpha: float) -> float:
@@ -192,9 +194,9 @@ def power(shift: float, sd: float, n: int, alpha: float) -> float:
     if sd == 0:
         return 1.0 if shift > 0 else 0.0
     if cut(n, alpha) == 1 and n <= GROUP_BITS:
-        return float(special.ndtr(shift / sd)) ** n
-    critical = special.stdtrit(n - 1, 1 - size / 2)
-    value = float(special.nctdtr(n - 1, shift * math.sqrt(n) / sd, critical))
+        return float(scipy.special.ndtr(shift / sd)) ** n
+    critical = scipy.special.stdtrit(n - 1, 1 - size / 2)
+    value = float(scipy.special.nctdtr(n - 1, shift * math.sqrt(n) / sd, critical))
     return 1 - value if math.isfinite(value) else 1.0
 
 
@@ -209,7 +211,7 @@ def detectable(sd: float, n: int, alpha: float, target: float = TARGET_POWER) ->
 
 @functools.lru_cache(maxsize=4096)
 def _unit_shift(n: int, alpha: float, target: float) -> float:
-    return float(optimize.brentq(lambda x: power(x, 1.0, n, alpha) - target, 0.0, 1e3, xtol=1e-9))
+    return float(scipy.optimize.brentq(lambda x: power(x, 1.0, n, alpha) - target, 0.0, 1e3, xtol=1e-9))
 
 
 def detectable_spread(sd: float, n: int, alpha: float, cap: float = 10.0) -> tuple[float, float] | None:
@@ -227,7 +229,7 @@ def detectable_spread(sd: float, n: int, alpha: float, cap: float = 10.0) -> tup
 
     if reached(cap) <= TARGET_POWER:
         return cap, reached(cap)
-    q = float(optimize.brentq(lambda q: reached(q) - TARGET_POWER, 1.0, cap, xtol=1e-9))
+    q = float(scipy.optimize.brentq(lambda q: reached(q) - TARGET_POWER, 1.0, cap, xtol=1e-9))
     return q, reached(q)
 
 
@@ -329,7 +331,7 @@ def sequential_plan(
         elif spending == "pocock":
             allowed = alpha * math.log(1 + (math.e - 1) * t)
         else:
-            allowed = float(2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(t)))
+            allowed = float(2 * scipy.stats.norm.sf(scipy.stats.norm.isf(alpha / 2) / math.sqrt(t)))
         share = max(0.0, allowed - spent)
         plan.append(Look(seeds, share))
         spent += attained(seeds, share)

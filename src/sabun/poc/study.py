@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sabun.errors import StudyError
-from sabun.poc import arms, events
+from sabun.poc import arms, events, tuning
 from sabun.poc.builtin_tasks import TASKS
 from sabun.poc.executors import Executor, Lost, Unit
 from sabun.poc.inprocess import InProcess, epochs_in, trainer
@@ -199,6 +199,7 @@ class _Work:
         self.begin = time.monotonic()
         self.at_start = len(store.results)
         self.last_live = 0.0
+        self.prepared = False
 
     def carry_out(self) -> None:
         while True:
@@ -211,6 +212,9 @@ class _Work:
                     break
             if not self.units:
                 return
+            if not self.prepared:  # not before: the first runs may train elsewhere in the meantime
+                tuning.prepare(self.study)
+                self.prepared = True
             try:
                 run, item = self.executor.next()
             except Lost as lost:
@@ -238,7 +242,13 @@ class _Work:
         self.executor.submit(unit)
 
     def _finish(self, run: Run, result: RunResult) -> None:
-        alone = self.executor.slots == 1 and len(self.units[run.id]) == 1
+        unit = self.units[run.id]
+        alone = self.executor.slots == 1 and len(unit) == 1
+        if self.executor.slots > 1 and sum(other is unit for other in self.units.values()) == 1:
+            # Its slot is free: what does not wait for this result need not wait until it is on the disk.
+            following = self.plan.ready(self.units)
+            if following is not None:
+                self._start(following)
         del self.units[run.id], self.curves[run.id]
         if run.id in self.store.results:  # a kill came between the first and the last result of its unit
             return

@@ -35,6 +35,7 @@ from sabun.poc.blame import said
 from sabun.poc.curvature import Probe
 from sabun.poc.driving import Driver, averaged, enter_mode, state_bytes
 from sabun.poc.executors import Unit
+from sabun.poc.loading import first_optimizer
 from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, Status, outcome
 from sabun.poc.seeds import seeds_of
@@ -80,15 +81,16 @@ class Trainer:
             deque(Training(self, Run(arm=arm, seed=0, phase="tune"), epochs=1).run(), maxlen=0)
 
     def prepare(self) -> None:
-        """Load the data, and what torch leaves to its first optimizer, which takes it a second."""
+        """Load the data, and what torch leaves to its first optimizer."""
         with contextlib.suppress(Exception, SystemExit):  # whatever is wrong shows again in the run that counts
             getattr(self.task, "prepare", lambda: None)()
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        first_optimizer()
 
     def check(self) -> None:
         """Build every arm on the task's model and take one step; evaluate the untrained model on both splits, whose
         faults would otherwise show at the end of a run. Raises the error that the arm or the task deserves.
         """
+        first_optimizer()
         mend = "Mend the task."
         for arm in self.study.arms:
             with seeded(0), theirs(f"task {self.study.task!r}: a training cannot begin", mend):

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.poc import arms, pruning
+from sabun.poc.loading import uncollected
 from sabun.poc.records import RunResult
 from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
@@ -108,6 +109,14 @@ def objective(results: Sequence[RunResult]) -> float:
     """Mean final validation loss over the tuning seeds; infinite if one of the runs diverged or failed."""
     losses = [result.final_loss for result in results]
     return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+
+
+def prepare(study: Study) -> None:
+    """Load the samplers, which some tenths of a second go into."""
+    if study.budget.trials > 1:
+        with uncollected():
+            import optuna.samplers  # noqa: F401
+            import scipy.stats.qmc  # noqa: F401
 
 
 class Tuner:

@@ -15,6 +15,7 @@ was killed.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -22,14 +23,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import IO, TYPE_CHECKING, Any
 
 from sabun.poc.codec import encode, encode_epoch
-from sabun.poc.inprocess import InProcess
+from sabun.poc.loading import first_optimizer, uncollected
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run, Study
+
+if TYPE_CHECKING:
+    from sabun.poc.inprocess import InProcess
 
 
 def main() -> None:
@@ -43,6 +45,8 @@ def main() -> None:
 
 
 def _ready(setup: dict[str, Any]) -> InProcess:
+    from sabun.poc.inprocess import InProcess
+
     executor = InProcess(shared=True)
     executor.load(Study.build(setup["study"]), Path(setup["logs"]))
     return executor
@@ -66,8 +70,12 @@ def serve(executor: InProcess, lines: Iterator[bytes], reports: IO[bytes]) -> No
 
 def _nurse(control: socket.socket) -> None:
     """Answer ``fork`` (with a worker's input, output and log) by its process id, and ``wait PID`` by how it ended."""
+    with uncollected():
+        from sabun.poc import inprocess  # noqa: F401  (before the study is known: the longest part of getting ready)
+    first_optimizer()
     executor = _ready(json.loads(sys.stdin.buffer.readline()))
     executor.prepare()
+    gc.freeze()  # or the collector of every worker would touch, hence copy, the pages that they share
     while True:
         message, handles, _, _ = socket.recv_fds(control, 64, 3)
         if not message:
@@ -114,6 +122,8 @@ in both processes."""
 
 def _may_fork() -> bool:
     """Whether this copy of the nursery can go on: no other thread was there to hold a lock, and no CUDA context."""
+    import torch
+
     nursery = Path(f"/proc/{os.getppid()}/task")
     names = [(task / "comm").read_text(encoding="utf-8").strip() for task in nursery.glob("*")]
     others = len([name for name in names if name not in _SAFE_THREADS]) - 1

@@ -1,0 +1,33 @@
+"""Loading torch without the garbage collector, which finds nothing there.
+
+torch, and what it leaves to its first optimizer, are some 300,000 objects that stay to the end of the process. The
+collector walks over them again and again while they grow: a fifth of the time that they take to load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+__all__ = ["first_optimizer", "uncollected"]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """The collector rests. For imports: what other people's code does may leave garbage behind."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def first_optimizer() -> None:
+    """Load what torch leaves to its first optimizer, which takes it most of a second."""
+    import torch
+
+    with uncollected():
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
