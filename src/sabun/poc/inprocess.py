@@ -47,7 +47,7 @@ def one_thread() -> Iterator[None]:
 
 class InProcess:
     """An arm's first run is preceded by a discarded warm-up of that arm, where its clock counts: with ``shared``, the
-    machine is another run's too, and only runs of phase ``time`` are clocked.
+    machine is another run's too, and only runs of phase ``time`` are clocked. Any run of an arm warms the next one up.
     """
 
     slots = 1
@@ -81,7 +81,7 @@ class InProcess:
         (run,) = unit
         if run.arm not in self._warm and (run.phase == "time" or not self._shared):
             self._trainer.warm_up(run.arm)
-            self._warm.add(run.arm)
+        self._warm.add(run.arm)
         self._current = ((run, item) for item in self._trainer.run(run))
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
