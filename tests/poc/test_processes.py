@@ -30,7 +30,9 @@ def by_id(path: Path) -> list[dict[str, object]]:
 def test_two_processes_leave_the_same_records_and_clock_readings_taken_alone(tmp_path: Path) -> None:
     study = tiny_study("torch.optim:AdamW")
     alone = run(study, tmp_path / "1")
-    shared = run(study, tmp_path / "2", jobs=2)
+    heard: list[events.Event] = []
+    shared = run(study, tmp_path / "2", jobs=2, on_event=heard.append)
+    _no_slot_waits_for_a_record(heard)
     assert by_id(tmp_path / "1") == by_id(tmp_path / "2")
     store = Store.open(tmp_path / "2")
     phases = Counter(result.phase for result in store.results.values())
@@ -46,6 +48,24 @@ def test_two_processes_leave_the_same_records_and_clock_readings_taken_alone(tmp
     assert {row["val_loss"] for row in rows(list(store.results.values())) if row["phase"] == "time"} == {None}
     # A study begun in one process and finished in two times all of them alike.
     assert run(study, tmp_path / "1", jobs=2).runs == alone.runs
+
+
+def _no_slot_waits_for_a_record(heard: list[events.Event]) -> None:
+    """Once tuning is over: when a record is on the disk, the next run is in flight; timing runs are so one by one."""
+    flying, tuned, begun, looked = 0, 0, 0, 0
+    for event in heard:
+        if isinstance(event, events.TuningFinished):
+            tuned += 1
+        elif isinstance(event, events.RunStarted):
+            flying += 1
+            begun += event.run.phase in ("evaluate", "repeat")
+            assert flying == 1 or event.run.phase != "time"
+        elif isinstance(event, events.RunFinished):
+            flying -= 1
+            if event.run.phase == "evaluate" and tuned == 2 and begun < 8:
+                assert flying == 2
+                looked += 1
+    assert looked
 
 
 def _orphans(marker: str) -> list[int]:
