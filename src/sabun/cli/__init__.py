@@ -10,8 +10,6 @@ Exit codes: 0 success or go · 10 no-go and 11 undecided (with ``--gate``) · 2 
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fix: {EXTRA}", file=sys.stderr)
         raise SystemExit(2) from None
     from sabun.cli.app import run
+    from sabun.poc.loading import own_process
 
-    atexit.register(gc.freeze)  # to look for garbage among all that torch loaded would take a second of the exit
+    own_process()
     raise SystemExit(run(arguments))

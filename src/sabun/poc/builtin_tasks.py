@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from sabun.errors import MissingExtraError, StudyError
 from sabun.poc import data
+from sabun.poc.loading import uncollected
 
 __all__ = ["TASKS", "BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN"]
 
@@ -26,7 +27,8 @@ Splits = dict[str, tuple[Tensor, Tensor]]
 
 def _split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) -> dict[str, tuple[Any, Any]]:
     """60% training, 20% validation (read by tuning and curves), 20% test (read once, at the end). Fixed."""
-    from sklearn.model_selection import train_test_split
+    with uncollected():
+        from sklearn.model_selection import train_test_split
 
     rest_x, test_x, rest_y, test_y = train_test_split(
         x, y, test_size=0.2, random_state=0, stratify=y if stratify else None
@@ -50,7 +52,8 @@ def _standardised(splits: dict[str, tuple[Any, Any]]) -> Splits:
 
 def _datasets() -> Any:
     try:
-        from sklearn import datasets
+        with uncollected():
+            from sklearn import datasets
     except ImportError:
         raise MissingExtraError(
             "this task's data come with scikit-learn, which is not installed.", fix="pip install 'sabun[poc]'"

@@ -6,11 +6,24 @@ collector walks over them again and again while they grow: a fifth of the time t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 from collections.abc import Iterator
 
-__all__ = ["first_optimizer", "uncollected"]
+__all__ = ["first_optimizer", "own_process", "uncollected"]
+
+_ours = False
+
+
+def own_process() -> None:
+    """This process is the command's or a worker's: what it loads, the collector need never look at, not even at exit.
+
+    Not for processes of other people: ``gc.freeze`` is about every object that there is.
+    """
+    global _ours
+    _ours = True
+    atexit.register(gc.freeze)
 
 
 @contextlib.contextmanager
@@ -21,6 +34,8 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        if _ours:
+            gc.freeze()
         if before:
             gc.enable()
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sabun.poc.codec import encode, encode_epoch
-from sabun.poc.loading import first_optimizer, uncollected
+from sabun.poc.loading import first_optimizer, own_process, uncollected
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run, Study
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    own_process()
     if len(sys.argv) > 1:
         _nurse(socket.socket(fileno=int(sys.argv[1])))
         return
