@@ -13,7 +13,9 @@ from typing import Any
 
 from sabun.poc.spec import Study
 
-__all__ = ["ARMS", "BASELINE", "MUONS", "OURS", "PROFILES", "STUDIES", "UNTUNED", "Profile", "Sizing", "studies"]
+__all__ = [
+    "ADAMWS", "ARMS", "BASELINE", "MUONS", "OURS", "PROFILES", "STUDIES", "UNTUNED", "Profile", "Sizing", "studies",
+]  # fmt: skip
 
 BASELINE = "AdamW"
 OURS = "sabun"
@@ -21,6 +23,7 @@ UNTUNED = "sabun, untuned"
 
 ARMS: Mapping[str, tuple[str, float]] = {
     "AdamW": ("torch.optim:AdamW", 1e-3),
+    "AdamW, λ = 1": ("torch.optim:AdamW(weight_decay=1.0)", 1e-3),
     "SGD, Nesterov": ("torch.optim:SGD(momentum=0.9, nesterov=True)", 3e-2),
     "NAdamW": ("torch.optim:NAdam(decoupled_weight_decay=True, weight_decay=0.01)", 2e-3),
     "Muon + AdamW": ("peers:MuonAdamW", 1e-3),
@@ -42,6 +45,10 @@ default step h = 0.3 (``sabun.poc.arms``), which is lr = 0.03 at momentum 0.9.
 
 MUONS = ("Muon + AdamW", "Muon + AdamW, β = 0.9", "Muon + AdamW, β = 0.8")
 """Muon with its momentum tuned is the best of these by tuning, which makes it the arm with the most trials of all."""
+
+ADAMWS = ("AdamW", "AdamW, λ = 1")
+"""AdamW with its weight decay tuned is the better of these by tuning: on small data the decay does much of the work
+(docs/research/decay.md), and nobody should take for the scheme's what is the decay's."""
 
 STUDIES: Mapping[str, tuple[str, ...]] = {
     "peers": tuple(name for name in ARMS if name not in (OURS, UNTUNED, "AdamW, untuned")),

@@ -18,7 +18,7 @@ from sabun.optim.averaging import recalibrated
 from sabun.poc import builtin_tasks
 from sabun.poc.tasks import FunctionTask, Scores, Seeds, Session, Split
 
-__all__ = ["BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN"]
+__all__ = ["BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "Paced"]
 
 
 class _Session:
@@ -38,21 +38,21 @@ class _Session:
             return self.inner.evaluate(split)
 
 
-class _Paced:
+class Paced:
     """A task that measures every ``interval`` steps; other options are the built-in task's.
 
     ``recalibrate``: batch-norm statistics are recomputed over that many training batches before each measurement, for
     every arm alike. Averages of weights need it (they have no statistics of their own), and nobody is hurt by it.
     """
 
-    built_in: str
+    source: type[Any]
 
     def __init__(self, interval: int = 50, recalibrate: int = 0, **options: Any) -> None:
         if interval < 1:
             raise ValueError(f"interval must be at least 1, not {interval}")
         self.interval = interval
         self.recalibrate = recalibrate
-        self.task = FunctionTask(builtin_tasks.TASKS[self.built_in](**options), self.built_in)
+        self.task = FunctionTask(self.source(**options), self.source.__name__)
         self.metric_name = self.task.source.metric_name
 
     def session(self, seeds: Seeds) -> _Session:
@@ -61,25 +61,25 @@ class _Paced:
         return _Session(self.task.session(seeds), self.interval, batches)
 
 
-class Digits(_Paced):
-    built_in = "digits"
+class Digits(Paced):
+    source = builtin_tasks.Digits
 
 
-class DigitsCNN(_Paced):
-    built_in = "digits-cnn"
+class DigitsCNN(Paced):
+    source = builtin_tasks.DigitsCNN
 
 
-class BreastCancer(_Paced):
-    built_in = "breast-cancer"
+class BreastCancer(Paced):
+    source = builtin_tasks.BreastCancer
 
 
-class Diabetes(_Paced):
-    built_in = "diabetes"
+class Diabetes(Paced):
+    source = builtin_tasks.Diabetes
 
 
-class Cifar10(_Paced):
-    built_in = "cifar10"
+class Cifar10(Paced):
+    source = builtin_tasks.Cifar10
 
 
-class CharLM(_Paced):
-    built_in = "charlm"
+class CharLM(Paced):
+    source = builtin_tasks.CharLM

@@ -144,10 +144,11 @@ def worst_of(evidence: Evidence, ours: str, peers: Iterable[str], unit: Unit = "
 
 def better_by_tuning(evidence: Evidence, names: Sequence[str], called: str) -> Evidence:
     """With one more arm: on each task the one of ``names`` with the lowest tuning objective (validation, tuning
-    seeds), as a team would choose it without looking at the evaluation."""
+    seeds), as a team would choose it without looking at the evaluation. Not on a task that lacks one of them."""
     tasks = {}
     for task, arms in evidence.tasks.items():
-        known = [arms[name] for name in names if name in arms and math.isfinite(arms[name].objective)]
+        whole = all(name in arms for name in names)
+        known = [arms[name] for name in names if whole and math.isfinite(arms[name].objective)]
         tasks[task] = {**arms, **({called: min(known, key=lambda arm: arm.objective)} if known else {})}
     return Evidence(evidence.profile, tasks, evidence.about)
 

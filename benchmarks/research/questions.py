@@ -41,6 +41,10 @@ TASKS: dict[str, Setting] = {
     "digits-cnn": _paced("DigitsCNN", 6, 33),
     "breast-cancer": _paced("BreastCancer", 6, 21),
     "diabetes": _paced("Diabetes", 6, 16),
+    "charlm-long": _paced("CharLM", 6, 400, layers=2, width=48, heads=4, context=32, batch_size=16),
+    "cifar10-long": _paced("Cifar10", 6, 200, width=8, batch_size=32),
+    "friedman": Setting("benchmarks/research/tabular.py:Friedman", {"interval": 23}, 6),
+    "classes": Setting("benchmarks/research/tabular.py:Classes", {"interval": 30}, 6),
 }
 TASKS = {
     **TASKS,
@@ -48,6 +52,8 @@ TASKS = {
 }
 CHOICE = ("charlm", "cifar10")
 """Where choices are made."""
+WIDER = (*CHOICE, "digits", "friedman", "classes")
+"""Where the default learning rate and what bears on it are chosen: with networks that have no normalisation layers."""
 KEPT_OUT = ("digits-cnn", "breast-cancer", "diabetes")
 """Where they are checked afterwards, and never made."""
 
@@ -80,8 +86,23 @@ def rising(**options: Any) -> str:
     return variant(**{"beta": 0.8, "momentum_end": 0.95, **options})
 
 
-PRESET = rising(row_normalization=True, beta2=0.95)
+EVEN_RISING = rising(row_normalization=True, beta2=0.95)
+
+
+def _decayed(rest: float, decay: float, **options: Any) -> str:
+    options = {"rest_weight_decay": 0.0, **options} if decay else {}
+    decayed = {"weight_decay": decay, **options} if decay else {}
+    return rising(row_normalization=True, beta2=0.95, rest_lr=rest, **decayed)
+
+
+PRESET = _decayed(0.12, 0.1)
 """What became of it all; a test holds the preset ``sabun`` against it."""
+
+
+def _muon(decay: float) -> str:
+    return variant(beta=0.95, gamma=0.95, rest="heavy-ball(0.9)", rest_lr=1.0, weight_decay=decay)
+
+
 _PEERS = {
     "AdamW": "torch.optim:AdamW",
     "SGD, Nesterov": "torch.optim:SGD(momentum=0.9, nesterov=True)",
@@ -165,7 +186,7 @@ QUESTIONS: Mapping[str, Question] = {
             "β: 0.8 → 0.97": rising(momentum_end=0.97),
             "β: 0.7 → 0.95": rising(beta=0.7),
             "β: 0.8 → 0.95, the rest 0.8 → 0.95": rising(rest="nesterov(0.8)", rest_momentum_end=0.95),
-            "β: 0.8 → 0.95, even rows": PRESET,
+            "β: 0.8 → 0.95, even rows": EVEN_RISING,
             "β: 0.8 → 0.95, polar express, 3 products": rising(
                 orthogonalization="polar-express", orthogonalization_steps=3
             ),
@@ -179,6 +200,47 @@ QUESTIONS: Mapping[str, Question] = {
         "β = 0.9",
         keep=("β = 0.8", "β = 0.85"),
         tasks=("charlm-constant-rate", "cifar10-constant-rate"),
+    ),
+    # Networks without normalisation layers overfit at the rates that the others like.
+    "decay": Question(
+        {
+            "no decay, rest × 0.5": EVEN_RISING,
+            "no decay, rest × 0.25": _decayed(0.25, 0.0),
+            "no decay, rest × 0.12": _decayed(0.12, 0.0),
+            **{
+                f"matrices {decay:g}, rest × {rest:g}": _decayed(rest, decay)
+                for decay in (0.1, 0.2, 0.3)
+                for rest in (0.25, 0.12)
+            },
+            "all 0.1, rest × 0.12": _decayed(0.12, 0.1, rest_weight_decay=0.1),
+            "all 0.3, rest × 0.12": _decayed(0.12, 0.3, rest_weight_decay=0.3),
+        },
+        "no decay, rest × 0.5",
+        keep=("matrices 0.1, rest × 0.12", "matrices 0.2, rest × 0.12", "matrices 0.3, rest × 0.12"),
+        tasks=WIDER,
+    ),
+    # And where training is eight times as long? One seed, at a few rates.
+    "long": Question(
+        {
+            "AdamW": "torch.optim:AdamW(weight_decay=0.01)",
+            "no decay, rest × 0.5": EVEN_RISING,
+            **{f"matrices {decay:g}, rest × 0.12": _decayed(0.12, decay) for decay in (0.1, 0.2, 0.3)},
+        },
+        "no decay, rest × 0.5",
+        tasks=("charlm-long", "cifar10-long"),
+        seeds=1,
+    ),
+    # What the same does to the others, so that nobody takes for the scheme's what is the decay's.
+    "decay-peers": Question(
+        {
+            "AdamW, 0.01": "torch.optim:AdamW",
+            **{f"AdamW, {decay:g}": f"torch.optim:AdamW(weight_decay={decay:g})" for decay in (0.1, 0.3, 1, 3)},
+            "Muon + AdamW, 0.1": _muon(0.1),
+            "Muon + AdamW, 0.3": _muon(0.3),
+        },
+        "AdamW, 0.01",
+        keep=("AdamW, 0.3", "AdamW, 1", "Muon + AdamW, 0.1"),
+        tasks=("digits", "friedman", "classes"),
     ),
     "average": Question(
         {
@@ -206,9 +268,9 @@ QUESTIONS: Mapping[str, Question] = {
         "spectral, even rows",
     ),
     "check": Question(
-        {**_PEERS, "first prototype, β: 0.8 → 0.95": variant(beta=0.8, beta_end=0.95), "the preset": PRESET},
+        {**_PEERS, "former preset: no decay, rest × 0.5": EVEN_RISING, "the preset": PRESET},
         "AdamW",
-        keep=("first prototype", "Muon + AdamW", "first prototype, β: 0.8 → 0.95", "the preset"),
+        keep=("first prototype", "Muon + AdamW", "former preset: no decay, rest × 0.5", "the preset"),
         tasks=KEPT_OUT,
     ),
 }

@@ -26,6 +26,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from lab import PUBLISHED, final, read  # noqa: E402
 from questions import PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
+from evidence import Arm, Curve  # noqa: E402
+from scores import duel  # noqa: E402
+
 PAGES = HERE.parent.parent / "docs" / "research"
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
 
@@ -99,6 +102,34 @@ def defaults(rows: list[dict], arm: str, tasks: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def pace(rows: list[dict], arm: str, against: str, tasks: Iterable[str]) -> str:
+    """Steps to target of ``arm`` at each learning rate over those of ``against`` at its best one (:mod:`scores`), the
+    geometric mean over common seeds; last that over tasks."""
+    rows = [row for row in rows if row["arm"] in (arm, against)]
+    logs: dict[str, dict[float, list[float]]] = {}
+    for task in tasks:
+        peer = best(rows, task, against)
+        curves: dict[tuple[str, float], list[Curve]] = {}
+        for row in (row for row in rows if row["task"] == task):
+            steps = tuple(range(0, TASKS[task].steps + 1, TASKS[task].steps // TASKS[task].points))
+            curve = Curve(row["seed"], steps, tuple(row["loss"]), finished=row["status"] == "finished")
+            curves.setdefault((row["arm"], row["lr"]), []).append(curve)
+        arms = {key: Arm(tuple(found)) for key, found in curves.items()}
+        if peer is not None:
+            logs[task] = {
+                lr: found
+                for (name, lr), mine in arms.items()
+                if name == arm and (found := duel(mine, arms[against, peer.lr]))
+            }
+    common = sorted(set.intersection(*map(set, logs.values()))) if logs else []
+    lines = ["| task | " + " | ".join(f"lr {lr:.2g}" for lr in common) + " |", "|---|" + "---:|" * len(common)]
+    for task, found in logs.items():
+        cells = [f"{math.exp(statistics.mean(found[lr])):.2f}" for lr in common]
+        lines.append(f"| {task} ({min(len(found[lr]) for lr in common)} seeds) | " + " | ".join(cells) + " |")
+    means = [math.exp(statistics.mean(statistics.mean(found[lr]) for found in logs.values())) for lr in common]
+    return "\n".join([*lines, "| geometric mean | " + " | ".join(f"{mean:.2f}" for mean in means) + " |"])
+
+
 def caption(task: str) -> str:
     setting = TASKS[task]
     return f"{task}: validation loss after {setting.steps} steps (± standard deviation of the paired differences)"
@@ -111,6 +142,9 @@ def filled(text: str, rows: list[dict]) -> str:
         name, task = match.groups()
         if name == "defaults":
             made = defaults(rows, PRESET, task.split(","))
+            return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
+        if name == "pace":
+            made = pace(rows, PRESET, "torch.optim:AdamW", task.split(","))
             return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
         made = table(rows, QUESTIONS[name], task)
         return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"

@@ -23,7 +23,8 @@ class Variant(sabun.Optimizer):
 
     ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
     proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``:
-    scheme, share of the learning rate and decay of the second moment for what is no hidden matrix. ``head``: whether
+    scheme, share of the learning rate and decay of the second moment for what is no hidden matrix;
+    ``rest_weight_decay``: its weight decay, where it is not the common one. ``head``: whether
     the last matrix and embeddings are hidden matrices too.
     """
 
@@ -43,12 +44,20 @@ class Variant(sabun.Optimizer):
         rest_lr: float = 0.5,
         rest_beta2: float = 0.999,
         rest_momentum_end: float | None = None,
+        rest_weight_decay: float | None = None,
         head: bool = False,
         **options: Any,
     ) -> None:
+        decay = options.get("weight_decay", 0.0) if rest_weight_decay is None else rest_weight_decay
         groups = param_groups(
             members,
-            rest={"scheme": rest, "lr": lr * rest_lr, "beta2": rest_beta2, "momentum_end": rest_momentum_end},
+            rest={
+                "scheme": rest,
+                "lr": lr * rest_lr,
+                "beta2": rest_beta2,
+                "momentum_end": rest_momentum_end,
+                "weight_decay": decay,
+            },
             is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
         )
         super().__init__(groups, lr, scheme=sabun.schemes.look_ahead(beta, gamma), preconditioner=metric, **options)

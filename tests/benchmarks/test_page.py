@@ -10,7 +10,7 @@ import pytest
 
 from contest import ARMS, BASELINE, OURS, PROFILES, UNTUNED
 from evidence import Arm, Curve, Evidence, load
-from page import MUON_TUNED, charts, claims, page, reached
+from page import ADAMW_TUNED, MUON_TUNED, charts, claims, page, reached
 
 TASKS = ("digits", "digits-cnn", "breast-cancer", "diabetes", "cifar10", "charlm", "charlm, wider")
 
@@ -107,8 +107,8 @@ def test_pictures_show_all_peers_and_the_page_shows_all_pictures() -> None:
     assert names == {
         f"sabun / {peer}"
         for peer in (
-            "AdamW", "SGD, Nesterov", "NAdamW", "Muon + AdamW", MUON_TUNED, "schedule-free AdamW", "SOAP", "MARS",
-            "Lion",
+            "AdamW", "SGD, Nesterov", "NAdamW", "Muon + AdamW", ADAMW_TUNED, MUON_TUNED, "schedule-free AdamW",
+            "SOAP", "MARS", "Lion",
         )
     } | {f"sabun, untuned / {BASELINE}"}  # fmt: skip
     text = page(synthetic())

@@ -237,7 +237,8 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
     hidden, rest = optimizer.param_groups
     assert {id(p) for p in hidden["params"]} == {id(model.up.weight), id(model.down.weight)}
     assert (hidden["preconditioner"], rest["preconditioner"]) == ("spectral", "adam")
-    assert (hidden["lr"], rest["lr"]) == (0.02, 0.01)
+    assert (hidden["lr"], rest["lr"]) == (0.02, pytest.approx(0.0024))
+    assert (hidden["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)").name
     assert hidden["param_names"] == ["up.weight", "down.weight"]
     by_list = create("muon", list(model.named_parameters()))
@@ -253,6 +254,14 @@ def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
     assert (given["beta2"], given["weight_decay"]) == (0.9, 0.01)
     end = create("sabun", network(), scheme="nesterov(0.8)", momentum_end=0.9).param_groups[0]["momentum_end"]
     assert end == 0.9
+
+
+def test_options_of_the_update_concern_both_groups() -> None:
+    for given in (0.0, 0.02):
+        groups = create("sabun", network(), weight_decay=given).param_groups
+        assert [group["weight_decay"] for group in groups] == [given, given]
+    groups = create("sabun", network(), beta2=0.9).param_groups  # of the metric: the hidden matrices' own
+    assert [group["beta2"] for group in groups] == [0.9, 0.999]
 
 
 def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:

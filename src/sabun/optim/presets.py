@@ -129,15 +129,15 @@ _ROWS = (
         rest={"preconditioner": "adam"},
     ),
     Preset(
-        "sabun", "look-ahead(0.8, 2)", "spectral", None, 1e-2,
+        "sabun", "look-ahead(0.8, 2)", "spectral", None, 3e-2,
         "this project's own: look-ahead between stability and accuracy, its memory longer as the learning rate falls; "
         "spectral metric with even rows for hidden matrices",
         "this project: docs/research/index.md",
         "none",
-        options={"momentum_end": 0.95, "row_normalization": True, "beta2": 0.95},
+        options={"momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1},
         rest={
-            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5,
-            "beta2": 0.999, "momentum_end": None,
+            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
+            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0,
         },
     ),
 )  # fmt: skip
@@ -164,6 +164,11 @@ def row_of(text: str) -> Preset:
     return replace(row, scheme=schemes.get(row.scheme, **given).name)
 
 
+def _is_shared(key: str) -> bool:
+    """Whether an option, once given, concerns both groups: those of the update itself, such as the weight decay."""
+    return key in OPTIONS and OPTIONS[key].role == "update"
+
+
 def create(
     name: str, params: nn.Module | Iterable[Any], lr: float | Tensor | None = None, **overrides: Any
 ) -> Optimizer:
@@ -173,8 +178,9 @@ def create(
     is as in the row.
     ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
     hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
-    and the head can be told); there, ``scheme``, ``momentum`` and ``preconditioner`` concern the hidden matrices and
-    all other overrides both groups. Groups (dicts) are taken as they are. Names of the scheme catalogue work too.
+    and the head can be told). There, roles and their options concern the hidden matrices where the row has its own for
+    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``) both groups. Groups (dicts) are
+    taken as they are. Names of the scheme catalogue work too.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
@@ -191,7 +197,7 @@ def create(
     if row.rest is not None and chosen["preconditioner"] == row.preconditioner:
         members = params if isinstance(params, nn.Module) else list(members)
         if isinstance(members, nn.Module) or not any(isinstance(m, dict) for m in members):
-            rest = dict(row.rest)
+            rest = {key: value for key, value in row.rest.items() if key not in overrides or not _is_shared(key)}
             factor = rest.pop("lr_factor", 1.0)
             if factor != 1:
                 rest["lr"] = step * factor

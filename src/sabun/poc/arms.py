@@ -9,7 +9,7 @@ parameters move by h·g a step), so that both sides are treated alike whatever t
 
     ==========================================  ==============================================================
     Euclidean metric (no preconditioner)         h = 0.3
-    preset in another metric than adam           its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.01)
+    preset in another metric than adam           its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.03)
     spectral metric, by its scheme               h = 0.03
     any other metric (adam, sign, kronecker …)   h = 0.003
     torch SGD                                    lr = 0.3·(1 − momentum)/(1 − dampening), which is h = 0.3

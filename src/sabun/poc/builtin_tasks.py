@@ -20,12 +20,14 @@ from sabun.errors import MissingExtraError, StudyError
 from sabun.poc import data
 from sabun.poc.loading import uncollected
 
-__all__ = ["TASKS", "BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN"]
+__all__ = [
+    "TASKS", "BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "mlp", "split", "standardised",
+]  # fmt: skip
 
 Splits = dict[str, tuple[Tensor, Tensor]]
 
 
-def _split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) -> dict[str, tuple[Any, Any]]:
+def split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) -> dict[str, tuple[Any, Any]]:
     """60% training, 20% validation (read by tuning and curves), 20% test (read once, at the end). Fixed."""
     with uncollected():
         from sklearn.model_selection import train_test_split
@@ -39,7 +41,7 @@ def _split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) 
     return {"train": (train_x, train_y), "validation": (val_x, val_y), "test": (test_x, test_y)}
 
 
-def _standardised(splits: dict[str, tuple[Any, Any]]) -> Splits:
+def standardised(splits: dict[str, tuple[Any, Any]]) -> Splits:
     """Zero mean and unit variance a feature, by the training data's statistics; constant features become zero."""
     mean = splits["train"][0].mean(axis=0)
     scale = splits["train"][0].std(axis=0)
@@ -61,7 +63,7 @@ def _datasets() -> Any:
     return datasets
 
 
-def _mlp(*widths: int) -> nn.Sequential:
+def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -92,10 +94,10 @@ class Digits(_Classification):
 
     def data(self) -> Splits:
         x, y = _datasets().load_digits(return_X_y=True)
-        return _standardised(_split(x, y, stratify=True))
+        return standardised(split(x, y, stratify=True))
 
     def model(self) -> nn.Module:
-        return _mlp(64, self.width, self.width, 10)
+        return mlp(64, self.width, self.width, 10)
 
 
 class DigitsCNN(Digits):
@@ -129,10 +131,10 @@ class BreastCancer(_Classification):
 
     def data(self) -> Splits:
         x, y = _datasets().load_breast_cancer(return_X_y=True)
-        return _standardised(_split(x, y, stratify=True))
+        return standardised(split(x, y, stratify=True))
 
     def model(self) -> nn.Module:
-        return _mlp(30, self.width, self.width, 2)
+        return mlp(30, self.width, self.width, 2)
 
 
 class Diabetes:
@@ -151,13 +153,13 @@ class Diabetes:
 
     def data(self) -> Splits:
         x, y = _datasets().load_diabetes(return_X_y=True)
-        splits = _split(x, y[:, None], stratify=False)
+        splits = split(x, y[:, None], stratify=False)
         centre, scale = splits["train"][1].mean(), splits["train"][1].std()
         splits = {name: (x, ((y - centre) / scale).astype(np.float32)) for name, (x, y) in splits.items()}
-        return _standardised(splits)
+        return standardised(splits)
 
     def model(self) -> nn.Module:
-        return _mlp(10, self.width, self.width, 1)
+        return mlp(10, self.width, self.width, 1)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         loss: Tensor = functional.mse_loss(model(batch[0]), batch[1])
