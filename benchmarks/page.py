@@ -328,8 +328,8 @@ def _reading() -> list[str]:
         "- `torch.optim.Muon` orthogonalises in bfloat16, for which many CPUs have no units; the columns in steps do "
         "not depend on that.",
         "- *Muon, β tuned* is the best of three momenta by tuning, so it had three times the trials of other arms. "
-        "*AdamW, λ tuned* is the better of two weight decays, 0.01 and 1, and had twice as many. The decay of `sabun` is "
-        "its default.",
+        "*AdamW, λ tuned* is the better of two weight decays, 0.01 and 1, and had twice as many. `sabun` has the decay "
+        "of its default.",
         "- Records: `benchmarks/results/`. Definitions: `benchmarks/scores.py`. How the preset was chosen, and on "
         "which tasks: [research](research/index.md).",
         "",

@@ -64,6 +64,7 @@ def _datasets() -> Any:
 
 
 def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
