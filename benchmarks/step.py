@@ -1,12 +1,15 @@
 """The step's benchmark with torch and NumPy alone, and a check that all paths agree on the device at hand.
 
 PYTHONPATH=src python benchmarks/step.py --device cuda --json figures.json
+PYTHONPATH=src python benchmarks/step.py --tasks          # whole training steps of `sabun` beside AdamW's, task by task
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -56,6 +59,55 @@ def check(device: str) -> bool:
     return good
 
 
+def tasks(profiles: list[str], rounds: int) -> list[dict[str, object]]:
+    """Optimizer step and whole step (forward, backward, optimizer) of the benchmark's own arms, in turn in one process.
+
+    Ratios are medians over rounds. The arms are those of ``contest.py``, at the sizes of each profile on a CPU.
+    """
+    sys.path.insert(0, str(Path(__file__).parent))
+    import contest
+    from sabun.poc import arms
+    from sabun.poc import tasks as loading
+    from sabun.poc.seeds import Seeds
+
+    found: list[dict[str, object]] = []
+    print(f"{'milliseconds, medians':32} {'optimizer':>17}   {'whole step':>17}   ratio")
+    print(f"{'':32} {'AdamW':>8} {'sabun':>8}   {'AdamW':>8} {'sabun':>8}")
+    seen = []
+    for profile in profiles:
+        for name, sizing in contest.PROFILES[profile].tasks.items():
+            if (sizing.kind, sizing.options) in seen:
+                continue
+            seen.append((sizing.kind, sizing.options))
+            plan = contest.studies(contest.PROFILES[profile], name)["ours"]
+            task = loading.load(plan.task, plan.task_options)
+            runs = []
+            for arm in plan.arms:
+                session = task.session(Seeds(0, 0))
+                runs.append((session, arms.recipe(arm).build(session.model), [], []))
+            for n in range(rounds + 10):
+                for session, optimizer, inside, whole in runs:
+                    began = time.perf_counter()
+                    optimizer.zero_grad()
+                    session.loss(n).backward()
+                    middle = time.perf_counter()
+                    optimizer.step()
+                    end = time.perf_counter()
+                    if n >= 10:
+                        inside.append(end - middle)
+                        whole.append(end - began)
+            (_, _, *theirs), (_, _, *ours) = runs
+            ratio = statistics.median(o / t for o, t in zip(ours[1], theirs[1], strict=True))
+            inner, outer = ([1e3 * statistics.median(x[i]) for x in (theirs, ours)] for i in (0, 1))
+            title = f"{name} ({profile})"
+            print(
+                f"{title:32} {inner[0]:8.3f} {inner[1]:8.3f}   {outer[0]:8.3f} {outer[1]:8.3f}   {ratio:.3f}",
+                flush=True,
+            )
+            found.append({"task": name, "profile": profile, "optimizer_ms": inner, "whole_ms": outer, "ratio": ratio})
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +118,14 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-check", action="store_true")
+    parser.add_argument("--tasks", nargs="*", metavar="PROFILE", help="whole steps instead: profiles (quick full)")
     arguments = parser.parse_args()
+    if arguments.tasks is not None:
+        torch.set_num_threads(arguments.threads)
+        figures = tasks(arguments.tasks or ["quick", "full"], max(arguments.rounds, 200))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        return 0
     warnings.simplefilter("always")
     begin = time.perf_counter()
     good = arguments.no_check or check(arguments.device)

@@ -26,13 +26,13 @@ def train(divide: bool) -> tuple[list[torch.Tensor], list[int]]:
     params = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in SHAPES]
     optimizer = Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral", divide=divide)
     counts: list[int] = []
-    original = preconditioners.orthogonalize
+    original = preconditioners.orthogonalize_all
 
-    def counting(stack: torch.Tensor, **options: object) -> torch.Tensor:
-        counts[-1] += stack.shape[0] if stack.ndim == 3 else 1
-        return original(stack, **options)
+    def counting(stacks: list[torch.Tensor], **options: object) -> list[torch.Tensor]:
+        counts[-1] += sum(len(stack) for stack in stacks)
+        return original(stacks, **options)
 
-    preconditioners.orthogonalize = counting
+    preconditioners.orthogonalize_all = counting
     try:
         for n in range(5):
             counts.append(0)
@@ -40,7 +40,7 @@ def train(divide: bool) -> tuple[list[torch.Tensor], list[int]]:
                 p.grad = torch.sin(p.detach() * (n + 2))
             optimizer.step()
     finally:
-        preconditioners.orthogonalize = original
+        preconditioners.orthogonalize_all = original
     return [p.detach() for p in params], counts
 
 

@@ -10,7 +10,7 @@ from test_kernels import USABLE
 
 import sabun
 from sabun.optim import AVERAGING, matrices
-from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
+from sabun.optim.matrices import as_matrix, orthogonalize, orthogonalize_all, refresh_basis, sorted_eigenbasis
 from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
 
 
@@ -81,6 +81,36 @@ def test_long_matrices_go_through_their_gram_matrix_to_the_same_factor(
         assert 1e-9 * scale < float((result - plain).norm()) < 2e-3 * scale
 
 
+def test_stacks_of_several_shapes_together_are_what_each_is_alone() -> None:
+    """Long ones of the same width share their products, upright or not; square, small and 16-bit ones do not."""
+    shapes = [(2, 32, 96), (32, 128), (3, 128, 32), (32, 32), (40, 128), (200, 40), (2, 5, 9)]
+    stacks = [torch.stack([random_matrix(*s[-2:], 30.0, torch.float32)] * (s[0] if len(s) == 3 else 1)) for s in shapes]
+    stacks.append(stacks[1].bfloat16())
+    found = orthogonalize_all(stacks, iteration="newton-schulz", steps=5)
+    for stack, together in zip(stacks, found, strict=True):
+        alone = orthogonalize(stack, iteration="newton-schulz", steps=5)
+        assert (together.shape, together.dtype) == (stack.shape, stack.dtype)
+        assert together.is_contiguous()
+        assert torch.equal(together, alone)
+        u, _, vt = torch.linalg.svd(stack[0].double(), full_matrices=False)
+        if stack.dtype == torch.float32:  # the factor is that of this matrix, and of none beside it
+            values = (u.mT @ together[0].double() @ vt.mT).diagonal()
+            assert 0.65 < float(values.min()) <= float(values.max()) < 1.25
+
+
+def test_long_matrices_keep_float32_where_their_gram_matrix_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "_has_bfloat16_units", lambda: True)
+    few, many = [(3.4445, -4.7750, 2.0315)] * 5, [(3.4445, -4.7750, 2.0315)] * 12
+    for shape, coefficients, expected in [
+        ((96, 384), few, torch.float32),
+        ((512, 128), few, torch.float32),
+        ((96, 384), many, torch.bfloat16),  # too many iterations for the Gram matrix
+        ((128, 256), few, torch.bfloat16),  # too short for it
+        ((192, 768), few, torch.bfloat16),
+    ]:
+        assert matrices.arithmetic(torch.empty(shape), coefficients) == expected
+
+
 def test_many_iterations_do_not_go_through_the_gram_matrix() -> None:
     G = random_matrix(40, 200, 10.0)[:, :4] @ random_matrix(4, 200, 10.0)
     for steps in (6, 8, 12, 50):
@@ -96,9 +126,9 @@ def test_small_matrices_keep_float32_however_they_are_stacked(units: bool, monke
     large = torch.bfloat16 if units else torch.float32
     for shape, expected in [((64, 64), torch.float32), ((256, 64), torch.float32), ((512, 512), large)]:
         for transposed in (shape, shape[::-1]):
-            assert matrices.arithmetic(torch.empty(transposed)) == expected
-            assert matrices.arithmetic(torch.empty(9, *transposed)) == expected
-            assert matrices.arithmetic(torch.empty(transposed, dtype=torch.float64)) == torch.float64
+            assert matrices.arithmetic(torch.empty(transposed), ()) == expected
+            assert matrices.arithmetic(torch.empty(9, *transposed), ()) == expected
+            assert matrices.arithmetic(torch.empty(transposed, dtype=torch.float64), ()) == torch.float64
 
 
 def test_bfloat16_comes_back_as_it_came() -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["arithmetic", "as_matrix", "orthogonalize", "refresh_basis", "sorted_eigenbasis"]
+__all__ = ["arithmetic", "as_matrix", "orthogonalize", "orthogonalize_all", "refresh_basis", "sorted_eigenbasis"]
 
 # x ← ax + bx³ + cx⁵ on every singular value x.
 # Newton–Schulz with the slope at 0 made as large as possible: Jordan et al. 2024 (Muon). Ends near 1, not at 1.
@@ -44,62 +44,95 @@ def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | 
     to 1). Returned in the dtype of ``matrices``; computed in ``dtype``, or in what :func:`arithmetic` says. A zero
     matrix stays zero.
     """
-    X = matrices.to(arithmetic(matrices) if dtype is None else getattr(torch, dtype))
-    tall = X.shape[-2] > X.shape[-1]
-    if tall:
-        X = X.mT
-    norm = X.norm(dim=(-2, -1), keepdim=True) if X.ndim == 3 else X.norm()
-    if iteration == "newton-schulz":
-        X = X / norm.clamp(min=1e-7)
-        coefficients = [_NEWTON_SCHULZ] * steps
-    else:
-        X = X / (norm * _SAFETY).clamp(min=1e-7)
-        coefficients = _polar_express(steps)
-    if _gram_pays(X, coefficients):
-        X = _by_gram(X, coefficients)
-    else:
-        fused = torch.baddbmm if X.ndim == 3 else torch.addmm
+    if matrices.ndim == 2:
+        return orthogonalize_all([matrices.unsqueeze(0)], iteration=iteration, steps=steps, dtype=dtype)[0].squeeze(0)
+    return orthogonalize_all([matrices], iteration=iteration, steps=steps, dtype=dtype)[0]
+
+
+def orthogonalize_all(
+    stacks: Sequence[Tensor], *, iteration: str, steps: int, dtype: str | None = None
+) -> list[Tensor]:
+    """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products."""
+    coefficients = [_NEWTON_SCHULZ] * steps if iteration == "newton-schulz" else _polar_express(steps)
+    found = list(stacks)
+    together: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
+    for place, stack in enumerate(stacks):
+        X = stack.to(arithmetic(stack, coefficients) if dtype is None else getattr(torch, dtype))
+        tall = X.shape[-2] > X.shape[-1]
+        if tall:
+            X = X.mT
+        norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+        if iteration != "newton-schulz":
+            norm.mul_(_SAFETY)
+        X = X / norm.clamp_(min=1e-7)
+        if _gram_pays(X.shape, X.dtype, coefficients):
+            together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X))
+        else:
+            X = _directly(X, coefficients)
+            # In the order of entries that parameters have: whatever adds one to the other takes twice as long else.
+            found[place] = (X.mT.contiguous() if tall else X).to(stack.dtype)
+    for members in together.values():
+        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X in members]), coefficients)
+        for (place, X), part in zip(members, torch.split(Q, [len(X) for _, X in members]), strict=True):
+            same = X.shape == stacks[place].shape
+            found[place] = (torch.bmm(part, X) if same else torch.bmm(X.mT, part.mT)).to(stacks[place].dtype)
+    return found
+
+
+def _directly(X: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    if X.shape[-2] < _SMALLEST_STRIPED or X.device.type != "cpu":
         for a, b, c in coefficients:
-            gram = _symmetric(X, X.mT)
-            X = fused(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-    return (X.mT if tall else X).to(matrices.dtype)
+            gram = torch.bmm(X, X.mT)
+            X = torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+        return X
+    for a, b, c in coefficients:
+        gram = _symmetric(X, X.mT)
+        X = torch.baddbmm(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    return X
 
 
 _SMALLEST_BY_GRAM = 32  # rows; below, the number of calls is what costs
 
 
-def _gram_pays(X: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> bool:
-    """Whether :func:`_by_gram` is faster, and its growth of rounding errors without effect."""
-    rows, columns = X.shape[-2:]
-    growth = math.prod(a * a for a, _, _ in coefficients[:-1])
-    return 2 * columns >= 5 * rows and rows >= _SMALLEST_BY_GRAM and growth * torch.finfo(X.dtype).eps < 0.05
+def _gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Sequence[tuple[float, float, float]]) -> bool:
+    """Whether :func:`_polynomials` is faster, and its growth of rounding errors without effect."""
+    rows, columns = sorted(shape[-2:])
+    if 2 * columns < 5 * rows or rows < _SMALLEST_BY_GRAM:
+        return False
+    return math.prod(a * a for a, _, _ in coefficients[:-1]) * torch.finfo(dtype).eps < 0.05
 
 
-def _by_gram(X: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
-    """The same iteration of a matrix at least 2.5 times as long as it is wide, for 0.5 to 0.75 of the time.
+def _polynomials(G: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Q(G) of Gram matrices G = XXᵀ such that Q·X is the last iterate, for 0.5 to 0.75 of the time.
 
-    Every iterate is Q·X with a polynomial Q in G = XXᵀ, so that all but the first and last product are of the small
-    square matrices (Dao, Zhang, Amsel & Chen 2026, "Gram Newton–Schulz"). Squaring the singular values costs half the
-    digits: eigenvalues of G that should be 0 come out as some −ε, grow by a² in every iteration, and from about 1 on
-    without bounds. That rules out 16 bits, and very many iterations.
+    Every iterate is such a product, so that all multiplications but the first and the last are of small square matrices
+    (Dao, Zhang, Amsel & Chen 2026, "Gram Newton–Schulz"), which need not know how long X is. Worth it where X is at
+    least 2.5 times as long as it is wide. Squaring the singular values costs half the digits: eigenvalues of G that
+    should be 0 come out as some −ε, grow by a² in every iteration, and from about 1 on without bounds. That rules out
+    16 bits, and very many iterations.
     """
-    fused = torch.baddbmm if X.ndim == 3 else torch.addmm
-    gram = X @ X.mT
     Q: Tensor | None = None
     for left, (a, b, c) in zip(range(len(coefficients) - 1, -1, -1), coefficients, strict=True):
-        P = fused(gram, gram, gram, beta=b, alpha=c)
-        P.diagonal(dim1=-2, dim2=-1).add_(a)
-        Q = P if Q is None else P @ Q
+        # The polynomial is P = a + B. Its a is added by the products, and once by hand.
+        B = torch.baddbmm(G, G, G, beta=b, alpha=c)
         if left:
-            gram = P @ (gram @ P)
-    return X if Q is None else Q @ X
+            PG = torch.baddbmm(G, B, G, beta=a)
+            G = torch.baddbmm(PG, PG, B, beta=a)
+        if Q is None:
+            Q = B
+            Q.diagonal(dim1=-2, dim2=-1).add_(a)
+        else:
+            Q = torch.baddbmm(Q, B, Q, beta=a)
+    assert Q is not None  # there is at least one iteration
+    return Q
 
 
-def arithmetic(matrices: Tensor) -> torch.dtype:
+def arithmetic(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> torch.dtype:
     """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
 
     On a CPU without such units float32 is faster as well as finer, and with them it is for small matrices, where a call
-    costs more than its arithmetic; float64 is taken as a wish for exactness there.
+    costs more than its arithmetic, and for longer ones that can go through their Gram matrix; float64 is taken as a
+    wish for exactness there.
     """
     if matrices.device.type != "cpu":
         return torch.bfloat16
@@ -107,6 +140,7 @@ def arithmetic(matrices: Tensor) -> torch.dtype:
         return torch.float64
     short, long = sorted(matrices.shape[-2:])
     small = short * short * (2 * long + short) < _SMALLEST_IN_BFLOAT16
+    small |= short <= _LARGEST_BY_GRAM and _gram_pays(matrices.shape, torch.float32, coefficients)
     return torch.bfloat16 if _has_bfloat16_units() and not small else torch.float32
 
 
@@ -114,6 +148,9 @@ def arithmetic(matrices: Tensor) -> torch.dtype:
 # times at 32 × 32, bfloat16 twice as fast from 512 × 512 on. Of one matrix, not of a stack: how matrices are stacked or
 # divided among ranks must not change the numbers.
 _SMALLEST_IN_BFLOAT16 = 2**22
+# Rows of a long matrix. float32 through the Gram matrix against bfloat16 without (it is too coarse for that): 0.9 of
+# the time at 96 × 384, 0.7 at 128 × 512, about equal at 192 × 768, 1.3 at 192 × 576.
+_LARGEST_BY_GRAM = 128
 
 
 @lru_cache(maxsize=1)
@@ -130,18 +167,15 @@ _SMALLEST_STRIPED = 256
 def _symmetric(X: Tensor, Y: Tensor, plus: Tensor | None = None, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
     """αXY + β·plus, for matrices of which it is known that the result is symmetric."""
     n = X.shape[-2]
-    fused = torch.baddbmm if X.ndim == 3 else torch.addmm
-    if n < _SMALLEST_STRIPED or X.device.type != "cpu":
-        return X @ Y if plus is None else fused(plus, X, Y, beta=beta, alpha=alpha)
     out = X.new_empty(*X.shape[:-1], n)
     width = -(-n // (32 * _STRIPS)) * 32
     for begin in range(0, n, width):
         end = min(begin + width, n)
         rows, columns = X[..., begin:end, :], Y[..., :end]
         if plus is None:
-            strip = rows @ columns
+            strip = torch.bmm(rows, columns)
         else:
-            strip = fused(plus[..., begin:end, :end], rows, columns, beta=beta, alpha=alpha)
+            strip = torch.baddbmm(plus[..., begin:end, :end], rows, columns, beta=beta, alpha=alpha)
         out[..., begin:end, :end] = strip
         out[..., :begin, begin:end] = strip[..., :begin].mT
     return out

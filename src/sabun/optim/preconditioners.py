@@ -9,7 +9,7 @@ of two Kronecker factors (SOAP). A metric never looks at the scheme, nor the sch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sabun.optim.dividing import Team
 from sabun.optim.kernels import Tensors, Terms, accumulate
-from sabun.optim.matrices import as_matrix, orthogonalize, refresh_basis, sorted_eigenbasis
+from sabun.optim.matrices import as_matrix, orthogonalize_all, refresh_basis, sorted_eigenbasis
 
 __all__ = ["PRECONDITIONERS", "Preconditioner", "Work", "is_matrix"]
 
@@ -93,54 +93,75 @@ def _sign(work: Work) -> tuple[Terms, Tensors | None]:
     return [(1.0, total)], None
 
 
+_Stack = tuple[list[int], Tensor]
+"""Which tensors of a list, and their matrices as one tensor."""
+
+
 def _spectral(work: Work) -> tuple[Terms, Tensors | None]:
     """u = 0.2·√max(r, c) · UVᵀ, where d = UΣVᵀ: each entry then has about the root mean square of an AdamW update."""
-    whole = work.gather(accumulate(work.terms))
+    whole, options = work.gather(accumulate(work.terms)), work.options
     if work.team is None:
-        updates = _orthogonalized(whole, work.options)
+        stacks = _polar_factors(whole, options)
     else:
-        updates = work.team.divide(whole, _cost, lambda mine: _orthogonalized(mine, work.options))
-    if work.options["row_normalization"]:
-        updates = _evened(updates, work.state["row_second_moment"], work.options)
-    return [(1.0, work.scatter(updates))], None
+        factors = work.team.divide(whole, _cost, lambda mine: _spread(_polar_factors(mine, options), mine))
+        stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
+    for indices, matrices in stacks:
+        scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
+        if options["row_normalization"]:
+            _even(matrices, [work.state["row_second_moment"][i] for i in indices], scale, options)
+        else:
+            matrices.mul_(scale)
+    return [(1.0, work.scatter(_spread(stacks, whole)))], None
 
 
-def _evened(updates: Tensors, seconds: Tensors, options: Mapping[str, Any]) -> Tensors:
-    """Each row (an output neuron) divided by the root of its mean square's running mean; the whole keeps its norm.
+def _even(matrices: Tensor, seconds: Tensors, scale: float, options: Mapping[str, Any]) -> None:
+    """Each row (an output neuron) divided by the root of its mean square's running mean; the whole is ``scale`` longer.
 
-    The norm takes out any constant factor, so the running mean needs no correction for its start at zero.
+    The norm takes out any constant factor, so the running mean needs no correction for its start at zero. All is found
+    from the lengths of the rows, and the matrices are touched once more to multiply each row by its number.
     """
-    evened: Tensors = list(updates)
-    for indices in _by_shape(updates):
-        matrices = torch.stack([as_matrix(updates[i]) for i in indices])
-        second = torch.stack([seconds[i] for i in indices])
-        second.lerp_(matrices.square().mean(-1, keepdim=True), 1 - options["beta2"])
-        torch._foreach_copy_([seconds[i] for i in indices], list(second))
-        even = matrices / second.sqrt_().add_(options["eps"])
-        size, now = (torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True) for m in (matrices, even))
-        even.mul_(size / now.clamp_(min=torch.finfo(even.dtype).tiny))
-        for i, matrix in zip(indices, even, strict=True):
-            evened[i] = matrix.reshape(updates[i].shape)
-    return evened
+    lengths = torch.linalg.vector_norm(matrices, dim=-1, keepdim=True)
+    second = seconds[0].unsqueeze(0) if len(seconds) == 1 else torch.stack(seconds)
+    beta2 = options["beta2"]
+    second.mul_(beta2).addcmul_(lengths, lengths, value=(1 - beta2) * scale * scale / matrices.shape[-1])
+    if len(seconds) > 1:
+        torch._foreach_copy_(seconds, second.unbind())
+    roots = second.sqrt().add_(options["eps"])
+    now = torch.linalg.vector_norm(lengths / roots, dim=-2, keepdim=True)
+    size = torch.linalg.vector_norm(lengths, dim=-2, keepdim=True)
+    ratio = size.div_(now.clamp_(min=torch.finfo(now.dtype).tiny))
+    matrices.mul_(ratio.mul_(scale) / roots)
 
 
 def _spectral_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {"row_second_moment": (shape[0], 1)} if options["row_normalization"] else {}
 
 
-def _orthogonalized(whole: Tensors, options: Mapping[str, Any]) -> Tensors:
-    updates: Tensors = [torch.empty(0)] * len(whole)
-    for indices in _by_shape(whole):
-        alone = len(indices) == 1
-        flat = orthogonalize(
-            as_matrix(whole[indices[0]]) if alone else torch.stack([as_matrix(whole[i]) for i in indices]),
+def _polar_factors(whole: Tensors, options: Mapping[str, Any]) -> list[_Stack]:
+    """The polar factors of all tensors as matrices, in new memory."""
+    found: list[_Stack] = []
+    for batches in _bounded(whole, _by_shape(whole)):
+        factors = orthogonalize_all(
+            [_stack([whole[i] for i in batch]) for batch in batches],
             iteration=options["orthogonalization"],
             steps=options["orthogonalization_steps"],
             dtype=options["orthogonalization_dtype"],
         )
-        flat = flat * (0.2 * math.sqrt(max(flat.shape[-2:])))
-        for i, matrix in zip(indices, [flat] if alone else flat, strict=True):
-            updates[i] = matrix.reshape(whole[i].shape)
+        found.extend(zip(batches, factors, strict=True))
+    return found
+
+
+def _stack(tensors: Tensors) -> Tensor:
+    matrices = [as_matrix(t) for t in tensors]
+    return matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
+
+
+def _spread(stacks: Sequence[_Stack], like: Tensors) -> Tensors:
+    """The matrices of all stacks in the places and shapes of ``like``."""
+    updates = list(like)
+    for indices, matrices in stacks:
+        for i, matrix in zip(indices, matrices.unbind(), strict=True):
+            updates[i] = matrix if matrix.shape == like[i].shape else matrix.reshape(like[i].shape)
     return updates
 
 
@@ -151,8 +172,8 @@ def _cost(tensor: Tensor) -> float:
     return float(short * short * (2 * long + short))
 
 
-# Entries of one batched product. It saves launches where there are many small matrices; on a CPU large ones gain
-# nothing by it, and would only take memory.
+# Entries of one batched product, and of all that are iterated side by side. It saves launches where there are many
+# small matrices; on a CPU large ones gain nothing by it, and would only take memory.
 _BATCHED = {"cpu": 2**18}
 _BATCHED_ELSEWHERE = 2**26
 
@@ -168,6 +189,21 @@ def _by_shape(tensors: Tensors) -> list[list[int]]:
             made.append([])
         made[-1].append(i)
     return [batch for same in batches.values() for batch in same]
+
+
+def _bounded(tensors: Tensors, batches: list[list[int]]) -> list[list[list[int]]]:
+    """Batches that are iterated side by side, of bounded size together."""
+    made: list[list[list[int]]] = []
+    room = 0
+    for batch in batches:
+        first = tensors[batch[0]]
+        size = len(batch) * first.numel()
+        if not made or size > room:
+            made.append([])
+            room = _BATCHED.get(first.device.type, _BATCHED_ELSEWHERE)
+        made[-1].append(batch)
+        room -= size
+    return made
 
 
 def _kronecker_shapes(shape: torch.Size, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

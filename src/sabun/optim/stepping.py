@@ -23,6 +23,9 @@ from sabun.optim.rounding import narrow
 
 __all__ = ["Move", "carry_out", "direct", "step_fused"]
 
+# A number would become a tensor anew for every member of the list.
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")
+
 
 @dataclass(slots=True)
 class Move:
@@ -71,7 +74,7 @@ def direct(group: dict[str, Any], bucket: Bucket, filter_: Realization, every: S
         bucket.fresh = []
     bucket.count += 1
     if bucket.steps:
-        torch._foreach_add_(bucket.steps, 1.0)
+        torch._foreach_add_(bucket.steps, _ONE, alpha=1.0)
 
     terms = advance(filter_, taps, grads)
     if filter_.start_up == "unbiased":
@@ -151,7 +154,7 @@ def step_fused(
         return False
     bucket.fresh, bucket.count = [], count
     if bucket.steps:
-        torch._foreach_add_(bucket.steps, 1.0)
+        torch._foreach_add_(bucket.steps, _ONE, alpha=1.0)
     if weight is not None:
         torch._foreach_lerp_(averaged["average"], params, weight(group, count))
     return True
