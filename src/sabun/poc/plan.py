@@ -133,7 +133,7 @@ class Plan:
     def _runs_of(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[Run]:
         """Runs of arms whose tuning is complete."""
         for arm, seed in pairs:
-            if not self.tuned(arm):
+            if arm not in self._best and not self.tuned(arm):  # once tuned, always tuned: asked for every run left
                 continue
             key = (arm, seed, phase)
             if key not in self._runs:
