@@ -113,8 +113,8 @@ PROFILES: Mapping[str, Profile] = {
     "full": Profile("full", 100, 10, 6, {
         **_small(10, 2),
         "cifar10": Sizing("Cifar10", 8, 30, {"images": 10_000, "width": 8, "batch_size": 32, "recalibrate": 16}),
-        "charlm": Sizing("CharLM", 8, 45, {"layers": 2, "width": 48, "context": 32, "batch_size": 64, **_THIRD}),
-        "charlm, wider": Sizing("CharLM", 8, 20, {"layers": 2, "width": 96, "context": 64, "batch_size": 32, **_THIRD}),
+        "charlm": Sizing("CharLM", 8, 36, {"layers": 2, "width": 48, "context": 32, "batch_size": 64, **_THIRD}),
+        "charlm, wider": Sizing("CharLM", 8, 12, {"layers": 2, "width": 96, "context": 64, "batch_size": 32, **_THIRD}),
     }, decades=4.0),
     "gpu": Profile("gpu", 600, 12, 8, {
         **_small(10, 3),

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from contest import ADAMWS, ARMS, BASELINE, MUONS, OURS, PROFILES, UNTUNED
+from contest import ADAMWS, ARMS, BASELINE, MUONS, OURS, PROFILES, STUDIES, UNTUNED
 from evidence import Arm, Evidence
 from scores import (
     Estimate,
@@ -145,11 +145,15 @@ def _head(evidence: Evidence) -> list[str]:
             "not the machine to themselves: take the columns in seconds as rough.",
             "",
         ]  # fmt: skip
+    studies = about.get("studies", {})
     missing = [task for task in PROFILES[evidence.profile].tasks if task not in evidence.tasks]
+    missing += [
+        f"{task} ({name})" for task, found in studies.items() for name in STUDIES if found and name not in found
+    ]
     if missing:
         lines += [
-            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run.** "
-            "Means are over the tasks below only. The same command goes on where it stopped.",
+            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run to the end.** "
+            "Means are over what stands below only. The same command goes on where it stopped.",
             "",
         ]
     if evidence.profile == "quick":

@@ -131,11 +131,14 @@ def mean_ratio(evidence: Evidence, ours: str, theirs: str, unit: Unit = "steps")
 
 
 def worst_of(evidence: Evidence, ours: str, peers: Iterable[str], unit: Unit = "steps") -> Estimate | None:
-    """The same against the best of ``peers`` on each task: the one that leaves ``ours`` the worst mean ratio."""
+    """The same against the best of ``peers`` on each task: the one that leaves ``ours`` the worst mean ratio. A task
+    that lacks one of them is left out: the best might be the one that is missing."""
     peers = list(peers)
     logs: dict[str, list[float]] = {}
     for task, arms in evidence.tasks.items():
-        found = [duel(arms[ours], arms[peer], unit) for peer in peers if ours in arms and peer in arms]
+        if ours not in arms or any(peer not in arms for peer in peers):
+            continue
+        found = [duel(arms[ours], arms[peer], unit) for peer in peers]
         found = [values for values in found if values]
         if found:
             logs[task] = max(found, key=lambda values: math.fsum(values) / len(values))

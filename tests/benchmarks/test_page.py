@@ -82,7 +82,9 @@ def test_the_page_names_the_tasks_that_are_missing() -> None:
     e = synthetic()
     assert "Incomplete" not in page(e)
     some = {task: e.tasks[task] for task in TASKS if task not in ("cifar10", "charlm")}
-    assert "Incomplete: cifar10, charlm have not been run." in page(Evidence("quick", some, e.about))
+    assert "Incomplete: cifar10, charlm have not been run to the end." in page(Evidence("quick", some, e.about))
+    halves = {**e.about, "studies": {"charlm": {"ours": {"budget": {"trials": 8, "seeds": 3}}}}}
+    assert "Incomplete: charlm (peers), charlm (defaults) have" in page(Evidence("quick", e.tasks, halves))
 
 
 def test_the_page_names_arms_whose_tuning_ended_at_an_edge() -> None:
