@@ -187,10 +187,12 @@ def diverged(evidence: Evidence, name: str) -> tuple[int, int]:
 
 def profile(evidence: Evidence, names: Sequence[str], target: str, unit: Unit = "steps") -> dict[str, list[float]]:
     """Performance profile (Dolan & Moré 2002): for each arm the sorted multiples of the best arm's time, one a task
-    and seed, to the final loss of the arm ``target`` of that seed; inf where it was not reached."""
+    and seed, to the final loss of the arm ``target`` of that seed; inf where it was not reached. A task that not
+    all arms were run on is left out; an arm that was run on none has no values."""
     multiples: dict[str, list[float]] = {name: [] for name in names}
+    names = [name for name in names if any(name in arms for arms in evidence.tasks.values())]
     for arms in evidence.tasks.values():
-        if target not in arms:
+        if any(name not in arms for name in (target, *names)):
             continue
         for goal in arms[target].curves:
             if not goal.finished:

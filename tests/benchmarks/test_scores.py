@@ -150,9 +150,12 @@ def test_tolerance_is_the_mean_over_tasks_of_decades_within_ten_per_cent() -> No
 
 
 def test_a_profile_counts_tasks_and_seeds_within_a_multiple_of_the_fastest() -> None:
-    e = evidence(one={"target": arm(0.04, 0.04), "fast": arm(0.08, 0.02), "slow": arm(0.05, 0.05)})
+    e = evidence(
+        one={"target": arm(0.04, 0.04), "fast": arm(0.08, 0.02), "slow": arm(0.05, 0.05)},
+        lacks_one={"target": arm(0.04, 0.04), "fast": arm(0.08, 0.08)},  # not held against the slow one
+    )
     found = profile(e, ["fast", "slow", "absent"], "target")
     # Seed 0: 50 steps against 80. Seed 1: fast never gets there, slow is the fastest.
     assert found["fast"] == pytest.approx([1.0, math.inf])
     assert found["slow"] == pytest.approx([1.0, 1.6])
-    assert found["absent"] == [math.inf, math.inf]
+    assert found["absent"] == []
