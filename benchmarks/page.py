@@ -153,7 +153,8 @@ def _head(evidence: Evidence) -> list[str]:
     if missing:
         lines += [
             f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run to the end.** "
-            "Means are over what stands below only. The same command goes on where it stopped.",
+            "Means are over what stands below only; the best of several peers is not asked for where one of them is "
+            "missing. The same command goes on where it stopped.",
             "",
         ]
     if evidence.profile == "quick":

@@ -15,6 +15,7 @@ from variants import Variant
 
 from sabun.optim import create
 from sabun.poc import arms
+from sabun.poc import tasks as poc_tasks
 
 
 def train(make, steps: int = 12) -> torch.Tensor:
@@ -72,6 +73,17 @@ def test_every_question_is_made_of_optimizers_that_exist() -> None:
         assert set(question.tasks) <= set(TASKS)
         for notation in question.arms.values():
             arms.recipe(arms.arm(notation)).build(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("friedman", (360, 10)), ("classes", (480, 20))])
+def test_the_made_up_tasks_are_fixed_and_have_the_size_that_they_say(name, shape) -> None:
+    first, second = (poc_tasks.load(TASKS[name].task, dict(TASKS[name].options)).task.splits for _ in range(2))
+    assert tuple(first["train"].batch(torch.arange(shape[0]))[0].shape) == shape
+    for split, data in first.items():
+        x, y = data.batch(torch.arange(8))
+        again_x, again_y = second[split].batch(torch.arange(8))
+        assert torch.equal(x, again_x)
+        assert torch.equal(y, again_y)
 
 
 def test_the_laboratory_extends_its_grid_until_the_best_lies_inside(tmp_path, monkeypatch) -> None:
