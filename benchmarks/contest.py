@@ -3,6 +3,9 @@
 A task makes three studies with one root seed, so that all of its arms start from the same weights and see the same
 batches: ``peers``, ``ours`` (with AdamW once more, so that its seconds are measured beside ours), and ``defaults``,
 which is not tuned. A change of the preset then costs one study, and nobody is tempted to spare the peers.
+
+``defaults`` also has AdamW and SGD with torch's compiled step, for their seconds alone: those are the same methods as
+the tuned arms, so their curves would be those of the tuned arms over again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any
 from sabun.poc.spec import Study
 
 __all__ = [
-    "ADAMWS", "ARMS", "BASELINE", "MUONS", "OURS", "PROFILES", "STUDIES", "UNTUNED", "Profile", "Sizing", "studies",
+    "ADAMWS", "ARMS", "BASELINE", "COMPILED", "CONTESTANTS", "MUONS", "OURS", "PROFILES", "STUDIES", "UNTUNED",
+    "Profile", "Sizing", "studies",
 ]  # fmt: skip
 
 BASELINE = "AdamW"
@@ -36,6 +40,8 @@ ARMS: Mapping[str, tuple[str, float]] = {
     OURS: ("sabun", 0.0),
     UNTUNED: ("sabun", 0.0),
     "AdamW, untuned": ("torch.optim:AdamW", 1e-3),
+    "AdamW, compiled step": ("torch.optim:AdamW(fused=True)", 1e-3),
+    "SGD, compiled step": ("torch.optim:SGD(momentum=0.9, nesterov=True, fused=True)", 3e-2),
 }
 """Name → (notation, documented default of the learning rate: the centre of its search space; 0: the preset's own).
 
@@ -50,10 +56,19 @@ ADAMWS = ("AdamW", "AdamW, λ = 1")
 """AdamW with its weight decay tuned is the better of these by tuning: on small data the decay does much of the work
 (docs/research/decay.md), and nobody should take for the scheme's what is the decay's."""
 
+COMPILED: Mapping[str, str] = {
+    "AdamW": "AdamW, compiled step", "AdamW, λ = 1": "AdamW, compiled step", "SGD, Nesterov": "SGD, compiled step",
+}  # fmt: skip
+"""Tuned arm → the arm that is the same method with torch's compiled step, which is there for its seconds a step."""
+
+CONTESTANTS = tuple(name for name in ARMS if name not in COMPILED.values())
+"""The arms whose losses are compared."""
+
+_DEFAULTS = ("AdamW, untuned", UNTUNED, *dict.fromkeys(COMPILED.values()))
 STUDIES: Mapping[str, tuple[str, ...]] = {
-    "peers": tuple(name for name in ARMS if name not in (OURS, UNTUNED, "AdamW, untuned")),
+    "peers": tuple(name for name in ARMS if name not in (OURS, *_DEFAULTS)),
     "ours": (BASELINE, OURS),
-    "defaults": ("AdamW, untuned", UNTUNED),
+    "defaults": _DEFAULTS,
 }
 """Study → its arms, the baseline first."""
 
@@ -102,13 +117,13 @@ def _small(points: int, tuning_seeds: int) -> dict[str, Sizing]:
 
 _CUDA = {"device": "cuda"}
 # Much text for the steps that there are (nothing is read twice), and little of it to score.
-_TENTH, _THIRD = {"chars": 150_000}, {"chars": 400_000}
+_SHORT, _THIRD = {"chars": 60_000}, {"chars": 400_000}
 PROFILES: Mapping[str, Profile] = {
     "quick": Profile("quick", 15, 8, 5, {
-        **_small(6, 1),
-        "cifar10": Sizing("Cifar10", 6, 15, {"images": 5_000, "width": 4, "batch_size": 32, "recalibrate": 8}),
-        "charlm": Sizing("CharLM", 6, 25, {"layers": 2, "width": 32, "context": 32, "batch_size": 32, **_TENTH}),
-        "charlm, wider": Sizing("CharLM", 6, 15, {"layers": 2, "width": 64, "context": 32, "batch_size": 32, **_TENTH}),
+        **_small(5, 1),
+        "cifar10": Sizing("Cifar10", 5, 10, {"images": 2_000, "width": 4, "batch_size": 16, "recalibrate": 4}),
+        "charlm": Sizing("CharLM", 5, 18, {"layers": 2, "width": 32, "context": 32, "batch_size": 16, **_SHORT}),
+        "charlm, wider": Sizing("CharLM", 5, 10, {"layers": 2, "width": 64, "context": 32, "batch_size": 16, **_SHORT}),
     }),
     "full": Profile("full", 100, 10, 6, {
         **_small(10, 2),

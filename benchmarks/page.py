@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from contest import ADAMWS, ARMS, BASELINE, MUONS, OURS, PROFILES, STUDIES, UNTUNED
+from contest import ADAMWS, ARMS, BASELINE, COMPILED, CONTESTANTS, MUONS, OURS, PROFILES, STUDIES, UNTUNED
 from evidence import Arm, Evidence
 from scores import (
     Estimate,
     Unit,
+    apart,
+    at_the_cost_of,
     better_by_tuning,
     diverged,
+    each_against_the_rest,
     mean_ratio,
     profile,
     spread_ratio,
@@ -21,10 +24,11 @@ from scores import (
     worst_of,
 )
 
-__all__ = ["ADAMW_TUNED", "MUON_TUNED", "charts", "claims", "page", "with_tuned"]
+__all__ = ["ADAMW_TUNED", "MUON_TUNED", "Claim", "charts", "claims", "page", "with_tuned"]
 
 MUON_TUNED = "Muon + AdamW, β tuned"
 ADAMW_TUNED = "AdamW, λ tuned"
+FUSED = "AdamW and SGD with `fused=True`"
 PEERS = (*ADAMWS, "SGD, Nesterov", "NAdamW", *MUONS, "schedule-free AdamW", "SOAP", "MARS", "Lion")
 
 
@@ -33,37 +37,73 @@ def with_tuned(evidence: Evidence) -> Evidence:
     return better_by_tuning(better_by_tuning(evidence, MUONS, MUON_TUNED), ADAMWS, ADAMW_TUNED)
 
 
-def claims(evidence: Evidence) -> list[tuple[str, float, float | None, Estimate | None, Estimate | None]]:
-    """(what is claimed, its target, the value, the estimate in seconds, the estimate in steps), each from records."""
-    e = with_tuned(evidence)
+class Claim(NamedTuple):
+    """One claim, from the records. ``value`` is held against ``target``; ``compiled`` is the value with torch's
+    compiled step for AdamW and SGD, ``in_compiled`` its estimate; both are None where that makes no difference or was
+    not clocked."""
 
-    def ratio(text: str, target: float, of: Callable[[Unit], Estimate | None]) -> Any:
-        seconds, steps = of("seconds"), of("steps")
-        return text, target, seconds.value if seconds else None, seconds, steps
+    text: str
+    target: float
+    value: float | None
+    seconds: Estimate | None = None
+    steps: Estimate | None = None
+    compiled: float | None = None
+    in_compiled: Estimate | None = None
+
+
+def claims(evidence: Evidence) -> list[Claim]:
+    """All that was to be shown."""
+    e = with_tuned(evidence)
+    compiled = with_tuned(at_the_cost_of(evidence, COMPILED))
+
+    def ratio(text: str, target: float, of: Callable[[Evidence, Unit], Estimate | None], *, torchs: bool) -> Claim:
+        seconds, steps = of(e, "seconds"), of(e, "steps")
+        other = of(compiled, "seconds") if torchs else None
+        return Claim(
+            text, target, seconds.value if seconds else None, seconds, steps, other.value if other else None, other
+        )
 
     rows = [
         ratio(
             "`sabun` against the better of tuned AdamW and SGD-Nesterov on each task", 0.60,
-            lambda unit: worst_of(e, OURS, (BASELINE, "SGD, Nesterov"), unit),
+            lambda e, unit: worst_of(e, OURS, (BASELINE, "SGD, Nesterov"), unit), torchs=True,
         ),
-        ratio("against Muon+AdamW, learning rate tuned", 0.85, lambda unit: mean_ratio(e, OURS, MUONS[0], unit)),
-        ratio("against Muon+AdamW, momentum tuned too", 0.95, lambda unit: mean_ratio(e, OURS, MUON_TUNED, unit)),
-        ratio("against the best peer of each task", 1.00, lambda unit: worst_of(e, OURS, PEERS, unit)),
-        ratio("`sabun`, untuned, against tuned AdamW", 0.85, lambda unit: mean_ratio(e, UNTUNED, BASELINE, unit)),
+        ratio(
+            "against Muon+AdamW, learning rate tuned", 0.85,
+            lambda e, unit: mean_ratio(e, OURS, MUONS[0], unit), torchs=False,
+        ),
+        ratio(
+            "against Muon+AdamW, momentum tuned too", 0.95,
+            lambda e, unit: mean_ratio(e, OURS, MUON_TUNED, unit), torchs=False,
+        ),
+        ratio(
+            "against the best peer of each task", 1.00, lambda e, unit: worst_of(e, OURS, PEERS, unit), torchs=True
+        ),
+        ratio(
+            "`sabun`, untuned, against tuned AdamW", 0.85,
+            lambda e, unit: mean_ratio(e, UNTUNED, BASELINE, unit), torchs=True,
+        ),
     ]  # fmt: skip
     spread = spread_ratio(e, OURS, BASELINE)
-    rows.append(("spread over seeds against AdamW's", 0.90, spread.value if spread else None, spread, None))
+    rows.append(Claim("spread over seeds against AdamW's", 0.90, spread.value if spread else None, spread))
     mine, theirs = tolerance(e, OURS), tolerance(e, BASELINE)
     wider = mine / theirs if mine is not None and theirs else None
-    rows.append(("learning-rate tolerance in decades, AdamW's = 1 (at least)", 1.5, wider, None, None))
+    rows.append(Claim("learning-rate tolerance in decades, AdamW's = 1 (at least)", 1.5, wider))
     lost = diverged(e, OURS)[0] + diverged(e, UNTUNED)[0]
-    rows.append(("diverged runs of `sabun`", 0.0, float(lost), None, None))
+    rows.append(Claim("diverged runs of `sabun`", 0.0, float(lost)))
     rows += [
-        (f"seconds a step on {task}, AdamW's = 1", 1.10, arms[OURS].cost, None, None)
+        Claim(
+            f"seconds a step on {task}, AdamW's = 1", 1.10, arms[OURS].cost,
+            compiled=_over(arms[OURS].cost, compiled.tasks.get(task, {}).get(BASELINE)),
+        )
         for task, arms in e.tasks.items()
         if task.startswith(("cifar10", "charlm")) and OURS in arms
-    ]
+    ]  # fmt: skip
     return rows
+
+
+def _over(cost: float | None, other: Arm | None) -> float | None:
+    return cost / other.cost if cost and other is not None and other.cost else None
 
 
 def reached(text: str, target: float, value: float | None) -> bool | None:
@@ -110,9 +150,10 @@ def page(evidence: Evidence, images: str = "images/benchmark") -> str:
             *_pictures(evidence, images),
             *_losses(e),
             *_duels(e),
+            *_every(evidence),
             *_rest(e),
             *_tuning(evidence),
-            *_reading(),
+            *_reading(evidence),
         ]
     )
 
@@ -167,21 +208,55 @@ def _head(evidence: Evidence) -> list[str]:
 
 
 def _claims(evidence: Evidence) -> list[str]:
+    clocked = at_the_cost_of(evidence, COMPILED).tasks
+    beside = [f"in seconds, {FUSED}"] if clocked else []
     lines = [
         "## What was to be shown, and what came out",
         "",
         "Ratios of time to target (below 1: `sabun` is faster); in parentheses the 95% interval over tasks, where the "
         "tasks are enough for one, and the one over seeds.",
         "",
-        "| claim | target | in seconds | in steps | |",
-        "|---|---:|---:|---:|---|",
+        *_compiled(evidence, list(clocked)),
+        "| " + " | ".join(["claim", "target", "in seconds", *beside, "in steps", ""]) + "|",
+        "|---|" + "---:|" * (3 + len(beside)) + "---|",
     ]  # fmt: skip
-    for text, target, value, seconds, steps in claims(evidence):
-        sign = "≥" if "at least" in text else "≤"
-        outcome = {None: "not measured", True: "reached", False: "**not reached**"}[reached(text, target, value)]
-        shown = _estimate(seconds) if seconds else _number(value)
-        lines.append(f"| {text} | {sign} {target:g} | {shown} | {_estimate(steps) if steps else ''} | {outcome} |")
+    outcomes = {None: "not measured", True: "reached", False: "**not reached**"}
+    for claim in claims(evidence):
+        holds = reached(claim.text, claim.target, claim.value)
+        outcome = outcomes[holds]
+        if holds and reached(claim.text, claim.target, claim.compiled) is False:
+            outcome += f", **not with {FUSED}**"
+        cells = [
+            claim.text,
+            f"{'≥' if 'at least' in claim.text else '≤'} {claim.target:g}",
+            _shown(claim.seconds, claim.value),
+            *([_shown(claim.in_compiled, claim.compiled, "")] if beside else []),
+            _shown(claim.steps, None, ""),
+            outcome,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _compiled(evidence: Evidence, clocked: Sequence[str]) -> list[str]:
+    """What the column with torch's compiled step is; nothing where no task has it."""
+    if not clocked:
+        return []
+    missing = [task for task in evidence.tasks if task not in clocked]
+    text = (
+        f"*{FUSED}*: torch has a compiled step for these two, which it takes only when asked. The column has the same "
+        "curves at the seconds a step of that; whether a claim is reached is said of torch's default first."
+    )
+    if missing:
+        text += f" It leaves out {', '.join(missing)}, where that step was not clocked."
+    return [text, ""]
+
+
+def _shown(estimate: Estimate | None, value: float | None, absent: str | None = None) -> str:
+    """An estimate with its intervals, or a bare value; ``absent`` where there is neither."""
+    if estimate is not None:
+        return _estimate(estimate)
+    return absent if value is None and absent is not None else _number(value)
 
 
 def _pictures(evidence: Evidence, images: str) -> list[str]:
@@ -206,10 +281,10 @@ def _losses(e: Evidence) -> list[str]:
         "|---|" + "---:|" * len(tasks),
     ]
     best = {
-        task: min((_median(arm) for name, arm in arms.items() if name in ARMS), default=math.inf)
+        task: min((_median(arm) for name, arm in arms.items() if name in CONTESTANTS), default=math.inf)
         for task, arms in e.tasks.items()
     }
-    for name in ARMS:
+    for name in CONTESTANTS:
         cells = []
         for task in tasks:
             arm = e.tasks[task].get(name)
@@ -250,6 +325,30 @@ def _duels(e: Evidence) -> list[str]:
     return [*lines, ""]
 
 
+def _every(evidence: Evidence) -> list[str]:
+    """The question of the best peer asked of every tuned arm."""
+    names = (*PEERS, OURS)
+    steps, seconds = (each_against_the_rest(evidence, names, unit) for unit in ("steps", "seconds"))
+    if not steps:
+        return []
+    lines = [
+        "## Every arm against the best of the others",
+        "",
+        f"Time to target of each tuned arm over that of whichever of the other {len(names) - 1} leaves it worst on "
+        "each task. The best of so many is the largest of as many ratios, each with the noise of its seeds, and it is "
+        "picked after the outcome: a figure above 1 is to be expected even of an arm that is as good as the best of "
+        "them. So the line of `sabun` is to be read against the other lines. Rivals that differ in a momentum or a "
+        "decay alone count one by one.",
+        "",
+        "| arm | in steps | in seconds |",
+        "|---|---:|---:|",
+    ]  # fmt: skip
+    for name, estimate in steps.items():
+        clock = seconds.get(name)
+        lines.append(f"| {name} | {_number(estimate.value)} | {_number(clock.value if clock else None)} |")
+    return [*lines, ""]
+
+
 def _bold(value: float | None) -> str:
     if value is None:
         return ""
@@ -263,6 +362,11 @@ def _rest(e: Evidence) -> list[str]:
         "Spread: standard deviation over seeds of the final loss. Tolerance: decades of learning rate within 10% of "
         "the best trial. Step time: seconds of a whole training step (forward, backward, optimizer) on each task, "
         "AdamW's = 1, geometric mean. State: bytes that the optimizer keeps, AdamW's = 1, geometric mean.",
+        *(
+            ["", "*Compiled step*: torch's AdamW and SGD with `fused=True`, untuned, for their seconds alone."]
+            if any(name in arms for arms in e.tasks.values() for name in COMPILED.values())
+            else []
+        ),
         "",
         "| arm | spread, AdamW's = 1 | tolerance, decades | step time | state | lost runs |",
         "|---|---:|---:|---:|---:|---:|",
@@ -270,9 +374,12 @@ def _rest(e: Evidence) -> list[str]:
     for name in ARMS:
         if not any(name in arms for arms in e.tasks.values()):
             continue
+        costs = [arms[name].cost for arms in e.tasks.values() if name in arms]
+        if name not in CONTESTANTS:
+            lines.append(f"| {name} | | | {_mean(costs)} | | |")
+            continue
         spread = spread_ratio(e, name, BASELINE)
         wide = tolerance(e, name)
-        costs = [arms[name].cost for arms in e.tasks.values() if name in arms]
         sizes = [
             arms[name].state_bytes / arms[BASELINE].state_bytes
             for arms in e.tasks.values()
@@ -305,7 +412,7 @@ def _tuning(evidence: Evidence) -> list[str]:
         "| arm | " + " | ".join(tasks) + " |",
         "|---|" + "---:|" * len(tasks),
     ]
-    for name in ARMS:
+    for name in CONTESTANTS:
         cells = []
         for task in tasks:
             arm = evidence.tasks[task].get(name)
@@ -322,14 +429,29 @@ def _tuning(evidence: Evidence) -> list[str]:
     return [*lines, ""]
 
 
-def _reading() -> list[str]:
+def _reading(evidence: Evidence) -> list[str]:
+    far = apart(evidence, COMPILED[BASELINE], "AdamW, untuned")
+    fused = [
+        "- Each optimizer steps as its package does by default. torch's AdamW and SGD have a compiled step for those "
+        "who ask for it (`fused=True`): the same method, rounded differently in the last bits. "
+        + (
+            "In these records AdamW's losses are the same with both, to the six digits that are kept. "
+            if far == 0
+            else f"In these records AdamW's losses with the two differ by at most {far:.1g} of the loss. "
+        )
+        + "So the column for it takes the curves of the tuned arms, and the seconds of an untuned one: what a step "
+        "takes does not depend on the rate. The AdamW beside Muon, NAdamW and the packages' optimizers are left as "
+        "they come.",
+    ] if far is not None else []  # fmt: skip
     return [
         "## How to read it",
         "",
         "- Two runs of a seed are compared by the time each needs to reach the loss at which the worse of the two "
         "ends. All arms but the schedule-free one decay their learning rate linearly to zero, so a target reached "
         "early is reached with an undecayed rate: ratios understate the better arm.",
-        "- Seconds are steps times the median seconds a step, as a multiple of AdamW's measured in the same study.",
+        "- Seconds are steps times the median seconds a step, as a multiple of that of AdamW, as torch steps it by "
+        "default, measured in the same study.",
+        *fused,
         "- `torch.optim.Muon` orthogonalises in bfloat16, for which many CPUs have no units; the columns in steps do "
         "not depend on that.",
         "- *Muon, β tuned* is the best of three momenta by tuning, so it had three times the trials of other arms. "
@@ -354,9 +476,10 @@ def _number(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def text_of(claimed: Sequence[Any]) -> Mapping[str, str]:
+def text_of(claimed: Sequence[Claim]) -> Mapping[str, str]:
     """Claim → one line, for the terminal."""
     return {
-        text: f"{_number(value)} (target {'≥' if 'at least' in text else '≤'} {target:g})"
-        for text, target, value, _, _ in claimed
+        claim.text: f"{_number(claim.value)} (target {'≥' if 'at least' in claim.text else '≤'} {claim.target:g})"
+        + (f", with {FUSED}: {_number(claim.compiled)}" if claim.compiled is not None else "")
+        for claim in claimed
     }

@@ -16,7 +16,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,8 +26,8 @@ from evidence import Arm, Curve, Evidence
 from sabun.poc.statistics import attained, interval, typical_values
 
 __all__ = [
-    "Estimate", "better_by_tuning", "diverged", "duel", "mean_ratio", "profile", "spread_ratio", "steps_to",
-    "tolerance", "worst_of",
+    "Estimate", "apart", "at_the_cost_of", "better_by_tuning", "diverged", "duel", "each_against_the_rest",
+    "mean_ratio", "profile", "spread_ratio", "steps_to", "tolerance", "worst_of",
 ]  # fmt: skip
 
 Unit = Literal["steps", "seconds"]
@@ -143,6 +143,46 @@ def worst_of(evidence: Evidence, ours: str, peers: Iterable[str], unit: Unit = "
         if found:
             logs[task] = max(found, key=lambda values: math.fsum(values) / len(values))
     return Estimate.of(logs)
+
+
+def each_against_the_rest(evidence: Evidence, names: Sequence[str], unit: Unit = "steps") -> dict[str, Estimate]:
+    """:func:`worst_of` of each arm against all the others, best first. The best of many others is a maximum over noisy
+    ratios, chosen after the outcome: the figure of one arm says little beside 1, and much beside those of the rest."""
+    found = {name: worst_of(evidence, name, [other for other in names if other != name], unit) for name in names}
+    known = {name: estimate for name, estimate in found.items() if estimate is not None}
+    return dict(sorted(known.items(), key=lambda row: (math.isnan(row[1].value), row[1].value)))
+
+
+def at_the_cost_of(evidence: Evidence, costs: Mapping[str, str]) -> Evidence:
+    """The same curves at other costs: ``costs`` says which arm's seconds a step an arm is to have. For two
+    implementations of one method. A task on which one of those was not clocked is left out."""
+    tasks = {}
+    for task, arms in evidence.tasks.items():
+        clocks = {name: arms[other] for name, other in costs.items() if other in arms}
+        if all(name in clocks and clocks[name].cost is not None for name in costs):
+            tasks[task] = {
+                name: replace(arm, step_s=clocks[name].step_s, reference_step_s=clocks[name].reference_step_s)
+                if name in clocks
+                else arm
+                for name, arm in arms.items()
+            }
+    return Evidence(evidence.profile, tasks, evidence.about)
+
+
+def apart(evidence: Evidence, a: str, b: str) -> float | None:
+    """Largest relative difference of two arms' losses, at any measurement of a common seed; None without any. A run
+    that only one of them lost is infinitely far."""
+    found: list[float] = []
+    for arms in evidence.tasks.values():
+        if a not in arms or b not in arms:
+            continue
+        others = {curve.seed: curve for curve in arms[b].curves}
+        for mine in arms[a].curves:
+            if (other := others.get(mine.seed)) is not None:
+                pairs = [(x, y) for x, y in zip(mine.loss, other.loss, strict=False) if x != y]
+                found += [abs(x - y) / abs(y) if y else math.inf for x, y in pairs]
+                found.append(0.0 if mine.finished == other.finished else math.inf)
+    return max((math.inf if math.isnan(value) else value for value in found), default=None)
 
 
 def better_by_tuning(evidence: Evidence, names: Sequence[str], called: str) -> Evidence:

@@ -44,11 +44,17 @@ def store(profile: contest.Profile, task: str, name: str) -> Path:
     return WORK / profile.name / f"{task.replace(', ', '-').replace(' ', '-')}.{name}"
 
 
-def seconds_of(plan: Study) -> float:
-    """What a study will take on one core, from a few steps of each arm timed here and now."""
+STARTUP = 3.0
+"""Seconds until the first of several processes has a run to show: each imports torch and loads the data. From the
+events of a study of diabetes and one of digits with two jobs; what a run costs beside its steps was 0.01 s there."""
+
+
+def seconds_of(plan: Study, jobs: int) -> float:
+    """What a study will take, from a few steps of each arm timed here and now, one at a time."""
     task = tasks.load(plan.task, plan.task_options)
     budget = plan.budget
-    total = 0.0
+    beside, alone = 0.0, 0.0 if jobs == 1 else STARTUP
+    testing: float | None = None
     for arm in plan.arms:
         session = task.session(Seeds(0, 0))
         optimizer = arms.recipe(arm).build(session.model)
@@ -64,10 +70,16 @@ def seconds_of(plan: Study) -> float:
         began = time.perf_counter()
         session.evaluate("validation")
         scoring = time.perf_counter() - began
-        epoch = statistics.median(laps[2:]) * session.steps_per_epoch + scoring
+        if testing is None:  # as long for every arm, and the test data may be many
+            began = time.perf_counter()
+            session.evaluate("test")
+            testing = time.perf_counter() - began
+        training = statistics.median(laps[2:]) * session.steps_per_epoch
         runs = budget.trials * budget.tuning_seeds + budget.seeds + 1
-        total += epoch * (runs * budget.epochs + budget.seeds) + runs * scoring
-    return total
+        beside += runs * ((training + scoring) * budget.epochs + scoring) + budget.seeds * testing
+        if jobs > 1:  # what ran beside other runs is clocked again, for an epoch, with nothing beside it
+            alone += budget.seeds * training
+    return beside / jobs + alone
 
 
 class Progress:
@@ -102,16 +114,20 @@ class Progress:
         return listen
 
 
-def planned_seconds(profile: contest.Profile, plans: Iterable[Study]) -> dict[str, float]:
-    """Hash of a study → seconds on one core; measured once and kept, so that a resumed benchmark starts at once."""
+def planned_seconds(profile: contest.Profile, plans: Iterable[Study], jobs: int) -> dict[str, float]:
+    """Hash of a study → seconds; measured once for a number of jobs and kept, so that a resumed benchmark starts at
+    once."""
     path = WORK / profile.name / "plan.json"
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = {}
     for plan in plans:
-        if plan.hash not in known:
-            known[plan.hash] = seconds_of(plan)
+        key = f"{plan.hash} with {jobs}"
+        if key not in known:
+            known[key] = seconds_of(plan, jobs)
+        found[plan.hash] = known[key]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
-    return known
+    return found
 
 
 def carry_out(
@@ -131,8 +147,8 @@ def carry_out(
         for part, plan in contest.studies(profile, task).items()
         if not parts or part in parts
     }
-    seconds = planned_seconds(profile, (plan for _, _, plan in every.values()))
-    planned = {name: seconds[plan.hash] / jobs for name, (_, _, plan) in every.items()}
+    seconds = planned_seconds(profile, (plan for _, _, plan in every.values()), jobs)
+    planned = {name: seconds[plan.hash] for name, (_, _, plan) in every.items()}
     print(f"profile {profile.name}: {len(chosen)} tasks, {profile.trials} trials and {profile.seeds} seeds an arm")
     for task in chosen:
         minutes = sum(planned[name] for name, (of, _, _) in every.items() if of == task) / 60

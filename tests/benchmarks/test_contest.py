@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from contest import ARMS, BASELINE, OURS, PROFILES, STUDIES, UNTUNED, Profile, Sizing, studies
+from contest import (
+    ARMS,
+    BASELINE,
+    COMPILED,
+    CONTESTANTS,
+    OURS,
+    PROFILES,
+    STUDIES,
+    UNTUNED,
+    Profile,
+    Sizing,
+    studies,
+)
 from evidence import export, load
 from peers import MuonAdamW
 from sabun.optim import create
@@ -84,6 +96,33 @@ def test_muon_and_adamw_side_by_side_is_the_preset_muon() -> None:
     assert float((paths[0] - paths[1]).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize(("tuned", "compiled"), COMPILED.items())
+def test_a_compiled_step_is_the_same_method_in_torchs_own_loop(tuned: str, compiled: str) -> None:
+    plans = studies(PROFILES["quick"], "digits")
+    assert compiled not in CONTESTANTS
+    assert compiled in {arm.name for arm in plans["defaults"].candidates}
+    assert plans["defaults"].baseline.name == "AdamW, untuned"  # the yardstick of the other studies
+    groups, paths = [], []
+    for plan, name in ((plans["peers"], tuned), (plans["defaults"], compiled)):
+        model = _Net().double()
+        optimizer = arms.recipe(plan.arm(name)).build(model)
+        groups.append({key: value for key, value in optimizer.param_groups[0].items() if key != "params"})
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            x = torch.randint(0, 11, (16, 5), generator=generator)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), x[:, 0]).backward()
+            optimizer.step()
+        paths.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert (groups[0].pop("fused"), groups[1].pop("fused")) == (None, True)
+    if tuned == "AdamW, λ = 1":  # takes the seconds of the other decay, not its curves
+        assert (groups[0].pop("weight_decay"), groups[1].pop("weight_decay")) == (1.0, 0.01)
+        assert groups[0] == groups[1]
+        return
+    assert groups[0] == groups[1]
+    assert float((paths[0] - paths[1]).abs().max()) < 1e-12  # float64: another method would differ by 1e-4 and more
+
+
 def test_records_come_back_as_they_were(tmp_path) -> None:
     profile = Profile("tiny", 1, 2, 2, {"diabetes": Sizing("Diabetes", 2, 4)})
     stores = {}
@@ -96,7 +135,7 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
     found = load(path)
-    assert set(found.tasks["diabetes"]) == {BASELINE, OURS, UNTUNED, "AdamW, untuned"}
+    assert set(found.tasks["diabetes"]) == {BASELINE, OURS, UNTUNED, "AdamW, untuned", *COMPILED.values()}
     untuned = found.tasks["diabetes"][UNTUNED]
     stored = [run for run in finished.runs if run.arm == UNTUNED and run.phase == "evaluate"]
     assert [curve.final for curve in untuned.curves] == pytest.approx([run.final_loss for run in stored], rel=1e-5)
@@ -116,10 +155,12 @@ def test_the_command_plans_its_time_once_and_refuses_what_is_not_there(tmp_path,
     profile = Profile("tiny", 1, 2, 2, {"diabetes": Sizing("Diabetes", 2, 4)})
     monkeypatch.setattr(suite, "WORK", tmp_path)
     plans = studies(profile, "diabetes")
-    first = suite.planned_seconds(profile, plans.values())
+    first = suite.planned_seconds(profile, plans.values(), 1)
     assert set(first) == {plan.hash for plan in plans.values()}
     assert all(seconds > 0 for seconds in first.values())
-    assert suite.planned_seconds(profile, plans.values()) == first  # measured once: a second clock would differ
+    assert suite.planned_seconds(profile, plans.values(), 1) == first  # measured once: a second clock would differ
+    two = suite.planned_seconds(profile, plans.values(), 2)
+    assert all(two[name] >= suite.STARTUP for name in first)  # processes have to start, runs to be clocked alone
     monkeypatch.setattr("sys.argv", ["suite.py", "--quick", "--task", "digitss"])
     with pytest.raises(SystemExit) as caught:
         suite.main()

@@ -14,9 +14,12 @@ from scipy import stats
 from evidence import Arm, Curve, Evidence
 from scores import (
     Estimate,
+    apart,
+    at_the_cost_of,
     better_by_tuning,
     diverged,
     duel,
+    each_against_the_rest,
     mean_ratio,
     profile,
     spread_ratio,
@@ -125,6 +128,65 @@ def test_the_best_peer_is_chosen_task_by_task() -> None:
     assert found is not None
     assert found.by_task == pytest.approx({"one": 2.0, "two": 1.0})
     assert worst_of(e, "x", ["absent"]) is None
+
+
+def test_every_arm_is_asked_for_its_worst_rival() -> None:
+    # Slopes 8, 4, 2 on the first task, 2, 4, 4 on the second: steps are inverse to them.
+    e = evidence(
+        one={"x": arm(0.08), "y": arm(0.04, cost=0.5), "z": arm(0.02)},
+        two={"x": arm(0.02), "y": arm(0.04, cost=0.5), "z": arm(0.04)},
+    )
+    steps = each_against_the_rest(e, ["z", "y", "x"])
+    assert list(steps) == ["x", "y", "z"]
+    # x: 1/2 against y, 2 against either. y: 2 against x, 1 against z. z: 4 against x, 1 against y.
+    assert [estimate.value for estimate in steps.values()] == pytest.approx([1.0, 2**0.5, 2.0])
+    seconds = each_against_the_rest(e, ["x", "y", "z"], "seconds")
+    # At half the cost, y makes it 1 and 4 of x, 4 and 2 of z; itself it has 1 and 1/2 as worst.
+    assert {name: estimate.value for name, estimate in seconds.items()} == pytest.approx(
+        {"x": 2.0, "y": 0.5**0.5, "z": 8**0.5}
+    )
+    assert list(seconds) == ["y", "x", "z"]
+    assert steps["x"] == worst_of(e, "x", ["y", "z"])
+    assert each_against_the_rest(e, ["x", "y", "absent"]) == {}
+
+
+def test_the_best_of_equals_leaves_each_of_them_above_one() -> None:
+    """Why one figure says little: arms that differ by noise alone all come out above 1."""
+    rng = np.random.default_rng(0)
+    tasks = {
+        str(task): {str(n): arm(*rng.uniform(0.04, 0.06, 5)) for n in range(8)} for task in range(7)
+    }  # fmt: skip
+    found = each_against_the_rest(evidence(**tasks), [str(n) for n in range(8)])
+    assert len(found) == 8
+    assert all(estimate.value > 1 for estimate in found.values())
+
+
+def test_another_implementation_has_the_same_curves_at_its_own_cost() -> None:
+    mine, plain, fast = arm(0.08, cost=1.2), arm(0.04, cost=1.0), arm(0.01, cost=0.75)
+    e = evidence(
+        one={"x": mine, "y": plain, "y, fast": fast},
+        not_run={"x": mine, "y": plain},
+        no_clock={"x": mine, "y": plain, "y, fast": Arm(fast.curves)},
+    )
+    found = at_the_cost_of(e, {"y": "y, fast"})
+    assert set(found.tasks) == {"one"}
+    assert found.tasks["one"]["y"].curves == plain.curves
+    seconds, steps = mean_ratio(found, "x", "y", "seconds"), mean_ratio(found, "x", "y")
+    assert seconds is not None
+    assert steps is not None
+    assert (seconds.value, steps.value) == pytest.approx((0.5 * 1.2 / 0.75, 0.5))
+    assert found.tasks["one"]["x"] is mine
+    assert e.tasks["one"]["y"] is plain  # the records are not touched
+
+
+def test_how_far_two_arms_are_apart_is_the_largest_relative_difference() -> None:
+    a = Arm((Curve(0, (0, 10), (2.0, 1.0)), Curve(1, (0, 10), (2.0, 1.1)), Curve(9, (0, 10), (2.0, 7.0))))
+    b = Arm((Curve(0, (0, 10), (2.0, 1.0)), Curve(1, (0, 10), (2.0, 1.0))))
+    lost = Arm((Curve(0, (0, 10), (2.0, math.nan), finished=False),))
+    assert apart(evidence(t={"a": a, "b": b}), "a", "b") == pytest.approx(0.1)
+    assert apart(evidence(t={"a": b, "b": b}), "a", "b") == 0.0
+    assert apart(evidence(t={"a": a, "b": lost}), "a", "b") == math.inf
+    assert apart(evidence(t={"a": a}), "a", "b") is None
 
 
 def test_muon_with_tuned_momentum_is_chosen_by_tuning_and_not_by_the_outcome() -> None:
