@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from sabun.optim.kernels import Realization
 
-__all__ = ["METRICS", "Arithmetic", "Rule", "numbers", "rule", "step"]
+__all__ = ["METRICS", "Arithmetic", "Rule", "direction", "mass", "numbers", "rule", "step"]
 
 METRICS = ("none", "adam", "sign")
 """The diagonal metrics that :func:`step` knows."""
@@ -74,14 +74,18 @@ def rule(filter_: Realization, metric: str, *, maximize: bool, l2: float) -> Rul
     return Rule(filter_.kind if filter_.taps else "direct", filter_.taps, metric, not (maximize or l2))
 
 
+def mass(filter_: Realization, count: int) -> float:
+    """What the direction is divided by in step number ``count``: Adam's bias correction, where that is asked for."""
+    return filter_.mass(count) if filter_.start_up == "unbiased" else 1.0
+
+
 def numbers(
     shape: Rule, filter_: Realization, options: Mapping[str, Any], *, lr: float, count: int
 ) -> tuple[float, ...]:
     """The operands of step number ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``."""
     decay = options["weight_decay"]
-    mass = filter_.mass(count) if filter_.start_up == "unbiased" else 1.0
-    values = {"keep": 1 - lr * decay if options["decoupled"] else 1.0, "scale": -lr / mass}
-    if shape.metric == "sign":
+    values = {"keep": 1 - lr * decay if options["decoupled"] else 1.0, "scale": -lr / mass(filter_, count)}
+    if shape.metric in ("sign", "spectral"):  # no constant factor of d matters to them
         values["scale"] = -lr
     if not shape.plain:
         values |= {"sense": -1.0 if options["maximize"] else 1.0, "l2": 0.0 if options["decoupled"] else decay}
@@ -108,6 +112,21 @@ def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: 
     then     p ← p(1 − lr·λ) − (lr/mass)·u
     """
     add, mul = on.add, on.mul
+    d, g, taps = direction(on, shape, k, p, g, state)
+    if shape.metric == "adam":
+        v = add(mul(state[-1], k["beta2"]), mul(mul(g, g), k["rest2"]))
+        taps.append(v)
+        d = on.div(d, add(mul(on.sqrt(v), k["unbias"]), k["eps"]))
+    elif shape.metric == "sign":
+        d = on.sign(d)
+    return add(mul(p, k["keep"]), mul(d, k["scale"])), taps
+
+
+def direction(
+    on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]
+) -> tuple[V, V, list[V]]:
+    """(d, g, buffers): the filter's part of :func:`step`, with g as the filter sees it."""
+    add, mul = on.add, on.mul
     if not shape.plain:
         g = add(mul(g, k["sense"]), mul(p, k["l2"]))
     taps = list(state[: shape.taps])
@@ -123,10 +142,4 @@ def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: 
         for j in range(1, shape.taps + 1):
             fed = add(mul(g, k[f"b{j}"]), mul(d, k[f"c{j}"]))
             taps[j - 1] = add(taps[j], fed) if j < shape.taps else fed
-    if shape.metric == "adam":
-        v = add(mul(state[-1], k["beta2"]), mul(mul(g, g), k["rest2"]))
-        taps.append(v)
-        d = on.div(d, add(mul(on.sqrt(v), k["unbias"]), k["eps"]))
-    elif shape.metric == "sign":
-        d = on.sign(d)
-    return add(mul(p, k["keep"]), mul(d, k["scale"])), taps
+    return d, g, taps

@@ -2,9 +2,9 @@
 
 One formula (``elementwise``) and two ways to carry it out: ``native`` writes it as C for parameters on a CPU, and
 ``inductor`` gives it to ``torch.compile`` as one graph over the whole bucket, which becomes Triton on a GPU. Both take
-every number of the step as an operand, so a schedule never compiles anything again. Whatever they cannot take — a
-metric that is not diagonal, stochastic rounding, views with gaps — is left to the foreach step, which computes the
-same.
+every number of the step as an operand, so a schedule never compiles anything again. Small matrices in the spectral
+metric have a loop in C of their own (``native_matrices``). Whatever none of them can take — large matrices, stochastic
+rounding, views with gaps — is left to the foreach step, which computes the same.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import torch
 from torch import Tensor
 
 from sabun.errors import SabunWarning
-from sabun.optim import elementwise, native
+from sabun.optim import elementwise, native, native_matrices
 from sabun.optim.elementwise import Rule
 from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.matrices import polynomials
 
 __all__ = ["WAYS", "Engine"]
 
-WAYS = ("native", "inductor")
-"""How a compiled step may be carried out; ``fused=True`` takes the first for a CPU and the second elsewhere."""
+WAYS = ("auto", "native", "inductor")
+"""How a compiled step may be carried out. ``fused=True`` takes native for a CPU and inductor elsewhere; "auto" takes
+native for a CPU where there is a compiler, and nothing elsewhere: it never warns, and never makes anybody wait."""
 
 # A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another, and
 # where the list is another one in every step (experts that are chosen at random) there is no end to graphs.
@@ -52,6 +54,8 @@ class Engine:
     _in_graphs: set[int] = field(default_factory=set)
     _kernels: dict[object, native.Kernel] = field(default_factory=dict)
     _tables: dict[int, _Table] = field(default_factory=dict)
+    _held: dict[int, _Held] = field(default_factory=dict)
+    _of_matrices: dict[object, native_matrices.Kernel] = field(default_factory=dict)
     _broken: bool = False
 
     def step(
@@ -66,30 +70,39 @@ class Engine:
         params: Tensors,
         grads: Tensors,
         state: Sequence[Tensors],
+        rows: Tensors | None = None,
     ) -> bool:
         """Step ``params`` in place, and ``state``: the filter's buffers, then the metric's. False: nothing was done.
 
-        ``way`` is the option ``fused``. When there is no compiler this says so once, as a SabunWarning, and
-        returns False from then on.
+        ``way`` is the option ``fused``; ``rows`` are the second moments of the rows, for the spectral metric that has
+        them. When there is no compiler this says so once, as a SabunWarning (not for "auto"), and returns False from
+        then on.
         """
-        if self._broken or metric not in elementwise.METRICS:
+        if self._broken or metric not in (*elementwise.METRICS, "spectral"):
             return False
+        on_cpu = params[0].device.type == "cpu"
         if way is True:
-            way = "native" if params[0].device.type == "cpu" else "inductor"
+            way = "native" if on_cpu else "inductor"
+        if (way == "auto" and not on_cpu) or (metric == "spectral" and way == "inductor"):
+            return False
         l2 = 0.0 if options["decoupled"] else options["weight_decay"]
         rule = elementwise.rule(filter_, metric, maximize=options["maximize"], l2=l2)
         numbers = elementwise.numbers(rule, filter_, options, lr=lr, count=count)
         columns = [params, grads, *state]
         try:
-            if way == "native":
+            if metric == "spectral":
+                return self._matrices(rule, (*numbers, *_more(options, filter_, count)), columns, rows, options)
+            if way != "inductor":
                 return self._native(rule, numbers, columns)
             return self._inductor(rule, numbers, columns)
         except native.NoCompilerError as error:
-            self._give_up(str(error))
+            self._give_up(str(error), quietly=way == "auto")
             return False
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, quietly: bool = False) -> None:
         self._broken = True
+        if quietly:
+            return
         warnings.warn(
             f"fused=True has no effect here, the foreach step is used instead: {reason}. "
             "Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install), or set CC to one.",
@@ -124,6 +137,38 @@ class Engine:
             self.compiled += 1
         kernel(table.pointers, [g.data_ptr() for g in grads], table.lengths, numbers)
         # Autograd finds out when a tensor that it saved has changed by this counter.
+        torch.autograd.graph.increment_version(params)
+        return True
+
+    def _matrices(
+        self,
+        rule: Rule,
+        numbers: Sequence[float],
+        columns: list[Tensors],
+        rows: Tensors | None,
+        options: Mapping[str, Any],
+    ) -> bool:
+        params, grads, *taps = columns
+        dtype = params[0].dtype
+        state = taps if rows is None else [*taps, rows]
+        held = self._held.get(id(params))
+        if held is None or not held.table.still(params, state) or not held.sizes.serves(options):
+            held = _Held.of(params, state, options)
+            if held is None:
+                return False
+            if len(self._held) >= _TABLES:
+                self._held.clear()
+            self._held[id(params)] = held
+        if not all(g.is_contiguous() and g.dtype is dtype and g.is_cpu for g in grads):
+            return False
+        key = (rule, dtype)
+        kernel = self._of_matrices.get(key)
+        if kernel is None:
+            begin = time.perf_counter()
+            kernel = self._of_matrices[key] = native_matrices.build(rule, dtype)
+            self.compile_s += time.perf_counter() - begin
+            self.compiled += 1
+        kernel(held.table.pointers, [g.data_ptr() for g in grads], held.sizes, numbers, even=rows is not None)
         torch.autograd.graph.increment_version(params)
         return True
 
@@ -208,6 +253,28 @@ class _Table:
             and all(p.is_contiguous() for p in params)
             and _pointers([params, *state]) == self.pointers
         )
+
+
+@dataclass(slots=True)
+class _Held:
+    """The same of a bucket of small matrices, with their sizes."""
+
+    table: _Table
+    sizes: native_matrices.Sizes
+
+    @classmethod
+    def of(cls, params: Tensors, state: Sequence[Tensors], options: Mapping[str, Any]) -> _Held | None:
+        table = _Table.of(params, state)
+        if table is None or not table.contiguous or set(table.dtypes) != {params[0].dtype}:
+            return None
+        sizes = native_matrices.Sizes.of(params, options)
+        return None if sizes is None else cls(table, sizes)
+
+
+def _more(options: Mapping[str, Any], filter_: Realization, count: int) -> tuple[float, ...]:
+    """What the spectral metric needs of numbers beside the rule's operands."""
+    _, margin = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
+    return options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count), margin
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:

@@ -13,9 +13,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["arithmetic", "as_matrix", "orthogonalize", "orthogonalize_all", "refresh_basis", "sorted_eigenbasis"]
+__all__ = [
+    "Polynomials", "arithmetic", "as_matrix", "gram_pays", "orthogonalize", "orthogonalize_all", "polynomials",
+    "refresh_basis", "sorted_eigenbasis",
+]  # fmt: skip
 
-# x ← ax + bx³ + cx⁵ on every singular value x.
+Polynomials = Sequence[tuple[float, float, float]]
+"""x ← ax + bx³ + cx⁵ on every singular value x, one iteration after the other."""
+
 # Newton–Schulz with the slope at 0 made as large as possible: Jordan et al. 2024 (Muon). Ends near 1, not at 1.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 # Optimal composition for singular values in [10⁻³, 1]: Amsel, Persson, Musco & Gower 2025, arXiv 2505.16932.
@@ -53,7 +58,7 @@ def orthogonalize_all(
     stacks: Sequence[Tensor], *, iteration: str, steps: int, dtype: str | None = None
 ) -> list[Tensor]:
     """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products."""
-    coefficients = [_NEWTON_SCHULZ] * steps if iteration == "newton-schulz" else _polar_express(steps)
+    coefficients, margin = polynomials(iteration, steps)
     found = list(stacks)
     together: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
     for place, stack in enumerate(stacks):
@@ -62,10 +67,10 @@ def orthogonalize_all(
         if tall:
             X = X.mT
         norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-        if iteration != "newton-schulz":
-            norm.mul_(_SAFETY)
+        if margin != 1:
+            norm.mul_(margin)
         X = X / norm.clamp_(min=1e-7)
-        if _gram_pays(X.shape, X.dtype, coefficients):
+        if gram_pays(X.shape, X.dtype, coefficients):
             together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X))
         else:
             X = _directly(X, coefficients)
@@ -79,7 +84,7 @@ def orthogonalize_all(
     return found
 
 
-def _directly(X: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+def _directly(X: Tensor, coefficients: Polynomials) -> Tensor:
     if X.shape[-2] < _SMALLEST_STRIPED or X.device.type != "cpu":
         for a, b, c in coefficients:
             gram = torch.bmm(X, X.mT)
@@ -94,7 +99,7 @@ def _directly(X: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> 
 _SMALLEST_BY_GRAM = 32  # rows; below, the number of calls is what costs
 
 
-def _gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Sequence[tuple[float, float, float]]) -> bool:
+def gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Polynomials) -> bool:
     """Whether :func:`_polynomials` is faster, and its growth of rounding errors without effect."""
     rows, columns = sorted(shape[-2:])
     if 2 * columns < 5 * rows or rows < _SMALLEST_BY_GRAM:
@@ -102,7 +107,7 @@ def _gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Sequence[tup
     return math.prod(a * a for a, _, _ in coefficients[:-1]) * torch.finfo(dtype).eps < 0.05
 
 
-def _polynomials(G: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+def _polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
     """Q(G) of Gram matrices G = XXᵀ such that Q·X is the last iterate, for 0.5 to 0.75 of the time.
 
     Every iterate is such a product, so that all multiplications but the first and the last are of small square matrices
@@ -127,7 +132,7 @@ def _polynomials(G: Tensor, coefficients: Sequence[tuple[float, float, float]]) 
     return Q
 
 
-def arithmetic(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> torch.dtype:
+def arithmetic(matrices: Tensor, coefficients: Polynomials) -> torch.dtype:
     """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
 
     On a CPU without such units float32 is faster as well as finer, and with them it is for small matrices, where a call
@@ -140,7 +145,7 @@ def arithmetic(matrices: Tensor, coefficients: Sequence[tuple[float, float, floa
         return torch.float64
     short, long = sorted(matrices.shape[-2:])
     small = short * short * (2 * long + short) < _SMALLEST_IN_BFLOAT16
-    small |= short <= _LARGEST_BY_GRAM and _gram_pays(matrices.shape, torch.float32, coefficients)
+    small |= short <= _LARGEST_BY_GRAM and gram_pays(matrices.shape, torch.float32, coefficients)
     return torch.bfloat16 if _has_bfloat16_units() and not small else torch.float32
 
 
@@ -179,6 +184,11 @@ def _symmetric(X: Tensor, Y: Tensor, plus: Tensor | None = None, *, beta: float 
         out[..., begin:end, :end] = strip
         out[..., :begin, begin:end] = strip[..., :begin].mT
     return out
+
+
+def polynomials(iteration: str, steps: int) -> tuple[Polynomials, float]:
+    """(the polynomials, the factor on the Frobenius norm that a matrix is divided by before them)."""
+    return ([_NEWTON_SCHULZ] * steps, 1.0) if iteration == "newton-schulz" else (_polar_express(steps), _SAFETY)
 
 
 def _polar_express(steps: int) -> list[tuple[float, float, float]]:

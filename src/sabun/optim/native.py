@@ -27,9 +27,9 @@ import torch
 
 from sabun.optim.elementwise import Rule, step
 
-__all__ = ["Kernel", "NoCompilerError", "build", "source"]
+__all__ = ["TYPES", "Kernel", "NoCompilerError", "Writer", "build", "compiler", "compiles", "library", "source"]
 
-_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
+TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 """dtype of an operand in memory → its C type. bfloat16 is computed in float and rounded to nearest even."""
 
 # -fno-math-errno: a square root may be a vector instruction. Nothing here trades accuracy or NaN for speed.
@@ -44,7 +44,7 @@ class NoCompilerError(RuntimeError):
     """There is no C compiler, or it failed; the text says which."""
 
 
-class _Writer:
+class Writer:
     """Arithmetic whose values are names of C variables; every operation appends a statement."""
 
     def __init__(self) -> None:
@@ -147,9 +147,9 @@ void step(const int64_t *table, int64_t tensors, const double *numbers, int64_t 
 def source(rule: Rule, dtypes: Sequence[torch.dtype]) -> str:
     """The C text of ``rule`` for operands (p, state…, g) of these dtypes."""
     names = ["p", *[f"s{j}" for j in range(rule.states)], "g"]
-    types = [_TYPES[dtype] for dtype in dtypes]
+    types = [TYPES[dtype] for dtype in dtypes]
     real = "double" if torch.float64 in dtypes else "float"
-    writer = _Writer()
+    writer = Writer()
     numbers = {name: f"k_{name}" for name in rule.operands}
     p, state = step(writer, rule, numbers, "p", "g", names[1:-1])
     written = dict(zip(names, [p, *state], strict=False))
@@ -190,26 +190,49 @@ class Kernel:
 def build(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Kernel:
     """Compile ``rule`` for operands of these dtypes. Raises NoCompilerError when that cannot be done here."""
     begin = time.perf_counter()
-    compiler = _compiler()
-    with tempfile.TemporaryDirectory(prefix="sabun-") as folder:
-        text, library = Path(folder, "step.c"), Path(folder, "step.so")
-        text.write_text(source(rule, dtypes), encoding="ascii")
-        for more in _ATTEMPTS:
-            done = subprocess.run(
-                [*compiler, *_FLAGS, *more, "-o", str(library), str(text), "-lm"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0:
-                break
-        else:
-            raise NoCompilerError(f"{compiler[0]} failed: {done.stderr.strip()[-400:]}")
-        try:
-            loaded = ctypes.CDLL(str(library))
-        except OSError as error:
-            raise NoCompilerError(f"what {compiler[0]} made cannot be loaded: {error}") from error
+    loaded = library(source(rule, dtypes))
     return Kernel(loaded, time.perf_counter() - begin)
+
+
+def library(text: str) -> ctypes.CDLL:
+    """A C text, compiled and loaded. Raises NoCompilerError when that cannot be done here."""
+    compiler = _compiler()
+    try:
+        with tempfile.TemporaryDirectory(prefix="sabun-") as folder:
+            source, made = Path(folder, "step.c"), Path(folder, "step.so")
+            source.write_text(text, encoding="ascii")
+            for more in _ATTEMPTS:
+                done = subprocess.run(
+                    [*compiler, *_FLAGS, *more, "-o", str(made), str(source), "-lm"],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    return ctypes.CDLL(str(made))
+    except OSError as error:  # a full disk, a directory that nothing may be run from
+        raise NoCompilerError(f"what {compiler[0]} makes cannot be kept or loaded: {error}") from error
+    raise NoCompilerError(f"{compiler[0]} failed: {done.stderr.strip()[-400:]}")
+
+
+def compiler() -> str | None:
+    """What a step would be compiled with, in the compiler's own words; None without one."""
+    try:
+        command = _compiler()
+        said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (NoCompilerError, OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(said.splitlines()), command[0]).strip()
+
+
+def compiles(way: bool | str | None) -> bool:
+    """Whether the option ``fused`` comes to a compiled step on a CPU: "auto" does where there is a compiler."""
+    if way != "auto":
+        return bool(way)
+    try:
+        return bool(_compiler())
+    except NoCompilerError:
+        return False
 
 
 def _compiler() -> list[str]:

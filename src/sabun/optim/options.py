@@ -146,8 +146,10 @@ OPTIONS: Mapping[str, Option] = {
         "False: one parameter at a time (least memory); otherwise all of a kind together",
     ),
     "fused": Option(
-        None, _one_of(None, True, False, "native", "inductor"), "None, True, False, 'native' or 'inductor'",
-        "arithmetic", "True: compiled, one pass over memory where the metric is diagonal (fastest); or how to",
+        None, _one_of(None, True, False, "auto", "native", "inductor"),
+        "None, True, False, 'auto', 'native' or 'inductor'", "arithmetic",
+        "True: compiled, one pass over memory where the metric is diagonal (fastest); or how to; 'auto': on a CPU with "
+        "a C compiler",
     ),
 }  # fmt: skip
 """The options by name, in the order in which they are shown."""

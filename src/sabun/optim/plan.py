@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from sabun.errors import GradientError, OptionError
+from sabun.optim import native, native_matrices
 from sabun.optim.averaging import AVERAGING, Averaging
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, is_matrix
@@ -142,6 +143,7 @@ def build(
         _forget(group, {**group, "scheme": before.structure[0]}, state, filter_of)
     plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
     averaging = AVERAGING[group["averaging"] or "none"]
+    compiled = native.compiles(group["fused"])
     places: dict[tuple[object, ...], Bucket] = {}
     entries: dict[tuple[object, ...], int] = {}
     for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
@@ -157,7 +159,9 @@ def build(
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
         key: tuple[object, ...] = (p.device, p.dtype, metric.name, count)
-        if p.is_cpu and (metric.needs_matrix or not group["fused"]):
+        if compiled and metric.needs_matrix:
+            key = (*key, native_matrices.fits(p, group))
+        if p.is_cpu and (metric.needs_matrix or not compiled):
             entries[key] = entries.get(key, 0) + p.numel()
             key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if metric.needs_matrix else _CACHED))
         if group["foreach"] is False:

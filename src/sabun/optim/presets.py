@@ -134,7 +134,9 @@ _ROWS = (
         "spectral metric with even rows for hidden matrices",
         "this project: docs/research/index.md",
         "none",
-        options={"momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1},
+        options={
+            "momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1, "fused": "auto",
+        },
         rest={
             "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
             "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0,

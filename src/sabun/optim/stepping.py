@@ -140,15 +140,17 @@ def step_fused(
     if (
         bucket.averaging.name == "schedule-free"
         or group["stochastic_rounding"]
+        or (bucket.metric.needs_matrix and (bucket.special or bucket.widen or group["divide"]))
         or (bucket.widen and weight is not None)
         or (bucket.fresh and filter_.start_up == "hold")
     ):
         return False
     count = bucket.count + 1
     state = [*taps, *(metric_state[name] for name in bucket.metric.like)]
+    rows = metric_state.get("row_second_moment") if group["row_normalization"] else None
     done = engine.step(
         group["fused"], filter_, bucket.metric.name, group,
-        lr=lr, count=count, params=params, grads=grads, state=state,
+        lr=lr, count=count, params=params, grads=grads, state=state, rows=rows,
     )  # fmt: skip
     if not done:
         return False

@@ -1,7 +1,7 @@
 """Under which conditions a run took place: machine, versions, repository. Stored with every study.
 
-Two environments are of one *kind* when their runs may stand in one comparison: same processor, device, torch, sabun,
-packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
+Two environments are of one *kind* when their runs may stand in one comparison: same processor, device, torch, sabun, C
+compiler, packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 import sabun
+from sabun.optim import native
 from sabun.optim.notation import parse
 from sabun.poc import tasks
 from sabun.poc.spec import Study
 
 __all__ = ["differences", "environment"]
 
-_KIND = ("machine", "device", "threads", "torch", "sabun", "packages", "task_source")
+_KIND = ("machine", "device", "threads", "torch", "sabun", "compiler", "packages", "task_source")
 _PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
 
 
@@ -35,6 +36,8 @@ def environment(study: Study) -> dict[str, Any]:
         "threads": 1,
         "torch": torch.__version__,
         "sabun": sabun.__version__,
+        # A step may be compiled or not (fused="auto"), which changes its seconds, and its rounding.
+        "compiler": native.compiler(),
         "packages": _packages(study),
         "task_source": tasks.provenance(study.task, study.task_options),
         "python": platform.python_version(),
@@ -48,6 +51,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In words, what makes two environments differ in kind; empty when nothing does."""
     found = []
     for key in _KIND:
+        if key == "compiler" and key not in one:  # not noted by whoever made that record
+            continue
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += [
