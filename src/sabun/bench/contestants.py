@@ -131,7 +131,12 @@ COMPARISONS: Mapping[str, Comparison] = {
         ),
         Comparison(
             "matrix",
-            (_torch("Muon"), _ours("muon"), _peer("pytorch_optimizer", "Muon", group={"use_muon": True})),
+            (
+                _torch("Muon"),
+                _ours("muon"),
+                _ours("muon", "fused"),
+                _peer("pytorch_optimizer", "Muon", group={"use_muon": True}),
+            ),
             matrices=True,
             bound="arithmetic",
         ),

@@ -57,11 +57,19 @@ def _mixed() -> list[Shape]:
     return [*[(n, n) for n in sides], *[(n,) for n in sides], *[(n, 2 * n) for n in sides]]
 
 
+def _small_matrices() -> list[Shape]:
+    """Hidden matrices of small networks: perceptrons of width 32 and 64, a kernel, two blocks of a transformer of width
+    48 (13 tensors)."""
+    block: list[Shape] = [(144, 48), (48, 48), (192, 48), (48, 192)]
+    return [(64, 64), (64, 64), (32, 30), (32, 32), (32, 16, 3, 3), *block * 2]
+
+
 SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
     "gpt2-small": _gpt2_small,
     "resnet18": _resnet18,
     "many-small": _many_small,
     "mixed": _mixed,
+    "small-matrices": _small_matrices,
 }
 
 
