@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["CHOICE", "KEPT_OUT", "QUESTIONS", "TASKS", "Question", "Setting"]
@@ -61,13 +61,15 @@ KEPT_OUT = ("digits-cnn", "breast-cancer", "diabetes")
 @dataclass(frozen=True)
 class Question:
     """Variants by label. ``keep``: labels that get all seeds whatever their rank; ``reference``: the label that
-    others are compared with."""
+    others are compared with. ``rates``: the learning rates of every label, where the valley is asked for and not its
+    lowest point only; what is kept gets the other seeds at all of them, and nothing else does."""
 
     arms: Mapping[str, str]
     reference: str
     keep: tuple[str, ...] = ()
     tasks: tuple[str, ...] = CHOICE
     seeds: int = 3
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def kept(self) -> set[str]:
         return {self.arms[label] for label in (self.reference, *self.keep)}
@@ -97,6 +99,23 @@ def _decayed(rest: float, decay: float, **options: Any) -> str:
 
 PRESET = _decayed(0.12, 0.1)
 """What became of it all; a test holds the preset ``sabun`` against it."""
+
+
+def limited(limit: float, **options: Any) -> str:
+    """The preset with a limiter of the step."""
+    return PRESET.replace("Variant(", f"Limited(limit={limit!r}, ").replace(
+        ")", "".join(f", {key}={value!r}" for key, value in options.items()) + ")"
+    )
+
+
+_LIMITS = (0.05, 0.1, 0.15, 0.2, 0.3)
+_LIMITED = {
+    "AdamW": "torch.optim:AdamW",
+    "the preset": PRESET,
+    **{f"limit {limit:g}": limited(limit) for limit in _LIMITS},
+    **{f"limit {limit:g}, falling": limited(limit, falling=True) for limit in _LIMITS},
+}
+_DOUBLINGS = {label: (0.003, range(-4, 6)) if label == "AdamW" else (0.03, range(-3, 7)) for label in _LIMITED}
 
 
 def _muon(decay: float) -> str:
@@ -241,6 +260,14 @@ QUESTIONS: Mapping[str, Question] = {
         "AdamW, 0.01",
         keep=("AdamW, 0.3", "AdamW, 1", "Muon + AdamW, 0.1"),
         tasks=("digits", "friedman", "classes"),
+    ),
+    # How wide is the valley of the learning rate?
+    "limiter": Question(
+        _LIMITED,
+        "the preset",
+        keep=("AdamW",),
+        tasks=("digits", "friedman", "classes", *CHOICE),
+        rates={label: tuple(centre * 2.0**n for n in powers) for label, (centre, powers) in _DOUBLINGS.items()},
     ),
     "average": Question(
         {

@@ -6,14 +6,17 @@ Special cases: ``Variant()`` with ``beta=0.9, gamma=2.0, rest_lr=0.5`` is the pr
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import torch
 
 import sabun
 from sabun.optim import param_groups
 from sabun.optim.preconditioners import is_matrix
 from sabun.optim.spec import encode
 
-__all__ = ["Variant"]
+__all__ = ["Limited", "Variant"]
 
 _GRID = 16  # values that a scheduled γ takes: each change of a scheme costs the optimizer a new plan
 
@@ -74,3 +77,54 @@ class Variant(sabun.Optimizer):
             group["scheme"] = encode(sabun.schemes.look_ahead(*(round(value, 6) for value in now)))
             group["momentum"] = round(now[0], 6)
         return super().step(closure)
+
+
+class Limited(Variant):
+    """``Variant`` with a limiter: no parameter tensor moves by more than the share ``limit`` of its own size a step.
+
+    With u the update per unit rate, a tensor W is stepped at min(lr, limit · max(rms(W), floor) / rms(u)); its weight
+    decay goes at that rate, too. The floor lets what starts at zero move: 1/√(3·fan_in) for matrices (the size that
+    torch gives a linear layer at its start), ``floor`` for vectors. ``falling``: the limit falls with the learning rate,
+    in proportion to lr over its largest value so far. ``common``: one factor for all tensors, the smallest of theirs.
+    Special case: a limit of infinity is ``Variant``.
+
+    The step is taken at lr first and shortened afterwards, which is the same: no state depends on lr, except β where it
+    follows the schedule, and it should go by that.
+    """
+
+    def __init__(
+        self,
+        members: Any,
+        lr: float = 3e-2,
+        *,
+        limit: float = math.inf,
+        floor: float = 0.05,
+        falling: bool = False,
+        common: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(members, lr, **options)
+        self.limit, self.floor, self.falling, self.common = limit, floor, falling, common
+
+    def _size(self, p: torch.Tensor) -> float:
+        least = (3 * p[0].numel()) ** -0.5 if p.dim() > 1 else self.floor
+        return max(float(torch.linalg.vector_norm(p)) / math.sqrt(p.numel()), least)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        before = [[p.clone() for p in group["params"]] for group in self.param_groups]
+        loss = super().step(closure)
+        found = []
+        for group, starts in zip(self.param_groups, before, strict=True):
+            lr = float(group["lr"])
+            limit = self.limit * (lr / group["lr_peak"] if self.falling and lr else 1.0)
+            for p, start in zip(group["params"], starts, strict=True):
+                moved = torch.linalg.vector_norm(start * (1 - lr * group["weight_decay"]) - p) / math.sqrt(p.numel())
+                allowed = limit * self._size(start)
+                found.append((p, start, allowed / float(moved) if float(moved) > allowed else 1.0))
+        smallest = min(factor for _, _, factor in found)
+        for p, start, own in found:
+            factor = smallest if self.common else own
+            if factor < 1:
+                p.copy_(torch.lerp(start, p, factor))
+        return loss
