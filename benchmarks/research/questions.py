@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,14 +108,23 @@ def limited(limit: float, **options: Any) -> str:
     )
 
 
-_LIMITS = (0.05, 0.1, 0.15, 0.2, 0.3)
+_VALLEY = {"AdamW": "torch.optim:AdamW", "the preset": PRESET}
 _LIMITED = {
-    "AdamW": "torch.optim:AdamW",
-    "the preset": PRESET,
-    **{f"limit {limit:g}": limited(limit) for limit in _LIMITS},
-    **{f"limit {limit:g}, falling": limited(limit, falling=True) for limit in _LIMITS},
+    f"limit {limit:g}" + (", falling" if falling else ""): limited(limit, **({"falling": True} if falling else {}))
+    for falling in (False, True)
+    for limit in (0.05, 0.1, 0.15, 0.2, 0.3)
 }
-_DOUBLINGS = {label: (0.003, range(-4, 6)) if label == "AdamW" else (0.03, range(-3, 7)) for label in _LIMITED}
+_BY_START = {
+    f"limit {limit:g}, falling, by {size}": limited(limit, falling=True, growth=growth)
+    for growth, size in ((0.0, "the size at the start"), (0.5, "the mean size"))
+    for limit in (0.03, 0.05, 0.075, 0.1, 0.15)
+}
+
+
+def _rates(labels: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Two and a half decades about the default; for AdamW about the rate at which its metric makes like steps."""
+    middle = {label: (0.003, range(-4, 6)) if label == "AdamW" else (0.03, range(-3, 7)) for label in labels}
+    return {label: tuple(centre * 2.0**n for n in powers) for label, (centre, powers) in middle.items()}
 
 
 def _muon(decay: float) -> str:
@@ -263,11 +272,18 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     # How wide is the valley of the learning rate?
     "limiter": Question(
-        _LIMITED,
+        {**_VALLEY, **_LIMITED},
         "the preset",
         keep=("AdamW",),
+        tasks=("digits", "friedman", "classes"),
+        rates=_rates((*_VALLEY, *_LIMITED)),
+    ),
+    "limiter-start": Question(
+        {**_VALLEY, **{label: _LIMITED[label] for label in ("limit 0.1", "limit 0.05, falling")}, **_BY_START},
+        "the preset",
+        keep=("AdamW", "limit 0.05, falling"),
         tasks=("digits", "friedman", "classes", *CHOICE),
-        rates={label: tuple(centre * 2.0**n for n in powers) for label, (centre, powers) in _DOUBLINGS.items()},
+        rates=_rates((*_VALLEY, "limit 0.1", "limit 0.05, falling", *_BY_START)),
     ),
     "average": Question(
         {

@@ -86,7 +86,8 @@ class Limited(Variant):
     decay goes at that rate, too. The floor lets what starts at zero move: 1/√(3·fan_in) for matrices (the size that
     torch gives a linear layer at its start), ``floor`` for vectors. ``falling``: the limit falls with the learning rate,
     in proportion to lr over its largest value so far. ``common``: one factor for all tensors, the smallest of theirs.
-    Special case: a limit of infinity is ``Variant``.
+    ``growth``: what counts as the size is start^(1 − growth) · now^growth, the size before the first step at 0 and the
+    present one at 1. Special case: a limit of infinity is ``Variant``.
 
     The step is taken at lr first and shortened afterwards, which is the same: no state depends on lr, except β where it
     follows the schedule, and it should go by that.
@@ -101,14 +102,20 @@ class Limited(Variant):
         floor: float = 0.05,
         falling: bool = False,
         common: bool = False,
+        growth: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(members, lr, **options)
-        self.limit, self.floor, self.falling, self.common = limit, floor, falling, common
+        self.limit, self.floor, self.falling, self.common, self.growth = limit, floor, falling, common, growth
+        self.first: dict[torch.Tensor, float] = {}
 
     def _size(self, p: torch.Tensor) -> float:
         least = (3 * p[0].numel()) ** -0.5 if p.dim() > 1 else self.floor
         return max(float(torch.linalg.vector_norm(p)) / math.sqrt(p.numel()), least)
+
+    def _reference(self, p: torch.Tensor, start: torch.Tensor) -> float:
+        now = self._size(start)
+        return float(self.first.setdefault(p, now) ** (1 - self.growth) * now**self.growth)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -120,7 +127,7 @@ class Limited(Variant):
             limit = self.limit * (lr / group["lr_peak"] if self.falling and lr else 1.0)
             for p, start in zip(group["params"], starts, strict=True):
                 moved = torch.linalg.vector_norm(start * (1 - lr * group["weight_decay"]) - p) / math.sqrt(p.numel())
-                allowed = limit * self._size(start)
+                allowed = limit * self._reference(p, start)
                 found.append((p, start, allowed / float(moved) if float(moved) > allowed else 1.0))
         smallest = min(factor for _, _, factor in found)
         for p, start, own in found:
