@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["CHOICE", "KEPT_OUT", "QUESTIONS", "TASKS", "Question", "Setting"]
+__all__ = ["CHOICE", "KEPT_OUT", "MIDDLE", "QUESTIONS", "TASKS", "Question", "Setting"]
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,33 @@ _BY_START = {
     for limit in (0.03, 0.05, 0.075, 0.1, 0.15)
 }
 
+_HELD = {
+    **{label: _BY_START[label] for label in (f"limit {limit}, falling, by the size at the start" for limit in (0.03, 0.05))},
+    "limit 0.05, falling": _LIMITED["limit 0.05, falling"],
+}
+
+
+_FORMS = {
+    "limit 0.02, falling": limited(0.02, falling=True),
+    "limit 0.03, falling": limited(0.03, falling=True),
+    "limit 0.04, falling, by the size at the start": limited(0.04, falling=True, growth=0.0),
+    "limit 0.03, falling, by the size at the start, matrices only": limited(
+        0.03, falling=True, growth=0.0, rest_limit=1e9
+    ),
+    "limit 0.05, falling, by the size at the start, the rest 0.02": limited(
+        0.05, falling=True, growth=0.0, rest_limit=0.02
+    ),
+    "limit 0.03, falling, by the size at the start, one factor": limited(0.03, falling=True, growth=0.0, common=True),
+    "limit 0.05, falling, one factor": limited(0.05, falling=True, common=True),
+}
+MIDDLE: Mapping[str, float] = {**dict.fromkeys((*_VALLEY, *_LIMITED, *_BY_START, *_FORMS), 0.03), "AdamW": 0.003}
+"""The middle of the valleys' learning rates: the preset's default, and for AdamW the centre of its search."""
+
 
 def _rates(labels: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """Two and a half decades about the default; for AdamW about the rate at which its metric makes like steps."""
-    middle = {label: (0.003, range(-4, 6)) if label == "AdamW" else (0.03, range(-3, 7)) for label in labels}
-    return {label: tuple(centre * 2.0**n for n in powers) for label, (centre, powers) in middle.items()}
+    """Ten doublings, most of them above the middle."""
+    powers = {label: range(-4, 6) if label == "AdamW" else range(-3, 7) for label in labels}
+    return {label: tuple(MIDDLE[label] * 2.0**n for n in powers[label]) for label in labels}
 
 
 def _muon(decay: float) -> str:
@@ -282,8 +304,20 @@ QUESTIONS: Mapping[str, Question] = {
         {**_VALLEY, **{label: _LIMITED[label] for label in ("limit 0.1", "limit 0.05, falling")}, **_BY_START},
         "the preset",
         keep=("AdamW", "limit 0.05, falling"),
-        tasks=("digits", "friedman", "classes", *CHOICE),
+        tasks=("digits", "friedman", "classes"),
         rates=_rates((*_VALLEY, "limit 0.1", "limit 0.05, falling", *_BY_START)),
+    ),
+    "limiter-forms": Question(
+        {**_VALLEY, **_HELD, **_FORMS},
+        "the preset",
+        tasks=("digits", "friedman", "classes"),
+        rates=_rates((*_VALLEY, *_HELD, *_FORMS)),
+    ),
+    # Where a run takes longer: what held there.
+    "limiter-large": Question(
+        {**_VALLEY, **_HELD},
+        "the preset",
+        rates=_rates((*_VALLEY, *_HELD)),
     ),
     "average": Question(
         {

@@ -24,10 +24,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from lab import PUBLISHED, final, read  # noqa: E402
-from questions import PRESET, QUESTIONS, TASKS, Question  # noqa: E402
+from questions import MIDDLE, PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
 from evidence import Arm, Curve  # noqa: E402
 from scores import duel  # noqa: E402
+
+from sabun.poc.kpis import lr_tolerance_decades  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
@@ -130,9 +132,63 @@ def pace(rows: list[dict], arm: str, against: str, tasks: Iterable[str]) -> str:
     return "\n".join([*lines, "| geometric mean | " + " | ".join(f"{mean:.2f}" for mean in means) + " |"])
 
 
+def curve_of(rows: list[dict], question: Question, label: str, task: str) -> tuple[int, dict[float, float]]:
+    """Number of seeds, and mean loss by learning rate over the seeds that all rates of the question have."""
+    by_lr: dict[float, dict[int, float]] = {lr: {} for lr in question.rates[label]}
+    for row in rows:
+        if row["task"] == task and row["arm"] == question.arms[label] and row["lr"] in by_lr:
+            by_lr[row["lr"]][row["seed"]] = final(row)
+    seeds = set.intersection(*map(set, by_lr.values()))
+    return len(seeds), {lr: statistics.mean(found[seed] for seed in seeds) for lr, found in by_lr.items() if seeds}
+
+
+def width(curve: dict[float, float]) -> float | None:
+    return lr_tolerance_decades([({"lr": lr}, loss) for lr, loss in curve.items()])
+
+
+def valley(rows: list[dict], question: Question, task: str) -> str:
+    """Width and depth of every label's valley, and its loss at each rate, in units of the middle of the reference's or
+    of its own like it."""
+    shown = [2.0**n for n in (-2, -1, 0, 1, 2, 3, 4, 5)]
+    heads = " | ".join(f"× {factor:g}" for factor in shown)
+    lines = [f"| variant | seeds | decades | best | {heads} |", "|---|---:|---:|---:|" + "---:|" * len(shown)]
+    for label in question.arms:
+        seeds, curve = curve_of(rows, question, label, task)
+        if not seeds:
+            continue
+        middle = MIDDLE[label]
+        cells = [f"{curve[middle * factor]:.4f}" for factor in shown]
+        lines.append(f"| {label} | {seeds} | {width(curve) or 0:.2f} | {min(curve.values()):.4f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def widths(rows: list[dict], question: Question, tasks: Iterable[str]) -> str:
+    """Decades within 10% of the best on each task, their mean, and that mean over AdamW's; the labels that all tasks
+    have."""
+    tasks = list(tasks)
+    found: dict[str, list[float]] = {}
+    for label in question.arms:
+        curves = [curve_of(rows, question, label, task)[1] for task in tasks]
+        if all(curves):
+            found[label] = [width(curve) or 0.0 for curve in curves]
+    lines = ["| variant | " + " | ".join(tasks) + " | mean | AdamW's = 1 |", "|---|" + "---:|" * (len(tasks) + 2)]
+    for label, values in found.items():
+        mean = statistics.mean(values)
+        against = f"{mean / statistics.mean(found['AdamW']):.2f}" if "AdamW" in found else ""
+        lines.append(f"| {label} | " + " | ".join(f"{v:.2f}" for v in values) + f" | {mean:.2f} | {against} |")
+    return "\n".join(lines)
+
+
 def caption(task: str) -> str:
     setting = TASKS[task]
     return f"{task}: validation loss after {setting.steps} steps (± standard deviation of the paired differences)"
+
+
+def valley_caption(task: str) -> str:
+    return (
+        f"{task}: width of the valley in decades, its lowest loss, and the loss after {TASKS[task].steps} steps at multiples of "
+        "the middle rate (0.03; AdamW: 0.003)"
+    )
 
 
 def filled(text: str, rows: list[dict]) -> str:
@@ -146,6 +202,12 @@ def filled(text: str, rows: list[dict]) -> str:
         if name == "pace":
             made = pace(rows, PRESET, "torch.optim:AdamW", task.split(","))
             return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
+        if name.startswith("widths:"):
+            made = widths(rows, QUESTIONS[name.removeprefix("widths:")], task.split(","))
+            return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
+        if QUESTIONS[name].rates:
+            made = valley(rows, QUESTIONS[name], task)
+            return f"<!-- table: {name} {task} -->\n\n*{valley_caption(task)}*\n\n{made}\n\n<!-- end -->"
         made = table(rows, QUESTIONS[name], task)
         return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
 

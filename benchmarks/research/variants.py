@@ -87,7 +87,7 @@ class Limited(Variant):
     torch gives a linear layer at its start), ``floor`` for vectors. ``falling``: the limit falls with the learning rate,
     in proportion to lr over its largest value so far. ``common``: one factor for all tensors, the smallest of theirs.
     ``growth``: what counts as the size is start^(1 − growth) · now^growth, the size before the first step at 0 and the
-    present one at 1. Special case: a limit of infinity is ``Variant``.
+    present one at 1. ``rest_limit``: the limit of what is no hidden matrix, where it is another. Special case: a limit of infinity is ``Variant``.
 
     The step is taken at lr first and shortened afterwards, which is the same: no state depends on lr, except β where it
     follows the schedule, and it should go by that.
@@ -103,10 +103,12 @@ class Limited(Variant):
         falling: bool = False,
         common: bool = False,
         growth: float = 1.0,
+        rest_limit: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(members, lr, **options)
         self.limit, self.floor, self.falling, self.common, self.growth = limit, floor, falling, common, growth
+        self.rest_limit = limit if rest_limit is None else rest_limit
         self.first: dict[torch.Tensor, float] = {}
 
     def _size(self, p: torch.Tensor) -> float:
@@ -124,7 +126,8 @@ class Limited(Variant):
         found = []
         for group, starts in zip(self.param_groups, before, strict=True):
             lr = float(group["lr"])
-            limit = self.limit * (lr / group["lr_peak"] if self.falling and lr else 1.0)
+            limit = self.limit if group.get("name") == "hidden" else self.rest_limit
+            limit *= lr / group["lr_peak"] if self.falling and lr else 1.0
             for p, start in zip(group["params"], starts, strict=True):
                 moved = torch.linalg.vector_norm(start * (1 - lr * group["weight_decay"]) - p) / math.sqrt(p.numel())
                 allowed = limit * self._reference(p, start)
