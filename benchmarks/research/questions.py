@@ -136,6 +136,13 @@ _FORMS = {
     "limit 0.05, falling, by the size at the start, the rest 0.02": limited(
         0.05, falling=True, growth=0.0, rest_limit=0.02
     ),
+    **{
+        f"limit {limit:g}, falling, by the size at the start, the rest {rest:g}": limited(
+            limit, falling=True, growth=0.0, rest_limit=rest
+        )
+        for limit, rest in ((0.075, 0.02), (0.1, 0.02), (0.1, 0.03), (0.15, 0.02))
+    },
+    "limit 0.04, falling, by the size at the start, one factor": limited(0.04, falling=True, growth=0.0, common=True),
     "limit 0.03, falling, by the size at the start, one factor": limited(0.03, falling=True, growth=0.0, common=True),
     "limit 0.05, falling, one factor": limited(0.05, falling=True, common=True),
 }
