@@ -34,6 +34,9 @@ from sabun.poc.study import default_study  # noqa: E402
 from sabun.poc.training import Trainer  # noqa: E402
 
 PUBLISHED = HERE / "results.jsonl"
+VALLEYS = HERE / "valleys.jsonl"
+"""Runs of the questions that name their rates. They stand apart, since a table of best rates would otherwise change
+with the number of rates and seeds that one of its variants got for another question."""
 RESULTS = Path("runs/research.jsonl")
 _UNUSED = arms.arm("euler", name="(a study has two sides; this one never runs)")
 
@@ -55,7 +58,7 @@ class Key:
 def read(*paths: Path) -> dict[Key, dict[str, Any]]:
     """All stored runs, by default the published ones and those that are not yet; a torn last line is left out."""
     found = {}
-    chosen = [path for path in paths or (PUBLISHED, RESULTS) if path.exists()]
+    chosen = [path for path in paths or (PUBLISHED, VALLEYS, RESULTS) if path.exists()]
     for line in (line for path in chosen for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             row = json.loads(line)
@@ -77,7 +80,7 @@ class Lab:
         self.name = name
         self.setting = setting
         self.path = path
-        self.known = read(PUBLISHED, path) if path == RESULTS else read(path)
+        self.known = read() if path == RESULTS else read(path)
         self.data = None
         self.version = hashlib.sha256(json.dumps(setting.fields(), sort_keys=True).encode()).hexdigest()[:8]
 

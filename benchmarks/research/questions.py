@@ -41,6 +41,7 @@ TASKS: dict[str, Setting] = {
     "digits-cnn": _paced("DigitsCNN", 6, 33),
     "breast-cancer": _paced("BreastCancer", 6, 21),
     "diabetes": _paced("Diabetes", 6, 16),
+    "charlm-wider": _paced("CharLM", 6, 16, layers=2, width=96, context=64, batch_size=32, chars=400_000),
     "charlm-long": _paced("CharLM", 6, 400, layers=2, width=48, heads=4, context=32, batch_size=16),
     "cifar10-long": _paced("Cifar10", 6, 200, width=8, batch_size=32),
     "friedman": Setting("benchmarks/research/tabular.py:Friedman", {"interval": 23}, 6),
@@ -115,38 +116,39 @@ _LIMITED = {
     for limit in (0.05, 0.1, 0.15, 0.2, 0.3)
 }
 _BY_START = {
-    f"limit {limit:g}, falling, by {size}": limited(limit, falling=True, growth=growth)
-    for growth, size in ((0.0, "the size at the start"), (0.5, "the mean size"))
+    f"limit {limit:g}, falling, {size}": limited(limit, falling=True, growth=growth)
+    for growth, size in ((0.0, "start"), (0.5, "mean"))
     for limit in (0.03, 0.05, 0.075, 0.1, 0.15)
 }
-
-_HELD = {
-    **{label: _BY_START[label] for label in (f"limit {limit}, falling, by the size at the start" for limit in (0.03, 0.05))},
-    "limit 0.05, falling": _LIMITED["limit 0.05, falling"],
-}
-
 
 _FORMS = {
     "limit 0.02, falling": limited(0.02, falling=True),
     "limit 0.03, falling": limited(0.03, falling=True),
-    "limit 0.04, falling, by the size at the start": limited(0.04, falling=True, growth=0.0),
-    "limit 0.03, falling, by the size at the start, matrices only": limited(
-        0.03, falling=True, growth=0.0, rest_limit=1e9
-    ),
-    "limit 0.05, falling, by the size at the start, the rest 0.02": limited(
-        0.05, falling=True, growth=0.0, rest_limit=0.02
-    ),
+    "limit 0.04, falling, start": limited(0.04, falling=True, growth=0.0),
+    "limit 0.03, falling, start, matrices only": limited(0.03, falling=True, growth=0.0, rest_limit=1e9),
+    "limit 0.05, falling, start, rest 0.02": limited(0.05, falling=True, growth=0.0, rest_limit=0.02),
     **{
-        f"limit {limit:g}, falling, by the size at the start, the rest {rest:g}": limited(
-            limit, falling=True, growth=0.0, rest_limit=rest
-        )
+        f"limit {limit:g}, falling, start, rest {rest:g}": limited(limit, falling=True, growth=0.0, rest_limit=rest)
         for limit, rest in ((0.075, 0.02), (0.1, 0.02), (0.1, 0.03), (0.15, 0.02))
     },
-    "limit 0.04, falling, by the size at the start, one factor": limited(0.04, falling=True, growth=0.0, common=True),
-    "limit 0.03, falling, by the size at the start, one factor": limited(0.03, falling=True, growth=0.0, common=True),
+    "limit 0.04, falling, start, one factor": limited(0.04, falling=True, growth=0.0, common=True),
+    "limit 0.1, falling, shape, rest 0.02": limited(0.1, falling=True, growth=0.0, rest_limit=0.02, by_shape=True),
+    "limit 0.03, falling, start, one factor": limited(0.03, falling=True, growth=0.0, common=True),
     "limit 0.05, falling, one factor": limited(0.05, falling=True, common=True),
 }
-MIDDLE: Mapping[str, float] = {**dict.fromkeys((*_VALLEY, *_LIMITED, *_BY_START, *_FORMS), 0.03), "AdamW": 0.003}
+_LIMITER = "limit 0.1, falling, start, rest 0.02"
+_CONTROLS = {"no limit, rest × 0.05": _decayed(0.05, 0.1)}
+_HELD = {
+    _LIMITER: _FORMS[_LIMITER],
+    "limit 0.075, falling, start, rest 0.02": _FORMS["limit 0.075, falling, start, rest 0.02"],
+    "limit 0.05, falling, start": _BY_START["limit 0.05, falling, start"],
+    "limit 0.03, falling, start": _BY_START["limit 0.03, falling, start"],
+    "limit 0.05, falling": _LIMITED["limit 0.05, falling"],
+}
+MIDDLE: Mapping[str, float] = {
+    **dict.fromkeys((*_VALLEY, *_LIMITED, *_BY_START, *_FORMS, *_CONTROLS), 0.03),
+    "AdamW": 0.003,
+}
 """The middle of the valleys' learning rates: the preset's default, and for AdamW the centre of its search."""
 
 
@@ -308,23 +310,43 @@ QUESTIONS: Mapping[str, Question] = {
         rates=_rates((*_VALLEY, *_LIMITED)),
     ),
     "limiter-start": Question(
-        {**_VALLEY, **{label: _LIMITED[label] for label in ("limit 0.1", "limit 0.05, falling")}, **_BY_START},
+        {**_VALLEY, "limit 0.05, falling": _LIMITED["limit 0.05, falling"], **_BY_START},
         "the preset",
         keep=("AdamW", "limit 0.05, falling"),
         tasks=("digits", "friedman", "classes"),
-        rates=_rates((*_VALLEY, "limit 0.1", "limit 0.05, falling", *_BY_START)),
+        rates=_rates((*_VALLEY, "limit 0.05, falling", *_BY_START)),
     ),
     "limiter-forms": Question(
         {**_VALLEY, **_HELD, **_FORMS},
         "the preset",
+        keep=("AdamW", *_HELD),
         tasks=("digits", "friedman", "classes"),
         rates=_rates((*_VALLEY, *_HELD, *_FORMS)),
+    ),
+    # The one that held, on more seeds; and whether a smaller rate of the rest does the same.
+    "limiter-seeds": Question(
+        {**_VALLEY, _LIMITER: _FORMS[_LIMITER], **_CONTROLS},
+        "the preset",
+        keep=("AdamW", _LIMITER, *_CONTROLS),
+        tasks=("digits", "friedman", "classes"),
+        seeds=6,
+        rates=_rates((*_VALLEY, _LIMITER, *_CONTROLS)),
     ),
     # Where a run takes longer: what held there.
     "limiter-large": Question(
         {**_VALLEY, **_HELD},
         "the preset",
+        keep=(_LIMITER,),
+        seeds=2,
         rates=_rates((*_VALLEY, *_HELD)),
+    ),
+    # The limit is a share of the size at the start, which falls with the root of the width.
+    "limiter-wider": Question(
+        {"the preset": PRESET, _LIMITER: _FORMS[_LIMITER]},
+        "the preset",
+        tasks=("charlm-wider",),
+        seeds=1,
+        rates=dict.fromkeys(("the preset", _LIMITER), (0.015, 0.03, 0.12, 0.48)),
     ),
     "average": Question(
         {

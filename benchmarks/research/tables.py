@@ -23,13 +23,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from lab import PUBLISHED, final, read  # noqa: E402
+from lab import PUBLISHED, RESULTS, VALLEYS, Key, final, read  # noqa: E402
 from questions import MIDDLE, PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
 from evidence import Arm, Curve  # noqa: E402
-from scores import duel  # noqa: E402
-
 from sabun.poc.kpis import lr_tolerance_decades  # noqa: E402
+from scores import duel  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
@@ -147,35 +146,34 @@ def width(curve: dict[float, float]) -> float | None:
 
 
 def valley(rows: list[dict], question: Question, task: str) -> str:
-    """Width and depth of every label's valley, and its loss at each rate, in units of the middle of the reference's or
-    of its own like it."""
-    shown = [2.0**n for n in (-2, -1, 0, 1, 2, 3, 4, 5)]
-    heads = " | ".join(f"× {factor:g}" for factor in shown)
+    """Width and depth of every label's valley, and its loss at multiples of the middle rate."""
+    every = [[round(math.log2(lr / MIDDLE[label])) for lr in rates] for label, rates in question.rates.items()]
+    shown = [n for n in sorted(set.intersection(*map(set, every))) if n >= -2]
+    heads = " | ".join(f"× {2.0**n:g}" for n in shown)
     lines = [f"| variant | seeds | decades | best | {heads} |", "|---|---:|---:|---:|" + "---:|" * len(shown)]
     for label in question.arms:
         seeds, curve = curve_of(rows, question, label, task)
-        if not seeds:
-            continue
-        middle = MIDDLE[label]
-        cells = [f"{curve[middle * factor]:.4f}" for factor in shown]
-        lines.append(f"| {label} | {seeds} | {width(curve) or 0:.2f} | {min(curve.values()):.4f} | " + " | ".join(cells) + " |")
+        if seeds:
+            cells = " | ".join(f"{curve[MIDDLE[label] * 2.0**n]:.4g}" for n in shown)
+            lines.append(f"| {label} | {seeds} | {width(curve) or 0:.2f} | {min(curve.values()):.4f} | {cells} |")
     return "\n".join(lines)
 
 
 def widths(rows: list[dict], question: Question, tasks: Iterable[str]) -> str:
-    """Decades within 10% of the best on each task, their mean, and that mean over AdamW's; the labels that all tasks
-    have."""
+    """Width of the valley and its lowest loss on each task, the mean width, and that over AdamW's; for the labels that
+    were run on all of the tasks."""
     tasks = list(tasks)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[dict[float, float]]] = {}
     for label in question.arms:
         curves = [curve_of(rows, question, label, task)[1] for task in tasks]
         if all(curves):
-            found[label] = [width(curve) or 0.0 for curve in curves]
+            found[label] = curves
+    means = {label: statistics.mean(width(curve) or 0.0 for curve in curves) for label, curves in found.items()}
     lines = ["| variant | " + " | ".join(tasks) + " | mean | AdamW's = 1 |", "|---|" + "---:|" * (len(tasks) + 2)]
-    for label, values in found.items():
-        mean = statistics.mean(values)
-        against = f"{mean / statistics.mean(found['AdamW']):.2f}" if "AdamW" in found else ""
-        lines.append(f"| {label} | " + " | ".join(f"{v:.2f}" for v in values) + f" | {mean:.2f} | {against} |")
+    for label, curves in found.items():
+        cells = " | ".join(f"{width(curve) or 0:.2f} ({min(curve.values()):.4f})" for curve in curves)
+        against = f"{means[label] / means['AdamW']:.2f}" if "AdamW" in means else ""
+        lines.append(f"| {label} | {cells} | {means[label]:.2f} | {against} |")
     return "\n".join(lines)
 
 
@@ -186,13 +184,23 @@ def caption(task: str) -> str:
 
 def valley_caption(task: str) -> str:
     return (
-        f"{task}: width of the valley in decades, its lowest loss, and the loss after {TASKS[task].steps} steps at multiples of "
-        "the middle rate (0.03; AdamW: 0.003)"
+        f"{task}: decades of learning rate within 10% of the best, the best loss, and the loss after "
+        f"{TASKS[task].steps} steps at multiples of 0.03 (AdamW: of 0.003)"
+    )
+
+
+def is_swept(row: dict) -> bool:
+    """Whether a run belongs to a question that names its rates."""
+    return any(
+        row["task"] in question.tasks and row["arm"] == arm and row["lr"] in question.rates[label]
+        for question in QUESTIONS.values()
+        for label, arm in (question.arms.items() if question.rates else ())
     )
 
 
 def filled(text: str, rows: list[dict]) -> str:
-    """A page with its tables made anew."""
+    """A page with its tables made anew. Those of the valleys have their own runs beside ``rows``."""
+    every = [*rows, *read(VALLEYS, RESULTS).values()]
 
     def fill(match: re.Match[str]) -> str:
         name, task = match.groups()
@@ -203,10 +211,10 @@ def filled(text: str, rows: list[dict]) -> str:
             made = pace(rows, PRESET, "torch.optim:AdamW", task.split(","))
             return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
         if name.startswith("widths:"):
-            made = widths(rows, QUESTIONS[name.removeprefix("widths:")], task.split(","))
+            made = widths(every, QUESTIONS[name.removeprefix("widths:")], task.split(","))
             return f"<!-- table: {name} {task} -->\n\n{made}\n\n<!-- end -->"
         if QUESTIONS[name].rates:
-            made = valley(rows, QUESTIONS[name], task)
+            made = valley(every, QUESTIONS[name], task)
             return f"<!-- table: {name} {task} -->\n\n*{valley_caption(task)}*\n\n{made}\n\n<!-- end -->"
         made = table(rows, QUESTIONS[name], task)
         return f"<!-- table: {name} {task} -->\n\n*{caption(task)}*\n\n{made}\n\n<!-- end -->"
@@ -219,12 +227,20 @@ def main() -> None:
     parser.add_argument("--show", nargs=2, metavar=("QUESTION", "TASK"), help="print one table and change nothing")
     parser.add_argument("--publish", action="store_true", help="put new runs into results.jsonl first")
     given = parser.parse_args()
-    rows = list(read().values())
+    apart = [row for row in read(VALLEYS, RESULTS).values() if is_swept(row)]
+    rows = list(read(PUBLISHED).values())
+    known = {Key.of(row) for row in (*rows, *apart)}
+    rows += [row for row in read(RESULTS).values() if Key.of(row) not in known]
     if given.publish:
-        PUBLISHED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        for path, found in ((PUBLISHED, rows), (VALLEYS, apart)):
+            path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     if given.show:
         name, task = given.show
-        print(table(rows, QUESTIONS[name], task))
+        print(
+            valley([*rows, *apart], QUESTIONS[name], task)
+            if QUESTIONS[name].rates
+            else table(rows, QUESTIONS[name], task)
+        )
         return
     for page in sorted(PAGES.glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")

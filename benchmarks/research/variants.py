@@ -84,10 +84,11 @@ class Limited(Variant):
 
     With u the update per unit rate, a tensor W is stepped at min(lr, limit · max(rms(W), floor) / rms(u)); its weight
     decay goes at that rate, too. The floor lets what starts at zero move: 1/√(3·fan_in) for matrices (the size that
-    torch gives a linear layer at its start), ``floor`` for vectors. ``falling``: the limit falls with the learning rate,
-    in proportion to lr over its largest value so far. ``common``: one factor for all tensors, the smallest of theirs.
-    ``growth``: what counts as the size is start^(1 − growth) · now^growth, the size before the first step at 0 and the
-    present one at 1. ``rest_limit``: the limit of what is no hidden matrix, where it is another. Special case: a limit of infinity is ``Variant``.
+    torch gives a linear layer at its start), ``floor`` for vectors. ``falling``: the limit falls with the learning
+    rate, in proportion to lr over its largest value so far. ``common``: one factor for all tensors, the smallest of
+    theirs. ``growth``: what counts as the size is start^(1 − growth) · now^growth, the size before the first step at 0
+    and the present one at 1. ``rest_limit``: the limit of what is no hidden matrix, where it is another.
+    ``by_shape``: the floor is the size, whatever the tensor holds. Special case: a limit of infinity is ``Variant``.
 
     The step is taken at lr first and shortened afterwards, which is the same: no state depends on lr, except β where it
     follows the schedule, and it should go by that.
@@ -104,15 +105,19 @@ class Limited(Variant):
         common: bool = False,
         growth: float = 1.0,
         rest_limit: float | None = None,
+        by_shape: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(members, lr, **options)
         self.limit, self.floor, self.falling, self.common, self.growth = limit, floor, falling, common, growth
         self.rest_limit = limit if rest_limit is None else rest_limit
+        self.by_shape = by_shape
         self.first: dict[torch.Tensor, float] = {}
 
     def _size(self, p: torch.Tensor) -> float:
         least = (3 * p[0].numel()) ** -0.5 if p.dim() > 1 else self.floor
+        if self.by_shape:
+            return least
         return max(float(torch.linalg.vector_norm(p)) / math.sqrt(p.numel()), least)
 
     def _reference(self, p: torch.Tensor, start: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ import tables
 import torch
 from questions import PRESET, QUESTIONS, TASKS, Question, Setting
 from torch import nn
-from variants import Variant
+from variants import Limited, Variant
 
 from sabun.optim import create
 from sabun.poc import arms
@@ -64,6 +64,69 @@ def test_a_scheduled_beta_and_gamma_end_where_they_should() -> None:
     assert "1.5" in seen[-1][0]
     constant = train(lambda m: Variant(m, 0.02, beta=0.8, gamma=0.5))
     torch.testing.assert_close(train(lambda m: Variant(m, 0.02, beta=0.8, gamma=0.5, beta_end=0.8)), constant)
+
+
+def test_a_limiter_of_infinity_is_the_variant() -> None:
+    torch.testing.assert_close(train(lambda m: Limited(m, 0.3)), train(lambda m: Variant(m, 0.3)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_no_tensor_moves_by_more_than_its_share_and_a_short_step_is_left_alone(falling) -> None:
+    shares: dict[str, list[float]] = {}
+
+    class Watched(Limited):
+        def step(self, closure=None):
+            before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+            out = super().step(closure)
+            members = [(group["name"], p) for group in self.param_groups for p in group["params"]]
+            for start, (name, p) in zip(before, members, strict=True):
+                size = max(float(start.square().mean().sqrt()), 0.05 if p.dim() == 1 else (3 * p[0].numel()) ** -0.5)
+                shares.setdefault(name, []).append(float((p.detach() - start).square().mean().sqrt()) / size)
+            return out
+
+    train(lambda m: Watched(m, 1e3, limit=0.2, rest_limit=0.1, falling=falling))
+    # All of the limit is used at the first step; at the last a twelfth of it is left where it falls.
+    assert shares["hidden"][0] == pytest.approx(0.2, rel=1e-6)
+    assert shares["rest"][0] == pytest.approx(0.1, rel=1e-6)
+    assert max(shares["hidden"]) <= 0.2 * (1 + 1e-6)
+    assert shares["hidden"][-1] == pytest.approx(0.2 / 12 if falling else 0.2, rel=1e-6)
+    torch.testing.assert_close(
+        train(lambda m: Limited(m, 1e-4, limit=0.2)), train(lambda m: Variant(m, 1e-4)), rtol=0, atol=0
+    )
+
+
+def test_by_the_size_at_the_start_the_reference_stays_where_it_was() -> None:
+    p = torch.nn.Parameter(torch.full((4, 4), 2.0))
+    for growth, expected in ((0.0, 2.0), (0.5, 4.0), (1.0, 8.0)):
+        limiter = Limited([("a.weight", p), ("b.weight", torch.nn.Parameter(torch.ones(4, 4)))], growth=growth)
+        assert limiter._reference(p, torch.full((4, 4), 2.0)) == pytest.approx(2.0)
+        assert limiter._reference(p, torch.full((4, 4), 8.0)) == pytest.approx(expected)
+
+
+def test_one_factor_makes_a_plateau_that_does_not_depend_on_the_rate() -> None:
+    high, higher = (
+        train(lambda m, lr=lr: Limited(m, lr, limit=0.05, falling=True, growth=0.0, common=True)) for lr in (8.0, 64.0)
+    )
+    torch.testing.assert_close(high, higher, rtol=1e-9, atol=1e-9)
+
+
+def test_a_question_with_rates_runs_them_all_and_the_table_has_width_and_depth(monkeypatch) -> None:
+    asked = []
+    bench = lab.Lab("charlm", TASKS["charlm"], lab.Path("none"))
+    monkeypatch.setattr(bench, "loss", lambda arm, lr, seed: asked.append((arm, lr, seed)) or 1.0)
+    rates = {"the preset": (0.03, 0.24, 1.92), "AdamW": (0.003, 0.024, 0.192)}
+    question = Question({"the preset": "p", "AdamW": "a"}, "the preset", seeds=2, rates=rates)
+    lab.answer(bench, question)
+    assert asked == [(arm, lr, 0) for arm, label in (("p", "the preset"), ("a", "AdamW")) for lr in rates[label]] + [
+        ("p", lr, 1) for lr in rates["the preset"]
+    ]
+    # 1.05 at the left edge; on the right 1.1 is reached half way from 1.0 to 1.2: one and a half times log₁₀ 8.
+    rows = [row("p", lr, 0, loss) for lr, loss in ((0.03, 1.05), (0.24, 1.0), (1.92, 1.2))]
+    rows += [row("a", lr, seed, loss) for seed in (0, 1) for lr, loss in ((0.003, 2.0), (0.024, 1.0), (0.192, 2.0))]
+    assert tables.widths(rows, question, ["charlm"]).splitlines()[2:] == [
+        "| the preset | 1.35 (1.0000) | 1.35 | 7.50 |", "| AdamW | 0.18 (1.0000) | 0.18 | 1.00 |",
+    ]  # fmt: skip
+    assert "| the preset | 1 | 1.35 | 1.0000 | 1.05 | 1 | 1.2 |" in tables.valley(rows, question, "charlm")
 
 
 def test_every_question_is_made_of_optimizers_that_exist() -> None:
