@@ -433,8 +433,10 @@ def _tuning(evidence: Evidence) -> list[str]:
 def _reading(evidence: Evidence) -> list[str]:
     far = apart(evidence, COMPILED[BASELINE], "AdamW, untuned")
     fused = [
-        "- Each optimizer steps as its package does by default. torch's AdamW and SGD have a compiled step for those "
-        "who ask for it (`fused=True`): the same method, rounded differently in the last bits. "
+        "- Each optimizer steps as its package does by default. "
+        + _compiler(evidence.about.get("environment", {}))
+        + "torch's AdamW and SGD have a compiled step for those who ask for it (`fused=True`): the same method, "
+        "rounded differently in the last bits. "
         + (
             "In these records AdamW's losses are the same with both, to the six digits that are kept. "
             if far == 0
@@ -462,6 +464,14 @@ def _reading(evidence: Evidence) -> list[str]:
         "which tasks: [research](research/index.md).",
         "",
     ]
+
+
+def _compiler(environment: Mapping[str, Any]) -> str:
+    """With what ``sabun`` compiled its step; nothing of records that do not say."""
+    if "compiler" not in environment:
+        return ""
+    here = environment["compiler"]
+    return f"`sabun` compiles its step where it finds a C compiler (here: {here or 'none, so it did not'}). "
 
 
 def _estimate(estimate: Estimate) -> str:

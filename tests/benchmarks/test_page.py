@@ -124,6 +124,14 @@ def test_arms_that_were_clocked_only_stand_beside_step_times_and_nowhere_else() 
     assert "compiled" not in made
 
 
+def test_the_page_says_with_what_sabun_compiled_its_own_step() -> None:
+    e = synthetic()
+    assert "`sabun` compiles" not in page(e)
+    for noted, said in (("gcc 12.2", "(here: gcc 12.2)"), (None, "(here: none, so it did not)")):
+        about = {**e.about, "environment": {**e.about["environment"], "compiler": noted}}
+        assert f"`sabun` compiles its step where it finds a C compiler {said}." in page(replace(e, about=about))
+
+
 def test_the_page_says_how_far_the_two_steps_are_apart() -> None:
     assert "the same with both, to the six digits that are kept" in page(synthetic())
     off = page(synthetic(**{"AdamW, compiled step": 0.0400004}))
