@@ -137,6 +137,7 @@ _FORMS = {
     "limit 0.05, falling, one factor": limited(0.05, falling=True, common=True),
 }
 _LIMITER = "limit 0.1, falling, start, rest 0.02"
+_SHAPE = "limit 0.1, falling, shape, rest 0.02"
 _CONTROLS = {"no limit, rest × 0.05": _decayed(0.05, 0.1)}
 _HELD = {
     _LIMITER: _FORMS[_LIMITER],
@@ -339,6 +340,15 @@ QUESTIONS: Mapping[str, Question] = {
         keep=(_LIMITER,),
         seeds=2,
         rates=_rates((*_VALLEY, *_HELD)),
+    ),
+    # By the size that a tensor of its shape has at the start, which needs no memory: what is left of the above.
+    "limiter-shape": Question(
+        {**_VALLEY, _LIMITER: _FORMS[_LIMITER], _SHAPE: _FORMS[_SHAPE]},
+        "the preset",
+        keep=("AdamW", _LIMITER, _SHAPE),
+        tasks=WIDER,
+        seeds=3,
+        rates=_rates((_SHAPE,)),
     ),
     # The limit is a share of the size at the start, which falls with the root of the width.
     "limiter-wider": Question(

@@ -27,6 +27,7 @@ from sabun.optim.fused import Engine
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
 from sabun.optim.plan import refuse_sparse
+from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.optim.roles import filter_of, settle
 from sabun.optim.same_batch import SameBatch
 from sabun.optim.step_control import STEP_CONTROLS, Controller
@@ -77,6 +78,9 @@ class Optimizer(torch.optim.Optimizer):
         step_control: None (fixed; any scheduler), "embedded-error", "balance" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
         momentum_end: β goes from ``momentum`` to this as the learning rate falls from its largest value so far to 0.
+        step_limit: a tensor is stepped at lr · min(1, step_limit · size / (rms · peak)); ``size`` is 1/√(3·fan_in)
+            (the root mean square of torch's initial weights; 0.05 for vectors), ``rms`` that of the metric's update
+            at lr = 1, and ``peak`` the largest lr so far: a largest learning rate by shape, under any schedule.
 
     All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
     each what is legal and what it means. torch's ``differentiable`` and ``capturable`` may be False only.
@@ -99,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         decoupled: bool = True,
         maximize: bool = False,
+        step_limit: float | None = None,
         start_up: str | None = None,
         momentum_end: float | None = None,
         beta2: float = 0.999,
@@ -203,7 +208,18 @@ class Optimizer(torch.optim.Optimizer):
                 f"momentum_end follows the learning rate; with step_control={control.name!r} there is none to follow.",
                 fix="Leave one of the two out.",
             )
+        limited = group.get("step_limit", self.defaults["step_limit"]) is not None
+        if limited and control.name != "fixed":
+            raise OptionError(
+                f"step_limit and step_control={control.name!r} both decide how long a step is.",
+                fix="Leave one of the two out (step_limit=None).",
+            )
         metric, average = group["preconditioner"], group["averaging"]
+        if limited and PRECONDITIONERS[metric or "none"].rms is None:
+            raise OptionError(
+                "step_limit needs a metric in which an update has a known size.",
+                fix=f"Use {', '.join(n for n, m in PRECONDITIONERS.items() if m.rms is not None)}, or leave it out.",
+            )
         for role, name, legal in (("metric", metric, control.metrics), ("average", average, control.averages)):
             if legal is not None and name not in legal:
                 raise OptionError(
@@ -274,8 +290,9 @@ class Optimizer(torch.optim.Optimizer):
             group = self.param_groups[number]
             weight = schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
             for bucket, filter_ in parts:
-                if not (group["fused"] and step_fused(self._engine, group, bucket, filter_, grads, lr)):
-                    carry_out(group, direct(group, bucket, filter_, grads), lr, weight, self.state)
+                length = lr * bucket.share(group["lr_peak"])
+                if not (group["fused"] and step_fused(self._engine, group, bucket, filter_, grads, length)):
+                    carry_out(group, direct(group, bucket, filter_, grads), length, weight, self.state)
         return loss
 
     def _ready(self) -> list[_Ready]:

@@ -73,6 +73,10 @@ OPTIONS: Mapping[str, Option] = {
         True, _flag, "True or False", "update", "True: θ ← θ(1 − lr·λ) before the step (AdamW). False: g ← g + λθ (L2)"
     ),
     "maximize": Option(False, _flag, "True or False", "update", "ascend instead of descend"),
+    "step_limit": Option(
+        None, lambda v: v is None or _above_zero(v), "None or a number > 0", "update",
+        "largest step, where the learning rate is largest, relative to the size that a tensor of its shape begins with",
+    ),
     "start_up": Option(
         None, _one_of(None, "rest", "unbiased", "hold"), "None, 'rest', 'unbiased' or 'hold'", "scheme",
         "how the history begins; None: as the scheme says, or 'unbiased' where the metric asks for it",

@@ -8,6 +8,7 @@ bucket only refers to them.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,13 @@ from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, is_matr
 __all__ = ["Bucket", "Plan", "build", "metric_of", "real_view", "real_views", "refuse_sparse"]
 
 STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
-             "max_factor", "row_normalization", "fused")  # fmt: skip
+             "max_factor", "row_normalization", "fused", "step_limit")  # fmt: skip
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which therefore should stay in a
 # cache: beyond that adamw takes twice as long. The compiled step passes once, and wants as few calls as possible.
 # Matrix metrics live by arithmetic, not by the cache; there the limit is for the memory of their updates.
 _CACHED = 2**18
 _CACHED_MATRICES = 2**22
+_VECTOR = 0.05  # the size of gains, biases and other vectors, to step_limit: some of them begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
 
 
@@ -53,6 +55,12 @@ class Bucket:
     widen: bool
     first: int
     """Place of the group's first parameter among those of the whole optimizer."""
+    largest: float = math.inf
+    """The largest learning rate for tensors of this size, where there is a limit."""
+
+    def share(self, peak: float) -> float:
+        """Which part of the group's learning rate is this bucket's, ``peak`` being the largest so far."""
+        return 1.0 if peak <= self.largest else self.largest / peak
 
     def owns(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
         """Whether the optimizer's state still holds this bucket's tensors (looked at: the first and the last)."""
@@ -158,7 +166,8 @@ def build(
         if held:
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
-        key: tuple[object, ...] = (p.device, p.dtype, metric.name, count)
+        largest = _largest(p.shape, metric, group["step_limit"])
+        key: tuple[object, ...] = (p.device, p.dtype, metric.name, count, largest)
         if compiled and metric.needs_matrix:
             key = (*key, native_matrices.fits(p, group))
         if p.is_cpu and (metric.needs_matrix or not compiled):
@@ -169,7 +178,20 @@ def build(
         bucket = places.get(key)
         if bucket is None:
             bucket = places[key] = Bucket(
-                [], [], metric, averaging, [[] for _ in range(filter_.taps)], {}, {}, [], count, [], False, widen, first
+                [],
+                [],
+                metric,
+                averaging,
+                [[] for _ in range(filter_.taps)],
+                {},
+                {},
+                [],
+                count,
+                [],
+                False,
+                widen,
+                first,
+                largest,
             )
             plan.buckets.append(bucket)
         bucket.special |= p.is_complex() or isinstance(p, DTensor)
@@ -186,6 +208,18 @@ def build(
         if _counts(metric, averaging, filter_, group):
             bucket.steps.append(held["step"])
     return plan
+
+
+def _largest(shape: torch.Size, metric: Preconditioner, limit: float | None) -> float:
+    """The learning rate at which an update is ``limit`` times the size that a tensor of this shape begins with.
+
+    A fan-in counts as the nearest power of two, so that tensors of nearly one size are stepped together.
+    """
+    if limit is None or metric.rms is None:
+        return math.inf
+    fan_in = math.prod(shape[1:])
+    size = (3 * 2 ** round(math.log2(fan_in))) ** -0.5 if len(shape) > 1 and fan_in else _VECTOR
+    return limit * size / metric.rms
 
 
 def _forget(

@@ -50,7 +50,8 @@ class Preconditioner:
     ``apply`` returns the update as terms and, for a diagonal metric, the denominators that divide them.
     ``like`` names the state tensors shaped as the parameter; ``whole`` makes further ones from the parameter's full
     shape and the group's options (with names among ``whole_keys``). ``copies`` is what all of it comes to with default
-    options, in copies of an r × c matrix.
+    options, in copies of an r × c matrix. ``rms`` is the root mean square of an update at lr = 1, about, where it does
+    not depend on the gradient.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Preconditioner:
     whole: Callable[[torch.Size, Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
     whole_keys: tuple[str, ...] = ()
     copies: Callable[[int, int], float] = lambda rows, columns: 0.0
+    rms: float | None = None
     needs_matrix: bool = False
     counts_steps: bool = False
     asks_unbiased: bool = False
@@ -268,6 +270,7 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             "Kingma & Ba 2015, arXiv 1412.6980",
             _adam,
             like=("second_moment",),
+            rms=1.0,
             copies=lambda rows, columns: 1.0,
             counts_steps=True,
             asks_unbiased=True,
@@ -277,6 +280,7 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             "the sign of every entry: steepest descent in the maximum norm",
             "Bernstein et al. 2018, arXiv 1802.04434",
             _sign,
+            rms=1.0,
         ),
         Preconditioner(
             "spectral",
@@ -286,6 +290,7 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             _spectral,
             whole=_spectral_shapes,
             whole_keys=("row_second_moment",),
+            rms=0.2,
             needs_matrix=True,
             supports_complex=False,
         ),
@@ -296,6 +301,7 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
             _kronecker,
             whole=_kronecker_shapes,
             whole_keys=("second_moment", "factor_left", "factor_right", "basis_left", "basis_right"),
+            rms=1.0,
             copies=lambda rows, columns: 1.0 + 2.0 * (rows / columns + columns / rows),
             needs_matrix=True,
             counts_steps=True,

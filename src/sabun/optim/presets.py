@@ -136,10 +136,11 @@ _ROWS = (
         "none",
         options={
             "momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1, "fused": "auto",
+            "step_limit": 0.1,
         },
         rest={
             "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
-            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0,
+            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0, "step_limit": 0.02,
         },
     ),
 )  # fmt: skip
@@ -166,6 +167,11 @@ def row_of(text: str) -> Preset:
     return replace(row, scheme=schemes.get(row.scheme, **given).name)
 
 
+def _is_replaced(key: str, overrides: Mapping[str, Any]) -> bool:
+    """Whether a role that was given takes the place of the row's option. A limit of the step is one of its metric."""
+    return OPTIONS[key].role in overrides or (key == "step_limit" and "preconditioner" in overrides)
+
+
 def _is_shared(key: str) -> bool:
     """Whether an option, once given, concerns both groups: those of the update itself, such as the weight decay."""
     return key in OPTIONS and OPTIONS[key].role == "update"
@@ -188,7 +194,7 @@ def create(
     """
     row = row_of(name)
     # What the row says of a role goes with the role: another scheme or metric begins with its own defaults.
-    kept = {key: value for key, value in row.options.items() if OPTIONS[key].role not in overrides}
+    kept = {key: value for key, value in row.options.items() if not _is_replaced(key, overrides)}
     chosen: dict[str, Any] = {
         "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
         **kept, **overrides,

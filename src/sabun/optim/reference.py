@@ -55,7 +55,7 @@ class Reference:
                     self._step(p, p.grad.clone(), self.memory.setdefault(p, _Memory()), scheme, group)
 
     def _step(self, p: Tensor, g: Tensor, m: _Memory, scheme: schemes.LinearMultistep, group: dict[str, Any]) -> None:
-        h, decay = group["lr"], group["weight_decay"]
+        h, decay = self._length(p, group), group["weight_decay"]
         if group["maximize"]:
             g = -g
         if not group["decoupled"]:
@@ -78,6 +78,16 @@ class Reference:
         else:
             p.copy_(p - h * decay * p - h * u)
             m.iterates.append(p.clone())
+
+    @staticmethod
+    def _length(p: Tensor, group: dict[str, Any]) -> float:
+        """h, or the limit: the same share of what it was at its largest. A fan-in is rounded to a power of two."""
+        h, peak, limit = float(group["lr"]), float(group["lr_peak"]), group["step_limit"]
+        if limit is None:
+            return h
+        rms = 0.2 if group["preconditioner"] == "spectral" and is_matrix(p.shape) else 1.0
+        size = 0.05 if p.dim() < 2 else 1 / math.sqrt(3 * 2 ** round(math.log2(p[0].numel())))
+        return h / peak * min(peak, float(limit) * size / rms)
 
     def _direction(
         self, g: Tensor, m: _Memory, scheme: schemes.LinearMultistep, group: dict[str, Any], *, unbiased: bool
