@@ -99,6 +99,8 @@ def _decayed(rest: float, decay: float, **options: Any) -> str:
 
 
 PRESET = _decayed(0.12, 0.1)
+"""The preset before its step was limited."""
+CHOSEN = _decayed(0.12, 0.1, step_limit=0.1, rest_step_limit=0.02)
 """What became of it all; a test holds the preset ``sabun`` against it."""
 
 
@@ -138,6 +140,7 @@ _FORMS = {
 }
 _LIMITER = "limit 0.1, falling, start, rest 0.02"
 _SHAPE = "limit 0.1, falling, shape, rest 0.02"
+_BUILT = "step_limit 0.1, rest 0.02"
 _CONTROLS = {"no limit, rest × 0.05": _decayed(0.05, 0.1)}
 _HELD = {
     _LIMITER: _FORMS[_LIMITER],
@@ -147,7 +150,7 @@ _HELD = {
     "limit 0.05, falling": _LIMITED["limit 0.05, falling"],
 }
 MIDDLE: Mapping[str, float] = {
-    **dict.fromkeys((*_VALLEY, *_LIMITED, *_BY_START, *_FORMS, *_CONTROLS), 0.03),
+    **dict.fromkeys((*_VALLEY, *_LIMITED, *_BY_START, *_FORMS, *_CONTROLS, _BUILT), 0.03),
     "AdamW": 0.003,
 }
 """The middle of the valleys' learning rates: the preset's default, and for AdamW the centre of its search."""
@@ -343,12 +346,12 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     # By the size that a tensor of its shape has at the start, which needs no memory: what is left of the above.
     "limiter-shape": Question(
-        {**_VALLEY, _LIMITER: _FORMS[_LIMITER], _SHAPE: _FORMS[_SHAPE]},
+        {**_VALLEY, _LIMITER: _FORMS[_LIMITER], _SHAPE: _FORMS[_SHAPE], _BUILT: CHOSEN},
         "the preset",
-        keep=("AdamW", _LIMITER, _SHAPE),
+        keep=("AdamW", _LIMITER, _SHAPE, _BUILT),
         tasks=WIDER,
         seeds=3,
-        rates=_rates((_SHAPE,)),
+        rates=_rates((_SHAPE, _BUILT)),
     ),
     # The limit is a share of the size at the start, which falls with the root of the width.
     "limiter-wider": Question(

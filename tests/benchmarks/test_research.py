@@ -9,7 +9,7 @@ import lab
 import pytest
 import tables
 import torch
-from questions import PRESET, QUESTIONS, TASKS, Question, Setting
+from questions import CHOSEN, QUESTIONS, TASKS, Question, Setting
 from torch import nn
 from variants import Limited, Variant
 
@@ -41,7 +41,7 @@ def test_the_variant_spans_muon() -> None:
 
 
 def test_the_preset_is_what_the_research_chose() -> None:
-    recipe = arms.recipe(arms.arm(PRESET))
+    recipe = arms.recipe(arms.arm(CHOSEN))
     chosen = train(lambda m: recipe.build(m, {"lr": 0.02}))
     torch.testing.assert_close(chosen, train(lambda m: create("sabun", m, 0.02)), rtol=1e-9, atol=1e-9)
     constant = train(lambda m: create("sabun", m, 0.02, momentum_end=None))
