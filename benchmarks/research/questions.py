@@ -100,7 +100,7 @@ def _decayed(rest: float, decay: float, **options: Any) -> str:
 
 PRESET = _decayed(0.12, 0.1)
 """The preset before its step was limited."""
-CHOSEN = _decayed(0.12, 0.1, step_limit=0.1, rest_step_limit=0.02)
+CHOSEN = _decayed(0.12, 0.1, step_limit=0.125)
 """What became of it all; a test holds the preset ``sabun`` against it."""
 
 
@@ -140,7 +140,7 @@ _FORMS = {
 }
 _LIMITER = "limit 0.1, falling, start, rest 0.02"
 _SHAPE = "limit 0.1, falling, shape, rest 0.02"
-_BUILT = "step_limit 0.1, rest 0.02"
+_BUILT = "step_limit 0.125"
 _CONTROLS = {"no limit, rest × 0.05": _decayed(0.05, 0.1)}
 _HELD = {
     _LIMITER: _FORMS[_LIMITER],

@@ -27,8 +27,8 @@ class Variant(sabun.Optimizer):
     ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
     proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``:
     scheme, share of the learning rate and decay of the second moment for what is no hidden matrix;
-    ``rest_weight_decay``: its weight decay, where it is not the common one; ``rest_step_limit``: its limit. ``head``:
-    whether the last matrix and embeddings are hidden matrices too.
+    ``rest_weight_decay``: its weight decay, where it is not the common one. ``head``: whether
+    the last matrix and embeddings are hidden matrices too.
     """
 
     takes_model = True
@@ -48,7 +48,6 @@ class Variant(sabun.Optimizer):
         rest_beta2: float = 0.999,
         rest_momentum_end: float | None = None,
         rest_weight_decay: float | None = None,
-        rest_step_limit: float | None = None,
         head: bool = False,
         **options: Any,
     ) -> None:
@@ -61,7 +60,6 @@ class Variant(sabun.Optimizer):
                 "beta2": rest_beta2,
                 "momentum_end": rest_momentum_end,
                 "weight_decay": decay,
-                "step_limit": rest_step_limit,
             },
             is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
         )

@@ -63,11 +63,11 @@ def test_equals_the_reference(metric: str, fused: bool | None, schedule: Callabl
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [((5, 64), 1 / math.sqrt(192)), ((5, 90), 1 / math.sqrt(192)), ((5, 91), 1 / math.sqrt(384)),
+    ("shape", "size"), [((5, 64), 1 / math.sqrt(192)), ((5, 76), 1 / math.sqrt(192)), ((5, 77), (3 * 2**6.5) ** -0.5),
                         ((2, 4, 4, 4), 1 / math.sqrt(192)), ((7,), 0.05), ((), 0.05)],
 )  # fmt: skip
 def test_the_sign_metric_moves_by_the_limit_exactly(shape: tuple[int, ...], size: float) -> None:
-    """√(64·128) = 90.5: below it a fan-in counts as 64, above as 128. At half the largest rate, half the limit."""
+    """2^6.25 = 76.1: below it a fan-in counts as 64, above as 64·√2. At half the largest rate, half the limit."""
     for peak, limit in ((1.0, 0.1), (1e-4, 0.1)):
         p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         optimizer = Optimizer([p], peak, preconditioner="sign", step_limit=limit)
@@ -157,7 +157,7 @@ def _limits(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 def test_the_preset_has_it_and_gives_it_up_with_its_metric() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-    assert _limits(sabun.create("sabun", model)) == [0.1, 0.02]
+    assert _limits(sabun.create("sabun", model)) == [0.125, 0.125]
     assert _limits(sabun.create("sabun", model, step_limit=None)) == [None, None]
     assert _limits(sabun.create("sabun", model, step_limit=0.3)) == [0.3, 0.3]
     assert _limits(sabun.create("sabun", model, preconditioner="adam")) == [None]

@@ -213,12 +213,12 @@ def build(
 def _largest(shape: torch.Size, metric: Preconditioner, limit: float | None) -> float:
     """The learning rate at which an update is ``limit`` times the size that a tensor of this shape begins with.
 
-    A fan-in counts as the nearest power of two, so that tensors of nearly one size are stepped together.
+    A fan-in counts as the nearest power of √2, so that tensors of nearly one size are stepped together.
     """
     if limit is None or metric.rms is None:
         return math.inf
     fan_in = math.prod(shape[1:])
-    size = (3 * 2 ** round(math.log2(fan_in))) ** -0.5 if len(shape) > 1 and fan_in else _VECTOR
+    size = (3 * 2 ** (round(2 * math.log2(fan_in)) / 2)) ** -0.5 if len(shape) > 1 and fan_in else _VECTOR
     return limit * size / metric.rms
 
 

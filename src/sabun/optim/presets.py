@@ -136,11 +136,11 @@ _ROWS = (
         "none",
         options={
             "momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1, "fused": "auto",
-            "step_limit": 0.1,
+            "step_limit": 0.125,
         },
         rest={
             "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
-            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0, "step_limit": 0.02,
+            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0,
         },
     ),
 )  # fmt: skip

@@ -81,12 +81,12 @@ class Reference:
 
     @staticmethod
     def _length(p: Tensor, group: dict[str, Any]) -> float:
-        """h, or the limit: the same share of what it was at its largest. A fan-in is rounded to a power of two."""
+        """h, or the limit: the same share of what it was at its largest. A fan-in is rounded to a power of √2."""
         h, peak, limit = float(group["lr"]), float(group["lr_peak"]), group["step_limit"]
         if limit is None:
             return h
         rms = 0.2 if group["preconditioner"] == "spectral" and is_matrix(p.shape) else 1.0
-        size = 0.05 if p.dim() < 2 else 1 / math.sqrt(3 * 2 ** round(math.log2(p[0].numel())))
+        size = 0.05 if p.dim() < 2 else 1 / math.sqrt(3 * math.sqrt(2) ** round(2 * math.log2(p[0].numel())))
         return h / peak * min(peak, float(limit) * size / rms)
 
     def _direction(
