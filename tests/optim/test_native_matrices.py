@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -279,6 +282,75 @@ def test_autograd_sees_that_a_parameter_has_changed() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_default_device_is_of_no_account() -> None:
+    """The memory that the loops work in is the CPU's, whatever device new tensors are made on."""
+    params, twin = parameters(), parameters()
+    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    expected = run(twin, Optimizer(twin, 0.05, preconditioner="spectral", fused=True, **PRESET), 1)
+    gradients(params, 0)
+    with torch.device("meta"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, expected, strict=True))
+
+
+@pytest.mark.parametrize("metric", ["spectral", "adam"])
+def test_a_parameter_that_shrinks_in_its_place_is_not_read_beyond_its_end(metric: str) -> None:
+    """Same address, fewer rows: the foreach step says what does not fit, and so does the compiled one."""
+    for fused in (None, True):
+        p = nn.Parameter(torch.ones(32, 32))
+        optimizer = Optimizer([p], 0.05, scheme="nesterov", preconditioner=metric, fused=fused)
+        p.grad = torch.eye(32)
+        optimizer.step()
+        rest = p.data[16:].clone()
+        whole = p.data
+        p.grad = None
+        p.data = p.data[:16]
+        p.grad = torch.ones(16, 32)
+        with pytest.raises(RuntimeError):
+            optimizer.step()
+        assert torch.equal(whole[16:], rest)
+
+
+def test_an_arithmetic_that_is_changed_later_is_obeyed() -> None:
+    params, twin = parameters(torch.float32), parameters(torch.float32)
+    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    other = Optimizer(twin, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    run(params, optimizer, 2)
+    run(twin, other, 2)
+    optimizer.param_groups[0]["orthogonalization_dtype"] = "bfloat16"
+    for group in other.param_groups:
+        group |= {"orthogonalization_dtype": "bfloat16", "fused": None}
+    assert all(torch.equal(a, b) for a, b in zip(run(params, optimizer, 1), run(twin, other, 1), strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_child_steps_without_the_threads_of_its_parent() -> None:
+    """OpenMP's threads stay behind in a fork, and whoever waits for them waits for ever."""
+    code = """
+import os, sys, torch
+from torch import nn
+from sabun import Optimizer
+torch.set_num_threads(2)
+params = [nn.Parameter(torch.randn(128, 200)) for _ in range(2)] + [nn.Parameter(torch.randn(60_000))]
+optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True)
+def step():
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+step()
+assert optimizer.compile_s > 0
+child = os.fork()
+if child == 0:
+    step()
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
 
 
 # ---------------------------------------------------------------------- "auto", as the preset has it

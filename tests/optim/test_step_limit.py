@@ -64,10 +64,11 @@ def test_equals_the_reference(metric: str, fused: bool | None, schedule: Callabl
 
 @pytest.mark.parametrize(
     ("shape", "size"), [((5, 64), 1 / math.sqrt(192)), ((5, 76), 1 / math.sqrt(192)), ((5, 77), (3 * 2**6.5) ** -0.5),
-                        ((2, 4, 4, 4), 1 / math.sqrt(192)), ((7,), 0.05), ((), 0.05)],
+                        ((2, 4, 4, 4), 1 / math.sqrt(192)), ((1, 3, 64), 1 / math.sqrt(192)), ((1, 64), 1 / math.sqrt(192)), ((7,), 0.05), ((), 0.05)],
 )  # fmt: skip
 def test_the_sign_metric_moves_by_the_limit_exactly(shape: tuple[int, ...], size: float) -> None:
-    """2^6.25 = 76.1: below it a fan-in counts as 64, above as 64·√2. At half the largest rate, half the limit."""
+    """2^6.25 = 76.1: below it a fan-in counts as 64, above as 64·√2. A batch of one before a
+    table is none of its dimensions. At half the largest rate, half the limit."""
     for peak, limit in ((1.0, 0.1), (1e-4, 0.1)):
         p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         optimizer = Optimizer([p], peak, preconditioner="sign", step_limit=limit)
@@ -139,6 +140,16 @@ def test_a_metric_whose_updates_have_any_size_is_refused() -> None:
         Optimizer([{"params": params[:1], "preconditioner": None}], 0.1, preconditioner="adam", step_limit=0.1)
 
 
+def test_a_metric_that_is_changed_later_is_refused_before_anything_moves() -> None:
+    params = parameters()
+    before = [p.detach().clone() for p in params]
+    optimizer = Optimizer(params, 0.1, preconditioner="adam", step_limit=0.1)
+    optimizer.param_groups[0]["preconditioner"] = None
+    with pytest.raises(OptionError, match="step_limit=None"):
+        run(params, optimizer, [0.1])
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
 @pytest.mark.parametrize("control", ["stability", "balance"])
 def test_with_a_step_control_it_is_refused(control: str) -> None:
     with pytest.raises(OptionError, match="step_limit=None"):
@@ -162,4 +173,5 @@ def test_the_preset_has_it_and_gives_it_up_with_its_metric() -> None:
     assert _limits(sabun.create("sabun", model, step_limit=0.3)) == [0.3, 0.3]
     assert _limits(sabun.create("sabun", model, preconditioner="adam")) == [None]
     assert _limits(sabun.create("sabun", model, preconditioner="adam", step_control="stability")) == [None]
+    assert _limits(sabun.create("sabun", model, preconditioner="spectral")) == [0.125, 0.125]
     assert _limits(sabun.create("muon", model)) == [None, None]

@@ -30,7 +30,8 @@ __all__ = ["WAYS", "Engine"]
 
 WAYS = ("auto", "native", "inductor")
 """How a compiled step may be carried out. ``fused=True`` takes native for a CPU and inductor elsewhere; "auto" takes
-native for a CPU where there is a compiler, and nothing elsewhere: it never warns, and never makes anybody wait."""
+native for a CPU where there is a compiler, and nothing elsewhere: it never warns. The first step of a process then takes
+a second, and processes of which only some have a compiler round differently."""
 
 # A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another, and
 # where the list is another one in every step (experts that are chosen at random) there is no end to graphs.
@@ -56,7 +57,7 @@ class Engine:
     _tables: dict[int, _Table] = field(default_factory=dict)
     _held: dict[int, _Held] = field(default_factory=dict)
     _of_matrices: dict[object, native_matrices.Kernel] = field(default_factory=dict)
-    _broken: bool = False
+    _broken: set[str] = field(default_factory=set)
 
     def step(
         self,
@@ -78,7 +79,8 @@ class Engine:
         them. When there is no compiler this says so once, as a SabunWarning (not for "auto"), and returns False from
         then on.
         """
-        if self._broken or metric not in (*elementwise.METRICS, "spectral"):
+        kind = "matrices" if metric == "spectral" else "entries"
+        if kind in self._broken or metric not in (*elementwise.METRICS, "spectral"):
             return False
         on_cpu = params[0].device.type == "cpu"
         if way is True:
@@ -96,12 +98,13 @@ class Engine:
                 return self._native(rule, numbers, columns)
             return self._inductor(rule, numbers, columns)
         except native.NoCompilerError as error:
-            self._give_up(str(error), quietly=way == "auto")
+            self._give_up(kind, str(error), quietly=way == "auto")
             return False
 
-    def _give_up(self, reason: str, *, quietly: bool = False) -> None:
-        self._broken = True
-        if quietly:
+    def _give_up(self, kind: str, reason: str, *, quietly: bool = False) -> None:
+        told = bool(self._broken)
+        self._broken.add(kind)
+        if quietly or told:
             return
         warnings.warn(
             f"fused=True has no effect here, the foreach step is used instead: {reason}. "
@@ -123,6 +126,8 @@ class Engine:
                 self._tables.clear()
             self._tables[id(params)] = table
         dtype = params[0].dtype
+        if any(g.shape != p.shape for g, p in zip(grads, params, strict=True)):
+            return False
         if not all(g.is_contiguous() and g.dtype is dtype and g.is_cpu for g in grads) or not table.contiguous:
             ordered = _ordered(params, grads)
             if ordered is None:
@@ -152,14 +157,15 @@ class Engine:
         dtype = params[0].dtype
         state = taps if rows is None else [*taps, rows]
         held = self._held.get(id(params))
-        if held is None or not held.table.still(params, state) or not held.sizes.serves(options):
+        if held is None or not held.table.still(params, state) or not held.sizes.serves(params, options):
             held = _Held.of(params, state, options)
             if held is None:
                 return False
             if len(self._held) >= _TABLES:
                 self._held.clear()
             self._held[id(params)] = held
-        if not all(g.is_contiguous() and g.dtype is dtype and g.is_cpu for g in grads):
+        fit = (g.is_contiguous() and g.dtype is dtype and g.is_cpu for g in grads)
+        if not all(fit) or any(g.shape != p.shape for g, p in zip(grads, params, strict=True)):
             return False
         key = (rule, dtype)
         kernel = self._of_matrices.get(key)
@@ -198,7 +204,7 @@ class Engine:
             raise
         except RuntimeError as error:  # what dynamo and Inductor raise, a missing compiler among it
             del self._graphs[key]
-            self._give_up(f"torch.compile failed ({str(error).strip().splitlines()[0][:200]})")
+            self._give_up("entries", f"torch.compile failed ({str(error).strip().splitlines()[0][:200]})")
             return False
         self.compile_s += time.perf_counter() - begin
         self.compiled += 1
@@ -225,6 +231,7 @@ class _Table:
     params: Tensors
     pointers: list[int]
     lengths: list[int]
+    shapes: list[torch.Size]
     dtypes: tuple[torch.dtype, ...]
     contiguous: bool
 
@@ -243,7 +250,7 @@ class _Table:
             for p, *held in zip(*columns, strict=True):
                 if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
                     return None
-        return cls(params, _pointers(columns), [p.numel() for p in params], dtypes, contiguous)
+        return cls(params, _pointers(columns), [p.numel() for p in params], [p.shape for p in params], dtypes, contiguous)
 
     def still(self, params: Tensors, state: Sequence[Tensors]) -> bool:
         """Whether all of that is as it was. Somebody may have given a parameter other memory, or another order."""
@@ -251,6 +258,7 @@ class _Table:
             params is self.params
             and self.contiguous
             and all(p.is_contiguous() for p in params)
+            and [p.shape for p in params] == self.shapes
             and _pointers([params, *state]) == self.pointers
         )
 
@@ -274,7 +282,7 @@ class _Held:
 def _more(options: Mapping[str, Any], filter_: Realization, count: int) -> tuple[float, ...]:
     """What the spectral metric needs of numbers beside the rule's operands."""
     _, margin = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
-    return options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count), margin
+    return options["beta2"], 1 - options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count), margin
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:

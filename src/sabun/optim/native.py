@@ -16,6 +16,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from array import array
@@ -24,10 +25,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sabun.optim.elementwise import Rule, step
 
-__all__ = ["TYPES", "Kernel", "NoCompilerError", "Writer", "build", "compiler", "compiles", "library", "source"]
+__all__ = ["TYPES", "Kernel", "NoCompilerError", "Writer", "build", "compiler", "compiles", "library", "source", "threads_for"]
 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 """dtype of an operand in memory → its C type. bfloat16 is computed in float and rounded to nearest even."""
@@ -36,8 +38,31 @@ TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"
 _FLAGS = ("-O3", "-fno-math-errno", "-fPIC", "-shared")
 # Vectors of 256 bits: with 512 this loop, bound by memory, took 5-6% longer (AVX-512, several streams at once).
 _NATIVE = ("-march=native", "-mprefer-vector-width=256")
+_PATIENCE_S = 60.0
 # The best that the compiler takes: other processors do not know the width, other compilers not OpenMP.
 _ATTEMPTS = ((*_NATIVE, "-fopenmp"), (*_NATIVE[:1], "-fopenmp"), _NATIVE[:1], ())
+
+
+_SHARED = 2**15
+"""Entries of a bucket from which on threads share it; below, waking them takes longer."""
+_forked = False
+
+
+def _after_fork() -> None:
+    # The threads of the library stay with the parent, and a child that asks for them would wait for ever.
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def threads_for(tensors: Sequence[Tensor]) -> int:
+    """How many threads step a bucket of matrices: one in a forked process, and where there is little to do."""
+    if _forked or sum(t.numel() for t in tensors) < _SHARED:
+        return 1
+    return max(1, min(torch.get_num_threads(), len(tensors)))
 
 
 class NoCompilerError(RuntimeError):
@@ -183,7 +208,7 @@ class Kernel:
         table.extend(gradients)
         table.extend(lengths)
         operands = array("d", numbers)
-        self._step(table.buffer_info()[0], len(lengths), operands.buffer_info()[0], torch.get_num_threads())
+        self._step(table.buffer_info()[0], len(lengths), operands.buffer_info()[0], 1 if _forked else torch.get_num_threads())
 
 
 @lru_cache(maxsize=256)
@@ -207,10 +232,11 @@ def library(text: str) -> ctypes.CDLL:
                     capture_output=True,
                     text=True,
                     check=False,
+                    timeout=_PATIENCE_S,
                 )
                 if done.returncode == 0:
                     return ctypes.CDLL(str(made))
-    except OSError as error:  # a full disk, a directory that nothing may be run from
+    except (OSError, subprocess.TimeoutExpired) as error:  # a full disk, a directory that nothing may be run from
         raise NoCompilerError(f"what {compiler[0]} makes cannot be kept or loaded: {error}") from error
     raise NoCompilerError(f"{compiler[0]} failed: {done.stderr.strip()[-400:]}")
 
@@ -235,9 +261,17 @@ def compiles(way: bool | str | None) -> bool:
         return False
 
 
+@lru_cache(maxsize=1)
+def _is_installed() -> bool:
+    """Without its developer tools macOS has a ``cc`` that is none, and asks the user in a window to install them."""
+    if sys.platform != "darwin":
+        return True
+    return subprocess.run(["xcode-select", "-p"], capture_output=True, check=False).returncode == 0
+
+
 def _compiler() -> list[str]:
     named = shlex.split(os.environ.get("CC", ""))
     for candidate in [named] if named else [["cc"], ["gcc"], ["clang"]]:
-        if shutil.which(candidate[0]):
+        if shutil.which(candidate[0]) and (named or _is_installed()):
             return candidate
     raise NoCompilerError(f"no C compiler: {named[0] if named else 'cc, gcc or clang'} was not found")

@@ -21,15 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from sabun.optim.elementwise import Rule, direction
 from sabun.optim.kernels import Tensors
 from sabun.optim.matrices import arithmetic, gram_pays, polynomials
-from sabun.optim.native import TYPES, Writer, library
+from sabun.optim.native import TYPES, Writer, library, threads_for
 
 __all__ = ["Kernel", "Sizes", "build", "fits", "source"]
 
 _DTYPES = (torch.float32, torch.float64)
+_ITERATION = ("orthogonalization", "orthogonalization_steps", "orthogonalization_dtype")
 # Rows of the Gram matrix, and entries: from 0.2 (32 × 144) to 0.5 (128 × 512) of the time of torch's calls. Beyond, and
 # where 16 bits are the faster arithmetic, its products make up for the calls.
 _WIDEST = 128
@@ -39,9 +41,10 @@ _LINE = 16  # entries that rows are padded to: the longest vector there is
 
 def fits(parameter: Tensor, options: Mapping[str, Any]) -> bool:
     """Whether a parameter is a matrix for the loops below: small, and iterated in its own dtype."""
-    rows = parameter.shape[0]
-    matrix = parameter.detach().reshape(rows, -1)
-    if parameter.dtype not in _DTYPES or min(matrix.shape) > _WIDEST or matrix.numel() > _LARGEST:
+    if parameter.dtype not in _DTYPES or isinstance(parameter, DTensor):
+        return False
+    matrix = parameter.detach().reshape(parameter.shape[0], -1)
+    if min(matrix.shape) > _WIDEST or matrix.numel() > _LARGEST:
         return False
     wished = options["orthogonalization_dtype"]
     coefficients, _ = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
@@ -55,7 +58,7 @@ class Sizes:
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     by_gram: tuple[bool, ...]
-    iteration: tuple[str, int]
+    iteration: tuple[object, ...]
     coefficients: array[float]
     room: Tensor
     threads: int
@@ -66,26 +69,25 @@ class Sizes:
         if not all(fits(p, options) for p in params):
             return None
         dtype = params[0].dtype
-        iteration = options["orthogonalization"], options["orthogonalization_steps"]
-        coefficients, _ = polynomials(*iteration)
+        coefficients, _ = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
         sizes = [torch.Size((p.shape[0], p.numel() // p.shape[0])) for p in params]
         rows, columns = zip(*sizes, strict=True)
-        threads = max(1, min(torch.get_num_threads(), len(params)))
+        threads = threads_for(params)
         return cls(
             rows,
             columns,
             tuple(gram_pays(size, dtype, coefficients) for size in sizes),
-            iteration,
+            tuple(options[key] for key in _ITERATION),
             array("d", (c for polynomial in coefficients for c in polynomial)),
-            torch.empty(threads * max(_room(*size) for size in sizes), dtype=dtype),
+            torch.empty(threads * max(_room(*size) for size in sizes), dtype=dtype, device="cpu"),
             threads,
         )
 
-    def serves(self, options: Mapping[str, Any]) -> bool:
+    def serves(self, params: Tensors, options: Mapping[str, Any]) -> bool:
         """Whether the iteration is still the one asked for, and the threads are still those."""
         return (
-            self.iteration == (options["orthogonalization"], options["orthogonalization_steps"])
-            and self.threads == max(1, min(torch.get_num_threads(), len(self.rows)))
+            self.iteration == tuple(options[key] for key in _ITERATION)
+            and self.threads == threads_for(params)
         )  # fmt: skip
 
 
@@ -111,7 +113,7 @@ class Kernel:
         self, pointers: Sequence[int], gradients: Sequence[int], sizes: Sizes, numbers: Sequence[float], *, even: bool
     ) -> None:
         """Step every matrix: addresses of p, of each buffer and (where rows are ``even``) of the rows' second moments,
-        and of g; then the rule's operands, followed by β₂, ε, 1/mass and the factor on the norm."""
+        and of g; then the rule's operands, followed by β₂, 1 − β₂, ε, 1/mass and the factor on the norm."""
         n = len(sizes.rows)
         table = array("q", pointers)
         if not even:
@@ -287,7 +289,7 @@ static real *polar_by_gram(real *X, real *Y, real *T, real *squares, int64_t row
 
 /* What each row of the update is multiplied by, into ``factor``: evens the rows where there are second moments. */
 static void factors(real *factor, real *length, const real *U, int64_t rows, int64_t columns, int64_t down,
-                    int64_t right, real size, real *second, real beta2, real eps) {
+                    int64_t right, real size, real *second, real beta2, real rest2, real eps) {
   if (!second) {
     for (int64_t r = 0; r < rows; ++r) factor[r] = size;
     return;
@@ -306,7 +308,7 @@ static void factors(real *factor, real *length, const real *U, int64_t rows, int
   }
   double before = 0, after = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    second[r] = beta2 * second[r] + (1 - beta2) * size * size / columns * length[r];
+    second[r] = beta2 * second[r] + rest2 * size * size / columns * length[r];
     factor[r] = SQRT(second[r]) + eps;
     before += length[r];
     after += length[r] / (factor[r] * factor[r]);
@@ -316,7 +318,8 @@ static void factors(real *factor, real *length, const real *U, int64_t rows, int
   for (int64_t r = 0; r < rows; ++r) factor[r] = ratio / factor[r];
 }
 
-/* One matrix: filter, polar factor, rows, update. k: the operands, then beta2, eps, 1/mass and the norm's factor. */
+/* One matrix: filter, polar factor, rows, update. k: the operands, then beta2, 1 - beta2, eps, 1/mass, the norm's
+   factor. */
 static void matrix(const int64_t *table, int64_t n, int64_t t, const real *k, const double *polynomials, int64_t steps,
                    real *room) {
   const int64_t *sizes = table + ($states + 3) * n;
@@ -332,8 +335,8 @@ static void matrix(const int64_t *table, int64_t n, int64_t t, const real *k, co
   const real *more = k + $operands;
 
   memset(X, 0, sizeof(real) * narrow * wide);
-  if (tall) filter(rows, columns, p$passed, g, k, more[2], X, 1, wide);
-  else filter(rows, columns, p$passed, g, k, more[2], X, wide, 1);
+  if (tall) filter(rows, columns, p$passed, g, k, more[3], X, 1, wide);
+  else filter(rows, columns, p$passed, g, k, more[3], X, wide, 1);
   double sum = 0;
   for (int64_t r = 0; r < short_; ++r) {
     real part[LINE] = {0};
@@ -341,13 +344,14 @@ static void matrix(const int64_t *table, int64_t n, int64_t t, const real *k, co
       for (int64_t l = 0; l < LINE; ++l) part[l] += X[r * wide + c + l] * X[r * wide + c + l];
     for (int64_t l = 0; l < LINE; ++l) sum += part[l];
   }
-  const real norm = (real)sqrt(sum) * more[3];
+  const real norm = (real)sqrt(sum) * more[4];
   const real shrink = 1 / (norm < (real)1e-7 ? (real)1e-7 : norm);
   for (int64_t i = 0; i < short_ * wide; ++i) X[i] *= shrink;
 
   const real *U = (sizes[2 * n + t] ? polar_by_gram : polar)(
       X, Y, T, squares, short_, long_, narrow, wide, polynomials, steps);
-  factors(factor, length, U, rows, columns, down, right, (real)0.2 * SQRT((real)long_), second, more[0], more[1]);
+  factors(factor, length, U, rows, columns, down, right, (real)0.2 * SQRT((real)long_), second, more[0], more[1],
+          more[2]);
   const real keep = k[$keep], scale = k[$scale];
   if (tall) {
     for (int64_t r = 0; r < rows; ++r)
@@ -363,8 +367,8 @@ static void matrix(const int64_t *table, int64_t n, int64_t t, const real *k, co
 /* table: a row of addresses for p, each buffer, the second moments and g; then rows, columns, and 1 for "by Gram". */
 void step(const int64_t *table, int64_t n, const double *numbers, const double *polynomials, int64_t steps, real *room,
           int64_t share, int64_t threads) {
-  real k[$operands + 4];
-  for (int i = 0; i < $operands + 4; ++i) k[i] = (real)numbers[i];
+  real k[$operands + 5];
+  for (int i = 0; i < $operands + 5; ++i) k[i] = (real)numbers[i];
 #ifdef _OPENMP
   if (threads > 1) {
     #pragma omp parallel for num_threads(threads) schedule(dynamic)

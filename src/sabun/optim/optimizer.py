@@ -79,8 +79,10 @@ class Optimizer(torch.optim.Optimizer):
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
         momentum_end: β goes from ``momentum`` to this as the learning rate falls from its largest value so far to 0.
         step_limit: a tensor is stepped at lr · min(1, step_limit · size / (rms · peak)); ``size`` is 1/√(3·fan_in)
-            (the root mean square of torch's initial weights; 0.05 for vectors), ``rms`` that of the metric's update
-            at lr = 1, and ``peak`` the largest lr so far: a largest learning rate by shape, under any schedule.
+            (the root mean square of the weights that torch gives a linear layer; 0.05 for vectors; a fan-in counts as
+            the nearest power of √2), ``rms`` what the metric says of its update at lr = 1, and ``peak`` the largest lr
+            so far (``group["lr_peak"] = 0`` begins anew): a largest learning rate by shape, under any schedule. The
+            weight decay goes at the same rate; averages, ``stats`` and β know the group's lr alone.
 
     All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
     each what is legal and what it means. torch's ``differentiable`` and ``capturable`` may be False only.
@@ -216,10 +218,7 @@ class Optimizer(torch.optim.Optimizer):
             )
         metric, average = group["preconditioner"], group["averaging"]
         if limited and PRECONDITIONERS[metric or "none"].rms is None:
-            raise OptionError(
-                "step_limit needs a metric in which an update has a known size.",
-                fix=f"Use {', '.join(n for n, m in PRECONDITIONERS.items() if m.rms is not None)}, or leave it out.",
-            )
+            raise planning.no_size()
         for role, name, legal in (("metric", metric, control.metrics), ("average", average, control.averages)):
             if legal is not None and name not in legal:
                 raise OptionError(

@@ -24,7 +24,7 @@ from sabun.optim.averaging import AVERAGING, Averaging
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner, is_matrix
 
-__all__ = ["Bucket", "Plan", "build", "metric_of", "real_view", "real_views", "refuse_sparse"]
+__all__ = ["Bucket", "Plan", "build", "metric_of", "no_size", "real_view", "real_views", "refuse_sparse"]
 
 STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
              "max_factor", "row_normalization", "fused", "step_limit")  # fmt: skip
@@ -144,6 +144,8 @@ def build(
     ``first`` is the place of the group's first parameter among those of the whole optimizer.
     Where the scheme is not that of the plan ``before`` and has another memory, the histories begin anew.
     """
+    if group["step_limit"] is not None and PRECONDITIONERS[group["preconditioner"] or "none"].rms is None:
+        raise no_size()
     for p, on in zip(group["params"], active, strict=True):
         if on:
             _accept(p, metric_of(group, p), group)
@@ -217,6 +219,8 @@ def _largest(shape: torch.Size, metric: Preconditioner, limit: float | None) -> 
     """
     if limit is None or metric.rms is None:
         return math.inf
+    while len(shape) > 2 and shape[0] == 1:  # a table behind a batch of one, such as positions
+        shape = shape[1:]
     fan_in = math.prod(shape[1:])
     size = (3 * 2 ** (round(2 * math.log2(fan_in)) / 2)) ** -0.5 if len(shape) > 1 and fan_in else _VECTOR
     return limit * size / metric.rms
@@ -294,7 +298,7 @@ def _fill(
             held[name] = p.detach().to(dtype, copy=True)
     if _counts(metric, averaging, filter_, group) and "step" not in held:
         # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
-        held["step"] = torch.zeros((), dtype=torch.float32)
+        held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
     return fresh
 
 
@@ -303,6 +307,15 @@ def refuse_sparse(gradient: Tensor) -> None:
     raise GradientError(
         f"a gradient is sparse ({gradient.layout}).",
         fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
+    )
+
+
+def no_size() -> OptionError:
+    """For a limit of the step in a metric whose updates may have any size."""
+    known = ", ".join(name for name, metric in PRECONDITIONERS.items() if metric.rms is not None)
+    return OptionError(
+        "step_limit needs a metric in which an update has a known size.",
+        fix=f"Use {known}, or step_limit=None (in that group).",
     )
 
 

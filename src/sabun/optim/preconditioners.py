@@ -50,8 +50,8 @@ class Preconditioner:
     ``apply`` returns the update as terms and, for a diagonal metric, the denominators that divide them.
     ``like`` names the state tensors shaped as the parameter; ``whole`` makes further ones from the parameter's full
     shape and the group's options (with names among ``whole_keys``). ``copies`` is what all of it comes to with default
-    options, in copies of an r × c matrix. ``rms`` is the root mean square of an update at lr = 1, about, where it does
-    not depend on the gradient.
+    options, in copies of an r × c matrix. ``rms`` is what an update's root mean square at lr = 1 is
+    taken for, where it hardly depends on the gradient's size (of adam it is the upper end).
     """
 
     name: str

@@ -167,9 +167,11 @@ def row_of(text: str) -> Preset:
     return replace(row, scheme=schemes.get(row.scheme, **given).name)
 
 
-def _is_replaced(key: str, overrides: Mapping[str, Any]) -> bool:
+def _is_replaced(key: str, overrides: Mapping[str, Any], row: Preset) -> bool:
     """Whether a role that was given takes the place of the row's option. A limit of the step is one of its metric."""
-    return OPTIONS[key].role in overrides or (key == "step_limit" and "preconditioner" in overrides)
+    if key == "step_limit":
+        return bool(overrides.get("preconditioner", row.preconditioner) != row.preconditioner)
+    return OPTIONS[key].role in overrides
 
 
 def _is_shared(key: str) -> bool:
@@ -187,14 +189,14 @@ def create(
     ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
     hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
     and the head can be told). There, roles and their options concern the hidden matrices where the row has its own for
-    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``) both groups. Groups (dicts) are
+    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``, ``step_limit``) both groups. Groups (dicts) are
     taken as they are. Names of the scheme catalogue work too.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
     row = row_of(name)
     # What the row says of a role goes with the role: another scheme or metric begins with its own defaults.
-    kept = {key: value for key, value in row.options.items() if not _is_replaced(key, overrides)}
+    kept = {key: value for key, value in row.options.items() if not _is_replaced(key, overrides, row)}
     chosen: dict[str, Any] = {
         "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
         **kept, **overrides,

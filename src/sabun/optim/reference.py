@@ -83,7 +83,7 @@ class Reference:
     def _length(p: Tensor, group: dict[str, Any]) -> float:
         """h, or the limit: the same share of what it was at its largest. A fan-in is rounded to a power of √2."""
         h, peak, limit = float(group["lr"]), float(group["lr_peak"]), group["step_limit"]
-        if limit is None:
+        if limit is None or peak == 0:
             return h
         rms = 0.2 if group["preconditioner"] == "spectral" and is_matrix(p.shape) else 1.0
         size = 0.05 if p.dim() < 2 else 1 / math.sqrt(3 * math.sqrt(2) ** round(2 * math.log2(p[0].numel())))
