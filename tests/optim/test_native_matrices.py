@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -323,34 +320,6 @@ def test_an_arithmetic_that_is_changed_later_is_obeyed() -> None:
     for group in other.param_groups:
         group |= {"orthogonalization_dtype": "bfloat16", "fused": None}
     assert all(torch.equal(a, b) for a, b in zip(run(params, optimizer, 1), run(twin, other, 1), strict=True))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_a_forked_child_steps_without_the_threads_of_its_parent() -> None:
-    """OpenMP's threads stay behind in a fork, and whoever waits for them waits for ever."""
-    code = """
-import os, sys, torch
-from torch import nn
-from sabun import Optimizer
-torch.set_num_threads(2)
-params = [nn.Parameter(torch.randn(128, 200)) for _ in range(2)] + [nn.Parameter(torch.randn(60_000))]
-optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True)
-def step():
-    for p in params:
-        p.grad = torch.randn_like(p)
-    optimizer.step()
-step()
-assert optimizer.compile_s > 0
-child = os.fork()
-if child == 0:
-    step()
-    os._exit(7)
-_, status = os.waitpid(child, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
-    assert done.returncode == 7, done.stderr
 
 
 # ---------------------------------------------------------------------- "auto", as the preset has it

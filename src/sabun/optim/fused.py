@@ -30,8 +30,8 @@ __all__ = ["WAYS", "Engine"]
 
 WAYS = ("auto", "native", "inductor")
 """How a compiled step may be carried out. ``fused=True`` takes native for a CPU and inductor elsewhere; "auto" takes
-native for a CPU where there is a compiler, and nothing elsewhere: it never warns. The first step of a process then takes
-a second, and processes of which only some have a compiler round differently."""
+native for a CPU where there is a compiler, and nothing elsewhere: it never warns. The first step of a process then
+takes a second, and processes of which only some have a compiler round differently."""
 
 # A graph belongs to one list of tensors. A parameter without a gradient for a step or two is no reason for another, and
 # where the list is another one in every step (experts that are chosen at random) there is no end to graphs.
@@ -155,10 +155,10 @@ class Engine:
     ) -> bool:
         params, grads, *taps = columns
         dtype = params[0].dtype
-        state = taps if rows is None else [*taps, rows]
+        even = [] if rows is None else [rows]
         held = self._held.get(id(params))
-        if held is None or not held.table.still(params, state) or not held.sizes.serves(params, options):
-            held = _Held.of(params, state, options)
+        if held is None or not held.table.still(params, [*taps, *even]) or not held.sizes.serves(params, options):
+            held = _Held.of(params, taps, even, options)
             if held is None:
                 return False
             if len(self._held) >= _TABLES:
@@ -236,9 +236,13 @@ class _Table:
     contiguous: bool
 
     @classmethod
-    def of(cls, params: Tensors, state: Sequence[Tensors]) -> _Table | None:
-        """The table of these tensors, or None if they are not fit."""
-        columns = [params, *state]
+    def of(cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors] = ()) -> _Table | None:
+        """The table of these tensors, or None if they are not fit. ``rows`` are columns of one number a row."""
+        columns = [params, *state, *rows]
+        if any(t.shape != p.shape for column in state for t, p in zip(column, params, strict=True)):
+            return None
+        if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
+            return None
         dtypes = tuple(column[0].dtype for column in columns)
         if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
             return None
@@ -250,7 +254,9 @@ class _Table:
             for p, *held in zip(*columns, strict=True):
                 if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
                     return None
-        return cls(params, _pointers(columns), [p.numel() for p in params], [p.shape for p in params], dtypes, contiguous)
+        return cls(
+            params, _pointers(columns), [p.numel() for p in params], [p.shape for p in params], dtypes, contiguous
+        )
 
     def still(self, params: Tensors, state: Sequence[Tensors]) -> bool:
         """Whether all of that is as it was. Somebody may have given a parameter other memory, or another order."""
@@ -271,8 +277,10 @@ class _Held:
     sizes: native_matrices.Sizes
 
     @classmethod
-    def of(cls, params: Tensors, state: Sequence[Tensors], options: Mapping[str, Any]) -> _Held | None:
-        table = _Table.of(params, state)
+    def of(
+        cls, params: Tensors, taps: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
+    ) -> _Held | None:
+        table = _Table.of(params, taps, rows)
         if table is None or not table.contiguous or set(table.dtypes) != {params[0].dtype}:
             return None
         sizes = native_matrices.Sizes.of(params, options)

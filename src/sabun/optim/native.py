@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from array import array
@@ -29,7 +29,18 @@ from torch import Tensor
 
 from sabun.optim.elementwise import Rule, step
 
-__all__ = ["TYPES", "Kernel", "NoCompilerError", "Writer", "build", "compiler", "compiles", "library", "source", "threads_for"]
+__all__ = [
+    "TYPES",
+    "Kernel",
+    "NoCompilerError",
+    "Writer",
+    "build",
+    "compiler",
+    "compiles",
+    "library",
+    "source",
+    "threads_for",
+]
 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 """dtype of an operand in memory → its C type. bfloat16 is computed in float and rounded to nearest even."""
@@ -45,22 +56,11 @@ _ATTEMPTS = ((*_NATIVE, "-fopenmp"), (*_NATIVE[:1], "-fopenmp"), _NATIVE[:1], ()
 
 _SHARED = 2**15
 """Entries of a bucket from which on threads share it; below, waking them takes longer."""
-_forked = False
-
-
-def _after_fork() -> None:
-    # The threads of the library stay with the parent, and a child that asks for them would wait for ever.
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def threads_for(tensors: Sequence[Tensor]) -> int:
-    """How many threads step a bucket of matrices: one in a forked process, and where there is little to do."""
-    if _forked or sum(t.numel() for t in tensors) < _SHARED:
+    """How many threads step a bucket of matrices: one where there is little to do."""
+    if sum(t.numel() for t in tensors) < _SHARED:
         return 1
     return max(1, min(torch.get_num_threads(), len(tensors)))
 
@@ -208,7 +208,7 @@ class Kernel:
         table.extend(gradients)
         table.extend(lengths)
         operands = array("d", numbers)
-        self._step(table.buffer_info()[0], len(lengths), operands.buffer_info()[0], 1 if _forked else torch.get_num_threads())
+        self._step(table.buffer_info()[0], len(lengths), operands.buffer_info()[0], torch.get_num_threads())
 
 
 @lru_cache(maxsize=256)
@@ -264,7 +264,7 @@ def compiles(way: bool | str | None) -> bool:
 @lru_cache(maxsize=1)
 def _is_installed() -> bool:
     """Without its developer tools macOS has a ``cc`` that is none, and asks the user in a window to install them."""
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return True
     return subprocess.run(["xcode-select", "-p"], capture_output=True, check=False).returncode == 0
 

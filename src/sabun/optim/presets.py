@@ -189,8 +189,8 @@ def create(
     ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
     hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
     and the head can be told). There, roles and their options concern the hidden matrices where the row has its own for
-    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``, ``step_limit``) both groups. Groups (dicts) are
-    taken as they are. Names of the scheme catalogue work too.
+    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``, ``step_limit``) both
+    groups. Groups (dicts) are taken as they are. Names of the scheme catalogue work too.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
