@@ -351,7 +351,7 @@ QUESTIONS: Mapping[str, Question] = {
         keep=("AdamW", _LIMITER, _SHAPE, _BUILT),
         tasks=WIDER,
         seeds=3,
-        rates=_rates((_SHAPE, _BUILT)),
+        rates=_rates((*_VALLEY, _LIMITER, _SHAPE, _BUILT)),
     ),
     # The limit is a share of the size at the start, which falls with the root of the width.
     "limiter-wider": Question(
