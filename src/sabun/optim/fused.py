@@ -24,7 +24,6 @@ from sabun.errors import SabunWarning
 from sabun.optim import elementwise, native, native_matrices
 from sabun.optim.elementwise import Rule
 from sabun.optim.kernels import Realization, Tensors
-from sabun.optim.matrices import polynomials
 
 __all__ = ["WAYS", "Engine"]
 
@@ -289,8 +288,7 @@ class _Held:
 
 def _more(options: Mapping[str, Any], filter_: Realization, count: int) -> tuple[float, ...]:
     """What the spectral metric needs of numbers beside the rule's operands."""
-    _, margin = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
-    return options["beta2"], 1 - options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count), margin
+    return options["beta2"], 1 - options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count)
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:

@@ -25,7 +25,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sabun.optim.elementwise import Rule, step
 
@@ -39,7 +38,6 @@ __all__ = [
     "compiles",
     "library",
     "source",
-    "threads_for",
 ]
 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
@@ -52,17 +50,6 @@ _NATIVE = ("-march=native", "-mprefer-vector-width=256")
 _PATIENCE_S = 60.0
 # The best that the compiler takes: other processors do not know the width, other compilers not OpenMP.
 _ATTEMPTS = ((*_NATIVE, "-fopenmp"), (*_NATIVE[:1], "-fopenmp"), _NATIVE[:1], ())
-
-
-_SHARED = 2**15
-"""Entries of a bucket from which on threads share it; below, waking them takes longer."""
-
-
-def threads_for(tensors: Sequence[Tensor]) -> int:
-    """How many threads step a bucket of matrices: one where there is little to do."""
-    if sum(t.numel() for t in tensors) < _SHARED:
-        return 1
-    return max(1, min(torch.get_num_threads(), len(tensors)))
 
 
 class NoCompilerError(RuntimeError):

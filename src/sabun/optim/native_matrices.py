@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from sabun.optim.elementwise import Rule, direction
 from sabun.optim.kernels import Tensors
 from sabun.optim.matrices import arithmetic, gram_pays, polynomials
-from sabun.optim.native import TYPES, Writer, library, threads_for
+from sabun.optim.native import TYPES, Writer, library
 
 __all__ = ["Kernel", "Sizes", "build", "fits", "source"]
 
@@ -36,6 +36,7 @@ _ITERATION = ("orthogonalization", "orthogonalization_steps", "orthogonalization
 # where 16 bits are the faster arithmetic, its products make up for the calls.
 _WIDEST = 128
 _LARGEST = 2**16
+_SHARED = 2**15  # entries of a bucket from which on threads share it; below, waking them takes longer
 _LINE = 16  # entries that rows are padded to: the longest vector there is
 
 
@@ -60,6 +61,7 @@ class Sizes:
     by_gram: tuple[bool, ...]
     iteration: tuple[object, ...]
     coefficients: array[float]
+    margin: float
     room: Tensor
     threads: int
 
@@ -69,16 +71,17 @@ class Sizes:
         if not all(fits(p, options) for p in params):
             return None
         dtype = params[0].dtype
-        coefficients, _ = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
+        coefficients, margin = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
         sizes = [torch.Size((p.shape[0], p.numel() // p.shape[0])) for p in params]
         rows, columns = zip(*sizes, strict=True)
-        threads = threads_for(params)
+        threads = _threads(params)
         return cls(
             rows,
             columns,
             tuple(gram_pays(size, dtype, coefficients) for size in sizes),
             tuple(options[key] for key in _ITERATION),
             array("d", (c for polynomial in coefficients for c in polynomial)),
+            margin,
             torch.empty(threads * max(_room(*size) for size in sizes), dtype=dtype, device="cpu"),
             threads,
         )
@@ -87,8 +90,14 @@ class Sizes:
         """Whether the iteration is still the one asked for, and the threads are still those."""
         return (
             self.iteration == tuple(options[key] for key in _ITERATION)
-            and self.threads == threads_for(params)
+            and self.threads == _threads(params)
         )  # fmt: skip
+
+
+def _threads(params: Tensors) -> int:
+    if sum(p.numel() for p in params) < _SHARED:
+        return 1
+    return max(1, min(torch.get_num_threads(), len(params)))
 
 
 def _room(rows: int, columns: int) -> int:
@@ -113,14 +122,14 @@ class Kernel:
         self, pointers: Sequence[int], gradients: Sequence[int], sizes: Sizes, numbers: Sequence[float], *, even: bool
     ) -> None:
         """Step every matrix: addresses of p, of each buffer and (where rows are ``even``) of the rows' second moments,
-        and of g; then the rule's operands, followed by β₂, 1 − β₂, ε, 1/mass and the factor on the norm."""
+        and of g; then the rule's operands, followed by β₂, 1 − β₂, ε and 1/mass."""
         n = len(sizes.rows)
         table = array("q", pointers)
         if not even:
             table.extend([0] * n)
         for row in (gradients, sizes.rows, sizes.columns, sizes.by_gram):
             table.extend(row)
-        operands = array("d", numbers)
+        operands = array("d", (*numbers, sizes.margin))
         self._step(
             table.buffer_info()[0], n, operands.buffer_info()[0],
             sizes.coefficients.buffer_info()[0], len(sizes.coefficients) // 3,
