@@ -17,7 +17,7 @@ import torch
 
 from sabun.poc.spec import Run
 from sabun.poc.study import BASELINE, default_study
-from sabun.poc.training import Trainer
+from sabun.poc.training.single import Trainer
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sabun.poc.kpis import KPIS, lr_tolerance_decades
+from sabun.poc.evidence.store import Store
+from sabun.poc.judgement.kpis import KPIS, lr_tolerance_decades
 from sabun.poc.records import RunResult
-from sabun.poc.store import Store
 
 __all__ = ["Arm", "Curve", "Evidence", "export", "load"]
 

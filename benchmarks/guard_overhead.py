@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from sabun import Guard
-from sabun.poc.builtin_tasks import CharLM, DigitsCNN
+from sabun.poc.tasks.builtin import CharLM, DigitsCNN
 
 BLOCK = 50
 

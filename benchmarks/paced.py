@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import recalibrated
-from sabun.poc import builtin_tasks
-from sabun.poc.tasks import FunctionTask, Scores, Seeds, Session, Split
+from sabun.poc.tasks import builtin as builtin_tasks
+from sabun.poc.tasks.base import FunctionTask, Scores, Seeds, Session, Split
 
 __all__ = ["BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "Paced"]
 

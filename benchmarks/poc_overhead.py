@@ -17,8 +17,8 @@ import torch
 
 from sabun.poc.records import Epoch
 from sabun.poc.spec import Arm, Budget, Run, Study
-from sabun.poc.tasks import load
-from sabun.poc.training import Trainer
+from sabun.poc.tasks.base import load
+from sabun.poc.training.single import Trainer
 
 
 def bare(task: object, epochs: int, lr: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ counted in steps, and in seconds as steps × median seconds a step (as a multipl
 
 **Averages.** Ratios are averaged as logarithms: over seeds within a task, then over tasks. Two intervals are given. The
 one *over tasks* takes the tasks as a sample of tasks: Hartigan's typical values of the tasks' means, as in
-:mod:`sabun.poc.statistics`, which assumes no more than symmetry. The one *over seeds* asks how well the mean of these
+:mod:`sabun.poc.judgement.statistics`, which assumes no more than symmetry. The one *over seeds* asks how well the mean of these
 very tasks is known: Student's t, with Satterthwaite's degrees of freedom.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from scipy import special
 
 from evidence import Arm, Curve, Evidence
-from sabun.poc.statistics import attained, interval, typical_values
+from sabun.poc.judgement.statistics import attained, interval, typical_values
 
 __all__ = [
     "Estimate", "apart", "at_the_cost_of", "better_by_tuning", "diverged", "duel", "each_against_the_rest",

@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from sabun.poc.calibrate import SCENARIOS, Records, Scenario, judge_arrays, simulate
+from sabun.poc.judgement.calibrate import SCENARIOS, Records, Scenario, judge_arrays, simulate
 from sabun.poc.spec import Thresholds
 
 ALPHA = 0.05

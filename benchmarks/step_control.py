@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import sabun
-from sabun.poc.builtin_tasks import BreastCancer, CharLM, Diabetes, Digits, DigitsCNN
+from sabun.poc.tasks.builtin import BreastCancer, CharLM, Diabetes, Digits, DigitsCNN
 
 
 class Tanh(Digits):

@@ -33,8 +33,9 @@ from questions import Setting  # noqa: E402
 
 from sabun import schemes  # noqa: E402
 from sabun.optim import Optimizer, RungeKutta  # noqa: E402
-from sabun.poc import arms, tasks  # noqa: E402
+from sabun.poc import arms  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
+from sabun.poc.tasks import base as tasks  # noqa: E402
 
 RECORDS = Path("runs/thesis.jsonl")
 PUBLISHED = Path("benchmarks/results/thesis.jsonl")

@@ -25,18 +25,18 @@ FORBIDDEN = {
     "sabun.poc": ("altair", "jinja2", "rich", "typer", "sabun.report", "sabun.rollout", "sabun.integrations",
                   "sabun.cli"),
     "sabun.report": (
-        "torch", "optuna", "sabun.optim", "sabun.poc.training", "sabun.poc.tuning", "sabun.poc.tasks",
-        "sabun.poc.executors", "sabun.rollout", "sabun.integrations", "sabun.cli",
+        "torch", "optuna", "sabun.optim", "sabun.poc.training.single", "sabun.poc.tuning", "sabun.poc.tasks.base",
+        "sabun.poc.executors.base", "sabun.rollout", "sabun.integrations", "sabun.cli",
     ),
     "sabun.rollout": ("altair", "typer", "sabun.report", "sabun.integrations", "sabun.cli"),
     "sabun.integrations": ("sabun.cli",),
     "sabun.errors": ("sabun",),
 }  # fmt: skip
 # These judge evidence: pure functions of plain values.
-PURE = ("sabun.poc.kpis", "sabun.poc.statistics", "sabun.poc.verdict", "sabun.poc.assess", "sabun.poc.calibrate",
-        "sabun.poc.records", "sabun.poc.results")  # fmt: skip
+PURE = ("sabun.poc.judgement.kpis", "sabun.poc.judgement.statistics", "sabun.poc.judgement.verdict", "sabun.poc.judgement.assess", "sabun.poc.judgement.calibrate",
+        "sabun.poc.records", "sabun.poc.judgement.results")  # fmt: skip
 for _module in PURE:
-    FORBIDDEN[_module] = ("torch", "optuna", "sabun.optim", "sabun.poc.store", "sabun.poc.training", "sabun.poc.tuning",
+    FORBIDDEN[_module] = ("torch", "optuna", "sabun.optim", "sabun.poc.evidence.store", "sabun.poc.training.single", "sabun.poc.tuning",
                           "sabun.report", "sabun.cli", "os", "io", "pathlib", "tempfile", "shutil")  # fmt: skip
 
 

@@ -27,11 +27,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import torch  # noqa: E402
 from questions import QUESTIONS, TASKS, Question, Setting  # noqa: E402
 
-from sabun.poc import arms, tasks  # noqa: E402
+from sabun.poc import arms  # noqa: E402
 from sabun.poc.records import RunResult  # noqa: E402
 from sabun.poc.spec import Run  # noqa: E402
 from sabun.poc.study import default_study  # noqa: E402
-from sabun.poc.training import Trainer  # noqa: E402
+from sabun.poc.tasks import base as tasks  # noqa: E402
+from sabun.poc.training.single import Trainer  # noqa: E402
 
 PUBLISHED = HERE / "results.jsonl"
 VALLEYS = HERE / "valleys.jsonl"

@@ -27,7 +27,7 @@ from lab import PUBLISHED, RESULTS, VALLEYS, Key, final, read  # noqa: E402
 from questions import MIDDLE, PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
 from evidence import Arm, Curve  # noqa: E402
-from sabun.poc.kpis import lr_tolerance_decades  # noqa: E402
+from sabun.poc.judgement.kpis import lr_tolerance_decades  # noqa: E402
 from scores import duel  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from paced import Paced
-from sabun.poc.builtin_tasks import BreastCancer, Diabetes, Splits, mlp, split, standardised
+from sabun.poc.tasks.builtin import BreastCancer, Diabetes, Splits, mlp, split, standardised
 
 __all__ = ["Classes", "Friedman"]
 

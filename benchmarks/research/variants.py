@@ -13,8 +13,8 @@ import torch
 
 import sabun
 from sabun.optim import param_groups
-from sabun.optim.preconditioners import is_matrix
-from sabun.optim.spec import encode
+from sabun.optim.preconditioners.base import is_matrix
+from sabun.optim.scheme_codec import encode
 
 __all__ = ["Limited", "Variant"]
 

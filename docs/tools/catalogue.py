@@ -73,7 +73,7 @@ def option_table() -> str:
 def task_table() -> str:
     import inspect
 
-    from sabun.poc.builtin_tasks import TASKS
+    from sabun.poc.tasks.builtin import TASKS
 
     return table(
         ["task", "what is trained"],

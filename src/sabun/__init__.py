@@ -21,12 +21,12 @@ _PUBLIC = {
     "create": "sabun.optim",
     "from_torch": "sabun.optim",
     "heavy_ball": "sabun.schemes",
-    "log": "sabun.poc.client",
+    "log": "sabun.script.client",
     "look_ahead": "sabun.schemes",
     "nesterov": "sabun.schemes",
     "param_groups": "sabun.optim",
     "presets": "sabun.optim",
-    "swap": "sabun.poc.client",
+    "swap": "sabun.script.client",
 }
 _MODULES = ("audit", "errors", "optim", "poc", "report", "rollout", "schemes")
 
@@ -70,4 +70,4 @@ def __dir__() -> list[str]:
 
 
 if "SABUN_RUN" in os.environ:  # a run of a study in script mode: seed before the script makes its model
-    importlib.import_module("sabun.poc.client").begin()
+    importlib.import_module("sabun.script.client").begin()

@@ -25,7 +25,7 @@ from evidence import export, load
 from peers import MuonAdamW
 from sabun.optim import create
 from sabun.poc import arms, study
-from sabun.poc.tasks import load as load_task
+from sabun.poc.tasks.base import load as load_task
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)

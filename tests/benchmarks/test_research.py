@@ -15,7 +15,7 @@ from variants import Limited, Variant
 
 from sabun.optim import create
 from sabun.poc import arms
-from sabun.poc import tasks as poc_tasks
+from sabun.poc.tasks import base as poc_tasks
 
 
 def train(make, steps: int = 12) -> torch.Tensor:

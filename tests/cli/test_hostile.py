@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sabun.cli import app
-from sabun.poc.store import Store
+from sabun.poc.evidence.store import Store
 
 Capture = pytest.CaptureFixture[str]
 ARMS = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "0"]
@@ -229,7 +229,7 @@ FULL = """
 import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
-from sabun.poc.store import Store
+from sabun.poc.evidence.store import Store
 
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

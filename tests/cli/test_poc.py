@@ -15,7 +15,7 @@ import pytest
 
 from sabun import audit
 from sabun.cli import app
-from sabun.poc.store import Store
+from sabun.poc.evidence.store import Store
 
 SMALL = [
     "--baseline",

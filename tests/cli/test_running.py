@@ -14,8 +14,8 @@ import pytest
 
 from sabun.cli import app
 from sabun.poc import events
+from sabun.poc.evidence.store import Store
 from sabun.poc.spec import Study
-from sabun.poc.store import Store
 from sabun.poc.study import run
 
 from ..poc.helpers import SGD, task, tiny_study, untimed

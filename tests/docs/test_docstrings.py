@@ -90,7 +90,11 @@ def test_the_code_is_found_and_can_fail() -> None:
     assert {
         f"sabun/integrations/{name}.py:" for name in ("accelerate", "lightning", "optuna", "transformers")
     } <= places
-    assert {"sabun/optim/runge_kutta.py:RungeKutta", "sabun/poc/tasks.py:", "sabun/rollout/guard.py:"} <= places
+    assert {
+        "sabun/optim/runge_kutta.py:RungeKutta",
+        "sabun/poc/tasks/base.py:",
+        "sabun/rollout/guard/guard.py:",
+    } <= places
     assert code_in("A::\n\n        a = 1\n\n        b\n\n    c") == ["a = 1\n\nb"]
     assert code_in("A.\n\n    f(1)\n\nB::\n\n    θ ← θ − hg\n\n    C (D)\n") == ["f(1)"]
     with pytest.raises(NameError):

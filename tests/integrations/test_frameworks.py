@@ -17,9 +17,9 @@ from torch import nn
 
 import sabun
 from sabun.poc.records import RunResult
-from sabun.poc.script import ScriptTrainer
 from sabun.poc.spec import Run
 from sabun.poc.study import default_study
+from sabun.poc.training.script import ScriptTrainer
 
 from ..warm import Warm
 

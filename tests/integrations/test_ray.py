@@ -22,10 +22,10 @@ from sabun.errors import MissingExtraError, MixedEvidenceError, OptionError, Stu
 from sabun.integrations import ray as integration
 from sabun.integrations.ray import Ray
 from sabun.poc import events
-from sabun.poc.environment import environment
-from sabun.poc.processes import Processes
+from sabun.poc.evidence.environment import environment
+from sabun.poc.evidence.store import Store
+from sabun.poc.executors.processes import Processes
 from sabun.poc.spec import Study
-from sabun.poc.store import Store
 from sabun.poc.study import run
 
 from ..poc.helpers import task, tiny_study, untimed

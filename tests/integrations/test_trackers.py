@@ -18,9 +18,9 @@ from sabun.cli import app
 from sabun.errors import MissingExtraError, OptionError
 from sabun.integrations.trackers import TRACKERS, Tracker, numbers, totals, track
 from sabun.poc import events, study
+from sabun.poc.evidence.store import Store
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
-from sabun.poc.store import Store
 
 TASK = Path(__file__).parents[1] / "poc" / "tiny.py"
 Found = dict[str, dict[tuple[str, int], float]]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from training import leave
 
 from sabun import Optimizer
-from sabun.optim import preconditioners
+from sabun.optim.preconditioners import base as preconditioners
 
 torch.set_num_threads(1)
 SHAPES = [(12, 8), (5, 9), (12, 8), (20, 3), (6, 2, 3, 3), (4, 4)]

@@ -10,7 +10,7 @@ import torch
 
 import sabun
 from sabun.errors import OptionError
-from sabun.poc.builtin_tasks import Digits
+from sabun.poc.tasks.builtin import Digits
 
 
 def digits(make, seed: int) -> float:

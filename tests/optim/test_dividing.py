@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from dividing_worker import SHAPES, train
 
-from sabun.optim.dividing import Team, team_of
+from sabun.optim.distributed import Team, team_of
 
 WORKER = Path(__file__).with_name("dividing_worker.py")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sabun import Optimizer
 from sabun.bench.measuring import peak_extra_bytes
 from sabun.errors import SabunWarning
-from sabun.optim import fused as compiled
-from sabun.optim import native
+from sabun.optim.compiled import c_elementwise as native
+from sabun.optim.compiled import engine as compiled
 from sabun.optim.reference import Reference
 
 SCHEMES = (

@@ -10,7 +10,7 @@ import torch
 import sabun
 from sabun.errors import OptionError
 from sabun.optim.kernels import accumulate, advance, begin, finish, realize
-from sabun.optim.spec import decode, encode
+from sabun.optim.scheme_codec import decode, encode
 
 MULTISTEP = [n for n in sabun.schemes.SCHEMES if isinstance(sabun.schemes.get(n), sabun.schemes.LinearMultistep)]
 

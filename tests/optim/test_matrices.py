@@ -9,9 +9,16 @@ import torch
 from test_kernels import USABLE
 
 import sabun
-from sabun.optim import AVERAGING, matrices
-from sabun.optim.matrices import as_matrix, orthogonalize, orthogonalize_all, refresh_basis, sorted_eigenbasis
-from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
+from sabun.optim import AVERAGING
+from sabun.optim.preconditioners import orthogonal as matrices
+from sabun.optim.preconditioners.base import PRECONDITIONERS, is_matrix
+from sabun.optim.preconditioners.orthogonal import (
+    as_matrix,
+    orthogonalize,
+    orthogonalize_all,
+    refresh_basis,
+    sorted_eigenbasis,
+)
 
 
 def random_matrix(rows: int, columns: int, condition: float, dtype=torch.float64) -> torch.Tensor:

@@ -16,7 +16,7 @@ from sabun.errors import OptionError
 from sabun.optim import create, describe
 from sabun.optim.reference import Reference
 from sabun.optim.roles import momentum_of
-from sabun.optim.spec import decode
+from sabun.optim.scheme_codec import decode
 
 STEPS = 40
 Make = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]

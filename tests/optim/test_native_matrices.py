@@ -17,7 +17,8 @@ import sabun
 from sabun import Optimizer
 from sabun.bench.measuring import peak_extra_bytes
 from sabun.errors import SabunWarning
-from sabun.optim import native, native_matrices
+from sabun.optim.compiled import c_elementwise as native
+from sabun.optim.compiled import c_matrices as native_matrices
 from sabun.optim.reference import Reference
 
 # Wide, tall, square; sizes that are a multiple of a vector and that are not; kernels; long enough for their Gram

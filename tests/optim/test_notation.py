@@ -99,5 +99,5 @@ def test_a_scheme_that_cannot_train_is_refused_before_anything_is_built() -> Non
 
 
 def test_it_needs_no_pydantic() -> None:
-    code = "import sys; sys.modules['pydantic'] = None; import sabun.optim.notation, sabun.rollout.build"
+    code = "import sys; sys.modules['pydantic'] = None; import sabun.optim.notation, sabun.rollout.jobs"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import torch
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim.rounding import narrow
+from sabun.optim.stochastic_rounding import narrow
 
 
 def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim.step_control import PI, Stability, starting_step
+from sabun.optim.control.base import PI, Stability, starting_step
 
 
 class Quadratic:

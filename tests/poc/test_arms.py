@@ -19,7 +19,7 @@ from sabun.poc.arms import Recipe, arm, recipe, spaces
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, LogUniform, Run
 from sabun.poc.study import run as study_run
-from sabun.poc.training import Trainer
+from sabun.poc.training.single import Trainer
 
 from .helpers import tiny_study
 
@@ -175,7 +175,7 @@ def test_an_option_given_twice_is_refused() -> None:
 
 
 def test_building_an_arm_needs_no_pydantic() -> None:
-    code = "import sys; sys.modules['pydantic'] = None; import sabun.poc.arms, sabun.poc.client"
+    code = "import sys; sys.modules['pydantic'] = None; import sabun.poc.arms, sabun.script.client"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sabun.errors import StudyError
-from sabun.poc.assess import METHODS, PROBLEMS, assess, decided, plan
-from sabun.poc.kpis import KPIS
+from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
+from sabun.poc.judgement.kpis import KPIS
+from sabun.poc.judgement.results import Assessment, Comparison, Reason, Tuning
+from sabun.poc.judgement.verdict import REASONS
 from sabun.poc.records import RunResult
-from sabun.poc.results import Assessment, Comparison, Reason, Tuning
-from sabun.poc.verdict import REASONS
 
 from .evidence import run, runs_of, study
 

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from sabun.errors import StudyError
-from sabun.poc import calibrate as cal
-from sabun.poc import statistics as s
-from sabun.poc.assess import assess
+from sabun.poc.judgement import calibrate as cal
+from sabun.poc.judgement import statistics as s
+from sabun.poc.judgement.assess import assess
 from sabun.poc.spec import Thresholds
 
 from .evidence import runs_of, study

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sabun import optim
-from sabun.poc.curvature import ITERATIONS, Probe, largest_eigenvalue
 from sabun.poc.records import RunResult
 from sabun.poc.seeds import Seeds
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks import Scores
-from sabun.poc.training import Trainer
+from sabun.poc.tasks.base import Scores
+from sabun.poc.training.curvature import ITERATIONS, Probe, largest_eigenvalue
+from sabun.poc.training.single import Trainer
 
 from .helpers import SGD, tiny_study, untimed
 

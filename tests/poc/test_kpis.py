@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.poc.kpis import KPIS, lr_tolerance_decades
+from sabun.poc.judgement.kpis import KPIS, lr_tolerance_decades
 from sabun.poc.records import Epoch, RunResult
 
 from .evidence import START, curve, run

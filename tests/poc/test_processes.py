@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sabun.poc import events
-from sabun.poc.store import Store
+from sabun.poc.evidence.store import Store
 from sabun.poc.study import run
 from sabun.report.table import rows
 
@@ -77,7 +77,7 @@ def _orphans(marker: str) -> list[int]:
                 environment = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if b"sabun.poc.worker" in command and marker.encode() in environment:
+            if b"sabun.poc.executors.worker" in command and marker.encode() in environment:
                 found.append(int(entry.name))
     return found
 
@@ -162,8 +162,8 @@ def _command(pid: int) -> list[str]:
 
 
 def _is_worker(pid: int) -> bool:
-    return "sabun.poc.worker" in _command(pid)
+    return "sabun.poc.executors.worker" in _command(pid)
 
 
 def _is_fork(pid: int) -> bool:
-    return _command(pid)[-1:] != ["sabun.poc.worker"]
+    return _command(pid)[-1:] != ["sabun.poc.executors.worker"]

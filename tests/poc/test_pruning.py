@@ -12,11 +12,11 @@ import pytest
 from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import pruning
+from sabun.poc.evidence.store import Store
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
-from sabun.poc.store import Store
 from sabun.poc.study import run
-from sabun.poc.training import Trainer
+from sabun.poc.training.single import Trainer
 
 from .helpers import task, tiny_study, untimed
 

@@ -18,13 +18,13 @@ import torch
 import sabun
 from sabun.cli.progress import place
 from sabun.errors import StoreError, StudyError
-from sabun.poc import client
-from sabun.poc.inprocess import epochs_in
+from sabun.poc.evidence.store import Store
+from sabun.poc.executors.in_process import epochs_in
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.script import ScriptTrainer
 from sabun.poc.spec import Phase, Run, Study
-from sabun.poc.store import Store
 from sabun.poc.study import default_study, run
+from sabun.poc.training.script import ScriptTrainer
+from sabun.script import client
 
 from .helpers import untimed
 

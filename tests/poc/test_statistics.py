@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sabun.poc import statistics as s
+from sabun.poc.judgement import statistics as s
 
 RNG = np.random.default_rng(20)
 

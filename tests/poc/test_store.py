@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sabun.errors import MixedEvidenceError, StoreError
-from sabun.poc import store as store_module
 from sabun.poc.codec import decode, encode
+from sabun.poc.evidence import store as store_module
+from sabun.poc.evidence.store import Store, Writer, lines
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
-from sabun.poc.store import Store, Writer, lines
 
 from .helpers import tiny_study
 

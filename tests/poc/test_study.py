@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
-from sabun.poc import events, trail
-from sabun.poc import plan as plan_module
-from sabun.poc.executors import Executor, Unit
-from sabun.poc.inprocess import InProcess
-from sabun.poc.plan import evaluation_order
+from sabun.poc import events
+from sabun.poc import schedule as plan_module
+from sabun.poc.evidence import audit_trail as trail
+from sabun.poc.evidence.store import Store
+from sabun.poc.executors.base import Executor, Unit
+from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.schedule import evaluation_order
 from sabun.poc.spec import Arm, Run, Study
-from sabun.poc.store import Store
 from sabun.poc.study import Evidence, default_study, run, validate
 
 from .helpers import SGD, task, tiny_study, untimed

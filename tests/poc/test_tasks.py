@@ -17,9 +17,11 @@ import torch
 from sklearn import datasets
 
 from sabun.errors import MissingExtraError, StudyError
-from sabun.poc import builtin_tasks, data, tasks
-from sabun.poc.data import Source, fetch
-from sabun.poc.tasks import FunctionTask, Scores, Seeds, Session, load
+from sabun.poc.tasks import base as tasks
+from sabun.poc.tasks import builtin as builtin_tasks
+from sabun.poc.tasks import data
+from sabun.poc.tasks.base import FunctionTask, Scores, Seeds, Session, load
+from sabun.poc.tasks.data import Source, fetch
 
 from .helpers import TINY, task
 

@@ -17,11 +17,11 @@ from torch import nn
 from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import events
+from sabun.poc.evidence.store import Store
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run, Study
-from sabun.poc.store import Store
 from sabun.poc.study import default_study, run, validate
-from sabun.poc.training import Trainer
+from sabun.poc.training.single import Trainer
 
 from .helpers import SGD, task, tiny_study, untimed
 

@@ -18,9 +18,9 @@ from sabun import audit
 from sabun.audit import AuditLog
 from sabun.errors import StoreError
 from sabun.poc import study as studies
-from sabun.poc import trail
+from sabun.poc.evidence import audit_trail as trail
+from sabun.poc.evidence.store import Store, Writer
 from sabun.poc.spec import Study
-from sabun.poc.store import Store, Writer
 
 from ..kills import KILLED, killed
 from .helpers import tiny_study

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sabun.poc import training
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.seeds import Seeds, seeds_of
 from sabun.poc.spec import Arm, Run, Study, derive_seed
-from sabun.poc.training import Trainer, factor
+from sabun.poc.training import single as training
+from sabun.poc.training.single import Trainer, factor
 
 from .helpers import SGD, tiny_study
 

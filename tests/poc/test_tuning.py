@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sabun.poc import arms, tuning
+from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, LogUniform, Run
 
 from .helpers import SGD, tiny_study

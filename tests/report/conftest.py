@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Decision, Reason, Tuning, Verdict
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.results import ArmSummary, Assessment, Comparison, Decision, Reason, Tuning, Verdict
 from sabun.poc.spec import Arm, Budget, Study
 
 

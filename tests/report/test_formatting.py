@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.report.formatting import LANGUAGES, STYLES, Formatter, Language, money, show
+from sabun.messages.formatting import LANGUAGES, STYLES, Formatter, Language, money, show
 
 
 @pytest.mark.parametrize(

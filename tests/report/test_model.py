@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.poc.results import Assessment
+from sabun.messages.catalogue import text
+from sabun.messages.formatting import LANGUAGES
+from sabun.poc.judgement.results import Assessment
 from sabun.report import html
 from sabun.report.facts import Report
-from sabun.report.formatting import LANGUAGES
 from sabun.report.model import build
 from sabun.report.money import Prices
-from sabun.report.text import text
 
 Make = Callable[..., Any]
 

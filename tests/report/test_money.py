@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.poc.results import Comparison
+from sabun.poc.judgement.results import Comparison
 from sabun.report.model import build
 from sabun.report.money import Effort, Money, Prices, appraise
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sabun.messages.formatting import LANGUAGES, Language
 from sabun.report import facts as facts_module
 from sabun.report import html, json, markdown, method, money, terminal
 from sabun.report.facts import KPIS, Report
-from sabun.report.formatting import LANGUAGES, Language
 from sabun.report.model import build
 from sabun.report.money import Prices
 

@@ -10,12 +10,12 @@ import pytest
 
 import sabun
 from sabun.errors import OptionError
-from sabun.poc.assess import PROBLEMS
-from sabun.poc.kpis import KPIS
-from sabun.poc.results import Reason
-from sabun.poc.verdict import REASONS
-from sabun.report import text
-from sabun.report.formatting import LANGUAGES
+from sabun.messages import catalogue as text
+from sabun.messages.formatting import LANGUAGES
+from sabun.poc.judgement.assess import PROBLEMS
+from sabun.poc.judgement.kpis import KPIS
+from sabun.poc.judgement.results import Reason
+from sabun.poc.judgement.verdict import REASONS
 
 
 def test_languages_have_the_same_keys_and_placeholders() -> None:
@@ -25,7 +25,7 @@ def test_languages_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_every_language_file_is_a_language() -> None:
-    files = {f.name.removesuffix(".toml") for f in resources.files("sabun.report").joinpath("messages").iterdir()}
+    files = {f.name.removesuffix(".toml") for f in resources.files("sabun.messages").iterdir() if f.name.endswith(".toml")}
     assert files == set(LANGUAGES)
 
 

@@ -43,9 +43,9 @@ def write_study() -> StudyWriter:
         baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
     ) -> Path:
+        from sabun.poc.evidence.store import Writer
         from sabun.poc.records import Epoch, RunResult
         from sabun.poc.spec import Arm, Budget, Run, Study
-        from sabun.poc.store import Writer
 
         study = Study(
             name=path.name,

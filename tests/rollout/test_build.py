@@ -12,7 +12,7 @@ from torch import nn
 import sabun
 from sabun.errors import RolloutError, SabunError, StateError
 from sabun.rollout import Rollout, champion, choice_of, choose, optimizer
-from sabun.rollout.build import KEY, build, unbuildable
+from sabun.rollout.jobs import KEY, build, unbuildable
 from sabun.rollout.plan import Gate, Plan, Side, Stage
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 0.01, "betas": (0.8, 0.9)})

@@ -11,8 +11,8 @@ import pytest
 
 from sabun import audit
 from sabun.errors import MissingExtraError, RolloutError
-from sabun.rollout import evidence
-from sabun.rollout.build import unbuildable
+from sabun.rollout import gate as evidence
+from sabun.rollout.jobs import unbuildable
 from sabun.rollout.plan import Gate, Plan, Side
 
 StudyWriter = Callable[..., Path]
@@ -147,8 +147,8 @@ def test_without_the_packages_it_says_what_to_install(
     import sys
 
     write_study(tmp_path / "study")
-    monkeypatch.setitem(sys.modules, "sabun.poc.store", None)
-    monkeypatch.setitem(sys.modules, "sabun.poc.assess", None)
+    monkeypatch.setitem(sys.modules, "sabun.poc.evidence.store", None)
+    monkeypatch.setitem(sys.modules, "sabun.poc.judgement.assess", None)
     assert "pip install 'sabun[poc]'" in problems(tmp_path, plan)[0]
     with pytest.raises(MissingExtraError, match=r"sabun\[poc\]"):
         evidence.propose(tmp_path / "study", tmp_path)
@@ -162,5 +162,5 @@ def test_a_judgement_that_fails_is_no_go_and_no_crash(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("spread of nothing")
 
-    monkeypatch.setattr("sabun.poc.assess.assess", fail)
+    monkeypatch.setattr("sabun.poc.judgement.assess.assess", fail)
     assert "cannot be judged: ZeroDivisionError" in problems(tmp_path, plan)[0]

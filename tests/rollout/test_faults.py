@@ -93,7 +93,7 @@ spec = importlib.util.spec_from_file_location("rollout_workloads", here + "/work
 workloads = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = workloads
 spec.loader.exec_module(workloads)
-from sabun.rollout.guard import Guard
+from sabun.rollout.guard.guard import Guard
 import torch._dynamo  # which torch.optim would import lazily, in every fork again
 work, steps = {"digits-cnn": workloads.digits_cnn, "charlm": workloads.charlm}[name](), 24
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
-from sabun.rollout.figures import Figures
-from sabun.rollout.guard import Guard
-from sabun.rollout.shelf import Disk, Snapshot
-from sabun.rollout.watch import Watch
+from sabun.rollout.guard.guard import Guard
+from sabun.rollout.guard.loss_monitor import Watch
+from sabun.rollout.guard.snapshots import Disk, Snapshot
+from sabun.rollout.guard.step_check import Figures
 
 
 class Toy:
@@ -353,7 +353,7 @@ def test_writing_good_states_takes_its_share_of_the_time_and_no_more(
     share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("sabun.rollout.shelf.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("sabun.rollout.guard.snapshots.time", SimpleNamespace(monotonic=lambda: clock[0]))
     real, written = Disk._write, []
 
     def slow(self: Disk, snapshot: Snapshot) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.rollout.watch import Watch
+from sabun.rollout.guard.loss_monitor import Watch
 
 
 def feed(watch: Watch, losses: list[float]) -> list[tuple[int, str]]:

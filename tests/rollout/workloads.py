@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sabun.poc.builtin_tasks import CharLM, DigitsCNN
-from sabun.rollout.guard import Guard
+from sabun.poc.tasks.builtin import CharLM, DigitsCNN
+from sabun.rollout.guard.guard import Guard
 
 FAULTS = ("nan-gradient", "loss-times-1000", "corrupted-batch", "corrupted-shard", "lr-times-100")
 SHARD = 5

@@ -10,7 +10,7 @@ import pytest
 
 from sabun import schemes
 from sabun.errors import OptionError, SchemeError
-from sabun.schemes import words
+from sabun.messages import certificates as words
 from sabun.schemes.certificate import short
 
 

@@ -39,7 +39,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import schemes
-from sabun.poc import statistics
+from sabun.poc.judgement import statistics
 
 
 def wander(scheme, h, steps, copies=4000, averaging=None, decay=False, **options):

@@ -37,10 +37,11 @@ from pathlib import Path
 import numpy as np
 
 from sabun.errors import StoreError
-from sabun.poc import calibrate, study
-from sabun.poc.assess import assess
+from sabun.poc import study
+from sabun.poc.evidence.store import Store
+from sabun.poc.judgement import calibrate
+from sabun.poc.judgement.assess import assess
 from sabun.poc.spec import Study
-from sabun.poc.store import Store
 
 LANG = "en"  # of the report's sentences
 

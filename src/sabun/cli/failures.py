@@ -12,8 +12,8 @@ from sabun.poc.records import PRINTED_LAST
 from sabun.report.svg import visible
 
 if TYPE_CHECKING:
+    from sabun.poc.evidence.store import Store
     from sabun.poc.records import RunResult
-    from sabun.poc.store import Store
 
 __all__ = ["PHASES", "Failure", "failures", "kind", "lines"]
 

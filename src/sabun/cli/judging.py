@@ -18,9 +18,9 @@ from sabun.cli.logs import Form, Format, show
 from sabun.cli.poc import Currency, Folder, Gate, Hours, Jobs, Json, Lang, Price, Quiet, Setup, opened, poc
 
 if TYPE_CHECKING:
-    from sabun.poc.results import Tuning
+    from sabun.poc.evidence.store import Store
+    from sabun.poc.judgement.results import Tuning
     from sabun.poc.spec import Study
-    from sabun.poc.store import Store
     from sabun.report.facts import Report
     from sabun.report.money import Prices
     from sabun.report.table import Cell
@@ -66,7 +66,7 @@ def verify(
     """Check that no record or event was edited, removed, reordered or added. Exit code 1 where one was."""
     from sabun.cli import console
     from sabun.errors import StoreError
-    from sabun.poc.trail import report_tampering
+    from sabun.poc.evidence.audit_trail import report_tampering
 
     try:
         found = opened(directory).verify(anchor=anchor)
@@ -98,7 +98,7 @@ def verify(
 @poc.command()
 def log(directory: Folder, form: Form = Format.markdown) -> None:
     """Export the audit log of a study: who asked for what, when; runs, looks, verdicts."""
-    from sabun.poc import trail
+    from sabun.poc.evidence import audit_trail as trail
 
     show(trail.read(opened(directory)), form)
 
@@ -112,9 +112,9 @@ def compare(
 ) -> None:
     """Put two studies side by side: what differs between them, and what each says of the same candidates."""
     from sabun.cli import console, tables
+    from sabun.messages.catalogue import language
     from sabun.report import json as as_data
     from sabun.report.compare import compare as put_beside
-    from sabun.report.text import language
 
     shown = language(lang)
     found = put_beside(_judge(first, None), _judge(second, None))
@@ -181,7 +181,7 @@ def _save(path: Path, content: bytes) -> None:
 
 
 def language_of(lang: str) -> None:
-    from sabun.report.text import language
+    from sabun.messages.catalogue import language
 
     language(lang)
 
@@ -206,9 +206,9 @@ def prices_of(
 
 def judged(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool) -> None:
     from sabun.cli import console
+    from sabun.messages.catalogue import language, text
     from sabun.report import json as as_data
     from sabun.report import terminal
-    from sabun.report.text import language, text
 
     found = _logged(_judge(directory, prices), directory)
     files = _write(found, directory, lang)
@@ -226,8 +226,8 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
     """From the records on disk to the report."""
     import hashlib
 
-    from sabun.poc import store as stores
-    from sabun.poc.assess import assess
+    from sabun.poc.evidence import store as stores
+    from sabun.poc.judgement.assess import assess
     from sabun.report import model
 
     store = _checked(directory)
@@ -250,7 +250,7 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
 def _checked(directory: Path) -> Store:
     """The study, if its records are those that its audit log saw written: nothing else is worth a verdict."""
     from sabun.errors import StoreError
-    from sabun.poc import trail
+    from sabun.poc.evidence import audit_trail as trail
 
     store = opened(directory)
     held = trail.check(store)
@@ -265,7 +265,7 @@ def _checked(directory: Path) -> Store:
 
 def _logged(found: Report, directory: Path) -> Report:
     """The report with the head of the study's audit log, in which its verdict is an event."""
-    from sabun.poc import trail
+    from sabun.poc.evidence import audit_trail as trail
 
     verdicts = {candidate.arm: candidate.verdict.decision for candidate in found.candidates}
     head = trail.write_verdict(opened(directory), verdicts)
@@ -293,9 +293,9 @@ def _descriptions(study: Study, tuning: Mapping[str, Tuning]) -> dict[str, Mappi
 
 def _write(found: Report, directory: Path, lang: str) -> dict[str, str]:
     """The three files, each whole or not at all."""
+    from sabun.messages.catalogue import language
     from sabun.report import html, markdown
     from sabun.report import json as as_data
-    from sabun.report.text import language
 
     shown = language(lang)
     contents = {

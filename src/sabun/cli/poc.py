@@ -17,9 +17,9 @@ import typer
 
 if TYPE_CHECKING:
     from sabun.poc.events import Event, Listener
-    from sabun.poc.executors import Executor
+    from sabun.poc.evidence.store import Store
+    from sabun.poc.executors.base import Executor
     from sabun.poc.spec import Arm, Study
-    from sabun.poc.store import Store
 
 __all__ = ["opened", "register", "study_of"]
 
@@ -161,7 +161,7 @@ def run(
     with _executing(executor, jobs, address) as chosen:
         study = study_of(source, task, script, baseline, candidate, budget, time_limit=time_limit)
         where = out if out is not None else Path("runs") / _slug(study.name)
-        from sabun.poc import store
+        from sabun.poc.evidence import store
 
         try:
             store.refuse_other(where, study)
@@ -273,7 +273,7 @@ def _executing(name: str | None, jobs: int | None, address: str | None) -> Itera
         with contextlib.closing(cluster):
             yield cluster
         return
-    from sabun.poc.processes import Processes
+    from sabun.poc.executors.processes import Processes
 
     with contextlib.closing(Processes(jobs or 1)) as workers:
         yield workers
@@ -314,13 +314,13 @@ def study_of(
 ) -> Study:
     """The study that the options describe. Raises StudyError for options that contradict one another."""
     from sabun.errors import StudyError
-    from sabun.poc.loading import uncollected
+    from sabun.poc.startup import uncollected
 
     with uncollected():
         from sabun.poc import arms
         from sabun.poc import study as studies
     from sabun.poc.spec import Study
-    from sabun.poc.tasks import PREFIX
+    from sabun.poc.tasks.base import PREFIX
 
     given = {key: value for key, value in budget.items() if value is not None}
     if script is not None:
@@ -401,10 +401,10 @@ def _slug(name: str) -> str:
 
 def opened(directory: Path) -> Store:
     from sabun.errors import StudyError
-    from sabun.poc.loading import uncollected
+    from sabun.poc.startup import uncollected
 
     with uncollected():
-        from sabun.poc.store import Store
+        from sabun.poc.evidence.store import Store
 
     if not Store.exists(directory):
         raise StudyError(f"there is no study in {directory}.", fix="Check the path, or run a study into it first.")

@@ -93,10 +93,10 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented study file to start from."""
-    from sabun.poc.builtin_tasks import TASKS
     from sabun.poc.spec import Study
     from sabun.poc.study import DEFAULT_BUDGET
-    from sabun.poc.tasks import PREFIX
+    from sabun.poc.tasks.base import PREFIX
+    from sabun.poc.tasks.builtin import TASKS
 
     if task is not None and script is not None:
         raise StudyError("both --task and --script are given.", fix="Give one of the two.")
@@ -203,7 +203,7 @@ def _check(study: Study, *, as_json: bool, quiet: bool) -> None:
 
 
 def _cost(checked: Checked, study: Study) -> str:
-    from sabun.report.formatting import show
+    from sabun.messages.formatting import show
 
     epoch = show(max(checked.epoch_s.values()), "s", "en")
     said = f"The study: {checked.runs} runs; an epoch takes up to {epoch}"
@@ -232,7 +232,7 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from sabun.poc import calibrate as calibration
+    from sabun.poc.judgement import calibrate as calibration
 
     try:
         early = [int(part) for part in looks.split(",") if part.strip()]

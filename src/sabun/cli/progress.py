@@ -12,9 +12,9 @@ from rich.text import Text
 
 from sabun.cli import console
 from sabun.cli.failures import PHASES, kind
+from sabun.messages.formatting import show
 from sabun.poc import events
 from sabun.poc.records import evaluated
-from sabun.report.formatting import show
 from sabun.report.svg import shorten, visible
 
 __all__ = ["bar", "listener", "place"]

@@ -16,7 +16,7 @@ import typer
 
 from sabun.cli.logs import Form, Format, show
 from sabun.errors import OptionError, RolloutError
-from sabun.rollout import evidence
+from sabun.rollout import gate as evidence
 from sabun.rollout.choice import KILL_VARIABLE, choose, killed
 from sabun.rollout.plan import Side
 from sabun.rollout.state import Rollout, State
@@ -211,7 +211,7 @@ def _side(notation: str, lr: float | None, role: str) -> Side | None:
 
 def _notes(state: State) -> list[str]:
     """What the operator should know of a plan before any job meets it."""
-    from sabun.rollout.build import unbuildable
+    from sabun.rollout.jobs import unbuildable
 
     wrong, unjudged = unbuildable(state.plan)
     notes = [f"{problem} Correct rollout.toml, then run `sabun rollout apply`." for problem in wrong]

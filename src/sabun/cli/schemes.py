@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
 
 def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
     """Show the catalogue: order, error constant, stability, noise and cost of every scheme."""
+    from sabun.messages.certificates import say
     from sabun.schemes import SCHEMES
-    from sabun.schemes.words import say
 
     certificates = [entry.build().certificate() for entry in SCHEMES.values()]
     if as_json:
@@ -62,8 +62,8 @@ def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
 def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
+    from sabun.messages.certificates import say
     from sabun.schemes.certificate import short
-    from sabun.schemes.words import say
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
@@ -89,7 +89,7 @@ def explain_command(
     """Explain a scheme: its certificate, what it means for a learning rate, and its pictures."""
     from sabun import schemes
     from sabun.errors import OptionError, SchemeError
-    from sabun.schemes.words import say
+    from sabun.messages.certificates import say
 
     say("scheme", lang)  # an unknown language is an error before anything is written
     if plane:
@@ -132,7 +132,7 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
     from rich.table import Table
 
     from sabun.cli.console import stdout
-    from sabun.schemes.words import say
+    from sabun.messages.certificates import say
 
     console = stdout()
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -158,8 +158,8 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
 
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """The same in torch, whose ``lr`` of SGD with momentum is that of sabun times 1 − β."""
+    from sabun.messages.certificates import say
     from sabun.schemes.certificate import short
-    from sabun.schemes.words import say
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):

@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sabun.messages.catalogue import text
+from sabun.messages.formatting import Language
 from sabun.report.compare import Comparable
-from sabun.report.formatting import Language
 from sabun.report.markdown import cell
 from sabun.report.svg import shorten, visible
-from sabun.report.text import text
 
 __all__ = ["comparison"]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sabun.errors import OptionError, unknown
 from sabun.optim import notation
-from sabun.poc.driving import averaged, enter_mode
+from sabun.script.protocol import averaged, enter_mode
 
 __all__ = ["bare", "handed_out", "make"]
 

@@ -20,9 +20,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sabun.errors import OptionError, TrainingError
 from sabun.integrations.common import handed_out
-from sabun.poc import client
-from sabun.poc.driving import needs_closure
 from sabun.rollout import Guard
+from sabun.script import client
+from sabun.script.protocol import needs_closure
 
 __all__ = ["Averaging", "Guarding", "attach"]
 

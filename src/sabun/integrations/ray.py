@@ -23,7 +23,7 @@ from typing import Any
 
 from sabun.errors import MissingExtraError, OptionError, SabunError, StudyError, TrainingError
 from sabun.poc.codec import decode, decode_epoch, encode, encode_epoch
-from sabun.poc.executors import Lost, Unit
+from sabun.poc.executors.base import Lost, Unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 
@@ -193,8 +193,8 @@ class Worker:
         self._setup = setup
 
     def take_up(self) -> dict[str, Any]:
-        from sabun.poc.environment import environment
-        from sabun.poc.inprocess import InProcess
+        from sabun.poc.evidence.environment import environment
+        from sabun.poc.executors.in_process import InProcess
 
         study = _unpack(self._setup)
         self._executor = InProcess(shared=True)
@@ -234,7 +234,7 @@ def _unpack(setup: Mapping[str, Any]) -> Study:
 
     Raises StudyError for a script whose directory is not there.
     """
-    from sabun.poc.tasks import PREFIX
+    from sabun.poc.tasks.base import PREFIX
 
     study = Study.build(setup["study"])
     if setup["data"] is not None:

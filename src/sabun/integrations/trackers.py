@@ -22,10 +22,11 @@ from typing import Any
 
 from sabun import audit
 from sabun.errors import MissingExtraError, OptionError, unknown
-from sabun.poc import events, trail
+from sabun.poc import events
+from sabun.poc.evidence import audit_trail as trail
+from sabun.poc.evidence.store import Store
 from sabun.poc.records import Epoch, Phase, RunResult, evaluated
 from sabun.poc.spec import Study
-from sabun.poc.store import Store
 
 __all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "track"]
 

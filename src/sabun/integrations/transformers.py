@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from sabun.errors import TrainingError
 from sabun.integrations.common import make
-from sabun.poc import client
+from sabun.script import client
 
 __all__ = ["attach", "optimizer"]
 

@@ -7,14 +7,14 @@ step; :func:`create` goes by the names that people know; :func:`from_torch` take
 from __future__ import annotations
 
 from sabun.optim.averaging import AVERAGING, recalibrated
-from sabun.optim.groups import param_groups
-from sabun.optim.interop import describe, from_torch
+from sabun.optim.control.base import STEP_CONTROLS
+from sabun.optim.conversion import describe, from_torch
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS
-from sabun.optim.preconditioners import PRECONDITIONERS
+from sabun.optim.parameter_groups import param_groups
+from sabun.optim.preconditioners.base import PRECONDITIONERS
 from sabun.optim.presets import Preset, create, presets
 from sabun.optim.runge_kutta import RungeKutta
-from sabun.optim.step_control import STEP_CONTROLS
 
 __all__ = [
     "AVERAGING",

@@ -19,9 +19,9 @@ from sabun.errors import SabunError, StateError, unknown
 from sabun.optim.averaging import AVERAGING
 from sabun.optim.kernels import realize
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
+from sabun.optim.preconditioners.base import PRECONDITIONERS, is_matrix
 from sabun.optim.roles import check_momentum
-from sabun.optim.spec import Scheme, decode_any
+from sabun.optim.scheme_codec import Scheme, decode_any
 from sabun.schemes import LinearMultistep
 
 __all__ = ["examined", "keep_precision", "take_bound", "unpack"]

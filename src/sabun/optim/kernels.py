@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sabun import schemes
-from sabun.optim.spec import decode
+from sabun.optim.scheme_codec import decode
 
 __all__ = ["Realization", "Terms", "accumulate", "advance", "begin", "finish", "realize", "update"]
 
@@ -94,7 +94,7 @@ def _direct_mass(b: tuple[float, ...], a: tuple[float, ...], n: int) -> float:
 
 @lru_cache(maxsize=4096)
 def realize(text: str, momentum: float | None, start_up: str) -> Realization:
-    """The scheme of that text (:mod:`sabun.optim.spec`) as a filter to run.
+    """The scheme of that text (:mod:`sabun.optim.scheme_codec`) as a filter to run.
 
     β is replaced by ``momentum`` where that is given, for it may be cycled: over all of [0, 1), else SchemeError.
     """

@@ -20,19 +20,19 @@ from torch.optim.optimizer import ParamsT
 
 from sabun import schemes
 from sabun.errors import OptionError, StateError, unknown
-from sabun.optim import plan as planning
+from sabun.optim import buckets as planning
 from sabun.optim.averaging import AVERAGING, schedule_free_weight
+from sabun.optim.buckets import refuse_sparse
 from sabun.optim.checkpoints import examined, keep_precision, take_bound, unpack
-from sabun.optim.fused import Engine
+from sabun.optim.compiled.engine import Engine
+from sabun.optim.control.base import STEP_CONTROLS, Controller
+from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
-from sabun.optim.plan import refuse_sparse
-from sabun.optim.preconditioners import PRECONDITIONERS
+from sabun.optim.preconditioners.base import PRECONDITIONERS
 from sabun.optim.roles import filter_of, settle
-from sabun.optim.same_batch import SameBatch
-from sabun.optim.step_control import STEP_CONTROLS, Controller
 from sabun.optim.stepping import Move, carry_out, direct, step_fused
-from sabun.optim.tracing import opaque
 from sabun.schemes import LinearMultistep
 
 __all__ = ["VERSION", "Optimizer"]

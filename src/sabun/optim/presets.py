@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
-from sabun.optim.groups import param_groups
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS, check_learning_rate
+from sabun.optim.parameter_groups import param_groups
 from sabun.schemes.catalogue import parse
 
 __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.preconditioners import PRECONDITIONERS, is_matrix
+from sabun.optim.preconditioners.base import PRECONDITIONERS, is_matrix
 from sabun.optim.roles import scheme_of
 
 __all__ = ["Reference"]

@@ -11,8 +11,8 @@ from sabun.errors import OptionError, SchemeError, unknown
 from sabun.optim.averaging import AVERAGING
 from sabun.optim.kernels import Realization, realize
 from sabun.optim.options import check_learning_rate
-from sabun.optim.preconditioners import PRECONDITIONERS, Preconditioner
-from sabun.optim.spec import decode, encode
+from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner
+from sabun.optim.scheme_codec import decode, encode
 
 __all__ = ["check_momentum", "filter_of", "momentum_of", "scheme_of", "settle"]
 

@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, SchemeError, TrainingError, unknown
+from sabun.optim.buckets import refuse_sparse
 from sabun.optim.checkpoints import examined, take_bound
+from sabun.optim.control.base import DEFAULT_TOLERANCE, PI
+from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.kernels import Tensors
+from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
-from sabun.optim.plan import refuse_sparse
-from sabun.optim.same_batch import SameBatch
-from sabun.optim.spec import decode_any, encode
-from sabun.optim.step_control import DEFAULT_TOLERANCE, PI
-from sabun.optim.tracing import opaque
+from sabun.optim.scheme_codec import decode_any, encode
 from sabun.schemes import ButcherTableau
 
 __all__ = ["VERSION", "RungeKutta"]

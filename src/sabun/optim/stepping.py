@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import schedule_free_update
-from sabun.optim.dividing import team_of
-from sabun.optim.fused import Engine
+from sabun.optim.buckets import Bucket, real_views
+from sabun.optim.compiled.engine import Engine
+from sabun.optim.distributed import team_of
 from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish, update
-from sabun.optim.plan import Bucket, real_views
-from sabun.optim.preconditioners import Work
-from sabun.optim.rounding import narrow
+from sabun.optim.preconditioners.base import Work
+from sabun.optim.stochastic_rounding import narrow
 
 __all__ = ["Move", "carry_out", "direct", "step_fused"]
 

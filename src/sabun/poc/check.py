@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sabun.poc.arms import SCRIPT
-from sabun.poc.inprocess import one_thread
+from sabun.poc.executors.in_process import one_thread
 from sabun.poc.records import RunResult
-from sabun.poc.script import EPOCHS, ScriptTrainer
 from sabun.poc.spec import Arm, Run, Scalar, Study
-from sabun.poc.tasks import PREFIX
-from sabun.poc.training import Trainer
+from sabun.poc.tasks.base import PREFIX
+from sabun.poc.training.script import EPOCHS, ScriptTrainer
+from sabun.poc.training.single import Trainer
 
 __all__ = ["Checked", "Finding", "check"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import Epoch, RunResult
-from sabun.poc.results import Tuning
 from sabun.poc.spec import Run, Study
 
 __all__ = [

@@ -9,7 +9,7 @@ done, and the records are those of an undisturbed study, timings aside. Order of
 3. the first evaluation seed of every arm once more: are its weights the same to the last bit?
 4. where runs shared the machine: short timing runs that have it to themselves.
 
-What comes next is for :mod:`sabun.poc.plan` to say, where it is carried out for :mod:`sabun.poc.executors`.
+What comes next is for :mod:`sabun.poc.schedule` to say, where it is carried out for :mod:`sabun.poc.executors.base`.
 With ``budget.looks`` steps 2 to 4 are done for as many seeds as the first look asks; the study ends where the
 assessment has decided, with the error spending that keeps its promise, and goes on to the next look where it has not.
 """
@@ -24,16 +24,16 @@ from typing import Any
 
 from sabun.errors import StudyError
 from sabun.poc import arms, events, tuning
-from sabun.poc.builtin_tasks import TASKS
-from sabun.poc.executors import Executor, Lost, Unit
-from sabun.poc.inprocess import InProcess, epochs_in, trainer
-from sabun.poc.plan import Plan, resting_on_failures
-from sabun.poc.processes import Processes
+from sabun.poc.evidence.store import Writer, refuse_other
+from sabun.poc.executors.base import Executor, Lost, Unit
+from sabun.poc.executors.in_process import InProcess, epochs_in, trainer
+from sabun.poc.executors.processes import Processes
+from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import Epoch, RunResult, evaluated
-from sabun.poc.results import Tuning
+from sabun.poc.schedule import Plan, resting_on_failures
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
-from sabun.poc.store import Writer, refuse_other
-from sabun.poc.training import Trainer
+from sabun.poc.tasks.builtin import TASKS
+from sabun.poc.training.single import Trainer
 
 __all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
 
@@ -53,7 +53,7 @@ CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a finished study left: what :func:`sabun.poc.assess.assess` judges."""
+    """All that a finished study left: what :func:`sabun.poc.judgement.assess.assess` judges."""
 
     study: Study
     runs: tuple[RunResult, ...]
@@ -108,7 +108,7 @@ def validate(study: Study) -> dict[str, str]:
         return {}
     if not isinstance(carrier, Trainer):
         raise StudyError("the seeds of a script cannot be trained together.", fix="Leave out batch_seeds.")
-    from sabun.poc import together
+    from sabun.poc.training import batched as together
 
     return together.check(carrier)
 

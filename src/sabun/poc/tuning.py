@@ -17,10 +17,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.poc import arms, pruning
-from sabun.poc.loading import uncollected
+from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import RunResult
-from sabun.poc.results import Tuning
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
+from sabun.poc.startup import uncollected
 
 __all__ = ["Tuner", "best", "objective", "suggest", "summarise"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sabun.poc.results import Comparison, Decision
+from sabun.poc.judgement.results import Comparison, Decision
 from sabun.report.facts import KPIS, Limits, Report
 
 __all__ = ["Comparable", "Row", "compare"]

@@ -1,6 +1,6 @@
 """The values of a report: frozen, plain, JSON-able. Renderings read them and compute nothing that could disagree.
 
-Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.results.Reason` is, so one
+Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.judgement.results.Reason` is, so one
 report serves every language. Special cases: no prices, no money; an unknown optimizer has no method.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sabun.poc.results import ArmSummary, Comparison, Decision, Verdict
+from sabun.messages.catalogue import Value
+from sabun.poc.judgement.results import ArmSummary, Comparison, Decision, Verdict
 from sabun.report.method import Method
 from sabun.report.money import Effort, Money
-from sabun.report.text import Value
 
 __all__ = ["KPIS", "SCHEMA_VERSION", "Arm", "Audit", "Candidate", "Limits", "Note", "Option", "Report"]
 

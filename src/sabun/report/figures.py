@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sabun.poc.results import Comparison, Reason
+from sabun.messages.catalogue import interval, text
+from sabun.messages.formatting import Language, show
+from sabun.poc.judgement.results import Comparison, Reason
 from sabun.report.facts import Arm, Candidate, Report
-from sabun.report.formatting import Language, show
 from sabun.report.svg import Canvas, Label, Scale, shorten
-from sabun.report.text import interval, text
 
 __all__ = [
     "CURVE_POINTS",

@@ -18,12 +18,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sabun.poc.results import Reason
+from sabun.messages.catalogue import Value, interval, reason_text, text
+from sabun.messages.formatting import LANGUAGES, Formatter, Language, show
+from sabun.poc.judgement.results import Reason
 from sabun.report import figures
 from sabun.report.facts import KPIS, Candidate, Note, Report
-from sabun.report.formatting import LANGUAGES, Formatter, Language, show
 from sabun.report.svg import clean
-from sabun.report.text import Value, interval, reason_text, text
 
 __all__ = ["render"]
 

@@ -11,9 +11,9 @@ import json
 import math
 from collections.abc import Mapping
 
+from sabun.messages.catalogue import reason_text, text
+from sabun.messages.formatting import LANGUAGES, Language
 from sabun.report.facts import Note, Report
-from sabun.report.formatting import LANGUAGES, Language
-from sabun.report.text import reason_text, text
 
 __all__ = ["Json", "render", "to_dict"]
 

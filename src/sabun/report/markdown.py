@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from sabun.poc.results import Comparison
+from sabun.messages.catalogue import interval, reason_text, text
+from sabun.messages.formatting import Language, show
+from sabun.poc.judgement.results import Comparison
 from sabun.report.facts import KPIS, Note, Report
 from sabun.report.figures import kind_of, outcome
-from sabun.report.formatting import Language, show
 from sabun.report.svg import visible
-from sabun.report.text import interval, reason_text, text
 
 __all__ = ["cell", "render"]
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from sabun import __version__
 from sabun.errors import OptionError
+from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.records import RunResult
-from sabun.poc.results import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.spec import Study
 from sabun.report import narrative
 from sabun.report.facts import SCHEMA_VERSION, Arm, Audit, Candidate, Limits, Note, Report

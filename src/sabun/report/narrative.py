@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sabun.poc.results import Comparison, Decision
+from sabun.messages.catalogue import Value
+from sabun.poc.judgement.results import Comparison, Decision
 from sabun.report.facts import KPIS, Arm, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
-from sabun.report.text import Value
 
 __all__ = ["Facts", "headline", "phrases", "steps", "untested", "why"]
 

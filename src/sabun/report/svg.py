@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from sabun.report.formatting import LANGUAGES, Language
+from sabun.messages.formatting import LANGUAGES, Language
 
 __all__ = ["Canvas", "Label", "Scale", "clean", "shorten", "visible"]
 

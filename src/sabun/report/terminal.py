@@ -11,12 +11,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sabun.messages.catalogue import interval, text
+from sabun.messages.formatting import Language, show
 from sabun.report.facts import KPIS, Note, Report
 from sabun.report.figures import outcome
-from sabun.report.formatting import Language, show
 from sabun.report.markdown import SIGN
 from sabun.report.svg import shorten, visible
-from sabun.report.text import interval, text
 
 __all__ = ["render"]
 

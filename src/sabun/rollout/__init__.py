@@ -11,25 +11,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sabun.rollout.build import champion, choice_of, optimizer
     from sabun.rollout.choice import Choice, choose
-    from sabun.rollout.guard import Guard
+    from sabun.rollout.guard.guard import Guard
+    from sabun.rollout.jobs import champion, choice_of, optimizer
     from sabun.rollout.plan import Gate, Plan, Side, Stage
     from sabun.rollout.state import Rollout, State
 
 _PUBLIC = {
     "Choice": "choice",
     "Gate": "plan",
-    "Guard": "guard",
+    "Guard": "guard.guard",
     "Plan": "plan",
     "Rollout": "state",
     "Side": "plan",
     "Stage": "plan",
     "State": "state",
-    "champion": "build",
-    "choice_of": "build",
+    "champion": "jobs",
+    "choice_of": "jobs",
     "choose": "choice",
-    "optimizer": "build",
+    "optimizer": "jobs",
 }
 
 __all__ = [

@@ -24,8 +24,8 @@ from pathlib import Path
 from sabun import audit
 from sabun.audit import AuditLog, Json, Record
 from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
-from sabun.rollout import evidence
-from sabun.rollout.evidence import Finding
+from sabun.rollout import gate as evidence
+from sabun.rollout.gate import Finding
 from sabun.rollout.plan import Plan, Stage
 
 __all__ = ["PLAN_VARIABLE", "Rollout", "State"]
@@ -253,8 +253,8 @@ class Rollout:
 
 
 def _unbuildable(plan: Plan) -> tuple[list[str], list[str]]:
-    """See :func:`sabun.rollout.build.unbuildable`; imported here because choosing and looking need no torch."""
-    from sabun.rollout.build import unbuildable
+    """See :func:`sabun.rollout.jobs.unbuildable`; imported here because choosing and looking need no torch."""
+    from sabun.rollout.jobs import unbuildable
 
     return unbuildable(plan)
 

@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from sabun.errors import SchemeError
+from sabun.messages.certificates import say
 from sabun.schemes.multistep import LinearMultistep
 from sabun.schemes.numbers import exact
 from sabun.schemes.runge_kutta import ButcherTableau
-from sabun.schemes.words import say
 
 __all__ = ["NOISE_AT", "Certificate", "certify", "root_text", "short"]
 

@@ -1,0 +1,1 @@
+"""Every sentence of the report and the command line, in every language."""

@@ -1,0 +1,157 @@
+"""A step length for mini-batches, without a learning rate: the gradient against the way gone lately.
+
+With r the part of past gradients that the scheme has still to carry out, φ = θ − h·r moves by Euler steps, whatever the
+linear scheme: φ ← φ − h·g. So for any point a
+
+    ‖φ_next − a‖² − ‖φ − a‖² = −2h g·(φ − a) + h²‖g‖²
+
+Let a be the mean of φ over the last half or so of the run, and Y = 2 g·(φ − a) / (h‖g‖²), on average. Y < 0: the
+path runs downhill, away from where it was; a longer step would get further. Y = 1: it only wanders about a in what
+noise and overshoot keep up (stationarity), and a shorter step would settle lower. Y between 0 and 1 is the mean-square
+balance of the two. h grows while Y is below a threshold and shrinks above it. Gradient noise and curvature both enter
+as they act on the path; neither is estimated by itself, so no batch is looked at twice.
+
+Sources: the relation between ⟨g·θ⟩ and h⟨g²⟩ at stationarity is Yaida's fluctuation-dissipation theorem for SGD (2018,
+arXiv 1810.00004); Lang, Xiao & Zhang 2019 (arXiv 1909.09712) test it to decay a step; Pflug 1983 had g·g_previous < 0,
+which is Y with a = the last point. The threshold away from stationarity, the mean over a share of the run, the point φ
+and growth by the same rule are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sabun.optim.buckets import real_view
+
+if TYPE_CHECKING:
+    from sabun.optim.control.base import Entry
+    from sabun.optim.control.same_batch import SameBatch
+    from sabun.optim.optimizer import Optimizer
+
+__all__ = ["BALANCE", "Balance"]
+
+BALANCE: dict[str, object] = {
+    "control_step": 0.0,
+    "control_last": 0.0,
+    "control_count": 0,
+    "control_energy": 0.0,
+    "control_reach": 0.0,
+    "control_shortened": 0,
+}
+
+
+class Balance:
+    """log h moves by at most min(0.1, 2/n) a step, in proportion to how far Y is from 0.3·n/(n + 100) in step n.
+
+    The threshold rises from 0, the step at which the next gradient is just not turned back on the way gone, because an
+    early Y rests on few steps. A step may be twice as long (‖h·u‖, root mean square over the last half of the run) as
+    those before; a longer one is *shortened*, direction kept, and counted. All constants were fixed on the tasks that
+    ``benchmarks/step_control.py`` names as such; docs/step-control.md says where they fall short.
+    """
+
+    START = 0.01  # first step relative to ‖θ‖
+    RATE, SETTLE = 0.1, 2.0
+    THRESHOLD, RISE = 0.3, 100
+    MEMORY = 0.9
+    LONGER = 2.0
+
+    def __init__(self) -> None:
+        self.evaluations = 1
+        self._balance = math.nan
+
+    def before(self, optimizer: Optimizer, batch: SameBatch | None) -> None:
+        """Nothing to do: no batch is looked at twice."""
+
+    def lengths(self, optimizer: Optimizer, updates: Iterator[Entry]) -> list[float]:
+        """One step for all groups; the scalars are the first group's, the others hold copies."""
+        lead = optimizer.param_groups[0]
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        n, h = int(lead["control_count"]), float(lead["control_step"])
+        share = 2 / (n + 2)  # the mean then runs over the path with weights ∝ its age
+        pull, energy, position, length = 0.0, 0.0, 0.0, 0.0
+        for p, x, u, held in updates:
+            g = _descent(p, x, u, groups[p])
+            for name, start in (("path_mean", x), ("still_to_come", None)):
+                if name not in held:
+                    held[name] = torch.zeros_like(p, dtype=p.dtype if p.is_complex() else u.dtype)
+                    if start is not None:
+                        real_view(held[name]).copy_(start)
+            mean, rest = real_view(held["path_mean"]), real_view(held["still_to_come"])
+            away = torch.sub(x, rest, alpha=h).sub_(mean)
+            pull += float((g * away).sum())
+            energy += float(torch.linalg.vector_norm(g)) ** 2
+            position += float(torch.linalg.vector_norm(x)) ** 2
+            length += float(torch.linalg.vector_norm(u)) ** 2
+            mean.add_(away, alpha=share)
+            rest.add_(g).sub_(u)
+        if n == 0:
+            h = self.START * (math.sqrt(position) or 1.0) / math.sqrt(energy) if 0 < energy < math.inf else 0.0
+            lead["control_energy"] = energy
+        else:
+            weight = max(1 - self.MEMORY, 1 / (n + 1))
+            lead["control_energy"] += weight * (energy - lead["control_energy"])
+            h = h * math.exp(self._change(n, h, pull, lead["control_energy"]))
+        if h == 0 and 0 < energy < math.inf:  # the first gradients were zero: begin now
+            h = self.START * (math.sqrt(position) or 1.0) / math.sqrt(energy)
+        found = "lr_found" in optimizer.defaults
+        if not found:
+            h = min(h, float(lead["lr"]))
+        taken = self._shortened(lead, n, h, math.sqrt(length) if math.isfinite(length) else math.inf, share)
+        lead |= {"control_step": h, "control_last": taken, "control_count": n + 1}
+        lengths = []
+        for group in optimizer.param_groups:
+            group |= {key: lead[key] for key in BALANCE}
+            if found:
+                group["lr"] = taken
+            lengths.append(taken if found else min(taken, float(group["lr"])))
+        return lengths
+
+    def _change(self, n: int, h: float, pull: float, energy: float) -> float:
+        scale = 0.5 * h * energy
+        if not (math.isfinite(pull) and math.isfinite(scale)):
+            self._balance = math.nan
+            return -self.RATE
+        if scale <= 0:
+            return 0.0
+        self._balance = pull / scale
+        excess = self._balance - self.THRESHOLD * n / (n + self.RISE)
+        return min(self.RATE, self.SETTLE / n) * min(1.0, max(-1.0, -excess))
+
+    def _shortened(self, lead: dict[str, float], n: int, h: float, size: float, share: float) -> float:
+        """The length to take. ``control_reach`` is the mean square of ‖h·u‖ lately."""
+        reach = h * size
+        if n == 0:
+            lead["control_reach"] = reach**2 if math.isfinite(reach) else 0.0
+            return h
+        longest = self.LONGER * math.sqrt(lead["control_reach"])
+        taken = h
+        if n > 1 and reach > longest > 0:
+            taken = longest / size if math.isfinite(size) else 0.0
+            reach = longest
+            lead["control_shortened"] += 1
+        lead["control_reach"] += min(share, 0.5) * (reach**2 - lead["control_reach"])
+        return taken
+
+    def stats(self, optimizer: Optimizer) -> dict[str, float]:
+        """``step_length``; ``balance``, the last step's Y (one batch's: noisy); steps ``shortened`` so far."""
+        lead = optimizer.param_groups[0]
+        return {
+            "step_length": float(lead["control_last"]),
+            "balance": self._balance,
+            "shortened": float(lead["control_shortened"]),
+        }
+
+
+def _descent(p: Tensor, x: Tensor, u: Tensor, group: dict[str, object]) -> Tensor:
+    """g as the scheme got it: the sign of ``maximize`` and coupled decay in it, in the precision of the update."""
+    g = real_view(p.grad).to(u.dtype) if p.grad is not None else torch.zeros_like(u)
+    if group["maximize"]:
+        g = -g
+    if group["weight_decay"] and not group["decoupled"]:
+        g = g + x * float(group["weight_decay"])  # type: ignore[arg-type]
+    return g

@@ -1,0 +1,124 @@
+"""Which parameters are hidden matrices? The spectral and Kronecker metrics are for those; the others want ``adam``.
+
+Embeddings look like matrices but are tables of rows, each touched by few examples; the output layer ("head") has one
+row a class. Norms and biases are vectors. So the choice needs names beside shapes, and it can be overridden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sabun.errors import OptionError
+from sabun.optim.preconditioners.base import is_matrix
+
+__all__ = ["named", "param_groups", "split"]
+
+# Tables of numbers, no maps: a row an entry of some vocabulary, a position, or a channel.
+_TABLE = re.compile(
+    r"(^|[._])(\w*embed(ding)?s?|\w*emb|wte|wpe|relative_attention_bias|relative_position_bias_table)([._]|$)"
+    r"|(^|\.)(shared\.weight|A_log|rel_pos_[hw])$",
+    re.IGNORECASE,
+)
+# A container's numbered member: "encoder.layer.3.". What lies in one is repeated, so it is no head, whatever its name.
+_REPEATED = r"[A-Za-z_]\w*\.\d+\."
+_HEAD = re.compile(
+    r"(^|\.)(?!multi_?head|pre_classifier)(\w*head|heads|head_dist|(\w+_)?classifier|cls|qa_outputs|score|logits|lm_loss"
+    r"|vocab_transform|vocab_projector|proj_out|fc_out|out_layer|output_layer)(\.|$)",
+    re.IGNORECASE,
+)
+_BLOCK = re.compile(rf"(^|\.){_REPEATED}\w+\.")
+_OUTPUT = re.compile(r"(^|\.)(fc|out|output|linear|decoder|final|unembed|generator\.proj)\.weight$", re.IGNORECASE)
+Named = Sequence[tuple[str, Tensor]]
+
+
+def named(params: nn.Module | Iterable[Any]) -> Named:
+    """(name, parameter) pairs of a module, of named parameters, or of bare parameters (which get empty names)."""
+    if isinstance(params, nn.Module):
+        return list(params.named_parameters())
+    pairs = []
+    for item in params:
+        if isinstance(item, Tensor):
+            pairs.append(("", item))
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Tensor):
+            pairs.append((str(item[0]), item[1]))
+        else:
+            raise OptionError(
+                f"cannot tell hidden matrices among {type(item).__name__} items.",
+                fix="Pass a module, its named_parameters() or its parameters().",
+            )
+    return pairs
+
+
+def _is_head(name: str) -> bool:
+    found = _HEAD.search(name)
+    return found is not None and not re.search(rf"(^|\.){_REPEATED}", name[: found.start() + 1])
+
+
+def _is_map(shape: torch.Size) -> bool:
+    """Whether a matrix of this shape maps channels to channels; a kernel of one input channel is a stack of filters."""
+    return is_matrix(shape) and not (len(shape) > 2 and shape[1] == 1)
+
+
+def split(
+    params: nn.Module | Iterable[Any], is_hidden: Callable[[str, Tensor], bool] | None = None
+) -> tuple[Named, Named]:
+    """(hidden matrices, the rest), in order.
+
+    A hidden matrix has two sides longer than one once it is flattened to (first dimension, all others), and is neither
+    a depthwise kernel, nor an embedding or another table, nor in the head. Embeddings are told by ``nn.Embedding`` or
+    by name. The head is told by name, outside of repeated blocks, and all of that module is; or else it is the last
+    matrix; beside an embedding only if it is called an output, for else the weights are tied. ``is_hidden(name,
+    parameter)`` decides instead, if given.
+    """
+    pairs = named(params)
+    if is_hidden is not None:
+        chosen = {id(p) for name, p in pairs if is_hidden(name, p)}
+    else:
+        tables: set[int] = set()
+        if isinstance(params, nn.Module):
+            kinds = (nn.Embedding, nn.EmbeddingBag)
+            tables = {id(p) for module in params.modules() if isinstance(module, kinds) for p in module.parameters()}
+        # Names as a module gives them, tied weights under each of theirs.
+        every = list(params.named_parameters(remove_duplicate=False)) if isinstance(params, nn.Module) else pairs
+        tables |= {id(p) for name, p in every if _TABLE.search(name)}
+        heads = {id(p) for name, p in every if _is_head(name) and is_matrix(p.shape)}
+        matrices = [(name, p) for name, p in pairs if _is_map(p.shape)]
+        if not heads and len(matrices) > 1:
+            name, last = matrices[-1]
+            if not tables or (_OUTPUT.search(name) and not _BLOCK.search(name)):
+                heads = {id(last)}
+        chosen = {id(p) for _, p in matrices} - tables - heads
+    return [(n, p) for n, p in pairs if id(p) in chosen], [(n, p) for n, p in pairs if id(p) not in chosen]
+
+
+def param_groups(
+    params: nn.Module | Iterable[Any],
+    *,
+    hidden: Mapping[str, Any] | None = None,
+    rest: Mapping[str, Any] | None = None,
+    is_hidden: Callable[[str, Tensor], bool] | None = None,
+) -> list[dict[str, Any]]:
+    """Two parameter groups, the hidden matrices and the rest, for a matrix metric::
+
+        sabun.Optimizer(sabun.optim.param_groups(model), lr=0.01, scheme="nesterov", preconditioner="spectral")
+
+    The rest gets ``preconditioner="adam"``. ``hidden`` and ``rest`` add or override options of the two groups,
+    ``is_hidden`` overrides the choice (:func:`split` says how it is made otherwise). An empty group is left out.
+    Raises OptionError for items that are no parameters.
+    """
+    first, second = split(params, is_hidden)
+    groups = []
+    for name, pairs, options in (
+        ("hidden", first, hidden or {}),
+        ("rest", second, {"preconditioner": "adam", **(rest or {})}),
+    ):
+        if pairs:
+            keep_names = all(n for n, _ in (*first, *second))
+            members = list(pairs) if keep_names else [p for _, p in pairs]
+            groups.append({"params": members, "name": name, **options})
+    return groups

@@ -1,0 +1,107 @@
+"""Under which conditions a run took place: machine, versions, repository. Stored with every study.
+
+Two environments are of one *kind* when their runs may stand in one comparison: same processor, device, torch, sabun, C
+compiler, packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sabun
+from sabun.optim.compiled import c_elementwise as native
+from sabun.optim.notation import parse
+from sabun.poc.spec import Study
+from sabun.poc.tasks import base as tasks
+
+__all__ = ["differences", "environment"]
+
+_KIND = ("machine", "device", "threads", "torch", "sabun", "compiler", "packages", "task_source")
+_PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
+
+
+def environment(study: Study) -> dict[str, Any]:
+    """The present conditions, as plain JSON values."""
+    return {
+        "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
+        "device": str(study.task_options.get("device", "cpu")),
+        "threads": 1,
+        "torch": torch.__version__,
+        "sabun": sabun.__version__,
+        # A step may be compiled or not (fused="auto"), which changes its seconds, and its rounding.
+        "compiler": native.compiler(),
+        "packages": _packages(study),
+        "task_source": tasks.provenance(study.task, study.task_options),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "git": git(Path.cwd()),
+    }
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In words, what makes two environments differ in kind; empty when nothing does."""
+    found = []
+    for key in _KIND:
+        if key == "compiler" and key not in one:  # not noted by whoever made that record
+            continue
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += [
+                f"{part}: {a.get(part)}, now {b.get(part)}" for part in sorted({*a, *b}) if a.get(part) != b.get(part)
+            ]
+        elif a != b:
+            found.append(f"{key.replace('_', ' ')}: {a}, now {b}")
+    return found
+
+
+def git(directory: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files are changed; None outside of a repository or without git."""
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _packages(study: Study) -> dict[str, str]:
+    """Versions of what takes part: the engine's own needs, and the packages that the arms' classes come from."""
+    sides = [parse(arm.optimizer) for arm in study.arms]
+    modules = {side.name.split(".")[0].partition(":")[0] for side in sides if side.kind == "class"} - {"torch"}
+    names = set(_PACKAGES)
+    if modules:  # to look into every package that is installed takes half a second
+        packages = importlib.metadata.packages_distributions()
+        names.update(name for module in modules for name in packages.get(module, []))
+    found = {}
+    for name in sorted(names - {"torch"}):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

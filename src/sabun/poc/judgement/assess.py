@@ -1,0 +1,357 @@
+"""From records to judgement: KPIs per seed, paired comparisons, verdicts. One pure function, :func:`assess`.
+
+The order of runs does not matter: seeds are paired by number and sorted. Special cases: an arm without a run gets empty
+summaries and an undecided verdict; runs of tuning and of repetition never enter a comparison.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics as basic
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import scipy
+
+from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
+from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Tuning
+from sabun.poc.judgement.statistics import (
+    Look,
+    Paired,
+    SignedRank,
+    attained,
+    detectable,
+    detectable_spread,
+    holm,
+    holm_levels,
+    interval,
+    p_value,
+    power,
+    seeds_to_decide,
+    sequential_plan,
+)
+from sabun.poc.judgement.verdict import Divergence, Progress, judge
+from sabun.poc.records import RunResult
+from sabun.poc.spec import Study, Thresholds
+
+__all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
+
+METHODS: Final = ("sign-flip", "signed-rank", "paired-t", "descriptive")
+"""What ``Comparison.method`` may say. ``paired-t`` stands only where there are too few seeds to decide: for
+information."""
+
+PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
+"""What ``Comparison.problem`` may say."""
+
+Runs = Mapping[int, RunResult]
+
+_HUGE: Final = 1e100
+"""A number beyond it is taken for infinite: its square still fits into a float."""
+
+
+def plan(study: Study) -> tuple[Look, ...]:
+    """The looks at which this study may be judged: one, or several with error spending (``budget.looks``)."""
+    return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
+
+
+def decided(assessment: Assessment) -> bool:
+    """Whether a sequential study may stop here: every candidate has a go or a no-go."""
+    return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
+
+
+def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
+    """Judge every candidate of ``study`` against its baseline on the evaluation runs among ``runs``."""
+    # Evidence may hold any float; what overflows is caught by value, not by warning.
+    with np.errstate(all="ignore"):
+        return _assess(study, runs, tuning)
+
+
+def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
+    by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
+    for run in runs:
+        if run.phase == "evaluate" and run.arm in by_arm:
+            by_arm[run.arm][run.seed] = run
+    by_arm = {arm: dict(sorted(own.items())) for arm, own in by_arm.items()}
+    base = by_arm[study.baseline.name]
+    names = [arm.name for arm in study.candidates]
+    progress = {name: _progress(study, base, by_arm[name]) for name in names}
+    comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
+    for kpi in KPIS.values():
+        drafts = [_draft(kpi, name, base, by_arm[name], study.thresholds) for name in names]
+        alpha = {progress[name].alpha for name in names}
+        for draft in _finish(kpi, drafts, min(alpha)):
+            comparisons[draft.arm][kpi.id] = draft
+    divergence = {name: _divergence(base, by_arm[name]) for name in names}
+    verdicts = judge(comparisons, divergence, progress, study.thresholds, _starved(tuning.get(study.baseline.name)))
+    return Assessment(
+        baseline=study.baseline.name,
+        arms={arm.name: _summary(arm.name, by_arm[arm.name], base, runs, tuning.get(arm.name)) for arm in study.arms},
+        comparisons=tuple(comparison for name in names for comparison in comparisons[name].values()),
+        verdicts=verdicts,
+        tuning=dict(tuning),
+        level=study.thresholds.level,
+    )
+
+
+def _starved(tuning: Tuning | None) -> tuple[str, float] | None:
+    """Hyperparameter and value at which the baseline's tuning ended at an edge; None where it bracketed an optimum."""
+    return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
+
+
+def _progress(study: Study, base: Runs, own: Runs) -> Progress:
+    """How far this candidate's comparison is, and which error it may spend now."""
+    n = sum(1 for seed, run in own.items() if seed in base and "failed" not in (run.status, base[seed].status))
+    looks = plan(study)
+    at = [look for look in looks if look.seeds == n] or ([looks[-1]] if n > looks[-1].seeds else [])
+    following = next((look.seeds for look in looks if look.seeds > n), looks[-1].seeds)
+    if not at:
+        return Progress(n, following, looks[-1].seeds, 1 - study.thresholds.level, complete=False, final=False)
+    return Progress(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
+
+
+def _is_lost(run: RunResult) -> bool:
+    return run.status != "failed" and not abs(run.final_loss) < _HUGE
+
+
+def _divergence(base: Runs, own: Runs) -> Divergence:
+    seeds = [seed for seed in own if seed in base]
+    c = [_is_lost(own[seed]) for seed in seeds]
+    b = [_is_lost(base[seed]) for seed in seeds]
+    only = [(x and not y, y and not x) for x, y in zip(c, b, strict=True)]
+    return Divergence(len(seeds), sum(c), sum(b), sum(x for x, _ in only), sum(y for _, y in only))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A comparison before Holm's correction: everything but level, interval and adjusted p-value."""
+
+    row: Comparison
+    sample: Paired | SignedRank | None = None
+    null: float = 0.0
+    typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+
+
+def threshold(kpi: Kpi, limits: Thresholds) -> float:
+    """The value on the effect's scale against which a comparison is tested: a limit where there is one, else
+    "equal"."""
+    if kpi.id == "final_loss":
+        return 0.0 - limits.margin
+    if kpi.id == "spread":
+        return limits.max_spread_ratio
+    if kpi.id == "epoch_s":
+        return limits.max_time_ratio
+    return 0.0 if kpi.scale == "relative" else 1.0
+
+
+def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
+    seeds, b, c, lost = [], [], [], False
+    for seed in own:
+        if seed not in base:
+            continue
+        x, y = kpi.of(base[seed], base[seed]), kpi.of(own[seed], base[seed])
+        if x is None or y is None or math.isnan(x) or math.isnan(y):
+            continue
+        if kpi.analysis in ("relative", "ratio", "spread") and not (abs(x) < _HUGE and abs(y) < _HUGE):
+            # Both lost, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate: no
+            # mean.
+            lost = lost or abs(x) < _HUGE
+            continue
+        seeds.append(seed)
+        b.append(x)
+        c.append(y)
+    row = Comparison(
+        kpi=kpi.id, arm=arm, scale=kpi.scale, effect=None, low=None, high=None, level=limits.level, p_value=None,
+        p_adjusted=None, n=len(seeds), seeds=tuple(seeds), baseline=tuple(b), candidate=tuple(c),
+        threshold=threshold(kpi, limits), method="descriptive",
+    )  # fmt: skip
+    if lost and kpi.analysis != "spread":
+        return _Draft(replace(row, problem="diverged"))
+    if not seeds:
+        return _Draft(replace(row, problem="no_data"))
+    if kpi.analysis == "worst":
+        middle = basic.median(b)
+        effect = max(c) / middle - 1 if math.isfinite(middle) and middle > 0 else None
+        return _Draft(replace(row, effect=effect, threshold=None))
+    if kpi.analysis == "censored":
+        return _censored(row, [math.fsum(epoch.train_s for epoch in own[seed].epochs) for seed in seeds])
+    return _paired(kpi, row)
+
+
+def _censored(row: Comparison, ends: Sequence[float]) -> _Draft:
+    """``ends``: the candidate's training seconds in all; a target that was not reached lies beyond them."""
+    if any(not 0 < x < math.inf for x in row.baseline) or any(x <= 0 for x in (*row.candidate, *ends)):
+        return _Draft(replace(row, problem="not_positive"))
+    b = np.log(row.baseline)
+    upper = np.log(row.candidate) - b
+    lower = np.where(np.isinf(row.candidate), np.log(ends) - b, upper)
+    sample = SignedRank.of(lower, upper)
+    effect = math.exp(sample.centre)
+    return _Draft(replace(row, effect=effect, method="signed-rank", p_value=sample.p_value()), sample)
+
+
+def _paired(kpi: Kpi, row: Comparison) -> _Draft:
+    b, c = np.array(row.baseline), np.array(row.candidate)
+    if kpi.analysis != "spread" and (np.any(b <= 0) or (kpi.analysis == "ratio" and np.any(c <= 0))):
+        return _Draft(replace(row, problem="not_positive"))
+    if kpi.analysis == "spread":
+        if row.n < 2:
+            return _Draft(replace(row, problem="too_few_seeds"))
+        if min(np.std(b) - 1e-12 * np.mean(np.abs(b)), np.std(c) - 1e-12 * np.mean(np.abs(c))) <= 0:
+            return _Draft(replace(row, problem="no_variation"))
+        sample = Paired.of(b, c, "spread")
+    else:
+        sample = Paired.of(b, c, "ratio" if kpi.analysis == "ratio" else "relative")
+    effect = float(sample.to_effect(sample.centre()))
+    if not math.isfinite(effect):
+        return _Draft(replace(row, problem="no_data"))
+    row = replace(row, effect=effect)
+    if (
+        kpi.analysis != "spread"
+        and row.n >= 2
+        and float(sample.deviation()) <= 1e-12 * max(1.0, abs(float(sample.centre())))
+    ):
+        return _Draft(replace(row, problem="identical" if np.array_equal(b, c) else "no_variation"))
+    null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
+    typical = sample.typical()
+    row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
+    return _Draft(row, sample, null, typical)
+
+
+def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
+    """Holm over the candidates that have a p-value, then each one's interval at the level at which Holm tests it."""
+    p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
+    rows = []
+    for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
+        row = draft.row
+        if row.p_value is not None:
+            row = replace(row, p_adjusted=adjusted, level=1 - error)
+        if isinstance(draft.sample, SignedRank):
+            low, high = draft.sample.interval(error)
+            row = _with_interval(row, math.exp(low), math.exp(high) if math.isfinite(high) else math.inf)
+            if not math.isfinite(low):
+                row = replace(row, low=None, high=None, problem="too_few_seeds")
+        elif draft.sample is not None and draft.typical is not None:
+            row = _interval(kpi, row, draft.sample, draft.typical, error)
+        rows.append(row)
+    return rows
+
+
+def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
+    return replace(row, low=float(low), high=float(high))
+
+
+def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, error: float) -> Comparison:
+    sd = float(sample.deviation()) if row.n >= 2 else math.nan
+    if attained(row.n, error) == 0:
+        # For information: the t interval needs no minimum, and decides nothing.
+        row = replace(row, problem="too_few_seeds", method="paired-t")
+        if row.n < 2 or sample.scale == "spread":
+            return replace(row, method="descriptive")
+        if not math.isfinite(sd):
+            return replace(row, method="descriptive")
+        half = float(scipy.special.stdtrit(row.n - 1, 1 - error / 2)) * sd / math.sqrt(row.n)
+        middle = float(sample.centre())
+        return _with_interval(row, *(float(sample.to_effect(x)) for x in (middle - half, middle + half)))
+    low, high = (float(sample.to_effect(x)) for x in interval(typical, row.n, error))
+    if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(sd)):
+        # Pairs that tell nothing (the median seed of both arms) leave fewer than the test needs.
+        return replace(row, problem="too_few_seeds", method="descriptive")
+    row = replace(row, low=low, high=high)
+    if sample.scale == "spread":
+        at = detectable_spread(sd, row.n, error)
+        return row if at is None else replace(row, detectable=at[0], power=at[1])
+    shift = detectable(sd, row.n, error)
+    if shift is not None:
+        found = shift if sample.scale == "relative" else math.exp(shift)
+        row = replace(row, detectable=found, power=power(shift, sd, row.n, error))
+    return replace(row, seeds_to_decide=_seeds(row, low, high, sd, error)) if kpi.decides else row
+
+
+def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) -> int | None:
+    """Seeds in all that would settle the side of the threshold; None when it is settled or out of reach."""
+    if row.effect is None or row.threshold is None or low > row.threshold or high < row.threshold:
+        return None
+    if row.scale == "ratio":
+        shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
+    elif row.kpi == "final_loss" and row.threshold < row.effect:
+        # Between "better by the margin" and "equal" nothing is ever decided; beyond "equal" it would be a no-go.
+        shift = row.effect
+    else:
+        shift = abs(row.effect - row.threshold)
+    return seeds_to_decide(shift, sd, error, above=row.n)
+
+
+def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning: Tuning | None) -> ArmSummary:
+    values: dict[str, tuple[float, ...]] = {}
+    medians: dict[str, float | None] = {}
+    for kpi in KPIS.values():
+        numbers = [kpi.of(run, base.get(seed, run)) for seed, run in own.items()]
+        known = [number for number in numbers if number is not None and not math.isnan(number)]
+        if kpi.analysis == "spread":
+            finite = [number for number in known if math.isfinite(number)]
+            medians[kpi.id] = basic.stdev(finite) if len(finite) > 1 else None
+        elif kpi.analysis == "worst":
+            medians[kpi.id] = max(known, default=None)
+        else:
+            values[kpi.id] = tuple(math.nan if number is None else number for number in numbers)
+            medians[kpi.id] = basic.median(known) if known else None
+    epochs, losses, seconds = _curves(own)
+    return ArmSummary(
+        arm=arm,
+        seeds=tuple(own),
+        values=values,
+        medians=medians,
+        epochs=epochs,
+        loss_median=tuple(basic.median(column) for column in losses),
+        loss_low=tuple(min(column) for column in losses),
+        loss_high=tuple(max(column) for column in losses),
+        seconds_median=tuple(basic.median(column) for column in seconds),
+        diverged=sum(_is_lost(run) for run in own.values()),
+        failed=sum(run.status == "failed" for run in own.values()),
+        bit_exact=_bit_exact(arm, own, runs),
+        together=max((run.together for run in own.values()), default=1),
+        lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
+    )
+
+
+def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[float]]]:
+    """Epochs, and for each the validation losses and the training seconds gone by, over the runs.
+
+    A run that diverged early counts as inf from there on: a median over the survivors would flatter. Failed runs are
+    left out.
+    """
+    curves = []
+    for run in own.values():
+        if run.status != "failed" and run.epochs:
+            clock, total = {}, 0.0
+            for epoch in run.epochs:
+                total += epoch.train_s
+                clock[epoch.epoch] = (epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf, total)
+            curves.append(clock)
+    epochs = tuple(sorted({epoch for clock in curves for epoch in clock}))
+    losses = [[clock.get(epoch, (math.inf, 0.0))[0] for clock in curves] for epoch in epochs]
+    seconds = [[clock[epoch][1] for clock in curves if epoch in clock] for epoch in epochs]
+    return epochs, losses, seconds
+
+
+def _bit_exact(arm: str, own: Runs, runs: Sequence[RunResult]) -> bool | None:
+    """Whether every repeated run ended with the same losses and the same weights; None without a repetition, or where
+    seeds were trained together: they round differently from the repeated run, which is alone.
+    """
+    found = [
+        _trace(run) == _trace(own[run.seed])
+        for run in runs
+        if run.phase == "repeat"
+        and run.arm == arm
+        and run.seed in own
+        and run.status != "failed"
+        and own[run.seed].together == run.together
+    ]
+    return all(found) if found else None
+
+
+def _trace(run: RunResult) -> tuple[object, ...]:
+    # repr: equal for equal bits, and for two NaNs.
+    return run.status, run.weights_sha256, [(epoch.epoch, repr(epoch.val_loss)) for epoch in run.epochs]

@@ -1,0 +1,229 @@
+"""From comparisons to a decision: the protocol's rules, and every sentence that a verdict may use.
+
+A verdict lists one :class:`~sabun.poc.judgement.results.Reason` a group, in the order K1 (learning curve), K2 (reproducibility),
+K3 (cost). A reason is a code with numbers; :data:`REASONS` is the complete table of codes with the placeholders that a
+report's sentence may use, so a language that lacks one is found by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from sabun.poc.judgement.results import Comparison, Decision, Outcome, Reason, Verdict
+from sabun.poc.judgement.statistics import discordant_p, holm, needed_pairs
+from sabun.poc.spec import Thresholds
+
+__all__ = ["REASONS", "Divergence", "Progress", "judge"]
+
+_INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
+"""effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the
+threshold on the same scale; level: of the interval, after Holm and sequential looks; p: two-sided against the limit,
+after Holm; n: pairs."""
+_POWER = ("power", "detectable")
+"""power: chance that a study of this size shows an effect ``detectable`` away from the limit (K1: a relative
+difference; K2, K3: a factor above 1); 0.8 where such an effect exists."""
+_FEW = ("n", "needed")
+"""n pairs are there, the exact test needs ``needed`` before any result could be significant."""
+_DIVERGED = ("candidate", "baseline", "n")
+"""How many of the n paired seeds diverged, in either arm."""
+
+REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        # K1, final validation loss. pass: better; fail: worse, or diverges more; the rest is unclear.
+        "k1_better": _INTERVAL,
+        "k1_worse": _INTERVAL,
+        "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, and no number of seeds within reach would
+        "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in all would decide
+        "k1_below_margin": _INTERVAL,  # unclear: neither worse nor better by the margin, and that for sure
+        "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
+        "k1_incomplete": _FEW,  # n of the `needed` planned pairs are there; judging now would break the promise
+        "k1_too_few_seeds": _FEW,
+        "k1_diverged": _DIVERGED,  # the candidate diverged where the baseline did not: no mean loss to compare
+        "k1_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more diverged runs than the baseline
+        # unclear: worse on the seeds left, but only the baseline diverged on others
+        "k1_baseline_diverged": ("effect", "low", "high", *_DIVERGED),
+        # unclear: better, but than a baseline whose best trial was the outermost: its tuning did not bracket an optimum
+        "k1_baseline_at_edge": ("effect", "low", "high", "hyperparameter", "value"),
+        "k1_identical": ("n",),  # every pair has equal losses: the same arm twice, or a constant metric
+        "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed: the seeds change nothing
+        "k1_not_positive": ("n",),  # the baseline's losses are not positive: a relative difference means nothing
+        "k1_no_data": (),  # no pair of finished runs
+        # K2, standard deviation of the final loss over seeds, and diverged runs. pass: not significantly worse.
+        "k2_not_worse": (*_INTERVAL, *_POWER),  # says little with few seeds: only a ratio of `detectable` would show
+        "k2_worse": _INTERVAL,
+        "k2_suspect": _INTERVAL,  # unclear: significantly worse before Holm's correction, not after it
+        "k2_too_few_seeds": _FEW,
+        "k2_diverged": _DIVERGED,  # unclear: more diverged runs than the baseline, by chance perhaps
+        "k2_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more
+        "k2_no_variation": ("n",),  # an arm's final loss is the same for every seed: no spread to compare
+        "k2_no_data": (),
+        # K3, training seconds an epoch. pass: within the limit, or the target reached sooner; fail: beyond the limit.
+        "k3_within": _INTERVAL,
+        "k3_time_to_target": (*_INTERVAL, "ratio"),  # interval is of time-to-target; `ratio` is seconds an epoch
+        "k3_beyond": _INTERVAL,
+        "k3_unclear": (*_INTERVAL, *_POWER),
+        "k3_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),
+        "k3_too_few_seeds": _FEW,
+        "k3_no_variation": ("n", "effect"),
+        "k3_no_data": (),  # no timings, or none of a run that had the machine to itself
+    }
+)
+"""The codes of reasons, each with the names of its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a comparison stands in its plan: n pairs, the look it is at (or waits for), and the error it may spend."""
+
+    n: int
+    look: int
+    planned: int
+    alpha: float
+    complete: bool
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Diverged runs among n paired seeds; ``*_only``: where the other arm did not diverge."""
+
+    n: int
+    candidate: int
+    baseline: int
+    candidate_only: int
+    baseline_only: int
+
+
+def judge(
+    comparisons: Mapping[str, Mapping[str, Comparison]],
+    divergence: Mapping[str, Divergence],
+    progress: Mapping[str, Progress],
+    thresholds: Thresholds,
+    starved: tuple[str, float] | None = None,
+) -> tuple[Verdict, ...]:
+    """The verdict on each candidate. ``starved``: hyperparameter and value at which the baseline's tuning hit an edge.
+
+    ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3
+    passes (interval within the limit, or the target reached sooner), and the baseline's tuning bracketed an optimum:
+    being better than an under-tuned baseline is no reason to adopt. ``no-go``: a group fails. ``undecided``:
+    everything else, and always while the study is between its planned looks.
+    """
+    names = list(comparisons)
+    # Two-sided on the two directions of "diverges more"; Holm over candidates as everywhere.
+    raw = [min(1.0, 2 * discordant_p(divergence[a].candidate_only, divergence[a].baseline_only)) for a in names]
+    verdicts = []
+    for name, p in zip(names, holm(np.array(raw)).tolist(), strict=True):
+        rows, state, lost = comparisons[name], progress[name], divergence[name]
+        more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
+        reasons = (
+            _k1(rows["final_loss"], state, lost, more, starved),
+            _k2(rows["spread"], state, lost, more, thresholds),
+            _k3(rows["epoch_s"], rows["time_to_target_s"], state),
+        )
+        outcomes = {reason.outcome for reason in reasons}
+        decision: Decision = "undecided"
+        if "fail" in outcomes:
+            # Between two looks nothing is decided: whoever peeks until it suits decides too often.
+            decision = "no-go" if state.complete else "undecided"
+        elif outcomes == {"pass"}:
+            decision = "go"
+        verdicts.append(Verdict(name, decision, reasons))
+    return tuple(verdicts)
+
+
+def _reason(kpi: str, code: str, outcome: Outcome, **values: float | int | str | None) -> Reason:
+    wanted = {name: values[name] for name in REASONS[code]}
+    return Reason(kpi, code, outcome, {name: value for name, value in wanted.items() if value is not None})
+
+
+def _numbers(row: Comparison) -> dict[str, float | int | str | None]:
+    return {
+        "effect": row.effect, "low": row.low, "high": row.high, "limit": row.threshold, "level": row.level,
+        "p": row.p_adjusted, "n": row.n, "power": row.power, "detectable": row.detectable, "seeds": row.seeds_to_decide,
+    }  # fmt: skip
+
+
+def _few(row: Comparison, state: Progress) -> dict[str, float | int | str | None]:
+    return {"n": row.n, "needed": max(needed_pairs(min(1 - row.level, state.alpha)), row.n + 1)}
+
+
+def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
+    return {"candidate": lost.candidate, "baseline": lost.baseline, "n": lost.n}
+
+
+def _k1(
+    row: Comparison, state: Progress, lost: Divergence, more: float | None, starved: tuple[str, float] | None
+) -> Reason:
+    if row.problem == "no_data" and lost.candidate == 0:
+        return _reason("K1", "k1_no_data", "unclear")
+    if not state.complete:
+        return _reason("K1", "k1_incomplete", "unclear", n=state.n, needed=state.look)
+    if more is not None:
+        return _reason("K1", "k1_diverged_more", "fail", p=more, **_diverged(lost))
+    if row.problem in ("diverged", "no_data"):
+        return _reason("K1", "k1_diverged", "unclear", **_diverged(lost))
+    if row.problem == "too_few_seeds":
+        return _reason("K1", "k1_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
+    if row.high < row.threshold and starved is not None:
+        name, value = starved
+        return _reason("K1", "k1_baseline_at_edge", "unclear", hyperparameter=name, value=value, **_numbers(row))
+    if row.high < row.threshold:
+        return _reason("K1", "k1_better", "pass", **_numbers(row))
+    if row.low > 0 and lost.baseline_only > 0:
+        # Pairs that only the baseline lost were left out in its favour: they must not count against the candidate.
+        return _reason("K1", "k1_baseline_diverged", "unclear", **(_numbers(row) | _diverged(lost)))
+    if row.low > 0:
+        return _reason("K1", "k1_worse", "fail", **_numbers(row))
+    if not state.final:
+        return _reason("K1", "k1_continue", "unclear", planned=state.planned, **_numbers(row))
+    if row.low > row.threshold:
+        return _reason("K1", "k1_below_margin", "unclear", **_numbers(row))
+    code = "k1_unclear" if row.seeds_to_decide is None else "k1_unclear_seeds"
+    return _reason("K1", code, "unclear", **_numbers(row))
+
+
+def _k2(row: Comparison, state: Progress, lost: Divergence, more: float | None, limits: Thresholds) -> Reason:
+    if more is not None:
+        return _reason("K2", "k2_diverged_more", "fail", p=more, **_diverged(lost))
+    if lost.candidate > lost.baseline:
+        return _reason("K2", "k2_diverged", "unclear", **_diverged(lost))
+    if row.problem == "too_few_seeds":
+        return _reason("K2", "k2_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K2", f"k2_{row.problem or 'no_data'}", "unclear", n=row.n)
+    if row.low > row.threshold:
+        return _reason("K2", "k2_worse", "fail", **_numbers(row))
+    # Holm protects against false alarms; the go must not profit from it, so it asks the raw p-value.
+    worse = row.effect is not None and row.effect > row.threshold
+    if worse and row.p_value is not None and row.p_value <= (1 - limits.level) * (1 + 1e-12):
+        return _reason("K2", "k2_suspect", "unclear", **_numbers(row))
+    return _reason("K2", "k2_not_worse", "pass", **_numbers(row))
+
+
+def _k3(row: Comparison, sooner: Comparison, state: Progress) -> Reason:
+    if sooner.problem is None and sooner.high is not None and sooner.high < 1:
+        direct = (
+            row.problem is None and row.high is not None and row.threshold is not None and row.high <= row.threshold
+        )
+        if not direct:
+            values = _numbers(sooner) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
+            return _reason("K3", "k3_time_to_target", "pass", **values)
+    if row.problem == "too_few_seeds":
+        return _reason("K3", "k3_too_few_seeds", "unclear", **_few(row, state))
+    if row.problem in ("identical", "no_variation"):
+        return _reason("K3", "k3_no_variation", "unclear", n=row.n, effect=row.effect)
+    if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
+        return _reason("K3", "k3_no_data", "unclear")
+    if row.high <= row.threshold:
+        return _reason("K3", "k3_within", "pass", **_numbers(row))
+    if row.low > row.threshold:
+        return _reason("K3", "k3_beyond", "fail", **_numbers(row))
+    code = "k3_unclear" if row.seeds_to_decide is None else "k3_unclear_seeds"
+    return _reason("K3", code, "unclear", **_numbers(row))

@@ -1,0 +1,1 @@
+"""The guard in the training loop."""
