@@ -46,7 +46,7 @@ def method(description: Mapping[str, object] | None) -> Method | None:
         scheme = schemes.get(spec)
     except SchemeError:
         return None
-    metric = (description or {}).get("metric")
+    metric = (description or {}).get("preconditioner")
     gain = getattr(scheme, "noise_gain", None)
     copies = getattr(scheme, "state_copies", None)
     return Method(

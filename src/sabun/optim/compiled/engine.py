@@ -26,6 +26,8 @@ from sabun.optim.compiled import c_matrices as native_matrices
 from sabun.optim.compiled import elementwise
 from sabun.optim.compiled.elementwise import Rule
 from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.preconditioners.base import MatrixForm, Preconditioner
+from sabun.optim.preconditioners.spectral import Spectral
 
 __all__ = ["WAYS", "Engine"]
 
@@ -64,7 +66,7 @@ class Engine:
         self,
         way: bool | str,
         filter_: Realization,
-        metric: str,
+        preconditioner: Preconditioner,
         options: Mapping[str, Any],
         *,
         lr: float,
@@ -80,21 +82,23 @@ class Engine:
         them. When there is no compiler this says so once, as a SabunWarning (not for "auto"), and returns False from
         then on.
         """
-        kind = "matrices" if metric == "spectral" else "entries"
-        if kind in self._broken or metric not in (*elementwise.METRICS, "spectral"):
+        matrices = isinstance(preconditioner.compiled, MatrixForm)
+        kind = "matrices" if matrices else "entries"
+        if kind in self._broken or preconditioner.compiled is None:
             return False
         on_cpu = params[0].device.type == "cpu"
         if way is True:
             way = "native" if on_cpu else "inductor"
-        if (way == "auto" and not on_cpu) or (metric == "spectral" and way == "inductor"):
+        if (way == "auto" and not on_cpu) or (matrices and way == "inductor"):
             return False
         l2 = 0.0 if options["decoupled"] else options["weight_decay"]
-        rule = elementwise.rule(filter_, metric, maximize=options["maximize"], l2=l2)
-        numbers = elementwise.numbers(rule, filter_, options, lr=lr, count=count)
+        rule = elementwise.rule(filter_, preconditioner, maximize=options["maximize"], l2=l2)
+        numbers = elementwise.numbers(rule, filter_, preconditioner, options, lr=lr, count=count)
         columns = [params, grads, *state]
         try:
-            if metric == "spectral":
-                return self._matrices(rule, (*numbers, *_more(options, filter_, count)), columns, rows, options)
+            if isinstance(preconditioner, Spectral):
+                more = _more(preconditioner, filter_, count)
+                return self._matrices(rule, (*numbers, *more), columns, rows, preconditioner)
             if way != "inductor":
                 return self._native(rule, numbers, columns)
             return self._inductor(rule, numbers, columns)
@@ -152,14 +156,14 @@ class Engine:
         numbers: Sequence[float],
         columns: list[Tensors],
         rows: Tensors | None,
-        options: Mapping[str, Any],
+        spectral: Spectral,
     ) -> bool:
         params, grads, *taps = columns
         dtype = params[0].dtype
         even = [] if rows is None else [rows]
         held = self._held.get(id(params))
-        if held is None or not held.table.still(params, [*taps, *even]) or not held.sizes.serves(params, options):
-            held = _Held.of(params, taps, even, options)
+        if held is None or not held.table.still(params, [*taps, *even]) or not held.sizes.serves(params, spectral):
+            held = _Held.of(params, taps, even, spectral)
             if held is None:
                 return False
             if len(self._held) >= _TABLES:
@@ -278,19 +282,17 @@ class _Held:
     sizes: native_matrices.Sizes
 
     @classmethod
-    def of(
-        cls, params: Tensors, taps: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
-    ) -> _Held | None:
+    def of(cls, params: Tensors, taps: Sequence[Tensors], rows: Sequence[Tensors], spectral: Spectral) -> _Held | None:
         table = _Table.of(params, taps, rows)
         if table is None or not table.contiguous or set(table.dtypes) != {params[0].dtype}:
             return None
-        sizes = native_matrices.Sizes.of(params, options)
+        sizes = native_matrices.Sizes.of(params, spectral)
         return None if sizes is None else cls(table, sizes)
 
 
-def _more(options: Mapping[str, Any], filter_: Realization, count: int) -> tuple[float, ...]:
+def _more(spectral: Spectral, filter_: Realization, count: int) -> tuple[float, ...]:
     """What the spectral metric needs of numbers beside the rule's operands."""
-    return options["beta2"], 1 - options["beta2"], options["eps"], 1 / elementwise.mass(filter_, count)
+    return spectral.beta2, 1 - spectral.beta2, spectral.eps, 1 / elementwise.mass(filter_, count)
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:

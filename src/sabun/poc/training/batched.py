@@ -29,7 +29,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sabun.errors import StudyError
 from sabun.optim import Optimizer
-from sabun.optim.preconditioners.base import PRECONDITIONERS
 from sabun.poc.executors.base import Unit
 from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, outcome
@@ -56,10 +55,9 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
         return "its step asks for several gradients"
     if isinstance(optimizer, Optimizer):
         for group in optimizer.param_groups:
-            metric = str(group["preconditioner"] or "none").partition("(")[0]
-            if PRECONDITIONERS[metric].needs_matrix:
-                return f"its {metric} metric is one of whole matrices"
-            if group["step_control"] != "fixed":
+            if group["preconditioner"].needs_matrix:
+                return f"its {group['preconditioner'].name} preconditioner is one of whole matrices"
+            if group["step_control"].make() is not None:
                 return f"its step control ({group['step_control']}) measures all parameters at once"
             if group["stochastic_rounding"]:
                 return "it rounds at random"
