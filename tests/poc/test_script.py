@@ -19,8 +19,8 @@ import sabun
 from sabun.cli.progress import place
 from sabun.errors import StoreError, StudyError
 from sabun.poc.evidence.store import Store
-from sabun.poc.executors.in_process import epochs_in
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Phase, Run, Study
 from sabun.poc.study import default_study, run
 from sabun.poc.training.script import ScriptTrainer
@@ -49,7 +49,7 @@ def one(
     study: Study, arm: str, logs: Path, *, seed: int = 0, phase: Phase = "evaluate", **values: float
 ) -> tuple[RunResult, str]:
     task = Run(arm=arm, seed=seed, phase=phase, hyperparameters=values)
-    *epochs, last = ScriptTrainer(study, logs).run(task)
+    *epochs, last = ScriptTrainer(resolve(study), logs).run(task)
     assert isinstance(last, RunResult)
     assert tuple(epochs) == last.epochs
     return last, (logs / f"{task.id}.txt").read_text()
@@ -175,7 +175,7 @@ def test_with_the_disk_full_the_study_stops_and_no_run_is_blamed(tmp_path: Path)
 )
 def test_no_number_of_epochs_is_invented_for_a_script(command: str, phase: Phase, epochs: int | None) -> None:
     study = script_study(command, epochs=5)
-    found = epochs_in(study, Run(arm="script", seed=0, phase=phase))
+    found = resolve(study).epochs_of(Run(arm="script", seed=0, phase=phase))
     assert found == epochs
     assert place(2, found) == ("epoch 2" if epochs is None else f"epoch 2 of {epochs}")
 
@@ -204,7 +204,7 @@ def test_runs_that_need_no_whole_curve_are_stopped(python: str, tmp_path: Path) 
     assert result.status == "finished", result.failure
     assert [epoch.epoch for epoch in result.epochs] == [10, 20, 30]
     assert result.weights_sha256
-    *_, short = ScriptTrainer(study, tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
+    *_, short = ScriptTrainer(resolve(study), tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
     assert isinstance(short, RunResult)
     assert short.status == "finished"
 

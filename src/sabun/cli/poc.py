@@ -319,12 +319,11 @@ def study_of(
     with uncollected():
         from sabun.poc import arms
         from sabun.poc import study as studies
-    from sabun.poc.spec import Study
-    from sabun.poc.tasks.base import PREFIX
+    from sabun.poc.spec import SCRIPT_PREFIX, Study
 
     given = {key: value for key, value in budget.items() if value is not None}
     if script is not None:
-        task = f"{PREFIX}{script}" if task is None else f"{task} and --script {script}"
+        task = f"{SCRIPT_PREFIX}{script}" if task is None else f"{task} and --script {script}"
     if source is not None and task is not None:
         raise StudyError(f"both {source!r} and --task {task!r} are given.", fix="Give one of the two.")
     if source is not None and ":" not in Path(source).name:
@@ -337,14 +336,14 @@ def study_of(
     else:
         what = source or task or "digits"
         # What a team uses today is what its script makes.
-        today = arms.SCRIPT if what.startswith(PREFIX) else studies.BASELINE
+        today = arms.SCRIPT if what.startswith(SCRIPT_PREFIX) else studies.BASELINE
         named = _arms([today if baseline is None else baseline, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(
             task=what,
             baseline=named[0],
             candidates=named[1:],
         )
-    is_script = study.task.startswith(PREFIX)
+    is_script = study.task.startswith(SCRIPT_PREFIX)
     if time_limit is not None and not is_script:
         raise StudyError("--time-limit is for scripts.", fix="Leave it out.")
     if "epochs" in given and is_script and "{epochs}" not in study.task:
@@ -361,11 +360,11 @@ def _arms(notations: list[str]) -> list[Arm]:
     """Arms called by their notation; a class without its module (SGD, not torch.optim:SGD) where that is clear."""
     import re
 
-    from sabun.poc import arms
+    from sabun.poc.spec import Arm
 
     short = [re.sub(r"^\s*[\w.]+:(?=\w)", "", notation).strip() for notation in notations]
     names = short if len(set(short)) == len(short) else [None] * len(short)
-    return [arms.arm(notation, name=name) for notation, name in zip(notations, names, strict=True)]
+    return [Arm.named(notation, name) for notation, name in zip(notations, names, strict=True)]
 
 
 @contextlib.contextmanager

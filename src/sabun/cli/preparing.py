@@ -12,7 +12,7 @@ from sabun.cli.poc import Json, Quiet, opened, poc, study_of
 from sabun.errors import StudyError
 
 if TYPE_CHECKING:
-    from sabun.poc.check import Checked
+    from sabun.poc.check import CheckResult
     from sabun.poc.spec import Study
 
 __all__ = ["register"]
@@ -93,15 +93,14 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented study file to start from."""
-    from sabun.poc.spec import Study
+    from sabun.poc.spec import SCRIPT_PREFIX, Study
     from sabun.poc.study import DEFAULT_BUDGET
-    from sabun.poc.tasks.base import PREFIX
     from sabun.poc.tasks.builtin import TASKS
 
     if task is not None and script is not None:
         raise StudyError("both --task and --script are given.", fix="Give one of the two.")
-    what = f"{PREFIX}{script}" if script is not None else task or "digits"
-    is_script = what.startswith(PREFIX)
+    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
+    is_script = what.startswith(SCRIPT_PREFIX)
     own = is_script and "{epochs}" not in what
     content = TEMPLATE.format(
         file=file,
@@ -202,7 +201,7 @@ def _check(study: Study, *, as_json: bool, quiet: bool) -> None:
         raise typer.Exit(1)
 
 
-def _cost(checked: Checked, study: Study) -> str:
+def _cost(checked: CheckResult, study: Study) -> str:
     from sabun.messages.formatting import show
 
     epoch = show(max(checked.epoch_s.values()), "s", "en")

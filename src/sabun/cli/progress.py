@@ -54,7 +54,7 @@ def _left(seconds: float) -> str:
 
 
 def _again(event: events.RunsWithdrawn) -> str:
-    resting = f", and {event.resting} that rest on them" if event.resting else ""
+    resting = f", and {event.dependent} that rest on them" if event.dependent else ""
     return f"done again: {event.failed} failed run{'s' if event.failed > 1 else ''}{resting}"
 
 
@@ -92,7 +92,7 @@ class _Lines:
             self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
         elif isinstance(event, events.RunsWithdrawn):
             self.out.print(_again(event))
-        elif isinstance(event, events.SeedsAlone):
+        elif isinstance(event, events.SeedsNotBatched):
             self.out.print(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}")
         elif isinstance(event, events.RunRetried):
             self.out.print(f"run of {visible(event.run.arm)} starts again: {event.reason}")
@@ -151,7 +151,7 @@ class _Bars:
                 self.progress.update(self.whole, completed=event.done, note=_left(event.remaining_s))
         elif isinstance(event, events.RunsWithdrawn):
             self.out.print(_again(event))
-        elif isinstance(event, events.SeedsAlone):
+        elif isinstance(event, events.SeedsNotBatched):
             self.out.print(Text(f"{visible(event.arm)}: its seeds are trained one by one, because {event.reason}"))
         elif isinstance(event, events.RunRetried):
             self.out.print(Text(f"run of {visible(event.run.arm)} starts again: {event.reason}"))

@@ -33,11 +33,11 @@ from types import TracebackType
 from typing import Any, cast
 
 from sabun.errors import MixedEvidenceError, StoreError
-from sabun.poc import tuning
 from sabun.poc.codec import decode, encode
 from sabun.poc.evidence import audit_trail as trail
 from sabun.poc.evidence import environment as environments
 from sabun.poc.evidence.timing import with_clock_of
+from sabun.poc.judgement import trials
 from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import LogUniform, Study, hash_of
@@ -157,7 +157,7 @@ class Store:
         for run, trial in self.trials.items():
             if self.results[run].arm == arm:
                 runs.setdefault(trial, []).append(self.results[run])
-        return tuning.summarise(self.study, arm, self.spaces.get(arm, {}), runs)
+        return trials.summarize(arm, self.study.budget.tuning_seeds, self.spaces.get(arm, {}), runs)
 
     def runs(self) -> list[RunResult]:
         """All finished runs but those of phase ``time``, whose clock readings take the place of shared ones.
