@@ -17,8 +17,8 @@ PACKAGES = {
     "[catalogue](../catalogue.md), generated from the tables below.",
     "poc": "Modules are imported by name: `from sabun.poc import study`. The parts that judge (`kpis`, `statistics`, "
     "`verdict`, `assess`) are pure functions of plain values.",
-    "script": "What runs inside a training script: `sabun.swap`, `sabun.log`, and how any optimizer is driven. Needs torch "
-    "alone.",
+    "script": "What runs inside a training script: `sabun.swap`, `sabun.log`, and how any optimizer is "
+    "driven. Needs torch alone.",
     "rollout": "Choosing an optimizer for a job needs the core install alone; see "
     "[the roll-out page](../rollout.md) for the whole story.",
     "report": "One report value, and its renderings.",
