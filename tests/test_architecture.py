@@ -35,8 +35,10 @@ FORBIDDEN = {
 # These judge evidence: pure functions of plain values.
 PURE = ("sabun.poc.judgement", "sabun.poc.records")
 for _module in PURE:
-    FORBIDDEN[_module] = ("torch", "optuna", "sabun.optim", "sabun.poc.evidence", "sabun.poc.training",
-                          "sabun.poc.tuning", "sabun.report", "sabun.cli", "os", "io", "pathlib", "tempfile", "shutil")  # fmt: skip
+    FORBIDDEN[_module] = (
+        "torch", "optuna", "sabun.optim", "sabun.poc.evidence", "sabun.poc.training", "sabun.poc.tuning",
+        "sabun.report", "sabun.cli", "os", "io", "pathlib", "tempfile", "shutil",
+    )  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
