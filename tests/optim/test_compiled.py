@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sabun import Optimizer
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import c_compiler, inductor
 from sabun.optim.reference import Reference

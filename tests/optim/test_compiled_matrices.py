@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import sabun
 from sabun import Optimizer
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.reference import Reference

@@ -20,8 +20,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sabun.errors import GradientError, OptionError
 from sabun.optim.averaging import AVERAGING, Averaging
-from sabun.optim.compiled import c_compiler
-from sabun.optim.compiled import c_matrices
+from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner, is_matrix
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, step
 from sabun.optim.kernels import Tensors
 
-__all__ = ["CEmitter", "ElementwiseKernel", "ElementwiseTable", "TYPES", "source"]
+__all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "source"]
 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 """dtype of an operand in memory → its C type."""

@@ -179,5 +179,3 @@ def source(rule: Rule, dtype: torch.dtype) -> str:
         keep=rule.operands.index("keep"),
         scale=rule.operands.index("scale"),
     )
-
-
