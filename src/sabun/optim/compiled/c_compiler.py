@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 from typing import Any, cast
@@ -39,13 +38,12 @@ class NoCompilerError(RuntimeError):
 
 def render(*names: str, **values: object) -> str:
     """The C templates of these names, one after the other, with their placeholders filled in."""
-    folder = resources.files("sabun.optim.compiled")
-    return Template("".join(_read(folder / name) for name in names)).substitute(values)
+    return Template("".join(map(_template, names))).substitute(values)
 
 
 @lru_cache(maxsize=8)
-def _read(template: Traversable) -> str:
-    return template.read_text(encoding="ascii")
+def _template(name: str) -> str:
+    return (resources.files("sabun.optim.compiled") / name).read_text(encoding="ascii")
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""The elementwise step through ``torch.compile``: one graph over the lists of a bucket, which becomes Triton on a GPU."""
+"""The elementwise step through ``torch.compile``: one graph over the lists of a bucket, Triton kernels on a GPU."""
 
 from __future__ import annotations
 
