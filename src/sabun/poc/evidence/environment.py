@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import sabun
-from sabun.optim.compiled import c_elementwise as native
+from sabun.optim.compiled.c_compiler import compiler
 from sabun.poc.spec import Study
 
 __all__ = ["differences", "environment"]
@@ -38,7 +38,7 @@ def environment(study: Study, *, packages: Iterable[str], task_source: str | Non
         "torch": torch.__version__,
         "sabun": sabun.__version__,
         # A step may be compiled or not (fused="auto"), which changes its seconds, and its rounding.
-        "compiler": native.compiler(),
+        "compiler": compiler(),
         "packages": _versions(packages),
         "task_source": task_source,
         "python": platform.python_version(),
