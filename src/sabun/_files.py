@@ -70,7 +70,7 @@ def sync_directory(path: Path) -> None:
 
 
 def lock(handle: int, *, shared: bool = False, wait: bool = True) -> None:
-    """Lock an open file; closing it releases the lock. Raises BlockingIOError where another holds it and not ``wait``."""
+    """Lock an open file; closing it releases the lock. Without ``wait``, raise BlockingIOError where it is held."""
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "file locks need Linux or macOS")
     fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

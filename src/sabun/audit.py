@@ -57,7 +57,9 @@ class AuditLog:
         self.head_path = self.journal.head_path
         self.actor = _current_actor() if actor is None else actor
 
-    def append(self, event: str, *, sync: bool = True, after: str | None = None, **fields: Json) -> AuditEvent:
+    def append(
+        self, event: str, data: Mapping[str, Json] | None = None, *, sync: bool = True, after: str | None = None
+    ) -> AuditEvent:
         """Write one event and return it once it is on disk and sealed.
 
         Without ``sync`` the event is in the chain at once, and on disk and sealed with the next synced one or
@@ -66,7 +68,7 @@ class AuditLog:
         """
         if not event or not isinstance(event, str):
             raise OptionError("an audit event needs a name.", fix="Pass a text such as 'promoted'.")
-        data = {name: _plain(value, name) for name, value in fields.items()}
+        plain = {name: _plain(value, name) for name, value in (data or {}).items()}
         with self.journal.writer() as writer:
             last = writer.end.hash
             self._note_recovery(writer)
@@ -74,7 +76,7 @@ class AuditLog:
                 raise StoreError(
                     f"another event was written to {self.path} in the meantime.", fix="Read the log, then try again."
                 )
-            return self._write(writer, event, data, sync=sync)
+            return self._write(writer, event, plain, sync=sync)
 
     def seal(self) -> None:
         """Sync and seal what was appended without ``sync``. Raises StoreError as ``append`` does."""

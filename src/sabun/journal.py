@@ -203,8 +203,9 @@ class Journal:
             return file.read(), _read_or_none(self.head_path)
 
     def _scan(self, raw: bytes, start: JournalHead) -> tuple[list[JournalRecord], JournalHead, str, int]:
-        """Read lines that follow ``start``: valid records, their end, the fault of the next line, bytes that are torn."""
-        records, end = [], start
+        """Read the lines after ``start``: valid records, their end, what is wrong with the next line, torn bytes."""
+        records: list[JournalRecord] = []
+        end = start
         *lines, rest = raw.split(b"\n")
         for index, line in enumerate(lines):
             record, problem = self._decode(line, end.count, end.hash)
@@ -378,7 +379,8 @@ def _size_of(raw: bytes, count: int) -> int:
 
 def _hash_at(file: int, end: int) -> str:
     """The hash in the line that ends, newline included, at byte ``end``."""
-    return _read_at(file, max(0, end - 67), min(end, 67))[:64].decode("ascii", "replace")
+    tail = _read_at(file, max(0, end - 67), min(end, 67))
+    return tail[:64].decode("ascii", "replace") if tail[64:] == b'"}\n' else ""
 
 
 def _read_at(file: int, start: int, length: int) -> bytes:

@@ -14,9 +14,8 @@ import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
+from sabun.poc import evidence as stored
 from sabun.poc import schedule as plan_module
-from sabun.poc.evidence import audit_trail as trail
-from sabun.poc.evidence.store import Store
 from sabun.poc.executors.base import Executor, Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
@@ -139,7 +138,7 @@ def _killed_after(seconds: float, study: Study, out: Path, executor: Executor | 
 
 
 def _records(path: Path) -> list[dict[str, object]]:
-    results = [result for result in Store.open(path).results.values() if result.phase != "time"]
+    results = [result for result in stored.read(path).records.results.values() if result.phase != "time"]
     return sorted(untimed(results), key=lambda record: str(record["run"]))
 
 
@@ -160,8 +159,8 @@ def test_twenty_sigkills_at_random_moments_change_nothing(slots: int, tmp_path: 
         executor = Interleaved(attempt) if slots == 2 else None
         if _killed_after(rng.uniform(0.0, 0.25 * duration), study, out, executor):
             kills += 1
-        if Store.exists(out):
-            done = len(Store.open(out).results)
+        if stored.exists(out):
+            done = len(stored.read(out).records.results)
             assert done >= known  # nothing that was finished is ever lost
             known = done
         if known == total:  # finished under fire: start another one
@@ -175,7 +174,7 @@ def test_twenty_sigkills_at_random_moments_change_nothing(slots: int, tmp_path: 
     assert {a: (t.best, t.trials, t.at_edge) for a, t in resumed.tuning.items()} == {
         a: (t.best, t.trials, t.at_edge) for a, t in evidence.tuning.items()
     }
-    assert Store.open(out).verify().ok
+    assert stored.verify(out).ok
 
 
 def test_a_listener_that_raises_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
@@ -187,7 +186,7 @@ def test_a_listener_that_raises_stops_the_study_and_loses_nothing(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path, on_event=listen)
-    assert len(Store.open(tmp_path).results) == 5
+    assert len(stored.read(tmp_path).records.results) == 5
     assert len(run(study, tmp_path).runs) == 24
 
 
@@ -232,16 +231,16 @@ def test_failed_runs_done_again_leave_the_records_of_an_undisturbed_study(
     assert {arm: found.trials for arm, found in mended.tuning.items()} == {
         arm: found.trials for arm, found in undisturbed.tuning.items()
     }
-    store = Store.open(tmp_path / "ill")
-    assert store.verify().ok
-    assert len(store.run_at) > len(store.results)  # what was taken back is still there
-    (event,) = (event for event in trail.read(store) if event.event == "runs.withdrawn")
+    held = stored.read(tmp_path / "ill")
+    assert held.verification.ok
+    assert len(held.records.run_at) > len(held.records.results)  # what was taken back is still there
+    (event,) = (event for event in held.events if event.event == "runs.withdrawn")
     assert len(event.data["runs"]) == withdrawn.failed + withdrawn.resting  # type: ignore[arg-type]
     records = (tmp_path / "ill" / "records.jsonl").read_bytes().splitlines(keepends=True)
     line = int(str(event.data["record"]))
     (tmp_path / "ill" / "records.jsonl").write_bytes(b"".join(records[: line - 1] + records[line:]))
     with pytest.raises(StoreError, match=f"line {line} does not follow"):
-        Store.open(tmp_path / "ill")
+        stored.read(tmp_path / "ill")
 
 
 def test_one_seed_and_no_tuning(tmp_path: Path) -> None:

@@ -15,7 +15,21 @@ import typer
 
 from sabun import _files
 from sabun.cli.logs import Form, Format, show
-from sabun.cli.poc import Currency, Folder, Gate, Hours, Jobs, Json, Lang, Price, Quiet, Setup, evidence_of, poc, require_study
+from sabun.cli.poc import (
+    Currency,
+    Folder,
+    Gate,
+    Hours,
+    Jobs,
+    Json,
+    Lang,
+    Price,
+    Quiet,
+    Setup,
+    evidence_of,
+    poc,
+    require_study,
+)
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
@@ -191,7 +205,9 @@ def prices_of(
     return Prices(price, jobs, currency.upper(), hours, setup)
 
 
-def judged(evidence: StudyEvidence, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool) -> None:
+def judged(
+    evidence: StudyEvidence, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
+) -> None:
     from sabun.cli import console
     from sabun.messages.catalogue import language, text
     from sabun.report import json as as_data

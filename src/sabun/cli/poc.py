@@ -301,7 +301,9 @@ def _carry_out(
             tell(event)
             send(event)
 
-        return studies.run(study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed, retry_failed=retry_failed)
+        return studies.run(
+            study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed, retry_failed=retry_failed
+        )
 
 
 def study_of(

@@ -24,6 +24,7 @@ from sabun.poc.startup import uncollected
 
 __all__ = ["Tuner", "best", "suggest"]
 
+
 def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
     """Hyperparameters of trial number ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
     space = arms.spaces(arm, study.budget.decades)

@@ -18,8 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sabun.audit import Json
 from sabun.errors import MissingExtraError, RolloutError, SabunError, unknown
+from sabun.journal import Json
 from sabun.rollout.plan import STAGES, Gate, Option, Plan, Side, Stage
 
 if TYPE_CHECKING:

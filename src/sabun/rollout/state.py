@@ -22,9 +22,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sabun import audit
-from sabun.audit import AuditEvent, AuditLog, Json
-from sabun.journal import GENESIS, JournalVerification
+from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
+from sabun.journal import GENESIS, JournalVerification, Json
 from sabun.rollout import gate as evidence
 from sabun.rollout.gate import Finding
 from sabun.rollout.plan import Plan, Stage
@@ -225,10 +225,10 @@ class Rollout:
     def _ask(self, before: State, plan: Plan, target: Stage, override: str | None, now: datetime | None) -> Finding:
         finding, wrong = self._examined(plan, target, now)
         if wrong:  # a reason does not make it trainable
-            self.log.append(REFUSED, after=before.head, to=target.name, gate=finding.to_json())
+            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_MEND)
         if not finding.passed and override is None:
-            self.log.append(REFUSED, after=before.head, to=target.name, gate=finding.to_json())
+            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(
                 f"the gate of {target.name!r} does not pass: {' '.join(finding.problems)}",
                 fix="Mend that, or give a reason with --override; it is logged as an override.",
@@ -243,10 +243,7 @@ class Rollout:
         return dataclasses.replace(finding, passed=not problems, problems=problems), wrong
 
     def _record(self, head: str | None, event: str, fields: Mapping[str, Json]) -> State:
-        if head is None:  # the way back never loses to another operator's event
-            self.log.append(event, **fields)
-        else:
-            self.log.append(event, after=head, **fields)
+        self.log.append(event, fields, after=head)
         state = self.state()
         try:
             self.renew()

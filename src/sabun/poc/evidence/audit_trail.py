@@ -27,8 +27,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sabun.audit import AuditEvent, AuditLog, Json
+from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import StoreError
+from sabun.journal import Json
 from sabun.poc.evidence.specification import AUDIT
 from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.records import RunResult
@@ -86,9 +87,7 @@ class AuditTrail:
 
     def withdrawn(self, number: int, **more: Json) -> None:
         """Line ``number`` of the records withdraws results."""
-        self._append_unsealed(
-            WITHDRAWN, runs=self._records.withdrawn_at[number], **self._line(number), **more
-        )
+        self._append_unsealed(WITHDRAWN, runs=self._records.withdrawn_at[number], **self._line(number), **more)
 
     def looked(self, seeds: int, *, decided: bool) -> None:
         """A sequential study was judged at ``seeds`` seeds."""
@@ -106,10 +105,10 @@ class AuditTrail:
         return {"record": number, "record_hash": self._records.hashes[number - 1]}
 
     def _append(self, event: str, **fields: Json) -> None:
-        self.events.append(self._log.append(event, **fields))
+        self.events.append(self._log.append(event, fields))
 
     def _append_unsealed(self, event: str, **fields: Json) -> None:
-        self.events.append(self._log.append(event, sync=False, **fields))
+        self.events.append(self._log.append(event, fields, sync=False))
         now = time.monotonic()
         if now - self._sealed > SEAL_EVERY:
             self._log.seal()

@@ -74,7 +74,7 @@ def exists(path: str | Path) -> bool:
 
 
 def refuse_other(path: Path, study: Study) -> None:
-    """Raise StoreError where ``study`` must not be written to ``path``: a file, another study, or a directory in use."""
+    """Raise StoreError where ``study`` must not be written to ``path``: a file, another study, or foreign files."""
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file.", fix="Give a directory for the study's results.")
     if exists(path):

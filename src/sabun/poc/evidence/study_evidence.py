@@ -88,6 +88,6 @@ def log_verdicts(evidence: StudyEvidence, verdicts: Mapping[str, str]) -> str:
     if before and before[-1].data == said:
         return evidence.verification.audit_head
     try:
-        return AuditLog(evidence.path / AUDIT).append(VERDICT, **said).hash
+        return AuditLog(evidence.path / AUDIT).append(VERDICT, said).hash
     except StoreError:
         return evidence.verification.audit_head

@@ -2,9 +2,9 @@
 
 Each line is one record of an unsealed :mod:`sabun.journal`:
 
-    {"kind":"environment","environment":{…}}                                        a session of work in new conditions
-    {"kind":"run","environment":0,"exclusive":true,"trial":null,"result":{…}}        a finished run
-    {"kind":"withdrawn","runs":["…"]}                                                results that are replaced by new ones
+    {"kind":"environment","environment":{…}}                                      a session of work in new conditions
+    {"kind":"run","environment":0,"exclusive":true,"trial":null,"result":{…}}      a finished run
+    {"kind":"withdrawn","runs":["…"]}                                              results that will be replaced
 """
 
 from __future__ import annotations

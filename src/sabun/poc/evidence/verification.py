@@ -22,8 +22,9 @@ class StudyVerification:
     """What verifying a study's evidence found.
 
     The first ``records`` lines are valid, the last with hash ``head``; ``problem`` describes what is wrong, empty if
-    nothing is. ``torn``: the last line is incomplete, as after a crash; resuming the study removes it. ``events`` of the
-    audit log are valid, the last with hash ``audit_head``. ``runs_without_result`` were interrupted, or are under way.
+    nothing is. ``torn``: the last line is incomplete, as after a crash; resuming the study removes it. ``events`` of
+    the audit log are valid, the last with hash ``audit_head``. ``runs_without_result`` were interrupted, or are under
+    way.
     """
 
     ok: bool
@@ -64,6 +65,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     logged as an event where the log itself is valid and can be written. Raises StoreError where there is no study, or
     its specification was changed.
     """
+    started = (path / AUDIT).exists()
     # The log first: where a study is running, a record may then lack its event, but never an event its record.
     log, events = AuditLog(path / AUDIT, actor="").load()
     try:
@@ -73,6 +75,8 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
             _report_tampering(path, log, events, error.cause)
         raise
     journal, lines = Journal(path / RECORDS, sealed=False).load()
+    if lines and not started and (path / AUDIT).exists():
+        return load(path, anchor=anchor)  # the study began in the meantime
     problem = f"{RECORDS}, {journal.problem}" if not journal.ok else ""
     try:
         for line in lines:
@@ -136,4 +140,4 @@ def _report_tampering(path: Path, log: JournalVerification, events: Sequence[Aud
         last = events[-1]
         if (last.event, last.data.get("problem")) != (TAMPERING, problem):
             with contextlib.suppress(StoreError):
-                AuditLog(path / AUDIT).append(TAMPERING, problem=problem)
+                AuditLog(path / AUDIT).append(TAMPERING, {"problem": problem})
