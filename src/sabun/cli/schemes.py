@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
 def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
     """Show the catalogue: order, error constant, stability, noise and cost of every scheme."""
     from sabun.messages.certificates import say
-    from sabun.schemes import SCHEMES
+    from sabun.schemes import SCHEMES, certify
 
-    certificates = [entry.build().certificate() for entry in SCHEMES.values()]
+    certificates = [certify(entry.build()) for entry in SCHEMES.values()]
     if as_json:
         print(json.dumps([c.to_dict() for c in certificates], ensure_ascii=False, indent=2))
         return
@@ -63,7 +63,7 @@ def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
     from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.schemes.numbers import short
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
@@ -100,7 +100,7 @@ def explain_command(
     if name is None:
         raise SchemeError("no scheme named.", fix="For example: sabun explain nesterov. `sabun schemes` lists them.")
     scheme = schemes.get(name)
-    certificate = scheme.certificate()
+    certificate = schemes.certify(scheme)
     sentences = certificate.sentences(lang, lr=lr)
     if png is not None:
         from sabun.report import scheme_figures
@@ -149,7 +149,7 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
     elif certificate.alternative is not None:
         from sabun import schemes
 
-        other = schemes.get(certificate.alternative).certificate()
+        other = schemes.certify(certificate.alternative)
         more.append(say("alternative", lang, name=other.scheme))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
@@ -159,7 +159,7 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """The same in torch, whose ``lr`` of SGD with momentum is that of sabun times 1 − β."""
     from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.schemes.numbers import short
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):

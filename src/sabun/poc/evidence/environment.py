@@ -28,7 +28,7 @@ def environment(study: Study) -> dict[str, Any]:
     import torch
 
     import sabun
-    from sabun.optim.compiled import c_elementwise
+    from sabun.optim.compiled.c_compiler import compiler
     from sabun.poc.tasks import base as tasks
 
     return {
@@ -38,7 +38,7 @@ def environment(study: Study) -> dict[str, Any]:
         "torch": torch.__version__,
         "sabun": sabun.__version__,
         # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
-        "compiler": c_elementwise.compiler(),
+        "compiler": compiler(),
         "packages": _packages(study),
         "task_source": tasks.provenance(study.task, study.task_options),
         "python": platform.python_version(),
