@@ -174,7 +174,7 @@ def test_verify_finds_an_edit(study: Path, tmp_path: Path, capsys: Capture) -> N
     lines[5] = lines[5].replace('"val_loss":', '"val_loss": ', 1)
     (tmp_path / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     assert app.run(["poc", "verify", str(tmp_path)]) == 1
-    assert "line 7" in capsys.readouterr().err
+    assert "line 6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "TERM"])

@@ -21,18 +21,18 @@ from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.schedule import evaluation_order
 from sabun.poc.spec import Arm, Run, Study
-from sabun.poc.study import Evidence, default_study, run, validate
+from sabun.poc.study import default_study, run, validate
 
 from .helpers import SGD, task, tiny_study, untimed
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Evidence, list[events.Event]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, stored.StudyEvidence, list[events.Event]]:
     study, heard = tiny_study(), []
     return study, run(study, tmp_path_factory.mktemp("study"), on_event=heard.append), heard
 
 
-def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]]) -> None:
     study, evidence, _ = undisturbed
     count = Counter((r.arm, r.phase) for r in evidence.runs)
     for arm in study.arms:
@@ -44,7 +44,9 @@ def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, Evidence, list
     assert {r.epochs[-1].gradient_evaluations for r in evidence.runs if r.status == "finished"} == {48}
 
 
-def test_runs_are_paired_and_the_repeat_is_bit_exact(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_runs_are_paired_and_the_repeat_is_bit_exact(
+    undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]],
+) -> None:
     study, evidence, _ = undisturbed
     starts: dict[int, set[float]] = {}
     for result in evidence.runs:
@@ -71,7 +73,7 @@ def test_arms_take_turns_in_going_first() -> None:
     assert len(set(places.values())) == 1  # the same mean place for all
 
 
-def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_events_tell_the_whole_story(undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]]) -> None:
     study, evidence, heard = undisturbed
     assert isinstance(heard[0], events.StudyStarted)
     assert isinstance(heard[-1], events.StudyFinished)
@@ -90,7 +92,7 @@ def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[ev
 
 
 def test_a_finished_study_is_not_run_again(
-    undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path
+    undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]], tmp_path: Path
 ) -> None:
     study, evidence, _ = undisturbed
     first = run(study, tmp_path)

@@ -92,7 +92,7 @@ def test_edited_records_and_edited_specifications_keep_it_closed(
     forged = [line.replace('"val_loss":1.0', '"val_loss":0.5') for line in lines[:10]] + lines[10:]
     assert forged != lines
     records.write_text("".join(forged))
-    assert "edited, or the disk failed" in problems(tmp_path, plan)[0]
+    assert "its hash does not match its content" in problems(tmp_path, plan)[0]
     records.write_text(text)
     spec = study / "study.json"
     spec.write_text(spec.read_text().replace('"margin": 0.0', '"margin": 0.5'))

@@ -127,7 +127,7 @@ def test_starting_twice_is_refused(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(RolloutError, match="started already"):
         rollout.start()
     rollout.log.path.write_bytes(b"x\n")
-    with pytest.raises(RolloutError, match="does not hold"):
+    with pytest.raises(RolloutError, match="could not be verified"):
         rollout.start()
 
 

@@ -204,10 +204,10 @@ def _step(arm: Arm) -> dict[str, Option]:
 
 def _open(study: Path) -> StudyEvidence:
     try:
-        from sabun.poc import evidence
+        from sabun.poc.evidence import read as read_study
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return evidence.read(study)
+    return read_study(study)
 
 
 def _missing(error: ModuleNotFoundError) -> MissingExtraError:
