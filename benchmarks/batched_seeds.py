@@ -2,8 +2,8 @@
 
     python benchmarks/batched_seeds.py [--task digits] [--arm "torch.optim:SGD(momentum=0.9)"] [--seeds 10] [--rounds 7]
 
-Both run with the default study's epochs, with evaluation. Interleaved; the ratio is the median over rounds. The graph is
-traced once per process and shape, before the clock starts; the time for tracing is printed too.
+Both run with the default study's epochs, with evaluation. Interleaved; the ratio is the median over rounds. The graph
+is traced once per process and shape, before the clock starts; the time for tracing is printed too.
 """
 
 from __future__ import annotations

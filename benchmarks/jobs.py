@@ -2,8 +2,8 @@
 
     python benchmarks/jobs.py [--task digits] [--jobs 2] [--pairs 3] [-- --seeds 8 …]
 
-Each study is a ``sabun poc run`` command in its own process and directory, with start-up and report. Pairs alternate (1 N,
-N 1, …). Arguments after ``--`` are passed to ``sabun poc run``. Needs as many idle cores as jobs.
+Each study is a ``sabun poc run`` command in its own process and directory, with start-up and report. Pairs alternate
+(1 N, N 1, …). Arguments after ``--`` are passed to ``sabun poc run``. Needs as many idle cores as jobs.
 """
 
 from __future__ import annotations

@@ -30,12 +30,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StudyStarted:
-    """The study has ``total`` runs, of which ``done`` are already stored in ``path``."""
+    """The study has ``total`` runs, of which ``done`` are already stored in ``path``.
+
+    ``runs`` are the stored runs without those for timing.
+    """
 
     study: Study
     path: Path
     total: int
     done: int
+    runs: tuple[RunResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,12 @@ class LookTaken:
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished:
-    """All runs are done and stored."""
+    """All runs are done and stored. ``audit_head`` is the head hash of the audit log."""
 
     study: Study
     path: Path
     seconds: float
+    audit_head: str = ""
 
 
 Event: TypeAlias = (

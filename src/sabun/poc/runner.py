@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sabun.poc import events
-from sabun.poc.evidence.store import Writer
+from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.base import Executor, Unit, WorkerLost
 from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.resolved import ResolvedStudy
@@ -25,7 +25,7 @@ class StudyRunner:
     def __init__(
         self,
         resolved: ResolvedStudy,
-        store: Writer,
+        store: StudyWriter,
         schedule: RunSchedule,
         executor: Executor,
         notify: events.Listener,
@@ -41,7 +41,7 @@ class StudyRunner:
         self.retried: set[str] = set()
         self.tuning_started: set[str] = set()
         self.begin = time.monotonic()
-        self.done_before = len(store.results)
+        self.done_before = len(store.records.results)
         self.last_live = 0.0
 
     def run(self) -> None:
@@ -67,7 +67,7 @@ class StudyRunner:
                 continue
             if isinstance(item, Epoch):
                 self.curves[run.id].append(item)
-                if run.id not in self.store.results:
+                if run.id not in self.store.records.results:
                     self.notify(events.EpochDone(run, item, self.resolved.epochs_of(run)))
             else:
                 self._finish(run, item)
@@ -81,8 +81,8 @@ class StudyRunner:
         for run in unit:
             self.units[run.id] = unit
             self.curves[run.id] = []
-            if run.id not in self.store.results:
-                number = len(self.store.results) + len(self.units)
+            if run.id not in self.store.records.results:
+                number = len(self.store.records.results) + len(self.units)
                 self.notify(events.RunStarted(run, number, self.schedule.total, self.resolved.epochs_of(run)))
         self.executor.submit(unit)
 
@@ -95,7 +95,7 @@ class StudyRunner:
             if following is not None:
                 self._start(following)
         del self.units[run.id], self.curves[run.id]
-        if run.id in self.store.results:  # an earlier session was killed within this unit
+        if run.id in self.store.records.results:  # an earlier session was killed within this unit
             return
         self.store.append(
             result,
@@ -103,11 +103,11 @@ class StudyRunner:
             exclusive=exclusive or run.phase == "time",
             environment=self.executor.environment_of(run),
         )
-        done, total = len(self.store.results), self.schedule.total
+        done, total = len(self.store.records.results), self.schedule.total
         pace = (time.monotonic() - self.begin) / (done - self.done_before)
         self.notify(events.RunFinished(run, result, done, total, pace * (total - done)))
         if run.phase == "tune" and self.schedule.tuned(run.arm):
-            tuning = self.store.tuning_of(run.arm)
+            tuning = self.store.records.tuning_of(run.arm)
             if tuning is not None:
                 self.notify(events.TuningFinished(tuning))
 
@@ -134,7 +134,7 @@ class StudyRunner:
         self.store.write_live(
             {
                 "state": "running",
-                "done": len(self.store.results),
+                "done": len(self.store.records.results),
                 "total": self.schedule.total,
                 "runs": [
                     {

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sabun.poc import events
-from sabun.poc.evidence.store import Store
+from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.executors.base import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.records import Phase
@@ -34,21 +34,21 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
             yield name, seed
 
 
-def failed_and_dependent(store: Store) -> dict[str, bool]:
+def failed_and_dependent(records: StudyRecords) -> dict[str, bool]:
     """Return the runs to repeat so that no failure remains, each with whether it failed itself.
 
     Each trial depends on all earlier ones. A failed trial therefore invalidates the later trials of its arm, and the
     runs with the hyperparameters that they led to.
     """
-    failed = {run for run, result in store.results.items() if result.status == "failed"}
+    failed = {run for run, result in records.results.items() if result.status == "failed"}
     first: dict[str, int] = {}
-    for run in failed & set(store.trials):
-        arm = store.results[run].arm
-        first[arm] = min(store.trials[run], first.get(arm, store.trials[run]))
+    for run in failed & set(records.trials):
+        arm = records.results[run].arm
+        first[arm] = min(records.trials[run], first.get(arm, records.trials[run]))
     return {
         run: run in failed
-        for run, result in store.results.items()
-        if run in failed or (result.arm in first and store.trials.get(run, math.inf) > first[result.arm])
+        for run, result in records.results.items()
+        if run in failed or (result.arm in first and records.trials.get(run, math.inf) > first[result.arm])
     }
 
 
@@ -61,12 +61,12 @@ class RunSchedule:
     def __init__(
         self,
         resolved: ResolvedStudy,
-        store: Store,
+        records: StudyRecords,
         notify: events.Listener = lambda event: None,
         not_batched: Collection[str] = (),
     ) -> None:
         self.study = study = resolved.study
-        self.store = store
+        self.records = records
         self.notify = notify
         self._not_batched = set(not_batched) if study.budget.batch_seeds else set(resolved.arms)
         self.tuners = {name: Tuner(study, arm) for name, arm in resolved.arms.items()}
@@ -88,7 +88,7 @@ class RunSchedule:
         """Return a unit that can start now; None if the rest depends on a run in flight, or nothing is left."""
         busy = set(running)
         for tuner in self.tuners.values():
-            if (unit := self._first(self._units(tuner.trial(self.store.results)), busy)) is not None:
+            if (unit := self._first(self._units(tuner.trial(self.records.results)), busy)) is not None:
                 return unit
         first = 0
         for seeds in (*self.study.budget.looks, self.study.budget.seeds):
@@ -97,12 +97,12 @@ class RunSchedule:
             fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
             units = [*self._units(fresh), *((run,) for run in self._runs_of(repeats, "repeat"))]
             first = seeds
-            left = [unit for unit in units if any(run.id not in self.store.results for run in unit)]
+            left = [unit for unit in units if any(run.id not in self.records.results for run in unit)]
             if left or busy:
                 return self._first(left, busy)
             if self._needs_timing():
                 for run in self._runs_of(pairs, "time"):
-                    if run.id not in self.store.results:
+                    if run.id not in self.records.results:
                         return (run,)
             if self._decided(seeds):
                 self.seeds = seeds
@@ -111,7 +111,7 @@ class RunSchedule:
 
     def tuned(self, arm: str) -> bool:
         """Return whether all trials of an arm are done."""
-        return not self.tuners[arm].pending(self.store.results)
+        return not self.tuners[arm].pending(self.records.results)
 
     def _units(self, runs: Iterable[Run]) -> list[Unit]:
         """Group runs into units: single runs, or batched seeds of one arm, in the order in which the arms come."""
@@ -130,7 +130,7 @@ class RunSchedule:
         """Return the first unit that has a run without a result and is not in flight."""
         for unit in units:
             names = [run.id for run in unit]
-            if not busy.intersection(names) and any(name not in self.store.results for name in names):
+            if not busy.intersection(names) and any(name not in self.records.results for name in names):
                 return unit
         return None
 
@@ -148,15 +148,15 @@ class RunSchedule:
 
     def _needs_timing(self) -> bool:
         """Whether an evaluation run shared the machine. Then all of them are timed again, one at a time."""
-        results = self.store.results.values()
-        return any(result.phase == "evaluate" and result.run not in self.store.exclusive for result in results)
+        results = self.records.results.values()
+        return any(result.phase == "evaluate" and result.run not in self.records.exclusive for result in results)
 
     def _decided(self, seeds: int) -> bool:
         """Whether the look at ``seeds`` ends the study. The assessment is the one that the report uses."""
         if seeds == self.study.budget.seeds:
             return True
         if seeds not in self._looks:
-            runs = [run for run in self.store.runs() if run.phase != "evaluate" or run.seed < seeds]
-            self._looks[seeds] = decided(assess(self.study, runs, self.store.tuning))
+            runs = [run for run in self.records.runs() if run.phase != "evaluate" or run.seed < seeds]
+            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning))
             self.notify(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
         return self._looks[seeds]

@@ -18,25 +18,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sabun.errors import StudyError
 from sabun.poc import events
-from sabun.poc.evidence.store import Writer, refuse_other
+from sabun.poc.evidence.specification import refuse_other
+from sabun.poc.evidence.study_evidence import StudyEvidence
+from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.base import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
-from sabun.poc.judgement.results import Tuning
-from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.runner import StudyRunner
 from sabun.poc.schedule import RunSchedule, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.tasks.builtin import TASKS
 
-__all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
+__all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline, a common choice."""
@@ -49,17 +47,6 @@ DEFAULT_SEED = 1
 
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
 """The default candidates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The evidence of a finished study: the input of :func:`sabun.poc.judgement.assess.assess`."""
-
-    study: Study
-    runs: tuple[RunResult, ...]
-    tuning: Mapping[str, Tuning]
-    environment: Mapping[str, Any]
-    mixed: bool
 
 
 def default_study(
@@ -119,7 +106,7 @@ def run(
     allow_mixed: bool = False,
     retry_failed: bool = False,
     executor: Executor | None = None,
-) -> Evidence:
+) -> StudyEvidence:
     """Run ``study`` in the directory ``out``, or the part that is not done yet, and return its evidence.
 
     ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them.
@@ -143,28 +130,30 @@ def run(
             chosen.announce(text, logs)
         not_batched = validate(resolved)
         here, *others = chosen.begin(resolved, logs)
-        with Writer.start(out, text, here, spaces=resolved.spaces, allow_mixed=allow_mixed) as store:
+        with StudyWriter.start(out, text, here, spaces=resolved.spaces, allow_mixed=allow_mixed) as store:
             for environment in others:
                 store.admit(environment)
             notify = _audited(store, listener)
-            if retry_failed and (again := failed_and_dependent(store)):
+            if retry_failed and (again := failed_and_dependent(store.records)):
                 store.withdraw(again)
                 failed = sum(again.values())
                 notify(events.RunsWithdrawn(failed, len(again) - failed))
-            schedule = RunSchedule(resolved, store, notify, not_batched)
-            notify(events.StudyStarted(text, out, schedule.total, len(store.results)))
+            schedule = RunSchedule(resolved, store.records, notify, not_batched)
+            stored = tuple(store.records.runs())
+            notify(events.StudyStarted(text, out, schedule.total, len(store.records.results), stored))
             for arm, reason in not_batched.items():
                 notify(events.SeedsNotBatched(arm, reason))
             StudyRunner(resolved, store, schedule, chosen, notify).run()
-            store.write_live({"state": "finished", "done": len(store.results), "total": schedule.total, "runs": []})
-            evidence = Evidence(text, tuple(store.runs()), store.tuning, store.environment, store.mixed)
+            done = len(store.records.results)
+            store.write_live({"state": "finished", "done": done, "total": schedule.total, "runs": []})
+        evidence = store.evidence()
     finally:
         chosen.close()
-    listener(events.StudyFinished(text, out, time.monotonic() - begin))
+    listener(events.StudyFinished(text, out, time.monotonic() - begin, evidence.verification.audit_head))
     return evidence
 
 
-def _audited(store: Writer, listener: events.Listener) -> events.Listener:
+def _audited(store: StudyWriter, listener: events.Listener) -> events.Listener:
     """Return a listener that writes starts, retries and looks to the audit log before it calls ``listener``."""
 
     def notify(event: events.Event) -> None:
