@@ -12,8 +12,7 @@ from typing import Any
 from sabun import optim, schemes
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.averaging import AVERAGING
-from sabun.schemes.certificate import short
-from sabun.schemes.numbers import show
+from sabun.schemes.numbers import short, show
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -23,7 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _scheme(name: str, entry: schemes.Entry) -> list[str]:
-    c = entry.build().certificate()
+    c = schemes.certify(entry.build())
     called = f"`{name}`"
     if entry.parameters:
         names = ", ".join(p.name for p in entry.parameters)

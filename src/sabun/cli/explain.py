@@ -68,7 +68,7 @@ def explain(
             "no scheme is given.", fix="Name one, as in `sabun explain nesterov`. `sabun schemes` lists them."
         )
     scheme = schemes.get(name)
-    certificate = scheme.certificate()
+    certificate = schemes.certify(scheme)
     sentences = certificate.sentences(lang, lr=lr)
     if png is not None:
         from sabun.report import scheme_figures
@@ -117,7 +117,7 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
     elif certificate.alternative is not None:
         from sabun import schemes
 
-        other = schemes.get(certificate.alternative).certificate()
+        other = schemes.certify(certificate.alternative)
         more.append(say("alternative", lang, name=other.scheme))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
@@ -127,7 +127,7 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """Return the equivalent call of torch, where SGD with momentum takes the learning rate of sabun times 1 − β."""
     from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.schemes.numbers import short
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):

@@ -30,9 +30,9 @@ unstable and cannot be used.
 def schemes(lang: Lang = "en", as_json: Json = False) -> None:
     """List every scheme with its order, error constant, stability interval, noise gain and cost."""
     from sabun.messages.certificates import say
-    from sabun.schemes import SCHEMES
+    from sabun.schemes import SCHEMES, certify
 
-    certificates = [entry.build().certificate() for entry in SCHEMES.values()]
+    certificates = [certify(entry.build()) for entry in SCHEMES.values()]
     if as_json:
         print(json.dumps([c.to_dict() for c in certificates], ensure_ascii=False, indent=2))
         return
@@ -54,7 +54,7 @@ def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
     from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.schemes.numbers import short
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
