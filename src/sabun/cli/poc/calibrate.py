@@ -77,7 +77,8 @@ def calibrate(
         typer.echo(json.dumps({**asdict(found), "go_rate": found.go_rate, "power": found.power}))
     else:
         typer.echo(
-            f"{found.studies} studies, {found.scenario} records, {found.candidates} candidate(s), {found.seeds} seeds"
+            f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "
+            f"paired seeds, on {found.scenario.removesuffix(' records')} records"
             + (f", interim looks at {', '.join(map(str, found.looks))}" if found.looks else "")
         )
         if effect == 0:

@@ -43,6 +43,6 @@ def init(
     else:
         typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:
-            typer.echo(SCRIPT_LINES)
+            typer.echo(SCRIPT_LINES, nl=False)
     if check:
         check_study(study, as_json=as_json, quiet=False)
