@@ -62,9 +62,9 @@ def comparison(found: Comparable, lang: Language) -> RenderableType:
     return Group(*parts)
 
 
-def print_log(records: Sequence[audit.Record], form: LogFormat) -> None:
-    """Print the records of an audit log, oldest first."""
+def print_log(events: Sequence[audit.AuditEvent], form: LogFormat) -> None:
+    """Print the events of an audit log, oldest first."""
     if form is LogFormat.json:
-        typer.echo(json.dumps([dataclasses.asdict(record) for record in records], ensure_ascii=False, indent=2))
+        typer.echo(json.dumps([dataclasses.asdict(event) for event in events], ensure_ascii=False, indent=2))
     else:
-        typer.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(records), nl=False)
+        typer.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(events), nl=False)

@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sabun import _files
 from sabun.errors import OptionError
 from sabun.messages.formatting import Language
-from sabun.poc.evidence import audit_trail
-from sabun.poc.evidence.store import RECORDS, Store
+from sabun.poc.evidence import StudyEvidence, log_verdicts
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.results import Decision, Tuning
 from sabun.poc.spec import Study
@@ -48,23 +46,23 @@ class Published:
         return EXIT_CODES[self.report.decision]
 
 
-def judge(evidence: Store, *, describe: Describe, money: Prices | None = None) -> Report:
+def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None = None) -> Report:
     """Return the report on ``evidence``; nothing is written."""
-    runs, tuning = evidence.runs(), evidence.tuning
-    records = evidence.path / RECORDS
     return model.build(
         evidence.study,
-        assess(evidence.study, runs, tuning),
-        {**evidence.environment, "records_head": evidence.head},
-        runs=runs,
-        descriptions=describe(evidence.study, tuning),
-        records_sha256=hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else "",
+        assess(evidence.study, evidence.runs, evidence.tuning),
+        {**evidence.environment, "records_head": evidence.verification.head},
+        runs=evidence.runs,
+        descriptions=describe(evidence.study, evidence.tuning),
+        records_sha256=evidence.records_sha256,
         prices=money,
         mixed=evidence.mixed,
     )
 
 
-def publish(evidence: Store, *, describe: Describe, lang: Language = "en", money: Prices | None = None) -> Published:
+def publish(
+    evidence: StudyEvidence, *, describe: Describe, lang: Language = "en", money: Prices | None = None
+) -> Published:
     """Judge ``evidence``, record the verdict in the audit log, and write the report files beside the records.
 
     The report holds the hash of the log's end after the verdict. Each file is written whole or not at all. Raises
@@ -72,7 +70,7 @@ def publish(evidence: Store, *, describe: Describe, lang: Language = "en", money
     """
     report = judge(evidence, describe=describe, money=money)
     verdicts = {candidate.arm: candidate.verdict.decision for candidate in report.candidates}
-    head = audit_trail.write_verdict(evidence, verdicts)
+    head = log_verdicts(evidence, verdicts)
     report = dataclasses.replace(report, audit=dataclasses.replace(report.audit, log_head=head))
     contents = {
         "html": html.render(report, lang),
@@ -89,13 +87,9 @@ def publish(evidence: Store, *, describe: Describe, lang: Language = "en", money
 
 def save(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises OptionError where it cannot be written."""
-    new = path.with_name(path.name + ".new")
     try:
-        new.write_bytes(content)
-        new.replace(path)
+        _files.replace(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
         raise OptionError(
             f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
         ) from None

@@ -64,10 +64,10 @@ def calibrate(
         raise StudyError(f"--looks {looks!r} is not a list of numbers.", fix="Write it as 6,8.") from None
     source = None
     if directory is not None:
-        from sabun.cli.poc.shim import open_store
+        from sabun.cli.poc.stored import evidence_of
 
-        store = open_store(directory)
-        source = calibration.records_of(store.study, store.runs())
+        evidence = evidence_of(directory)
+        source = calibration.records_of(evidence.study, evidence.runs)
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
         seed=seed,

@@ -12,8 +12,8 @@ from sabun.cli import console, options
 
 __all__ = ["EPILOG", "compare"]
 
-EPILOG = """**Reads** the records of both studies. **Writes** nothing. Runs of different studies are not paired: read the
-table as a description, not as a test.
+EPILOG = """**Reads** the records of both studies. **Writes** nothing. Runs of different studies are not paired, so the
+table describes and does not test.
 
 **Examples**
 
@@ -35,7 +35,7 @@ def compare(
 ) -> None:
     """Compare two studies: their settings, and their results for the candidates that both have."""
     from sabun.cli import tables
-    from sabun.cli.poc.shim import read
+    from sabun.cli.poc.stored import evidence_of
     from sabun.messages.catalogue import language
     from sabun.poc.descriptions import describe_arms
     from sabun.report import json as as_data
@@ -43,7 +43,7 @@ def compare(
     from sabun.report.publish import judge
 
     shown_in = language(lang)
-    found = differences(*(judge(read(directory), describe=describe_arms) for directory in (first, second)))
+    found = differences(*(judge(evidence_of(directory), describe=describe_arms) for directory in (first, second)))
     if as_json:
         print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
     else:

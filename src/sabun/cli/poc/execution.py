@@ -16,7 +16,7 @@ from sabun.errors import OptionError, unknown
 if TYPE_CHECKING:
     from sabun.messages.formatting import Language
     from sabun.poc.events import Event, Listener
-    from sabun.poc.evidence.store import Store
+    from sabun.poc.evidence import StudyEvidence
     from sabun.poc.executors.base import Executor
     from sabun.report.money import Prices
 
@@ -93,7 +93,7 @@ def _tracker_of(name: str | None, to: str | None, directory: Path) -> Iterator[L
 
 
 def show_report(
-    evidence: Store, lang: Language, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
+    evidence: StudyEvidence, lang: Language, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
 ) -> None:
     """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code."""
     from sabun.messages.catalogue import text

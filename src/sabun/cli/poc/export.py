@@ -40,7 +40,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Export every epoch of every run as one flat table."""
-    from sabun.cli.poc.shim import open_store
+    from sabun.cli.poc.stored import evidence_of
     from sabun.errors import OptionError
     from sabun.report import json as as_data
     from sabun.report import table
@@ -48,7 +48,7 @@ def export(
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export writes exactly one format.", fix="Give --csv FILE, --parquet FILE or --json.")
-    runs = list(open_store(directory).results.values())
+    runs = list(evidence_of(directory).records.results.values())
     if as_json:
         print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
     elif parquet is not None:

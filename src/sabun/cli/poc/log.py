@@ -23,8 +23,10 @@ EPILOG = """**Reads** the audit log of a study. **Writes** nothing.
 
 def log(directory: options.Directory, form: options.Format = LogFormat.markdown) -> None:
     """Export the audit log of a study: sessions, runs, interim looks and verdicts, with who and when."""
-    from sabun.cli.poc.shim import open_store
+    from sabun import audit
+    from sabun.cli.poc.stored import require_study
     from sabun.cli.tables import print_log
-    from sabun.poc.evidence import audit_trail
+    from sabun.poc.evidence.specification import AUDIT
 
-    print_log(audit_trail.read(open_store(directory)), form)
+    require_study(directory)
+    print_log(audit.read(directory / AUDIT), form)

@@ -37,10 +37,10 @@ def report(
 ) -> None:
     """Judge the records of a study again and write its report."""
     from sabun.cli.poc.execution import show_report
-    from sabun.cli.poc.shim import read
+    from sabun.cli.poc.stored import evidence_of
     from sabun.messages.catalogue import language
     from sabun.report.prices import prices
 
     shown_in = language(lang)
     money = prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    show_report(read(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)
+    show_report(evidence_of(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)

@@ -52,17 +52,17 @@ def resume(
     path of a task of your own is resolved from the current directory.
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
+    from sabun.cli.poc.stored import specification_of
     from sabun.messages.catalogue import language
     from sabun.poc.startup import uncollected
 
     shown_in = language(lang)
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():
-            from sabun.cli.poc.shim import stored_study
             from sabun.poc import study as studies
-        study = stored_study(directory)
+        study = specification_of(directory)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            studies.run(
+            evidence = studies.run(
                 study,
                 directory,
                 executor=chosen,
@@ -70,6 +70,4 @@ def resume(
                 allow_mixed=allow_mixed,
                 retry_failed=retry_failed,
             )
-    from sabun.cli.poc.shim import read
-
-    show_report(read(directory), shown_in, None, gate=gate, as_json=as_json, quiet=quiet)
+    show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet)

@@ -103,7 +103,7 @@ def run(
     You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
-    from sabun.errors import OptionError, StoreError, StudyError
+    from sabun.errors import OptionError
     from sabun.messages.catalogue import language
     from sabun.poc.startup import uncollected
     from sabun.report.prices import prices
@@ -133,14 +133,6 @@ def run(
             time_limit=time_limit,
         )
         directory = out if out is not None else default_directory(study)
-        from sabun.poc.evidence import store
-
-        try:
-            store.refuse_other(directory, study)
-        except StoreError as error:
-            raise StudyError(error.cause, fix=error.fix) from None
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            studies.run(study, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
-    from sabun.cli.poc.shim import read
-
-    show_report(read(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)
+            evidence = studies.run(study, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
+    show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet)

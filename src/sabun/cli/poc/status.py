@@ -31,24 +31,26 @@ EPILOG = """**Reads** the directory of a study, also while another process write
 
 def status(directory: options.Directory, as_json: options.Json = False) -> None:
     """Show how far a study is, which runs failed and why, and what they printed last."""
-    from sabun.cli.poc.shim import open_store
+    from sabun.cli.poc.stored import evidence_of
     from sabun.cli.progress import bar, phase_name, place
+    from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.poc.failures import failures
     from sabun.report.svg import visible
 
-    store = open_store(directory)
-    failed = failures(store.results.values(), store.path)
-    live = store.live()
-    done, total = len(store.results), live.get("total")
-    state = "running" if store.being_written() else "finished" if live.get("state") == "finished" else "stopped"
+    evidence = evidence_of(directory)
+    study, results = evidence.study, evidence.records.results.values()
+    failed = failures(results, directory)
+    live = read_live(directory)
+    done, total = len(results), live.get("total")
+    state = "running" if being_written(directory) else "finished" if live.get("state") == "finished" else "stopped"
     running = live.get("runs", []) if state == "running" else []
     if as_json:
         value = {
-            "study": store.study.name,
-            "hash": store.study.hash,
+            "study": study.name,
+            "hash": study.hash,
             "done": done,
             "total": total,
-            "phases": Counter(result.phase for result in store.results.values()),
+            "phases": Counter(result.phase for result in results),
             "state": state,
             "runs": running,
             "failures": [asdict(failure) for failure in failed],
@@ -56,7 +58,7 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
         print(json.dumps(value, indent=1))
         return
     out = console.stdout()
-    out.print(f"{visible(store.study.name)}: {done}{f' of {total}' if total else ''} runs, {state}")
+    out.print(f"{visible(study.name)}: {done}{f' of {total}' if total else ''} runs, {state}")
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:

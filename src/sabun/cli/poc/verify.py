@@ -28,19 +28,23 @@ the finding is added to the audit log.
 
 def verify(directory: options.Directory, anchor: options.Anchor = None, as_json: options.Json = False) -> None:
     """Check that no record or event of a study was edited, removed, reordered or added."""
-    from sabun.cli.poc.shim import verify as verify_study
+    from sabun.cli.poc.stored import require_study
+    from sabun.poc import evidence
 
-    found = verify_study(directory, anchor=anchor)
+    require_study(directory)
+    found = evidence.verify(directory, anchor)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
     elif found.ok:
         out = console.stdout()
-        out.print(f"{found.lines} records verified. Hash of the last: {found.head}", soft_wrap=True)
+        out.print(f"{found.records} records verified. Hash of the last: {found.head}", soft_wrap=True)
         out.print(f"{found.events} events of the audit log verified. Head: {found.audit_head}", soft_wrap=True)
         if found.torn:
             out.print("The last line is incomplete, as after a crash. Resuming the study repairs it.", soft_wrap=True)
-        if found.cut_off:
-            out.print(f"{found.cut_off} runs without a result: interrupted, or still running.", soft_wrap=True)
+        if found.runs_without_result:
+            out.print(
+                f"{found.runs_without_result} runs without a result: interrupted, or still running.", soft_wrap=True
+            )
     else:
         console.stderr().print(f"error: {found.problem}", soft_wrap=True)
     if not found.ok:

@@ -28,4 +28,4 @@ def log(form: options.Format = LogFormat.markdown, plan: options.Plan = None) ->
 
     rollout = Rollout(plan)
     rollout.state()  # refuses a log that cannot be verified
-    print_log(rollout.log.records(), form)
+    print_log(rollout.log.read(), form)

@@ -13,8 +13,8 @@ from sabun.errors import RolloutError
 
 __all__ = ["EPILOG", "status"]
 
-EPILOG = """**Reads** the audit log, the plan, the kill switches and the study of the next gate. **Writes** the state file
-if an interrupted command left it outdated, otherwise nothing.
+EPILOG = """**Reads** the audit log, the plan, the kill switches and the study of the next gate. **Writes** nothing, except
+an outdated state file that an interrupted command left.
 
 **Examples**
 

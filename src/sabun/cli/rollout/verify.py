@@ -39,10 +39,8 @@ def verify(
         typer.echo(json.dumps({**dataclasses.asdict(found), "notes": list(notes)}, ensure_ascii=False, indent=2))
     elif found.ok:
         typer.echo(f"{found.count} events verified. Head: {found.head}")
-        if found.interrupted:
+        if found.torn:
             typer.echo("note: the last write was interrupted, as by a crash; the next event repairs it.")
-        if found.set_back is not None:
-            typer.echo(f"note: the clock was set back before line {found.set_back}; the log keeps the order of events.")
         print_notes(notes)
     else:
         typer.echo(f"BROKEN: {found.problem}")
