@@ -28,7 +28,7 @@ _PUBLIC = {
     "presets": "sabun.optim",
     "swap": "sabun.script.client",
 }
-_MODULES = ("audit", "errors", "optim", "poc", "report", "rollout", "schemes")
+_MODULES = ("audit", "design", "errors", "optim", "poc", "report", "rollout", "schemes")
 
 __all__ = [
     "Guard",
