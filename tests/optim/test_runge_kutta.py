@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training import backward, batches, flat, network
 
 import sabun
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import OptionError, SchemeError, TrainingError
 from sabun.optim import RungeKutta, describe
 
