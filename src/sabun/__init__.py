@@ -37,6 +37,7 @@ __all__ = [
     "__version__",
     "audit",
     "create",
+    "design",
     "errors",
     "from_torch",
     "heavy_ball",
