@@ -13,8 +13,8 @@ from sabun.errors import RolloutError
 
 __all__ = ["EPILOG", "status"]
 
-EPILOG = """**Reads** the audit log, the plan, the kill switches and the study of the next gate. **Writes** nothing, except
-an outdated state file that an interrupted command left.
+EPILOG = """**Reads** the audit log, the plan, the kill switches and the study of the next gate. **Writes** nothing,
+except an outdated state file that an interrupted command left.
 
 **Examples**
 
