@@ -308,7 +308,7 @@ def test_a_mistake_in_the_task_is_found_before_anything_is_written(tmp_path: Pat
 
 def test_another_studys_directory_is_refused(tmp_path: Path) -> None:
     run(tiny_study(trials=0, seeds=1), tmp_path)
-    with pytest.raises(StoreError, match="holds another study"):
+    with pytest.raises(StudyError, match="holds another study"):
         run(tiny_study(trials=0, seeds=2), tmp_path)
 
 

@@ -111,9 +111,9 @@ def run(
 
     ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them.
 
-    Raises StudyError and other SabunErrors for a mistake in the study (nothing is written then), StoreError if ``out``
-    holds another study, is being written, or cannot be written, and MixedEvidenceError if its records come from another
-    machine or version (unless ``allow_mixed``).
+    Raises StudyError and other SabunErrors for a mistake in the study, or if ``out`` holds another study (nothing is
+    written then), StoreError if ``out`` is being written or cannot be written, and MixedEvidenceError if its records
+    come from another machine or version (unless ``allow_mixed``).
     """
     out = Path(out)
     listener = on_event or (lambda event: None)
