@@ -13,7 +13,7 @@ import torch
 
 import sabun
 from sabun.optim import Adam, Preconditioner, param_groups
-from sabun.optim.resolve import ROLES
+from sabun.optim.group_roles import ROLES
 from sabun.optim.roles import route
 from sabun.optim.tensors import is_matrix
 

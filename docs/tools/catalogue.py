@@ -13,8 +13,7 @@ from sabun import optim, schemes
 from sabun.optim import AVERAGING, OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.options import Option
 from sabun.optim.roles import Role
-from sabun.schemes.certificate import short
-from sabun.schemes.numbers import show
+from sabun.schemes.numbers import short, show
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -24,7 +23,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _scheme(name: str, entry: schemes.Entry) -> list[str]:
-    c = entry.build().certificate()
+    c = schemes.certify(entry.build())
     called = f"`{name}`"
     if entry.parameters:
         names = ", ".join(p.name for p in entry.parameters)

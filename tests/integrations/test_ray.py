@@ -22,9 +22,10 @@ from sabun.errors import MissingExtraError, MixedEvidenceError, OptionError, Stu
 from sabun.integrations import ray as integration
 from sabun.integrations.ray import Ray
 from sabun.poc import events
-from sabun.poc.evidence.environment import environment
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
+from sabun.poc.executors.in_process import environment_of_study
 from sabun.poc.executors.processes import Processes
+from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Study
 from sabun.poc.study import run
 
@@ -49,7 +50,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
 
 def evidence(path: Path) -> list[dict[str, object]]:
     """All records but those of the clock, whatever the order in which they came."""
-    results = [result for result in Store.open(path).results.values() if result.phase != "time"]
+    results = [result for result in stored.read(path).records.results.values() if result.phase != "time"]
     return sorted(untimed(results), key=lambda record: str(record["run"]))
 
 
@@ -62,14 +63,14 @@ def test_one_process_four_processes_and_two_ray_workers_leave_the_same_records(
     assert len(evidence(out)) == 3 * (3 * 2 + 3 + 1)
     for other in ("processes", "ray"):
         assert evidence(tmp_path / other) == evidence(out)
-        store = Store.open(tmp_path / other)
-        assert Counter(r.phase for r in store.results.values())["time"] == 9
-        assert {store.results[name].phase for name in store.exclusive} == {"time"}
-        assert {arm: tuning.best for arm, tuning in store.tuning.items()} == {
-            arm: tuning.best for arm, tuning in Store.open(out).tuning.items()
+        held = stored.read(tmp_path / other)
+        assert Counter(r.phase for r in held.records.results.values())["time"] == 9
+        assert {held.records.results[name].phase for name in held.records.exclusive} == {"time"}
+        assert {arm: tuning.best for arm, tuning in held.tuning.items()} == {
+            arm: tuning.best for arm, tuning in stored.read(out).tuning.items()
         }
-        assert store.environment == environment(study)
-        assert not store.mixed
+        assert held.environment == environment_of_study(resolve(study))
+        assert not held.mixed
 
 
 def test_a_ray_worker_killed_midway_costs_one_retry(cluster: Any, alone: tuple[Study, Path], tmp_path: Path) -> None:
@@ -164,20 +165,20 @@ def test_the_file_of_a_task_travels_with_the_study(tmp_path: Path, monkeypatch: 
     source = Path(task().rpartition(":")[0]).read_text()
     (tmp_path / "mine.py").write_text(source)
     study = tiny_study().model_copy(update={"task": f"{tmp_path / 'mine.py'}:Tiny"})
-    luggage = integration._luggage(study, tmp_path)
-    assert integration._unpack(luggage).task == study.task
+    packed = integration._pack(study, tmp_path)
+    assert integration._unpack(packed).task == study.task
     (tmp_path / "mine.py").unlink()  # a machine that has no such file
-    elsewhere = integration._unpack(luggage)
+    elsewhere = integration._unpack(packed)
     path, _, name = elsewhere.task.rpartition(":")
     assert (name, Path(path).read_text()) == ("Tiny", source)
-    assert environment(elsewhere)["task_source"] == environment(tiny_study())["task_source"]
+    assert resolve(elsewhere).task_source == resolve(tiny_study()).task_source
 
 
 def test_a_script_whose_directory_is_missing_is_refused(tmp_path: Path) -> None:
     study = tiny_study().model_copy(update={"task": "script:python train.py"})
-    luggage = {**integration._luggage(study, tmp_path), "directory": str(tmp_path / "nowhere")}
+    packed = {**integration._pack(study, tmp_path), "directory": str(tmp_path / "nowhere")}
     with pytest.raises(StudyError, match=r"nowhere is not there.*that all machines of the cluster share"):
-        integration._unpack(luggage)
+        integration._unpack(packed)
 
 
 def test_an_address_without_a_cluster_is_told(cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -188,32 +189,34 @@ def test_an_address_without_a_cluster_is_told(cluster: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(cluster, "init", init)
     with pytest.raises(OptionError, match=r"no Ray cluster at 10\.0\.0\.1:6379: Could not find any"):
-        Ray(2, "10.0.0.1:6379").begin(tiny_study(), tmp_path)
+        Ray(2, "10.0.0.1:6379").begin(resolve(tiny_study()), tmp_path)
 
 
 def test_workers_of_two_kinds_are_refused_unless_allowed_and_then_told_apart(tmp_path: Path) -> None:
     """Two imaginary workers in turn, on machines that differ in their torch."""
     study = tiny_study(trials=0, seeds=1)
-    here = environment(study)
+    here = environment_of_study(resolve(study))
     there = {**here, "torch": "0.0"}
 
     class TwoKinds(Processes):
-        def begin(self, study: Study, logs: Path) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
-            super().begin(study, logs)
+        def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
+            super().begin(resolved, logs)
             return here, there
 
-        def whereabouts(self, run: Any) -> dict[str, Any]:  # type: ignore[override]
+        def environment_of(self, run: Any) -> dict[str, Any]:  # type: ignore[override]
             return there if run.arm == study.baseline.name else here
 
     with pytest.raises(MixedEvidenceError, match=re.escape(f"torch: {here['torch']}, now 0.0")):
         run(study, tmp_path / "refused", executor=TwoKinds(1))
-    assert Store.open(tmp_path / "refused").results == {}
+    assert stored.read(tmp_path / "refused").records.results == {}
     found = run(study, tmp_path / "allowed", executor=TwoKinds(1), allow_mixed=True)
-    store = Store.open(tmp_path / "allowed")
+    held = stored.read(tmp_path / "allowed")
     assert found.mixed
-    assert {store.results[run].arm for run, at in store.environment_of.items() if store.environments[at] == there} == {
-        study.baseline.name
-    }
+    assert {
+        held.records.results[run].arm
+        for run, at in held.records.environment_of.items()
+        if held.records.environments[at] == there
+    } == {study.baseline.name}
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from training import backward, batches, flat, network, train
 import sabun
 from sabun.errors import GradientError, OptionError
 from sabun.optim import OPTIONS
+from sabun.optim.roles import Role
+from sabun.schemes import ButcherTableau, LinearMultistep
 
 
 def over(*cases: Case):
@@ -383,6 +385,11 @@ def test_the_state_is_tensors_under_fixed_keys(case: Case) -> None:
         assert set(held) == first[p]
         assert all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items())
     for group in optimizer.param_groups:
+        roles = {k for k, v in group.items() if isinstance(v, Role | LinearMultistep | ButcherTableau)}
+        assert roles <= {"scheme", "preconditioner", "averaging", "step_control"}
+        plain = {k: v for k, v in group.items() if k not in roles and k != "params"}
+        assert all(isinstance(v, bool | int | float | str | type(None)) for v in plain.values())
+    for group in optimizer.state_dict()["param_groups"]:
         assert all(isinstance(v, bool | int | float | str | type(None)) for k, v in group.items() if k != "params")
 
 

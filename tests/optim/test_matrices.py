@@ -18,6 +18,7 @@ from sabun.optim.preconditioners.orthogonal import (
     refresh_basis,
     sorted_eigenbasis,
 )
+from sabun.optim.tensors import is_matrix
 
 
 def random_matrix(rows: int, columns: int, condition: float, dtype=torch.float64) -> torch.Tensor:

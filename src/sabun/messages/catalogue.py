@@ -64,7 +64,8 @@ def text(key: str, lang: Language, values: Mapping[str, Value] | None = None, *,
 
 
 def reason_text(reason: Reason, arm: str, baseline: str, lang: Language) -> str:
-    """The sentence of a verdict's reason: ``[reason]`` has one for each code of ``sabun.poc.judgement.verdict.REASONS``.
+    """The sentence of a verdict's reason: ``[reason]`` has one for each code of
+    ``sabun.poc.judgement.verdict.REASONS``.
 
     ``{arm}`` and ``{today}`` are the names; the other placeholders are the reason's own values.
     """

@@ -20,8 +20,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sabun.errors import OptionError
 from sabun.optim.averaging import Averaging
-from sabun.optim.compiled import c_elementwise as native
-from sabun.optim.compiled import c_matrices as native_matrices
+from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner
@@ -162,7 +161,7 @@ def build(
     plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
     averaging: Averaging = group["averaging"]
     momentum = momentum_of(group)
-    compiled = native.compiles(group["fused"])
+    compiled = c_compiler.compiles(group["fused"])
     places: dict[tuple[object, ...], Bucket] = {}
     entries: dict[tuple[object, ...], int] = {}
     for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
@@ -180,7 +179,7 @@ def build(
         largest = _largest(p.shape, preconditioner, group["step_limit"])
         key: tuple[object, ...] = (p.device, p.dtype, preconditioner.name, count, largest)
         if compiled and isinstance(preconditioner.compiled, MatrixForm):
-            key = (*key, native_matrices.fits(p, preconditioner))
+            key = (*key, c_matrices.fits(p, preconditioner))
         if p.is_cpu and (preconditioner.needs_matrix or not compiled):
             entries[key] = entries.get(key, 0) + p.numel()
             key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if preconditioner.needs_matrix else _CACHED))

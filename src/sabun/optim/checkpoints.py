@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from sabun.errors import SabunError, StateError
+from sabun.optim.group_roles import ROLES, encoded
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.resolve import ROLES, encoded
 from sabun.optim.scheme_codec import Scheme, decode_any
+from sabun.schemes import require_usable
 
 __all__ = ["VERSION", "encoding", "examined", "keep_precision", "restore_lr_found", "unpack"]
 
@@ -79,7 +80,7 @@ def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], k
             f"the checkpoint has format {group.get('version')}; this version of sabun reads format {VERSION}.",
             fix="Update sabun, or load it with the version that saved it.",
         )
-    scheme.require_usable()
+    require_usable(scheme)
     roles = {role: table.make(group[role]) for role, table in ROLES.items() if role in group}
     mine, theirs = optimizer.defaults["step_control"].name, roles["step_control"].name
     if mine != theirs:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.errors import OptionError
+from sabun.optim.group_roles import ROLES, resolve_edits
 from sabun.optim.momentum import scheme_of
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import REFUSED, refuse
 from sabun.optim.preconditioners import Adam
-from sabun.optim.resolve import ROLES, resolve_edits
 from sabun.optim.runge_kutta import RungeKutta
 
 __all__ = ["describe", "from_torch"]
@@ -153,7 +153,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
 
 
 def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dict[str, Any]:
-    certificate = scheme.certificate().to_dict()
+    certificate = schemes.certify(scheme).to_dict()
     preconditioner, averaging, control = (table.make(group.get(role)) for role, table in ROLES.items())
     return {
         "scheme": scheme.name,

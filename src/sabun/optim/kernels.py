@@ -99,7 +99,7 @@ def realize(scheme: schemes.LinearMultistep, momentum: float | None, start_up: s
     """
     if "beta" in scheme.parameters:
         if momentum is not None and momentum != scheme.parameters["beta"]:
-            scheme = scheme.with_parameters(beta=momentum)
+            scheme = schemes.get(scheme, beta=momentum)
         b, a = _coefficients(scheme, at_least=2)
         kind: Literal["pole", "lagged", "direct"] = "pole" if _has_weight(b, a) else "lagged"
     else:

@@ -39,7 +39,7 @@ def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
     """The group's scheme with β as it is now: its interval and its certificate are those of the coming step."""
     scheme: schemes.LinearMultistep = group["scheme"]
     beta = momentum_of(group)
-    return scheme if beta is None or beta == scheme.parameters["beta"] else scheme.with_parameters(beta=beta)
+    return scheme if beta is None or beta == scheme.parameters["beta"] else schemes.get(scheme, beta=beta)
 
 
 def filter_of(group: Mapping[str, Any], *, asks_unbiased: bool, momentum: float | None) -> Realization:
@@ -47,7 +47,7 @@ def filter_of(group: Mapping[str, Any], *, asks_unbiased: bool, momentum: float 
     scheme = group["scheme"]
     start_up = group["start_up"]
     if start_up is None:
-        start_up = "unbiased" if scheme.startup == "rest" and asks_unbiased else scheme.startup
+        start_up = "unbiased" if scheme.start_up == "rest" and asks_unbiased else scheme.start_up
     return realize(scheme, momentum, start_up)
 
 

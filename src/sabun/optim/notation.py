@@ -23,9 +23,9 @@ from torch import nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
+from sabun.optim.group_roles import ROLES
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.presets import Preset, create, presets, row_of
-from sabun.optim.resolve import ROLES
 from sabun.optim.roles import Role, parse_call, route
 from sabun.optim.runge_kutta import RungeKutta
 from sabun.schemes.catalogue import parse as parse_scheme
@@ -39,7 +39,10 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Members = nn.Module | Iterable[Any]
 
-SEE = "An optimizer is a preset, a scheme (with @preconditioner), or module:Class, for example torch.optim:SGD(momentum=0.9)."
+SEE = (
+    "An optimizer is a preset, a scheme (with @preconditioner), or module:Class, for example "
+    "torch.optim:SGD(momentum=0.9)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def _named(text: str, found: Notation) -> Maker:
     family = tuple(schemes.SCHEMES[found.name].family)
     own, given = _shaped(found, family)
     base = schemes.get(own)
-    base.require_usable()
+    schemes.require_usable(base)
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
     if runge_kutta and found.preconditioner is not None:
         raise OptionError(

@@ -27,11 +27,11 @@ from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.base import Controller
 from sabun.optim.control.same_batch import SameBatch
+from sabun.optim.group_roles import ROLES, resolve, resolve_edits
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
 from sabun.optim.preconditioners import Preconditioner
-from sabun.optim.resolve import ROLES, resolve, resolve_edits
 from sabun.optim.stepping import Move, carry_out, direct, step_fused
 from sabun.optim.tensors import refuse_sparse
 from sabun.schemes import LinearMultistep

@@ -1,4 +1,4 @@
-"""Which parameters are hidden matrices? The spectral and Kronecker preconditioners are for those; the others want ``adam``.
+"""Parameter groups for matrix preconditioners: hidden matrices, which those are for, and the rest, for ``adam``.
 
 Embeddings look like matrices but are tables of rows, each touched by few examples; the output layer ("head") has one
 row a class. Norms and biases are vectors. So the choice needs names beside shapes, and it can be overridden.

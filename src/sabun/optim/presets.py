@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
+from sabun.optim.group_roles import ROLES
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS, check_learning_rate
 from sabun.optim.parameter_groups import param_groups
-from sabun.optim.resolve import ROLES
 from sabun.optim.roles import Role, route
 from sabun.schemes.catalogue import parse
 
@@ -29,8 +29,9 @@ __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]
 class Preset:
     """One row. ``lr`` is the default time step h.
 
-    ``preconditioner`` and ``averaging`` are notations, None the default. ``rest`` holds what is different for parameters that are not hidden matrices (``lr_factor`` multiplies lr there);
-    None treats all parameters alike. ``equals`` is the public implementation that the row reproduces.
+    ``preconditioner`` and ``averaging`` are notations, None the default. ``rest`` holds what differs for parameters that
+    are not hidden matrices (``lr_factor`` multiplies lr there); None treats all parameters alike. ``equals`` is the
+    public implementation that the row reproduces.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """The values of a report: frozen, plain, JSON-able. Renderings read them and compute nothing that could disagree.
 
-Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.judgement.results.Reason` is, so one
+Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.judgement.results.Reason`
+is, so one
 report serves every language. Special cases: no prices, no money; an unknown optimizer has no method.
 """
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sabun import schemes
 from sabun.errors import SchemeError
 from sabun.schemes import ButcherTableau, LinearMultistep, analysis, runge_kutta
-from sabun.schemes.certificate import short
+from sabun.schemes.numbers import short
 
 __all__ = [
     "amplification_curve",
@@ -274,7 +274,7 @@ def amplification_curve(scheme: Scheme, lang: str = "en", *, width: int = 320, h
 
 def explain(scheme: Scheme, lang: str = "en", *, lr: float | None = None) -> alt.VConcatChart:
     """Everything of one scheme on one page; with the look-ahead plane where the scheme lies on it."""
-    certificate = scheme.certificate()
+    certificate = schemes.certify(scheme)
     facts = [_t(lang, "order", order=certificate.order)]
     if not certificate.usable:
         facts.append(_t(lang, "refused"))

@@ -1,8 +1,6 @@
-"""Numerical schemes that know themselves: order, truncation error, stability and noise, computed from exact
-coefficients.
+"""Numerical schemes with exact coefficients: their order, truncation error, stability and noise.
 
-``get("nesterov(0.9)").certificate()`` is the short way in. Only the standard library and NumPy are needed; torch is
-not.
+Start with ``certify("nesterov(0.9)")``. The package needs the standard library and NumPy only, not torch.
 """
 
 from __future__ import annotations
@@ -19,10 +17,9 @@ from sabun.schemes.catalogue import (
     nesterov,
     order_two,
     quasi_hyperbolic,
+    require_usable,
 )
-from sabun.schemes.certificate import Certificate
-from sabun.schemes.design import design_multistep
-from sabun.schemes.difference import design_difference
+from sabun.schemes.certificate import Certificate, certify
 from sabun.schemes.multistep import Filter, LinearMultistep, StartUp, StateSpace
 from sabun.schemes.runge_kutta import ButcherTableau
 
@@ -37,8 +34,7 @@ __all__ = [
     "Scheme",
     "StartUp",
     "StateSpace",
-    "design_difference",
-    "design_multistep",
+    "certify",
     "get",
     "heavy_ball",
     "lion",
@@ -46,4 +42,5 @@ __all__ = [
     "nesterov",
     "order_two",
     "quasi_hyperbolic",
+    "require_usable",
 ]

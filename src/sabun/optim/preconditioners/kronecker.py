@@ -77,7 +77,7 @@ class Kronecker(Preconditioner):
             left, right = state.get("basis_left"), state.get("basis_right")
             second = state["second_moment"]
             second.lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
-            # ε as SOAP has it: beside the uncorrected root, where it outweighs the rounding of entries that should be zero.
+            # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
             scaled = _rotate(as_matrix(direction), left, right) / second.sqrt().add_(self.eps)
             scaled.mul_(math.sqrt(correction))
             back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)

@@ -1,6 +1,7 @@
 """From comparisons to a decision: the protocol's rules, and every sentence that a verdict may use.
 
-A verdict lists one :class:`~sabun.poc.judgement.results.Reason` a group, in the order K1 (learning curve), K2 (reproducibility),
+A verdict lists one :class:`~sabun.poc.judgement.results.Reason` a group, in the order K1 (learning curve), K2
+(reproducibility),
 K3 (cost). A reason is a code with numbers; :data:`REASONS` is the complete table of codes with the placeholders that a
 report's sentence may use, so a language that lacks one is found by a test.
 """

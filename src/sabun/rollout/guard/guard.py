@@ -7,7 +7,8 @@ the champion.
     guard.step(loss)                    # in place of optimizer.step(); with AMP guard.step(loss, scaler=scaler)
 
 What it watches: a loss or gradient that is not finite, a loss that jumps or drifts away from the recent window
-(:mod:`sabun.rollout.guard.loss_monitor`), and, where the optimizer measures it, the share of the stability interval still unused
+(:mod:`sabun.rollout.guard.loss_monitor`), and, where the optimizer measures it, the share of the stability interval
+still unused
 (``optimizer.margin`` = 1 − hλ/X). What it does, mildest first, and each an event in the audit log:
 
     skip        an isolated trouble: the step is not taken. The last good state is the present one. So too when a state
@@ -24,7 +25,8 @@ that is taken for a fault of the schedule and divided out.
 
 Special cases: without ``champion`` the guard gives up where it would fall back. With a closure the step is taken before
 it can be judged, so an isolated trouble is rolled back, not skipped. Under ``torch.distributed`` all ranks decide alike
-(:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows is no
+(:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows
+is no
 trouble while the scale can still fall: the scaler skips that step, as ever.
 
 Cost without trouble: one look at the gradients and one synchronisation a step, a copy of the state every ``every``
@@ -45,8 +47,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sabun.audit import AuditLog, Json
+from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
+from sabun.journal import Json
 from sabun.rollout.guard.loss_monitor import Trouble, Watch
 from sabun.rollout.guard.snapshots import Disk, Memory, Snapshot, clone
 from sabun.rollout.guard.step_check import Figures
@@ -449,7 +452,7 @@ class Guard:
         self.events.append((event, data))
         if self._log is not None and self._rank == 0:
             try:
-                self._log.append(event, **data)
+                self._log.append(event, data)
             except StoreError as error:  # a full disk must not cost the training that it was to protect
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
 
