@@ -83,7 +83,8 @@ def test_any_shapes_and_options_follow_the_textbook(
 ) -> None:
     averaging = {"schedule-free": f"schedule-free(power={power})", "tail": "tail(start=2)"}.get(averaging, averaging)
     options = {"scheme": scheme, "preconditioner": preconditioner, "averaging": averaging, "decoupled": decoupled,
-               "maximize": maximize, "start_up": start_up, "weight_decay": weight_decay, "foreach": foreach}  # fmt: skip
+               "maximize": maximize, "start_up": start_up, "weight_decay": weight_decay,
+               "foreach": foreach}  # fmt: skip
     assume(start_up != "unbiased" or correctable(scheme))
     fast, slow = both(options, shapes, dtype, steps, seed)
     # Five Newton–Schulz products enlarge a small singular value, and the rounding in it, up to 3.4445⁵ ≈ 485 times.

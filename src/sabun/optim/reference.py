@@ -26,7 +26,7 @@ __all__ = ["Reference"]
 
 @dataclass
 class _Memory:
-    """Of one parameter: the step number n, the histories, and the variables of preconditioner and average by their letters."""
+    """Of one parameter: the step number n, the histories, and the variables of its roles by their letters."""
 
     n: int = 0
     beta: list[float] = field(default_factory=list)

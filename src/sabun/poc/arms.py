@@ -1,7 +1,8 @@
 """From an :class:`~sabun.poc.spec.Arm` to an optimizer: the default search space, the construction.
 
 An arm names one optimizer in the notation of :mod:`sabun.optim.notation`: a preset (``adamw``), a scheme with an
-optional preconditioner (``look-ahead(0.9, 2)@adam``), or a class of any installed package (``torch.optim:SGD(momentum=0.9)``).
+optional preconditioner (``look-ahead(0.9, 2)@adam``), or a class of any installed package
+(``torch.optim:SGD(momentum=0.9)``).
 
 **Default search space.** What is tuned is the step length, log-uniform over ``study.budget.decades`` decades for
 every arm alike, around the centre of this table. Centres are ODE time steps h (under a constant gradient g the
