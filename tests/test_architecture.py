@@ -34,7 +34,7 @@ FORBIDDEN = {
 }  # fmt: skip
 # These judge evidence: pure functions of plain values.
 PURE = ("sabun.poc.judgement.kpis", "sabun.poc.judgement.statistics", "sabun.poc.judgement.verdict", "sabun.poc.judgement.assess", "sabun.poc.judgement.calibrate",
-        "sabun.poc.records", "sabun.poc.judgement.results")  # fmt: skip
+        "sabun.poc.records", "sabun.poc.judgement.assessment")  # fmt: skip
 for _module in PURE:
     FORBIDDEN[_module] = ("torch", "optuna", "sabun.optim", "sabun.poc.evidence.store", "sabun.poc.training.single", "sabun.poc.tuning",
                           "sabun.report", "sabun.cli", "os", "io", "pathlib", "tempfile", "shutil")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from sabun import optim, schemes
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.averaging import AVERAGING
-from sabun.schemes.certificate import short
+from sabun.messages.formatting import short
 from sabun.schemes.numbers import show
 
 

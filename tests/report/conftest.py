@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Decision, Reason, Tuning, Verdict
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Reason, Tuning, Verdict
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Arm, Budget, Study
 
 
 @dataclass(frozen=True)
 class Case:
-    """What ``sabun.report.model.build`` takes."""
+    """What ``sabun.report.build.build`` takes."""
 
     study: Study
     runs: tuple[RunResult, ...]
@@ -93,7 +93,7 @@ def _interval(
     p = 0.004 if high < (1 if scale == "ratio" else 0) else 0.4
     return Comparison(
         kpi, arm, scale, float(effect), float(low), float(high), 0.95, p, min(1.0, 2 * p), len(base), seeds,
-        tuple(map(float, base)), tuple(map(float, cand)), threshold, "paired", 0.8, 0.05, 24 if p > 0.05 else None,
+        tuple(map(float, base)), tuple(map(float, cand)), threshold, "sign-flip", 0.8, 0.05, 24 if p > 0.05 else None,
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _reason(kpi: str, outcome: str, c: Comparison, code: str) -> Reason:
     more = {
         "n": c.n,
         "power": c.power,
-        "detectable": 2.4 if kpi == "spread" else c.detectable,
+        "detectable": 2.4 if kpi == "K2" else c.detectable,
         "seeds": c.seeds_to_decide or 0,
     }
     return Reason(kpi, code, outcome, {**numbers, **more})  # type: ignore[arg-type]
@@ -180,9 +180,9 @@ def make(
             Verdict(
                 arm.name, decision,
                 (
-                    _reason("final_loss", outcome, k1, code),
-                    _reason("spread", "pass", found["spread"], "k2_not_worse"),
-                    _reason("epoch_s", "pass", found["epoch_s"], "k3_within"),
+                    _reason("K1", outcome, k1, code),
+                    _reason("K2", "pass", found["spread"], "k2_not_worse"),
+                    _reason("K3", "pass", found["epoch_s"], "k3_within"),
                 ),
             )
         )  # fmt: skip

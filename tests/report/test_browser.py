@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sabun.report import html
-from sabun.report.model import build
+from sabun.report.build import build
 from sabun.report.money import Prices
 
 CHROMIUM = os.environ.get("SABUN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

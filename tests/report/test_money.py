@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.poc.judgement.results import Comparison
-from sabun.report.model import build
+from sabun.poc.judgement.assessment import Comparison
+from sabun.report.build import build
 from sabun.report.money import Effort, Money, Prices, appraise
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sabun.poc.records import PRINTED_LAST
-from sabun.report.svg import visible
+from sabun.text_safety import visible
 
 if TYPE_CHECKING:
     from sabun.poc.evidence.store import Store

@@ -19,11 +19,11 @@ from sabun.cli.poc import Currency, Folder, Gate, Hours, Jobs, Json, Lang, Price
 
 if TYPE_CHECKING:
     from sabun.poc.evidence.store import Store
-    from sabun.poc.judgement.results import Tuning
+    from sabun.poc.judgement.assessment import Tuning
     from sabun.poc.spec import Study
     from sabun.report.facts import Report
     from sabun.report.money import Prices
-    from sabun.report.table import Cell
+    from sabun.report.records_table import Cell
 
 __all__ = ["EXIT", "judged", "language_of", "prices_of", "register"]
 
@@ -112,7 +112,7 @@ def compare(
 ) -> None:
     """Put two studies side by side: what differs between them, and what each says of the same candidates."""
     from sabun.cli import console, tables
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.report import json as as_data
     from sabun.report.compare import compare as put_beside
 
@@ -181,7 +181,7 @@ def _save(path: Path, content: bytes) -> None:
 
 
 def language_of(lang: str) -> None:
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
 
     language(lang)
 
@@ -206,7 +206,8 @@ def prices_of(
 
 def judged(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool) -> None:
     from sabun.cli import console
-    from sabun.messages.catalogue import language, text
+    from sabun.messages.languages import language
+    from sabun.messages.sentences import text
     from sabun.report import json as as_data
     from sabun.report import terminal
 
@@ -228,14 +229,14 @@ def _judge(directory: Path, prices: Prices | None) -> Report:
 
     from sabun.poc.evidence import store as stores
     from sabun.poc.judgement.assess import assess
-    from sabun.report import model
+    from sabun.report.build import build
 
     store = _checked(directory)
     runs, tuning = store.runs(), store.tuning
     records = directory / stores.RECORDS
     digest = hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else ""
     environment = {**store.environment, "records_head": store.head}
-    return model.build(
+    return build(
         store.study,
         assess(store.study, runs, tuning),
         environment,
@@ -293,7 +294,7 @@ def _descriptions(study: Study, tuning: Mapping[str, Tuning]) -> dict[str, Mappi
 
 def _write(found: Report, directory: Path, lang: str) -> dict[str, str]:
     """The three files, each whole or not at all."""
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.report import html, markdown
     from sabun.report import json as as_data
 

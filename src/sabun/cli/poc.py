@@ -217,7 +217,7 @@ def status(directory: Folder, as_json: Json = False) -> None:
     from sabun.cli import console
     from sabun.cli.failures import failures, lines
     from sabun.cli.progress import bar, place
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     store = opened(directory)
     failed = failures(store)
@@ -373,7 +373,7 @@ def _tracking(name: str | None, to: str | None, out: Path) -> Iterator[Listener]
     """A listener that sends a study's records to a tracker; one that fails is said once, and the study goes on."""
     from sabun.cli import console
     from sabun.errors import OptionError
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     if name is None:
         if to is not None:

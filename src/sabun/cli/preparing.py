@@ -178,7 +178,7 @@ def _check(study: Study, *, as_json: bool, quiet: bool) -> None:
 
     from sabun.cli.console import stderr
     from sabun.poc.check import check as look
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     told = stderr()
     checked = look(

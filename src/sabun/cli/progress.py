@@ -15,7 +15,7 @@ from sabun.cli.failures import PHASES, kind
 from sabun.messages.formatting import show
 from sabun.poc import events
 from sabun.poc.records import evaluated
-from sabun.report.svg import shorten, visible
+from sabun.text_safety import shorten, visible
 
 __all__ = ["bar", "listener", "place"]
 

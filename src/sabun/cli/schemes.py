@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
     """Show the catalogue: order, error constant, stability, noise and cost of every scheme."""
-    from sabun.messages.certificates import say
+    from sabun.messages.sentences import text
     from sabun.schemes import SCHEMES
 
     certificates = [entry.build().certificate() for entry in SCHEMES.values()]
@@ -49,11 +49,11 @@ def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
 
     from sabun.cli.console import stdout
 
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=say("caption", lang), caption_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=text("certificate.caption", lang), caption_justify="left")
     for key in ("scheme", "order_short", "constant_short", "interval_short", "noise_short", "gradients_short",
                 "state_short"):  # fmt: skip
-        table.add_column(say(key, lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme")
-    table.add_column(say("what", lang), overflow="fold")
+        table.add_column(text(f"certificate.{key}", lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme")
+    table.add_column(text("certificate.what", lang), overflow="fold")
     for c in certificates:
         table.add_row(*_cells(c, lang), style=None if c.usable else "dim")
     stdout().print(table)
@@ -62,15 +62,15 @@ def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
 def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
-    from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.messages.sentences import text
+    from sabun.messages.formatting import short
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
         c.scheme,
         str(c.order),
         short(float(c.error_constant)),
-        short(c.stability_interval) if c.usable else say("refused", lang),
+        short(c.stability_interval) if c.usable else text("certificate.refused", lang),
         short(c.noise_gain) if isfinite(c.noise_gain) else "–",
         str(c.gradient_evaluations),
         str(c.state_copies),
@@ -89,9 +89,9 @@ def explain_command(
     """Explain a scheme: its certificate, what it means for a learning rate, and its pictures."""
     from sabun import schemes
     from sabun.errors import OptionError, SchemeError
-    from sabun.messages.certificates import say
+    from sabun.messages.languages import language
 
-    say("scheme", lang)  # an unknown language is an error before anything is written
+    language(lang)  # an unknown language is an error before anything is written
     if plane:
         if png is None:
             raise OptionError("--plane needs --png FILE.", fix="For example: sabun explain --plane --png plane.png")
@@ -103,9 +103,10 @@ def explain_command(
     certificate = scheme.certificate()
     sentences = certificate.sentences(lang, lr=lr)
     if png is not None:
-        from sabun.report import scheme_figures
+        from sabun.report.altair_style import save_png
+        from sabun.report.scheme_charts import explain
 
-        scheme_figures.save_png(scheme_figures.explain(scheme, lang, lr=lr), png)
+        save_png(explain(scheme, lang, lr=lr), png)
     if as_json:
         found = certificate.to_dict() | {"lr": lr, "sentences": sentences}
         if lr is not None:
@@ -121,10 +122,11 @@ def explain_command(
 
 def _draw_plane(name: str | None, png: Path, lang: str) -> None:
     from sabun import schemes
-    from sabun.report import scheme_figures
+    from sabun.report.altair_style import save_png
+    from sabun.report.look_ahead_plane import look_ahead_plane
 
     highlight = None if name is None else schemes.get(name)
-    scheme_figures.save_png(scheme_figures.look_ahead_plane(lang, highlight=highlight), png)
+    save_png(look_ahead_plane(lang, highlight=highlight), png)
     print(png)
 
 
@@ -132,7 +134,7 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
     from rich.table import Table
 
     from sabun.cli.console import stdout
-    from sabun.messages.certificates import say
+    from sabun.messages.sentences import text
 
     console = stdout()
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -145,12 +147,12 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
     more = list(sentences)
     if certificate.usable:
         torch = _in_torch(scheme, lr, lang)
-        more += [*([torch] if torch else []), say("metric_note", lang)]
+        more += [*([torch] if torch else []), text("certificate.metric_note", lang)]
     elif certificate.alternative is not None:
         from sabun import schemes
 
         other = schemes.get(certificate.alternative).certificate()
-        more.append(say("alternative", lang, name=other.scheme))
+        more.append(text("certificate.alternative", lang, {"name": other.scheme}))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
         console.print(f"• {sentence}", soft_wrap=True)
@@ -158,8 +160,8 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
 
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """The same in torch, whose ``lr`` of SGD with momentum is that of sabun times 1 − β."""
-    from sabun.messages.certificates import say
-    from sabun.schemes.certificate import short
+    from sabun.messages.sentences import text
+    from sabun.messages.formatting import short
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):
@@ -167,4 +169,4 @@ def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     beta = scheme.parameters["beta"]
     step = f"lr·{short(1 - beta)}" if lr is None else short(lr * (1 - beta))
     nesterov = ", nesterov=True" if family == "nesterov" else ""
-    return say("in_torch", lang, call=f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})")
+    return text("certificate.in_torch", lang, {"call": f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})"})

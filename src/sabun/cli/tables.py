@@ -7,16 +7,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabun.messages.catalogue import text
-from sabun.messages.formatting import Language
-from sabun.report.compare import Comparable
+from sabun.messages.sentences import text
+from sabun.messages.languages import Language
+from sabun.report.compare import StudyComparison
 from sabun.report.markdown import cell
-from sabun.report.svg import shorten, visible
+from sabun.text_safety import shorten, visible
 
 __all__ = ["comparison"]
 
 
-def comparison(found: Comparable, lang: Language) -> RenderableType:
+def comparison(found: StudyComparison, lang: Language) -> RenderableType:
     """Two studies side by side."""
     heads = [shorten(visible(name), 30) for name in found.names]
     if heads[0] == heads[1]:

@@ -28,7 +28,7 @@ from sabun.poc.evidence.store import Writer, refuse_other
 from sabun.poc.executors.base import Executor, Lost, Unit
 from sabun.poc.executors.in_process import InProcess, epochs_in, trainer
 from sabun.poc.executors.processes import Processes
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.schedule import Plan, resting_on_failures
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.poc import arms, pruning
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
 from sabun.poc.startup import uncollected

@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sabun.messages.catalogue import Value
-from sabun.poc.judgement.results import Comparison, Decision
-from sabun.report.facts import KPIS, Arm, Candidate, Limits, Note
+from sabun.messages.sentences import Value
+from sabun.poc.judgement.assessment import Comparison, Decision
+from sabun.poc.judgement.kpis import GROUPS
+from sabun.report.facts import ArmFacts, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 
 __all__ = ["Facts", "headline", "phrases", "steps", "untested", "why"]
@@ -25,7 +26,7 @@ class Facts:
     decision: Decision
     lead: Candidate
     limits: Limits
-    arms: Sequence[Arm]
+    arms: Sequence[ArmFacts]
     candidates: Sequence[Candidate]
     money: Money | None
     environment: Mapping[str, str]
@@ -92,9 +93,8 @@ def headline(facts: Facts) -> Note:
 
 def _undecided(facts: Facts, values: dict[str, Value]) -> Note:
     """What is open, and how many seeds would close it: of the first group that is not settled."""
-    outcomes = {reason.kpi: reason.outcome for reason in facts.lead.verdict.reasons}
-    for group, kpi in KPIS.items():
-        if outcomes.get(group, outcomes.get(kpi)) != "unclear":
+    for group in GROUPS:
+        if facts.lead.verdict.reason(group).outcome != "unclear":
             continue
         open_one = facts.lead.deciding(group)
         if open_one is None or not _known(open_one):
@@ -110,7 +110,7 @@ def phrases(facts: Facts) -> tuple[Note, ...]:
     values = facts.common()
     name = facts.decision.replace("-", "_")
     said = [Note(f"phrase.open_{name}", values)]
-    for group in ("K1", "K2", "K3"):
+    for group in GROUPS:
         comparison = facts.lead.deciding(group)
         if comparison is not None and _known(comparison):
             said.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
@@ -164,7 +164,7 @@ def untested(facts: Facts) -> tuple[Note, ...]:
     if limits.trials == 0:
         said.append(Note("untested.untuned", values))
     said += [
-        Note("untested.edge", {"arm": arm.name, "names": ", ".join(arm.at_edge)}) for arm in facts.arms if arm.at_edge
+        Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in facts.arms if arm.at_edge
     ]
     if facts.decision == "go" and len(facts.candidates) > 1:
         said.append(Note("untested.best_of", values))
@@ -226,7 +226,7 @@ def why(facts: Facts) -> tuple[Note, ...]:
     return (*said, *_margins(facts.arms[0], arm))
 
 
-def _margins(*arms: Arm) -> tuple[Note, ...]:
+def _margins(*arms: ArmFacts) -> tuple[Note, ...]:
     """How near to the edge of its stability interval each of ``arms`` trained, where that was measured."""
     return tuple(
         Note("why.margin" if arm.margin >= 0 else "why.margin_beyond", {"arm": arm.name, "used": 1.0 - arm.margin})

@@ -38,7 +38,7 @@ from sabun.poc.codec import decode, encode
 from sabun.poc.evidence import audit_trail as trail
 from sabun.poc.evidence import environment as environments
 from sabun.poc.evidence.timing import with_clock_of
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import LogUniform, Study, hash_of
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.messages.catalogue import text
-from sabun.messages.formatting import LANGUAGES
-from sabun.poc.judgement.results import Assessment
+from sabun.messages.sentences import text
+from sabun.messages.languages import languages
+from sabun.poc.judgement.assessment import Assessment
 from sabun.report import html
 from sabun.report.facts import Report
-from sabun.report.model import build
+from sabun.report.build import build
 from sabun.report.money import Prices
 
 Make = Callable[..., Any]
@@ -103,7 +103,7 @@ def test_every_note_has_a_sentence_in_every_language(case: Make) -> None:
     for only in (None, ("euler",), ("nesterov",)):
         r = report(case(candidates=6, only=only), prices=Prices(4, 100, "USD"), mixed=True)
         for note in (r.headline, *r.phrases, *r.untested, *r.steps, *r.why):
-            for lang in LANGUAGES:
+            for lang in languages():
                 said = text(note.key, lang, note.values, currency="USD")
                 assert said
                 assert "–" not in said, (note, said)

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 
 from sabun import __version__
 from sabun.errors import OptionError
-from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
-from sabun.report.facts import SCHEMA_VERSION, Arm, Audit, Candidate, Limits, Note, Report
+from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Note, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
 
-__all__ = ["SCHEMA_VERSION", "Arm", "Audit", "Candidate", "Limits", "Note", "Prices", "Report", "build"]
+__all__ = ["SCHEMA_VERSION", "Audit", "Candidate", "Limits", "Note", "Prices", "Report", "build"]
 
 
 def build(
@@ -114,7 +114,7 @@ def _arm(
     assessment: Assessment,
     runs: Sequence[RunResult],
     description: Mapping[str, object] | None,
-) -> Arm:
+) -> ArmFacts:
     spec = study.arm(name)
     tuning: Tuning | None = assessment.tuning.get(name)
     trials = []
@@ -123,7 +123,7 @@ def _arm(
         if isinstance(lr, int | float):
             trials.append((float(lr), float(objective)))
     margins, curvature = (_measured(runs, name, key) for key in ("margin", "curvature"))
-    return Arm(
+    return ArmFacts(
         name=name,
         baseline=name == study.baseline.name,
         optimizer=spec.optimizer,
@@ -148,7 +148,7 @@ def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int,
     return tuple((epoch, value) for epoch, value in found if math.isfinite(value))
 
 
-def _epochs(study: Study, arms: Sequence[Arm]) -> int:
+def _epochs(study: Study, arms: Sequence[ArmFacts]) -> int:
     """How long the longest run was: a script may have its own number. Without runs, what the study planned."""
     return max((epoch for arm in arms for epoch in arm.summary.epochs), default=study.budget.epochs)
 
