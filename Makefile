@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread a process: two torch processes with two threads each slow one another down by orders of magnitude.
+# One thread per process: two torch processes with two threads each slow one another down by orders of magnitude.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
 .PHONY: poc test check format docs clean benchmark examples
 
-# torch is asked for first and pinned, so that the CPU build is taken where one is at hand.
+# torch is installed first and pinned, so that pip takes the CPU build where the index has one.
 $(BIN)/.poc: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 numpy
@@ -24,11 +24,12 @@ $(BIN)/.dev: $(BIN)/.poc
 poc: $(BIN)/.poc
 	@$(BIN)/sabun poc run --task digits --out runs/digits
 
-## make check: lint, format, types, import directions (seconds)
+## make check: lint, format, types, import contracts (seconds)
 check: $(BIN)/.dev
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 ## make test: check, then the whole test suite

@@ -6,7 +6,8 @@ counted in steps, and in seconds as steps × median seconds a step (as a multipl
 
 **Averages.** Ratios are averaged as logarithms: over seeds within a task, then over tasks. Two intervals are given. The
 one *over tasks* takes the tasks as a sample of tasks: Hartigan's typical values of the tasks' means, as in
-:mod:`sabun.poc.judgement.statistics`, which assumes no more than symmetry. The one *over seeds* asks how well the mean of these
+:mod:`sabun.poc.judgement.statistics`, which assumes no more than symmetry. The one *over seeds* asks how well the
+mean of these
 very tasks is known: Student's t, with Satterthwaite's degrees of freedom.
 """
 

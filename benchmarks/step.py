@@ -112,7 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="*", default=["gpt2-small", "many-small", "resnet18"])
-    parser.add_argument("--comparisons", nargs="*", default=[])
+    parser.add_argument("--contests", nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int)
@@ -133,7 +133,7 @@ def main() -> int:
     for shapes in arguments.shapes:
         result = bench.run(
             shapes,
-            comparisons=arguments.comparisons,
+            contests=arguments.contests,
             device=arguments.device,
             rounds=arguments.rounds,
             threads=arguments.threads,

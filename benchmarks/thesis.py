@@ -231,7 +231,7 @@ def scheme_table(rows: Rows, regime: str, seconds: Mapping[str, float]) -> list[
         if not best:
             continue
         scheme = schemes.get(arm)
-        interval = scheme.certificate().stability_interval
+        interval = schemes.certify(scheme).stability_interval
         training = [training_loss(row) for row in best]
         _, by_validation = chosen(rows, regime, arm, validation_loss)
         validation = [validation_loss(row) for row in by_validation]

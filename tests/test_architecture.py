@@ -1,106 +1,116 @@
-"""The house keeps its shape: which layer may import which, and that importing stays cheap."""
+"""Rules of the package's structure that the import contracts of pyproject.toml (lint-imports) cannot express."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 import sabun
 
-ROOT = Path(sabun.__file__).parent
+PACKAGE = Path(sabun.__file__).parent
+ROOT = Path(__file__).parent.parent
+MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
-# module prefix → prefixes that it must never import, directly or lazily.
-FORBIDDEN = {
-    "sabun.schemes": (
-        "torch", "scipy", "altair", "pydantic", "sabun.optim", "sabun.poc", "sabun.report", "sabun.rollout",
-        "sabun.integrations", "sabun.cli",
-    ),
-    "sabun.optim": (
-        "pydantic", "optuna", "altair", "sabun.poc", "sabun.report", "sabun.rollout", "sabun.integrations", "sabun.cli",
-    ),
-    "sabun.poc": ("altair", "jinja2", "rich", "typer", "sabun.report", "sabun.rollout", "sabun.integrations",
-                  "sabun.cli"),
-    "sabun.report": (
-        "torch", "optuna", "sabun.optim", "sabun.poc.training.single", "sabun.poc.tuning", "sabun.poc.tasks.base",
-        "sabun.poc.executors.base", "sabun.rollout", "sabun.integrations", "sabun.cli",
-    ),
-    "sabun.rollout": ("altair", "typer", "sabun.report", "sabun.integrations", "sabun.cli"),
-    "sabun.integrations": ("sabun.cli",),
-    "sabun.errors": ("sabun",),
-}  # fmt: skip
-# These judge evidence: pure functions of plain values.
-PURE = ("sabun.poc.judgement.kpis", "sabun.poc.judgement.statistics", "sabun.poc.judgement.verdict", "sabun.poc.judgement.assess", "sabun.poc.judgement.calibrate",
-        "sabun.poc.records", "sabun.poc.judgement.assessment")  # fmt: skip
-for _module in PURE:
-    FORBIDDEN[_module] = ("torch", "optuna", "sabun.optim", "sabun.poc.evidence.store", "sabun.poc.training.single", "sabun.poc.tuning",
-                          "sabun.report", "sabun.cli", "os", "io", "pathlib", "tempfile", "shutil")  # fmt: skip
+# Names that still occur twice; both lists and the ignored imports below shrink to nothing.
+TWICE_USED_MODULES = {"base"}
+TWICE_USED_CLASSES = {
+    "Verification",
+    "Plan",
+    "Averaging",
+    "Kernel",
+    "Writer",
+    "Evidence",
+    "Finding",
+    "Row",
+    "Arm",
+    "Comparison",
+}
+STILL_IGNORED = {"layers", "poc-layers", "acyclic", "optim"}
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+def repeated(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, path in names:
+        found[name].append(str(path.relative_to(PACKAGE)))
+    return {name: places for name, places in found.items() if len(places) > 1}
 
 
-def imports(module: str, path: Path) -> set[str]:
-    """Every module that the file names in an import statement, wherever it stands."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    named: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            named.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-            named.add(base)
-            named.update(f"{base}.{alias.name}" for alias in node.names)
-    return named
+def test_module_names_are_unique_among_ideas() -> None:
+    """No two modules of the package called plan, spec, results, figures, catalogue or base."""
+    ideas = {"plan", "spec", "results", "figures", "catalogue", "base"} - TWICE_USED_MODULES
+    assert not repeated((path.stem, path) for path in MODULES if path.stem in ideas)
 
 
-def within(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix + ".")
-
-
-@pytest.mark.parametrize("layer", sorted(FORBIDDEN))
-def test_a_layer_imports_only_what_lies_below_it(layer: str) -> None:
-    files = {name: path for name, path in modules().items() if within(name, layer)}
-    for module, path in files.items():
-        for named in imports(module, path):
-            broken = [
-                p for p in FORBIDDEN[layer] if within(named, p) and not (p == "sabun" and named == "sabun.errors")
-            ]
-            assert not broken, f"{module} imports {named}: {layer} must not depend on {broken[0]}"
-
-
-def test_nothing_imports_the_command_line() -> None:
-    for module, path in modules().items():
-        if not within(module, "sabun.cli") and module != "sabun.__main__":  # python -m sabun, its other door
-            assert not any(within(named, "sabun.cli") for named in imports(module, path)), module
+def test_class_names_are_unique() -> None:
+    nodes = ((node, path) for path, tree in MODULES.items() for node in ast.walk(tree))
+    classes = ((node.name, path) for node, path in nodes if isinstance(node, ast.ClassDef))
+    assert not repeated((name, path) for name, path in classes if name not in TWICE_USED_CLASSES)
 
 
 def test_only_the_command_line_prints() -> None:
-    for module, path in modules().items():
-        if within(module, "sabun.cli"):
+    for path, tree in MODULES.items():
+        if path.is_relative_to(PACKAGE / "cli"):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-        assert not any(call.func.id == "print" for call in calls if isinstance(call.func, ast.Name)), module
+        calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        assert not any(isinstance(f, ast.Name) and f.id == "print" for f in calls), path
 
 
-def test_the_test_of_directions_can_fail() -> None:
-    tree = "import torch.nn\nfrom sabun.optim import x\ndef f():\n    from ..poc import spec\n"
-    path = ROOT / "schemes" / "imaginary.py"
-    probe = type("P", (), {"name": path.name, "read_text": lambda self, encoding: tree})()
-    named = imports("sabun.schemes.imaginary", probe)
-    assert {"torch.nn", "sabun.optim", "sabun.poc", "sabun.poc.spec"} <= named
+def contracts(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``lint-imports`` with the contracts of pyproject.toml, over the package ``sabun`` in ``folder``."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); from importlinter.cli import lint_imports_command as c; c()"
+    )
+    command = [sys.executable, "-c", code, "--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_contracts_hold() -> None:
+    done = contracts(PACKAGE.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "broken"),
+    [
+        ("schemes/numbers.py", "import torch", "Schemes need"),
+        ("schemes/analysis.py", "def f():\n    from sabun.schemes import multistep", "import circle"),
+        ("schemes/analysis.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sabun.optim",
+         "Packages import only"),
+        ("poc/judgement/verdict.py", "def f():\n    import shutil", "Judgement is pure"),
+        ("report/table.py", "import sabun.rollout.gate", "Packages import only"),
+        ("errors.py", "import sabun.messages", "Packages import only"),
+    ],
+)  # fmt: skip
+def test_the_contracts_can_fail(tmp_path: Path, module: str, statement: str, broken: str) -> None:
+    """Imports inside functions and for type checking count."""
+    for path in MODULES:
+        copy = tmp_path / path.relative_to(PACKAGE.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    target = tmp_path / "sabun" / module
+    target.write_text(target.read_text(encoding="utf-8") + f"\n{statement}\n", encoding="utf-8")
+    done = contracts(tmp_path)
+    assert done.returncode != 0
+    assert re.search(rf"{broken}.* BROKEN", done.stdout), done.stdout
+
+
+def test_the_contracts_ignore_no_circle() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    ignored = {
+        c["id"]: c["ignore_imports"]
+        for c in config["contracts"]
+        if "ignore_imports" in c and c["id"] not in STILL_IGNORED
+    }
+    assert ignored == {"judgement": ["sabun.poc.spec -> pathlib"]}
 
 
 @pytest.mark.parametrize(

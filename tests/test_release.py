@@ -93,7 +93,9 @@ def test_the_packages_are_whole_and_pass_twine(dist: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     packed = set(zipfile.ZipFile(dist / wheel).namelist())
     source = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src" / "sabun").rglob("*") if p.is_file()}
-    assert packed >= {name for name in source if "__pycache__" not in name}  # messages, templates, py.typed too
+    assert packed >= {
+        name for name in source if "__pycache__" not in name
+    }  # messages, templates, C sources, py.typed too
     with tarfile.open(dist / archive) as held:
         names = {name.partition("/")[2] for name in held.getnames()}
     assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "docs/index.md", "tests/test_release.py"} <= names
@@ -128,6 +130,13 @@ optimizer = sabun.Optimizer(model.parameters(), lr=0.1, scheme="nesterov")
 model(torch.ones(4, 3)).square().mean().backward()
 optimizer.step()
 assert not torch.equal(model.weight, before)
+from sabun.optim.compiled import c_compiler
+for preconditioner in ("adam", "spectral"):        # the C sources are in the wheel
+    matrix = torch.nn.Linear(4, 3, bias=False)
+    optimizer = sabun.Optimizer(matrix.parameters(), lr=0.1, preconditioner=preconditioner, fused="auto")
+    matrix(torch.ones(4, 4)).square().mean().backward()
+    optimizer.step()
+    assert bool(optimizer.compile_s) == bool(c_compiler.compiler())
 sabun.swap(optimizer); sabun.log(val_loss=1.0)     # no-ops outside of a study
 assert sabun.__file__.startswith(HOME), sabun.__file__
 print(f"import torch {torch_s:.2f} s, then sabun with its optimizers {sabun_s:.2f} s more")

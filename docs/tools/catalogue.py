@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sabun import optim, schemes
+from sabun.messages.formatting import short
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.averaging import AVERAGING
-from sabun.messages.formatting import short
 from sabun.schemes.numbers import show
 
 
@@ -23,7 +23,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _scheme(name: str, entry: schemes.Entry) -> list[str]:
-    c = entry.build().certificate()
+    c = schemes.certify(entry.build())
     called = f"`{name}`"
     if entry.parameters:
         names = ", ".join(p.name for p in entry.parameters)

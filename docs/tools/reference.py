@@ -17,6 +17,8 @@ PACKAGES = {
     "[catalogue](../catalogue.md), generated from the tables below.",
     "poc": "Modules are imported by name: `from sabun.poc import study`. The parts that judge (`kpis`, `statistics`, "
     "`verdict`, `assess`) are pure functions of plain values.",
+    "script": "What runs inside a training script: `sabun.swap`, `sabun.log`, and how any optimizer is "
+    "driven. Needs torch alone.",
     "rollout": "Choosing an optimizer for a job needs the core install alone; see "
     "[the roll-out page](../rollout.md) for the whole story.",
     "report": "One report value, and its renderings.",
@@ -31,7 +33,7 @@ def package(name: str) -> ModuleType:
 
 def modules(name: str) -> Iterator[ModuleType]:
     """The modules of a package that have public names of their own."""
-    for found in pkgutil.iter_modules(package(name).__path__, f"sabun.{name}."):
+    for found in pkgutil.walk_packages(package(name).__path__, f"sabun.{name}."):
         module = importlib.import_module(found.name)
         if getattr(module, "__all__", None):
             yield module

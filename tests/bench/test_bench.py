@@ -15,8 +15,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from sabun import bench
-from sabun.bench import contestants, running
-from sabun.bench.measuring import Bandwidth, Timing, interleave, minimum_bytes, peak_extra_bytes, state_bytes
+from sabun.bench import contests, runner
+from sabun.bench.measurement import Bandwidth, Timing, interleave, minimum_bytes, peak_extra_bytes, state_bytes
 from sabun.bench.shapes import SHAPES, cut, load, parameters
 from sabun.cli import bench as command
 from sabun.errors import OptionError
@@ -66,7 +66,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(OptionError, match="No such file"):
         load("/nowhere/shapes.json")
     with pytest.raises(OptionError, match="momentum"):
-        contestants.against(["momentun"])
+        contests.select(["momentun"])
 
 
 def test_cutting_drops_the_largest_and_keeps_the_order() -> None:
@@ -153,17 +153,17 @@ def small(tmp_path: Path) -> str:
 
 
 def test_a_run_measures_every_contestant_or_says_why_not(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
+    monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
     seen = []
     threads = torch.get_num_threads()
     result = bench.run(small, rounds=2, on_row=seen.append)
     assert torch.get_num_threads() == threads
     assert list(result.rows) == seen
-    assert {row.comparison for row in result.rows} == set(bench.COMPARISONS)
-    for comparison in bench.COMPARISONS.values():
-        rows = {row.name: row for row in result.rows if row.comparison == comparison.name}
-        assert set(rows) == {contestant.name for contestant in comparison.contestants}
-        baseline = rows[comparison.contestants[0].name]
+    assert {row.contest for row in result.rows} == set(bench.CONTESTS)
+    for contest in bench.CONTESTS.values():
+        rows = {row.name: row for row in result.rows if row.contest == contest.name}
+        assert set(rows) == {contestant.name for contestant in contest.contestants}
+        baseline = rows[contest.contestants[0].name]
         assert baseline.problem is None
         assert baseline.ratio == 1
         for row in rows.values():
@@ -188,28 +188,24 @@ def test_a_run_measures_every_contestant_or_says_why_not(small: str, monkeypatch
 
 
 def test_matrix_optimizers_are_measured_on_hidden_matrices(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
-    result = bench.run(small, comparisons=["matrix"], rounds=1)
+    monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
+    result = bench.run(small, contests=["matrix"], rounds=1)
     row = next(row for row in result.rows if row.name == "sabun muon")
     assert row.minimum_bytes == 20 * 2 * 8 * 12  # one momentum buffer; neither the vector nor the kernel takes part
     assert row.bandwidth_share is None
 
 
 @pytest.mark.parametrize(
-    ("comparison", "contestant"),
-    [
-        (name, contestant)
-        for name, comparison in contestants.COMPARISONS.items()
-        for contestant in comparison.contestants
-    ],
+    ("contest", "contestant"),
+    [(name, contestant) for name, contest in contests.CONTESTS.items() for contestant in contest.contestants],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_every_installed_contestant_takes_a_step(comparison: str, contestant: contestants.Contestant) -> None:
+def test_every_installed_contestant_takes_a_step(contest: str, contestant: contests.Contestant) -> None:
     """A peer whose arguments have changed would otherwise be missing from the table, which looks like a win."""
     if not contestant.available:
         pytest.skip(f"{contestant.needs} is not installed")
     params = [nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
-    if comparison != "matrix":
+    if contest != "matrix":
         params.append(nn.Parameter(torch.ones(3)))
     optimizer = contestant.build(list(params))
     for number, p in enumerate(params):
@@ -222,13 +218,13 @@ def test_a_contestant_that_fails_does_not_end_the_run(small: str, monkeypatch: p
     def broken(params: list[torch.Tensor]) -> torch.optim.Optimizer:
         raise ValueError("no good")
 
-    monkeypatch.setattr(running, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
+    monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
     rows = (
-        contestants.Contestant("broken", broken),
-        contestants.Contestant("absent", broken, needs="no_such_package"),
-        contestants.Contestant("plain", lambda params: torch.optim.SGD(params)),
+        contests.Contestant("broken", broken),
+        contests.Contestant("absent", broken, needs="no_such_package"),
+        contests.Contestant("plain", lambda params: torch.optim.SGD(params)),
     )
-    monkeypatch.setattr(running, "against", lambda names: [contestants.Comparison("three", rows)])
+    monkeypatch.setattr(runner, "select", lambda names: [contests.Contest("three", rows)])
     result = bench.run(small, rounds=1)
     found = {row.name: row for row in result.rows}
     assert found["broken"].problem == "ValueError: no good"
@@ -249,7 +245,7 @@ def test_wrong_input_is_refused_before_anything_is_measured(options: dict[str, A
 def test_the_command_writes_table_figures_and_picture(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
+    monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
     app = typer.Typer()
     command.register(app)
     for suffix in ("svg", "png"):

@@ -138,7 +138,7 @@ def test_bad_input_is_told_and_leaves_nothing(
 def test_workers_start_before_torch_is_loaded(tmp_path: Path) -> None:
     """Which is what makes their seconds of imports cost nothing: they get ready beside the command itself."""
     code = (
-        "import sys\nfrom sabun.poc import processes\n"
+        "import sys\nfrom sabun.poc.executors import processes\n"
         "def here(jobs): print(jobs, 'torch' in sys.modules, flush=True); raise SystemExit(0)\n"
         "processes.Processes = here\n"
         "from sabun.cli import main\nmain(['poc', 'run', '--jobs', '2', '--out', sys.argv[1]])"

@@ -264,7 +264,7 @@ def test_user_hooks_see_the_checkpoint_as_it_is() -> None:
 
 
 def test_a_custom_scheme_survives_a_checkpoint() -> None:
-    mine = sabun.schemes.LinearMultistep("mine", alpha=(1, -1), beta=(0.75, 0.25), startup="hold")
+    mine = sabun.schemes.LinearMultistep("mine", alpha=(1, -1), beta=(0.75, 0.25), start_up="hold")
     model = network()
     optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme=mine)
     go(optimizer, model, 3)

@@ -17,7 +17,7 @@ MULTISTEP = [n for n in sabun.schemes.SCHEMES if isinstance(sabun.schemes.get(n)
 
 def usable(name: str) -> bool:
     try:
-        sabun.schemes.get(name).require_usable()
+        sabun.schemes.require_usable(sabun.schemes.get(name))
     except sabun.errors.SchemeError:
         return False
     return True

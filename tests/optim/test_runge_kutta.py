@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training import backward, batches, flat, network
 
 import sabun
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import OptionError, SchemeError, TrainingError
 from sabun.optim import RungeKutta, describe
 
@@ -42,7 +42,7 @@ def test_a_step_multiplies_by_the_stability_function(name: str) -> None:
         optimizer.step(closure_for(optimizer, theta, -z / 0.1, calls))
         expected = 1 + z * (b @ torch.linalg.solve(torch.eye(len(b), dtype=torch.float64) - z * A, one))
         assert float(theta) == pytest.approx(float(expected), rel=1e-12)
-        certified = tableau.certificate().gradient_evaluations
+        certified = sabun.schemes.certify(tableau).gradient_evaluations
         assert calls[0] == optimizer.gradient_evaluations == optimizer.stats()["gradient_evaluations"] == certified
         assert RungeKutta([theta], 0.1, scheme=name).gradient_evaluations == certified  # before the first step, too
 
@@ -51,7 +51,7 @@ def test_a_step_multiplies_by_the_stability_function(name: str) -> None:
 def test_with_error_control_a_step_costs_what_the_certificate_says(name: str) -> None:
     theta = torch.ones(1, dtype=torch.float64, requires_grad=True)
     optimizer, calls = RungeKutta([theta], 0.01, scheme=name, step_control="embedded-error"), [0]
-    certified = sabun.schemes.get(name).certificate().controlled_evaluations
+    certified = sabun.schemes.certify(name).controlled_evaluations
     assert optimizer.gradient_evaluations == certified
     optimizer.step(closure_for(optimizer, theta, 1.0, calls))
     assert calls[0] == optimizer.gradient_evaluations == certified

@@ -56,7 +56,7 @@ def test_the_edge_is_sharp(scheme: schemes.Scheme) -> None:
 @pytest.mark.parametrize("name", ["nesterov(0.9)", "taylor-4", "wide-2-5"])
 def test_the_edge_does_not_hang_on_the_start_up(name: str, start_up: schemes.StartUp) -> None:
     # "unbiased" begins with whole Euler steps, far beyond Euler's own interval: a long way back.
-    scheme = schemes.get(name).with_startup(start_up)
+    scheme = schemes.get(name).with_start_up(start_up)
     assert farthest(scheme, SHORT_OF_THE_EDGE, folds=60) < 1e-2
     assert farthest(scheme, BEYOND_IT) > 1e2
 

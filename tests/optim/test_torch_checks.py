@@ -28,7 +28,7 @@ from torch.testing._internal.common_optimizers import (
 from torch.testing._internal.common_utils import TestCase
 
 import sabun
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import GradientError
 from sabun.optim import RungeKutta
 

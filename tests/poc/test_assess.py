@@ -14,8 +14,8 @@ from scipy import stats
 
 from sabun.errors import StudyError
 from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
-from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.assessment import Assessment, Comparison, Reason, Tuning
+from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
 from sabun.poc.records import RunResult
 

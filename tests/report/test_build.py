@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.messages.sentences import text
 from sabun.messages.languages import languages
+from sabun.messages.sentences import text
 from sabun.poc.judgement.assessment import Assessment
 from sabun.report import html
-from sabun.report.facts import Report
 from sabun.report.build import build
+from sabun.report.facts import Report
 from sabun.report.money import Prices
 
 Make = Callable[..., Any]

@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 
 from sabun.messages.languages import Language, languages
+from sabun.poc.judgement.kpis import GROUPS, deciding
 from sabun.report import facts as facts_module
 from sabun.report import html, json, markdown, method, money, terminal
-from sabun.poc.judgement.kpis import GROUPS, deciding
-from sabun.report.facts import Report
 from sabun.report.build import build
+from sabun.report.facts import Report
 from sabun.report.money import Prices
 
 Make = Callable[..., Any]

@@ -168,7 +168,7 @@ def test_multiple_roots_on_the_circle_break_the_root_condition() -> None:
     assert not double.is_zero_stable
     assert [abs(z) for z in double.parasitic_roots] == pytest.approx([1, 1], abs=1e-15)
     with pytest.raises(SchemeError, match="multiple"):
-        double.require_usable()
+        schemes.require_usable(double)
 
 
 def test_boundary_locus_lies_on_the_boundary(usable: LinearMultistep) -> None:

@@ -15,7 +15,7 @@ from sabun.messages.languages import languages
 
 
 def test_the_figures_are_those_of_the_scheme(scheme: schemes.Scheme) -> None:
-    c = scheme.certificate()
+    c = schemes.certify(scheme)
     assert c.scheme == scheme.name
     assert c.order == scheme.order
     assert c.error_constant == scheme.error_constant
@@ -27,13 +27,13 @@ def test_the_figures_are_those_of_the_scheme(scheme: schemes.Scheme) -> None:
 
 
 def test_json_round_trip(scheme: schemes.Scheme) -> None:
-    data = scheme.certificate().to_dict()
+    data = schemes.certify(scheme).to_dict()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["error_constant_exact"] == str(scheme.error_constant)
 
 
 def test_every_certificate_reads_well(scheme: schemes.Scheme) -> None:
-    c = scheme.certificate()
+    c = schemes.certify(scheme)
     for lang in languages():
         for text in (c.table(lang), c.sentence(lang), c.sentence(lang, lr=0.01)):
             assert not re.search(r"[{}]|nan|None|inf\b", text), text
@@ -42,17 +42,17 @@ def test_every_certificate_reads_well(scheme: schemes.Scheme) -> None:
 
 
 def test_sentence_in_english() -> None:
-    text = schemes.nesterov(0.9).certificate().sentence("en")
+    text = schemes.certify(schemes.nesterov(0.9)).sentence("en")
     assert "order 1 with error constant 8.6" in text
     assert "stable up to hλ = 13.57; a curvature above 13.57/lr makes it oscillate and diverge" in text
     assert "scattered 3% less than plain SGD" in text
     assert "keeps one buffer the size of the weights" in text
-    with_lr = schemes.nesterov(0.9).certificate().sentence("en", lr=0.1)
+    with_lr = schemes.certify(schemes.nesterov(0.9)).sentence("en", lr=0.1)
     assert "at learning rate 0.1 a curvature above 135.7" in with_lr
 
 
 def test_sentence_in_japanese() -> None:
-    text = schemes.nesterov(0.9).certificate().sentence("ja", lr=0.1)
+    text = schemes.certify(schemes.nesterov(0.9)).sentence("ja", lr=0.1)
     assert "1次の精度（誤差定数 8.6）" in text
     assert "hλ = 13.57 まで" in text
     assert "曲率が 135.7 を超える方向があると、振動して発散します。" in text
@@ -60,24 +60,24 @@ def test_sentence_in_japanese() -> None:
 
 
 def test_sentences_of_refused_schemes() -> None:
-    text = schemes.get("lagrange-4").certificate().sentence("en")
+    text = schemes.certify("lagrange-4").sentence("en")
     assert "must not be used" in text
     assert "−2.686" in text
     assert "outside the unit circle" in text
-    assert "単位円の外" in schemes.get("lagrange-4").certificate().sentence("ja")
-    assert "on the unit circle" in schemes.get("leap-frog").certificate().sentence("en")
-    assert "単位円上" in schemes.get("leap-frog").certificate().sentence("ja")
+    assert "単位円の外" in schemes.certify("lagrange-4").sentence("ja")
+    assert "on the unit circle" in schemes.certify("leap-frog").sentence("en")
+    assert "単位円上" in schemes.certify("leap-frog").sentence("ja")
 
 
 def test_noise_in_words_is_a_standard_deviation() -> None:
     # variance 1.882 is a spread 37% wider
-    assert "scattered 37% more" in schemes.get("difference-5").certificate().sentence()
-    assert "as much as plain SGD" in schemes.get("euler").certificate().sentence()
-    assert "already unstable" in schemes.get("difference-10").certificate().sentence()
+    assert "scattered 37% more" in schemes.certify("difference-5").sentence()
+    assert "as much as plain SGD" in schemes.certify("euler").sentence()
+    assert "already unstable" in schemes.certify("difference-10").sentence()
 
 
 def test_largest_curvature() -> None:
-    c = schemes.get("euler").certificate()
+    c = schemes.certify("euler")
     assert c.largest_curvature(0.1) == 20
     for lr in (0, -1, float("nan")):
         with pytest.raises(SchemeError, match="learning rate"):
@@ -88,13 +88,13 @@ def test_largest_curvature() -> None:
 
 def test_an_unknown_language() -> None:
     with pytest.raises(OptionError, match="unknown language 'fr'"):
-        schemes.get("euler").certificate().table("fr")
+        schemes.certify("euler").table("fr")
 
 
 def test_tables_line_up_in_a_terminal() -> None:
     import unicodedata
 
-    for line in schemes.get("rk4").certificate().table("ja").splitlines():
+    for line in schemes.certify("rk4").table("ja").splitlines():
         label = line.split("  ")[0]
         assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label) <= 46
 
@@ -112,7 +112,7 @@ def test_it_says_oscillate_exactly_where_errors_must_change_sign() -> None:
     """Just beyond the edge: the dominant root of a multistep scheme is never positive; Heun's and RK4's R is."""
     for name in schemes.SCHEMES:
         scheme = schemes.get(name)
-        certificate = scheme.certificate()
+        certificate = schemes.certify(scheme)
         if not certificate.usable:
             continue
         oscillates = "oscillate" in certificate.sentence("en")

@@ -130,11 +130,11 @@ def test_cost() -> None:
 
 
 def test_families() -> None:
-    assert schemes.get("rkc2(5)").with_parameters(stages=7) == schemes.get("rkc2(7)")
+    assert schemes.get(schemes.get("rkc2(5)"), stages=7) == schemes.get("rkc2(7)")
     assert schemes.get("rkc2(5)").parameters == {"stages": 5.0, "damping": 2 / 13}
     with pytest.raises(SchemeError, match="no parameters"):
-        schemes.get("rk4").with_parameters(stages=3)
-    schemes.get("rk4").require_usable()
+        schemes.get(schemes.get("rk4"), stages=3)
+    schemes.require_usable(schemes.get("rk4"))
 
 
 def test_an_embedded_pair_costs_its_last_stage_only_where_its_error_is_asked_for() -> None:
@@ -142,10 +142,10 @@ def test_an_embedded_pair_costs_its_last_stage_only_where_its_error_is_asked_for
     and a new mini-batch makes the gradient there another one."""
     pair = schemes.get("bogacki-shampine")
     assert (pair.gradient_evaluations, pair.controlled_evaluations, pair.work_copies) == (3, 4, 4)
-    assert pair.certificate().gradient_evaluations == 3
-    assert pair.certificate().controlled_evaluations == 4
-    assert pair.certificate().interval_per_gradient == pytest.approx(2.5127 / 3, rel=1e-3)
-    assert "3 (4 with error control)" in str(pair.certificate())
+    assert schemes.certify(pair).gradient_evaluations == 3
+    assert schemes.certify(pair).controlled_evaluations == 4
+    assert schemes.certify(pair).interval_per_gradient == pytest.approx(2.5127 / 3, rel=1e-3)
+    assert "3 (4 with error control)" in str(schemes.certify(pair))
     heun = schemes.get("heun-euler")
     assert (heun.gradient_evaluations, heun.controlled_evaluations) == (2, 2)
     assert schemes.get("rk4").controlled_evaluations is None

@@ -118,7 +118,7 @@ scheme_charts.stability_region(schemes.nesterov(), LANG)
 # blows up however small the learning rate. `lagrange-4` looks fine on paper: order 3, a small error constant.
 
 # %%
-certificate = schemes.get("lagrange-4").certificate()
+certificate = schemes.certify("lagrange-4")
 print("order", certificate.order, "  error constant", certificate.error_constant)
 print(certificate.sentence(LANG))
 try:

@@ -93,7 +93,7 @@ look_ahead_plane(LANG)
 # %%
 print(f"{'γ':>5}{'order':>7}{'error constant':>16}{'interval':>10}{'noise':>8}")
 for gamma in (0, 0.9, 2, 4, 9.5):
-    c = schemes.look_ahead(0.9, gamma).certificate()
+    c = schemes.certify(schemes.look_ahead(0.9, gamma))
     print(f"{gamma:>5}{c.order:>7}{float(c.error_constant):>16.2f}{c.stability_interval:>10.2f}{c.noise_gain:>8.3f}")
 
 # %% [markdown]

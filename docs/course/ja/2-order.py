@@ -87,7 +87,7 @@ print(f"{'scheme':<20}{'claimed':>8}{'measured':>10}{'error at h = 1/160':>22}{'
 for name in ("euler", "nesterov(0.5)", "adams-bashforth-2", "taylor-4", "heun", "kutta-3", "rk4"):
     measured[name] = [error(name, h) for h in STEPS]
     slope = np.log2(measured[name][-2] / measured[name][-1])
-    c = schemes.get(name).certificate()
+    c = schemes.certify(name)
     print(f"{name:<20}{c.order:>8}{slope:>10.2f}{measured[name][-1]:>22.1e}{c.gradient_evaluations:>18}")
     assert abs(slope - c.order) < 0.15
 
@@ -202,7 +202,7 @@ scheme = schemes.look_ahead(Fraction(1, 2), gamma)
 print("γ =", gamma, "  order", scheme.order)
 assert gamma == Fraction(3, 2)
 assert scheme.order == 2
-held = scheme.with_startup("hold")  # 静止から始めると出だしの歩幅が足りず、次数が一つ落ちる
+held = scheme.with_start_up("hold")  # 静止から始めると出だしの歩幅が足りず、次数が一つ落ちる
 assert abs(np.log2(error(held, 1 / 80) / error(held, 1 / 160)) - 2) < 0.15
 
 # %% [markdown]

@@ -134,7 +134,7 @@ scheme_charts.stability_region(schemes.nesterov(), LANG)
 # `lagrange-4` は、3 次で誤差定数も小さく、紙の上では立派に見えます。
 
 # %%
-certificate = schemes.get("lagrange-4").certificate()
+certificate = schemes.certify("lagrange-4")
 print("order", certificate.order, "  error constant", certificate.error_constant)
 print(certificate.sentence(LANG))
 try:

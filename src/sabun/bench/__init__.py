@@ -1,12 +1,12 @@
-"""How long a step takes, how much memory it moves and holds, beside the optimizers that people use today.
+"""Time and memory of an optimizer step, compared with torch's own optimizers and well-known packages.
 
-All figures of one run come from one process and one device, interleaved, so that ratios between them mean something
-on a machine that is shared, throttled or unknown. Absolute times do not travel; ratios do, roughly.
+All figures of one run come from one process and one device and are measured in turn. So their ratios are meaningful on
+a shared or throttled machine, and roughly transferable to another one; absolute times are not.
 """
 
-from sabun.bench.contestants import COMPARISONS
-from sabun.bench.results import Result, Row, line, picture, table
-from sabun.bench.running import run
+from sabun.bench.bench_result import BenchResult, BenchRow, line, picture, table
+from sabun.bench.contests import CONTESTS
+from sabun.bench.runner import run
 from sabun.bench.shapes import SHAPES
 
-__all__ = ["COMPARISONS", "SHAPES", "Result", "Row", "line", "picture", "run", "table"]
+__all__ = ["CONTESTS", "SHAPES", "BenchResult", "BenchRow", "line", "picture", "run", "table"]

@@ -1,7 +1,7 @@
-"""Which tensors a step is measured on: lists of shapes, as they occur in models that people train.
+"""The tensors that a step is measured on: lists of shapes, taken from models that people train.
 
-An optimizer sees a model only as a list of tensors. Special cases: a transformer (few large matrices, many vectors), a
-convolutional net (kernels), and a thousand small tensors, where launching work costs more than doing it.
+To an optimizer a model is a list of tensors. The catalogue has a transformer (few large matrices, many vectors), a
+convolutional network (kernels), a thousand small tensors, where calls cost more than arithmetic, and small matrices.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def _resnet18() -> list[Shape]:
 
 
 def _many_small() -> list[Shape]:
-    """1,000 tensors of 1,000 entries: what a step costs besides memory traffic."""
+    """1,000 tensors of 1,000 entries: the cost of a step besides memory traffic."""
     return [(1000,)] * 1000
 
 
 def _mixed() -> list[Shape]:
-    """27.5M parameters in 150 tensors of 150 different shapes: nothing to group by shape."""
+    """27.5M parameters in 150 tensors of 150 different shapes, which cannot be grouped by shape."""
     sides = [96 + 12 * i for i in range(50)]
     return [*[(n, n) for n in sides], *[(n,) for n in sides], *[(n, 2 * n) for n in sides]]
 
@@ -74,11 +74,11 @@ SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
 
 
 def load(name: str) -> list[Shape]:
-    """The shapes of that name in :data:`SHAPES`, or those in a JSON file: ``[[768, 768], …]`` or ``{"name": [768],
-    …}``.
+    """The shapes of that name in :data:`SHAPES`, or those of a JSON file.
 
-    A file for one's own model: ``json.dump({n: list(p.shape) for n, p in model.named_parameters()}, file)``.
-    Raises OptionError for an unknown name, a file that cannot be read, and an entry that is no shape.
+    The file holds ``[[768, 768], …]`` or ``{"name": [768, 768], …}``; for a model of yours write
+    ``json.dump({n: list(p.shape) for n, p in model.named_parameters()}, file)``. Raises OptionError for an unknown
+    name, a file that cannot be read, and an entry that is not a shape.
     """
     if name in SHAPES:
         return SHAPES[name]()
@@ -90,17 +90,13 @@ def load(name: str) -> list[Shape]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(
-            f"cannot read shapes from {name}: {error}.", fix="Give a JSON file with a list of shapes."
-        ) from error
+        raise OptionError(f"cannot read shapes from {name}: {error}.", fix=_FIX) from error
     entries = list(data.values()) if isinstance(data, dict) else data
     if not isinstance(entries, list) or not entries:
-        raise OptionError(
-            f"{name} holds no list of shapes.", fix='Write [[768, 768], [768]] or {"weight": [768, 768]}.'
-        )
+        raise OptionError(f"{name} does not contain a list of shapes.", fix=_FIX)
     for entry in entries:
         if not isinstance(entry, list) or any(type(n) is not int or n < 1 for n in entry):
-            raise OptionError(f"{name}: {entry!r} is no shape.", fix="A shape is a list of whole numbers >= 1.")
+            raise OptionError(f"{name}: {entry!r} is not a shape.", fix="A shape is a list of whole numbers >= 1.")
     return [tuple(entry) for entry in entries]
 
 
@@ -110,9 +106,9 @@ def parameters(shapes: Sequence[Shape]) -> int:
 
 
 def cut(shapes: Sequence[Shape], limit: int) -> list[Shape]:
-    """``shapes`` without its largest tensors, until at most ``limit`` parameters are left; the order stays.
+    """``shapes`` without its largest tensors, so that at most ``limit`` parameters are left, in the same order.
 
-    Ties go to the last one, so the model loses its upper blocks. At least one tensor stays.
+    Among equals the last is dropped first, so a model loses its upper blocks. At least one tensor is kept.
     """
     left = list(shapes)
     total = parameters(left)

@@ -50,12 +50,12 @@ def bench(
 
     result = benchmark.run(
         shapes,
-        comparisons=comparisons or (),
+        contests=comparisons or (),
         device=device,
         rounds=rounds,
         threads=threads,
         limit=limit,
-        on_row=lambda row: typer.echo(f"measured {row.comparison}: {row.name}", err=True),
+        on_row=lambda row: typer.echo(f"measured {row.contest}: {row.name}", err=True),
     )
     typer.echo(benchmark.table(result))
     if json_file is not None:

@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
 def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
     """Show the catalogue: order, error constant, stability, noise and cost of every scheme."""
     from sabun.messages.sentences import text
-    from sabun.schemes import SCHEMES
+    from sabun.schemes import SCHEMES, certify
 
-    certificates = [entry.build().certificate() for entry in SCHEMES.values()]
+    certificates = [certify(entry.build()) for entry in SCHEMES.values()]
     if as_json:
         print(json.dumps([c.to_dict() for c in certificates], ensure_ascii=False, indent=2))
         return
@@ -49,10 +49,14 @@ def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
 
     from sabun.cli.console import stdout
 
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=text("certificate.caption", lang), caption_justify="left")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption=text("certificate.caption", lang), caption_justify="left"
+    )
     for key in ("scheme", "order_short", "constant_short", "interval_short", "noise_short", "gradients_short",
                 "state_short"):  # fmt: skip
-        table.add_column(text(f"certificate.{key}", lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme")
+        table.add_column(
+            text(f"certificate.{key}", lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme"
+        )
     table.add_column(text("certificate.what", lang), overflow="fold")
     for c in certificates:
         table.add_row(*_cells(c, lang), style=None if c.usable else "dim")
@@ -62,8 +66,8 @@ def schemes_command(lang: Lang = "en", as_json: Json = False) -> None:
 def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
-    from sabun.messages.sentences import text
     from sabun.messages.formatting import short
+    from sabun.messages.sentences import text
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
@@ -100,7 +104,7 @@ def explain_command(
     if name is None:
         raise SchemeError("no scheme named.", fix="For example: sabun explain nesterov. `sabun schemes` lists them.")
     scheme = schemes.get(name)
-    certificate = scheme.certificate()
+    certificate = schemes.certify(scheme)
     sentences = certificate.sentences(lang, lr=lr)
     if png is not None:
         from sabun.report.altair_style import save_png
@@ -151,7 +155,7 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
     elif certificate.alternative is not None:
         from sabun import schemes
 
-        other = schemes.get(certificate.alternative).certificate()
+        other = schemes.certify(certificate.alternative)
         more.append(text("certificate.alternative", lang, {"name": other.scheme}))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
@@ -160,8 +164,8 @@ def _tell(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: fl
 
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """The same in torch, whose ``lr`` of SGD with momentum is that of sabun times 1 − β."""
-    from sabun.messages.sentences import text
     from sabun.messages.formatting import short
+    from sabun.messages.sentences import text
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):

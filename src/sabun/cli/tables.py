@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sabun.messages.sentences import text
 from sabun.messages.languages import Language
+from sabun.messages.sentences import text
 from sabun.report.compare import StudyComparison
 from sabun.report.markdown import cell
 from sabun.text_safety import shorten, visible

@@ -1,4 +1,4 @@
-"""Numbers, times, dates and money in the conventions of a language (``[format]`` of its file), not of the machine's locale.
+"""Numbers, times, dates and money in the conventions of a language: ``[format]`` of its file, not the machine's locale.
 
 ``{effect:pct}`` in a message formats ``effect`` as a percentage. A missing or non-finite number is an en dash, never
 ``nan``. The minus sign is U+2212.

@@ -1,8 +1,8 @@
 """The languages: one TOML file each, with every sentence and the conventions for numbers, dates and money.
 
 ``[format]`` holds the conventions, every other table holds sentences. All files have the keys and placeholders of
-``en.toml``; only the currencies and the names of large numbers may differ. A file in this folder is a language of sabun,
-:func:`add_language` registers another one.
+``en.toml``; only the currencies and the names of large numbers may differ. A file in this folder is a language of
+sabun, :func:`add_language` registers another one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Language = str
 """The code of a language: the name of its file."""
 DEFAULT: Language = "en"
 """The language whose keys and placeholders every other file has."""
+
 
 @dataclass(frozen=True, slots=True)
 class LanguageFile:

@@ -20,8 +20,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sabun.errors import GradientError, OptionError
 from sabun.optim.averaging import AVERAGING, Averaging
-from sabun.optim.compiled import c_elementwise as native
-from sabun.optim.compiled import c_matrices as native_matrices
+from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner, is_matrix
 
@@ -154,7 +153,7 @@ def build(
         _forget(group, {**group, "scheme": before.structure[0]}, state, filter_of)
     plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
     averaging = AVERAGING[group["averaging"] or "none"]
-    compiled = native.compiles(group["fused"])
+    compiled = c_compiler.compiles(group["fused"])
     places: dict[tuple[object, ...], Bucket] = {}
     entries: dict[tuple[object, ...], int] = {}
     for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
@@ -172,7 +171,7 @@ def build(
         largest = _largest(p.shape, metric, group["step_limit"])
         key: tuple[object, ...] = (p.device, p.dtype, metric.name, count, largest)
         if compiled and metric.needs_matrix:
-            key = (*key, native_matrices.fits(p, group))
+            key = (*key, c_matrices.fits(p, group))
         if p.is_cpu and (metric.needs_matrix or not compiled):
             entries[key] = entries.get(key, 0) + p.numel()
             key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if metric.needs_matrix else _CACHED))

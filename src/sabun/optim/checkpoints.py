@@ -22,7 +22,7 @@ from sabun.optim.options import OPTIONS, check
 from sabun.optim.preconditioners.base import PRECONDITIONERS, is_matrix
 from sabun.optim.roles import check_momentum
 from sabun.optim.scheme_codec import Scheme, decode_any
-from sabun.schemes import LinearMultistep
+from sabun.schemes import LinearMultistep, require_usable
 
 __all__ = ["examined", "keep_precision", "take_bound", "unpack"]
 
@@ -91,7 +91,7 @@ def _examine_group(
             f"format 1 kept the history of {scheme.name!r} in a form that cannot be continued here.",
             fix="Begin its optimizer anew, or go on with the version of sabun that saved it.",
         )
-    scheme.require_usable()
+    require_usable(scheme)
     mine, theirs = optimizer.defaults["step_control"], group.get("step_control", "fixed")
     if mine != theirs:
         raise StateError(

@@ -151,7 +151,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
 
 
 def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dict[str, Any]:
-    certificate = scheme.certificate().to_dict()
+    certificate = schemes.certify(scheme).to_dict()
     return {
         "scheme": scheme.name,
         "certificate": certificate,

@@ -101,7 +101,7 @@ def realize(text: str, momentum: float | None, start_up: str) -> Realization:
     scheme = decode(text)
     if "beta" in scheme.parameters:
         if momentum is not None and momentum != scheme.parameters["beta"]:
-            scheme = scheme.with_parameters(beta=momentum)
+            scheme = schemes.get(scheme, beta=momentum)
         b, a = _coefficients(scheme, at_least=2)
         kind: Literal["pole", "lagged", "direct"] = "pole" if _has_weight(b, a) else "lagged"
     else:

@@ -159,7 +159,7 @@ def _named(text: str, found: Notation) -> Maker:
     family = tuple(schemes.SCHEMES[found.name].family)
     own, given = _shaped(found, family)
     base = schemes.get(own)
-    base.require_usable()
+    schemes.require_usable(base)
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
     kind: Callable[..., torch.optim.Optimizer] = RungeKutta if runge_kutta else Optimizer
     shape = () if runge_kutta else tuple(getattr(base, "parameters", {}))

@@ -98,7 +98,7 @@ class Reference:
         """
         a = [float(sum(scheme.alpha[: i + 1])) for i in range(len(scheme.alpha) - 1)]
         b = [float(c) for c in scheme.beta]
-        start = group["start_up"] or scheme.startup
+        start = group["start_up"] or scheme.start_up
         if start == "rest" and group["start_up"] is None and unbiased:
             start = "unbiased"
         before = g if start == "hold" else torch.zeros_like(g)

@@ -22,7 +22,7 @@ def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
     scheme = decode(group["scheme"])
     start_up = group["start_up"]
     if start_up is None:
-        start_up = "unbiased" if scheme.startup == "rest" and metric.asks_unbiased else scheme.startup
+        start_up = "unbiased" if scheme.start_up == "rest" and metric.asks_unbiased else scheme.start_up
     return realize(group["scheme"], momentum_of(group, scheme), start_up)
 
 
@@ -52,7 +52,7 @@ def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
     """The group's scheme with β as it is now: its interval and its certificate are those of the coming step."""
     scheme = decode(group["scheme"])
     beta = momentum_of(group, scheme)
-    return scheme if beta is None or beta == scheme.parameters["beta"] else scheme.with_parameters(beta=beta)
+    return scheme if beta is None or beta == scheme.parameters["beta"] else schemes.get(scheme, beta=beta)
 
 
 def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
@@ -71,18 +71,18 @@ def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
             f"{getattr(scheme, 'name', scheme)!r} is not a linear multistep scheme.",
             fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
         )
-    scheme.require_usable()
+    schemes.require_usable(scheme)
     momentum = group.get("momentum")
     if momentum is not None:
         if "beta" not in scheme.parameters:
             raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum out, or use 'heavy-ball'.")
         check_momentum(momentum)
-        scheme = scheme.with_parameters(beta=float(momentum))
-        scheme.require_usable()
+        scheme = schemes.get(scheme, beta=float(momentum))
+        schemes.require_usable(scheme)
     if (end := group.get("momentum_end")) is not None:
         if "beta" not in scheme.parameters:
             raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum_end out, or use 'heavy-ball'.")
-        scheme.with_parameters(beta=float(end)).require_usable()
+        schemes.require_usable(schemes.get(scheme, beta=float(end)))
     group["scheme"] = encode(scheme)
     if group.get("start_up") == "unbiased":
         _require_mass(group["scheme"], scheme.name)

@@ -37,7 +37,7 @@ def encode(scheme: Scheme) -> str:
             "name": scheme.name,
             "alpha": _texts(scheme.alpha),
             "beta": _texts(scheme.beta),
-            "startup": scheme.startup,
+            "start_up": scheme.start_up,
         }
     return json.dumps(fields)
 
@@ -72,7 +72,7 @@ def decode_any(text: str) -> Scheme:
             name=fields["name"],
             alpha=_numbers(fields["alpha"]),
             beta=_numbers(fields["beta"]),
-            startup=fields["startup"],
+            start_up=fields["start_up"],
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, SchemeError):
@@ -83,8 +83,8 @@ def decode_any(text: str) -> Scheme:
         named = schemes.get(made.name)
     except SchemeError:
         return made
-    if isinstance(named, LinearMultistep) and named.with_startup(made.startup) == made:
-        return named.with_startup(made.startup)
+    if isinstance(named, LinearMultistep) and named.with_start_up(made.start_up) == made:
+        return named.with_start_up(made.start_up)
     return made
 
 

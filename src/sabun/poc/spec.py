@@ -89,7 +89,8 @@ class Budget(_Frozen):
     Gradient evaluations are what is counted: a scheme with several a step takes that many fewer steps.
     ``looks``: numbers of seeds, below ``seeds``, after which the study is judged and may stop early: run that many
     seeds of every arm, call ``assess``, stop if ``poc.assess.decided`` says so, else go on to the next. The errors of
-    all looks add up to the level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
+    all looks add up to the level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at
+    ``seeds``.
     ``batch_seeds``: seeds of an arm train together as one model where task and optimizer allow
     (:mod:`sabun.poc.training.batched`); part of the specification because it changes the last bits.
     ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`, which says why not).

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sabun.messages.sentences import interval, text
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, text
 from sabun.poc.judgement.assessment import Comparison
 from sabun.poc.judgement.kpis import KPIS, Group, deciding
 from sabun.report.facts import ArmFacts, Candidate, Report

@@ -151,4 +151,6 @@ class Report:
         values, an en dash where one is missing.
         """
         key = f"reason.{reason.code}"
-        return text(key, lang, {**dict.fromkeys(wanted(key, lang)), "arm": arm, "today": self.baseline, **reason.values})
+        return text(
+            key, lang, {**dict.fromkeys(wanted(key, lang)), "arm": arm, "today": self.baseline, **reason.values}
+        )

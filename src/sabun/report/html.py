@@ -53,7 +53,9 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = "".join(f'html[data-lang={code}] body [lang]:not([lang=""],[lang={code}])' "{display:none}" for code in languages())
+    shown = "".join(
+        f'html[data-lang={code}] body [lang]:not([lang=""],[lang={code}]){{display:none}}' for code in languages()
+    )
     return environment.get_template("report.html.j2").render(
         r=report,
         lang=lang,

@@ -11,8 +11,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-from sabun.messages.sentences import text
 from sabun.messages.languages import Language, languages
+from sabun.messages.sentences import text
 from sabun.report.facts import Note, Report
 
 __all__ = ["Json", "render", "to_dict"]
@@ -58,9 +58,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
         "verdict": text(f"word.{report.decision}", lang),
         "headline": report.sentence(report.headline, lang),
         "reasons": {
-            candidate.arm: [
-                report.reason_sentence(reason, candidate.arm, lang) for reason in candidate.verdict.reasons
-            ]
+            candidate.arm: [report.reason_sentence(reason, candidate.arm, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates
         },
         "phrases": all_of(report.phrases),

@@ -15,7 +15,7 @@ from sabun import schemes
 from sabun.errors import SchemeError
 from sabun.messages.languages import Language
 from sabun.messages.sentences import text
-from sabun.report.altair_style import BLUE, INK, ORANGE, RED, Rows, label, styled, title
+from sabun.report.altair_style import BLUE, ORANGE, RED, Rows, label, styled, title
 from sabun.schemes import LinearMultistep
 from sabun.schemes.catalogue import Scheme
 
@@ -119,14 +119,28 @@ def look_ahead_plane(
         .encode(x, y, order="i:O"),
         *(part for row in labels for part in label(row, x, y, size=11.5, colour="#3F5F78", halo=False)),
         *label(
-            {"memory": 26.0, "gamma": 25.5, "name": text("scheme_chart.order2", lang), "dx": -14, "dy": -8, "align": "right"},
+            {
+                "memory": 26.0,
+                "gamma": 25.5,
+                "name": text("scheme_chart.order2", lang),
+                "dx": -14,
+                "dy": -8,
+                "align": "right",
+            },
             x,
             y,
             colour=RED,
             weight="bold",
         ),
         *label(
-            {"memory": 1.06, "gamma": 420.0, "name": text("scheme_chart.above", lang), "dx": 0, "dy": 0, "align": "left"},
+            {
+                "memory": 1.06,
+                "gamma": 420.0,
+                "name": text("scheme_chart.above", lang),
+                "dx": 0,
+                "dy": 0,
+                "align": "left",
+            },
             x,
             y,
             colour=RED,

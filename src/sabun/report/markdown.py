@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sabun.messages.sentences import interval, joined, text
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, joined, text
 from sabun.poc.judgement.assessment import Comparison
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import Note, Report

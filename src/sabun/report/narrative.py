@@ -163,9 +163,7 @@ def untested(facts: Facts) -> tuple[Note, ...]:
     said.append(Note("untested.budget", values))
     if limits.trials == 0:
         said.append(Note("untested.untuned", values))
-    said += [
-        Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in facts.arms if arm.at_edge
-    ]
+    said += [Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in facts.arms if arm.at_edge]
     if facts.decision == "go" and len(facts.candidates) > 1:
         said.append(Note("untested.best_of", values))
     said += [

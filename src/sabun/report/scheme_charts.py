@@ -13,7 +13,7 @@ from sabun.messages.languages import Language
 from sabun.messages.sentences import Value, text
 from sabun.report.altair_style import APART, BLUE, GREEN, GREY, INK, ORANGE, RED, Rows, label, styled, title
 from sabun.report.look_ahead_plane import coordinates, look_ahead_plane
-from sabun.schemes import LinearMultistep, analysis, runge_kutta
+from sabun.schemes import LinearMultistep, analysis, certify, runge_kutta
 from sabun.schemes.catalogue import Scheme
 
 __all__ = ["amplification_curve", "explain", "root_locus", "stability_region"]
@@ -123,7 +123,9 @@ def root_locus(scheme: Scheme, lang: Language = "en", *, size: int = 280) -> alt
     ).properties(width=size, height=size, title=title(lang, "locus"))
 
 
-def amplification_curve(scheme: Scheme, lang: Language = "en", *, width: int = 320, height: int = 280) -> alt.LayerChart:
+def amplification_curve(
+    scheme: Scheme, lang: Language = "en", *, width: int = 320, height: int = 280
+) -> alt.LayerChart:
     """|ζ|max over hλ on the real axis, with Euler's |1 − hλ| and the exact flow's e^{−hλ} for comparison."""
     reach = _reach(scheme)
     at = np.linspace(0.0, reach, 401)
@@ -182,7 +184,7 @@ def amplification_curve(scheme: Scheme, lang: Language = "en", *, width: int = 3
 
 def explain(scheme: Scheme, lang: Language = "en", *, lr: float | None = None) -> alt.VConcatChart:
     """Everything of one scheme on one page; with the look-ahead plane where the scheme lies on it."""
-    certificate = scheme.certificate()
+    certificate = certify(scheme)
     facts = [text("scheme_chart.order", lang, {"order": certificate.order})]
     if not certificate.usable:
         facts.append(text("scheme_chart.refused", lang))

@@ -152,4 +152,8 @@ class Canvas:
 
 def tips(tip: Label | None) -> str:
     """Attributes that the page's script shows beside the pointer."""
-    return "" if tip is None else ' data-tip=""' + "".join(f' data-tip-{lang}="{clean(tip(lang))}"' for lang in languages())
+    return (
+        ""
+        if tip is None
+        else ' data-tip=""' + "".join(f' data-tip-{lang}="{clean(tip(lang))}"' for lang in languages())
+    )

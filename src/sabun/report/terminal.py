@@ -11,9 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sabun.messages.sentences import interval, joined, text
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, joined, text
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import Report
 from sabun.report.markdown import SIGN
@@ -32,7 +32,13 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
 
     tone = TONE[report.decision]
     title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")
-    head = Panel(Text(visible(report.sentence(report.headline, lang))), title=title, title_align="left", border_style=tone, padding=(0, 1))
+    head = Panel(
+        Text(visible(report.sentence(report.headline, lang))),
+        title=title,
+        title_align="left",
+        border_style=tone,
+        padding=(0, 1),
+    )
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), expand=False)
     table.add_column(text("ui.col_candidate", lang), overflow="fold")
     table.add_column(text("ui.col_verdict", lang), no_wrap=True)

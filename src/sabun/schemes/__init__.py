@@ -1,8 +1,6 @@
-"""Numerical schemes that know themselves: order, truncation error, stability and noise, computed from exact
-coefficients.
+"""Numerical schemes with exact coefficients: their order, truncation error, stability and noise.
 
-``get("nesterov(0.9)").certificate()`` is the short way in. Only the standard library and NumPy are needed; torch is
-not.
+Start with ``certify("nesterov(0.9)")``. The package needs the standard library and NumPy only, not torch.
 """
 
 from __future__ import annotations
@@ -19,8 +17,9 @@ from sabun.schemes.catalogue import (
     nesterov,
     order_two,
     quasi_hyperbolic,
+    require_usable,
 )
-from sabun.schemes.certificate import Certificate
+from sabun.schemes.certificate import Certificate, certify
 from sabun.schemes.design import design_multistep
 from sabun.schemes.difference import design_difference
 from sabun.schemes.multistep import Filter, LinearMultistep, StartUp, StateSpace
@@ -37,6 +36,7 @@ __all__ = [
     "Scheme",
     "StartUp",
     "StateSpace",
+    "certify",
     "design_difference",
     "design_multistep",
     "get",
@@ -46,4 +46,5 @@ __all__ = [
     "nesterov",
     "order_two",
     "quasi_hyperbolic",
+    "require_usable",
 ]

@@ -1,11 +1,11 @@
-"""What a linear multistep scheme is, read off its coefficients: order, error constant, stability, noise.
+"""Order, error constant, stability and noise of a linear multistep scheme, computed from its coefficients.
 
-All of it follows from two polynomials, ρ(z) = Σ α_j z^{k−j} and σ(z) = Σ β_j z^{k−1−j}, and from x = hλ on the test
-equation θ′ = −λθ, where a step is governed by the roots of ρ(z) + xσ(z). Special cases worth knowing: SGD (ρ = z − 1,
-σ = 1) has the single root 1 − x and is stable up to x = 2; heavy ball buys an interval of 2(1+β)/(1−β) with an error
-constant of 1/2 + β/(1−β).
+Everything follows from two polynomials, ρ(z) = Σ α_j z^{k−j} and σ(z) = Σ β_j z^{k−1−j}. On the test equation
+θ′ = −λθ with x = hλ, a step is governed by the roots of ρ(z) + xσ(z). For SGD (ρ = z − 1, σ = 1) the only root is
+1 − x, so SGD is stable up to x = 2. Heavy ball has the stability interval 2(1+β)/(1−β) and the error constant
+1/2 + β/(1−β).
 
-Coefficients stay fractions and decisions (is a root on the circle? is this sum zero?) are made in rational arithmetic.
+Coefficients are fractions. Whether a root is on the unit circle, or a sum is zero, is decided in rational arithmetic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,8 @@ from sabun.schemes import polynomials as poly
 from sabun.schemes.numbers import Number, exact
 from sabun.schemes.polynomials import Polynomial
 
-if TYPE_CHECKING:
-    from sabun.schemes.multistep import LinearMultistep
-
 __all__ = [
+    "Coefficients",
     "amplification",
     "boundary_locus",
     "characteristic_roots",
@@ -46,17 +44,29 @@ __all__ = [
 ]
 
 
-def steps(scheme: LinearMultistep) -> int:
-    """k: how many past points θ_n … θ_{n+1−k} a step reaches back to, through θ or through gradients."""
+class Coefficients(Protocol):
+    """The coefficients of a linear multistep scheme, newest first; α_0 = 1."""
+
+    @property
+    def alpha(self) -> tuple[Fraction, ...]:
+        """α_0 … α_k."""
+
+    @property
+    def beta(self) -> tuple[Fraction, ...]:
+        """β_0 … β_m."""
+
+
+def steps(scheme: Coefficients) -> int:
+    """k, the number of past points θ_n … θ_{n+1−k} that a step uses, directly or through their gradients."""
     return max(len(scheme.alpha) - 1, len(scheme.beta))
 
 
-def rho(scheme: LinearMultistep) -> Polynomial:
+def rho(scheme: Coefficients) -> Polynomial:
     """ρ(z) = Σ α_j z^{k−j}, the first characteristic polynomial."""
     return poly.make(_padded(scheme.alpha, steps(scheme) + 1))
 
 
-def sigma(scheme: LinearMultistep) -> Polynomial:
+def sigma(scheme: Coefficients) -> Polynomial:
     """σ(z) = Σ β_j z^{k−1−j}, the second characteristic polynomial."""
     return poly.make(_padded(scheme.beta, steps(scheme)))
 
@@ -68,7 +78,7 @@ def _padded(values: Sequence[Fraction], size: int) -> tuple[Fraction, ...]:
 # ---------------------------------------------------------------- accuracy
 
 
-def _order_condition(scheme: LinearMultistep, q: int) -> Fraction:
+def _order_condition(scheme: Coefficients, q: int) -> Fraction:
     """C_q = (1/q!) [Σ α_j (−j)^q − q Σ β_j (−j−1)^{q−1}], time counted from t_{n+1} (Hairer–Nørsett–Wanner III.2,
     (2.7)).
     """
@@ -77,8 +87,8 @@ def _order_condition(scheme: LinearMultistep, q: int) -> Fraction:
     return (left - right) / math.factorial(q)
 
 
-def order(scheme: LinearMultistep) -> int:
-    """The largest p with C_0 = C_1 = … = C_p = 0, C_0 = Σ α_j included: exact, no tolerance.
+def order(scheme: Coefficients) -> int:
+    """The order: the largest p with C_0 = C_1 = … = C_p = 0, where C_0 = Σ α_j. Exact, without a tolerance.
 
     Source: Hairer–Nørsett–Wanner, Solving ODEs I, theorem III.2.4.
     """
@@ -89,11 +99,11 @@ def order(scheme: LinearMultistep) -> int:
     return max(p, 0)
 
 
-def error_constant(scheme: LinearMultistep) -> Fraction:
-    """C = C_{p+1} / σ(1), p the order: the global error on θ′ = f(θ) is C h^p times the solution of the variational
-    equation driven by θ^{(p+1)}.
+def error_constant(scheme: Coefficients) -> Fraction:
+    """The error constant C = C_{p+1} / σ(1), where p is the order.
 
-    Source: Hairer–Nørsett–Wanner III.2, (2.13). Euler: 1/2.
+    The global error on θ′ = f(θ) is C h^p times the solution of the variational equation driven by θ^{(p+1)}.
+    Euler: 1/2. Source: Hairer–Nørsett–Wanner III.2, (2.13).
     """
     return _order_condition(scheme, order(scheme) + 1) / sum(scheme.beta, Fraction(0))
 
@@ -101,45 +111,43 @@ def error_constant(scheme: LinearMultistep) -> Fraction:
 # ---------------------------------------------------------------- roots
 
 
-def is_zero_stable(scheme: LinearMultistep) -> bool:
-    """The root condition: all roots of ρ in the closed unit disk, those on the circle simple. Decided exactly.
+def is_zero_stable(scheme: Coefficients) -> bool:
+    """Whether ρ satisfies the root condition: all roots in the closed unit disk, those on the circle simple. Exact.
 
     Source: Dahlquist 1956; Hairer–Nørsett–Wanner III.3, definition 3.2.
     """
     return poly.is_simple_von_neumann(rho(scheme))
 
 
-def is_strongly_stable(scheme: LinearMultistep) -> bool:
-    """Whether all roots of ρ but z = 1 lie strictly inside the unit circle, so that the velocity forgets. Decided
-    exactly.
-    """
+def is_strongly_stable(scheme: Coefficients) -> bool:
+    """Whether all roots of ρ except z = 1 are strictly inside the unit circle. Exact."""
     return poly.is_schur(_reduced(scheme))
 
 
-def _reduced(scheme: LinearMultistep) -> Polynomial:
+def _reduced(scheme: Coefficients) -> Polynomial:
     """ρ(z)/(z − 1)."""
     return poly.divide(rho(scheme), poly.make((1, -1)))[0]
 
 
-def parasitic_roots(scheme: LinearMultistep) -> tuple[complex, ...]:
-    """The roots of ρ(z)/(z − 1), largest modulus first: the poles of the velocity filter. Those at 0 are left out."""
+def parasitic_roots(scheme: Coefficients) -> tuple[complex, ...]:
+    """The nonzero roots of ρ(z)/(z − 1), largest modulus first: the poles of the velocity filter."""
     return tuple(z for z in poly.roots(_reduced(scheme)) if z != 0)
 
 
-def characteristic_roots(scheme: LinearMultistep, x: Number) -> tuple[complex, ...]:
-    """The roots of ρ(z) + xσ(z) at x = hλ, largest modulus first: the factors by which modes grow or decay a step."""
+def characteristic_roots(scheme: Coefficients, x: Number) -> tuple[complex, ...]:
+    """The roots of ρ(z) + xσ(z) at x = hλ, largest modulus first: the growth factors of the modes per step."""
     return poly.roots(_characteristic(scheme, exact(x, "hλ")))
 
 
-def _characteristic(scheme: LinearMultistep, x: Fraction) -> Polynomial:
+def _characteristic(scheme: Coefficients, x: Fraction) -> Polynomial:
     return poly.add(rho(scheme), poly.scale(sigma(scheme), x))
 
 
-def amplification(scheme: LinearMultistep, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """|ζ|max(x): the largest modulus among the roots of ρ(z) + xσ(z), for every x = hλ (real or complex) of an array.
+def amplification(scheme: Coefficients, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """|ζ|max(x), the largest modulus among the roots of ρ(z) + xσ(z), for an array of real or complex x = hλ.
 
-    Below 1 the step is stable. The set |ζ|max ≤ 1 in the complex plane is the stability region (for θ′ = −λθ, so it
-    lies to the right of 0).
+    The step is stable where it is below 1. The set |ζ|max ≤ 1 in the complex plane is the stability region; with
+    θ′ = −λθ it is to the right of 0.
     """
     values = np.asarray(x)
     r = np.array([float(c) for c in rho(scheme)])
@@ -153,8 +161,8 @@ def amplification(scheme: LinearMultistep, x: npt.ArrayLike) -> npt.NDArray[np.f
     return largest
 
 
-def boundary_locus(scheme: LinearMultistep, points: int = 721) -> npt.NDArray[np.complex128]:
-    """x(φ) = −ρ(e^{iφ})/σ(e^{iφ}), φ in [0, 2π]: the curve on which the boundary of the stability region lies.
+def boundary_locus(scheme: Coefficients, points: int = 721) -> npt.NDArray[np.complex128]:
+    """x(φ) = −ρ(e^{iφ})/σ(e^{iφ}) for φ in [0, 2π], a curve that contains the boundary of the stability region.
 
     Source: Hairer–Wanner, Solving ODEs II, V.1.
     """
@@ -167,10 +175,10 @@ def boundary_locus(scheme: LinearMultistep, points: int = 721) -> npt.NDArray[np
     return locus
 
 
-def dissipation(scheme: LinearMultistep, x: Number) -> float:
-    """−ln|ζ|max(x) / x: the rate at which the slowest mode decays, relative to the exact flow's e^{−x}.
+def dissipation(scheme: Coefficients, x: Number) -> float:
+    """−ln|ζ|max(x) / x, the decay rate of the slowest mode relative to that of the exact flow, e^{−x}.
 
-    1 is the flow itself, below 1 is slower, negative grows. Euler at x = 0.1: 1.054.
+    1 is the rate of the flow; a smaller value is slower, a negative one grows. Euler at x = 0.1: 1.054.
     """
     at = _positive(x)
     largest = abs(characteristic_roots(scheme, at)[0])
@@ -180,14 +188,13 @@ def dissipation(scheme: LinearMultistep, x: Number) -> float:
 # ---------------------------------------------------------------- stability interval
 
 
-def stability_interval(scheme: LinearMultistep) -> float:
+def stability_interval(scheme: Coefficients) -> float:
     """The largest X such that all roots of ρ(z) + xσ(z) are inside the unit circle for every x in (0, X); 0 if none.
 
-    At X itself a root is on the circle. A root can only leave through the circle: at z = −1, that is x = −ρ(−1)/σ(−1),
-    or as a pair e^{±iφ} with real x = −ρ/σ. The latter are the zeros of Im ρσ̄, which is sin φ times a polynomial in
-    cos φ with rational coefficients, so they are isolated by Sturm's theorem. Between two such x the number of roots
-    outside is constant and one exact Schur test at a rational x decides. No grid, so nothing is missed; the result is
-    right to about 1e-15 relative.
+    At X a root is on the circle. A root leaves through z = −1, where x = −ρ(−1)/σ(−1), or as a pair e^{±iφ} with real
+    x = −ρ/σ. The pairs are the zeros of Im ρσ̄, which is sin φ times a polynomial in cos φ with rational coefficients,
+    and Sturm's theorem isolates them. Between two such x the number of roots outside is constant, so one exact Schur
+    test at a rational x decides. There is no grid; the relative error of the result is about 1e-15.
     """
     r, s = rho(scheme), sigma(scheme)
     common = poly.gcd(r, s)
@@ -203,7 +210,7 @@ def stability_interval(scheme: LinearMultistep) -> float:
 
 
 def _crossings(r: Polynomial, s: Polynomial) -> list[Fraction]:
-    """All x > 0 at which ρ + xσ has a root on the unit circle, ascending; ρ and σ coprime."""
+    """All x > 0 at which ρ + xσ has a root on the unit circle, ascending. ρ and σ must be coprime."""
     found = []
     minus = Fraction(-1)
     if poly.evaluate(s, minus) != 0:
@@ -215,7 +222,7 @@ def _crossings(r: Polynomial, s: Polynomial) -> list[Fraction]:
             found.append(-poly.evaluate(real, y) / below)
     merged: list[Fraction] = []
     for x in sorted(x for x in found if x > 0):
-        # −1 and a pair may cross at the same x, which bisection returns as two numbers a hair apart.
+        # −1 and a pair may cross at the same x, which bisection returns as two nearly equal numbers.
         if not merged or x - merged[-1] > merged[-1] / 10**18:
             merged.append(x)
     return merged
@@ -228,7 +235,7 @@ def _on_circle(r: Polynomial, s: Polynomial) -> tuple[Polynomial, Polynomial, Po
 
 
 def _correlate(p: Polynomial, q: Polynomial) -> tuple[Polynomial, Polynomial]:
-    """p(z)q̄(z) = Σ_d c_d e^{idφ}: its imaginary part over sin φ, and its real part."""
+    """Imaginary part divided by sin φ, and real part, of p(z)q̄(z) = Σ_d c_d e^{idφ}."""
     lags: dict[int, Fraction] = {}
     for j, a in enumerate(reversed(p)):
         for i, b in enumerate(reversed(q)):
@@ -252,13 +259,12 @@ def _positive(x: Number) -> Fraction:
     return value
 
 
-def stationary_variance(scheme: LinearMultistep, x: Number) -> float:
-    """Var θ / (h² Var ξ) when the gradient is λθ + ξ with white noise ξ, at x = hλ; infinite where the step is
-    unstable.
+def stationary_variance(scheme: Coefficients, x: Number) -> float:
+    """Var θ / (h² Var ξ) at x = hλ, where the gradient is λθ + ξ with white noise ξ; infinite if the step is unstable.
 
-    It is ‖σ(z)/(ρ(z) + xσ(z))‖² in the H2 norm, from the reduction of Åström, Jury and Agniel (IEEE Trans. Automatic
-    Control 15, 1970), which solves the discrete Lyapunov equation and is a Schur test at the same time. Rational
-    arithmetic throughout. Euler: 1/(2x − x²).
+    This is ‖σ(z)/(ρ(z) + xσ(z))‖² in the H2 norm, computed in rational arithmetic by the reduction of Åström, Jury and
+    Agniel (IEEE Trans. Automatic Control 15, 1970). It solves the discrete Lyapunov equation and tests stability in one
+    pass. Euler: 1/(2x − x²).
     """
     at = _positive(x)
     size = steps(scheme) + 1
@@ -280,11 +286,11 @@ def stationary_variance(scheme: LinearMultistep, x: Number) -> float:
     return float(total / first)
 
 
-def noise_gain(scheme: LinearMultistep, x: Number) -> float:
-    """Stationary variance of θ under white gradient noise, relative to Euler's at the same h and λ, at x = hλ.
+def noise_gain(scheme: Coefficients, x: Number) -> float:
+    """Stationary variance of θ under white gradient noise at x = hλ, relative to Euler's at the same h and λ.
 
-    Var(scheme)/Var(Euler) = (2x − x²) · :func:`stationary_variance`. Infinite beyond the stability interval; 0 where
-    the scheme is stable and Euler, beyond x = 2, is not. It tends to 1 as x → 0 for every scheme, because H(1) = 1.
+    It is (2x − x²) · :func:`stationary_variance`: infinite beyond the stability interval, 0 where the scheme is stable
+    and Euler (beyond x = 2) is not. It tends to 1 as x → 0 for every scheme, because H(1) = 1.
     """
     at = _positive(x)
     variance = stationary_variance(scheme, at)
@@ -294,17 +300,17 @@ def noise_gain(scheme: LinearMultistep, x: Number) -> float:
 # ---------------------------------------------------------------- as a filter
 
 
-def transfer_function(scheme: LinearMultistep) -> tuple[Polynomial, Polynomial]:
-    """H(z) = σ(z)/(ρ(z)/(z − 1)) in lowest terms, denominator monic: what the scheme does, however it is written."""
+def transfer_function(scheme: Coefficients) -> tuple[Polynomial, Polynomial]:
+    """H(z) = σ(z)/(ρ(z)/(z − 1)) in lowest terms, with a monic denominator."""
     numerator, denominator = sigma(scheme), _reduced(scheme)
     # σ counts powers from z^{k−1} and ρ/(z − 1) has degree k − 1, so both are aligned already.
     common = poly.gcd(numerator, denominator)
     return poly.divide(numerator, common)[0], poly.divide(denominator, common)[0]
 
 
-def equivalent(one: LinearMultistep, other: LinearMultistep) -> bool:
-    """Whether two schemes give the same trajectory from rest: equal transfer functions, compared exactly.
+def equivalent(one: Coefficients, other: Coefficients) -> bool:
+    """Whether two schemes give the same trajectory from rest, that is, have equal transfer functions. Exact.
 
-    Look-ahead with γ = β/(1 − β), for example, is Euler: its zero cancels its pole.
+    For example, look-ahead with γ = β/(1 − β) is equivalent to Euler: its zero cancels its pole.
     """
     return transfer_function(one) == transfer_function(other)

@@ -1,12 +1,12 @@
-"""The catalogue: every scheme one entry, its coefficients exact, its source beside them.
+"""The catalogue of schemes: one entry per scheme, with exact coefficients and their source.
 
-Adding a scheme is adding an entry to :data:`SCHEMES`; the analysis, ``sabun schemes``, ``sabun explain``, the
-optimizers and the tests iterate over it. An entry's ``order`` is a claim, which the tests hold against the algebra and
-against measured slopes. A scheme that cannot train stays as a counter-example that :meth:`require_usable` refuses.
+To add a scheme, add an entry to :data:`SCHEMES`. The analysis, ``sabun schemes``, ``sabun explain``, the optimizers and
+the tests read the catalogue. The tests compare an entry's ``order`` with the algebra and with measured convergence
+rates. Schemes that cannot train are included as counter-examples; :func:`require_usable` rejects them.
 
-The momentum family is one plane, ``look-ahead(β, γ)``: θ′ is stepped with the exponential mean of g + γ(g − g_prev).
-Heavy ball is γ = 0, Nesterov γ = β, Adams–Bashforth 2 is (0, 1/2); quasi-hyperbolic momentum and Lion are other
-coordinates on it.
+The momentum family is one plane, ``look-ahead(β, γ)``, which steps with the exponential mean of g + γ(g − g_prev).
+Heavy ball is γ = 0, Nesterov γ = β, Adams–Bashforth 2 is (0, 1/2). Quasi-hyperbolic momentum and Lion are other
+coordinates of the same plane.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import cast, overload
 
 from sabun.errors import SchemeError, unknown
 from sabun.schemes import stabilised
 from sabun.schemes.multistep import LinearMultistep, StartUp
-from sabun.schemes.numbers import Number, exact, show
+from sabun.schemes.numbers import Number, exact, root_text, show
 from sabun.schemes.runge_kutta import ButcherTableau
 
 __all__ = [
@@ -38,17 +38,18 @@ __all__ = [
     "parse",
     "quasi_hyperbolic",
     "refusal",
+    "require_usable",
 ]
 
 Scheme = LinearMultistep | ButcherTableau
-"""Any scheme: one gradient a step with a memory, or several gradients without."""
+"""A scheme: one gradient per step with state, or several gradients per step without."""
 Coefficients = tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
 Tableau = tuple[tuple[tuple[Fraction, ...], ...], tuple[Fraction, ...], tuple[Fraction, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a family: its default, and the range [low, high] (``below``: [low, high))."""
+    """A parameter of a family: its default and its range, [low, high] or, with ``below``, [low, high)."""
 
     name: str
     default: Fraction
@@ -59,7 +60,7 @@ class Parameter:
     meaning: str = ""
 
     def check(self, family: str, value: Number) -> Fraction:
-        """``value`` as a Fraction. Raises SchemeError when it is no number or out of range."""
+        """Convert ``value`` to a Fraction. Raises SchemeError if it is not a number or out of range."""
         x = exact(value, f"{family}: {self.name}")
         inside = self.low <= x < self.high if self.below else self.low <= x <= self.high
         if not inside or (self.whole and x.denominator != 1):
@@ -72,17 +73,17 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """As text: ``[0, 1)``."""
+        """The range as text, such as ``[0, 1)``."""
         return f"[{show(self.low)}, {show(self.high)}{')' if self.below else ']'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the catalogue.
+    """An entry of the catalogue.
 
     ``coefficients`` takes the parameters as Fractions, in their order, and returns (α, β) of a multistep scheme or (A,
-    b, b_embedded) of a Runge–Kutta scheme. ``order`` is what the source claims for the default parameters. ``instead``
-    names what to use where the scheme is refused. The one-line summary of sabun's own schemes is the message
+    b, b_embedded) of a Runge–Kutta scheme. ``order`` is that of the source for the default parameters. ``instead``
+    names the scheme to use where this one is unusable. The summary of sabun's own schemes is the message
     ``scheme.NAME`` of each language; ``summary`` is that of a scheme added from outside.
     """
 
@@ -90,7 +91,7 @@ class Entry:
     coefficients: Callable[..., Coefficients | Tableau]
     order: int
     source: str
-    startup: StartUp = "hold"
+    start_up: StartUp = "hold"
     parameters: tuple[Parameter, ...] = ()
     instead: str = ""
     summary: str = ""
@@ -101,20 +102,18 @@ class Entry:
         return {p.name: p for p in self.parameters}
 
     def build(self, **parameters: Number) -> Scheme:
-        """The member with these parameters, defaults elsewhere. Raises SchemeError for a misspelt or illegal one."""
+        """Build the scheme with these parameters and defaults for the others. Raises SchemeError for an invalid one."""
         for name in parameters:
             if name not in self.family:
                 if not self.parameters:
-                    raise SchemeError(
-                        f"{self.name!r} has no parameter {name!r}; it has none.", fix=f"Write {self.name!r}."
-                    )
+                    raise SchemeError(f"{self.name!r} has no parameters, so not {name!r}.", fix=f"Write {self.name!r}.")
                 raise unknown(SchemeError, f"parameter of {self.name!r}", name, self.family)
         values = [p.check(self.name, parameters.get(p.name, p.default)) for p in self.parameters]
         name = f"{self.name}({', '.join(map(show, values))})" if values else self.name
         shown = {p.name: float(v) for p, v in zip(self.parameters, values, strict=True)}
         made = self.coefficients(*values)
         if len(made) == 2:
-            return LinearMultistep(name, *made, self.startup, self.source, self.summary, shown)
+            return LinearMultistep(name, *made, self.start_up, self.source, self.summary, shown)
         return ButcherTableau(name, *made, self.source, self.summary, shown)
 
 
@@ -248,12 +247,15 @@ _SPEC = re.compile(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def parse(spec: str) -> tuple[str, dict[str, Fraction]]:
-    """``"look-ahead(0.9, gamma=2)"`` → ("look-ahead", {"beta": 9/10, "gamma": 2}). Raises SchemeError where it makes
-    no sense.
+    """Parse ``"look-ahead(0.9, gamma=2)"`` into ("look-ahead", {"beta": 9/10, "gamma": 2}).
+
+    Raises SchemeError for an unknown name or parameter, or a syntax error.
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise SchemeError(f"{spec!r} is no scheme.", fix="Write a name, or a name with parameters: look-ahead(0.9, 2).")
+        raise SchemeError(
+            f"{spec!r} is not a scheme.", fix="Write a name, or a name with parameters: look-ahead(0.9, 2)."
+        )
     name, inner = match[1], match[2]
     if name not in SCHEMES:
         raise unknown(SchemeError, "scheme", name, SCHEMES, see=_SEE)
@@ -281,15 +283,28 @@ def _listed(family: list[str]) -> str:
     return ", ".join(family) or "no parameters"
 
 
+@overload
+def get(spec: LinearMultistep, **parameters: Number) -> LinearMultistep: ...
+@overload
+def get(spec: ButcherTableau, **parameters: Number) -> ButcherTableau: ...
+@overload
+def get(spec: str | Scheme, **parameters: Number) -> Scheme: ...
 def get(spec: str | Scheme, **parameters: Number) -> Scheme:
-    """The scheme that ``spec`` names: a catalogue name, also with parameters, ``"look-ahead(0.9, 2)"``,
-    ``"nesterov(beta=0.95)"``.
+    """The scheme named by ``spec``, with or without parameters: ``"look-ahead(0.9, 2)"``, ``"nesterov(beta=0.95)"``.
 
-    Keyword parameters override those in the text. A scheme given as an object is returned as it is. Raises SchemeError,
-    with the nearest name, for what is not known.
+    Keyword parameters override those in the text. A scheme object is returned unchanged or, with parameters, as the
+    member of its family with those parameters changed; its start-up is kept. Raises SchemeError for an unknown scheme,
+    with the nearest name, and for invalid parameters.
     """
     if isinstance(spec, LinearMultistep | ButcherTableau):
-        return spec.with_parameters(**parameters) if parameters else spec
+        if not parameters:
+            return spec
+        if not spec.parameters:
+            raise SchemeError(f"{spec.name!r} has no parameters.", fix="Use a family such as 'look-ahead' or 'rkc2'.")
+        member = get(spec.name, **parameters)
+        if isinstance(spec, LinearMultistep) and isinstance(member, LinearMultistep):
+            member = member.with_start_up(spec.start_up)
+        return member
     if not isinstance(spec, str):
         raise SchemeError(f"a scheme is named by a string, not {spec!r}.", fix="For example 'nesterov(0.9)'.")
     name, given = parse(spec)
@@ -297,7 +312,7 @@ def get(spec: str | Scheme, **parameters: Number) -> Scheme:
 
 
 def heavy_ball(beta: Number = 0.9) -> LinearMultistep:
-    """SGD with momentum: H(z) = (1−β)/(1−βz⁻¹). ``lr`` is that of torch divided by 1−β."""
+    """SGD with momentum, H(z) = (1−β)/(1−βz⁻¹). ``lr`` is that of torch divided by 1−β."""
     return cast(LinearMultistep, get("heavy-ball", beta=beta))
 
 
@@ -326,22 +341,26 @@ def quasi_hyperbolic(nu: Number = 0.7, beta: Number = 0.999) -> LinearMultistep:
 
 
 def lion(beta1: Number = 0.9, beta2: Number = 0.99) -> LinearMultistep:
-    """What Lion takes the sign of: :func:`look_ahead` with β = β₂, γ = (β₂−β₁)/(1−β₂)."""
+    """The momentum of which Lion takes the sign: :func:`look_ahead` with β = β₂ and γ = (β₂−β₁)/(1−β₂)."""
     return cast(LinearMultistep, get("lion", beta1=beta1, beta2=beta2))
 
 
 # ---------------------------------------------------------------- refusal
 
 
-def refusal(scheme: LinearMultistep) -> SchemeError:
-    """Why a scheme that is not strongly stable cannot train, naming its worst root, and what to use instead."""
-    from sabun.schemes.certificate import root_text
+def require_usable(scheme: Scheme) -> None:
+    """Raise SchemeError, naming the unstable root and a stable alternative, unless ``scheme.is_usable``."""
+    if isinstance(scheme, LinearMultistep) and not scheme.is_usable:
+        raise refusal(scheme)
 
+
+def refusal(scheme: LinearMultistep) -> SchemeError:
+    """The error for a scheme that is not strongly stable: it names the worst root and an alternative."""
     worst = scheme.parasitic_roots[0]
     root = root_text(worst)
     if scheme.is_zero_stable:
         flaw = (
-            f"it is only weakly stable. Its parasitic root {root} lies on the unit circle, so errors never decay, and "
+            f"it is only weakly stable. Its parasitic root {root} is on the unit circle, so errors never decay, and "
             "with any positive curvature they grow."
         )
     elif abs(worst) > 1 + 1e-9:
@@ -362,8 +381,11 @@ def refusal(scheme: LinearMultistep) -> SchemeError:
 
 
 def alternative(scheme: LinearMultistep) -> str:
-    """What to use for a refused scheme: the catalogue's own advice; else, of the usable schemes without parameters, the
-    one of nearest order, widest stability interval first."""
+    """The name of a scheme to use instead of an unusable one.
+
+    It is the ``instead`` of the catalogue entry or, without one, the usable scheme without parameters that is nearest
+    in order and, among those, has the longest stability interval.
+    """
     entry = SCHEMES.get(scheme.name)
     if entry is not None and entry.instead:
         return entry.instead

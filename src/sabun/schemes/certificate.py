@@ -1,7 +1,7 @@
-"""The certificate: everything known of a scheme as one plain value, the same for multistep and Runge–Kutta.
+"""The certificate: all computed properties of a scheme in one frozen value.
 
-It prints as a table, turns into JSON, and says itself in a sentence of plain words in English or Japanese. It is
-frozen data: nothing in it is computed when it is shown.
+:func:`certify` makes it, for multistep and Runge–Kutta schemes alike. It is printed as a table, converted to JSON, or
+summarised in a sentence, in English or Japanese.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from types import MappingProxyType
 from typing import Literal
 
 from sabun.errors import SchemeError
-from sabun.messages.formatting import short, show
+from sabun.messages.formatting import show
 from sabun.messages.languages import Language, languages
 from sabun.messages.sentences import Value, has, joined, text
+from sabun.schemes.catalogue import SCHEMES, Scheme, alternative, get, refusal
 from sabun.schemes.multistep import LinearMultistep
-from sabun.schemes.numbers import exact
-from sabun.schemes.runge_kutta import ButcherTableau
+from sabun.schemes.numbers import Number, exact, root_text
 
-__all__ = ["NOISE_AT", "Certificate", "certify", "root_text"]
+__all__ = ["NOISE_AT", "Certificate", "certify"]
 
 NOISE_AT = 0.05
 """The hλ at which noise gains are compared: a small step, where gradient noise dominates."""
@@ -30,13 +30,13 @@ NOISE_AT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What is known of a scheme.
+    """The computed properties of a scheme.
 
-    ``gradient_evaluations`` are those of a step of given length, ``controlled_evaluations`` those of one whose error is
-    measured. ``stability_interval`` is in units of hλ, from 0. ``noise_gain`` is a variance at hλ = ``noise_at``
-    relative to Euler's, infinite where unstable. ``largest_parasitic_root`` is a modulus, None where there is no
-    parasitic root.
-    Of a refused scheme ``refusal`` says why, and ``alternative`` what to use.
+    ``gradient_evaluations`` counts those of a step of given length, ``controlled_evaluations`` those of a step whose
+    error is estimated. ``stability_interval`` is in units of hλ and starts at 0. ``noise_gain`` is a variance at hλ =
+    ``noise_at`` relative to Euler's; it is infinite where the scheme is unstable. ``largest_parasitic_root`` is a
+    modulus, None without a parasitic root. For an unusable scheme, ``refusal`` gives the reason and ``alternative``
+    names a scheme to use instead.
     """
 
     scheme: str
@@ -57,7 +57,7 @@ class Certificate:
     controlled_evaluations: int | None
     state_copies: int
     work_copies: int
-    startup: str | None
+    start_up: str | None
     source: str
     summary: Mapping[str, str]
     refusal: str | None
@@ -65,19 +65,20 @@ class Certificate:
 
     @property
     def interval_per_gradient(self) -> float:
-        """Stability interval divided by the gradients that a step costs: what equal work compares."""
+        """Stability interval divided by the gradient evaluations per step."""
         return self.stability_interval / self.gradient_evaluations
 
     def largest_curvature(self, lr: float) -> float:
-        """The curvature λ above which a step of length ``lr`` diverges: stability interval / lr. lr > 0, else
-        SchemeError.
+        """The curvature λ above which a step of length ``lr`` diverges: stability interval / lr.
+
+        Raises SchemeError unless lr > 0.
         """
         return self.stability_interval / _learning_rate(lr)
 
     # ------------------------------------------------------------------ forms
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON; infinite becomes None, an exact fraction also its text."""
+        """Plain values for JSON. Infinity becomes None; the error constant is also given as an exact fraction."""
         return {
             "scheme": self.scheme,
             "kind": self.kind,
@@ -98,7 +99,7 @@ class Certificate:
             "controlled_evaluations": self.controlled_evaluations,
             "state_copies": self.state_copies,
             "work_copies": self.work_copies,
-            "startup": self.startup,
+            "start_up": self.start_up,
             "source": self.source,
             "summary": dict(self.summary),
             "refusal": self.refusal,
@@ -106,7 +107,7 @@ class Certificate:
         }
 
     def rows(self, lang: Language = "en") -> list[tuple[str, str]]:
-        """The table: label and value of every line that applies."""
+        """Label and value of every line of the table that applies to the scheme."""
 
         def word(key: str, **values: Value) -> str:
             return text(f"certificate.{key}", lang, values)
@@ -146,8 +147,8 @@ class Certificate:
         rows.append((word("state"), str(self.state_copies)))
         if self.work_copies:
             rows.append((word("work"), str(self.work_copies)))
-        if self.startup is not None:
-            rows.append((word("startup"), word(self.startup)))
+        if self.start_up is not None:
+            rows.append((word("start_up"), word(self.start_up)))
         if self.source:
             rows.append((word("source"), self.source))
         return rows
@@ -162,14 +163,14 @@ class Certificate:
         return self.table()
 
     def sentence(self, lang: Language = "en", *, lr: float | None = None) -> str:
-        """The certificate in plain words; with ``lr`` the stability interval as the largest curvature that is safe.
+        """A summary in plain words; with ``lr``, the stability interval is also given as the largest stable curvature.
 
         Raises SchemeError unless lr > 0, OptionError for an unknown language.
         """
         return joined(self.sentences(lang, lr=lr), lang)
 
     def sentences(self, lang: Language = "en", *, lr: float | None = None) -> list[str]:
-        """The parts of :meth:`sentence`: stability, noise, cost, each one statement."""
+        """The parts of :meth:`sentence`: accuracy, stability, noise and cost."""
         if lr is not None:
             _learning_rate(lr)
         if not self.usable:
@@ -181,37 +182,37 @@ class Certificate:
             return text(f"certificate.{key}", lang, values)
 
         interval = self.stability_interval
-        said = [sentence("accuracy", name=self.scheme, order=self.order, constant=float(self.error_constant))]
+        parts = [sentence("accuracy", name=self.scheme, order=self.order, constant=float(self.error_constant))]
         # +1 is a root of ρ(z) + hλσ(z) at hλ = 0 alone: a multistep scheme leaves the circle elsewhere and oscillates.
         # The stability function of a Runge–Kutta scheme may pass +1 (Heun, RK4): then errors grow in one direction.
         fail = sentence("oscillates" if self.kind == "multistep" else "grows")
         if lr is None:
-            said.append(sentence("stable", interval=interval, fail=fail))
+            parts.append(sentence("stable", interval=interval, fail=fail))
         else:
-            said.append(sentence("stable_at", interval=interval, lr=lr, curvature=self.largest_curvature(lr), fail=fail))
-        said.append(self._noise(lang))
+            curvature = self.largest_curvature(lr)
+            parts.append(sentence("stable_at", interval=interval, lr=lr, curvature=curvature, fail=fail))
+        parts.append(self._noise(lang))
         if self.kind == "multistep":
             key = f"copies_{self.state_copies}" if self.state_copies < 2 else "copies_n"
-            said.append(sentence("cost_multistep", copies=sentence(key, count=self.state_copies)))
+            parts.append(sentence("cost_multistep", copies=sentence(key, count=self.state_copies)))
         else:
             key = "gradients_1" if self.gradient_evaluations == 1 else "gradients_n"
             gradients = sentence(key, count=self.gradient_evaluations)
-            said.append(sentence("cost_runge_kutta", gradients=gradients, per_gradient=self.interval_per_gradient))
-        return said
+            parts.append(sentence("cost_runge_kutta", gradients=gradients, per_gradient=self.interval_per_gradient))
+        return parts
 
     def _noise(self, lang: Language) -> str:
         if not math.isfinite(self.noise_gain):
             return text("certificate.noise_unstable", lang, {"at": self.noise_at})
-        # A reader feels a standard deviation, not a variance.
+        # A standard deviation is easier to picture than a variance.
         percent = (math.sqrt(self.noise_gain) - 1) * 100
         key = "as_loud" if abs(percent) < 0.5 else "louder" if percent > 0 else "quieter"
         return text(f"certificate.{key}", lang, {"percent": f"{abs(percent):.0f}", "at": self.noise_at})
 
 
-def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
-    """The certificate of a scheme; ``scheme.certificate()`` is the same."""
-    from sabun.schemes.catalogue import SCHEMES, alternative, refusal
-
+def certify(spec: str | Scheme, **parameters: Number) -> Certificate:
+    """The certificate of a scheme, given as an object or in the notation of :func:`sabun.schemes.get`."""
+    scheme = get(spec, **parameters)
     entry = SCHEMES.get(scheme.name.partition("(")[0])
     key = "" if entry is None else f"scheme.{entry.name}"
     summaries = {lang: text(key, lang) for lang in languages() if has(key, lang)}
@@ -238,7 +239,7 @@ def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
             controlled_evaluations=None,
             state_copies=scheme.state_copies,
             work_copies=0,
-            startup=scheme.startup,
+            start_up=scheme.start_up,
             source=scheme.source,
             summary=MappingProxyType(summaries),
             refusal=None if scheme.is_usable else refusal(scheme).cause,
@@ -265,7 +266,7 @@ def certify(scheme: LinearMultistep | ButcherTableau) -> Certificate:
         controlled_evaluations=scheme.controlled_evaluations,
         state_copies=scheme.state_copies,
         work_copies=scheme.work_copies,
-        startup=None,
+        start_up=None,
         source=scheme.source,
         summary=MappingProxyType(summaries),
         refusal=None,
@@ -282,13 +283,6 @@ def _learning_rate(lr: float) -> float:
     if value <= 0:
         raise SchemeError(f"the learning rate must be positive, not {lr}.", fix="It is the time step h of the flow.")
     return value
-
-
-def root_text(root: complex) -> str:
-    """``−2.686`` or ``0.3 ± 0.8i``."""
-    if root.imag == 0:
-        return short(root.real)
-    return f"{short(root.real)} ± {short(abs(root.imag))}i"
 
 
 def _columns(text: str) -> int:

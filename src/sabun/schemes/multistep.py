@@ -1,13 +1,13 @@
-"""A linear multistep scheme as data that validates itself.
+"""Linear multistep schemes as validated data.
 
     Σ_{j=0..k} α_j θ_{n+1−j} = −h Σ_{j=0..m} β_j g_{n−j},     α_0 = 1,  newest first
 
-Consistency (Σ α_j = 0 and σ(1) = ρ′(1)) is demanded of every scheme. It makes ρ(z) divisible by z − 1, and **the
-scheme a digital filter** from gradients to velocity: v = −H g with H(z) = σ(z)/(ρ(z)/(z − 1)), H(1) = 1, θ_{n+1} = θ_n
-+ h v_{n+1}. SGD is H = 1; heavy ball is the exponential mean (1 − β)/(1 − βz⁻¹). Sources: Hairer–Nørsett–Wanner,
-Solving ODEs I, III.2; for the filter view, any text on linear systems.
+Every scheme must be consistent: Σ α_j = 0 and σ(1) = ρ′(1). Then ρ(z) is divisible by z − 1, and **the scheme is a
+digital filter** from gradients to velocity: θ_{n+1} = θ_n + h v_{n+1} and v = −H g with H(z) = σ(z)/(ρ(z)/(z − 1)),
+H(1) = 1. SGD is H = 1; heavy ball is the exponential mean (1 − β)/(1 − βz⁻¹). Sources: Hairer–Nørsett–Wanner, Solving
+ODEs I, III.2; for the filter view, any text on linear systems.
 
-A scheme that is consistent but unstable can be made and studied; :meth:`LinearMultistep.require_usable` refuses it.
+A consistent but unstable scheme can be constructed and analysed. :func:`sabun.schemes.require_usable` rejects it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,33 +28,30 @@ from sabun.errors import SchemeError, unknown
 from sabun.schemes import analysis
 from sabun.schemes.numbers import Number, exact
 
-if TYPE_CHECKING:
-    from sabun.schemes.certificate import Certificate
-
 __all__ = ["Filter", "LinearMultistep", "StartUp", "StateSpace"]
 
 StartUp = Literal["rest", "unbiased", "hold"]
-"""What a scheme remembers before its first step; see :class:`LinearMultistep`."""
+"""The state before the first step; see :class:`LinearMultistep`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Coefficients of H as ``scipy.signal.lfilter(b, a, g)`` takes them: a[0] = 1, and Σb/Σa = H(1) = 1."""
+    """Coefficients of H in the convention of ``scipy.signal.lfilter(b, a, g)``: a[0] = 1 and Σb/Σa = H(1) = 1."""
 
     b: tuple[Fraction, ...]
     a: tuple[Fraction, ...]
 
     @property
     def buffers(self) -> int:
-        """Numbers that the filter must remember from step to step, direct form II transposed."""
+        """The number of state variables in direct form II transposed."""
         return max(len(self.a), len(self.b)) - 1
 
     def steady_state(self) -> tuple[Fraction, ...]:
-        """The buffers under a constant gradient of 1, as ``scipy.signal.lfilter_zi(b, a)``: the start-up ``hold``."""
+        """The state under a constant gradient of 1, as ``scipy.signal.lfilter_zi(b, a)``: the start-up ``hold``."""
         size = self.buffers + 1
         b = (*self.b, *(Fraction(0),) * (size - len(self.b)))
         a = (*self.a, *(Fraction(0),) * (size - len(self.a)))
-        # s_i = Σ_{j>i} (b_j − a_j): the output is 1, and each buffer holds what later steps still owe.
+        # The output is 1, so s_i = Σ_{j>i} (b_j − a_j).
         return tuple(sum((b[j] - a[j] for j in range(i + 1, size)), Fraction(0)) for i in range(size - 1))
 
 
@@ -73,17 +70,17 @@ class LinearMultistep:
     """An explicit linear multistep scheme. Coefficients may be given as int, float or Fraction and become Fractions.
 
     Args:
-        name: how reports call it; of a catalogue scheme, the text from which :func:`sabun.schemes.get` makes it again.
-        alpha: α_0 … α_k, newest first. Divided by α_0 where that is not 1.
+        name: name in reports. For a scheme of the catalogue, :func:`sabun.schemes.get` reads it back.
+        alpha: α_0 … α_k, newest first. Divided by α_0 if that is not 1.
         beta: β_0 … β_m, newest first, on the same scale as ``alpha``.
-        startup: what the filter remembers before the first step. ``rest``: nothing (the momentum family, as in torch).
-            ``unbiased``: nothing, and the velocity is divided by the filter's mass so far (Adam's bias correction).
+        start_up: state of the filter before the first step. ``rest``: zero (the momentum family, as in torch).
+            ``unbiased``: zero, and the velocity is divided by the filter's mass so far (Adam's bias correction).
             ``hold``: the steady state under the first gradient, so that the first step is Euler's (Adams–Bashforth and
-            everything whose filter rings). Classical start-up has more: values of the scheme's own order. Without them
-            the global error on a smooth flow is O(h²) at best, whatever the order.
+            the difference formulas). Classical start-up uses values of the scheme's own order; without them the global
+            error on a smooth flow is O(h²) at best, whatever the order.
         source: paper and equation.
-        summary: one line in plain words.
-        parameters: of a family member, such as {"beta": 0.9}; read-only.
+        summary: one-line description.
+        parameters: parameters of a family member, such as {"beta": 0.9}; read-only.
 
     Raises:
         SchemeError: coefficients that are empty, not finite, or do not make a consistent scheme.
@@ -92,7 +89,7 @@ class LinearMultistep:
     name: str
     alpha: tuple[Fraction, ...]
     beta: tuple[Fraction, ...]
-    startup: StartUp = "hold"
+    start_up: StartUp = "hold"
     source: str = field(default="", compare=False)
     summary: str = field(default="", compare=False)
     parameters: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -128,11 +125,11 @@ class LinearMultistep:
             )
         if mass == 0:
             raise SchemeError(
-                f"{self.name!r}: σ(1) = ρ′(1) = 0, so ρ has a double root at 1 and the scheme is no integrator.",
+                f"{self.name!r}: σ(1) = ρ′(1) = 0, so ρ has a double root at 1 and the scheme is not an integrator.",
                 fix="Divide both polynomials by z − 1.",
             )
-        if self.startup not in get_args(StartUp):
-            raise unknown(SchemeError, "start-up", str(self.startup), get_args(StartUp))
+        if self.start_up not in get_args(StartUp):
+            raise unknown(SchemeError, "start-up", str(self.start_up), get_args(StartUp))
         object.__setattr__(self, "alpha", alpha)
         object.__setattr__(self, "beta", beta)
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
@@ -148,13 +145,13 @@ class LinearMultistep:
     # ------------------------------------------------------------------ properties
 
     gradient_evaluations = 1
-    """Gradients a step."""
+    """Gradient evaluations per step."""
 
     @property
     def state_copies(self) -> int:
-        """Buffers of the size of θ that the optimizer keeps from step to step.
+        """Buffers of the size of θ that the optimizer keeps between steps.
 
-        A family with momentum keeps its one even at β = 0, where the filter needs none, so that β may be cycled.
+        A family with momentum keeps one even at β = 0, where the filter needs none, so that β can change.
         """
         return max(self.to_filter().buffers, int("beta" in self.parameters))
 
@@ -195,7 +192,7 @@ class LinearMultistep:
     # ------------------------------------------------------------------ other forms
 
     def to_filter(self) -> Filter:
-        """H(z) = σ(z)/(ρ(z)/(z − 1)) in powers of z⁻¹: b = β, and a the running sums of α. Nothing is cancelled."""
+        """H(z) = σ(z)/(ρ(z)/(z − 1)) in powers of z⁻¹: b = β, and a the running sums of α. No factor is cancelled."""
         return self._filter
 
     @cached_property
@@ -203,7 +200,7 @@ class LinearMultistep:
         return Filter(b=self.beta, a=_trimmed(accumulate(self.alpha[:-1])))
 
     def to_state_space(self) -> StateSpace:
-        """The filter as matrices, direct form II transposed; n = ``to_filter().buffers``, which may be 0."""
+        """The filter as matrices in direct form II transposed. Their size, ``to_filter().buffers``, may be 0."""
         f = self.to_filter()
         n = f.buffers
         b, a = np.zeros(n + 1), np.zeros(n + 1)
@@ -216,44 +213,14 @@ class LinearMultistep:
         C[:, :1] = 1.0
         return StateSpace(A, (b[1:] - a[1:] * b[0])[:, None], C, float(b[0]))
 
-    def with_parameters(self, **parameters: Number) -> LinearMultistep:
-        """The member of the same family with some parameters changed; start-up is kept.
-
-        Raises SchemeError for a scheme without parameters, a misspelt one, or a value out of range.
-        """
-        from sabun.schemes.catalogue import get, parse
-
-        if not self.parameters:
-            raise SchemeError(f"{self.name!r} has no parameters.", fix="Use a family such as 'look-ahead'.")
-        family, own = parse(self.name)
-        member = get(family, **{**own, **parameters})
-        if not isinstance(member, LinearMultistep):
-            raise SchemeError(f"{family!r} is no linear multistep family.", fix="Use a family such as 'look-ahead'.")
-        return member.with_startup(self.startup)
-
-    def with_startup(self, startup: StartUp) -> LinearMultistep:
-        """The same scheme, started otherwise."""
-        return dataclasses.replace(self, startup=startup)
-
-    # ------------------------------------------------------------------ judgement
+    def with_start_up(self, start_up: StartUp) -> LinearMultistep:
+        """The same scheme with another start-up."""
+        return dataclasses.replace(self, start_up=start_up)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can train: every parasitic root strictly inside the unit circle."""
+        """Whether the scheme can train: every parasitic root is strictly inside the unit circle."""
         return self.is_strongly_stable
-
-    def require_usable(self) -> None:
-        """Raise SchemeError, naming the offending root and a stable alternative, unless :attr:`is_usable`."""
-        if not self.is_usable:
-            from sabun.schemes.catalogue import refusal
-
-            raise refusal(self)
-
-    def certificate(self) -> Certificate:
-        """What is known of the scheme, as one value: prints as a table, as JSON, and as a sentence."""
-        from sabun.schemes.certificate import certify
-
-        return certify(self)
 
 
 def _coefficients(name: str, which: str, values: object) -> tuple[Fraction, ...]:
@@ -266,7 +233,7 @@ def _coefficients(name: str, which: str, values: object) -> tuple[Fraction, ...]
 
 
 def _trimmed(values: Iterable[Fraction]) -> tuple[Fraction, ...]:
-    """Without trailing zeros: a tap of weight zero is no memory."""
+    """``values`` without trailing zeros, which would need state and have no effect."""
     kept = list(values)
     while len(kept) > 1 and kept[-1] == 0:
         kept.pop()

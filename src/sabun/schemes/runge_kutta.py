@@ -1,11 +1,10 @@
-"""A Runge–Kutta scheme as a Butcher tableau: several gradients a step, and no memory between steps.
+"""Runge–Kutta schemes as Butcher tableaus: several gradients per step, and no state between steps.
 
     k_i = −g(θ_n + h Σ_j a_ij k_j),    θ_{n+1} = θ_n + h Σ b_i k_i
 
-Euler is the tableau with one stage. On θ′ = −λθ a step multiplies by R(−hλ), R the stability polynomial. All stages of
-a step see the same mini-batch, and cost is counted in gradient evaluations: RK4 takes four of them to reach hλ =
-2.785, where Euler takes four to reach 8. Stabilised methods (Chebyshev, RKC) turn s stages into an interval that grows
-as s².
+Euler is the tableau with one stage. On θ′ = −λθ a step multiplies θ by R(−hλ), where R is the stability polynomial.
+All stages of a step use the same mini-batch. Cost is counted in gradient evaluations: with four of them, RK4 is stable
+up to hλ = 2.785 and four Euler steps up to 8. The interval of the stabilised methods (Chebyshev, RKC) grows as s².
 Source: Hairer–Nørsett–Wanner, Solving ODEs I, II.1–II.4; Hairer–Wanner, Solving ODEs II, IV.2.
 """
 
@@ -19,7 +18,6 @@ from fractions import Fraction
 from functools import cache, cached_property
 from itertools import combinations_with_replacement
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,28 +27,25 @@ from sabun.schemes import polynomials as poly
 from sabun.schemes.numbers import Number, exact
 from sabun.schemes.polynomials import Polynomial
 
-if TYPE_CHECKING:
-    from sabun.schemes.certificate import Certificate
-
 __all__ = ["ButcherTableau", "amplification", "noise_gain", "order", "stability_interval", "stability_polynomial"]
 
 Row = tuple[Fraction, ...]
 HIGHEST_ORDER = 8
-"""Order conditions are tested up to here: 200 trees. No explicit tableau of this catalogue comes near."""
+"""The highest order whose conditions are tested (200 trees); above that of every tableau in the catalogue."""
 
 
 @dataclass(frozen=True)
 class ButcherTableau:
-    """An explicit Runge–Kutta scheme, and where it has one its embedded companion for error control.
+    """An explicit Runge–Kutta scheme, optionally with an embedded companion for error control.
 
     Args:
-        name: how reports call it; of a catalogue scheme, the text from which :func:`sabun.schemes.get` makes it again.
+        name: name in reports. For a scheme of the catalogue, :func:`sabun.schemes.get` reads it back.
         A: s rows of s numbers, strictly lower triangular.
         b: the s weights of the step.
-        b_embedded: the s weights of a second solution of another order; their difference estimates the error.
+        b_embedded: the s weights of a second solution of another order; the difference estimates the error.
         source: paper and equation.
-        summary: one line in plain words.
-        parameters: of a family member, such as {"stages": 5}; read-only.
+        summary: one-line description.
+        parameters: parameters of a family member, such as {"stages": 5}; read-only.
 
     Raises:
         SchemeError: not finite, of unequal sizes, not explicit, or not consistent (Σ b = 1).
@@ -101,7 +96,7 @@ class ButcherTableau:
 
     @property
     def stages(self) -> int:
-        """s."""
+        """The number of stages, s."""
         return len(self.b)
 
     @cached_property
@@ -110,7 +105,7 @@ class ButcherTableau:
         return tuple(sum(row, Fraction(0)) for row in self.A)
 
     def used_stages(self, *, error_control: bool) -> tuple[int, ...]:
-        """Indices of the stages that a step needs: those that its weights reach, with error control both weights."""
+        """Indices of the stages on which a step depends, with error control also those of ``b_embedded``."""
         pairs = [self.b, self.b_embedded] if error_control and self.b_embedded is not None else [self.b]
         needed = {i for weights in pairs for i, w in enumerate(weights) if w} | {0}
         for i in reversed(range(self.stages)):
@@ -120,24 +115,23 @@ class ButcherTableau:
 
     @cached_property
     def gradient_evaluations(self) -> int:
-        """Gradients a step of given length."""
+        """Gradient evaluations per step of given length."""
         return len(self.used_stages(error_control=False))
 
     @cached_property
     def controlled_evaluations(self) -> int | None:
-        """Gradients a step whose error is measured too; None where there is no embedded companion.
+        """Gradient evaluations per step with an error estimate; None without an embedded companion.
 
-        Of a pair whose last stage is the next step's first (FSAL) that stage is counted: a new mini-batch makes it
-        another gradient.
+        The last stage of an FSAL pair is counted, because the next step uses another mini-batch.
         """
         return None if self.b_embedded is None else len(self.used_stages(error_control=True))
 
     state_copies = 0
-    """Buffers of the size of θ kept from step to step: none. During a step there are :attr:`work_copies`."""
+    """Buffers of the size of θ kept between steps: none. A step itself needs :attr:`work_copies`."""
 
     @property
     def work_copies(self) -> int:
-        """Buffers of the size of θ during a step of given length: the start θ_n and one gradient a stage."""
+        """Buffers of the size of θ during a step of given length: θ_n and one gradient per stage."""
         return self.gradient_evaluations + 1
 
     @cached_property
@@ -147,16 +141,16 @@ class ButcherTableau:
 
     @cached_property
     def embedded_order(self) -> int | None:
-        """Order of the embedded companion; None where there is none."""
+        """Order of the embedded companion, or None."""
         if self.b_embedded is None:
             return None
         return order(dataclasses.replace(self, b=self.b_embedded, b_embedded=None))
 
     @cached_property
     def error_constant(self) -> Fraction:
-        """C = 1/(p+1)! − r_{p+1}: the leading error on a linear flow, R(z) = Σ r_k z^k and p the order of R.
+        """C = 1/(p+1)! − r_{p+1}, the leading error on a linear flow, where R(z) = Σ r_k z^k has order p.
 
-        The same quantity as for multistep schemes (Euler: 1/2).
+        It is the same quantity as for multistep schemes (Euler: 1/2).
         """
         coefficients = stability_polynomial(self)[::-1]
         k = 0
@@ -167,7 +161,7 @@ class ButcherTableau:
             k += 1
 
     is_zero_stable = True
-    """A one-step scheme always is: its only root at h = 0 is 1."""
+    """Always true: the only root of a one-step scheme at h = 0 is 1."""
     is_usable = True
 
     @cached_property
@@ -178,27 +172,6 @@ class ButcherTableau:
     def noise_gain(self, h_lambda: Number = 0.05) -> float:
         """See :func:`noise_gain`."""
         return noise_gain(self, h_lambda)
-
-    def with_parameters(self, **parameters: Number) -> ButcherTableau:
-        """The member of the same family with some parameters changed. Raises SchemeError where there are none."""
-        from sabun.schemes.catalogue import get, parse
-
-        if not self.parameters:
-            raise SchemeError(f"{self.name!r} has no parameters.", fix="Use a family such as 'rkc2'.")
-        family, own = parse(self.name)
-        member = get(family, **{**own, **parameters})
-        if not isinstance(member, ButcherTableau):
-            raise SchemeError(f"{family!r} is no Runge–Kutta family.", fix="Use a family such as 'rkc2'.")
-        return member
-
-    def require_usable(self) -> None:
-        """Nothing to refuse: an explicit consistent tableau is stable for a small enough step."""
-
-    def certificate(self) -> Certificate:
-        """What is known of the scheme, as one value: prints as a table, as JSON, and as a sentence."""
-        from sabun.schemes.certificate import certify
-
-        return certify(self)
 
 
 def _row(name: str, which: str, values: object) -> Row:
@@ -218,7 +191,7 @@ Tree = tuple["Tree", ...]
 
 @cache
 def _trees(nodes: int) -> tuple[Tree, ...]:
-    """All rooted trees with that many nodes; a tree is the sorted tuple of the subtrees at its root."""
+    """All rooted trees with ``nodes`` nodes; a tree is the sorted tuple of the subtrees at its root."""
     return tuple(sorted({tuple(sorted(forest)) for forest in _forests(nodes - 1, nodes - 1)}))
 
 
@@ -240,12 +213,12 @@ def _size(tree: Tree) -> int:
 
 
 def _density(tree: Tree) -> int:
-    """γ(t): the product of the sizes of all subtrees."""
+    """γ(t), the product of the sizes of all subtrees."""
     return _size(tree) * math.prod(map(_density, tree))
 
 
 def _weights(A: Sequence[Row], tree: Tree) -> list[Fraction]:
-    """Φ_i(t), the elementary weight of the tree at each stage."""
+    """Φ_i(t), the elementary weight of the tree at each stage i."""
     weights = [Fraction(1)] * len(A)
     for branch in tree:
         below = _weights(A, branch)
@@ -255,7 +228,7 @@ def _weights(A: Sequence[Row], tree: Tree) -> list[Fraction]:
 
 
 def order(tableau: ButcherTableau) -> int:
-    """The largest p with Σ_i b_i Φ_i(t) = 1/γ(t) for every rooted tree t of at most p nodes: exact, no tolerance.
+    """The order: the largest p with Σ_i b_i Φ_i(t) = 1/γ(t) for every rooted tree t of at most p nodes. Exact.
 
     Source: Butcher 1963; Hairer–Nørsett–Wanner, theorem II.2.13.
     """
@@ -284,7 +257,7 @@ def stability_polynomial(tableau: ButcherTableau) -> Polynomial:
 
 
 def amplification(tableau: ButcherTableau, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """|R(−x)| for every x = hλ (real or complex) of an array, computed stage by stage (R's own powers would cancel)."""
+    """|R(−x)| for an array of real or complex x = hλ. Computed stage by stage, because powers of z would cancel."""
     values = -np.asarray(x, dtype=complex)
     slopes: list[npt.NDArray[np.complex128]] = []
     for row in tableau.A:
@@ -301,15 +274,15 @@ def amplification(tableau: ButcherTableau, x: npt.ArrayLike) -> npt.NDArray[np.f
 
 
 def stability_interval(tableau: ButcherTableau) -> float:
-    """The largest X with |R(−x)| < 1 for every x in (0, X), up to points where |R| only touches 1.
+    """The largest X with |R(−x)| < 1 for every x in (0, X), except at points where |R| touches 1.
 
-    The zeros of R(−x)² − 1 are isolated by Sturm's theorem in rational arithmetic and the sign between them is exact,
-    so the result is right to about 1e-15 relative.
+    Sturm's theorem isolates the zeros of R(−x)² − 1 in rational arithmetic, and the sign between them is exact. The
+    relative error of the result is about 1e-15.
     """
     r = stability_polynomial(tableau)
     at = poly.make(c * (-1) ** (len(r) - 1 - i) for i, c in enumerate(r))
     one = poly.make((1,))
-    # R(−x) − 1 always has the factor x.
+    # R(−x) − 1 has the factor x.
     over = poly.divide(poly.add(at, poly.scale(one, -1)), poly.make((1, 0)))[0]
     under = poly.add(at, one)
     # Cauchy's bound on the roots, as a power of two.
@@ -330,11 +303,11 @@ def stability_interval(tableau: ButcherTableau) -> float:
 
 
 def noise_gain(tableau: ButcherTableau, x: Number) -> float:
-    """Stationary variance of θ under white gradient noise, relative to Euler's at the same h and λ, at x = hλ.
+    """Stationary variance of θ under white gradient noise at x = hλ, relative to Euler's at the same h and λ.
 
-    All stages share one mini-batch, hence one noise ξ, so θ_{n+1} = Rθ_n − h (1 − R)/x ξ with R = R(−x), and the gain
-    is (2 − x)/x · (1 − R)/(1 + R). Infinite where |R| ≥ 1; 0 where the scheme is stable and Euler, beyond x = 2, is
-    not.
+    All stages use one mini-batch and therefore one noise ξ: θ_{n+1} = Rθ_n − h (1 − R)/x ξ with R = R(−x). The gain is
+    (2 − x)/x · (1 − R)/(1 + R). It is infinite where |R| ≥ 1, and 0 where the scheme is stable and Euler (beyond
+    x = 2) is not.
     """
     at = exact(x, "hλ")
     if at <= 0:

@@ -1,10 +1,9 @@
-"""Stabilised Runge–Kutta schemes: s gradients a step buy a stability interval that grows as s².
+"""Stabilised Runge–Kutta schemes: the stability interval grows as s² with s gradients per step.
 
-Chebyshev polynomials stay within ±1 on the longest possible interval, so a stability polynomial made of them does,
-too. The damping ε keeps |R| a little below 1 inside, at the price of a slightly shorter interval. With s = 1 the first
-is Euler.
-Sources: Hairer–Wanner, Solving ODEs II, IV.2; Sommeijer, Shampine & Verwer 1998 (RKC). Both come out as ordinary
-Butcher tableaus with rational coefficients, for rational ε.
+Chebyshev polynomials stay within ±1 on the longest possible interval, and so does a stability polynomial made of them.
+The damping ε keeps |R| below 1 inside the interval and shortens it slightly. With s = 1, ``chebyshev`` is Euler. Both
+families are ordinary Butcher tableaus, with rational coefficients for rational ε.
+Sources: Hairer–Wanner, Solving ODEs II, IV.2; Sommeijer, Shampine & Verwer 1998 (RKC).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["MOST_STAGES", "chebyshev", "rkc2"]
 Tableau = tuple[tuple[tuple[Fraction, ...], ...], tuple[Fraction, ...], None]
 
 MOST_STAGES = 20
-"""More stages than anybody can pay in training; the exact analysis of 20 takes half a second."""
+"""The largest number of stages. The exact analysis of 20 takes half a second."""
 
 
 def _values(s: int, w: Fraction) -> tuple[list[Fraction], list[Fraction], list[Fraction]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import sabun
-from sabun.optim.compiled import c_elementwise as native
+from sabun.optim.compiled.c_compiler import compiler
 from sabun.optim.notation import parse
 from sabun.poc.spec import Study
 from sabun.poc.tasks import base as tasks
@@ -37,7 +37,7 @@ def environment(study: Study) -> dict[str, Any]:
         "torch": torch.__version__,
         "sabun": sabun.__version__,
         # A step may be compiled or not (fused="auto"), which changes its seconds, and its rounding.
-        "compiler": native.compiler(),
+        "compiler": compiler(),
         "packages": _packages(study),
         "task_source": tasks.provenance(study.task, study.task_options),
         "python": platform.python_version(),

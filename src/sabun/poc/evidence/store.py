@@ -3,7 +3,8 @@
     study.json       the frozen specification and its hash, written before the first run
     records.jsonl    one line a session of work (its environment) and one line a finished run, in order of arrival; and
                      which results were taken back, to be had again (:meth:`Writer.withdraw`)
-    audit.jsonl      who asked for what, and when; holds the hash of every line of records (:mod:`sabun.poc.evidence.audit_trail`)
+    audit.jsonl      who asked for what, and when; holds the hash of every line of records
+                     (:mod:`sabun.poc.evidence.audit_trail`)
     live.json        what is running now, for ``status``; replaced at will, never evidence
     lock             held by the one process that writes
 

@@ -1,6 +1,7 @@
 """Runs in N worker processes on this machine, one torch thread each. The same records as in process, timings aside.
 
-Workers come from a nursery (:mod:`sabun.poc.executors.worker`): a process that was started afresh, so no ``__main__`` guard is
+Workers come from a nursery (:mod:`sabun.poc.executors.worker`): a process that was started afresh, so no
+``__main__`` guard is
 needed in the caller's script, and that gets ready while the caller does. The nursery belongs to this process; its
 workers are asked for, and buried, through it.
 """

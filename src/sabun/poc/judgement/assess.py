@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Tuning
+from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,

@@ -4,8 +4,10 @@ An *A/A study* compares an arm with itself: every "go" is false. A *planted* stu
 effect: its "go" rate is the power, to be held against what was promised. Studies are drawn from scenarios, or
 from stored records by resampling seeds and swapping arms at random within each pair, which makes any record an A/A.
 
-Judging works on arrays, many studies at once, with the functions of :mod:`sabun.poc.judgement.statistics` and the rules of
-:mod:`sabun.poc.judgement.verdict`; a test holds its verdicts against those of :func:`sabun.poc.judgement.assess.assess`. It leaves out
+Judging works on arrays, many studies at once, with the functions of :mod:`sabun.poc.judgement.statistics` and the
+rules of
+:mod:`sabun.poc.judgement.verdict`; a test holds its verdicts against those of
+:func:`sabun.poc.judgement.assess.assess`. It leaves out
 what a simulation has none of: diverged runs, and a time-to-target that could excuse slow epochs.
 """
 
@@ -255,7 +257,8 @@ class Verdicts:
 
 
 def judge_arrays(records: Records, thresholds: Thresholds, alpha: float) -> Verdicts:
-    """The rules of :func:`sabun.poc.judgement.verdict.judge` on arrays of finished runs, at a look that may spend ``alpha``."""
+    """The rules of :func:`sabun.poc.judgement.verdict.judge` on arrays of finished runs, at a look that may spend
+    ``alpha``."""
     margin, limit, widest = thresholds.margin, thresholds.max_time_ratio, thresholds.max_spread_ratio
     n = records.seeds
     base, own = records.loss[:, :1], records.loss[:, 1:]

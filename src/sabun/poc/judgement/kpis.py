@@ -1,8 +1,8 @@
 """The table of KPIs: how each is measured on a run, compared with the baseline, and shown.
 
-K1 is the learning curve, K2 reproducibility, K3 cost. In each group one KPI decides; the others inform. A new KPI is one
-entry of :data:`KPIS` and its messages (``kpi.NAME`` in each language); assessment, verdict and reports iterate over the
-table.
+K1 is the learning curve, K2 reproducibility, K3 cost. In each group one KPI decides; the others inform. A new KPI is
+one entry of :data:`KPIS` and its messages (``kpi.NAME`` in each language); assessment, verdict and reports iterate over
+the table.
 
 A measure takes a run and the baseline's run of the same seed, which most ignore; for the baseline the two are the same.
 It returns ``None`` where the number does not exist and ``inf`` where it is worse than any (a diverged loss, a target

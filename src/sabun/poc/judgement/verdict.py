@@ -1,8 +1,7 @@
-"""From comparisons to a decision: the protocol's rules, and every sentence that a verdict may use.
+"""From comparisons to a decision: the rules of the protocol, and the codes of the reasons for a verdict.
 
-A verdict lists one :class:`~sabun.poc.judgement.assessment.Reason` a group, in the order K1 (learning curve), K2 (reproducibility),
-K3 (cost). A reason is a code with numbers; :data:`REASONS` is the complete table of codes with the placeholders that a
-report's sentence may use, so a language that lacks one is found by a test.
+A verdict has one :class:`~sabun.poc.judgement.assessment.Reason` per group of KPIs. A reason is a code with numbers;
+:data:`REASONS` lists the codes and the values that a report's sentence may use.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A task is a small class; nothing has to be imported from here::
     class Task:
         metric_name = "accuracy"                       # optional, with metric()
         batch_size = 32                                # optional (32)
-        batchable = True                               # optional: seeds may train as one model (sabun.poc.training.batched)
+        batchable = True                               # optional: seeds may train as one model
         def model(self): ...                           # an nn.Module, freshly initialised
         def data(self): ...                            # {"train": (x, y), "validation": (x, y), "test": (x, y)}
         def loss(self, model, batch): ...              # mean over the batch, a scalar tensor

@@ -1,4 +1,5 @@
-"""The built-in tasks, in the same form as a user's own. Real data: from scikit-learn, or from :mod:`sabun.poc.tasks.data`.
+"""The built-in tasks, in the same form as a user's own. Real data: from scikit-learn, or from
+:mod:`sabun.poc.tasks.data`.
 
 ``TASKS`` is the table: a name and a class; an entry is all that a new task needs.
 """

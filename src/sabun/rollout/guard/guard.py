@@ -7,7 +7,8 @@ the champion.
     guard.step(loss)                    # in place of optimizer.step(); with AMP guard.step(loss, scaler=scaler)
 
 What it watches: a loss or gradient that is not finite, a loss that jumps or drifts away from the recent window
-(:mod:`sabun.rollout.guard.loss_monitor`), and, where the optimizer measures it, the share of the stability interval still unused
+(:mod:`sabun.rollout.guard.loss_monitor`), and, where the optimizer measures it, the share of the stability interval
+still unused
 (``optimizer.margin`` = 1 − hλ/X). What it does, mildest first, and each an event in the audit log:
 
     skip        an isolated trouble: the step is not taken. The last good state is the present one. So too when a state
@@ -24,7 +25,8 @@ that is taken for a fault of the schedule and divided out.
 
 Special cases: without ``champion`` the guard gives up where it would fall back. With a closure the step is taken before
 it can be judged, so an isolated trouble is rolled back, not skipped. Under ``torch.distributed`` all ranks decide alike
-(:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows is no
+(:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows
+is no
 trouble while the scale can still fall: the scaler skips that step, as ever.
 
 Cost without trouble: one look at the gradients and one synchronisation a step, a copy of the state every ``every``

@@ -1,4 +1,4 @@
-"""A whole benchmark: every comparison over the same tensors, and the machine's bandwidth beside it."""
+"""Run a benchmark: every contest on the same tensors, with the memory bandwidth of the machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import sabun
-from sabun.bench.contestants import Comparison, Contestant, against
-from sabun.bench.measuring import (
+from sabun.bench.bench_result import BenchResult, BenchRow
+from sabun.bench.contests import Contest, Contestant, select
+from sabun.bench.measurement import (
     Bandwidth,
     clock,
     interleave,
@@ -22,48 +23,47 @@ from sabun.bench.measuring import (
     peak_extra_bytes,
     state_bytes,
 )
-from sabun.bench.results import Result, Row
 from sabun.bench.shapes import Shape, cut, load, parameters
 from sabun.errors import OptionError
 
 __all__ = ["run"]
 
-# Above this a matrix is an embedding or an output layer, which no matrix metric is meant for.
+# A larger matrix is an embedding or an output layer, for which matrix preconditioners are not meant.
 _LARGEST_HIDDEN = 8192
-# A step that moves less may find its data in a cache: its share of the memory bandwidth would mean nothing.
+# A step that moves fewer bytes may find its data in a cache: its share of the memory bandwidth has no meaning.
 _BEYOND_CACHE = 200_000_000
 
 
 def run(
     shapes: str = "gpt2-small",
     *,
-    comparisons: Sequence[str] = (),
+    contests: Sequence[str] = (),
     device: str = "cpu",
     rounds: int = 15,
     threads: int = 1,
     limit: int | None = None,
-    on_row: Callable[[Row], None] | None = None,
-) -> Result:
-    """Measure ``comparisons`` (all, if none is named) on the tensors ``shapes``.
+    on_row: Callable[[BenchRow], None] | None = None,
+) -> BenchResult:
+    """Measure ``contests`` (by default all) on tensors of the given shapes.
 
-    ``limit`` drops the largest tensors until at most so many parameters are left; without it, everything that fits into
-    half of the free memory. ``threads`` is torch's number of threads during the benchmark. ``on_row`` is called as
-    figures come in. Raises OptionError for unknown names and for a device that is not there.
+    ``limit`` drops the largest tensors until at most that many parameters are left; by default all that fits into half
+    of the free memory is kept. ``threads`` is torch's number of threads during the benchmark. ``on_row`` is called with
+    each row as it is measured. Raises OptionError for an unknown name and for a device that is not available.
     """
-    chosen = against(comparisons)
+    chosen = select(contests)
     if rounds < 1 or threads < 1 or (limit is not None and limit < 1):
         raise OptionError("rounds, threads and limit must be at least 1.", fix="Leave them out for the defaults.")
     where = _device(device)
     tensors = cut(load(shapes), limit if limit is not None else _fitting(where))
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     with _threads(threads):
         bandwidth = Bandwidth(where)
-        for comparison in chosen:
-            for row in _compare(comparison, tensors, where, rounds, bandwidth):
+        for contest in chosen:
+            for row in _compare(contest, tensors, where, rounds, bandwidth):
                 rows.append(row)
                 if on_row is not None:
                     on_row(row)
-    return Result(
+    return BenchResult(
         shapes=shapes,
         tensors=len(tensors),
         parameters=parameters(tensors),
@@ -80,12 +80,12 @@ def run(
 
 
 def _compare(
-    comparison: Comparison, shapes: Sequence[Shape], device: torch.device, rounds: int, bandwidth: Bandwidth
-) -> Iterator[Row]:
-    if comparison.matrices:
+    contest: Contest, shapes: Sequence[Shape], device: torch.device, rounds: int, bandwidth: Bandwidth
+) -> Iterator[BenchRow]:
+    if contest.matrices:
         shapes = [s for s in shapes if len(s) == 2 and min(s) > 1 and max(s) <= _LARGEST_HIDDEN]
     if not shapes:
-        yield Row(comparison.name, comparison.contestants[0].name, problem="none of the tensors is a hidden matrix")
+        yield BenchRow(contest.name, contest.contestants[0].name, problem="no tensor is a hidden matrix")
         return
     generator = torch.Generator(device=device).manual_seed(0)
     params: list[Tensor] = [
@@ -96,7 +96,7 @@ def _compare(
     grads = [torch.empty_like(g) for g in clean]
 
     def refresh() -> None:
-        # Some optimizers write into p.grad; everybody starts from the same.
+        # Some optimizers write into p.grad; all start from the same gradients.
         with torch.no_grad():
             torch._foreach_copy_(grads, clean)
 
@@ -104,11 +104,11 @@ def _compare(
         p.grad = g
     ready: dict[str, torch.optim.Optimizer] = {}
     first: dict[str, float] = {}
-    for contestant in comparison.contestants:
+    for contestant in contest.contestants:
         refresh()
         made = _build(contestant, params, device)
         if isinstance(made, str):
-            yield Row(comparison.name, contestant.name, problem=made)
+            yield BenchRow(contest.name, contestant.name, problem=made)
         else:
             ready[contestant.name], first[contestant.name] = made
     if not ready:
@@ -116,18 +116,18 @@ def _compare(
     steps = {name: optimizer.step for name, optimizer in ready.items()}
     timings = interleave({**steps, **bandwidth.steps()}, rounds=rounds, device=device, before=refresh)
     ceiling = bandwidth.collect(timings)
-    baseline = timings.get(comparison.contestants[0].name)
+    baseline = timings.get(contest.contestants[0].name)
     for name, optimizer in ready.items():
         timing = timings[name]
         ratio = timing.ratio(baseline) if baseline is not None else None
         least = minimum_bytes(params, optimizer)
         share = None
-        if comparison.bound == "memory" and least >= _BEYOND_CACHE:
+        if contest.bound == "memory" and least >= _BEYOND_CACHE:
             rates = timing.rates(least)
             share = statistics.median(rate / most for rate, most in zip(rates, ceiling, strict=True))
         refresh()
-        yield Row(
-            comparison.name,
+        yield BenchRow(
+            contest.name,
             name,
             step_s=timing.median,
             quartiles_s=timing.quartiles(),
@@ -147,13 +147,13 @@ def _compare(
 def _build(
     contestant: Contestant, params: list[Tensor], device: torch.device
 ) -> tuple[torch.optim.Optimizer, float] | str:
-    """The contestant's optimizer after its first step, and how long that took; or why there is none."""
+    """The contestant's optimizer after its first step and the seconds of that step, or the reason why there is none."""
     if not contestant.available:
         return f"{contestant.needs} is not installed"
     try:
         optimizer = contestant.build(params)
         return optimizer, clock(optimizer.step, device)
-    except Exception as error:  # noqa: BLE001 - a peer that fails is a finding, no reason to lose the others
+    except Exception as error:  # noqa: BLE001 - a package that fails is reported as such; the others are still measured
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -161,16 +161,16 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise OptionError(f"unknown device {name!r}.", fix="Use cpu or cuda.") from error
+        raise OptionError(f"unknown device {name!r}.", fix="Use --device cpu or --device cuda.") from error
     if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"device {name!r} cannot be measured.", fix="Use cpu or cuda.")
+        raise OptionError(f"no benchmark for device {name!r}.", fix="Use --device cpu or --device cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError("there is no CUDA device here.", fix="Use --device cpu.")
+        raise OptionError("no CUDA device is available.", fix="Use --device cpu.")
     return device
 
 
 def _fitting(device: torch.device) -> int:
-    """Parameters whose p, g, clean g and the state of five optimizers take at most half of the free memory."""
+    """Number of parameters whose p, g, clean g and the state of five optimizers fill half of the free memory."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:

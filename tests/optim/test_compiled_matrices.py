@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 import sabun
 from sabun import Optimizer
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
-from sabun.optim.compiled import c_elementwise as native
-from sabun.optim.compiled import c_matrices as native_matrices
+from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.reference import Reference
 
 # Wide, tall, square; sizes that are a multiple of a vector and that are not; kernels; long enough for their Gram
@@ -52,7 +51,7 @@ def run(params: list[nn.Parameter], optimizer: Any, steps: int) -> list[Tensor]:
 
 def kernels(optimizer: Optimizer) -> int:
     """How many rules for matrices an optimizer has compiled or found compiled."""
-    return len(optimizer._engine._of_matrices)
+    return sum(isinstance(kernel, c_matrices.MatrixKernel) for kernel in optimizer._engine.kernels.values())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_large_matrices_beside_small_ones_are_left_to_torch() -> None:
     assert torch.equal(got[1], expected[1])
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
-    assert [native_matrices.fits(p, optimizer.param_groups[0]) for p in ours] == [True, False, True]
+    assert [c_matrices.fits(p, optimizer.param_groups[0]) for p in ours] == [True, False, True]
     assert kernels(optimizer) == 1
 
 
@@ -328,11 +327,9 @@ def test_an_arithmetic_that_is_changed_later_is_obeyed() -> None:
 
 @pytest.fixture
 def no_kernels() -> Iterator[None]:
-    for module in (native, native_matrices):
-        module.build.cache_clear()
+    c_compiler.library.cache_clear()
     yield
-    for module in (native, native_matrices):
-        module.build.cache_clear()
+    c_compiler.library.cache_clear()
 
 
 def _model() -> nn.Module:
@@ -379,7 +376,7 @@ def test_without_a_place_to_compile_in_there_is_a_warning_for_those_who_asked(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(c_compiler.tempfile, "TemporaryDirectory", full)
     params = parameters(shapes=((4, 6),))
     optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True)
     gradients(params, 0)

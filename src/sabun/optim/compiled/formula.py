@@ -1,10 +1,9 @@
-"""One elementwise step, written once, for whatever carries it out.
+"""The elementwise step as one formula, for every compiled form.
 
-Where the metric is diagonal, a step treats every entry of θ alike and on its own: so it can be one pass over memory
-that reads p, g and the state and writes p and the state, which is the least that any implementation must move.
-:func:`step` is that pass as a formula over an abstract arithmetic. Special cases of the arithmetic: a writer of C
-(``native``), where one loop serves tensors of every shape; lists of tensors under ``torch.compile`` (``fused``).
-Neither knows the formula.
+With a diagonal preconditioner a step treats every entry of θ alike and independently. So it can be one pass over memory
+that reads p, g and the state and writes p and the state, the least that any implementation must move. :func:`step` is
+that pass as a formula over an abstract arithmetic, of which there are two: ``c_elementwise`` writes C, where one loop
+serves tensors of every shape, and ``inductor`` runs on lists of tensors under ``torch.compile``.
 
 All numbers that a schedule may change are operands, never constants: a new learning rate compiles nothing.
 """

@@ -1,4 +1,4 @@
-"""What a benchmark found: plain values, ready for JSON, a table and a picture."""
+"""The result of a benchmark as plain values, for JSON, a table and a picture."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Result", "Row", "line", "picture", "table"]
+__all__ = ["BenchResult", "BenchRow", "line", "picture", "table"]
 
 SCHEMA_VERSION = 1
+"""Version of the layout of :meth:`BenchResult.to_dict`."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One contestant in one comparison. Times in seconds, memory in bytes.
+class BenchRow:
+    """One contestant of one contest. Times are in seconds, memory in bytes.
 
-    ``ratio`` is the median over rounds of its time over the baseline's in the same round, with quartiles.
-    ``bandwidth_share`` is minimum bytes / time over the machine's bandwidth; None where arithmetic limits the step.
-    ``first_step_s`` is what the first step took, compiling included; ``compile_s`` what sabun reports of that.
-    ``problem`` says why there are no figures.
+    ``ratio`` is the median over the rounds of its time divided by the baseline's of the same round.
+    ``bandwidth_share`` is minimum bytes / time divided by the machine's bandwidth; None if arithmetic limits the step.
+    ``first_step_s`` includes compiling, ``compile_s`` is the part of it that sabun reports. ``problem`` is the reason
+    why there are no figures.
     """
 
-    comparison: str
+    contest: str
     name: str
     step_s: float | None = None
     quartiles_s: tuple[float, float] | None = None
@@ -37,8 +38,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A whole benchmark."""
+class BenchResult:
+    """All rows of a benchmark, with the shapes and the machine."""
 
     shapes: str
     tensors: int
@@ -51,18 +52,18 @@ class Result:
     sabun_version: str
     copy_bytes_per_s: float
     in_place_bytes_per_s: float
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the version of this layout."""
+        """The result as plain values, with the version of their layout."""
         return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
 
 
 _HEAD = f"{'':<38}{'ms/step':>10}{'ratio':>8}{'quartiles':>14}{'of bandwidth':>14}{'peak extra':>13}{'1st step':>10}"
 
 
-def line(row: Row) -> str:
-    """One row of :func:`table`."""
+def line(row: BenchRow) -> str:
+    """One line of :func:`table`."""
     if row.step_s is None:
         return f"{row.name:<38}  {row.problem}"
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
@@ -73,8 +74,8 @@ def line(row: Row) -> str:
     return f"{row.name:<38}{row.step_s * 1e3:>10.3f}{ratio:>8}{spread:>14}{share:>14}{extra:>13}{first:>10}"
 
 
-def table(result: Result) -> str:
-    """The whole result as plain text."""
+def table(result: BenchResult) -> str:
+    """The result as plain text."""
     out = [
         f"{result.shapes}: {result.parameters:,} parameters in {result.tensors} tensors, float32, on {result.device} "
         f"({result.device_name}), {result.threads} thread{'s' if result.threads > 1 else ''}, {result.rounds} rounds",
@@ -82,22 +83,22 @@ def table(result: Result) -> str:
         f"in place {result.in_place_bytes_per_s / 1e9:.1f} GB/s; "
         f"sabun {result.sabun_version}, torch {result.torch_version}",
     ]
-    comparison = ""
+    contest = ""
     for row in result.rows:
-        if row.comparison != comparison:
-            comparison = row.comparison
-            out += ["", f"{comparison:<38}{_HEAD[38:]}"]
+        if row.contest != contest:
+            contest = row.contest
+            out += ["", f"{contest:<38}{_HEAD[38:]}"]
         out.append(line(row))
     return "\n".join(out)
 
 
-def picture(result: Result) -> str:
-    """The ratios as an SVG: one bar a contestant, from 0, with its quartiles; the baseline of each comparison is 1."""
+def picture(result: BenchResult) -> str:
+    """The ratios as an SVG: one bar per contestant from 0, with its quartiles; the baseline of each contest is 1."""
     rows = [row for row in result.rows if row.ratio is not None and row.ratio_quartiles is not None]
     widest = max([1.25, *[row.ratio_quartiles[1] for row in rows if row.ratio_quartiles]])
     left, width, line = 300, 520, 24
     scale = width / widest
-    height = 70 + line * (len(rows) + len({row.comparison for row in rows}))
+    height = 70 + line * (len(rows) + len({row.contest for row in rows}))
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
         'font-family="sans-serif" font-size="13" fill="#222">',
@@ -105,12 +106,12 @@ def picture(result: Result) -> str:
         f'<text x="12" y="22" font-weight="bold">Step time relative to the baseline of the same round: '
         f"{result.shapes}, {result.parameters / 1e6:.1f}M parameters in {result.tensors} tensors</text>",
     ]
-    y, comparison = 36, ""
+    y, contest = 36, ""
     for row in rows:
-        if row.comparison != comparison:
-            comparison = row.comparison
+        if row.contest != contest:
+            contest = row.contest
             y += line
-            out.append(f'<text x="12" y="{y - 6}" fill="#666">{comparison}</text>')
+            out.append(f'<text x="12" y="{y - 6}" fill="#666">{contest}</text>')
         low, high = row.ratio_quartiles or (0.0, 0.0)
         ratio, middle = row.ratio or 0.0, y + line / 2 - 2
         colour = "#2f6f9f" if row.name.startswith("sabun") else "#b9b9b9"

@@ -1,7 +1,7 @@
-"""Who is measured against whom: sabun's presets, torch's own optimizers, and well-known packages where installed.
+"""The contests of the step benchmark: which optimizers are compared with each other.
 
-Comparisons are between equals: a momentum step with a momentum step, Adam with Adam, orthogonalised matrices with
-orthogonalised matrices. The first contestant of a comparison is its baseline.
+A contest compares equals: momentum with momentum, Adam with Adam, orthogonalized matrices with orthogonalized matrices.
+Its first contestant is the baseline. A package that is not installed is reported as such.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from sabun.errors import OptionError, unknown
 from sabun.optim.presets import create
 
-__all__ = ["COMPARISONS", "Comparison", "Contestant", "against"]
+__all__ = ["CONTESTS", "Contest", "Contestant", "select"]
 
-_LR = 1e-6  # a benchmark takes many steps along one gradient; it should not go anywhere
+_LR = 1e-6  # the benchmark repeats one gradient many times; the parameters should hardly change
 Build = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A step to measure: ``build`` makes its optimizer over given parameters, ``needs`` is its package."""
+    """An optimizer to measure. ``build`` makes it for given parameters; ``needs`` is the package it comes from."""
 
     name: str
     build: Build
@@ -34,16 +34,16 @@ class Contestant:
 
     @property
     def available(self) -> bool:
-        """Whether its package is installed."""
+        """Whether the package is installed."""
         return importlib.util.find_spec(self.needs) is not None
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Contestants of one kind; the first is the baseline.
+class Contest:
+    """Optimizers of one kind; the first is the baseline.
 
-    ``matrices``: on the hidden matrices only, for which alone such optimizers are made. ``bound`` says what limits
-    the step: memory, where the share of the bandwidth is a measure of quality, or arithmetic, where it is none.
+    ``matrices``: measure on the hidden matrices only. ``bound`` is what limits the step, "memory" or "arithmetic"; the
+    share of the memory bandwidth is a measure of quality for the former only.
     """
 
     name: str
@@ -62,25 +62,24 @@ def _torch(name: str, path: str = "", **options: Any) -> Contestant:
 
 
 def _peer(module: str, name: str, group: Mapping[str, Any] | None = None, **options: Any) -> Contestant:
-    """``group``: what the peer wants to read in its parameter group rather than among its arguments."""
+    """``group``: options that the package expects in its parameter group and not as arguments."""
 
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
         members: Any = [{"params": params, **group}] if group else params
         optimizer: torch.optim.Optimizer = getattr(importlib.import_module(module), name)(members, lr=_LR, **options)
         if hasattr(optimizer, "train"):
-            optimizer.train()  # schedule-free packages refuse to step in evaluation mode
+            optimizer.train()  # schedule-free packages refuse a step in evaluation mode
         return optimizer
 
     return Contestant(f"{module} {name}", build, module)
 
 
 def _ours(name: str, path: str = "", **options: Any) -> Contestant:
-    ways: Mapping[str, dict[str, Any]] = {"": {}, "foreach": {"foreach": True}, "fused": {"fused": True},
-                                          "inductor": {"fused": "inductor"}}  # fmt: skip
+    paths: Mapping[str, dict[str, Any]] = {"": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
-        # As a group: bare parameters would be sorted into hidden matrices and others, which the comparison has done.
-        made: torch.optim.Optimizer = create(name, [{"params": params}], lr=_LR, **ways[path], **options)
+        # As a group: bare parameters would be divided into hidden matrices and others, which the contest has done.
+        made: torch.optim.Optimizer = create(name, [{"params": params}], lr=_LR, **paths[path], **options)
         return made
 
     variant = "".join(f" {value}" for key, value in options.items() if key in ("scheme", "preconditioner"))
@@ -90,10 +89,10 @@ def _ours(name: str, path: str = "", **options: Any) -> Contestant:
 _SGD = {"momentum": 0.9, "nesterov": True}
 _PLANE = {"scheme": "look-ahead(0.9, 2)"}
 
-COMPARISONS: Mapping[str, Comparison] = {
-    comparison.name: comparison
-    for comparison in (
-        Comparison(
+CONTESTS: Mapping[str, Contest] = {
+    contest.name: contest
+    for contest in (
+        Contest(
             "momentum",
             (
                 _torch("SGD", "fused", **_SGD),
@@ -102,7 +101,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 _ours("look-ahead", "fused"),
             ),
         ),
-        Comparison(
+        Contest(
             "momentum-foreach",
             (
                 _torch("SGD", "foreach", **_SGD),
@@ -111,7 +110,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 _ours("look-ahead", "foreach"),
             ),
         ),
-        Comparison(
+        Contest(
             "adam",
             (
                 _torch("AdamW", "fused"),
@@ -120,7 +119,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 _peer("schedulefree", "AdamWScheduleFree", foreach=True),
             ),
         ),
-        Comparison(
+        Contest(
             "adam-foreach",
             (
                 _torch("AdamW", "foreach"),
@@ -129,7 +128,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 _peer("pytorch_optimizer", "AdamP"),
             ),
         ),
-        Comparison(
+        Contest(
             "matrix",
             (
                 _torch("Muon"),
@@ -144,9 +143,9 @@ COMPARISONS: Mapping[str, Comparison] = {
 }
 
 
-def against(names: Sequence[str]) -> list[Comparison]:
-    """The comparisons of these names; all of them for no name. Raises OptionError for a name that there is not."""
+def select(names: Sequence[str]) -> list[Contest]:
+    """The contests of these names, or all. Raises OptionError for an unknown name."""
     for name in names:
-        if name not in COMPARISONS:
-            raise unknown(OptionError, "comparison", name, COMPARISONS)
-    return [COMPARISONS[name] for name in names or COMPARISONS]
+        if name not in CONTESTS:
+            raise unknown(OptionError, "contest", name, CONTESTS)
+    return [CONTESTS[name] for name in names or CONTESTS]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sabun import Optimizer
-from sabun.bench.measuring import peak_extra_bytes
+from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
-from sabun.optim.compiled import c_elementwise as native
-from sabun.optim.compiled import engine as compiled
+from sabun.optim.compiled import c_compiler, inductor
 from sabun.optim.reference import Reference
 
 SCHEMES = (
@@ -288,7 +287,7 @@ def test_running_out_of_memory_is_not_taken_for_a_missing_compiler(monkeypatch: 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(compiled, "_graph", lambda rule: compiled._Graph(full))
+    monkeypatch.setattr(inductor, "make_graph", lambda rule: inductor.Graph(full))
     params = parameters()
     gradients(params, 0)
     with pytest.raises(torch.OutOfMemoryError):
@@ -299,7 +298,7 @@ def test_a_graph_that_cannot_be_compiled_leaves_the_foreach_step(monkeypatch: py
     def broken(*_: object) -> None:
         raise RuntimeError("no working C++ compiler\nand a long trace")
 
-    monkeypatch.setattr(compiled, "_graph", lambda rule: compiled._Graph(broken))
+    monkeypatch.setattr(inductor, "make_graph", lambda rule: inductor.Graph(broken))
     params, twin = parameters(), parameters()
     optimizer = Optimizer(params, 0.05, scheme="nesterov", fused="inductor")
     gradients(params, 0)
@@ -314,11 +313,11 @@ def test_a_graph_that_cannot_be_compiled_leaves_the_foreach_step(monkeypatch: py
 
 
 def test_one_kernel_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    native.build.cache_clear()
+    c_compiler.library.cache_clear()
     for n in (3, 17, 1000):
         params = [nn.Parameter(torch.ones(n, n + i)) for i in range(5)]
         run(params, Optimizer(params, 0.1, scheme="nesterov", fused=True), 2)
-    assert native.build.cache_info().misses == 1
+    assert c_compiler.library.cache_info().misses == 1
 
 
 # ---------------------------------------------------------------------- being an optimizer like any other
@@ -396,9 +395,9 @@ def test_the_foreach_step_holds_no_more_than_that_of_torch(theirs: Any, ours: di
 
 @pytest.fixture
 def no_kernels() -> Iterator[None]:
-    native.build.cache_clear()
+    c_compiler.library.cache_clear()
     yield
-    native.build.cache_clear()
+    c_compiler.library.cache_clear()
 
 
 @pytest.mark.usefixtures("no_kernels")

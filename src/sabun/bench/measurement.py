@@ -1,8 +1,8 @@
-"""How a step is measured: interleaved rounds, medians, ratios within one run.
+"""Measuring a step: interleaved rounds, medians, ratios within a round, bytes.
 
-A shared or throttled machine drifts by more than the differences that matter, but it drifts for everybody: so every
-round runs every contestant once, in rotating order, and what is compared is the ratio to the baseline *of the same
-round*. Bytes are counted, not guessed: a step must at least read p, g and its state and write p and its state.
+A shared or throttled machine drifts by more than the differences of interest, but for all contestants alike. So each
+round runs every contestant once, in rotating order, and a ratio is taken to the baseline *of the same round*. Bytes are
+counted: a step must at least read p, g and its state and write p and its state.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ Step = Callable[[], object]
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; nothing on a CPU."""
+    """Wait for the work queued on the device; return at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Timing:
-    """Seconds of one contestant's steps, round by round."""
+    """Seconds per step of one contestant, by round."""
 
     def __init__(self, seconds: Sequence[float]) -> None:
         self.seconds = tuple(seconds)
 
     @property
     def median(self) -> float:
-        """Median seconds a step."""
+        """Median seconds per step."""
         return statistics.median(self.seconds)
 
     def quartiles(self) -> tuple[float, float]:
-        """Lower and upper quartile of the seconds a step."""
+        """Lower and upper quartile of the seconds per step."""
         return _quartiles(self.seconds)
 
     def rates(self, amount: float) -> list[float]:
-        """``amount`` a second, round by round."""
+        """``amount`` per second, by round."""
         return [amount / s for s in self.seconds]
 
     def ratio(self, baseline: Timing) -> tuple[float, float, float]:
-        """Median and quartiles of this over ``baseline``, round by round."""
+        """Median and quartiles over the rounds of this time divided by that of ``baseline``."""
         ratios = [own / other for own, other in zip(self.seconds, baseline.seconds, strict=True)]
         return statistics.median(ratios), *_quartiles(ratios)
 
@@ -67,10 +67,10 @@ def interleave(
     warm_up: int = 3,
     before: Step = lambda: None,
 ) -> dict[str, Timing]:
-    """Time every step ``rounds`` times, interleaved; the order rotates by one each round.
+    """Time every step ``rounds`` times, interleaved; the order rotates by one in each round.
 
-    ``before`` runs ahead of each step and is not timed: it gives everybody the same gradients (some optimizers write
-    into theirs). Garbage is collected before the rounds, and the collector kept out of them.
+    ``before`` runs before each step and is not timed; it restores the gradients, which some optimizers overwrite.
+    Garbage is collected before the rounds, and not during them.
     """
     for step in steps.values():
         for _ in range(warm_up):
@@ -93,7 +93,7 @@ def interleave(
 
 
 def clock(step: Step, device: torch.device) -> float:
-    """Seconds that one call of ``step`` takes, until the device is done."""
+    """Seconds that one call of ``step`` takes, the work of the device included."""
     synchronize(device)
     begin = time.perf_counter()
     step()
@@ -102,12 +102,11 @@ def clock(step: Step, device: torch.device) -> float:
 
 
 class Bandwidth:
-    """Bytes a second that the machine moves, measured as contestants of the same rounds: a copy, and an update in
-    place.
+    """Memory bandwidth in bytes per second, measured by a copy and an update in place in the same rounds.
 
     Both count two bytes for each byte of the tensor, one read and one written. An update in place is faster on most
-    CPUs (a copy first reads the line that it will overwrite), and an optimizer step is one: so the faster is the
-    ceiling.
+    CPUs (a copy first reads the cache line that it will overwrite), and an optimizer step is one: so the faster of the
+    two is the ceiling.
     """
 
     _COPY, _IN_PLACE = "(copy)", "(in place)"
@@ -119,14 +118,14 @@ class Bandwidth:
         self._in_place: list[float] = []
 
     def steps(self) -> dict[str, Step]:
-        """To be interleaved with the others."""
+        """The two steps to interleave with those of the contestants."""
         return {
             self._COPY: lambda: self._target.copy_(self._source),
             self._IN_PLACE: lambda: self._source.mul_(1.0),
         }
 
     def collect(self, timings: dict[str, Timing]) -> list[float]:
-        """Take the own timings out, and return the bandwidth of each round."""
+        """Remove the two timings from ``timings`` and return the bandwidth of each round."""
         moved = 2 * self._source.nbytes
         copy = timings.pop(self._COPY).rates(moved)
         in_place = timings.pop(self._IN_PLACE).rates(moved)
@@ -153,16 +152,16 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def minimum_bytes(params: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> int:
-    """What a step must move: p, g and the state read once; p and the state written once."""
+    """Bytes that a step must move: p, g and the state read once; p and the state written once."""
     weights = sum(p.nbytes for p in params)
     return 3 * weights + 2 * state_bytes(optimizer)
 
 
 def peak_extra_bytes(step: Step, device: torch.device) -> int:
-    """Largest number of bytes that ``step`` holds at any moment above what was allocated before it.
+    """Largest number of bytes that ``step`` allocates at any moment beyond those allocated before it.
 
-    On CUDA the allocator's own high-water mark; on a CPU the running sum of the allocations that torch's profiler
-    records, which is exact and, unlike the resident set size, not a matter of what the process had held before.
+    On CUDA this is the allocator's high-water mark. On a CPU it is the running sum of the allocations that torch's
+    profiler records, which unlike the resident set size does not depend on what the process held before.
     """
     if device.type == "cuda":
         synchronize(device)
@@ -171,7 +170,7 @@ def peak_extra_bytes(step: Step, device: torch.device) -> int:
         step()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # The profiler's library announces its start and stop on standard error unless told not to.
+    # The profiler's library logs its start and stop to standard error by default.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()

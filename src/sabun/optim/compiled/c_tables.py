@@ -1,0 +1,100 @@
+"""Where the tensors of one bucket are in memory: the argument that a C loop takes, kept from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sabun.optim.compiled.formula import Rule
+from sabun.optim.kernels import Tensors
+
+__all__ = ["CKernel", "PointerTable"]
+
+
+class CKernel(Protocol):
+    """A compiled loop over the tensors of a table."""
+
+    def __call__(self, table: Any, grads: Tensors, numbers: Sequence[float]) -> None: ...
+
+
+@dataclass(slots=True)
+class PointerTable:
+    """Addresses and sizes of a bucket's parameters and state, which one loop can take.
+
+    They are CPU tensors, of one dtype per column, without gaps, with the state in the memory order of its parameter.
+    """
+
+    params: Tensors
+    pointers: list[int]
+    lengths: list[int]
+    shapes: list[torch.Size]
+    dtypes: tuple[torch.dtype, ...]
+    contiguous: bool
+
+    @classmethod
+    def of(
+        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
+    ) -> Self | None:
+        """The table of these tensors, or None if the loop cannot take them. ``rows`` hold one number per row."""
+        raise NotImplementedError
+
+    @staticmethod
+    def layout(params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors] = ()) -> dict[str, Any] | None:
+        """The fields of a table, or None if the tensors do not meet its conditions."""
+        columns = [params, *state, *rows]
+        if any(t.shape != p.shape for column in state for t, p in zip(column, params, strict=True)):
+            return None
+        if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
+            return None
+        dtypes = tuple(column[0].dtype for column in columns)
+        if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
+            return None
+        for column, dtype in zip(columns, dtypes, strict=True):
+            if not all(t.is_cpu and t.dtype is dtype for t in column):
+                return None
+        contiguous = all(t.is_contiguous() for column in columns for t in column)
+        if not contiguous:
+            for p, *held in zip(*columns, strict=True):
+                if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
+                    return None
+        return {
+            "params": params,
+            "pointers": _pointers(columns),
+            "lengths": [p.numel() for p in params],
+            "shapes": [p.shape for p in params],
+            "dtypes": dtypes,
+            "contiguous": contiguous,
+        }
+
+    def serves(self, params: Tensors, columns: Sequence[Tensors], options: Mapping[str, Any]) -> bool:
+        """Whether the table is still right: a parameter may have been given other memory, or another order."""
+        return (
+            params is self.params
+            and self.contiguous
+            and all(p.is_contiguous() for p in params)
+            and [p.shape for p in params] == self.shapes
+            and _pointers([params, *columns]) == self.pointers
+        )
+
+    def accepts(self, grads: Tensors) -> bool:
+        """Whether the gradients have the shapes, the dtype and the device of their parameters."""
+        dtype = self.params[0].dtype
+        return all(
+            g.shape == p.shape and g.dtype is dtype and g.is_cpu for g, p in zip(grads, self.params, strict=True)
+        )
+
+    def arranged(self, grads: Tensors) -> Tensors | None:
+        """The gradients in the memory order that the loop expects; None if it cannot take them."""
+        return grads if all(g.is_contiguous() for g in grads) else None
+
+    def compile(self, rule: Rule) -> CKernel:
+        """The kernel of ``rule`` for these dtypes. Raises NoCompilerError if it cannot be compiled."""
+        raise NotImplementedError
+
+
+def _pointers(columns: Sequence[Tensors]) -> list[int]:
+    return [t.data_ptr() for column in columns for t in column]
