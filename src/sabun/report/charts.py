@@ -1,7 +1,7 @@
 """The charts of the report as SVG: KPI intervals, learning curves, dots by seed, learning-rate trials, stability.
 
-An arm has one colour in all charts (class ``s0`` to ``s7``; the baseline is ``s0``, in ink). An interval beyond the frame
-ends in an arrow.
+An arm has one colour in all charts (class ``s0`` to ``s7``; the baseline is ``s0``, in ink). An interval beyond the
+frame ends in an arrow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The report as one self-contained HTML file: all languages, offline, printable, without a single request.
 
-Every sentence is in the page once per language and a style rule shows one of them, so the page works without JavaScript.
+Every sentence is in the page once per language, and a style rule shows one of them without JavaScript.
 Its content-security policy forbids all network access and every script but its own (by hash): a name that slipped
 through escaping could not run.
 """

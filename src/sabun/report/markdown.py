@@ -32,8 +32,7 @@ def render(report: Report, lang: Language = "en") -> str:
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
         row = [f"**{escape(candidate.arm)}**", t(f"word.{candidate.verdict.decision}")]
-        for group in GROUPS:
-            row.append(f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}")
+        row += [f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}" for group in GROUPS]
         lines.append("| " + " | ".join(row) + " |")
     facts = t("ui.facts", seeds=report.limits.seeds, epochs=report.limits.epochs, trials=report.limits.trials)
     lines += [

@@ -1,4 +1,4 @@
-"""Charts of one scheme: where it is stable, how its roots move, how fast it damps. Each function returns an altair chart."""
+"""Charts of one scheme, as altair charts: where it is stable, how its roots move, how fast it damps."""
 
 from __future__ import annotations
 
