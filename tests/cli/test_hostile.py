@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sabun.cli import app
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 
 Capture = pytest.CaptureFixture[str]
 ARMS = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "0"]
@@ -114,7 +114,7 @@ def test_not_a_number_everywhere_and_a_single_seed_end_in_undecided(tmp_path: Pa
     assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "3", "--out", str(out), "--gate"]) == 11
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    assert {run.status for run in Store.open(out).runs()} == {"diverged"}
+    assert {run.status for run in stored.read(out).runs} == {"diverged"}
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["decision"] == "undecided"
 
 
@@ -150,7 +150,7 @@ def test_without_variance_nothing_is_decided(tmp_path: Path, capsys: Capture) ->
     study.write_text(UNTIMED.format(task=json.dumps(task)), encoding="utf-8")
     assert app.run(["poc", "run", str(study), "--out", str(out), "--gate"]) == 11
     assert capsys.readouterr().out
-    assert {run.epochs[-1].val_loss for run in Store.open(out).runs()} == {1.0}
+    assert {run.epochs[-1].val_loss for run in stored.read(out).runs} == {1.0}
 
 
 MOODY = """
@@ -191,7 +191,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
     command += ["--seeds", "3", "--trials", "0", "--time-limit", "4", "--out", str(out)]
     assert app.run(command) == 0
     capsys.readouterr()
-    results = list(Store.open(out).results.values())
+    results = list(stored.read(out).records.results.values())
     assert [run.status for run in results] == [
         "failed" if mood in ("crash", "silent", "hang", "disorder", "no log") else "diverged" if mood == "nan" else
         "finished" for mood in MOODS
@@ -229,7 +229,7 @@ FULL = """
 import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -243,11 +243,11 @@ for attempt in range(200):
     with contextlib.redirect_stderr(told):
         code = app.run(command)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    if Store.exists(out):
-        store = Store.open(out)
-        assert store.verify().ok
-        assert len(store.results) >= kept, "a finished run was lost"
-        kept = len(store.results)
+    if stored.exists(out):
+        held = stored.read(out)
+        assert held.verification.ok
+        assert len(held.records.results) >= kept, "a finished run was lost"
+        kept = len(held.records.results)
     assert not list(out.glob("report.*")) or kept == 14, "a report before the end"
     assert not list(out.glob("*.new")), "something half-written"
     if code == 0:
@@ -276,7 +276,7 @@ def test_a_full_disk_stops_a_study_loses_nothing_and_the_same_command_goes_on(tm
     calm = tmp_path / "calm"
     assert app.run(["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
                     "--seeds", "2", "--epochs", "2", "--out", str(calm), "--quiet"]) == 0  # fmt: skip
-    disturbed, undisturbed = Store.open(tmp_path / "out").results, Store.open(calm).results
+    disturbed, undisturbed = stored.read(tmp_path / "out").records.results, stored.read(calm).records.results
     assert list(disturbed) == list(undisturbed)
     for run, result in disturbed.items():
         assert [e.val_loss for e in result.epochs] == [e.val_loss for e in undisturbed[run].epochs]

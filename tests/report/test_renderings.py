@@ -19,9 +19,10 @@ from sabun.messages.languages import Language, languages
 from sabun.poc.judgement.kpis import GROUPS, deciding
 from sabun.report import facts as facts_module
 from sabun.report import html, json, markdown, method, money, terminal
-from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
+
+from . import cases
 
 Make = Callable[..., Any]
 DECIDING = [deciding(group).id for group in GROUPS]
@@ -37,11 +38,8 @@ HOSTILE = {
 }
 
 
-def report(case: Any, **more: Any) -> Report:
-    return build(
-        case.study, case.assessment, case.environment, runs=case.runs, descriptions=case.descriptions,
-        prices=Prices(600, 200, hours_per_job=3.0), records_sha256="ab" * 32, **more,
-    )  # fmt: skip
+def report(case: Any) -> Report:
+    return cases.report(case, prices=Prices(600, 200, hours_per_job=3.0))
 
 
 class Page(HTMLParser):
@@ -225,7 +223,8 @@ def test_hostile_names_stay_one_cell_in_markdown_and_harmless_in_the_terminal(ca
 @pytest.mark.parametrize("lang", languages())
 def test_a_report_without_money_or_tuning_or_schemes_says_so(case: Make, lang: Language) -> None:
     c = case(only=("look-ahead",))
-    r = build(c.study, dataclasses.replace(c.assessment, tuning={}), {})
+    bare = dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, tuning={}), descriptions={})
+    r = cases.report(bare)
     page = Page(html.render(r, lang), lang).said
     assert "--price-per-hour" in page
     assert {"en": "nothing was tuned", "ja": "調整は行っていません"}[lang] in page

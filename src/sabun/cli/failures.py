@@ -12,7 +12,7 @@ from sabun.poc.records import PRINTED_LAST
 from sabun.text_safety import visible
 
 if TYPE_CHECKING:
-    from sabun.poc.evidence.store import Store
+    from sabun.poc.evidence import StudyEvidence
     from sabun.poc.records import RunResult
 
 __all__ = ["PHASES", "Failure", "failures", "kind", "lines"]
@@ -32,10 +32,10 @@ class Failure:
     log: str | None
 
 
-def failures(store: Store) -> list[Failure]:
+def failures(evidence: StudyEvidence) -> list[Failure]:
     """In the order in which they first occurred."""
     found: dict[tuple[str, str, str], Failure] = {}
-    for result in store.results.values():
+    for result in evidence.records.results.values():
         if result.status == "failed":
             key = (result.arm, result.phase, kind(result))
             known = found.get(key)
@@ -45,7 +45,7 @@ def failures(store: Store) -> list[Failure]:
                 1 + (known.runs if known else 0),
                 known.seed if known else result.seed,
                 result.failure,
-                known.log if known else _log(store.path, result),
+                known.log if known else _log(evidence.path, result),
             )
     return list(found.values())
 

@@ -5,7 +5,6 @@ The same judgement ends every ``run``: records in, reports out, and the decision
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -14,11 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sabun import _files
 from sabun.cli.logs import Form, Format, show
-from sabun.cli.poc import Currency, Folder, Gate, Hours, Jobs, Json, Lang, Price, Quiet, Setup, opened, poc
+from sabun.cli.poc import (
+    Currency,
+    Folder,
+    Gate,
+    Hours,
+    Jobs,
+    Json,
+    Lang,
+    Price,
+    Quiet,
+    Setup,
+    evidence_of,
+    poc,
+    require_study,
+)
 
 if TYPE_CHECKING:
-    from sabun.poc.evidence.store import Store
+    from sabun.poc.evidence import StudyEvidence
     from sabun.poc.judgement.assessment import Tuning
     from sabun.poc.spec import Study
     from sabun.report.facts import Report
@@ -51,7 +65,7 @@ def report(
     """Judge the records of a study again and write report.html, report.json and report.md beside them."""
     language_of(lang)
     prices = prices_of(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    judged(directory, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
+    judged(evidence_of(directory), lang, prices, gate=gate, as_json=as_json, quiet=quiet)
 
 
 @poc.command()
@@ -65,30 +79,19 @@ def verify(
 ) -> None:
     """Check that no record or event was edited, removed, reordered or added. Exit code 1 where one was."""
     from sabun.cli import console
-    from sabun.errors import StoreError
-    from sabun.poc.evidence.audit_trail import report_tampering
+    from sabun.poc import evidence
 
-    try:
-        found = opened(directory).verify(anchor=anchor)
-    except StoreError as error:
-        report_tampering(directory, error.cause)
-        raise
-    if not found.ok and (anchor is None or not opened(directory).verify().ok):  # an anchor may be mistyped
-        report_tampering(directory, found.problem)
+    require_study(directory)
+    found = evidence.verify(directory, anchor)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
     elif found.ok:
-        torn = " The last line is incomplete; resuming mends it." if found.torn else ""
+        torn = " The last line is incomplete; resuming the study removes it." if found.torn else ""
         out = console.stdout()
-        out.print(f"{found.lines} records hold; the last one's hash is {found.head}.{torn}", soft_wrap=True)
-        if found.events:
-            out.print(
-                f"{found.events} events of the audit log agree with them. Head: {found.audit_head}", soft_wrap=True
-            )
-        else:
-            out.print("There is no audit log: the study was begun by an earlier version.", soft_wrap=True)
-        if found.cut_off:
-            out.print(f"Starts of runs that were cut off, or are under way: {found.cut_off}.")
+        out.print(f"{found.records} records verified. Head: {found.head}.{torn}", soft_wrap=True)
+        out.print(f"{found.events} events of the audit log agree with them. Head: {found.audit_head}", soft_wrap=True)
+        if found.runs_without_result:
+            out.print(f"Runs without a result (interrupted, or under way): {found.runs_without_result}.")
     else:
         console.stderr().print(f"error: {found.problem}", soft_wrap=True, markup=False)
     if not found.ok:
@@ -98,9 +101,11 @@ def verify(
 @poc.command()
 def log(directory: Folder, form: Form = Format.markdown) -> None:
     """Export the audit log of a study: who asked for what, when; runs, looks, verdicts."""
-    from sabun.poc.evidence import audit_trail as trail
+    from sabun import audit
+    from sabun.poc.evidence.specification import AUDIT
 
-    show(trail.read(opened(directory)), form)
+    require_study(directory)
+    show(audit.read(directory / AUDIT), form)
 
 
 @poc.command()
@@ -117,7 +122,7 @@ def compare(
     from sabun.report.compare import compare as put_beside
 
     shown = language(lang)
-    found = put_beside(_judge(first, None), _judge(second, None))
+    found = put_beside(_judge(evidence_of(first), None), _judge(evidence_of(second), None))
     if as_json:
         print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
     else:
@@ -138,7 +143,7 @@ def export(
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export needs one format.", fix="Give --csv FILE, --parquet FILE or --json.")
-    runs = list(opened(directory).results.values())
+    runs = list(evidence_of(directory).records.results.values())
     if as_json:
         print(json.dumps(as_data.plain(records_table.rows(runs)), ensure_ascii=False, allow_nan=False))
     elif csv is not None and str(csv) == "-":
@@ -168,13 +173,9 @@ def _save(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises OptionError where it cannot be written."""
     from sabun.errors import OptionError
 
-    new = path.with_name(path.name + ".new")
     try:
-        new.write_bytes(content)
-        new.replace(path)
+        _files.replace(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
         raise OptionError(
             f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
         ) from None
@@ -204,15 +205,17 @@ def prices_of(
     return Prices(price, jobs, currency.upper(), hours, setup)
 
 
-def judged(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool) -> None:
+def judged(
+    evidence: StudyEvidence, lang: str, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
+) -> None:
     from sabun.cli import console
     from sabun.messages.languages import language
     from sabun.messages.sentences import text
     from sabun.report import json as as_data
     from sabun.report import terminal
 
-    found = _logged(_judge(directory, prices), directory)
-    files = _write(found, directory, lang)
+    found = _logged(_judge(evidence, prices), evidence)
+    files = _write(found, evidence.path, lang)
     if as_json:
         print(json.dumps({**as_data.to_dict(found), "files": files}, ensure_ascii=False, allow_nan=False))
     elif not quiet:
@@ -223,53 +226,24 @@ def judged(directory: Path, lang: str, prices: Prices | None, *, gate: bool, as_
         raise typer.Exit(EXIT[found.decision])
 
 
-def _judge(directory: Path, prices: Prices | None) -> Report:
-    """From the records on disk to the report."""
-    import hashlib
-
-    from sabun.poc.evidence import store as stores
+def _judge(evidence: StudyEvidence, prices: Prices | None) -> Report:
+    """From the evidence to the report."""
     from sabun.poc.judgement.assess import assess
     from sabun.report.build import build
 
-    store = _checked(directory)
-    runs, tuning = store.runs(), store.tuning
-    records = directory / stores.RECORDS
-    digest = hashlib.sha256(records.read_bytes()).hexdigest() if records.exists() else ""
-    environment = {**store.environment, "records_head": store.head}
     return build(
-        store.study,
-        assess(store.study, runs, tuning),
-        environment,
-        runs=runs,
-        descriptions=_descriptions(store.study, tuning),
-        records_sha256=digest,
+        evidence,
+        assess(evidence.study, evidence.runs, evidence.tuning),
+        descriptions=_descriptions(evidence.study, evidence.tuning),
         prices=prices,
-        mixed=store.mixed,
     )
 
 
-def _checked(directory: Path) -> Store:
-    """The study, if its records are those that its audit log saw written: nothing else is worth a verdict."""
-    from sabun.errors import StoreError
-    from sabun.poc.evidence import audit_trail as trail
-
-    store = opened(directory)
-    held = trail.check(store)
-    if not held.ok:
-        trail.report_tampering(directory, held.problem)
-        raise StoreError(
-            f"the evidence in {directory} does not hold: {held.problem}",
-            fix="Restore the files from a copy, or run the study again in another directory.",
-        )
-    return store
-
-
-def _logged(found: Report, directory: Path) -> Report:
+def _logged(found: Report, evidence: StudyEvidence) -> Report:
     """The report with the head of the study's audit log, in which its verdict is an event."""
-    from sabun.poc.evidence import audit_trail as trail
+    from sabun.poc.evidence import log_verdicts
 
-    verdicts = {candidate.arm: candidate.verdict.decision for candidate in found.candidates}
-    head = trail.write_verdict(opened(directory), verdicts)
+    head = log_verdicts(evidence, {candidate.arm: candidate.verdict.decision for candidate in found.candidates})
     return dataclasses.replace(found, audit=dataclasses.replace(found.audit, log_head=head))
 
 

@@ -26,7 +26,7 @@ class Format(StrEnum):
 Form = Annotated[Format, typer.Option("--format", help="markdown, csv or json.")]
 
 
-def show(records: Sequence[audit.Record], form: Format) -> None:
+def show(records: Sequence[audit.AuditEvent], form: Format) -> None:
     """Print ``records``, oldest first."""
     if form is Format.json:
         typer.echo(json.dumps([dataclasses.asdict(record) for record in records], ensure_ascii=False, indent=2))

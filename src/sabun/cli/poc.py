@@ -17,11 +17,11 @@ import typer
 
 if TYPE_CHECKING:
     from sabun.poc.events import Event, Listener
-    from sabun.poc.evidence.store import Store
+    from sabun.poc.evidence import StudyEvidence
     from sabun.poc.executors.base import Executor
     from sabun.poc.spec import Arm, Study
 
-__all__ = ["opened", "register", "study_of"]
+__all__ = ["evidence_of", "frozen", "register", "study_of"]
 
 EXECUTORS = ("processes", "ray")
 
@@ -161,14 +161,14 @@ def run(
     with _executing(executor, jobs, address) as chosen:
         study = study_of(source, task, script, baseline, candidate, budget, time_limit=time_limit)
         where = out if out is not None else Path("runs") / _slug(study.name)
-        from sabun.poc.evidence import store
+        from sabun.poc.evidence.specification import refuse_other
 
         try:
-            store.refuse_other(where, study)
+            refuse_other(where, study)
         except StoreError as error:
             raise StudyError(error.cause, fix=error.fix) from None
-        _carry_out(study, where, chosen, tracker, track_to, allow_mixed=allow_mixed, quiet=quiet or as_json)
-    judged(where, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
+        found = _carry_out(study, where, chosen, tracker, track_to, allow_mixed=allow_mixed, quiet=quiet or as_json)
+    judged(found, lang, prices, gate=gate, as_json=as_json, quiet=quiet)
 
 
 @poc.command()
@@ -198,12 +198,12 @@ def resume(
 
     language_of(lang)
     with _executing(executor, jobs, address) as chosen:
-        study = opened(directory).study
-        _carry_out(
+        study = frozen(directory)
+        found = _carry_out(
             study, directory, chosen, tracker, track_to,
             allow_mixed=allow_mixed, retry_failed=retry_failed, quiet=quiet or as_json,
         )  # fmt: skip
-    judged(directory, lang, None, gate=gate, as_json=as_json, quiet=quiet)
+    judged(found, lang, None, gate=gate, as_json=as_json, quiet=quiet)
 
 
 @poc.command()
@@ -217,24 +217,26 @@ def status(directory: Folder, as_json: Json = False) -> None:
     from sabun.cli import console
     from sabun.cli.failures import failures, lines
     from sabun.cli.progress import bar, place
+    from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.text_safety import visible
 
-    store = opened(directory)
-    failed = failures(store)
-    live = store.live()
-    done, total = len(store.results), live.get("total")
-    state = "running" if store.being_written() else "finished" if live.get("state") == "finished" else "stopped"
+    found = evidence_of(directory)
+    study, results = found.study, found.records.results
+    failed = failures(found)
+    live = read_live(directory)
+    done, total = len(results), live.get("total")
+    state = "running" if being_written(directory) else "finished" if live.get("state") == "finished" else "stopped"
     running = live.get("runs", []) if state == "running" else []
     if as_json:
         counts: dict[str, int] = {}
-        for result in store.results.values():
+        for result in results.values():
             counts[result.phase] = counts.get(result.phase, 0) + 1
-        value = {"study": store.study.name, "hash": store.study.hash, "done": done, "total": total, "phases": counts}
+        value = {"study": study.name, "hash": study.hash, "done": done, "total": total, "phases": counts}
         value |= {"state": state, "runs": running}
         print(json.dumps({**value, "failures": [dataclasses.asdict(failure) for failure in failed]}, indent=1))
         return
     out = console.stdout()
-    out.print(f"{store.study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
+    out.print(f"{study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:
@@ -289,7 +291,7 @@ def _carry_out(
     allow_mixed: bool,
     quiet: bool,
     retry_failed: bool = False,
-) -> None:
+) -> StudyEvidence:
     from sabun.cli import progress
     from sabun.poc import study as studies
 
@@ -299,7 +301,9 @@ def _carry_out(
             tell(event)
             send(event)
 
-        studies.run(study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed, retry_failed=retry_failed)
+        return studies.run(
+            study, where, executor=executor, on_event=hear, allow_mixed=allow_mixed, retry_failed=retry_failed
+        )
 
 
 def study_of(
@@ -399,13 +403,29 @@ def _slug(name: str) -> str:
     return kept.strip("-.")[:60] or "study"
 
 
-def opened(directory: Path) -> Store:
+def evidence_of(directory: Path) -> StudyEvidence:
+    """The evidence in ``directory``, read and verified."""
+    from sabun.poc import evidence
+
+    require_study(directory)
+    return evidence.read(directory)
+
+
+def frozen(directory: Path) -> Study:
+    """The study in ``directory``, as its first run froze it."""
+    from sabun.poc.evidence.specification import FrozenSpecification
+
+    require_study(directory)
+    return FrozenSpecification.read(directory).study
+
+
+def require_study(directory: Path) -> None:
+    """Raise StudyError where there is no study in ``directory``."""
     from sabun.errors import StudyError
     from sabun.poc.startup import uncollected
 
     with uncollected():
-        from sabun.poc.evidence.store import Store
+        from sabun.poc.evidence import exists
 
-    if not Store.exists(directory):
+    if not exists(directory):
         raise StudyError(f"there is no study in {directory}.", fix="Check the path, or run a study into it first.")
-    return Store.open(directory)

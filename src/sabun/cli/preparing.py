@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sabun.cli.poc import Json, Quiet, opened, poc, study_of
+from sabun.cli.poc import Json, Quiet, evidence_of, poc, study_of
 from sabun.errors import StudyError
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def calibrate(
         raise StudyError(f"--looks {looks!r} is no list of numbers.", fix="Write it as 6,8.") from None
     source = None
     if directory is not None:
-        store = opened(directory)
-        source = calibration.records_of(store.study, store.runs())
+        evidence = evidence_of(directory)
+        source = calibration.records_of(evidence.study, evidence.runs)
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
         seed=seed,

@@ -170,12 +170,8 @@ def verify(
         typer.echo(f"{found.count} events hold. New jobs train with the champion until this is settled.")
         raise typer.Exit(1)
     typer.echo(f"{found.count} events hold. Head: {found.head}")
-    if found.interrupted:
+    if found.torn:
         typer.echo("note: the last write was interrupted by a crash; the next event mends it.")
-    if found.set_back is not None:
-        typer.echo(
-            f"note: the clock was set back before line {found.set_back}; the order of events is that of the log."
-        )
     for note in notes:
         typer.echo(f"note: {note}")
 
@@ -185,7 +181,7 @@ def log(form: Form = Format.markdown, plan: PlanOption = None) -> None:
     """Export the audit log for people."""
     rollout = Rollout(plan)
     rollout.state()
-    show(rollout.log.records(), form)
+    show(rollout.log.read(), form)
 
 
 @app.command("choose")
