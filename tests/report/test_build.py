@@ -148,7 +148,9 @@ def test_certificates_come_from_the_catalogue(case: Make) -> None:
     assert (euler.order, euler.error_constant, euler.stability_interval) == (1, 0.5, pytest.approx(2.0, rel=1e-6))
     assert keys(r.why)[:3] == ["why.error_less", "why.interval_less", "why.noise_less"]
     c = dataclasses.replace(c, runs=tuple(run for run in c.runs if run.phase == "evaluate"))
-    unknown = report(dataclasses.replace(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}}))
+    unknown = report(
+        dataclasses.replace(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}})
+    )
     assert keys(unknown.why) == ["why.unknown", "why.unknown"]
 
 

@@ -71,8 +71,8 @@ class StudyWriter:
     ) -> StudyWriter:
         """Begin the study in the directory ``path``, or resume it.
 
-        Raises StoreError where another study or another writer has the directory, or its evidence is not valid;
-        MixedEvidenceError where its records come from an environment of another kind.
+        Raises StudyError where the directory holds another study, StoreError where another process writes to it or
+        its evidence is not valid, MixedEvidenceError where its records come from an environment of another kind.
         """
         path = Path(path)
         refuse_other(path, study)
