@@ -1,7 +1,6 @@
 """The conditions of a run: machine, versions, repository. Stored with every study.
 
-Two environments are of one *kind* if their runs may be compared: same processor, device, torch, sabun, C compiler,
-packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
+:mod:`sabun.poc.evidence.environment_kind` compares them.
 """
 
 from __future__ import annotations
@@ -10,27 +9,24 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import sabun
+from sabun.optim.compiled.c_compiler import compiler
+from sabun.optim.notation import parse
 from sabun.poc.spec import Study
+from sabun.poc.tasks import base as tasks
 
-__all__ = ["differences", "environment"]
+__all__ = ["environment"]
 
-_KIND = ("machine", "device", "threads", "torch", "sabun", "compiler", "packages", "task_source")
 _PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
 
 
 def environment(study: Study) -> dict[str, Any]:
     """Return the present conditions, as plain JSON values."""
-    # Comparing environments needs none of these.
-    import torch
-
-    import sabun
-    from sabun.optim.compiled.c_compiler import compiler
-    from sabun.poc.tasks import base as tasks
-
     return {
         "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "device": str(study.task_options.get("device", "cpu")),
@@ -46,20 +42,6 @@ def environment(study: Study) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "git": git(Path.cwd()),
     }
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return what makes two environments differ in kind, in words; empty if nothing does."""
-    found = []
-    for key in _KIND:
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += [
-                f"{part}: {a.get(part)}, now {b.get(part)}" for part in sorted({*a, *b}) if a.get(part) != b.get(part)
-            ]
-        elif a != b:
-            found.append(f"{key.replace('_', ' ')}: {a}, now {b}")
-    return found
 
 
 def git(directory: Path) -> dict[str, Any] | None:
@@ -81,8 +63,6 @@ def _git(directory: Path, *arguments: str) -> str:
 
 def _packages(study: Study) -> dict[str, str]:
     """Return the versions of sabun's own dependencies, and of the packages that the arms' classes come from."""
-    from sabun.optim.notation import parse
-
     sides = [parse(arm.optimizer) for arm in study.arms]
     modules = {side.name.split(".")[0].partition(":")[0] for side in sides if side.kind == "class"} - {"torch"}
     names = set(_PACKAGES)
