@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import torch
 
 import sabun
 from sabun.optim.compiled.c_compiler import compiler
-from sabun.optim.notation import parse
 from sabun.poc.spec import Study
-from sabun.poc.tasks import base as tasks
 
 __all__ = ["environment"]
 
 _PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
 
 
-def environment(study: Study) -> dict[str, Any]:
-    """Return the present conditions, as plain JSON values."""
+def environment(study: Study, *, packages: Iterable[str], task_source: str | None) -> dict[str, Any]:
+    """Return the present conditions, as plain JSON values.
+
+    ``packages`` are the top-level packages of the arms' classes, ``task_source`` identifies the source of the task.
+    """
     return {
         "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "device": str(study.task_options.get("device", "cpu")),
@@ -35,8 +37,8 @@ def environment(study: Study) -> dict[str, Any]:
         "sabun": sabun.__version__,
         # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
         "compiler": compiler(),
-        "packages": _packages(study),
-        "task_source": tasks.provenance(study.task, study.task_options),
+        "packages": _versions(packages),
+        "task_source": task_source,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -61,14 +63,13 @@ def _git(directory: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _packages(study: Study) -> dict[str, str]:
-    """Return the versions of sabun's own dependencies, and of the packages that the arms' classes come from."""
-    sides = [parse(arm.optimizer) for arm in study.arms]
-    modules = {side.name.split(".")[0].partition(":")[0] for side in sides if side.kind == "class"} - {"torch"}
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of sabun's own requirements and of the distributions that provide ``packages``."""
+    modules = set(packages) - {"torch"}
     names = set(_PACKAGES)
-    if modules:  # looking into every installed package takes half a second
-        packages = importlib.metadata.packages_distributions()
-        names.update(name for module in modules for name in packages.get(module, []))
+    if modules:  # scanning every installed distribution takes half a second
+        distributions = importlib.metadata.packages_distributions()
+        names.update(name for module in modules for name in distributions.get(module, []))
     found = {}
     for name in sorted(names - {"torch"}):
         try:
