@@ -1,89 +1,28 @@
-"""The conditions of a run: machine, versions, repository. Stored with every study.
+"""Comparison of runtime environments (:mod:`sabun.poc.executors.runtime_environment`).
 
-:mod:`sabun.poc.evidence.environment_kind` compares them.
+Two environments are of one *kind* if their runs may be compared: same processor, device, torch, sabun, C compiler,
+packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+__all__ = ["differences"]
 
-import sabun
-from sabun.optim.compiled.c_compiler import compiler
-from sabun.poc.spec import Study
-
-__all__ = ["environment"]
-
-_PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
+_KIND = ("machine", "device", "threads", "torch", "sabun", "compiler", "packages", "task_source")
 
 
-def environment(study: Study, *, packages: Iterable[str], task_source: str | None) -> dict[str, Any]:
-    """Return the present conditions, as plain JSON values.
-
-    ``packages`` are the top-level packages of the arms' classes, ``task_source`` identifies the source of the task.
-    """
-    return {
-        "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
-        "device": str(study.task_options.get("device", "cpu")),
-        "threads": 1,
-        "torch": torch.__version__,
-        "sabun": sabun.__version__,
-        # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
-        "compiler": compiler(),
-        "packages": _versions(packages),
-        "task_source": task_source,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "git": git(Path.cwd()),
-    }
-
-
-def git(directory: Path) -> dict[str, Any] | None:
-    """Return the commit and whether tracked files were changed; None outside of a repository or without git."""
-    try:
-        commit = _git(directory, "rev-parse", "HEAD")
-        dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": dirty}
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of sabun's own requirements and of the distributions that provide ``packages``."""
-    modules = set(packages) - {"torch"}
-    names = set(_PACKAGES)
-    if modules:  # scanning every installed distribution takes half a second
-        distributions = importlib.metadata.packages_distributions()
-        names.update(name for module in modules for name in distributions.get(module, []))
-    found = {}
-    for name in sorted(names - {"torch"}):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return what makes two environments differ in kind, in words; empty if nothing does."""
+    found = []
+    for key in _KIND:
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += [
+                f"{part}: {a.get(part)}, now {b.get(part)}" for part in sorted({*a, *b}) if a.get(part) != b.get(part)
+            ]
+        elif a != b:
+            found.append(f"{key.replace('_', ' ')}: {a}, now {b}")
     return found
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

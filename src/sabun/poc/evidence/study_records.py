@@ -15,7 +15,7 @@ from typing import Any
 from sabun.errors import StoreError
 from sabun.journal import GENESIS, JournalRecord, Json
 from sabun.poc.codec import decode
-from sabun.poc.evidence.environment_kind import differences
+from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
 from sabun.poc.evidence.timing import with_exclusive_timing
 from sabun.poc.judgement.results import Tuning

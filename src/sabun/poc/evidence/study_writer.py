@@ -31,7 +31,7 @@ from sabun.errors import MixedEvidenceError, StoreError
 from sabun.journal import Journal, JournalWriter, cannot_write
 from sabun.poc.codec import encode
 from sabun.poc.evidence.audit_trail import AuditTrail, runs_without_result
-from sabun.poc.evidence.environment_kind import differences
+from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
 from sabun.poc.evidence.specification import LOCK, RECORDS, FrozenSpecification, Spaces, exists, refuse_other
 from sabun.poc.evidence.study_evidence import StudyEvidence
