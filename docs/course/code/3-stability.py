@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import design, schemes
-from sabun.report import scheme_figures
+from sabun.report import scheme_charts
 
 LANG = "en"  # of pictures and sentences
 
@@ -57,7 +57,7 @@ alt.Chart(alt.Data(values=rows)).mark_line(clip=True).encode(
 
 
 # %% drawn
-scheme_figures.stability_region(schemes.nesterov(), LANG)
+scheme_charts.stability_region(schemes.nesterov(), LANG)
 
 
 # %% certificate

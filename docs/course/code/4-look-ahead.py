@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import schemes
-from sabun.report import scheme_figures
+from sabun.report.look_ahead_plane import coordinates, look_ahead_plane
 
 LANG = "en"  # of pictures and sentences
 
@@ -32,7 +32,7 @@ assert np.allclose(path, 0.1 * np.cumsum(velocity), atol=1e-14)
 
 
 # %% drawn
-scheme_figures.look_ahead_plane(LANG)
+look_ahead_plane(LANG)
 
 
 # %% certificates
@@ -81,7 +81,7 @@ alt.Chart(alt.Data(values=rows)).mark_line(point=True, clip=True).encode(
 
 
 # %% solution-1
-where = scheme_figures.coordinates(schemes.lion(0.9, 0.99))
+where = coordinates(schemes.lion(0.9, 0.99))
 print("β, γ =", where)
 assert np.allclose(where, (0.99, (0.99 - 0.9) / (1 - 0.99)))
 
