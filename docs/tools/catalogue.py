@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sabun import optim, schemes
+from sabun.messages.formatting import short
 from sabun.optim import AVERAGING, OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.options import Option
 from sabun.optim.roles import Role
-from sabun.schemes.numbers import short, show
+from sabun.schemes.numbers import show
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

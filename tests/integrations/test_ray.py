@@ -23,8 +23,8 @@ from sabun.integrations import ray as integration
 from sabun.integrations.ray import Ray
 from sabun.poc import events
 from sabun.poc import evidence as stored
-from sabun.poc.executors.in_process import environment_of_study
 from sabun.poc.executors.processes import Processes
+from sabun.poc.executors.runtime_environment import runtime_environment
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Study
 from sabun.poc.study import run
@@ -69,7 +69,7 @@ def test_one_process_four_processes_and_two_ray_workers_leave_the_same_records(
         assert {arm: tuning.best for arm, tuning in held.tuning.items()} == {
             arm: tuning.best for arm, tuning in stored.read(out).tuning.items()
         }
-        assert held.environment == environment_of_study(resolve(study))
+        assert held.environment == runtime_environment(resolve(study))
         assert not held.mixed
 
 
@@ -195,7 +195,7 @@ def test_an_address_without_a_cluster_is_told(cluster: Any, monkeypatch: pytest.
 def test_workers_of_two_kinds_are_refused_unless_allowed_and_then_told_apart(tmp_path: Path) -> None:
     """Two imaginary workers in turn, on machines that differ in their torch."""
     study = tiny_study(trials=0, seeds=1)
-    here = environment_of_study(resolve(study))
+    here = runtime_environment(resolve(study))
     there = {**here, "torch": "0.0"}
 
     class TwoKinds(Processes):

@@ -1,7 +1,7 @@
 """One table of optimizers and what each can do; the generic tests run over all of it, as PyTorch's OptimizerInfo does.
 
 The cases cover every scheme family, preconditioner, average and control, and the Runge–Kutta class. What a case
-declares is checked both ways: a capability that it has must work, and one that it lacks must be refused with a clear error.
+declares is checked both ways: a capability that it has must work, and one that it lacks must be refused with an error.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_a_wrong_option_is_named(options, kind, says) -> None:
 
 @pytest.mark.parametrize(
     ("group", "says"),
-    [({"lr": -1.0}, "lr must"), ({"weigth_decay": 0.1}, "Did you mean 'weight_decay'"), 
+    [({"lr": -1.0}, "lr must"), ({"weigth_decay": 0.1}, "Did you mean 'weight_decay'"),
      ({"preconditioner": "adam(beta2=2)"}, "beta2 must"),
      ({"preconditioner": "adm"}, "'adam'"), ({"step_control": "stability"}, "whole optimizer")],
 )  # fmt: skip

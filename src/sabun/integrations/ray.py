@@ -186,13 +186,14 @@ class Worker:
 
     def load(self) -> dict[str, Any]:
         """Load the study and return the environment."""
-        from sabun.poc.executors.in_process import InProcess, environment_of_study
+        from sabun.poc.executors.in_process import InProcess
+        from sabun.poc.executors.runtime_environment import runtime_environment
         from sabun.poc.resolved import resolve
 
         resolved = resolve(_unpack(self._setup))
         self._executor = InProcess(shared=True)
         self._executor.load(resolved, Path(self._setup["logs"]))
-        return environment_of_study(resolved)
+        return runtime_environment(resolved)
 
     def run(self, unit: list[Mapping[str, Any]]) -> Iterator[str]:
         """Run a unit and yield its reports."""

@@ -30,8 +30,8 @@ class Preset:
     """One row. ``lr`` is the default time step h.
 
     ``preconditioner`` and ``averaging`` are notations, None the default. ``rest`` holds what differs for parameters
-    that are not hidden matrices (``lr_factor`` multiplies lr there); None treats all parameters alike. ``equals`` is the
-    public implementation that the row reproduces.
+    that are not hidden matrices (``lr_factor`` multiplies lr there); None treats all parameters alike. ``equals`` is
+    the public implementation that the row reproduces.
     """
 
     name: str

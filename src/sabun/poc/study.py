@@ -29,9 +29,9 @@ from sabun.poc.executors.base import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
 from sabun.poc.resolved import ResolvedStudy, resolve
-from sabun.poc.runner import StudyRunner
 from sabun.poc.schedule import RunSchedule, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
+from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
 
 __all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sabun.poc.evidence.environment import environment
 from sabun.poc.executors.base import Unit
+from sabun.poc.executors.runtime_environment import runtime_environment
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Study
@@ -18,17 +18,12 @@ from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 
-__all__ = ["InProcess", "environment_of_study", "one_thread", "trainer"]
+__all__ = ["InProcess", "one_thread", "trainer"]
 
 
 def trainer(resolved: ResolvedStudy, logs: Path | None = None) -> Trainer | ScriptTrainer:
     """Return the trainer of the study's task: a class, or the user's script."""
     return ScriptTrainer(resolved, logs) if isinstance(resolved.task, ScriptCommand) else Trainer(resolved)
-
-
-def environment_of_study(resolved: ResolvedStudy) -> dict[str, Any]:
-    """Return the environment of this process, with the source of the task and the packages of the arms."""
-    return environment(resolved.study, packages=resolved.packages, task_source=resolved.task_source)
 
 
 @contextlib.contextmanager
@@ -66,7 +61,7 @@ class InProcess:
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
         self.load(resolved, logs)
-        return (environment_of_study(resolved),)
+        return (runtime_environment(resolved),)
 
     def load(self, resolved: ResolvedStudy, logs: Path) -> None:
         """Start the study without inspecting the environment, which takes some tenths of a second."""

@@ -49,11 +49,11 @@ class Processes:
         self._server.load(self._setup)
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
-        from sabun.poc.executors.in_process import environment_of_study  # imports torch
+        from sabun.poc.executors.runtime_environment import runtime_environment  # imports torch
 
         if not self._setup:
             self.announce(resolved.study, logs)
-        return (environment_of_study(resolved),)
+        return (runtime_environment(resolved),)
 
     def submit(self, unit: Unit) -> None:
         idle = next((worker for worker in self._workers if not worker.assignment.unit), None)
