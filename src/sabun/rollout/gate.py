@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "Finding", "examine", "propose", "read", "template"]
 
-_SCRIPT = "script"  # sabun.poc.arms.SCRIPT, known here without the packages of sabun[poc]
+_SCRIPT = "script"  # sabun.script.arms.SCRIPT, known here without the packages of sabun[poc]
 _RANK = {"no-go": 0, "undecided": 1, "go": 2}
 
 
@@ -194,7 +194,7 @@ def template(name: str, champion: Side, challenger: Side, *, study: str = "studi
 def _step(arm: Arm) -> dict[str, Option]:
     """The default step of an arm that was not tuned, where its optimizer takes one."""
     from sabun.optim import notation
-    from sabun.poc.arms import recipe
+    from sabun.script.arms import recipe
 
     if arm.optimizer == _SCRIPT:
         return {}
