@@ -16,10 +16,10 @@ import typer
 
 from sabun.cli.logs import Form, Format, show
 from sabun.errors import OptionError, RolloutError
-from sabun.rollout import gate as evidence
 from sabun.rollout.choice import KILL_VARIABLE, choose, killed
-from sabun.rollout.plan import Side
-from sabun.rollout.state import Rollout, State
+from sabun.rollout.proposal import propose, template
+from sabun.rollout.rollout_plan import Side
+from sabun.rollout.state import Rollout, RolloutState
 
 __all__ = ["register"]
 
@@ -66,9 +66,9 @@ def init(
     if study is not None:
         if new is not None:
             raise OptionError("a study has its own candidates.", fix="Name one with --candidate instead.")
-        proposed = evidence.propose(study, rollout.folder, name=name, candidate=candidate, champion=today)
+        proposed = propose(study, rollout.folder, name=name, candidate=candidate, champion=today)
     elif today is not None and new is not None:
-        proposed = evidence.template(name or challenger, today, new)
+        proposed = template(name or challenger, today, new)
     elif today is not None or new is not None or not rollout.plan_path.exists():
         raise OptionError("nothing to start from.", fix="Give --study DIR, or both --champion and --challenger.")
     elif name:
@@ -205,11 +205,11 @@ def _side(notation: str, lr: float | None, role: str) -> Side | None:
     return Side(notation, {} if lr is None else {"lr": lr})
 
 
-def _notes(state: State) -> list[str]:
+def _notes(state: RolloutState) -> list[str]:
     """What the operator should know of a plan before any job meets it."""
-    from sabun.rollout.jobs import unbuildable
+    from sabun.rollout.sides import check_sides
 
-    wrong, unjudged = unbuildable(state.plan)
+    wrong, unjudged = check_sides(state.plan)
     notes = [f"{problem} Correct rollout.toml, then run `sabun rollout apply`." for problem in wrong]
     for role, side in (("champion", state.plan.champion), ("challenger", state.plan.challenger)):
         if not wrong and "lr" not in side.options and "lr=" not in "".join(side.optimizer.split()):
@@ -227,7 +227,7 @@ def _move(model: str | None, rollout: Rollout, *, quiet: bool = False) -> None:
         typer.echo(f"MLflow {model}: champion is version {found.champion}, challenger {found.challenger or 'none'}")
 
 
-def _show(state: State, *, as_json: bool = False) -> None:
+def _show(state: RolloutState, *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps({**state.to_json(), "head": state.head}, ensure_ascii=False, indent=2))
         return

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import shlex
@@ -30,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sabun import _files
 from sabun.errors import StoreError, StudyError, TrainingError, unknown
 from sabun.poc import arms
 from sabun.poc.codec import decode_epoch, special
@@ -138,7 +138,7 @@ class ScriptTrainer:
         }
         path = directory / "run.json"
         with path.open("w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _files.lock(file.fileno())
             file.write(json.dumps(task))
             file.flush()
             yield path
