@@ -115,7 +115,7 @@ def test_the_guard_falls_back_to_the_plans_champion(tmp_path: Path) -> None:
     start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
     model = nn.Linear(3, 2)
     opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
-    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
     for told in [1.0] * 6 + [float("inf")] * 2:
         opt.zero_grad()
         model(torch.ones(4, 3)).square().mean().backward()
@@ -135,7 +135,7 @@ def test_a_champion_that_treats_layers_differently_gets_the_model(part: bool, tm
     model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     trained = [p for name, p in model.named_parameters() if not (part and name.startswith("3."))]
     opt = optimizer(trained, job_id="job", path=tmp_path)
-    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
     for told in [1.0] * 6 + [float("inf")] * 2:
         opt.zero_grad()
         model(torch.arange(6)).square().mean().backward()

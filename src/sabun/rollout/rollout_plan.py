@@ -43,7 +43,7 @@ __all__ = ["SCRIPT", "Gate", "Option", "RolloutPlan", "Side", "Stage"]
 Option = bool | int | float | str | tuple[float | int, ...]
 
 SCRIPT = "script"
-"""``sabun.poc.arms.SCRIPT``: the notation of an optimizer that a script makes itself; known here without its packages."""
+"""``sabun.poc.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
 
 VERDICTS = ("go", "undecided")
 T = TypeVar("T")
@@ -121,7 +121,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """The plan of a roll-out. Raises RolloutError for decreasing shares, a first stage with a gate, a later one without."""
+    """The plan of a roll-out. Raises RolloutError for decreasing shares, and for a first stage with a gate or a later
+    one without.
+    """
 
     name: str
     champion: Side

@@ -2,10 +2,10 @@
 
 Beside the plan ``NAME.toml`` are ``NAME.audit.jsonl``, the log, which is authoritative, and ``NAME.state.json``, a copy
 of the state for dashboards and shell scripts. Every change is an event first and a new state file second, so a process
-killed between the two leaves a state file that is one event late; the next command renews it. Jobs read the log itself.
+killed between the two leaves a state file that is one event late; the next command renews it. Jobs read the log.
 
-The plan in the log is in force, not the file: an edit of ``rollout.toml`` has no effect until ``apply`` writes it to the
-log. ``promote`` needs the gate of the next stage to pass; ``rollback`` needs nothing.
+The plan in the log is in force, not the file: an edit of ``rollout.toml`` has no effect until ``apply`` writes it to
+the log. ``promote`` needs the gate of the next stage to pass; ``rollback`` needs nothing.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Rollout:
         return state
 
     def state_or_problem(self) -> tuple[RolloutState | None, str]:
-        """Return the state (None before the start), and what is wrong with the log (empty if nothing is); never raises."""
+        """Return the state (None before the start), and what is wrong with the log, empty if nothing is. Never raises."""
         try:
             if not self.log.path.exists() and not self.log.head_path.exists():
                 return None, ""
@@ -108,7 +108,7 @@ class Rollout:
             return None, error.cause if error.cause.endswith(".") else f"{error.cause}."
 
     def start(self, plan: RolloutPlan | None = None) -> RolloutState:
-        """Write ``plan`` (by default, use the existing file) and the first event. After a kill in between, start again."""
+        """Write ``plan`` (by default, use the existing file) and the first event. After a kill in between, repeat."""
         if self.state_or_problem() != (None, ""):
             self.state()  # raises if the log is not valid
             raise RolloutError(
@@ -184,7 +184,7 @@ class Rollout:
         return self._examined(plan, plan.stages[plan.index(stage)], now)[0]
 
     def verify(self, *, anchor: str | None = None) -> tuple[JournalVerification, list[str]]:
-        """Verify the log (:func:`sabun.audit.verify`); return that, and in sentences what else does not agree with it."""
+        """Verify the log; return the result, and in sentences what else does not agree with the log."""
         found, events = self.log.load(anchor=anchor)
         state, problem = self.state_or_problem()
         if not found.ok:
