@@ -94,7 +94,7 @@ def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_sta
     assert "Undecided" in said.out
     assert app.run(["poc", "status", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "SGD, comparing: failed, seed 0: it ended the program" in shown
+    assert "SGD, evaluation: failed, seed 0: it ended the program" in shown
     assert "mine.py, line 7" in shown
     assert app.run(["poc", "status", str(out), "--json"]) == 0
     failures = json.loads(capsys.readouterr().out)["failures"]
@@ -209,7 +209,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
         if mood in expected:
             assert expected[mood] in run.failure
             assert expected[mood] in shown
-            assert f"all that it printed: {out / 'logs' / run.run}.txt" in shown
+            assert f"complete output: {out / 'logs' / run.run}.txt" in shown
     before = (out / "records.jsonl").read_bytes()
     assert app.run([*command, "--quiet"]) == 0  # done is done: nothing is run again
     assert (out / "records.jsonl").read_bytes() == before
@@ -220,9 +220,9 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
 
 def test_options_that_would_not_reach_a_script_are_refused(capsys: Capture) -> None:
     assert app.run(["poc", "run", "--script", "python train.py", "--epochs", "3"]) == 2
-    assert "Put {epochs} into its command" in capsys.readouterr().err
+    assert "Put {epochs} into the command" in capsys.readouterr().err
     assert app.run(["poc", "run", "--time-limit", "3"]) == 2
-    assert "--time-limit is for scripts" in capsys.readouterr().err
+    assert "--time-limit applies to scripts only" in capsys.readouterr().err
 
 
 FULL = """

@@ -66,8 +66,8 @@ def test_the_same_command_again_finds_everything_done(study: Path, capsys: Captu
     before = (study / "records.jsonl").read_bytes()
     assert app.run(["poc", "run", *SMALL, "--out", str(study)]) == 0
     said = capsys.readouterr()
-    assert "26 of them done before" not in said.out
-    assert "22 runs, 22 of them done before" in said.err
+    assert "26 of them already done" not in said.out
+    assert "22 runs, 22 of them already done" in said.err
     assert str(study / "report.html") in said.out
     assert (study / "records.jsonl").read_bytes() == before
 

@@ -50,7 +50,7 @@ def test_resume_goes_on_from_the_directory_alone(
     assert f"sabun poc resume {tmp_path}" in said
     assert app.run(["poc", "resume", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "24 runs, 7 of them done before" in said.err
+    assert "24 runs, 7 of them already done" in said.err
     assert str(tmp_path / "report.html") in said.out
     assert untimed(stored.read(tmp_path).runs) == records
     assert app.run(["poc", "status", str(tmp_path), "--json"]) == 0

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.errors import MixedEvidenceError, StoreError
+from sabun.errors import MixedEvidenceError, StoreError, StudyError
 from sabun.journal import Journal
 from sabun.poc.codec import decode, encode
 from sabun.poc.evidence import read, verify
@@ -208,16 +208,16 @@ def test_another_study_is_refused_and_the_difference_named(filled: Path) -> None
         (tiny_study(seed=1), "seed is 0, not 1"),
         (tiny_study(seeds=4), "its budget differs"),
     ):
-        with pytest.raises(StoreError, match=f"holds another study.*{words}"):
+        with pytest.raises(StudyError, match=f"holds another study.*{words}"):
             StudyWriter.start(filled, other, HERE)
     assert {path.name: path.read_bytes() for path in filled.iterdir()} == before
 
 
 def test_other_files_are_left_alone(tmp_path: Path, study: Study) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(StoreError, match=r"not empty \(thesis.tex\)"):
+    with pytest.raises(StudyError, match=r"not empty \(thesis.tex\)"):
         StudyWriter.start(tmp_path, study, HERE)
-    with pytest.raises(StoreError, match="is a file"):
+    with pytest.raises(StudyError, match="is a file"):
         StudyWriter.start(tmp_path / "thesis.tex", study, HERE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

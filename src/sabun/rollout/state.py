@@ -96,7 +96,7 @@ class Rollout:
         return state
 
     def state_or_problem(self) -> tuple[RolloutState | None, str]:
-        """Return the state (None before the start), and what is wrong with the log, empty if nothing is. Never raises."""
+        """Return the state (None before the start), and what is wrong with the log (empty: nothing). Never raises."""
         try:
             if not self.log.path.exists() and not self.log.head_path.exists():
                 return None, ""

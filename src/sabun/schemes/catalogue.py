@@ -83,18 +83,18 @@ class Entry:
 
     ``coefficients`` takes the parameters as Fractions, in their order, and returns (α, β) of a multistep scheme or (A,
     b, b_embedded) of a Runge–Kutta scheme. ``order`` is that of the source for the default parameters. ``instead``
-    names the scheme to use where this one is unusable.
+    names the scheme to use where this one is unusable. The summary of sabun's own schemes is the message
+    ``scheme.NAME`` of each language; ``summary`` is that of a scheme added from outside.
     """
 
     name: str
     coefficients: Callable[..., Coefficients | Tableau]
     order: int
     source: str
-    summary: str
-    summary_ja: str = ""
     start_up: StartUp = "hold"
     parameters: tuple[Parameter, ...] = ()
     instead: str = ""
+    summary: str = ""
 
     @property
     def family(self) -> Mapping[str, Parameter]:
@@ -176,106 +176,67 @@ _STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST
 _STAGES_2 = Parameter("stages", Fraction(5), Fraction(2), Fraction(stabilised.MOST_STAGES), whole=True,
                       meaning="gradients a step")  # fmt: skip
 _HNW = "Hairer, Nørsett & Wanner, Solving ODEs I"
-_SMALL_ROOT = "sabun.schemes.difference, smallest largest root (the approach of Uhlig 2019, arXiv 1904.10569)"
-_LONG_INTERVAL = "sabun.schemes.difference, longest damped stability interval, parasitic roots up to 0.9"
+_SMALL_ROOT = "sabun.design.difference, smallest largest root (the approach of Uhlig 2019, arXiv 1904.10569)"
+_LONG_INTERVAL = "sabun.design.difference, longest damped stability interval, parasitic roots up to 0.9"
 _RKC = "Sommeijer, Shampine & Verwer 1998; Hairer & Wanner, Solving ODEs II, IV.2"
 
 _ENTRIES = (
     # ------------------------------------------------------------ the momentum plane: started at rest, as torch does
-    Entry("euler", _fixed("1 -1", "1"), 1, f"{_HNW}, I.7",
-          "forward Euler: plain SGD", "前進オイラー法（通常の SGD）", "rest"),
-    Entry("heavy-ball", _heavy_ball, 1, "Polyak 1964",
-          "momentum: the mean of gradients", "モメンタム（勾配の移動平均）", "rest", (_BETA,)),
-    Entry("nesterov", _nesterov, 1, "Nesterov 1983; Sutskever et al. 2013",
-          "Nesterov's momentum: γ = β", "ネステロフのモメンタム（γ = β）", "rest", (_BETA,)),
+    Entry("euler", _fixed("1 -1", "1"), 1, f"{_HNW}, I.7", "rest"),
+    Entry("heavy-ball", _heavy_ball, 1, "Polyak 1964", "rest", (_BETA,)),
+    Entry("nesterov", _nesterov, 1, "Nesterov 1983; Sutskever et al. 2013", "rest", (_BETA,)),
     Entry("look-ahead", _look_ahead, 1, "coordinates of sabun; the same plane as Ma & Yarats 2019, arXiv 1810.06801",
-          "momentum plus γ·(g − g_prev)",
-          "モメンタム＋γ×（勾配の変化）", "rest", (_BETA, _GAMMA)),
+          "rest", (_BETA, _GAMMA)),
     Entry("quasi-hyperbolic", _quasi_hyperbolic, 1, "Ma & Yarats 2019, arXiv 1810.06801",
-          "a mix of gradient and momentum",
-          "勾配とモメンタムの混合", "rest", (_NU, _share("beta", "0.999", _MOMENTUM))),
-    Entry("order-two", _order_two, 2, "the line C = 0 of the look-ahead plane: γ = (1+β)/(2(1−β))",
-          "momentum of order 2", "2次精度にしたモメンタム", "rest", (_BETA,)),
-    Entry("lion", _lion, 1, "Chen et al. 2023, arXiv 2302.06675",
-          "the momentum inside Lion",
-          "Lion の内部のモメンタム", "rest",
+          "rest", (_NU, _share("beta", "0.999", _MOMENTUM))),
+    Entry("order-two", _order_two, 2, "the line C = 0 of the look-ahead plane: γ = (1+β)/(2(1−β))", "rest", (_BETA,)),
+    Entry("lion", _lion, 1, "Chen et al. 2023, arXiv 2302.06675", "rest",
           (_share("beta1", "0.9", "weight of the momentum in the step"), _share("beta2", "0.99", _MOMENTUM))),
     # ------------------------------------------------------------ Adams–Bashforth: accuracy from past gradients
-    Entry("adams-bashforth-2", _fixed("1 -1", "3/2 -1/2"), 2, f"{_HNW}, III.1 (1.5)",
-          "extrapolates the gradient linearly", "勾配を1次式で外挿"),
-    Entry("adams-bashforth-3", _fixed("1 -1", "23/12 -16/12 5/12"), 3, f"{_HNW}, III.1 (1.5)",
-          "extrapolates it by a parabola", "勾配を2次式で外挿"),
-    Entry("adams-bashforth-4", _fixed("1 -1", "55/24 -59/24 37/24 -9/24"), 4, f"{_HNW}, III.1 (1.5)",
-          "extrapolates it by a cubic", "勾配を3次式で外挿"),
+    Entry("adams-bashforth-2", _fixed("1 -1", "3/2 -1/2"), 2, f"{_HNW}, III.1 (1.5)"),
+    Entry("adams-bashforth-3", _fixed("1 -1", "23/12 -16/12 5/12"), 3, f"{_HNW}, III.1 (1.5)"),
+    Entry("adams-bashforth-4", _fixed("1 -1", "55/24 -59/24 37/24 -9/24"), 4, f"{_HNW}, III.1 (1.5)"),
     Entry("adams-bashforth-5", _fixed("1 -1", "1901/720 -2774/720 2616/720 -1274/720 251/720"), 5,
-          f"{_HNW}, III.1 (1.5)",
-          "extrapolates it by a quartic", "勾配を4次式で外挿"),
+          f"{_HNW}, III.1 (1.5)"),
     # ------------------------------------------------------------ difference formulas: accuracy from past points
-    Entry("taylor-4", _fixed("1 -3/2 1 -1/2", "1"), 2, "Taylor-type one-step-ahead rule of Zhang neural networks",
-          "4-point difference formula", "4点の差分公式"),
-    Entry("difference-5", _fixed("1 1/8 -6/8 -5/8 2/8", "18/8"), 3, "5-point rule of Zhang neural networks",
-          "5-point difference formula", "5点の差分公式"),
-    Entry("difference-6", _fixed("1 1/6 -11/12 -3/8 1/12 1/24", "9/4"), 3, _SMALL_ROOT,
-          "6 points, smallest parasitic roots",
-          "6点、余分な根を最小化"),
-    Entry("difference-8", _fixed("1 11/30 -22/25 -19/25 7/75 11/50 0 -1/25", "62/25"), 4, _SMALL_ROOT,
-          "8 points, small parasitic roots",
-          "8点、余分な根が小さい"),
+    Entry("taylor-4", _fixed("1 -3/2 1 -1/2", "1"), 2, "Taylor-type one-step-ahead rule of Zhang neural networks"),
+    Entry("difference-5", _fixed("1 1/8 -6/8 -5/8 2/8", "18/8"), 3, "5-point rule of Zhang neural networks"),
+    Entry("difference-6", _fixed("1 1/6 -11/12 -3/8 1/12 1/24", "9/4"), 3, _SMALL_ROOT),
+    Entry("difference-8", _fixed("1 11/30 -22/25 -19/25 7/75 11/50 0 -1/25", "62/25"), 4, _SMALL_ROOT),
     Entry("difference-10",
           _fixed("1 69/83 -98/83 -105/83 26/83 31616/61669 -6102/61669 -9061/61669 905/61669 1217/61669",
                  "174900/61669"),
-          5, _SMALL_ROOT,
-          "10 points, small parasitic roots",
-          "10点、余分な根が小さい"),
-    Entry("wide-2-4", _fixed("1 -1 1/3 -1/3", "4/3"), 2, _LONG_INTERVAL,
-          "order 2, as stable as Euler",
-          "2次精度、安定区間はSGDと同じ"),
-    Entry("wide-2-5", _fixed("1 -11/7 5/7 3/35 -8/35", "4/5"), 2, _LONG_INTERVAL,
-          "order 2, 1.9 × as stable as Euler",
-          "2次精度、安定区間はSGDの約1.9倍"),
-    Entry("wide-2-6", _fixed("1 -5/3 2/3 2/15 1/105 -1/7", "64/105"), 2, _LONG_INTERVAL,
-          "order 2, 2.7 × as stable as Euler",
-          "2次精度、安定区間はSGDの約2.7倍"),
-    Entry("wide-3-7", _fixed("1 -9/8 1/2 -1/8 -51/188 -19/188 23/188", "255/188"), 3, _LONG_INTERVAL,
-          "order 3, nearly as stable as Euler", "3次精度、安定区間はSGDとほぼ同じ"),
+          5, _SMALL_ROOT),
+    Entry("wide-2-4", _fixed("1 -1 1/3 -1/3", "4/3"), 2, _LONG_INTERVAL),
+    Entry("wide-2-5", _fixed("1 -11/7 5/7 3/35 -8/35", "4/5"), 2, _LONG_INTERVAL),
+    Entry("wide-2-6", _fixed("1 -5/3 2/3 2/15 1/105 -1/7", "64/105"), 2, _LONG_INTERVAL),
+    Entry("wide-3-7", _fixed("1 -9/8 1/2 -1/8 -51/188 -19/188 23/188", "255/188"), 3, _LONG_INTERVAL),
     Entry("wide-4-9", _fixed("1 -1/2 1/8 -9/16 -1/4 61/1276 391/2552 219/5104 -18/319", "2463/1276"), 4,
-          _LONG_INTERVAL, "9 points, long stability interval",
-          "9点、安定区間が長い"),
+          _LONG_INTERVAL),
     Entry("wide-5-11",
           _fixed("1 0 -4/17 -15/17 -4/17 3/17 9620/31943 1883/95829 -5255/31943 -469/31943 3340/95829", "74480/31943"),
-          5, _LONG_INTERVAL, "11 points, long stability interval",
-          "11点、安定区間が長い"),
+          5, _LONG_INTERVAL),
     # ------------------------------------------------------------ counter-examples
     Entry("leap-frog", _fixed("1 0 -1", "2"), 2, f"{_HNW}, III.9 (the explicit midpoint rule)",
-          "counter-example: weakly stable", "反例：弱安定にすぎない", instead="adams-bashforth-2"),
+          instead="adams-bashforth-2"),
     Entry("lagrange-4", _fixed("1 3/2 -3 1/2", "3"), 3, "Lagrange-type one-step-ahead rule of 4 points",
-          "counter-example: not zero-stable", "反例：ゼロ安定でない", instead="taylor-4"),
+          instead="taylor-4"),
     Entry("lagrange-5", _fixed("1 10/3 -6 2 -1/3", "4"), 4, "Lagrange-type one-step-ahead rule of 5 points",
-          "counter-example: not zero-stable", "反例：ゼロ安定でない", instead="difference-5"),
+          instead="difference-5"),
     # ------------------------------------------------------------ Runge–Kutta
-    Entry("heun", _tableau("1", "1/2 1/2"), 2, f"{_HNW}, II.1 (1.6)",
-          "trapezoidal rule, Euler predictor", "オイラー法で予測する台形公式"),
-    Entry("midpoint", _tableau("1/2", "0 1"), 2, f"{_HNW}, II.1 (1.4), Runge 1895",
-          "the gradient half a step ahead", "半ステップ先の勾配で進む"),
-    Entry("ralston", _tableau("2/3", "1/4 3/4"), 2, "Ralston 1962",
-          "order 2, smallest error bound", "誤差上界が最小の2次公式"),
-    Entry("kutta-3", _tableau("1/2|-1 2", "1/6 2/3 1/6"), 3, "Kutta 1901",
-          "Simpson's rule in three stages", "シンプソン則に基づく3段公式"),
-    Entry("ssprk-3", _tableau("1|1/4 1/4", "1/6 1/6 2/3"), 3, "Shu & Osher 1988",
-          "convex combination of Euler steps", "オイラー法の凸結合による3段公式"),
-    Entry("rk4", _tableau("1/2|0 1/2|0 0 1", "1/6 1/3 1/3 1/6"), 4, f"{_HNW}, II.1, table 1.2; Kutta 1901",
-          "the classical Runge–Kutta method", "古典的ルンゲ・クッタ法"),
-    Entry("heun-euler", _tableau("1", "1/2 1/2", "1 0"), 2, f"{_HNW}, II.4",
-          "Heun with Euler embedded",
-          "オイラー法を埋め込んだホイン法"),
+    Entry("heun", _tableau("1", "1/2 1/2"), 2, f"{_HNW}, II.1 (1.6)"),
+    Entry("midpoint", _tableau("1/2", "0 1"), 2, f"{_HNW}, II.1 (1.4), Runge 1895"),
+    Entry("ralston", _tableau("2/3", "1/4 3/4"), 2, "Ralston 1962"),
+    Entry("kutta-3", _tableau("1/2|-1 2", "1/6 2/3 1/6"), 3, "Kutta 1901"),
+    Entry("ssprk-3", _tableau("1|1/4 1/4", "1/6 1/6 2/3"), 3, "Shu & Osher 1988"),
+    Entry("rk4", _tableau("1/2|0 1/2|0 0 1", "1/6 1/3 1/3 1/6"), 4, f"{_HNW}, II.1, table 1.2; Kutta 1901"),
+    Entry("heun-euler", _tableau("1", "1/2 1/2", "1 0"), 2, f"{_HNW}, II.4"),
     Entry("bogacki-shampine", _tableau("1/2|0 3/4|2/9 1/3 4/9", "2/9 1/3 4/9 0", "7/24 1/4 1/3 1/8"), 3,
-          "Bogacki & Shampine 1989", "order 3 with order 2 embedded", "2次公式を埋め込んだ3次公式"),
+          "Bogacki & Shampine 1989"),
     Entry("chebyshev", stabilised.chebyshev, 1, "Hairer & Wanner, Solving ODEs II, IV.2 (2.24)–(2.26)",
-          "interval near 2s² for s gradients", "勾配 s 回で安定区間が約 2s²",
           parameters=(_STAGES, Parameter("damping", Fraction(1, 20), Fraction(0), Fraction(10),
                                          meaning="how far |R| stays below 1 inside the interval"))),
     Entry("rkc2", stabilised.rkc2, 2, _RKC,
-          "order 2, interval near 0.65 s²", "2次精度、安定区間が約 0.65 s²",
           parameters=(_STAGES_2, Parameter("damping", Fraction(2, 13), Fraction(0), Fraction(10),
                                            meaning="how far |R| stays below 1 inside the interval"))),
 )  # fmt: skip

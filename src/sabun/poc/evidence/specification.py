@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sabun import _files
-from sabun.errors import StoreError
+from sabun.errors import StoreError, StudyError
 from sabun.poc.spec import LogUniform, Study, hash_of
 
 __all__ = ["FrozenSpecification", "Spaces", "exists", "refuse_other"]
@@ -74,20 +74,20 @@ def exists(path: str | Path) -> bool:
 
 
 def refuse_other(path: Path, study: Study) -> None:
-    """Raise StoreError where ``study`` must not be written to ``path``: a file, another study, or foreign files."""
+    """Raise StudyError where ``study`` must not be written to ``path``: a file, another study, or foreign files."""
     if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file.", fix="Give a directory for the study's results.")
+        raise StudyError(f"{path} is a file.", fix="Give a directory for the study's results.")
     if exists(path):
         held = FrozenSpecification.read(path).study
         if held.hash != study.hash:
-            raise StoreError(
+            raise StudyError(
                 f"{path} holds another study ({held.name!r}: {_first_difference(held, study)}).",
                 fix="Give another directory, or the same study to resume it.",
             )
     elif path.is_dir():
         others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, STUDY + _files.DRAFT))
         if others:
-            raise StoreError(
+            raise StudyError(
                 f"{path} is not empty ({others[0]}) and holds no study.", fix="Give a new or empty directory."
             )
 

@@ -1,0 +1,143 @@
+"""The values of a judgement: comparisons, verdicts and their reasons. Reports render them and never recompute them.
+
+No sentence is stored here: a :class:`Reason` is a code with numbers, and each report language has a sentence for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
+
+Decision = Literal["go", "no-go", "undecided"]
+"""What a verdict says."""
+Outcome = Literal["pass", "fail", "unclear"]
+"""Outcome of one group of KPIs."""
+Mark = Literal["pass", "fail", "unclear", "open"]
+"""An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One candidate against the baseline on one KPI.
+
+    ``scale`` is ``relative`` (effect = candidate/baseline − 1 of paired means; 0 means equal, negative is better
+    when lower is better) or ``ratio`` (effect = candidate/baseline, computed on the log scale; 1 means equal).
+    ``low``..``high`` is the two-sided interval at ``level``, the level at which Holm's procedure (and the look of a
+    sequential study) tests this candidate: it excludes ``threshold`` exactly when the adjusted test rejects.
+    ``p_value`` is two-sided, of "the effect is ``threshold``"; ``p_adjusted`` after Holm over candidates.
+    ``baseline`` and ``candidate`` are the values per paired seed, in the order of ``seeds``. ``problem`` is a code
+    where the comparison decides nothing; numbers that could not be computed are then None (with ``too_few_seeds`` a
+    t interval stands for information). ``power`` is the chance that a study of this size shows an effect
+    ``detectable`` away from the threshold (a relative difference, or a factor above 1); ``seeds_to_decide``
+    estimates, for KPIs that decide, the number of seeds in all that would settle it (None: out of reach or
+    settled).
+    """
+
+    kpi: str
+    arm: str
+    scale: Literal["relative", "ratio"]
+    effect: float | None
+    low: float | None
+    high: float | None
+    level: float
+    p_value: float | None
+    p_adjusted: float | None
+    n: int
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    candidate: tuple[float, ...]
+    threshold: float | None
+    method: str
+    power: float | None = None
+    detectable: float | None = None
+    seeds_to_decide: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """The outcome of one group of KPIs and why. ``code`` names a sentence, ``values`` fill its placeholders."""
+
+    kpi: str
+    code: str
+    outcome: Outcome
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> Mark:
+        """The outcome, or ``open`` for a K2 that passes while its interval reaches beyond the limit.
+
+        K2 only asks that the candidate is not shown to spread more. An interval across the limit passes too, and must
+        not look like one that lies below it.
+        """
+        high, limit = self.values.get("high"), self.values.get("limit")
+        if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
+            return "open"
+        return self.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision on one candidate, with one reason per group in the order K1, K2, K3."""
+
+    arm: str
+    decision: Decision
+    reasons: tuple[Reason, ...]
+
+    def reason(self, group: str) -> Reason:
+        """The reason of the group K1, K2 or K3."""
+        return next(reason for reason in self.reasons if reason.kpi == group)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What tuning found for one arm: ``trials`` as (hyperparameters, objective); ``at_edge`` names a hyperparameter
+    whose best value lies within 5% (in log space) of the edge of its space, or is the smallest or largest of more than
+    two values tried: its optimum may lie outside."""
+
+    arm: str
+    best: Mapping[str, float | int | str | bool]
+    objective: float
+    trials: tuple[tuple[Mapping[str, float | int | str | bool], float], ...]
+    gradient_evaluations: int
+    seconds: float
+    at_edge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds.
+
+    ``together``: how many seeds were trained as one model; ``bit_exact`` is then unknown, because the repeated run is
+    trained alone, which rounds differently.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+    medians: Mapping[str, float | None]
+    epochs: tuple[int, ...]
+    loss_median: tuple[float, ...]
+    loss_low: tuple[float, ...]
+    loss_high: tuple[float, ...]
+    seconds_median: tuple[float, ...]
+    diverged: int
+    failed: int
+    bit_exact: bool | None
+    lr_tolerance_decades: float | None
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Everything that the records say, computed once."""
+
+    baseline: str
+    arms: Mapping[str, ArmSummary]
+    comparisons: tuple[Comparison, ...]
+    verdicts: tuple[Verdict, ...]
+    tuning: Mapping[str, Tuning]
+    level: float

@@ -1,0 +1,185 @@
+"""The report as one frozen value, built once from a study's evidence and assessment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sabun import __version__
+from sabun.errors import OptionError
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.records import RunResult
+from sabun.poc.spec import Study
+from sabun.report import narrative
+from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
+from sabun.report.method import method
+from sabun.report.money import Effort, Prices, appraise
+
+if TYPE_CHECKING:
+    from sabun.poc.evidence import StudyEvidence
+
+__all__ = ["build"]
+
+
+def build(
+    evidence: StudyEvidence,
+    assessment: Assessment,
+    *,
+    descriptions: Mapping[str, Mapping[str, object] | None] | None = None,
+    prices: Prices | None = None,
+) -> Report:
+    """Build the report of a study from its evidence and the assessment of it.
+
+    Args:
+        evidence: the verified evidence; all its runs, tuning included, count for effort and dates.
+        assessment: the judgement on this evidence.
+        descriptions: for each arm, what :func:`sabun.optim.describe` says of its optimizer; None for an unknown one.
+        prices: prices and workload of the reader; without them the report has no money section.
+
+    Raises:
+        OptionError: the assessment is of another study.
+    """
+    study, runs = evidence.study, evidence.runs
+    if [arm.name for arm in study.candidates] != [verdict.arm for verdict in assessment.verdicts]:
+        raise OptionError(
+            "The assessment has other candidates than the study.", fix="Assess the records of this study."
+        )
+    arms = tuple(
+        _arm(study, name, assessment, runs, (descriptions or {}).get(name)) for name in (a.name for a in study.arms)
+    )
+    by_arm: dict[str, dict[str, Comparison]] = {}
+    for comparison in assessment.comparisons:
+        by_arm.setdefault(comparison.arm, {})[comparison.kpi] = comparison
+    candidates = tuple(Candidate(v.arm, v, by_arm.get(v.arm, {})) for v in assessment.verdicts)
+    decision, leading = _overall(candidates)
+    limits = Limits(
+        study.task,
+        dict(study.task_options),
+        _epochs(study, arms),
+        study.budget.seeds,
+        study.budget.trials,
+        study.budget.tuning_seeds,
+        study.budget.decades,
+        study.thresholds.margin,
+        study.thresholds.max_time_ratio,
+        study.thresholds.max_spread_ratio,
+        study.thresholds.level,
+    )
+    effort = _effort(runs)
+    lead = next(candidate for candidate in candidates if candidate.arm == leading)
+    job_s = _job_seconds(arms[0].summary)
+    money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
+    environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
+    started = min((run.started for run in runs if run.started), default="")
+    ended = max((run.ended for run in runs if run.ended), default="")
+    seeds = tuple(arms[0].summary.seeds)
+    audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
+    facts = narrative.Findings(decision, lead, limits, arms, candidates, money, environment, evidence.mixed)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        generator=f"sabun {__version__}",
+        name=study.name,
+        note=study.note,
+        decision=decision,
+        leading=leading,
+        baseline=study.baseline.name,
+        headline=narrative.headline(facts),
+        limits=limits,
+        arms=arms,
+        candidates=candidates,
+        effort=effort,
+        money=money,
+        untested=narrative.untested(facts),
+        phrases=narrative.phrases(facts),
+        why=narrative.why(facts),
+        steps=narrative.steps(facts),
+        audit=audit,
+    )
+
+
+def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:
+    """The decision on the study, and the candidate with this decision that is best by K1.
+
+    The decision is go if one candidate has a go, no-go if all have a no-go, else undecided.
+    """
+    found = {candidate.verdict.decision for candidate in candidates}
+    decision: Decision = "go" if "go" in found else "undecided" if "undecided" in found else "no-go"
+
+    def rank(candidate: Candidate) -> float:
+        first = candidate.deciding("K1")
+        return first.effect if first is not None and first.effect is not None else math.inf
+
+    return decision, min((c for c in candidates if c.verdict.decision == decision), key=rank).arm
+
+
+def _arm(
+    study: Study,
+    name: str,
+    assessment: Assessment,
+    runs: Sequence[RunResult],
+    description: Mapping[str, object] | None,
+) -> ArmFacts:
+    spec = study.arm(name)
+    tuning: Tuning | None = assessment.tuning.get(name)
+    trials = []
+    for hyperparameters, objective in tuning.trials if tuning else ():
+        lr = hyperparameters.get("lr")
+        if isinstance(lr, int | float):
+            trials.append((float(lr), float(objective)))
+    margins, curvature = (_measured(runs, name, key) for key in ("margin", "curvature"))
+    return ArmFacts(
+        name=name,
+        baseline=name == study.baseline.name,
+        optimizer=spec.optimizer,
+        options=dict(spec.options),
+        summary=assessment.arms[name],
+        best=dict(tuning.best) if tuning else {},
+        at_edge=tuning.at_edge if tuning else (),
+        lr_trials=tuple(sorted(trials)),
+        tuning_s=tuning.seconds if tuning else 0.0,
+        method=method(description),
+        margin=min((margin for _, margin in margins), default=None),
+        interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
+        curvature=curvature,
+    )
+
+
+def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int, float], ...]:
+    """(epoch, value) of the extra value ``key`` in the first repeated run of ``arm``."""
+    repeated = next((run for run in runs if run.arm == arm and run.phase == "repeat"), None)
+    epochs = repeated.epochs if repeated is not None else ()
+    found = ((epoch.epoch, epoch.extra.get(key, math.nan)) for epoch in epochs)
+    return tuple((epoch, value) for epoch, value in found if math.isfinite(value))
+
+
+def _epochs(study: Study, arms: Sequence[ArmFacts]) -> int:
+    """Epochs of the longest run, for a script may set its own number; without runs those of the plan."""
+    return max((epoch for arm in arms for epoch in arm.summary.epochs), default=study.budget.epochs)
+
+
+def _effort(runs: Sequence[RunResult]) -> Effort:
+    seconds = [(run.phase == "tune", sum(epoch.train_s + epoch.eval_s for epoch in run.epochs)) for run in runs]
+    tuning = sum(s for tune, s in seconds if tune)
+    rest = sum(s for tune, s in seconds if not tune)
+    return Effort(len(runs), tuning, rest, tuning + rest)
+
+
+def _job_seconds(baseline: ArmSummary) -> float | None:
+    """Training time of one run of the baseline: the length of a job where the reader gives none."""
+    per_epoch = baseline.medians.get("epoch_s")
+    return None if per_epoch is None or not baseline.epochs else per_epoch * max(baseline.epochs)
+
+
+def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as ``{"a.b": text}``, to show and compare environments line by line."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            flat[name] = ", ".join(str(item) for item in value)
+        else:
+            flat[name] = "" if value is None else str(value)
+    return flat
