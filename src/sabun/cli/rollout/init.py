@@ -62,8 +62,8 @@ def init(
     as_json: options.Json = False,
 ) -> None:
     """Write a plan, or take an existing one, and start its audit log at the first stage."""
-    from sabun.rollout.proposal import propose, template
     from sabun.rollout.advice import advice
+    from sabun.rollout.proposal import propose, template
     from sabun.rollout.state import Rollout
 
     rollout = Rollout(plan)
