@@ -18,7 +18,17 @@ from typing import Any
 
 from sabun.errors import OptionError, unknown
 
-__all__ = ["DEFAULT", "Language", "LanguageFile", "add_language", "add_messages", "differences", "language", "languages", "read"]
+__all__ = [
+    "DEFAULT",
+    "Language",
+    "LanguageFile",
+    "add_language",
+    "add_messages",
+    "differences",
+    "language",
+    "languages",
+    "read",
+]
 
 Language = str
 """The code of a language: the name of its file."""
