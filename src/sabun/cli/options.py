@@ -48,7 +48,7 @@ Format = Annotated[
 Anchor = Annotated[
     str | None,
     typer.Option(
-        help="Hash of a log's end that you kept elsewhere. The log must contain it. Every report prints one.",
+        help="Head of the log that you kept elsewhere, which it must contain. Reports and `verify` print it.",
         metavar="HASH",
     ),
 ]
