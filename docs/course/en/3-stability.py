@@ -36,7 +36,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import design, schemes
-from sabun.report import scheme_figures
+from sabun.report import scheme_charts
 
 LANG = "en"  # of pictures and sentences
 
@@ -109,7 +109,7 @@ alt.Chart(alt.Data(values=rows)).mark_line(clip=True).encode(
 # For one scheme, in the complex plane (curvature is real, so the axis matters most):
 
 # %%
-scheme_figures.stability_region(schemes.nesterov(), LANG)
+scheme_charts.stability_region(schemes.nesterov(), LANG)
 
 # %% [markdown]
 # ## Blowing up at any learning rate

@@ -42,7 +42,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import schemes
-from sabun.report import scheme_figures
+from sabun.report.look_ahead_plane import coordinates, look_ahead_plane
 
 LANG = "en"  # of pictures and sentences
 
@@ -84,7 +84,7 @@ assert np.allclose(path, 0.1 * np.cumsum(velocity), atol=1e-14)
 # 0 is heavy ball, γ = β is Nesterov; β = 0 and γ = 1/2 is Adams–Bashforth 2.
 
 # %%
-scheme_figures.look_ahead_plane(LANG)
+look_ahead_plane(LANG)
 
 # %% [markdown]
 # Thin lines join schemes of equal stability interval; on the dashed line the order is 2. Published optimizers
@@ -150,10 +150,10 @@ alt.Chart(alt.Data(values=rows)).mark_line(point=True, clip=True).encode(
 # ## Exercises
 #
 # **1.** Where on the plane does Lion lie, with its default β₁ = 0.9, β₂ = 0.99? Use `lion` of the catalogue and
-# `scheme_figures.coordinates`, and check it against γ = (β₂ − β₁)/(1 − β₂).
+# `coordinates`, and check it against γ = (β₂ − β₁)/(1 − β₂).
 
 # %% tags=["solution"]
-where = scheme_figures.coordinates(schemes.lion(0.9, 0.99))
+where = coordinates(schemes.lion(0.9, 0.99))
 print("β, γ =", where)
 assert np.allclose(where, (0.99, (0.99 - 0.9) / (1 - 0.99)))
 

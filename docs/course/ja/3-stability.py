@@ -41,7 +41,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import design, schemes
-from sabun.report import scheme_figures
+from sabun.report import scheme_charts
 
 LANG = "ja"  # 図と文の言語
 
@@ -123,7 +123,7 @@ alt.Chart(alt.Data(values=rows)).mark_line(clip=True).encode(
 # 一つの手法を複素平面で見ると次のとおりです(曲率は実数なので、大切なのは横軸上です)。
 
 # %%
-scheme_figures.stability_region(schemes.nesterov(), LANG)
+scheme_charts.stability_region(schemes.nesterov(), LANG)
 
 # %% [markdown]
 # ## どんな学習率でも発散する

@@ -47,7 +47,7 @@ from sklearn.datasets import load_digits
 
 import sabun
 from sabun import schemes
-from sabun.report import scheme_figures
+from sabun.report.look_ahead_plane import coordinates, look_ahead_plane
 
 LANG = "ja"  # 図と文の言語
 
@@ -93,7 +93,7 @@ assert np.allclose(path, 0.1 * np.cumsum(velocity), atol=1e-14)
 # β = 0 で γ = 1/2 はアダムス・バッシュフォース 2 次法です。
 
 # %%
-scheme_figures.look_ahead_plane(LANG)
+look_ahead_plane(LANG)
 
 # %% [markdown]
 # 細い線の上では安定区間が等しく、破線の上では 2 次になります。
@@ -164,11 +164,11 @@ alt.Chart(alt.Data(values=rows)).mark_line(point=True, clip=True).encode(
 # ## 演習
 #
 # **1.** Lion(既定値 β₁ = 0.9、β₂ = 0.99)は、平面のどこにありますか。
-# カタログの `lion` と `scheme_figures.coordinates` を使い、
+# カタログの `lion` と `coordinates` を使い、
 # γ = (β₂ − β₁)/(1 − β₂) と照らし合わせてください。
 
 # %% tags=["solution"]
-where = scheme_figures.coordinates(schemes.lion(0.9, 0.99))
+where = coordinates(schemes.lion(0.9, 0.99))
 print("β, γ =", where)
 assert np.allclose(where, (0.99, (0.99 - 0.9) / (1 - 0.99)))
 
