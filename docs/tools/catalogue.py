@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sabun import optim, schemes
+from sabun.messages.formatting import short
 from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.averaging import AVERAGING
-from sabun.schemes.numbers import short, show
+from sabun.schemes.numbers import show
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
