@@ -20,7 +20,8 @@ def make(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     """Return the optimizer called ``name`` over ``model``: a preset, a scheme (with ``@preconditioner``), or a class.
 
     A class is named ``module:Class``. Presets for hidden matrices find embeddings and heads in the model. Parameters
-    with fewer than two dimensions (biases, norms) get no weight decay. Raises OptionError for an unknown name or option.
+    with fewer than two dimensions (biases, norms) get no weight decay. Raises OptionError for an unknown name or
+    option.
     """
     maker = notation.resolve(name)
     for key in options:

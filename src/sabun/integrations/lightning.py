@@ -72,7 +72,8 @@ class _StudyCallback(Callback):  # type: ignore[misc]
         found = trainer.callback_metrics
         if self.val_loss not in found:
             raise TrainingError(
-                f"this module's validation does not log {self.val_loss!r}. It logs {', '.join(sorted(found)) or 'nothing'}.",
+                f"this module's validation does not log {self.val_loss!r}; "
+                f"it logs {', '.join(sorted(found)) or 'nothing'}.",
                 fix="Give the name that it logs: attach(trainer, val_loss='...').",
             )
         shown = {} if self.metric is None else {self.metric.replace("/", "_"): found[self.metric]}
@@ -82,7 +83,7 @@ class _StudyCallback(Callback):  # type: ignore[misc]
 class AveragedEvaluation(Callback):  # type: ignore[misc]
     """Validate, test and predict at the average, and leave the average in the module after the fit.
 
-    Checkpoints hold the training point, and the average as part of the optimizer's state, so a fit can resume from them.
+    Checkpoints hold the training point, and the average as part of the optimizer's state, so a fit can be resumed.
     """
 
     def __init__(self) -> None:

@@ -27,10 +27,10 @@ _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparatio
 def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
     """Return the argument of ``Trainer(optimizer_cls_and_kwargs=...)`` for a preset or scheme by its notation.
 
-    ``options`` are those of the optimizer, such as ``lr`` and ``weight_decay``. The optimizer gets the model, so presets
-    for hidden matrices (``muon``, ``soap``) can exclude embeddings and heads. As in the Trainer's own optimizers, biases
-    and norms get no weight decay. For an unknown name or option, the Trainer raises OptionError when it creates the
-    optimizer.
+    ``options`` are those of the optimizer, such as ``lr`` and ``weight_decay``. The optimizer gets the model, so
+    presets for hidden matrices (``muon``, ``soap``) can exclude embeddings and heads. As in the Trainer's own
+    optimizers, biases and norms get no weight decay. For an unknown name or option, the Trainer raises OptionError when
+    it creates the optimizer.
     """
 
     def factory() -> Callable[..., Any]:

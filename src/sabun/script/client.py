@@ -95,8 +95,8 @@ class _Session:
                 start = time.perf_counter()
                 if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
                     raise TrainingError(
-                        f"{type(optimizer).__name__} moves the parameters before it calls its closure, along the gradient "
-                        "of the previous batch.",
+                        f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
+                        "along the gradient of the previous batch.",
                         fix="Compare it on a task (mytask.py:Task), which computes the gradient first.",
                     )
                 value = closure()

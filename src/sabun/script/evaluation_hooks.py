@@ -45,7 +45,7 @@ class EvaluationPoint:
         """Restore the training point. Raises TrainingError if the gradient was computed at the average."""
         if self._evaluating and self._gradients_at_average:
             raise TrainingError(
-                "this script trains its model in evaluation mode, in which an averaging optimizer evaluates at its average.",
+                "this script trains its model in evaluation mode, in which an averaging optimizer uses its average.",
                 fix="Call model.train() before training, or compare this arm on a task (mytask.py:Task).",
             )
         self._enter_training()

@@ -48,7 +48,7 @@ class Driver:
         self.kind: Kind = "closure" if needs_closure(optimizer) else "unknown"
 
     def step(self, gradient: Callable[[], Tensor]) -> None:
-        """Take one step. ``gradient`` clears the gradients, then computes the loss of the mini-batch and its gradients."""
+        """Take one step. ``gradient`` clears the gradients, computes the loss of the mini-batch and its gradients."""
         step: Callable[..., object] = self.optimizer.step
         if self.kind == "closure":
             step(gradient)
@@ -103,7 +103,7 @@ def enter_mode(optimizer: object, mode: Literal["train", "eval"]) -> None:
 
 
 def averaged(optimizer: object) -> contextlib.AbstractContextManager[object]:
-    """Return the block in which sabun's averaging optimizers put their average into the model; a null context for others."""
+    """Return a block with the average in the model, for sabun's averaging optimizers; else a null context."""
     block: Callable[[], contextlib.AbstractContextManager[object]] | None = getattr(optimizer, "averaged", None)
     return block() if callable(block) else contextlib.nullcontext()
 

@@ -102,7 +102,7 @@ class Digits(_Classification):
 
 
 class DigitsCNN(Digits):
-    """The digits of ``Digits`` with a small convolutional network: two 3×3 convolutions with pooling, a linear layer."""
+    """The images of ``Digits`` with a small convolutional network: two 3×3 convolutions with pooling, then linear."""
 
     batchable = False
 
@@ -317,8 +317,8 @@ class _GPT(nn.Module):
 class CharLM:
     """Next characters of Shakespeare (Karpathy's tinyshakespeare, 1.1 MB) with a GPT; loss in nats.
 
-    ``chars`` limits the length of the text. The last tenth is test data, the tenth before it validation data. Windows of
-    ``context`` characters do not overlap, so an epoch reads each training character once.
+    ``chars`` limits the length of the text. The last tenth is test data, the tenth before it validation data. Windows
+    of ``context`` characters do not overlap, so an epoch reads each training character once.
     """
 
     metric_name = "accuracy"

@@ -79,7 +79,7 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
     except OSError as error:  # no network, no such file, a broken connection, a full disk
         raise StudyError(
             f"cannot download {source.url}: {_reason(error)}.",
-            fix=f"Download {source.name} on another machine, put it into a directory, and set {DIRECTORY} to that directory.",
+            fix=f"Download {source.name} on another machine, put it into a directory, and set {DIRECTORY} to it.",
         ) from None
     except ValueError:  # pooch deletes a file with a wrong checksum
         raise StudyError(
