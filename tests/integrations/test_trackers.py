@@ -16,7 +16,7 @@ import pytest
 from sabun.audit import AuditLog
 from sabun.cli import app
 from sabun.errors import MissingExtraError, OptionError
-from sabun.integrations.trackers import TRACKERS, Tracker, epoch_scalars, track
+from sabun.integrations.trackers import TRACKERS, Tracker, epoch_scalars, run_scalars, track
 from sabun.poc import events, study
 from sabun.poc import evidence as stored
 from sabun.poc.records import Epoch, RunResult
