@@ -217,6 +217,6 @@ def make(
         "git": {"commit": "0" * 40, "dirty": True},
     }  # fmt: skip
     descriptions: dict[str, dict[str, object] | None] = {
-        renamed[c[0]]: {"scheme": c[2], "metric": "adam" if "@adam" in c[1] else None} for c in cast
+        renamed[c[0]]: {"scheme": c[2], "preconditioner": "adam" if "@adam" in c[1] else None} for c in cast
     }
     return Case(study, tuple(runs), assessment, environment, descriptions)

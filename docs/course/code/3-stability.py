@@ -117,7 +117,7 @@ for x in (0.5, 1.5, 2.5, 4.0, 8.0, 12.0):
 # %% closure
 model = network()
 optimizer = sabun.Optimizer(
-    model.parameters(), lr=4 / sharpness, scheme="euler", step_control="stability", probe_every=5
+    model.parameters(), lr=4 / sharpness, scheme="euler", step_control="stability(probe_every=5)"
 )
 
 

@@ -37,8 +37,8 @@ STEPS = 400
 curves = {
     "constant h": list(wander("euler", H, STEPS)),
     "linear decay": list(wander("euler", H, STEPS, decay=True)),
-    "ema of 0.98": list(wander("euler", H, STEPS, averaging="ema", ema_decay=0.98)),
-    "tail mean": list(wander("euler", H, STEPS, averaging="tail", tail_start=50)),
+    "ema of 0.98": list(wander("euler", H, STEPS, averaging="ema(decay=0.98)")),
+    "tail mean": list(wander("euler", H, STEPS, averaging="tail(start=50)")),
 }
 for name, curve in curves.items():
     print(f"{name:<14} distance from the minimum at the end (root mean square): {curve[-1] ** 0.5:.4f}")

@@ -33,7 +33,7 @@ class Method:
 def method(description: Mapping[str, object] | None) -> Method | None:
     """The method with the scheme ``description["scheme"]``; None without one, or if the catalogue does not have it."""
     description = description or {}
-    name, metric = description.get("scheme"), description.get("metric")
+    name, metric = description.get("scheme"), description.get("preconditioner")
     if not isinstance(name, str):
         return None
     try:

@@ -6,14 +6,12 @@ A file is searched in the directory ``$SABUN_DATA``, then in the cache (``$XDG_C
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sabun import _files
 from sabun.errors import MissingExtraError, StudyError
 
 __all__ = ["Source", "digest", "fetch", "provided"]
@@ -66,7 +64,8 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
             fix=f"pip install 'sabun[poc]', or put {source.name} into a directory and set {DIRECTORY} to it.",
         ) from None
     try:
-        with _locked(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _files.locked(path.parent):  # of several processes that need the file, one downloads it
             if _is_there(path, source):  # another process has downloaded it
                 return path
             pooch.retrieve(
@@ -91,18 +90,6 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
 
 def _is_there(path: Path, source: Source) -> bool:
     return path.is_file() and digest(path, source.algorithm) == source.checksum
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Let one process of a study download the file while the others wait."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sum(source: Source, value: str) -> str:
