@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 from sabun.poc.judgement.kpis import KPIS, lr_tolerance_decades
 from sabun.poc.records import RunResult
 
@@ -80,31 +80,31 @@ def export(profile: str, stores: Mapping[str, Mapping[str, Path]], *, quiet: boo
     about: dict[str, Any] = {}
     for task, studies in stores.items():
         for name, path in studies.items():
-            if not Store.exists(path):
+            if not stored.exists(path):
                 continue
-            store = Store.open(path)
-            arms = {arm.name: _arm(store, arm.name) for arm in store.study.arms}
-            if any(len(arm["runs"]) < store.study.budget.seeds for arm in arms.values()):
+            held = stored.read(path)
+            arms = {arm.name: _arm(held, arm.name) for arm in held.study.arms}
+            if any(len(arm["runs"]) < held.study.budget.seeds for arm in arms.values()):
                 continue
-            reference = _median_step(store, store.study.baseline.name)
+            reference = _median_step(held, held.study.baseline.name)
             for arm in arms.values():
                 arm["reference_step_s"] = reference
             tasks.setdefault(task, {})[name] = {
-                "hash": store.study.hash,
-                "head": store.head,
-                "task": store.study.task_options | {"task": store.study.task},
-                "budget": store.study.budget.model_dump(mode="json"),
-                "schedule": store.study.schedule,
-                "optimizers": {arm.name: arm.optimizer for arm in store.study.arms},
+                "hash": held.study.hash,
+                "head": held.verification.head,
+                "task": held.study.task_options | {"task": held.study.task},
+                "budget": held.study.budget.model_dump(mode="json"),
+                "schedule": held.study.schedule,
+                "optimizers": {arm.name: arm.optimizer for arm in held.study.arms},
                 "arms": arms,
             }
-            about = {"environment": store.environment, "mixed": about.get("mixed", False) or store.mixed}
+            about = {"environment": held.environment, "mixed": about.get("mixed", False) or held.mixed}
     return {"schema": SCHEMA, "profile": profile, "quiet": quiet, **about, "tasks": tasks}
 
 
-def _arm(store: Store, name: str) -> dict[str, Any]:
-    runs = sorted((r for r in store.runs() if r.arm == name and r.phase == "evaluate"), key=lambda r: r.seed)
-    tuning = store.tuning.get(name)
+def _arm(held: stored.StudyEvidence, name: str) -> dict[str, Any]:
+    runs = sorted((r for r in held.runs if r.arm == name and r.phase == "evaluate"), key=lambda r: r.seed)
+    tuning = held.tuning.get(name)
     found: dict[str, Any] = {
         "runs": [
             {
@@ -117,7 +117,7 @@ def _arm(store: Store, name: str) -> dict[str, Any]:
             }
             for run in runs
         ],
-        "step_s": _median_step(store, name),
+        "step_s": _median_step(held, name),
         "optimizer_s": _middle(KPIS["optimizer_step_s"].of(run) for run in runs),
         "state_bytes": runs[0].optimizer_state_bytes if runs else None,
     }
@@ -131,9 +131,9 @@ def _arm(store: Store, name: str) -> dict[str, Any]:
     return found
 
 
-def _median_step(store: Store, arm: str) -> float | None:
+def _median_step(held: stored.StudyEvidence, arm: str) -> float | None:
     """Median seconds a step of an arm over the runs that had the machine to themselves."""
-    runs: list[RunResult] = [r for r in store.runs() if r.arm == arm and r.phase == "evaluate" and len(r.epochs) > 1]
+    runs: list[RunResult] = [r for r in held.runs if r.arm == arm and r.phase == "evaluate" and len(r.epochs) > 1]
     per_epoch = _middle(KPIS["epoch_s"].of(run) for run in runs)
     return None if per_epoch is None else per_epoch / runs[0].epochs[1].gradient_evaluations
 

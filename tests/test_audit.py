@@ -23,8 +23,9 @@ from pathlib import Path
 import pytest
 
 from sabun import audit
-from sabun.audit import GENESIS, AuditLog, verify
+from sabun.audit import AuditLog, verify
 from sabun.errors import OptionError, StoreError
+from sabun.journal import GENESIS, JournalHead, JournalVerification
 
 from .kills import KILLED, killed
 
@@ -44,7 +45,7 @@ def log_bytes(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
             "note": "学習 | ok\n",
             "tags": ["a", i],
         }
-        log.append_unsealed("run.ended", **facts)
+        log.append("run.ended", facts, sync=False)
     log.seal()
     return path.read_bytes(), log.head_path.read_bytes()
 
@@ -59,7 +60,7 @@ class Bench:
         self.lines = log.splitlines(keepends=True)
         self.head_path.write_bytes(head)
 
-    def verify(self, log: bytes) -> audit.Verification:
+    def verify(self, log: bytes) -> JournalVerification:
         self.path.write_bytes(log)
         return verify(self.path)
 
@@ -71,7 +72,7 @@ def bench(tmp_path: Path, log_bytes: tuple[bytes, bytes]) -> Bench:
 
 def test_the_untouched_log_holds(bench: Bench) -> None:
     found = bench.verify(bench.log)
-    assert found == audit.Verification(True, EVENTS, found.head)
+    assert found == JournalVerification(True, EVENTS, found.head, size=len(bench.log))
     assert found.head == json.loads(bench.lines[-1])["hash"] == json.loads(bench.head)["hash"]
 
 
@@ -153,7 +154,7 @@ def test_every_reordering_and_repetition_is_found(bench: Bench) -> None:
 def test_every_edit_of_the_head_file_is_found(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     for i in range(11):
-        log.append_unsealed("event", i=i)
+        log.append("event", {"i": i}, sync=False)
     log.seal()
     bench = Bench(tmp_path, log.path.read_bytes(), log.head_path.read_bytes())
     for offset in range(len(bench.head)):
@@ -174,9 +175,9 @@ def test_lines_past_the_seal_hold_if_they_chain_and_are_counted(bench: Bench) ->
     for behind in (1, 2, 50):
         kept = b"".join(bench.lines[:-behind])
         last = json.loads(bench.lines[-behind - 1])["hash"]
-        bench.head_path.write_bytes(audit.Head(EVENTS - behind, len(kept), last).encode())
+        bench.head_path.write_bytes(JournalHead(EVENTS - behind, len(kept), last).encode())
         found = bench.verify(bench.log)
-        assert (found.ok, found.count, found.unsealed, found.interrupted) == (True, EVENTS, behind, False)
+        assert (found.ok, found.count, found.unsealed, found.torn) == (True, EVENTS, behind, False)
         assert bench.verify(kept).ok  # this much could be cut off unseen, and no line more:
         assert bench.verify(b"".join(bench.lines[: -behind - 1])).first_broken == EVENTS - behind
         for forged in (bench.log + bench.lines[0], kept + bench.lines[0], kept + b"{}\n"):
@@ -187,7 +188,7 @@ def test_both_files_cut_alike_are_found_by_an_anchor_alone(bench: Bench) -> None
     # The limit of a chain without a secret, and what an anchor kept elsewhere adds.
     anchor = json.loads(bench.lines[-1])["hash"]
     kept = b"".join(bench.lines[:150])
-    bench.head_path.write_bytes(audit.Head(150, len(kept), json.loads(bench.lines[149])["hash"]).encode())
+    bench.head_path.write_bytes(JournalHead(150, len(kept), json.loads(bench.lines[149])["hash"]).encode())
     assert bench.verify(kept).ok
     found = verify(bench.path, anchor=anchor)
     assert not found.ok
@@ -219,20 +220,20 @@ def test_a_damaged_log_is_not_written_to(bench: Bench) -> None:
 def test_a_torn_last_line_is_an_accident_and_is_mended(bench: Bench) -> None:
     torn = b'{"seq":200,"time":"2026-'
     found = bench.verify(bench.log + torn)
-    assert (found.ok, found.count, found.interrupted) == (True, 200, True)
-    assert len(AuditLog(bench.path).records()) == 200
+    assert (found.ok, found.count, found.torn) == (True, 200, True)
+    assert len(AuditLog(bench.path).read()) == 200
     AuditLog(bench.path).append("next")
-    recovered, following = AuditLog(bench.path).records()[-2:]
+    recovered, following = AuditLog(bench.path).read()[-2:]
     assert (recovered.event, following.event) == ("audit.recovered", "next")
     assert recovered.data == {"torn_bytes": len(torn)}
-    assert verify(bench.path) == audit.Verification(True, 202, following.hash)
+    assert verify(bench.path) == JournalVerification(True, 202, following.hash, size=bench.path.stat().st_size)
     assert bench.path.read_bytes().startswith(bench.log)
 
 
 def four_events(path: Path, acknowledge: Callable[[], None]) -> None:
     log = AuditLog(path, actor="x")
     for i in range(4):
-        (log.append if i % 2 else log.append_unsealed)("event", i=i)
+        log.append("event", {"i": i}, sync=bool(i % 2))
         acknowledge()
 
 
@@ -249,7 +250,7 @@ def test_a_process_killed_at_any_write_leaves_a_log_that_holds(tmp_path: Path, h
                 torn_lines += not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
                 found = verify(path)
                 assert found.ok, (at, found)
-                seen = [r.data["i"] for r in AuditLog(path).records() if r.event == "event"]
+                seen = [r.data["i"] for r in AuditLog(path).read() if r.event == "event"]
                 # What was acknowledged is there; of what was not, at most the event under way.
                 assert seen[before:] in ([0, 1, 2, 3][:acknowledged], [0, 1, 2, 3][: acknowledged + 1])
                 before = len(seen)
@@ -257,8 +258,8 @@ def test_a_process_killed_at_any_write_leaves_a_log_that_holds(tmp_path: Path, h
                 assert acknowledged == 0
         AuditLog(path).append("after")
         found = verify(path)
-        assert (found.ok, found.interrupted, found.unsealed) == (True, False, 0)
-        assert AuditLog(path).records()[-1].event == "after"
+        assert (found.ok, found.torn, found.unsealed) == (True, False, 0)
+        assert AuditLog(path).read()[-1].event == "after"
     assert at > 10  # every point was tried until one process ran to its end
     assert bool(torn_lines) == (how == "torn")
 
@@ -289,7 +290,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(bench: Bench, monkeypatch: 
 def _write_many(path: str, worker: int, events: int) -> None:
     log = AuditLog(path, actor=f"worker-{worker}")
     for i in range(events):
-        log.append("event", i=i, padding="x" * (50 * worker))
+        log.append("event", {"i": i, "padding": "x" * (50 * worker)})
 
 
 def test_concurrent_writers_never_interleave(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_concurrent_writers_never_interleave(tmp_path: Path) -> None:
     assert all(job.exitcode == 0 for job in jobs)
     found = verify(path)
     assert (found.ok, found.count) == (True, 6 * events)
-    records = AuditLog(path).records()
+    records = AuditLog(path).read()
     for worker in range(6):
         assert [r.data["i"] for r in records if r.actor == f"worker-{worker}"] == list(range(events))
     assert {r.event for r in records} == {"event"}  # nobody had to repair anything
@@ -312,29 +313,30 @@ def test_concurrent_writers_never_interleave(tmp_path: Path) -> None:
 
 def test_an_event_that_follows_from_another_is_refused_when_a_third_came_between(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
-    first = log.append_after(GENESIS, "first")
+    first = log.append("first", after=GENESIS)
     with log.path.open("ab") as file:
         file.write(b"{torn")  # what is mended on the way is no third event
-    second = log.append_after(first.hash, "second")
+    second = log.append("second", after=first.hash)
     with pytest.raises(StoreError, match="in the meantime"):
-        log.append_after(first.hash, "stale")
-    assert [r.event for r in log.records()] == ["first", "audit.recovered", "second"]
-    third = log.append_unsealed("third")
+        log.append("stale", after=first.hash)
+    assert [r.event for r in log.read()] == ["first", "audit.recovered", "second"]
+    third = log.append("third", sync=False)
     with pytest.raises(StoreError, match="in the meantime"):
-        log.append_after(second.hash, "stale")
-    assert log.append_after(third.hash, "fourth").prev == third.hash
+        log.append("stale", after=second.hash)
+    assert log.append("fourth", after=third.hash).prev == third.hash
 
 
 def test_values_that_json_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path)
-    log.append("trouble", loss=float("nan"), worst=float("-inf"), name="\udc80", path=["a", {"b": (1, None, True)}])
-    (record,) = log.records()
+    facts = {"loss": float("nan"), "worst": float("-inf"), "name": "\udc80", "path": ["a", {"b": (1, None, True)}]}
+    log.append("trouble", facts)
+    (record,) = log.read()
     assert record.data == {"loss": "nan", "worst": "-inf", "name": "\udc80", "path": ["a", {"b": [1, None, True]}]}
     before = path.read_bytes()
     for value in (object(), b"x", {1: 2}, {1, 2}):
         with pytest.raises(OptionError, match="'value'"):
-            log.append("x", value=value)  # type: ignore[arg-type]
+            log.append("x", {"value": value})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="name"):
         log.append("")
     assert path.read_bytes() == before
@@ -362,7 +364,7 @@ def test_an_event_may_wait_for_its_seal(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", fsync)
     for i in range(20):
-        log.append_unsealed("many", i=i)
+        log.append("many", {"i": i}, sync=False)
     assert synced == 0
     assert (log.verify().ok, log.verify().count, log.verify().unsealed) == (True, 21, 20)
     log.seal()
@@ -370,10 +372,10 @@ def test_an_event_may_wait_for_its_seal(tmp_path: Path, monkeypatch: pytest.Monk
     before = synced
     log.seal()
     assert synced == before
-    log.append_unsealed("many")
+    log.append("many", sync=False)
     log.append("last")
     assert (log.verify().count, log.verify().unsealed) == (23, 0)
-    assert {record.event for record in log.records()} == {"first", "many", "last"}  # nothing had to be mended
+    assert {record.event for record in log.read()} == {"first", "many", "last"}  # nothing had to be mended
 
 
 def test_a_clock_that_was_set_back_is_told_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,13 +389,13 @@ def test_a_clock_that_was_set_back_is_told_and_breaks_nothing(tmp_path: Path, mo
     log = AuditLog(tmp_path / "audit.jsonl")
     monkeypatch.setattr(audit, "datetime", Clock)
     log.append("before")
-    assert log.verify().set_back is None
+    assert audit.clock_set_back(log.read()) is None
     Clock.shift = timedelta(hours=-2)
     log.append("after")
     log.append("later")
     found = log.verify()
-    assert (found.ok, found.set_back) == (True, 2)
-    assert [record.event for record in log.records()] == ["before", "after", "later"]
+    assert (found.ok, audit.clock_set_back(log.read())) == (True, 2)
+    assert [record.event for record in log.read()] == ["before", "after", "later"]
 
 
 def test_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,9 +413,9 @@ def test_reading_a_broken_log_is_refused(bench: Bench) -> None:
 
 def test_exports_for_people(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl", actor="=cmd()")
-    log.append("promoted", reason="a | b <script>\nnext", share=0.05)
+    log.append("promoted", {"reason": "a | b <script>\nnext", "share": 0.05})
     log.append("plain")
-    records = log.records()
+    records = log.read()
     table = audit.to_markdown(records)
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 4

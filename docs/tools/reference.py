@@ -13,6 +13,7 @@ import sabun
 PACKAGES = {
     "schemes": "Numbers only: the standard library and NumPy. A scheme is data, and everything known of it is computed "
     "from its exact coefficients.",
+    "design": "Coefficients optimised for an objective under bounds. Needs the extra `sabun[design]` (SciPy).",
     "optim": "Optimizers that keep torch's whole contract. What each role may be is listed in the "
     "[catalogue](../catalogue.md), generated from the tables below.",
     "poc": "Modules are imported by name: `from sabun.poc import study`. The parts that judge (`kpis`, `statistics`, "

@@ -28,7 +28,7 @@ _PUBLIC = {
     "presets": "sabun.optim",
     "swap": "sabun.script.client",
 }
-_MODULES = ("audit", "errors", "optim", "poc", "report", "rollout", "schemes")
+_MODULES = ("audit", "design", "errors", "optim", "poc", "report", "rollout", "schemes")
 
 __all__ = [
     "Guard",
@@ -37,6 +37,7 @@ __all__ = [
     "__version__",
     "audit",
     "create",
+    "design",
     "errors",
     "from_torch",
     "heavy_ball",

@@ -1,4 +1,4 @@
-"""``python -m sabun`` is the ``sabun`` command, for where scripts are not on the path."""
+"""``python -m sabun`` is the ``sabun`` command, for environments in which scripts are not on the path."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     ├── GradientError             a gradient that cannot be used: sparse, or not there              (RuntimeError)
     ├── StateError                an optimizer state that does not fit                              (ValueError)
     ├── StudyError                a study, arm, task or budget that makes no sense                  (ValueError)
-    ├── StoreError                a store that is damaged, taken, or holds another study            (RuntimeError)
+    ├── StoreError                a store that is damaged, or being written by another process      (RuntimeError)
     │   └── MixedEvidenceError    records of another machine, version or specification
     ├── TrainingError             a run that could not be carried out                               (RuntimeError)
     ├── RolloutError              a stage change, gate or audit log that does not hold              (RuntimeError)
@@ -87,7 +87,7 @@ class StudyError(SabunError, ValueError):
 
 
 class StoreError(SabunError, RuntimeError):
-    """A store that is damaged, taken, or holds another study."""
+    """A store that is damaged, or is being written by another process."""
 
 
 class MixedEvidenceError(StoreError):

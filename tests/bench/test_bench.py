@@ -247,7 +247,7 @@ def test_the_command_writes_table_figures_and_picture(
 ) -> None:
     monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
     app = typer.Typer()
-    command.register(app)
+    app.command()(command.bench)
     for suffix in ("svg", "png"):
         figures, picture = tmp_path / "figures.json", tmp_path / f"ratios.{suffix}"
         arguments = ["momentum", "--shapes", small, "--rounds", "1", "--json", str(figures), "--picture", str(picture)]
@@ -261,7 +261,7 @@ def test_the_command_writes_table_figures_and_picture(
 @pytest.mark.parametrize("path", ["ratios.gif", "nowhere/ratios.svg"])
 def test_a_picture_that_could_not_be_written_is_refused_first(small: str, path: str) -> None:
     app = typer.Typer()
-    command.register(app)
+    app.command()(command.bench)
     done = CliRunner().invoke(app, ["--shapes", small, "--picture", path])
     assert isinstance(done.exception, OptionError)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sabun.cli import app
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 
 Capture = pytest.CaptureFixture[str]
 ARMS = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "0"]
@@ -94,7 +94,7 @@ def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_sta
     assert "Undecided" in said.out
     assert app.run(["poc", "status", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "SGD, comparing: failed, seed 0: it ended the program" in shown
+    assert "SGD, evaluation: failed, seed 0: it ended the program" in shown
     assert "mine.py, line 7" in shown
     assert app.run(["poc", "status", str(out), "--json"]) == 0
     failures = json.loads(capsys.readouterr().out)["failures"]
@@ -114,7 +114,7 @@ def test_not_a_number_everywhere_and_a_single_seed_end_in_undecided(tmp_path: Pa
     assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "3", "--out", str(out), "--gate"]) == 11
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    assert {run.status for run in Store.open(out).runs()} == {"diverged"}
+    assert {run.status for run in stored.read(out).runs} == {"diverged"}
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["decision"] == "undecided"
 
 
@@ -150,7 +150,7 @@ def test_without_variance_nothing_is_decided(tmp_path: Path, capsys: Capture) ->
     study.write_text(UNTIMED.format(task=json.dumps(task)), encoding="utf-8")
     assert app.run(["poc", "run", str(study), "--out", str(out), "--gate"]) == 11
     assert capsys.readouterr().out
-    assert {run.epochs[-1].val_loss for run in Store.open(out).runs()} == {1.0}
+    assert {run.epochs[-1].val_loss for run in stored.read(out).runs} == {1.0}
 
 
 MOODY = """
@@ -191,7 +191,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
     command += ["--seeds", "3", "--trials", "0", "--time-limit", "4", "--out", str(out)]
     assert app.run(command) == 0
     capsys.readouterr()
-    results = list(Store.open(out).results.values())
+    results = list(stored.read(out).records.results.values())
     assert [run.status for run in results] == [
         "failed" if mood in ("crash", "silent", "hang", "disorder", "no log") else "diverged" if mood == "nan" else
         "finished" for mood in MOODS
@@ -209,7 +209,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
         if mood in expected:
             assert expected[mood] in run.failure
             assert expected[mood] in shown
-            assert f"all that it printed: {out / 'logs' / run.run}.txt" in shown
+            assert f"complete output: {out / 'logs' / run.run}.txt" in shown
     before = (out / "records.jsonl").read_bytes()
     assert app.run([*command, "--quiet"]) == 0  # done is done: nothing is run again
     assert (out / "records.jsonl").read_bytes() == before
@@ -220,16 +220,16 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
 
 def test_options_that_would_not_reach_a_script_are_refused(capsys: Capture) -> None:
     assert app.run(["poc", "run", "--script", "python train.py", "--epochs", "3"]) == 2
-    assert "Put {epochs} into its command" in capsys.readouterr().err
+    assert "Put {epochs} into the command" in capsys.readouterr().err
     assert app.run(["poc", "run", "--time-limit", "3"]) == 2
-    assert "--time-limit is for scripts" in capsys.readouterr().err
+    assert "--time-limit applies to scripts only" in capsys.readouterr().err
 
 
 FULL = """
 import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -243,11 +243,11 @@ for attempt in range(200):
     with contextlib.redirect_stderr(told):
         code = app.run(command)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    if Store.exists(out):
-        store = Store.open(out)
-        assert store.verify().ok
-        assert len(store.results) >= kept, "a finished run was lost"
-        kept = len(store.results)
+    if stored.exists(out):
+        held = stored.read(out)
+        assert held.verification.ok
+        assert len(held.records.results) >= kept, "a finished run was lost"
+        kept = len(held.records.results)
     assert not list(out.glob("report.*")) or kept == 14, "a report before the end"
     assert not list(out.glob("*.new")), "something half-written"
     if code == 0:
@@ -276,7 +276,7 @@ def test_a_full_disk_stops_a_study_loses_nothing_and_the_same_command_goes_on(tm
     calm = tmp_path / "calm"
     assert app.run(["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
                     "--seeds", "2", "--epochs", "2", "--out", str(calm), "--quiet"]) == 0  # fmt: skip
-    disturbed, undisturbed = Store.open(tmp_path / "out").results, Store.open(calm).results
+    disturbed, undisturbed = stored.read(tmp_path / "out").records.results, stored.read(calm).records.results
     assert list(disturbed) == list(undisturbed)
     for run, result in disturbed.items():
         assert [e.val_loss for e in result.epochs] == [e.val_loss for e in undisturbed[run].epochs]

@@ -15,7 +15,7 @@ import pytest
 
 from sabun import audit
 from sabun.cli import app
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 
 SMALL = [
     "--baseline",
@@ -47,15 +47,15 @@ def test_a_study_leaves_records_and_three_reports(study: Path) -> None:
     data = json.loads((study / "report.json").read_text(encoding="utf-8"))
     records = (study / "records.jsonl").read_bytes()
     assert data["audit"]["records_sha256"] == hashlib.sha256(records).hexdigest()
-    assert data["audit"]["study_hash"] == Store.open(study).study.hash
-    assert data["effort"]["runs"] == len(Store.open(study).runs())
+    assert data["audit"]["study_hash"] == stored.read(study).study.hash
+    assert data["effort"]["runs"] == len(stored.read(study).runs)
     assert [arm["name"] for arm in data["arms"]] == ["SGD", "AdamW"]
 
 
 def test_the_report_says_where_training_sat(study: Path) -> None:
     """Plain SGD's edge is hλ = 2; AdamW's steps are taken in another metric, so its λ has no edge."""
     sgd, adamw = json.loads((study / "report.json").read_text(encoding="utf-8"))["arms"]
-    repeated = next(run for run in Store.open(study).runs() if run.arm == "SGD" and run.phase == "repeat")
+    repeated = next(run for run in stored.read(study).runs if run.arm == "SGD" and run.phase == "repeat")
     used = [e.extra["curvature"] * e.lr / 2 for e in repeated.epochs if e.lr is not None]
     assert [share for _, share in sgd["interval_used"]] == pytest.approx(used, rel=1e-6)
     assert sgd["margin"] == pytest.approx(1 - max(used))
@@ -66,8 +66,8 @@ def test_the_same_command_again_finds_everything_done(study: Path, capsys: Captu
     before = (study / "records.jsonl").read_bytes()
     assert app.run(["poc", "run", *SMALL, "--out", str(study)]) == 0
     said = capsys.readouterr()
-    assert "26 of them done before" not in said.out
-    assert "22 runs, 22 of them done before" in said.err
+    assert "26 of them already done" not in said.out
+    assert "22 runs, 22 of them already done" in said.err
     assert str(study / "report.html") in said.out
     assert (study / "records.jsonl").read_bytes() == before
 
@@ -114,7 +114,7 @@ def test_status_and_verify(study: Path, capsys: Capture) -> None:
     assert app.run(["poc", "status", str(study)]) == 0
     assert "22 of 22 runs, finished" in capsys.readouterr().out
     assert app.run(["poc", "verify", str(study)]) == 0
-    assert Store.open(study).head in capsys.readouterr().out
+    assert stored.read(study).verification.head in capsys.readouterr().out
 
 
 def test_a_verdict_is_an_event_and_every_report_prints_the_head_of_the_log(study: Path, capsys: Capture) -> None:
@@ -174,7 +174,7 @@ def test_verify_finds_an_edit(study: Path, tmp_path: Path, capsys: Capture) -> N
     lines[5] = lines[5].replace('"val_loss":', '"val_loss": ', 1)
     (tmp_path / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     assert app.run(["poc", "verify", str(tmp_path)]) == 1
-    assert "line 7" in capsys.readouterr().err
+    assert "line 6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "TERM"])
@@ -288,7 +288,7 @@ def test_export_writes_every_epoch_as_a_row(study: Path, tmp_path: Path, capsys:
     target = tmp_path / "epochs.csv"
     assert app.run(["poc", "export", str(study), "--csv", str(target)]) == 0
     found = list(csv.DictReader(io.StringIO(target.read_text(encoding="utf-8"))))
-    runs = Store.open(study).results.values()
+    runs = stored.read(study).records.results.values()
     assert len(found) == sum(len(run.epochs) for run in runs)
     first = next(iter(runs))
     assert float(found[1]["val_loss"]) == first.epochs[1].val_loss
@@ -310,7 +310,9 @@ def test_export_to_parquet_is_the_same_table_or_says_what_is_missing(
     monkeypatch.undo()
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     assert app.run(["poc", "export", str(study), "--parquet", str(target)]) == 0
-    assert parquet.read_table(target).num_rows == sum(len(r.epochs) for r in Store.open(study).results.values())
+    assert parquet.read_table(target).num_rows == sum(
+        len(r.epochs) for r in stored.read(study).records.results.values()
+    )
 
 
 def test_export_needs_one_format(study: Path, capsys: Capture) -> None:

@@ -33,8 +33,8 @@ def test_init_for_a_script_compares_with_what_the_script_makes_and_shows_the_lin
     assert run(["poc", "init", str(file), "--script", command, "--check"]) == 0
     said = capsys.readouterr().out
     assert "optimizer = sabun.swap(optimizer)" in said
-    assert "Nothing found" in said
-    assert "The study: 123 runs" in said  # 3 arms × (12 × 2 + 16 + 1)
+    assert "No problem found" in said
+    assert "The study has 123 runs" in said  # 3 arms × (12 × 2 + 16 + 1)
     study = Study.load(file)
     assert (study.task, study.baseline.optimizer) == (f"script:{command}", "script")
     assert run(["poc", "init", str(tmp_path / "x.toml"), "--script", "a", "--task", "b"]) == 2

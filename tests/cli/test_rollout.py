@@ -36,8 +36,8 @@ INIT = (*BARE, "--champion-lr", "0.001", "--challenger-lr", "0.003")
 def test_mistakes_are_two_lines_and_leave_nothing_behind(sabun: Sabun, tmp_path: Path) -> None:
     for arguments, said in (
         (("status",), "not started"),
-        (("init",), "nothing to start from"),
-        (("init", "--champion", "torch.optim:AdamW"), "nothing to start from"),
+        (("init",), "no plan to start from"),
+        (("init", "--champion", "torch.optim:AdamW"), "no plan to start from"),
         (("init", "--study", "nowhere"), "no study"),
         (("promote",), "not started"),
         (("rollback", "--reason", "x"), "not started"),
@@ -108,16 +108,16 @@ def test_a_plan_that_no_job_could_build_is_told_at_once_and_goes_nowhere(sabun: 
 def test_a_default_learning_rate_is_told(sabun: Sabun) -> None:
     code, out, _ = sabun("init", "--champion", "torch.optim:AdamW", "--challenger", "torch.optim:SGD(lr=0.1)")
     assert code == 0
-    assert out.count("names no lr") == 1
-    assert "the champion names no lr: the default of torch.optim:AdamW counts" in out
+    assert out.count("has no lr") == 1
+    assert "the champion has no lr: the default of torch.optim:AdamW is used" in out
     assert json.loads(sabun("status", "--json")[1])["stage"] == "poc"
 
 
 def test_no_option_of_init_is_swallowed(sabun: Sabun, tmp_path: Path) -> None:
     for arguments, said in (
-        ((*BARE[:3], "--champion-lr", "1", "--name", "x"), "nothing to start from"),
-        (("init", "--champion-lr", "0.1"), "--champion-lr needs the optimizer"),
-        (("init", "--study", "x", "--challenger", "torch.optim:SGD"), "has its own candidates"),
+        ((*BARE[:3], "--champion-lr", "1", "--name", "x"), "no plan to start from"),
+        (("init", "--champion-lr", "0.1"), "--champion-lr needs --champion"),
+        (("init", "--study", "x", "--challenger", "torch.optim:SGD"), "--challenger cannot be combined with --study"),
         ((*BARE, "--candidate", "x"), "--candidate needs a study"),
     ):
         code, out, err = sabun(*arguments)
@@ -137,7 +137,7 @@ def test_verify_names_the_broken_link_and_knows_an_anchor(sabun: Sabun) -> None:
     assert (code, "anchor" in out) == (1, True)
     Path("rollout.state.json").write_text("{}")
     assert "does not say what the log says" in sabun("verify")[1]
-    assert "renewed" in sabun("status")[1]
+    assert "it was updated" in sabun("status")[1]
     log = Path("rollout.audit.jsonl")
     log.write_bytes(log.read_bytes().replace(b"agreed", b"AGREED"))
     code, out, _ = sabun("verify")

@@ -14,7 +14,8 @@ import pytest
 
 from sabun.cli import app
 from sabun.poc import events
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
+from sabun.poc.evidence.live_status import read_live
 from sabun.poc.spec import Study
 from sabun.poc.study import run
 
@@ -49,9 +50,9 @@ def test_resume_goes_on_from_the_directory_alone(
     assert f"sabun poc resume {tmp_path}" in said
     assert app.run(["poc", "resume", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "24 runs, 7 of them done before" in said.err
+    assert "24 runs, 7 of them already done" in said.err
     assert str(tmp_path / "report.html") in said.out
-    assert untimed(Store.open(tmp_path).runs()) == records
+    assert untimed(stored.read(tmp_path).runs) == records
     assert app.run(["poc", "status", str(tmp_path), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["state"], value["done"], value["total"], value["runs"]) == ("finished", 24, 24, [])
@@ -64,7 +65,7 @@ def test_resume_with_more_jobs_gives_the_same_records(
     interrupted(study, tmp_path, 7)
     assert app.run(["poc", "resume", str(tmp_path), "--jobs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["audit"]["study_hash"] == study.hash
-    resumed = sorted(untimed(Store.open(tmp_path).runs()), key=lambda r: str(r["run"]))
+    resumed = sorted(untimed(stored.read(tmp_path).runs), key=lambda r: str(r["run"]))
     assert resumed == sorted(records, key=lambda r: str(r["run"]))
 
 
@@ -73,9 +74,9 @@ def test_resume_answers_a_pipeline_by_its_exit_code(tmp_path: Path, monkeypatch:
     interrupted(study, tmp_path, 2)
     monkeypatch.setattr("torch.__version__", "0.0")
     assert app.run(["poc", "resume", str(tmp_path), "--quiet"]) == 1  # another version: a failure, not a bad command
-    assert len(Store.open(tmp_path).results) == 2
+    assert len(stored.read(tmp_path).records.results) == 2
     assert app.run(["poc", "resume", str(tmp_path), "--quiet", "--allow-mixed", "--gate"]) == 11  # one seed: undecided
-    assert Store.open(tmp_path).mixed
+    assert stored.read(tmp_path).mixed
     assert app.run(["poc", "resume", str(tmp_path / "nowhere")]) == 2
 
 
@@ -89,7 +90,7 @@ def test_status_of_a_study_that_runs_and_of_one_that_was_killed(tmp_path: Path, 
             os._exit(0)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if Store.exists(tmp_path / "out") and Store.open(tmp_path / "out").live().get("runs"):
+        if stored.exists(tmp_path / "out") and read_live(tmp_path / "out").get("runs"):
             break
         time.sleep(0.01)
     assert app.run(["poc", "status", str(tmp_path / "out"), "--json"]) == 0
@@ -107,9 +108,9 @@ def test_no_tuning_takes_every_arm_as_it_is(tmp_path: Path) -> None:
     arms = ["--baseline", "torch.optim:SGD(lr=0.02)", "--candidate", "torch.optim:SGD(momentum=0.9)"]
     small = ["--seeds", "1", "--epochs", "1", "--quiet"]
     assert app.run(["poc", "run", task(), *arms, *small, "--no-tuning", "--out", str(tmp_path)]) == 0
-    store = Store.open(tmp_path)
-    assert store.study.budget.trials == 0
-    chosen = {result.arm: result.hyperparameters["lr"] for result in store.runs()}
+    held = stored.read(tmp_path)
+    assert held.study.budget.trials == 0
+    chosen = {result.arm: result.hyperparameters["lr"] for result in held.runs}
     assert chosen == {"SGD(lr=0.02)": 0.02, "SGD(momentum=0.9)": pytest.approx(0.03)}
 
 

@@ -84,7 +84,7 @@ def test_runge_kutta_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "cause", "fix"),
     [
         (["explain", "nesterof"], "unknown scheme 'nesterof'", "Did you mean 'nesterov'?"),
-        (["explain"], "no scheme named", "sabun schemes"),
+        (["explain"], "no scheme is given", "sabun schemes"),
         (["explain", "nesterov", "--lr", "0"], "must be positive", "time step"),
         (["explain", "nesterov", "--lr", "nan"], "finite", "Give"),
         (["explain", "nesterov", "--lang", "fr"], "unknown language 'fr'", "en"),

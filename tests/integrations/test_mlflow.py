@@ -164,7 +164,7 @@ def test_a_promotion_stands_when_the_server_is_gone(
         assert "fix: Once MLflow answers again: sabun rollout mlflow forecast" in told.err
         assert told.err.count("\n") == 2
         assert rollout.verify()[1] == []
-    names = [record.event for record in rollout.log.records()]
+    names = [record.event for record in rollout.log.read()]
     assert names == ["rollout.started", "rollout.promoted", "rollout.rolled-back"]
 
 

@@ -22,8 +22,8 @@ from sabun.errors import MissingExtraError, MixedEvidenceError, OptionError, Stu
 from sabun.integrations import ray as integration
 from sabun.integrations.ray import Ray
 from sabun.poc import events
+from sabun.poc import evidence as stored
 from sabun.poc.evidence.environment import environment
-from sabun.poc.evidence.store import Store
 from sabun.poc.executors.processes import Processes
 from sabun.poc.spec import Study
 from sabun.poc.study import run
@@ -49,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
 
 def evidence(path: Path) -> list[dict[str, object]]:
     """All records but those of the clock, whatever the order in which they came."""
-    results = [result for result in Store.open(path).results.values() if result.phase != "time"]
+    results = [result for result in stored.read(path).records.results.values() if result.phase != "time"]
     return sorted(untimed(results), key=lambda record: str(record["run"]))
 
 
@@ -62,14 +62,14 @@ def test_one_process_four_processes_and_two_ray_workers_leave_the_same_records(
     assert len(evidence(out)) == 3 * (3 * 2 + 3 + 1)
     for other in ("processes", "ray"):
         assert evidence(tmp_path / other) == evidence(out)
-        store = Store.open(tmp_path / other)
-        assert Counter(r.phase for r in store.results.values())["time"] == 9
-        assert {store.results[name].phase for name in store.exclusive} == {"time"}
-        assert {arm: tuning.best for arm, tuning in store.tuning.items()} == {
-            arm: tuning.best for arm, tuning in Store.open(out).tuning.items()
+        held = stored.read(tmp_path / other)
+        assert Counter(r.phase for r in held.records.results.values())["time"] == 9
+        assert {held.records.results[name].phase for name in held.records.exclusive} == {"time"}
+        assert {arm: tuning.best for arm, tuning in held.tuning.items()} == {
+            arm: tuning.best for arm, tuning in stored.read(out).tuning.items()
         }
-        assert store.environment == environment(study)
-        assert not store.mixed
+        assert held.environment == environment(study)
+        assert not held.mixed
 
 
 def test_a_ray_worker_killed_midway_costs_one_retry(cluster: Any, alone: tuple[Study, Path], tmp_path: Path) -> None:
@@ -207,13 +207,15 @@ def test_workers_of_two_kinds_are_refused_unless_allowed_and_then_told_apart(tmp
 
     with pytest.raises(MixedEvidenceError, match=re.escape(f"torch: {here['torch']}, now 0.0")):
         run(study, tmp_path / "refused", executor=TwoKinds(1))
-    assert Store.open(tmp_path / "refused").results == {}
+    assert stored.read(tmp_path / "refused").records.results == {}
     found = run(study, tmp_path / "allowed", executor=TwoKinds(1), allow_mixed=True)
-    store = Store.open(tmp_path / "allowed")
+    held = stored.read(tmp_path / "allowed")
     assert found.mixed
-    assert {store.results[run].arm for run, at in store.environment_of.items() if store.environments[at] == there} == {
-        study.baseline.name
-    }
+    assert {
+        held.records.results[run].arm
+        for run, at in held.records.environment_of.items()
+        if held.records.environments[at] == there
+    } == {study.baseline.name}
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

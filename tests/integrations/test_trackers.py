@@ -18,7 +18,7 @@ from sabun.cli import app
 from sabun.errors import MissingExtraError, OptionError
 from sabun.integrations.trackers import TRACKERS, Tracker, numbers, totals, track
 from sabun.poc import events, study
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
 
@@ -33,10 +33,10 @@ def small(**budget: int) -> Study:
     )  # fmt: skip
 
 
-def expected(store: Store) -> Found:
+def expected(held: stored.StudyEvidence) -> Found:
     """Run id → (name, epoch) → value, from the store alone."""
     found: Found = {}
-    for run in store.runs():
+    for run in held.runs:
         curve = found.setdefault(run.run, {})
         for epoch in run.epochs:
             for name in ("train_loss", "val_loss", "val_metric", "train_s", "eval_s", "optimizer_s", "lr"):
@@ -123,10 +123,10 @@ def test_every_number_of_the_store_is_there_while_the_study_runs(
             live.append(True)
 
     study.run(small(), tmp_path / "study", on_event=hear)
-    store = Store.open(tmp_path / "study")
+    held = stored.read(tmp_path / "study")
     assert len(live) == 3
     found = read()
-    assert found == expected(store)
+    assert found == expected(held)
     assert any(name == "curvature" for curve in found.values() for name, _ in curve)
 
 
@@ -140,13 +140,13 @@ def test_the_head_of_the_studys_audit_log_is_kept_in_mlflow(tmp_path: Path) -> N
 
     study.run(spec, where, on_event=track("mlflow", where, to=uri))
     head = kept()
-    assert head == AuditLog(where / "audit.jsonl").records()[-1].hash
+    assert head == AuditLog(where / "audit.jsonl").read()[-1].hash
     study.run(spec, where, on_event=track("mlflow", where, to=uri))  # nothing left to do, but the log has grown
     assert kept() not in ("", head)
     for anchor in (head, kept()):
         assert AuditLog(where / "audit.jsonl").verify(anchor=anchor).ok
     # Against both files written anew, with a chain that holds in itself, the anchor alone helps.
-    records = AuditLog(where / "audit.jsonl").records()
+    records = AuditLog(where / "audit.jsonl").read()
     for path in where.glob("audit.jsonl*"):
         path.unlink()
     for record in records:
@@ -184,7 +184,7 @@ def test_a_resumed_study_sends_what_was_done_before_once(
     first.close()
     assert len(read()) == 4  # three finished, one cut off
     study.run(small(), where, on_event=track(kind, where, to=place))
-    assert read() == expected(Store.open(where))
+    assert read() == expected(stored.read(where))
 
 
 def test_a_run_that_starts_again_leaves_no_old_points(
@@ -282,7 +282,7 @@ def test_the_command_tracks_into_the_studys_directory(tmp_path: Path) -> None:
     where = tmp_path / "study"
     asked = ["poc", "run", f"{TASK}:Tiny", "--candidate", "nesterov", "--seeds", "2", "--trials", "2", "--epochs", "2"]
     assert app.run([*asked, "--out", str(where), "--track", "tensorboard", "--quiet"]) == 0
-    assert from_tensorboard(where / "tensorboard") == expected(Store.open(where))
+    assert from_tensorboard(where / "tensorboard") == expected(stored.read(where))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sabun.poc import events
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 from sabun.poc.study import run
 from sabun.report.table import rows
 
@@ -23,7 +23,7 @@ from .helpers import SGD, tiny_study, untimed
 
 def by_id(path: Path) -> list[dict[str, object]]:
     return sorted(
-        untimed(r for r in Store.open(path).results.values() if r.phase != "time"), key=lambda r: str(r["run"])
+        untimed(r for r in stored.read(path).records.results.values() if r.phase != "time"), key=lambda r: str(r["run"])
     )
 
 
@@ -34,18 +34,18 @@ def test_two_processes_leave_the_same_records_and_clock_readings_taken_alone(tmp
     shared = run(study, tmp_path / "2", jobs=2, on_event=heard.append)
     _no_slot_waits_for_a_record(heard)
     assert by_id(tmp_path / "1") == by_id(tmp_path / "2")
-    store = Store.open(tmp_path / "2")
-    phases = Counter(result.phase for result in store.results.values())
+    held = stored.read(tmp_path / "2")
+    phases = Counter(result.phase for result in held.records.results.values())
     assert phases == {"tune": 16, "evaluate": 6, "repeat": 2, "time": 6}
-    assert store.exclusive == {result.run for result in store.results.values() if result.phase == "time"}
+    assert held.records.exclusive == {result.run for result in held.records.results.values() if result.phase == "time"}
     # What is handed on for judgement: the same runs, with clocks read in runs that had the machine to themselves.
     assert len(shared.runs) == len(alone.runs)
-    timed = {(r.arm, r.seed): {e.train_s for e in r.epochs} for r in store.results.values() if r.phase == "time"}
+    timed = {(r.arm, r.seed): {e.train_s for e in r.epochs} for r in held.records.results.values() if r.phase == "time"}
     for result in shared.runs:
         if result.phase == "evaluate":
             assert result.epochs[1].train_s in timed[result.arm, result.seed]
     # Their losses were never had, and nothing invents them.
-    assert {row["val_loss"] for row in rows(list(store.results.values())) if row["phase"] == "time"} == {None}
+    assert {row["val_loss"] for row in rows(list(held.records.results.values())) if row["phase"] == "time"} == {None}
     # A study begun in one process and finished in two times all of them alike.
     assert run(study, tmp_path / "1", jobs=2).runs == alone.runs
 
@@ -96,7 +96,7 @@ def test_sigkill_of_a_parallel_study_leaves_no_worker_and_loses_nothing(tmp_path
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if Store.exists(tmp_path / "out") and len(Store.open(tmp_path / "out").results) >= 4:
+        if stored.exists(tmp_path / "out") and len(stored.read(tmp_path / "out").records.results) >= 4:
             break
         time.sleep(0.02)
     assert len(_orphans(str(tmp_path))) == 3  # two workers, and the nursery that they come from

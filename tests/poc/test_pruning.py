@@ -11,8 +11,8 @@ import pytest
 
 from sabun.cli import app
 from sabun.errors import StudyError
+from sabun.poc import evidence as stored
 from sabun.poc import pruning
-from sabun.poc.evidence.store import Store
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import run
@@ -69,26 +69,26 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
 
 
 def by_id(path: Path) -> list[dict[str, object]]:
-    records = untimed(r for r in Store.open(path).results.values() if r.phase != "time")
+    records = untimed(r for r in stored.read(path).records.results.values() if r.phase != "time")
     return sorted(records, key=lambda record: str(record["run"]))
 
 
 def test_only_late_trials_are_cut_short_and_none_of_them_wins(pruned: tuple[Study, Path]) -> None:
     study, out = pruned
-    store = Store.open(out)
-    cut = [result for result in store.results.values() if result.status == "pruned"]
+    held = stored.read(out)
+    cut = [result for result in held.records.results.values() if result.status == "pruned"]
     assert cut
     assert {result.phase for result in cut} == {"tune"}
-    assert min(store.trials[result.run] for result in cut) >= pruning.first_prunable(8) == 5
+    assert min(held.records.trials[result.run] for result in cut) >= pruning.first_prunable(8) == 5
     assert all(1 <= len(result.epochs) - 1 < 4 for result in cut)
-    assert {arm.name: len(store.tuning[arm.name].trials) for arm in study.arms} == dict.fromkeys(
+    assert {arm.name: len(held.tuning[arm.name].trials) for arm in study.arms} == dict.fromkeys(
         (arm.name for arm in study.arms), 8
     )
     for result in cut:
-        assert dict(store.tuning[result.arm].best) != dict(result.hyperparameters)
+        assert dict(held.tuning[result.arm].best) != dict(result.hyperparameters)
     whole = 8 * 2 * 64
-    assert all(found.gradient_evaluations <= whole for found in store.tuning.values())
-    assert sum(found.gradient_evaluations for found in store.tuning.values()) < 3 * whole
+    assert all(found.gradient_evaluations <= whole for found in held.tuning.values())
+    assert sum(found.gradient_evaluations for found in held.tuning.values()) < 3 * whole
 
 
 def test_the_same_with_two_processes(pruned: tuple[Study, Path], tmp_path: Path) -> None:

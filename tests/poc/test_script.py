@@ -18,7 +18,8 @@ import torch
 import sabun
 from sabun.cli.progress import place
 from sabun.errors import StoreError, StudyError
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
+from sabun.poc.evidence.live_status import being_written
 from sabun.poc.executors.in_process import epochs_in
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Phase, Run, Study
@@ -157,10 +158,10 @@ def test_with_the_disk_full_the_study_stops_and_no_run_is_blamed(tmp_path: Path)
             run(study, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    store = Store.open(tmp_path)
-    assert store.results == {}
-    assert store.verify().ok
-    assert not store.being_written()
+    held = stored.read(tmp_path)
+    assert held.records.results == {}
+    assert held.verification.ok
+    assert not being_written(tmp_path)
     failures = {result.failure.partition(":")[0] for result in run(study, tmp_path).runs}
     assert failures == {"it never called sabun.swap"}  # the script's own fault, now that it could write
 
@@ -194,7 +195,7 @@ def test_a_whole_study_of_a_script_and_its_logs(python: str, tmp_path: Path) -> 
         assert first.weights_sha256 == again.weights_sha256
         assert first.epochs[-1].val_metric is not None
         assert first.epochs[-1].val_metric > 0.9
-    assert run(study, tmp_path).runs == tuple(Store.open(tmp_path).runs())
+    assert run(study, tmp_path).runs == tuple(stored.read(tmp_path).runs)
 
 
 def test_runs_that_need_no_whole_curve_are_stopped(python: str, tmp_path: Path) -> None:

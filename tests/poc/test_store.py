@@ -1,4 +1,4 @@
-"""The evidence survives torn lines, full disks, second writers, edits and strangers. Faults enter by system calls."""
+"""The evidence survives torn lines, full disks, second writers, edits and foreign files, injected as system calls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.errors import MixedEvidenceError, StoreError
+from sabun.errors import MixedEvidenceError, StoreError, StudyError
+from sabun.journal import Journal
 from sabun.poc.codec import decode, encode
-from sabun.poc.evidence import store as store_module
-from sabun.poc.evidence.store import Store, Writer, lines
+from sabun.poc.evidence import read, verify
+from sabun.poc.evidence.live_status import read_live
+from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Study
 
@@ -40,20 +42,20 @@ def study() -> Study:
 
 @pytest.fixture
 def filled(tmp_path: Path, study: Study) -> Path:
-    with Writer.start(tmp_path / "s", study, HERE) as store:
+    with StudyWriter.start(tmp_path / "s", study, HERE) as store:
         for name in "abc":
             store.append(result(name))
     return tmp_path / "s"
 
 
 def test_what_was_appended_is_read_back(filled: Path, study: Study) -> None:
-    store = Store.open(filled)
-    assert store.study == study
-    assert list(store.results.values()) == [result(name) for name in "abc"]
-    assert store.environment == HERE
-    assert not store.mixed
-    verification = store.verify()
-    assert (verification.ok, verification.lines, verification.torn) == (True, 4, False)
+    found = read(filled)
+    assert found.study == study
+    assert list(found.records.results.values()) == [result(name) for name in "abc"]
+    assert found.environment == HERE
+    assert not found.mixed
+    assert (found.verification.ok, found.verification.records, found.verification.torn) == (True, 4, False)
+    assert found.verification == verify(filled)
 
 
 numbers = st.one_of(st.floats(), st.just(math.nan))
@@ -71,11 +73,11 @@ def test_every_float_survives_and_the_file_is_strict_json(a: float, b: float, c:
 def test_a_torn_last_line_is_ignored_by_readers_and_cut_off_by_writers(tmp_path: Path, study: Study) -> None:
     """At every length that a cut can leave. Its event never came to the audit log: that is written after the record."""
     path, log = tmp_path / "s", ("audit.jsonl", "audit.jsonl.head")
-    with Writer.start(path, study, HERE) as store:
+    with StudyWriter.start(path, study, HERE) as store:
         store.append(result("a"))
         store.append(result("b"))
     before = {name: (path / name).read_bytes() for name in log}
-    with Writer.start(path, study, HERE) as store:
+    with StudyWriter.start(path, study, HERE) as store:
         store.append(result("c"))
     whole = (path / "records.jsonl").read_bytes()
     last = whole[:-1].rfind(b"\n") + 1
@@ -83,9 +85,9 @@ def test_a_torn_last_line_is_ignored_by_readers_and_cut_off_by_writers(tmp_path:
         (path / "records.jsonl").write_bytes(whole[:cut])
         for name in log:
             (path / name).write_bytes(before[name])
-        assert list(Store.open(path).results) == ["a", "b"]
-        assert (Store.open(path).verify().ok, Store.open(path).verify().torn) == (True, True)
-        with Writer.start(path, study, HERE) as store:
+        assert list(read(path).records.results) == ["a", "b"]
+        assert (verify(path).ok, verify(path).torn) == (True, True)
+        with StudyWriter.start(path, study, HERE) as store:
             store.append(result("c"))
         assert (path / "records.jsonl").read_bytes() == whole
 
@@ -93,8 +95,8 @@ def test_a_torn_last_line_is_ignored_by_readers_and_cut_off_by_writers(tmp_path:
 def test_zeros_in_the_place_of_the_last_line_are_a_torn_line_too(filled: Path, study: Study) -> None:
     whole = (filled / "records.jsonl").read_bytes()
     (filled / "records.jsonl").write_bytes(whole + b"\0" * 50 + b"\n")
-    assert list(Store.open(filled).results) == ["a", "b", "c"]
-    with Writer.start(filled, study, HERE):
+    assert list(read(filled).records.results) == ["a", "b", "c"]
+    with StudyWriter.start(filled, study, HERE):
         pass
     assert (filled / "records.jsonl").read_bytes() == whole
 
@@ -106,7 +108,7 @@ def _edit(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (_edit(b'"val_loss":0.5', b'"val_loss":0.4'), 3),  # shows where the next line does not follow
+        (_edit(b'"val_loss":0.5', b'"val_loss":0.4'), 2),
         (_edit(b"{", b""), 2),
         (lambda rows: [rows[0], rows[2], rows[1], rows[3]], 2),
         (lambda rows: [rows[0], *rows[2:]], 2),
@@ -119,16 +121,15 @@ def test_damage_before_the_last_line_is_reported_by_number_and_never_mended(
 ) -> None:
     path = filled / "records.jsonl"
     whole = path.read_bytes().splitlines()
-    reader = Store.open(filled)
     bad = b"\n".join(damage(whole)) + b"\n"
     assert bad != path.read_bytes()
     path.write_bytes(bad)
     with pytest.raises(StoreError, match=f"line {line} "):
-        Store.open(filled)
+        read(filled)
     with pytest.raises(StoreError):
-        Writer.start(filled, study, HERE)
-    assert not reader.verify().ok
-    assert f"line {line} " in reader.verify().problem
+        StudyWriter.start(filled, study, HERE)
+    assert not verify(filled).ok
+    assert f"line {line} " in verify(filled).problem
     assert path.read_bytes() == bad
 
 
@@ -148,56 +149,56 @@ def test_a_full_disk_costs_the_line_and_nothing_else(
         left -= done
         return done
 
-    with Writer.start(filled, study, HERE) as store:
+    with StudyWriter.start(filled, study, HERE) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(store_module.os, "write", write)
-            with pytest.raises(StoreError, match=r"No space left on device.*finished runs are kept"):
+            patch.setattr(os, "write", write)
+            with pytest.raises(StoreError, match=r"No space left on device.*finished work is kept"):
                 store.append(result("d"))
         assert (filled / "records.jsonl").read_bytes() == whole
         store.append(result("d"))  # there is room again
-    assert list(Store.open(filled).results) == ["a", "b", "c", "d"]
+    assert list(read(filled).records.results) == ["a", "b", "c", "d"]
 
 
 def test_a_disk_that_cannot_sync_is_an_error(filled: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Writer.start(filled, study, HERE) as store:
+    with StudyWriter.start(filled, study, HERE) as store:
 
         def fsync(handle: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(store_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
         with pytest.raises(StoreError, match="Input/output error"):
             store.append(result("d"))
         monkeypatch.undo()
-    assert list(Store.open(filled).results) == ["a", "b", "c"]
+    assert list(read(filled).records.results) == ["a", "b", "c"]
 
 
 def test_status_cannot_cost_a_study(filled: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Writer.start(filled, study, HERE) as store:
+    with StudyWriter.start(filled, study, HERE) as store:
         store.write_live({"done": 3})
-        assert Store.open(filled).live() == {"done": 3}
+        assert read_live(filled) == {"done": 3}
 
         def no(*_: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(store_module.os, "write", no)
+        monkeypatch.setattr(os, "write", no)
         store.write_live({"done": 4})
         monkeypatch.undo()
-    assert Store.open(filled).live() == {"done": 3}
+    assert read_live(filled) == {"done": 3}
     (filled / "live.json").write_text("{")
-    assert Store.open(filled).live() == {}
+    assert read_live(filled) == {}
 
 
 def test_one_writer_at_a_time_and_readers_any_time(filled: Path, study: Study) -> None:
-    with Writer.start(filled, study, HERE):
+    with StudyWriter.start(filled, study, HERE):
         with pytest.raises(StoreError, match=rf"written by another process \(pid {os.getpid()}\)"):
-            Writer.start(filled, study, HERE)
-        assert len(Store.open(filled).results) == 3
-    with Writer.start(filled, study, HERE):
+            StudyWriter.start(filled, study, HERE)
+        assert len(read(filled).records.results) == 3
+    with StudyWriter.start(filled, study, HERE):
         pass
 
 
 def test_a_run_is_recorded_once(filled: Path, study: Study) -> None:
-    with Writer.start(filled, study, HERE) as store, pytest.raises(StoreError, match="has its record already"):
+    with StudyWriter.start(filled, study, HERE) as store, pytest.raises(StoreError, match="already has a record"):
         store.append(result("a"))
 
 
@@ -207,38 +208,38 @@ def test_another_study_is_refused_and_the_difference_named(filled: Path) -> None
         (tiny_study(seed=1), "seed is 0, not 1"),
         (tiny_study(seeds=4), "its budget differs"),
     ):
-        with pytest.raises(StoreError, match=f"holds another study.*{words}"):
-            Writer.start(filled, other, HERE)
+        with pytest.raises(StudyError, match=f"holds another study.*{words}"):
+            StudyWriter.start(filled, other, HERE)
     assert {path.name: path.read_bytes() for path in filled.iterdir()} == before
 
 
-def test_strangers_files_are_left_alone(tmp_path: Path, study: Study) -> None:
+def test_other_files_are_left_alone(tmp_path: Path, study: Study) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(StoreError, match=r"not empty \(thesis.tex\)"):
-        Writer.start(tmp_path, study, HERE)
-    with pytest.raises(StoreError, match="is a file"):
-        Writer.start(tmp_path / "thesis.tex", study, HERE)
+    with pytest.raises(StudyError, match=r"not empty \(thesis.tex\)"):
+        StudyWriter.start(tmp_path, study, HERE)
+    with pytest.raises(StudyError, match="is a file"):
+        StudyWriter.start(tmp_path / "thesis.tex", study, HERE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_directory_that_a_kill_left_half_made_is_taken_over(tmp_path: Path, study: Study) -> None:
     (tmp_path / "lock").touch()
     (tmp_path / "study.json.new").write_text('{"schema')
-    with Writer.start(tmp_path, study, HERE) as store:
+    with StudyWriter.start(tmp_path, study, HERE) as store:
         store.append(result("a"))
-    assert list(Store.open(tmp_path).results) == ["a"]
+    assert list(read(tmp_path).records.results) == ["a"]
 
 
 def test_reading_what_is_no_study(tmp_path: Path, filled: Path) -> None:
     with pytest.raises(StoreError, match="there is no study in"):
-        Store.open(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     text = (filled / "study.json").read_text()
     (filled / "study.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
     with pytest.raises(StoreError, match="changed after the study began"):
-        Store.open(filled)
+        read(filled)
     (filled / "study.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):
-        Store.open(filled)
+        read(filled)
 
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,32 +248,32 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path, study: Study, monk
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with pytest.raises(StoreError, match=r"cannot write to .*Permission denied"):
-        Writer.start(tmp_path / "x", study, HERE)
+        StudyWriter.start(tmp_path / "x", study, HERE)
 
 
 def test_mixed_evidence_is_refused_unless_allowed_and_then_remembered(filled: Path, study: Study) -> None:
     there = {"machine": {"cpu": "b"}, "torch": "3"}
     with pytest.raises(MixedEvidenceError, match="cpu: a, now b; torch: 2, now 3"):
-        Writer.start(filled, study, there)
-    with Writer.start(filled, study, there, allow_mixed=True) as store:
-        assert not store.mixed  # until a run comes from there
+        StudyWriter.start(filled, study, there)
+    with StudyWriter.start(filled, study, there, allow_mixed=True) as store:
+        assert not store.records.mixed  # until a run comes from there
         store.append(result("d"))
-        assert store.mixed
-    read = Store.open(filled)
-    assert read.environments == [HERE, there]
-    assert [read.environment_of[name] for name in "abcd"] == [0, 0, 0, 1]
-    assert read.mixed
+        assert store.records.mixed
+    found = read(filled)
+    assert found.records.environments == [HERE, there]
+    assert [found.records.environment_of[name] for name in "abcd"] == [0, 0, 0, 1]
+    assert found.mixed
 
 
 def test_another_commit_is_no_mixture_but_is_remembered(filled: Path, study: Study) -> None:
     later = {**HERE, "git": {"commit": "abc", "dirty": True}}
-    with Writer.start(filled, study, later) as store:
+    with StudyWriter.start(filled, study, later) as store:
         store.append(result("d"))
-    with Writer.start(filled, study, HERE):
+    with StudyWriter.start(filled, study, HERE):
         pass
-    read = Store.open(filled)
-    assert read.environments == [HERE, later]
-    assert not read.mixed
+    found = read(filled)
+    assert found.records.environments == [HERE, later]
+    assert not found.mixed
 
 
 def test_exclusive_clock_readings_replace_shared_ones_and_losses_stay(tmp_path: Path, study: Study) -> None:
@@ -280,14 +281,19 @@ def test_exclusive_clock_readings_replace_shared_ones_and_losses_stay(tmp_path: 
         "t", "arm", 0, "time", {}, "finished",
         tuple(Epoch(e, 9.0, 9.0, 9.0, s, 0.0, 0.1 * s, 0) for e, s in enumerate((0.0, 3.0, 1.0, 2.0))),
     )  # fmt: skip
-    with Writer.start(tmp_path, study, HERE) as store:
+    with StudyWriter.start(tmp_path, study, HERE) as store:
         store.append(result("a", seconds=50.0), exclusive=False)
         store.append(result("b", seconds=60.0, seed=1), exclusive=False)
         store.append(timing)
-        assert store.exclusive == {"t"}
-    first, second = Store.open(tmp_path).runs()
+        assert store.records.exclusive == {"t"}
+    first, second = read(tmp_path).runs
     assert [epoch.train_s for epoch in first.epochs] == [0.0, 2.0]
     assert first.epochs[1].optimizer_s == 0.2
     assert (first.final_loss, first.test_loss) == (0.5, 0.5)
     assert second.epochs[1].train_s == 60.0  # no timing run for that seed
-    assert [line["kind"] for line in lines(tmp_path)] == ["environment", "run", "run", "run"]
+    assert [line.body["kind"] for line in Journal(tmp_path / "records.jsonl", sealed=False).read()] == [
+        "environment",
+        "run",
+        "run",
+        "run",
+    ]

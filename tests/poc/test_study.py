@@ -14,26 +14,25 @@ import pytest
 
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
+from sabun.poc import evidence as stored
 from sabun.poc import schedule as plan_module
-from sabun.poc.evidence import audit_trail as trail
-from sabun.poc.evidence.store import Store
 from sabun.poc.executors.base import Executor, Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.schedule import evaluation_order
 from sabun.poc.spec import Arm, Run, Study
-from sabun.poc.study import Evidence, default_study, run, validate
+from sabun.poc.study import default_study, run, validate
 
 from .helpers import SGD, task, tiny_study, untimed
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Evidence, list[events.Event]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, stored.StudyEvidence, list[events.Event]]:
     study, heard = tiny_study(), []
     return study, run(study, tmp_path_factory.mktemp("study"), on_event=heard.append), heard
 
 
-def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]]) -> None:
     study, evidence, _ = undisturbed
     count = Counter((r.arm, r.phase) for r in evidence.runs)
     for arm in study.arms:
@@ -45,7 +44,9 @@ def test_every_arm_gets_the_same_budget(undisturbed: tuple[Study, Evidence, list
     assert {r.epochs[-1].gradient_evaluations for r in evidence.runs if r.status == "finished"} == {48}
 
 
-def test_runs_are_paired_and_the_repeat_is_bit_exact(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_runs_are_paired_and_the_repeat_is_bit_exact(
+    undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]],
+) -> None:
     study, evidence, _ = undisturbed
     starts: dict[int, set[float]] = {}
     for result in evidence.runs:
@@ -72,7 +73,7 @@ def test_arms_take_turns_in_going_first() -> None:
     assert len(set(places.values())) == 1  # the same mean place for all
 
 
-def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[events.Event]]) -> None:
+def test_events_tell_the_whole_story(undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]]) -> None:
     study, evidence, heard = undisturbed
     assert isinstance(heard[0], events.StudyStarted)
     assert isinstance(heard[-1], events.StudyFinished)
@@ -91,7 +92,7 @@ def test_events_tell_the_whole_story(undisturbed: tuple[Study, Evidence, list[ev
 
 
 def test_a_finished_study_is_not_run_again(
-    undisturbed: tuple[Study, Evidence, list[events.Event]], tmp_path: Path
+    undisturbed: tuple[Study, stored.StudyEvidence, list[events.Event]], tmp_path: Path
 ) -> None:
     study, evidence, _ = undisturbed
     first = run(study, tmp_path)
@@ -139,7 +140,7 @@ def _killed_after(seconds: float, study: Study, out: Path, executor: Executor | 
 
 
 def _records(path: Path) -> list[dict[str, object]]:
-    results = [result for result in Store.open(path).results.values() if result.phase != "time"]
+    results = [result for result in stored.read(path).records.results.values() if result.phase != "time"]
     return sorted(untimed(results), key=lambda record: str(record["run"]))
 
 
@@ -160,8 +161,8 @@ def test_twenty_sigkills_at_random_moments_change_nothing(slots: int, tmp_path: 
         executor = Interleaved(attempt) if slots == 2 else None
         if _killed_after(rng.uniform(0.0, 0.25 * duration), study, out, executor):
             kills += 1
-        if Store.exists(out):
-            done = len(Store.open(out).results)
+        if stored.exists(out):
+            done = len(stored.read(out).records.results)
             assert done >= known  # nothing that was finished is ever lost
             known = done
         if known == total:  # finished under fire: start another one
@@ -175,7 +176,7 @@ def test_twenty_sigkills_at_random_moments_change_nothing(slots: int, tmp_path: 
     assert {a: (t.best, t.trials, t.at_edge) for a, t in resumed.tuning.items()} == {
         a: (t.best, t.trials, t.at_edge) for a, t in evidence.tuning.items()
     }
-    assert Store.open(out).verify().ok
+    assert stored.verify(out).ok
 
 
 def test_a_listener_that_raises_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_listener_that_raises_stops_the_study_and_loses_nothing(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path, on_event=listen)
-    assert len(Store.open(tmp_path).results) == 5
+    assert len(stored.read(tmp_path).records.results) == 5
     assert len(run(study, tmp_path).runs) == 24
 
 
@@ -232,16 +233,16 @@ def test_failed_runs_done_again_leave_the_records_of_an_undisturbed_study(
     assert {arm: found.trials for arm, found in mended.tuning.items()} == {
         arm: found.trials for arm, found in undisturbed.tuning.items()
     }
-    store = Store.open(tmp_path / "ill")
-    assert store.verify().ok
-    assert len(store.run_at) > len(store.results)  # what was taken back is still there
-    (event,) = (event for event in trail.read(store) if event.event == "runs.withdrawn")
+    held = stored.read(tmp_path / "ill")
+    assert held.verification.ok
+    assert len(held.records.run_at) > len(held.records.results)  # what was taken back is still there
+    (event,) = (event for event in held.events if event.event == "runs.withdrawn")
     assert len(event.data["runs"]) == withdrawn.failed + withdrawn.resting  # type: ignore[arg-type]
     records = (tmp_path / "ill" / "records.jsonl").read_bytes().splitlines(keepends=True)
     line = int(str(event.data["record"]))
     (tmp_path / "ill" / "records.jsonl").write_bytes(b"".join(records[: line - 1] + records[line:]))
     with pytest.raises(StoreError, match=f"line {line} does not follow"):
-        Store.open(tmp_path / "ill")
+        stored.read(tmp_path / "ill")
 
 
 def test_one_seed_and_no_tuning(tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_a_mistake_in_the_task_is_found_before_anything_is_written(tmp_path: Pat
 
 def test_another_studys_directory_is_refused(tmp_path: Path) -> None:
     run(tiny_study(trials=0, seeds=1), tmp_path)
-    with pytest.raises(StoreError, match="holds another study"):
+    with pytest.raises(StudyError, match="holds another study"):
         run(tiny_study(trials=0, seeds=2), tmp_path)
 
 

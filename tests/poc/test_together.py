@@ -17,7 +17,7 @@ from torch import nn
 from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import events
-from sabun.poc.evidence.store import Store
+from sabun.poc import evidence as stored
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import default_study, run, validate
@@ -169,7 +169,7 @@ def batched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, list
 
 
 def by_id(path: Path) -> list[dict[str, object]]:
-    records = untimed(r for r in Store.open(path).results.values() if r.phase != "time")
+    records = untimed(r for r in stored.read(path).records.results.values() if r.phase != "time")
     return sorted(records, key=lambda record: str(record["run"]))
 
 
@@ -177,7 +177,7 @@ def test_a_study_says_what_was_trained_together_and_times_every_arm_alone(
     batched: tuple[Study, Path, list[events.Event]],
 ) -> None:
     study, out, heard = batched
-    results = Store.open(out).results.values()
+    results = stored.read(out).records.results.values()
     sizes = Counter((r.arm, r.phase, r.together) for r in results)
     for arm in (SGD, "euler"):
         assert sizes[arm, "tune", 2] == 6
@@ -189,7 +189,7 @@ def test_a_study_says_what_was_trained_together_and_times_every_arm_alone(
     (told,) = [event for event in heard if isinstance(event, events.SeedsAlone)]
     assert (told.arm, "spectral" in told.reason) == ("muon", True)
     timed = {(r.arm, r.seed): r for r in results if r.phase == "time"}
-    for result in Store.open(out).runs():
+    for result in stored.read(out).runs:
         if result.phase == "evaluate":
             assert result.epochs[1].train_s == timed[result.arm, result.seed].epochs[0].train_s
             if result.together > 1:
@@ -224,16 +224,16 @@ def test_kills_between_the_results_of_a_unit_change_nothing(
             break
     assert kill > 3
     assert by_id(tmp_path) == by_id(out)
-    assert Store.open(tmp_path).verify().ok
+    assert stored.verify(tmp_path).ok
 
 
 def test_the_command_line_declares_it_in_the_study(tmp_path: Path) -> None:
     arms = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--seeds", "2", "--epochs", "1", "--no-tuning"]
     options = [*arms, "--quiet", "--batch-seeds", "--out", str(tmp_path / "out")]
     assert app.run(["poc", "run", task("Batchable"), *options]) == 0
-    store = Store.open(tmp_path / "out")
-    assert store.study.budget.batch_seeds
-    assert {r.together for r in store.runs() if r.phase == "evaluate"} == {2}
+    held = stored.read(tmp_path / "out")
+    assert held.study.budget.batch_seeds
+    assert {r.together for r in held.runs if r.phase == "evaluate"} == {2}
     assert app.run(["poc", "run", task("Tiny"), *options[:-1], str(tmp_path / "other")]) == 2
 
 
@@ -244,5 +244,5 @@ def test_an_older_study_whose_specification_knew_fewer_fields_still_opens(tmp_pa
     text = json.dumps(raw["study"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     raw["hash"] = hashlib.sha256(text.encode()).hexdigest()
     (tmp_path / "study.json").write_text(json.dumps(raw))
-    assert Store.open(tmp_path).study == tiny_study(trials=0, seeds=1)
+    assert stored.read(tmp_path).study == tiny_study(trials=0, seeds=1)
     assert len(run(tiny_study(trials=0, seeds=1), tmp_path).runs) == 6

@@ -9,6 +9,7 @@ import pytest
 
 from sabun.poc import arms, tuning
 from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.trials import summarize
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Arm, LogUniform, Run
 
@@ -38,7 +39,7 @@ def summary(arm: Arm, tuner: tuning.Tuner, results: dict[str, RunResult]) -> Tun
     for trial, (values, _) in enumerate(tuner.seen):
         for run in tuning.trial_runs(tuner.study, arm, trial, values):
             runs.setdefault(trial, []).append(results[run.id])
-    return tuning.summarise(tuner.study, arm.name, arms.spaces(arm, tuner.study.budget.decades), runs)
+    return summarize(arm.name, tuner.study.budget.tuning_seeds, arms.spaces(arm, tuner.study.budget.decades), runs)
 
 
 def tuned(arm: Arm, loss: Loss, **options: int) -> Tuning:
@@ -149,7 +150,7 @@ def test_without_trials_the_default_is_used() -> None:
     study = tiny_study(trials=0)
     arm = study.arm("torch.optim:AdamW")
     assert tuning.Tuner(study, arm).pending({}) == []
-    assert tuning.summarise(study, arm.name, {}, {}) is None
+    assert summarize(arm.name, study.budget.tuning_seeds, {}, {}) is None
     assert tuning.best(study, arm, []) == {"lr": pytest.approx(0.003)}
 
 

@@ -13,7 +13,7 @@ from sabun.rollout.plan import Gate, Plan, Side, Stage
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 1e-3, "betas": (0.9, 0.99)})
 CHALLENGER = Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9})
-StudyWriter = Callable[..., Path]
+WriteStudy = Callable[..., Path]
 
 
 def make_plan(name: str = "trial", **gate: object) -> Plan:
@@ -29,7 +29,7 @@ def plan() -> Plan:
 
 
 @pytest.fixture
-def write_study() -> StudyWriter:
+def write_study() -> WriteStudy:
     """Write a finished study: ``gain`` > 0 makes the candidate better by that much a seed, with little noise."""
 
     def write(
@@ -43,7 +43,7 @@ def write_study() -> StudyWriter:
         baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
     ) -> Path:
-        from sabun.poc.evidence.store import Writer
+        from sabun.poc.evidence.study_writer import StudyWriter
         from sabun.poc.records import Epoch, RunResult
         from sabun.poc.spec import Arm, Budget, Run, Study
 
@@ -56,7 +56,7 @@ def write_study() -> StudyWriter:
         )
         noise = np.random.default_rng(7)
         ended = datetime.now(UTC) - timedelta(days=age_days)
-        with Writer.start(path, study, {"machine": machine, "torch": "2"}) as store:
+        with StudyWriter.start(path, study, {"machine": machine, "torch": "2"}) as store:
             for seed in range(seeds if done is None else done):
                 for arm, loss in (("today", 1.0), ("new", 1.0 - gain)):
                     final = loss + 0.01 * float(noise.standard_normal())

@@ -15,14 +15,14 @@ from sabun.rollout import gate as evidence
 from sabun.rollout.jobs import unbuildable
 from sabun.rollout.plan import Gate, Plan, Side
 
-StudyWriter = Callable[..., Path]
+WriteStudy = Callable[..., Path]
 
 
 def problems(folder: Path, plan: Plan, **gate: object) -> tuple[str, ...]:
     return evidence.examine(Gate("study", **gate), plan, folder).problems  # type: ignore[arg-type]
 
 
-def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
     write_study(tmp_path / "study")
     finding = evidence.examine(Gate("study"), plan, tmp_path)
     assert finding.passed
@@ -34,7 +34,7 @@ def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: St
     json.dumps(finding.to_json(), allow_nan=False)
 
 
-def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
     records = write_study(tmp_path / "study", seeds=12) / "records.jsonl"
     records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:-2]))
     (problem,) = problems(tmp_path, plan)
@@ -57,7 +57,7 @@ def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, w
     ],
 )
 def test_what_keeps_it_closed(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter, study: dict[str, object], gate: dict[str, object], said: str
+    tmp_path: Path, plan: Plan, write_study: WriteStudy, study: dict[str, object], gate: dict[str, object], said: str
 ) -> None:
     write_study(tmp_path / "study", **study)
     finding = evidence.examine(Gate("study", **gate), plan, tmp_path)  # type: ignore[arg-type]
@@ -66,13 +66,13 @@ def test_what_keeps_it_closed(
 
 
 def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter
+    tmp_path: Path, plan: Plan, write_study: WriteStudy
 ) -> None:
     write_study(tmp_path / "study", gain=0.0)
     assert problems(tmp_path, plan, verdict="undecided") == ()
 
 
-def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
     write_study(tmp_path / "study")
     other = replace(plan, champion=Side("torch.optim:Adam"))
     assert "does not test this champion" in problems(tmp_path, other)[0]
@@ -83,7 +83,7 @@ def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, writ
 
 
 def test_edited_records_and_edited_specifications_keep_it_closed(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter
+    tmp_path: Path, plan: Plan, write_study: WriteStudy
 ) -> None:
     study = write_study(tmp_path / "study", gain=0.0)
     records = study / "records.jsonl"
@@ -92,14 +92,14 @@ def test_edited_records_and_edited_specifications_keep_it_closed(
     forged = [line.replace('"val_loss":1.0', '"val_loss":0.5') for line in lines[:10]] + lines[10:]
     assert forged != lines
     records.write_text("".join(forged))
-    assert "edited, or the disk failed" in problems(tmp_path, plan)[0]
+    assert "its hash does not match its content" in problems(tmp_path, plan)[0]
     records.write_text(text)
     spec = study / "study.json"
     spec.write_text(spec.read_text().replace('"margin": 0.0', '"margin": 0.5'))
     assert "was changed after the study began" in problems(tmp_path, plan)[0]
 
 
-def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: StudyWriter) -> None:
+def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
     study = write_study(tmp_path / "studies" / "first")
     proposed = evidence.propose(study, tmp_path)
     assert (proposed.champion.optimizer, proposed.champion.arm) == (plan.champion.optimizer, "today")
@@ -113,7 +113,7 @@ def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: S
 
 
 def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
-    tmp_path: Path, write_study: StudyWriter
+    tmp_path: Path, write_study: WriteStudy
 ) -> None:
     from sabun.poc.arms import arm, recipe
 
@@ -124,7 +124,7 @@ def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
 
 
 def test_a_study_whose_script_makes_the_baseline_needs_to_be_told_what_that_is(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter
+    tmp_path: Path, plan: Plan, write_study: WriteStudy
 ) -> None:
     study = write_study(tmp_path / "studies" / "first", baseline="script")
     with pytest.raises(RolloutError, match="a roll-out cannot build") as caught:
@@ -142,12 +142,12 @@ def test_a_study_whose_script_makes_the_baseline_needs_to_be_told_what_that_is(
 
 
 def test_without_the_packages_it_says_what_to_install(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: Plan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     write_study(tmp_path / "study")
-    monkeypatch.setitem(sys.modules, "sabun.poc.evidence.store", None)
+    monkeypatch.setitem(sys.modules, "sabun.poc.evidence", None)
     monkeypatch.setitem(sys.modules, "sabun.poc.judgement.assess", None)
     assert "pip install 'sabun[poc]'" in problems(tmp_path, plan)[0]
     with pytest.raises(MissingExtraError, match=r"sabun\[poc\]"):
@@ -155,7 +155,7 @@ def test_without_the_packages_it_says_what_to_install(
 
 
 def test_a_judgement_that_fails_is_no_go_and_no_crash(
-    tmp_path: Path, plan: Plan, write_study: StudyWriter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: Plan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(tmp_path / "study")
 

@@ -62,7 +62,7 @@ def test_a_fault_costs_at_most_five_per_cent_and_the_log_tells_the_story(name: s
     loss, guard = workloads.train(WORK[name](), fault=fault, audit=path, job_id="job-7")
     assert loss <= 1.05 * undisturbed(name)
     assert audit.verify(path).ok
-    records = AuditLog(path).records()
+    records = AuditLog(path).read()
     assert [record.event for record in records] == ["guard.started", *STORIES[fault]]
     assert {record.data["job_id"] for record in records} == {"job-7"}
     first = records[1].data
@@ -158,7 +158,7 @@ def test_a_training_killed_between_any_two_writes_resumes_and_ends_the_same(name
         assert [path.suffix for path in place.iterdir()] == [".pt", ".pt"]
         log = tmp_path / f"{place.name}.jsonl"
         assert audit.verify(log).ok
-        told = [record.event for record in AuditLog(log).records() if record.event != "audit.recovered"]
+        told = [record.event for record in AuditLog(log).read() if record.event != "audit.recovered"]
         # Killed before the first state was whole or its event was written, it starts again; else it resumes.
         assert set(told) <= {"guard.started", "guard.resumed"}
         assert told[-1] == ("guard.resumed" if number > 2 else "guard.started")

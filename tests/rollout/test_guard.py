@@ -708,4 +708,4 @@ def test_under_ddp_all_ranks_decide_alike_and_one_writes(tmp_path: Path) -> None
     events = [event for event, _ in ranks[0]["events"]]
     assert events == [event for event, _ in ranks[1]["events"]]
     assert events[:4] == ["guard.started", "guard.skipped", "guard.rolled-back", "guard.fell-back"]
-    assert [record.event for record in AuditLog(tmp_path / "audit.jsonl").records()] == events
+    assert [record.event for record in AuditLog(tmp_path / "audit.jsonl").read()] == events

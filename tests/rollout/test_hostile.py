@@ -55,11 +55,11 @@ def test_any_text_is_a_jobs_id(job: str, tmp_path: Path, plan: Plan) -> None:
     assert choose(job, path=tmp_path, stored=stored).draw == choice.draw
     # It goes into the audit log as one line, and comes out as it went in.
     log = AuditLog(tmp_path / "job.jsonl")
-    log.append("guard.started", job_id=job)
-    log.append("guard.skipped", job_id=job)
+    log.append("guard.started", {"job_id": job})
+    log.append("guard.skipped", {"job_id": job})
     assert log.verify().ok
-    assert [record.data["job_id"] for record in log.records()] == [job, job]
-    assert audit.to_markdown(log.records()).count("\n| ") == 2  # a row each
+    assert [record.data["job_id"] for record in log.read()] == [job, job]
+    assert audit.to_markdown(log.read()).count("\n| ") == 2  # a row each
 
 
 def test_ids_that_only_look_alike_are_drawn_apart() -> None:

@@ -35,7 +35,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import sabun
-from sabun import schemes
+from sabun import design, schemes
 from sabun.report import scheme_figures
 
 LANG = "en"  # of pictures and sentences
@@ -244,7 +244,7 @@ assert sgd_steps > 9 * momentum_steps
 # heavy ball's 38?
 
 # %% tags=["solution"]
-widest = schemes.design_multistep(poles=1, order=1, largest_pole=0.9, damping=0)
+widest = design.design_multistep(poles=1, order=1, largest_pole=0.9, damping=0)
 print(f"interval {widest.stability_interval:.2f}, γ = {-widest.to_filter().b[1] / (1 - 0.9):.3f}")
 assert 39 < widest.stability_interval <= 40 + 1e-9  # 4/(1 − 0.9) is the most that one pole can have
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from sabun.errors import StoreError
 from sabun.poc import study
-from sabun.poc.evidence.store import Store
+from sabun.poc.evidence import read, verify
 from sabun.poc.judgement import calibrate
 from sabun.poc.judgement.assess import assess
 from sabun.poc.spec import Study
@@ -135,12 +135,12 @@ assert same.go_rate <= 0.05
 # Each record holds the hash of the one before. Change one digit of one loss, and it shows.
 
 # %%
-print("as it is:", Store.open(Path("study")).verify().ok)
+print("as it is:", verify(Path("study")).ok)
 records = Path("study/records.jsonl")
 text = records.read_text(encoding="utf-8")
 records.write_text(text.replace("0.2", "0.1", 1), encoding="utf-8")
 try:
-    Store.open(Path("study"))
+    read(Path("study"))
 except StoreError as error:
     print("edited:", error)
 restored = records.write_text(text, encoding="utf-8")

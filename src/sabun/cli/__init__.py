@@ -1,11 +1,13 @@
-"""The command line: the only part of sabun that prints.
+"""The command line, and the only part of sabun that prints.
 
-    sabun schemes | explain NAME             methods and their certificates
-    sabun poc run | status | report | …       the proof of concept
-    sabun rollout …                           adoption in stages
+    sabun schemes | explain NAME              the catalogue and its certificates
+    sabun bench                               the time of an optimizer step
+    sabun poc run | resume | report | …       the proof of concept
+    sabun rollout init | status | promote …   adoption in stages
 
-Exit codes: 0 success or go · 10 no-go and 11 undecided (with ``--gate``) · 2 usage or bad input · 1 failure ·
-130 interrupted. A mistake of the user is told in two lines, cause and fix, never as a traceback.
+One module per command; shared options are in :mod:`sabun.cli.options`. Exit codes: 0 success or go; 10 no-go and 11
+undecided (with ``--gate``); 2 bad input; 1 failure; 130 interrupted. A user's mistake is reported in two lines, cause
+and fix, without a traceback.
 """
 
 from __future__ import annotations

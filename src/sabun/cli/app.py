@@ -1,6 +1,6 @@
-"""The ``sabun`` command put together, and what becomes of errors.
+"""The ``sabun`` command: its subcommands, and what happens to errors.
 
-Subcommands import what they need when they run, so that ``sabun --help`` is quick.
+Commands import what they need when they run, so that ``sabun --help`` is quick.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Annotated
 import typer
 
 from sabun import __version__
-from sabun.cli import EXTRA, bench, judging, poc, preparing, rollout, schemes
+from sabun.cli import EXTRA, bench, explain, poc, rollout, schemes
 from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, TrainingError
 
 __all__ = ["build", "run"]
 
 FAILURES = (StoreError, TrainingError, RolloutError)
-"""Errors that no other way of typing the command would have avoided: exit code 1. All others are bad input: 2."""
+"""Errors of a correct command that failed: exit code 1. All others are bad input: exit code 2."""
 
 
 def _version(asked: bool) -> None:
@@ -29,57 +29,69 @@ def _version(asked: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command."""
+    """Return the whole command."""
     app = typer.Typer(
         name="sabun",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
-        help="Training as numerical analysis: optimizers with a certificate, and an honest proof of concept.",
-        epilog="Exit codes: 0 success or go · 10 no-go, 11 undecided (with --gate) · 2 bad input · 1 failure.",
+        help="""Optimizers derived from numerical integration, each with a stability certificate, and a proof of
+        concept that compares them with the optimizer you use today.""",
+        epilog="""**First steps**
+
+- `sabun explain nesterov --lr 0.1` — what a method guarantees at a learning rate
+
+- `sabun poc run` — a complete comparison on real data, in about two minutes
+
+**Exit codes**
+
+0 success, or go · 10 no-go, 11 undecided (with `--gate`) · 2 bad input · 1 failure · 130 interrupted
+""",
     )
 
     @app.callback()
     def root(
         version: Annotated[
-            bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
         ] = False,
     ) -> None:
         pass
 
-    for part in (schemes, poc, judging, preparing, rollout, bench):
-        part.register(app)
+    app.command("schemes", epilog=schemes.EPILOG)(schemes.schemes)
+    app.command("explain", epilog=explain.EPILOG)(explain.explain)
+    app.command("bench", epilog=bench.EPILOG)(bench.bench)
+    app.add_typer(poc.build(), name="poc")
+    app.add_typer(rollout.build(), name="rollout")
     return app
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code; a SabunError becomes two lines on standard error."""
+    """Run the command and return its exit code. A SabunError becomes two lines on standard error."""
     try:
         build()(args=list(arguments), prog_name="sabun")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except SabunError as error:
-        _tell(error)
+        _report(error)
         return 1 if isinstance(error, FAILURES) else 2
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "sabun":
+        package = (error.name or "sabun").partition(".")[0]
+        if package == "sabun":
             raise
-        _tell(
-            MissingExtraError(f"this command needs {error.name.partition('.')[0]}, which is not installed.", fix=EXTRA)
-        )
+        _report(MissingExtraError(f"this command needs {package}, which is not installed.", fix=EXTRA))
         return 2
     except KeyboardInterrupt:
-        print("interrupted. Finished runs are kept; the same command resumes.", file=sys.stderr)
+        print("interrupted. Finished runs are kept; the same command resumes the study.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (``sabun … | head``): nothing is left to say, not even at exit.
+        # The reader of the output is gone (``sabun … | head``): write nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
 
 
-def _tell(error: SabunError) -> None:
+def _report(error: SabunError) -> None:
     from sabun.report.svg import visible
 
     print(f"error: {visible(error.cause)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``sabun bench``: how long a step takes beside torch's, as ratios within one run."""
+"""``sabun bench``: the time of an optimizer step relative to torch's, measured within one run."""
 
 from __future__ import annotations
 
@@ -8,43 +8,70 @@ from typing import Annotated
 
 import typer
 
+from sabun.cli.options import OUTPUT
 from sabun.errors import OptionError
 
-__all__ = ["register"]
+__all__ = ["EPILOG", "bench"]
 
+EPILOG = """**Examples**
 
-def register(parent: typer.Typer) -> None:
-    """Add ``bench`` to the command line."""
-    parent.command()(bench)
+- `sabun bench` — every comparison on the shapes of GPT-2 small
+
+- `sabun bench adam adam-foreach --shapes resnet18 --rounds 30 --json ratios.json`
+
+- `sabun bench momentum --limit 5000000` — on at most five million parameters
+
+**Exit codes**
+
+0 success · 2 bad input
+"""
 
 
 def bench(
     comparisons: Annotated[
         list[str] | None,
-        typer.Argument(help="momentum, momentum-foreach, adam, adam-foreach, matrix; default: all of them."),
+        typer.Argument(
+            help="Any of momentum, momentum-foreach, adam, adam-foreach, matrix. Default: all.",
+            metavar="COMPARISON",
+        ),
     ] = None,
     shapes: Annotated[
-        str, typer.Option(help="gpt2-small, resnet18, many-small, mixed, or a .json file with a list of shapes.")
+        str,
+        typer.Option(
+            help="Parameter shapes: gpt2-small, resnet18, many-small, mixed, or a JSON file with a list of shapes.",
+            metavar="NAME|FILE.json",
+        ),
     ] = "gpt2-small",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repeats; the median is shown.")] = 15,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use.")] = 1,
+    device: Annotated[str, typer.Option(help="Device to measure on.", metavar="cpu|cuda")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; the median is shown.", metavar="N")] = 15,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use.", metavar="N")] = 1,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many parameters: the largest tensors are left out.")
+        int | None,
+        typer.Option(min=1, help="Largest number of parameters; the largest tensors are left out first.", metavar="N"),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-    picture: Annotated[Path | None, typer.Option("--picture", help="Draw the ratios: .svg or .png.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the results to a file.", metavar="FILE", rich_help_panel=OUTPUT),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the ratios.", metavar="FILE.svg|FILE.png", rich_help_panel=OUTPUT),
+    ] = None,
 ) -> None:
-    """Measure the optimizer step: time, share of the memory bandwidth, memory, compile time; beside torch's own.
+    """Measure the optimizer step: time, memory bandwidth, memory and compile time, relative to torch's optimizers.
 
-    Every round runs every contestant once, and ratios are taken within rounds: they mean something on a busy machine
-    too. The first line of each block is what the others are compared with.
+    Each round runs every optimizer once and ratios are taken within rounds, so they are meaningful on a busy machine
+    too. The first line of each block is the reference.
     """
     if picture is not None and picture.suffix not in (".svg", ".png"):
-        raise OptionError(f"{picture} is neither .svg nor .png.", fix="Give the picture one of these suffixes.")
+        raise OptionError(
+            f"{picture} has neither the suffix .svg nor .png.", fix="Give --picture a file with one of them."
+        )
     for path in (json_file, picture):
         if path is not None and not path.absolute().parent.is_dir():
-            raise OptionError(f"there is no directory {path.absolute().parent}.", fix="Make it, or write elsewhere.")
+            raise OptionError(
+                f"the directory {path.absolute().parent} does not exist.", fix="Create it, or write elsewhere."
+            )
 
     from sabun import bench as benchmark
 

@@ -1,4 +1,4 @@
-"""Where output goes. Plain text without control characters where it is not a terminal or ``NO_COLOR`` is set."""
+"""Where output goes: plain text without control characters unless it is a terminal and ``NO_COLOR`` is not set."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["stderr", "stdout"]
 
 
 def stdout() -> Console:
-    """For results."""
+    """Return the console for results."""
     return _console(stderr=False)
 
 
 def stderr() -> Console:
-    """For progress and errors."""
+    """Return the console for progress and errors."""
     return _console(stderr=True)
 
 
 def _console(*, stderr: bool) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    # A file or pipe has no width: wide enough that nothing is broken that a reader would search for.
+    # A file or pipe has no width; 120 columns keep names and paths on one line, so that they can be searched for.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 120)

@@ -1,23 +1,30 @@
-"""Tables that only the command line shows."""
+"""Tables that only the command line prints: two studies side by side, an audit log."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import typer
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sabun import audit
+from sabun.cli.options import LogFormat
 from sabun.messages.catalogue import text
 from sabun.messages.formatting import Language
 from sabun.report.compare import Comparable
 from sabun.report.markdown import cell
 from sabun.report.svg import shorten, visible
 
-__all__ = ["comparison"]
+__all__ = ["comparison", "print_log"]
 
 
 def comparison(found: Comparable, lang: Language) -> RenderableType:
-    """Two studies side by side."""
+    """Return two studies side by side: common candidates, then the settings that differ."""
     heads = [shorten(visible(name), 30) for name in found.names]
     if heads[0] == heads[1]:
         heads = [f"A: {heads[0]}", f"B: {heads[1]}"]
@@ -29,9 +36,9 @@ def comparison(found: Comparable, lang: Language) -> RenderableType:
         last = None
         for row in found.rows:
             if row.arm != last:
-                said = [text(f"word.{decision}", lang) for decision in row.decisions]
+                decided = [text(f"word.{decision}", lang) for decision in row.decisions]
                 table.add_row(
-                    Text(shorten(visible(row.arm), 40), style="bold"), "", *(Text(s, style="bold") for s in said)
+                    Text(shorten(visible(row.arm), 40), style="bold"), "", *(Text(s, style="bold") for s in decided)
                 )
                 last = row.arm
             table.add_row("", text(f"kpi.{row.group}", lang), *(Text(cell(c, lang)) for c in row.comparisons))
@@ -53,3 +60,11 @@ def comparison(found: Comparable, lang: Language) -> RenderableType:
         parts.append(Text(text("compare.nothing", lang)))
     parts.append(Text(text("compare.caution", lang), style="dim"))
     return Group(*parts)
+
+
+def print_log(events: Sequence[audit.AuditEvent], form: LogFormat) -> None:
+    """Print the events of an audit log, oldest first."""
+    if form is LogFormat.json:
+        typer.echo(json.dumps([dataclasses.asdict(event) for event in events], ensure_ascii=False, indent=2))
+    else:
+        typer.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(events), nl=False)

@@ -20,11 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sabun import audit
 from sabun.errors import MissingExtraError, OptionError, unknown
 from sabun.poc import events
-from sabun.poc.evidence import audit_trail as trail
-from sabun.poc.evidence.store import Store
 from sabun.poc.records import Epoch, Phase, RunResult, evaluated
 from sabun.poc.spec import Study
 
@@ -52,7 +49,7 @@ class Tracker(ABC):
     def _hear(self, event: events.Event) -> None:
         if isinstance(event, events.StudyStarted):
             self.open(event.study)
-            for result in Store.open(event.path).runs() if event.done else ():
+            for result in event.runs:
                 self._replay(result)
         elif isinstance(event, events.RunStarted | events.RunRetried):
             run = event.run
@@ -62,9 +59,8 @@ class Tracker(ABC):
         elif isinstance(event, events.RunFinished):
             self._end(event.result)
         elif isinstance(event, events.StudyFinished):
-            log = event.path / trail.LOG
-            if log.exists():
-                self.anchor(audit.verify(log).head)
+            if event.audit_head:
+                self.anchor(event.audit_head)
             self.close()
 
     def _replay(self, result: RunResult) -> None:

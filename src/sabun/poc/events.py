@@ -30,12 +30,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StudyStarted:
-    """``total`` runs in all, of which ``done`` were found in ``path`` already."""
+    """``total`` runs in all, of which ``done`` were found in ``path`` already: ``runs``, and those for timing alone."""
 
     study: Study
     path: Path
     total: int
     done: int
+    runs: tuple[RunResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,12 @@ class LookTaken:
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished:
-    """All runs are done, and the records are complete."""
+    """All runs are done, and the records are complete; ``audit_head`` is the head hash of the audit log."""
 
     study: Study
     path: Path
     seconds: float
+    audit_head: str = ""
 
 
 Event: TypeAlias = (

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sabun.poc import events, tuning
-from sabun.poc.evidence.store import Store
+from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.executors.base import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.records import Phase
@@ -32,21 +32,21 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
             yield name, seed
 
 
-def resting_on_failures(store: Store) -> dict[str, bool]:
+def resting_on_failures(records: StudyRecords) -> dict[str, bool]:
     """Runs to be done again so that no failure is left → whether they failed themselves.
 
     What tuning tries next depends on all that it saw. So with a failed trial go all later ones of its arm, and the runs
     at the hyperparameters that came of them.
     """
-    failed = {run for run, result in store.results.items() if result.status == "failed"}
+    failed = {run for run, result in records.results.items() if result.status == "failed"}
     first: dict[str, int] = {}
-    for run in failed & set(store.trials):
-        arm = store.results[run].arm
-        first[arm] = min(store.trials[run], first.get(arm, store.trials[run]))
+    for run in failed & set(records.trials):
+        arm = records.results[run].arm
+        first[arm] = min(records.trials[run], first.get(arm, records.trials[run]))
     return {
         run: run in failed
-        for run, result in store.results.items()
-        if run in failed or (result.arm in first and store.trials.get(run, math.inf) > first[result.arm])
+        for run, result in records.results.items()
+        if run in failed or (result.arm in first and records.trials.get(run, math.inf) > first[result.arm])
     }
 
 
@@ -56,13 +56,13 @@ class Plan:
     def __init__(
         self,
         study: Study,
-        store: Store,
+        records: StudyRecords,
         tell: events.Listener = lambda event: None,
         alone: Collection[str] = (),
     ) -> None:
         """``alone``: arms whose seeds are trained one by one although the study asks for batched seeds."""
         self.study = study
-        self.store = store
+        self.records = records
         self.tell = tell
         self._alone = {arm.name for arm in study.arms} if not study.budget.batch_seeds else set(alone)
         self.tuners = {arm.name: tuning.Tuner(study, arm) for arm in study.arms}
@@ -84,7 +84,7 @@ class Plan:
         """What may start now; None when all of the rest waits for a run in flight, or nothing is left."""
         busy = set(running)
         for tuner in self.tuners.values():
-            if (unit := self._first(self._units(tuner.trial(self.store.results)), busy)) is not None:
+            if (unit := self._first(self._units(tuner.trial(self.records.results)), busy)) is not None:
                 return unit
         first = 0
         for seeds in (*self.study.budget.looks, self.study.budget.seeds):
@@ -93,12 +93,12 @@ class Plan:
             fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
             units = [*self._units(fresh), *((run,) for run in self._runs_of(repeats, "repeat"))]
             first = seeds
-            left = [unit for unit in units if any(run.id not in self.store.results for run in unit)]
+            left = [unit for unit in units if any(run.id not in self.records.results for run in unit)]
             if left or busy:
                 return self._first(left, busy)
             if self._needs_timing():
                 for run in self._runs_of(pairs, "time"):
-                    if run.id not in self.store.results:
+                    if run.id not in self.records.results:
                         return (run,)
             if self._decided(seeds):
                 self.seeds = seeds
@@ -107,7 +107,7 @@ class Plan:
 
     def tuned(self, arm: str) -> bool:
         """Whether all trials of an arm are done."""
-        return not self.tuners[arm].pending(self.store.results)
+        return not self.tuners[arm].pending(self.records.results)
 
     def _units(self, runs: Iterable[Run]) -> list[Unit]:
         """Runs one by one, or the seeds of an arm together, in the order in which the arms come."""
@@ -126,7 +126,7 @@ class Plan:
         """The first unit with a run that has no result, if it is not in flight."""
         for unit in units:
             names = [run.id for run in unit]
-            if not busy.intersection(names) and any(name not in self.store.results for name in names):
+            if not busy.intersection(names) and any(name not in self.records.results for name in names):
                 return unit
         return None
 
@@ -144,15 +144,15 @@ class Plan:
 
     def _needs_timing(self) -> bool:
         """Whether a run of the comparison shared the machine; then all are timed again, alone, to be timed alike."""
-        results = self.store.results.values()
-        return any(result.phase == "evaluate" and result.run not in self.store.exclusive for result in results)
+        results = self.records.results.values()
+        return any(result.phase == "evaluate" and result.run not in self.records.exclusive for result in results)
 
     def _decided(self, seeds: int) -> bool:
         """Whether the look at ``seeds`` ends the study. Judged once, by the assessment that also makes the report."""
         if seeds == self.study.budget.seeds:
             return True
         if seeds not in self._looks:
-            runs = [run for run in self.store.runs() if run.phase != "evaluate" or run.seed < seeds]
-            self._looks[seeds] = decided(assess(self.study, runs, self.store.tuning))
+            runs = [run for run in self.records.runs() if run.phase != "evaluate" or run.seed < seeds]
+            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning))
             self.tell(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
         return self._looks[seeds]

@@ -18,24 +18,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sabun.errors import StudyError
 from sabun.poc import arms, events, tuning
-from sabun.poc.evidence.store import Writer, refuse_other
+from sabun.poc.evidence.specification import refuse_other
+from sabun.poc.evidence.study_evidence import StudyEvidence
+from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.base import Executor, Lost, Unit
 from sabun.poc.executors.in_process import InProcess, epochs_in, trainer
 from sabun.poc.executors.processes import Processes
-from sabun.poc.judgement.results import Tuning
 from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.schedule import Plan, resting_on_failures
 from sabun.poc.spec import Arm, Budget, Run, Scalar, Study
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.training.single import Trainer
 
-__all__ = ["BASELINE", "CANDIDATES", "Evidence", "default_study", "run", "validate"]
+__all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline: what most teams use."""
@@ -49,17 +48,6 @@ not looked at."""
 
 CANDIDATES = ("euler", "taylor-4", "adams-bashforth-2", "look-ahead", "nesterov@adam")
 """The default candidates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that a finished study left: what :func:`sabun.poc.judgement.assess.assess` judges."""
-
-    study: Study
-    runs: tuple[RunResult, ...]
-    tuning: Mapping[str, Tuning]
-    environment: Mapping[str, Any]
-    mixed: bool
 
 
 def default_study(
@@ -122,14 +110,14 @@ def run(
     allow_mixed: bool = False,
     retry_failed: bool = False,
     executor: Executor | None = None,
-) -> Evidence:
+) -> StudyEvidence:
     """Carry out ``study`` in the directory ``out``, or what is left of it, and return its evidence.
 
     ``retry_failed``: runs that failed in an earlier session are done again, with what rests on them.
 
-    Raises StudyError and the like for a mistake in the study (nothing is written then), StoreError where ``out`` holds
-    another study, is being written, or cannot be written, MixedEvidenceError where its records come from another
-    machine or version (unless ``allow_mixed``).
+    Raises StudyError and the like for a mistake in the study, or where ``out`` holds another study (nothing is written
+    then), StoreError where ``out`` is being written or cannot be written, and MixedEvidenceError where its records come
+    from another machine or version (unless ``allow_mixed``).
     """
     out = Path(out)
     tell = on_event or (lambda event: None)
@@ -147,27 +135,28 @@ def run(
             chosen.announce(study, logs)
         alone = validate(study)
         here, *others = chosen.begin(study, logs)
-        with Writer.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
+        with StudyWriter.start(out, study, here, spaces=spaces, allow_mixed=allow_mixed) as store:
             for there in others:
                 store.admit(there)
             tell = _heard_by(store, tell)
-            if retry_failed and (again := resting_on_failures(store)):
+            if retry_failed and (again := resting_on_failures(store.records)):
                 store.withdraw(again)
                 tell(events.RunsWithdrawn(sum(again.values()), len(again) - sum(again.values())))
-            plan = Plan(study, store, tell, alone)
-            tell(events.StudyStarted(study, out, plan.total, len(store.results)))
+            plan = Plan(study, store.records, tell, alone)
+            done = store.records.runs()
+            tell(events.StudyStarted(study, out, plan.total, len(store.records.results), tuple(done)))
             for arm, reason in alone.items():
                 tell(events.SeedsAlone(arm, reason))
             _Work(study, store, plan, chosen, tell).carry_out()
-            store.write_live({"state": "finished", "done": len(store.results), "total": plan.total, "runs": []})
-            evidence = Evidence(study, tuple(store.runs()), store.tuning, store.environment, store.mixed)
+            store.write_live({"state": "finished", "done": len(store.records.results), "total": plan.total, "runs": []})
+        evidence = store.evidence()
     finally:
         chosen.close()
-    tell(events.StudyFinished(study, out, time.monotonic() - begin))
+    tell(events.StudyFinished(study, out, time.monotonic() - begin, evidence.verification.audit_head))
     return evidence
 
 
-def _heard_by(store: Writer, tell: events.Listener) -> events.Listener:
+def _heard_by(store: StudyWriter, tell: events.Listener) -> events.Listener:
     """``tell``, after what belongs there has been written to the study's audit log."""
 
     def hear(event: events.Event) -> None:
@@ -185,7 +174,7 @@ def _heard_by(store: Writer, tell: events.Listener) -> events.Listener:
 class _Work:
     """The loop between plan, executor and store."""
 
-    def __init__(self, study: Study, store: Writer, plan: Plan, executor: Executor, tell: events.Listener) -> None:
+    def __init__(self, study: Study, store: StudyWriter, plan: Plan, executor: Executor, tell: events.Listener) -> None:
         self.study = study
         self.store = store
         self.plan = plan
@@ -197,7 +186,7 @@ class _Work:
         self.retried: set[str] = set()
         self.announced: set[str] = set()
         self.begin = time.monotonic()
-        self.at_start = len(store.results)
+        self.at_start = len(store.records.results)
         self.last_live = 0.0
         self.prepared = False
 
@@ -222,7 +211,7 @@ class _Work:
                 continue
             if isinstance(item, Epoch):
                 self.curves[run.id].append(item)
-                if run.id not in self.store.results:
+                if run.id not in self.store.records.results:
                     self.tell(events.EpochDone(run, item, epochs_in(self.study, run)))
             else:
                 self._finish(run, item)
@@ -236,8 +225,8 @@ class _Work:
         for run in unit:
             self.units[run.id] = unit
             self.curves[run.id] = []
-            if run.id not in self.store.results:
-                number = len(self.store.results) + len(self.units)
+            if run.id not in self.store.records.results:
+                number = len(self.store.records.results) + len(self.units)
                 self.tell(events.RunStarted(run, number, self.plan.total, epochs_in(self.study, run)))
         self.executor.submit(unit)
 
@@ -250,7 +239,7 @@ class _Work:
             if following is not None:
                 self._start(following)
         del self.units[run.id], self.curves[run.id]
-        if run.id in self.store.results:  # a kill came between the first and the last result of its unit
+        if run.id in self.store.records.results:  # a kill came between the first and the last result of its unit
             return
         self.store.append(
             result,
@@ -258,11 +247,11 @@ class _Work:
             exclusive=alone or run.phase == "time",
             environment=self.executor.whereabouts(run),
         )
-        done, total = len(self.store.results), self.plan.total
+        done, total = len(self.store.records.results), self.plan.total
         pace = (time.monotonic() - self.begin) / (done - self.at_start)
         self.tell(events.RunFinished(run, result, done, total, pace * (total - done)))
         if run.phase == "tune" and self.plan.tuned(run.arm):
-            found = self.store.tuning_of(run.arm)
+            found = self.store.records.tuning_of(run.arm)
             if found is not None:
                 self.tell(events.TuningFinished(found))
 
@@ -298,7 +287,7 @@ class _Work:
         self.store.write_live(
             {
                 "state": "running",
-                "done": len(self.store.results),
+                "done": len(self.store.records.results),
                 "total": self.plan.total,
                 "runs": [
                     {

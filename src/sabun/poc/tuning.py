@@ -17,15 +17,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.poc import arms, pruning
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.trials import objective
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
 from sabun.poc.startup import uncollected
 
-__all__ = ["Tuner", "best", "objective", "suggest", "summarise"]
-
-EDGE = 0.05
-"""A best value within this share of the space's width (in log space) from its edge is reported as ``at_edge``."""
+__all__ = ["Tuner", "best", "suggest"]
 
 
 def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
@@ -105,12 +102,6 @@ def trial_runs(
     ]
 
 
-def objective(results: Sequence[RunResult]) -> float:
-    """Mean final validation loss over the tuning seeds; infinite if one of the runs diverged or failed."""
-    losses = [result.final_loss for result in results]
-    return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.inf
-
-
 def prepare(study: Study) -> None:
     """Load the samplers, which some tenths of a second go into."""
     if study.budget.trials > 1:
@@ -153,42 +144,3 @@ def best(study: Study, arm: Arm, seen: Sequence[tuple[dict[str, float], float]])
     if not seen:
         return {name: bounds.center for name, bounds in arms.spaces(arm, study.budget.decades).items()}
     return min(seen, key=lambda trial: trial[1])[0]
-
-
-def summarise(
-    study: Study, arm: str, space: Mapping[str, LogUniform], runs: Mapping[int, Sequence[RunResult]]
-) -> Tuning | None:
-    """The outcome of an arm's complete trials, from their runs by trial number; None before the first is complete.
-
-    A function of the records alone: it needs neither the sampler nor the optimizer's package.
-    """
-    complete = {trial: found for trial, found in sorted(runs.items()) if len(found) == study.budget.tuning_seeds}
-    if not complete:
-        return None
-    trials = tuple((dict(found[0].hyperparameters), objective(found)) for found in complete.values())
-    chosen, loss = min(trials, key=lambda trial: trial[1])
-    spent = [run for found in complete.values() for run in found]
-    return Tuning(
-        arm=arm,
-        best=chosen,
-        objective=loss,
-        trials=trials,
-        gradient_evaluations=sum(run.epochs[-1].gradient_evaluations for run in spent if run.epochs),
-        seconds=math.fsum(epoch.train_s for run in spent for epoch in run.epochs),
-        at_edge=tuple(
-            name
-            for name, bounds in space.items()
-            if _at_edge(float(chosen[name]), bounds) or _outermost(name, chosen, trials)
-        ),
-    )
-
-
-def _at_edge(value: float, bounds: LogUniform) -> bool:
-    position = math.log(value / bounds.low) / math.log(bounds.high / bounds.low)
-    return position < EDGE or position > 1.0 - EDGE
-
-
-def _outermost(name: str, chosen: Mapping[str, Scalar], trials: Sequence[tuple[Mapping[str, Scalar], float]]) -> bool:
-    """Whether no trial lies beyond the best one on one side: then nothing shows that an optimum was passed."""
-    tried = {float(values[name]) for values, _ in trials}
-    return len(tried) > 2 and float(chosen[name]) in (min(tried), max(tried))

@@ -13,7 +13,7 @@ from dataclasses import fields
 
 from sabun.poc.records import Epoch, RunResult, evaluated
 
-__all__ = ["Cell", "rows", "to_csv"]
+__all__ = ["Cell", "rows", "to_csv", "to_parquet"]
 
 Cell = str | int | float | bool | None
 """A value of the flat table."""
@@ -53,3 +53,19 @@ def to_csv(runs: Sequence[RunResult]) -> str:
 
 def _harmless(value: Cell) -> Cell:
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def to_parquet(runs: Sequence[RunResult]) -> bytes:
+    """Return the table as a Parquet file. Raises MissingExtraError without pyarrow."""
+    import importlib
+    import io
+
+    from sabun.errors import MissingExtraError
+
+    try:
+        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise MissingExtraError("Parquet needs pyarrow, which is not installed.", fix="pip install pyarrow") from None
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows(runs)), out)
+    return out.getvalue()

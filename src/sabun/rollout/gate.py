@@ -18,12 +18,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sabun.audit import Json
-from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, unknown
+from sabun.errors import MissingExtraError, RolloutError, SabunError, unknown
+from sabun.journal import Json
 from sabun.rollout.plan import STAGES, Gate, Option, Plan, Side, Stage
 
 if TYPE_CHECKING:
-    from sabun.poc.evidence.store import Store
+    from sabun.poc.evidence import StudyEvidence
     from sabun.poc.spec import Arm
 
 __all__ = ["Evidence", "Finding", "examine", "propose", "read", "template"]
@@ -123,17 +123,17 @@ def read(study: Path, plan: Plan) -> Evidence:
     arm = _find(plan.challenger, names, "challenger", study)
     baseline = store.study.baseline
     _find(plan.champion, {baseline.name: baseline.optimizer}, "champion", study)
-    runs = [run for run in store.runs() if run.phase == "evaluate"]
+    runs = [run for run in store.runs if run.phase == "evaluate"]
     paired = {run.seed for run in runs if run.arm == arm} & {run.seed for run in runs if run.arm == baseline.name}
     verdict = "undecided"
     if paired:
-        judged = assess(store.study, store.runs(), store.tuning)
+        judged = assess(store.study, store.runs, store.tuning)
         verdict = next(found.decision for found in judged.verdicts if found.arm == arm)
     ended = [datetime.fromisoformat(run.ended) for run in runs if run.ended and run.arm in (arm, baseline.name)]
     return Evidence(
         study=str(study),
         study_hash=store.study.hash,
-        records=store.head,
+        records=store.verification.head,
         arm=arm,
         baseline=baseline.name,
         verdict=verdict,
@@ -141,7 +141,7 @@ def read(study: Path, plan: Plan) -> Evidence:
         planned=store.study.budget.seeds,
         ended=max((when if when.tzinfo else when.replace(tzinfo=UTC) for when in ended), default=None),
         mixed=store.mixed,
-        audit_head=store.verify().audit_head,
+        audit_head=store.verification.audit_head,
     )
 
 
@@ -202,18 +202,12 @@ def _step(arm: Arm) -> dict[str, Option]:
     return {"lr": recipe(arm).step} if accepts is None or "lr" in accepts else {}
 
 
-def _open(study: Path) -> Store:
+def _open(study: Path) -> StudyEvidence:
     try:
-        from sabun.poc.evidence.store import Store
+        from sabun.poc.evidence import read as read_study
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    store = Store.open(study)
-    held = store.verify()
-    if not held.ok:
-        raise StoreError(
-            f"the evidence in {study} does not hold: {held.problem}", fix="Restore its files, or run the study again."
-        )
-    return store
+    return read_study(study)
 
 
 def _missing(error: ModuleNotFoundError) -> MissingExtraError:

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sabun.audit import Json
 from sabun.errors import RolloutError, unknown
+from sabun.journal import Json
 
 __all__ = ["STAGES", "Gate", "Option", "Plan", "Side", "Stage"]
 

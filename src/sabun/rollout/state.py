@@ -22,8 +22,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sabun import audit
-from sabun.audit import AuditLog, Json, Record
+from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
+from sabun.journal import GENESIS, JournalVerification, Json
 from sabun.rollout import gate as evidence
 from sabun.rollout.gate import Finding
 from sabun.rollout.plan import Plan, Stage
@@ -105,7 +106,7 @@ class Rollout:
         except OSError as error:
             return None, f"cannot look at the audit log {self.log.path}: {error.strerror}."
         try:
-            return _replay(self.log.records()), ""
+            return _replay(self.log.read()), ""
         except (StoreError, RolloutError) as error:
             return None, error.cause if error.cause.endswith(".") else f"{error.cause}."
 
@@ -122,7 +123,7 @@ class Rollout:
                 raise RolloutError(f"there is another plan at {self.plan_path}.", fix="Move it away, or start with it.")
             _replace(self.plan_path, plan.to_toml())
         plan = self.plan()
-        head = audit.verify(self.log.path).head if self.log.path.exists() else audit.GENESIS
+        head = audit.verify(self.log.path).head if self.log.path.exists() else GENESIS
         return self._record(head, STARTED, {"stage": plan.stages[0].name, "plan": plan.to_json()})
 
     def promote(self, *, override: str | None = None, now: datetime | None = None) -> tuple[State, Finding]:
@@ -184,9 +185,9 @@ class Rollout:
         plan = self.state().plan
         return self._examined(plan, plan.stages[plan.index(stage)], now)[0]
 
-    def verify(self, *, anchor: str | None = None) -> tuple[audit.Verification, list[str]]:
+    def verify(self, *, anchor: str | None = None) -> tuple[JournalVerification, list[str]]:
         """The chain (see :func:`sabun.audit.verify`), and in sentences whatever else does not fit it."""
-        found = self.log.verify(anchor=anchor)
+        found, events = self.log.load(anchor=anchor)
         state, problem = self.state_or_problem()
         if not found.ok:
             return found, []
@@ -198,6 +199,8 @@ class Rollout:
                 wrong.append(f"{self.plan_path.name} was edited and not applied: the plan in the log is in force.")
         except RolloutError as error:
             wrong.append(error.cause)
+        if (line := audit.clock_set_back(events)) is not None:
+            wrong.append(f"the clock was set back before line {line}; the order of events is that of the log.")
         if _load(self.state_path) != state.to_json():
             wrong.append(f"{self.state_path.name} does not say what the log says.")
         return found, wrong
@@ -222,10 +225,10 @@ class Rollout:
     def _ask(self, before: State, plan: Plan, target: Stage, override: str | None, now: datetime | None) -> Finding:
         finding, wrong = self._examined(plan, target, now)
         if wrong:  # a reason does not make it trainable
-            self.log.append_after(before.head, REFUSED, to=target.name, gate=finding.to_json())
+            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_MEND)
         if not finding.passed and override is None:
-            self.log.append_after(before.head, REFUSED, to=target.name, gate=finding.to_json())
+            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(
                 f"the gate of {target.name!r} does not pass: {' '.join(finding.problems)}",
                 fix="Mend that, or give a reason with --override; it is logged as an override.",
@@ -240,10 +243,7 @@ class Rollout:
         return dataclasses.replace(finding, passed=not problems, problems=problems), wrong
 
     def _record(self, head: str | None, event: str, fields: Mapping[str, Json]) -> State:
-        if head is None:  # the way back never loses to another operator's event
-            self.log.append(event, **fields)
-        else:
-            self.log.append_after(head, event, **fields)
+        self.log.append(event, fields, after=head)
         state = self.state()
         try:
             self.renew()
@@ -259,7 +259,7 @@ def _unbuildable(plan: Plan) -> tuple[list[str], list[str]]:
     return unbuildable(plan)
 
 
-def _replay(records: list[Record]) -> State | None:
+def _replay(records: list[AuditEvent]) -> State | None:
     """The state after all events; others than the roll-out's own (a guard's, a repair's) are passed over."""
     state: State | None = None
     for record in records:

@@ -20,8 +20,6 @@ from sabun.schemes.catalogue import (
     require_usable,
 )
 from sabun.schemes.certificate import Certificate, certify
-from sabun.schemes.design import design_multistep
-from sabun.schemes.difference import design_difference
 from sabun.schemes.multistep import Filter, LinearMultistep, StartUp, StateSpace
 from sabun.schemes.runge_kutta import ButcherTableau
 
@@ -37,8 +35,6 @@ __all__ = [
     "StartUp",
     "StateSpace",
     "certify",
-    "design_difference",
-    "design_multistep",
     "get",
     "heavy_ball",
     "lion",

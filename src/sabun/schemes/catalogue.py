@@ -176,8 +176,8 @@ _STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST
 _STAGES_2 = Parameter("stages", Fraction(5), Fraction(2), Fraction(stabilised.MOST_STAGES), whole=True,
                       meaning="gradients a step")  # fmt: skip
 _HNW = "Hairer, Nørsett & Wanner, Solving ODEs I"
-_SMALL_ROOT = "sabun.schemes.difference, smallest largest root (the approach of Uhlig 2019, arXiv 1904.10569)"
-_LONG_INTERVAL = "sabun.schemes.difference, longest damped stability interval, parasitic roots up to 0.9"
+_SMALL_ROOT = "sabun.design.difference, smallest largest root (the approach of Uhlig 2019, arXiv 1904.10569)"
+_LONG_INTERVAL = "sabun.design.difference, longest damped stability interval, parasitic roots up to 0.9"
 _RKC = "Sommeijer, Shampine & Verwer 1998; Hairer & Wanner, Solving ODEs II, IV.2"
 
 _ENTRIES = (

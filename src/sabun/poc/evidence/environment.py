@@ -1,7 +1,7 @@
-"""Under which conditions a run took place: machine, versions, repository. Stored with every study.
+"""The conditions of a run: machine, versions, repository. Stored with every study.
 
-Two environments are of one *kind* when their runs may stand in one comparison: same processor, device, torch, sabun, C
-compiler, packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
+Two environments are of one *kind* if their runs may be compared: same processor, device, torch, sabun, C compiler,
+packages of the arms, number of threads, and source of the task. A commit, a kernel or a host name may differ.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import sabun
-from sabun.optim.compiled.c_compiler import compiler
-from sabun.optim.notation import parse
 from sabun.poc.spec import Study
-from sabun.poc.tasks import base as tasks
 
 __all__ = ["differences", "environment"]
 
@@ -29,14 +23,21 @@ _PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
 
 
 def environment(study: Study) -> dict[str, Any]:
-    """The present conditions, as plain JSON values."""
+    """Return the present conditions, as plain JSON values."""
+    # Comparing environments needs none of these.
+    import torch
+
+    import sabun
+    from sabun.optim.compiled.c_compiler import compiler
+    from sabun.poc.tasks import base as tasks
+
     return {
         "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "device": str(study.task_options.get("device", "cpu")),
         "threads": 1,
         "torch": torch.__version__,
         "sabun": sabun.__version__,
-        # A step may be compiled or not (fused="auto"), which changes its seconds, and its rounding.
+        # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
         "compiler": compiler(),
         "packages": _packages(study),
         "task_source": tasks.provenance(study.task, study.task_options),
@@ -48,11 +49,9 @@ def environment(study: Study) -> dict[str, Any]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In words, what makes two environments differ in kind; empty when nothing does."""
+    """Return what makes two environments differ in kind, in words; empty if nothing does."""
     found = []
     for key in _KIND:
-        if key == "compiler" and key not in one:  # not noted by whoever made that record
-            continue
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += [
@@ -64,7 +63,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def git(directory: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files are changed; None outside of a repository or without git."""
+    """Return the commit and whether tracked files were changed; None outside of a repository or without git."""
     try:
         commit = _git(directory, "rev-parse", "HEAD")
         dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
@@ -81,11 +80,13 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 def _packages(study: Study) -> dict[str, str]:
-    """Versions of what takes part: the engine's own needs, and the packages that the arms' classes come from."""
+    """Return the versions of sabun's own dependencies, and of the packages that the arms' classes come from."""
+    from sabun.optim.notation import parse
+
     sides = [parse(arm.optimizer) for arm in study.arms]
     modules = {side.name.split(".")[0].partition(":")[0] for side in sides if side.kind == "class"} - {"torch"}
     names = set(_PACKAGES)
-    if modules:  # to look into every package that is installed takes half a second
+    if modules:  # looking into every installed package takes half a second
         packages = importlib.metadata.packages_distributions()
         names.update(name for module in modules for name in packages.get(module, []))
     found = {}

@@ -1,4 +1,4 @@
-"""Seconds that were read while other runs shared the machine give way to those of the run that had it to itself."""
+"""Timings of runs that shared the machine, replaced by those of a run that had it to itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import statistics
 
 from sabun.poc.records import RunResult
 
-__all__ = ["with_clock_of"]
+__all__ = ["with_exclusive_timing"]
 
 
-def with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
-    """``result`` with the medians of ``timed``, a run of phase ``time`` of the same arm and seed, in every epoch."""
+def with_exclusive_timing(result: RunResult, timed: RunResult | None) -> RunResult:
+    """Return ``result`` with, in every epoch, the medians of ``timed``: a run of phase ``time``, same arm and seed."""
     if timed is None or result.phase != "evaluate":
         return result
     measured = [epoch for epoch in timed.epochs if epoch.epoch > 0]
@@ -24,6 +24,6 @@ def with_clock_of(result: RunResult, timed: RunResult | None) -> RunResult:
         dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
         for epoch in result.epochs
     )
-    # Seeds that were trained together shared their memory too.
+    # Seeds that were trained as one model shared their memory too.
     memory = timed.peak_memory_bytes if result.together > 1 else result.peak_memory_bytes
     return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)

@@ -47,8 +47,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sabun.audit import AuditLog, Json
+from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
+from sabun.journal import Json
 from sabun.rollout.guard.loss_monitor import Trouble, Watch
 from sabun.rollout.guard.snapshots import Disk, Memory, Snapshot, clone
 from sabun.rollout.guard.step_check import Figures
@@ -451,7 +452,7 @@ class Guard:
         self.events.append((event, data))
         if self._log is not None and self._rank == 0:
             try:
-                self._log.append(event, **data)
+                self._log.append(event, data)
             except StoreError as error:  # a full disk must not cost the training that it was to protect
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from sabun import schemes
+from sabun.design import design_difference, estimates
 from sabun.errors import SchemeError
-from sabun.schemes import LinearMultistep, design_difference, estimates
+from sabun.schemes import LinearMultistep
 
 SMALL_ROOT = {"difference-6": (6, 3), "difference-8": (8, 4), "difference-10": (10, 5)}
 LONG_INTERVAL = {"wide-2-4": (4, 2), "wide-2-5": (5, 2), "wide-2-6": (6, 2), "wide-3-7": (7, 3), "wide-4-9": (9, 4),
                  "wide-5-11": (11, 5)}  # fmt: skip
+
+BUILT = [entry.build() for entry in schemes.SCHEMES.values()]
 
 
 def arrays(scheme: LinearMultistep) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +43,13 @@ def test_nearly_smallest_root_is_derived_again() -> None:
     derived, named = design_difference(8, 4, keep=0.7), schemes.get("difference-8")
     gaps = [1 - abs(s.parasitic_roots[0]) for s in (derived, named)]
     assert gaps[0] == pytest.approx(gaps[1], rel=0.1)
+
+
+@pytest.mark.parametrize(("points", "order", "root"), [(7, 4, 0.836), (6, 3, 0.5001), (8, 4, 0.5906)])
+def test_the_smallest_roots_known(points: int, order: int, root: float) -> None:
+    formula = design_difference(points, order)
+    assert abs(formula.parasitic_roots[0]) < root
+    assert formula.order == order
 
 
 @pytest.mark.parametrize("name", ["wide-2-4", "wide-2-5", "wide-2-6"])
@@ -114,6 +124,7 @@ def test_lagrange_rules_are_the_formulas_without_freedom() -> None:
     assert design_difference(2, 1).alpha == schemes.get("euler").alpha
 
 
+@pytest.mark.parametrize("usable", [s for s in BUILT if isinstance(s, LinearMultistep) and s.is_usable], ids=str)
 def test_estimates_agree_with_the_exact_analysis(usable: LinearMultistep) -> None:
     alpha, beta = arrays(usable)
     assert estimates.interval(alpha, beta) == pytest.approx(usable.stability_interval, rel=1e-5)
@@ -125,7 +136,7 @@ def test_estimates_agree_with_the_exact_analysis(usable: LinearMultistep) -> Non
 
 
 def test_gauss_jordan() -> None:
-    from sabun.schemes.difference import solve
+    from sabun.design.optimise import solve
 
     matrix = [[Fraction(0), Fraction(2)], [Fraction(3), Fraction(1, 2)]]
     assert solve(matrix, [Fraction(4), Fraction(7)]) == [Fraction(2), Fraction(2)]

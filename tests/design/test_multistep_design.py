@@ -1,12 +1,14 @@
-"""Designs against closed forms, their own bounds, and the conditions that no design can break."""
+"""Designs against closed forms, against known better schemes, and against their bounds."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 
 from sabun import schemes
+from sabun.design import design_multistep, estimates
 from sabun.errors import SchemeError
-from sabun.schemes import design_multistep, estimates
 
 
 @pytest.mark.parametrize("r", [0.5, 0.9])
@@ -39,9 +41,22 @@ def test_more_memory_buys_stability_at_the_same_order() -> None:
     assert made.state_copies == 2
     assert made.stability_interval > 8 * 1.9
     assert abs(made.parasitic_roots[0]) <= 0.9 * (1 + 1e-6)
-    alpha, beta = ([float(c) for c in v] for v in (made.alpha, made.beta))
-    assert estimates.slowest(alpha, beta, made.stability_interval) < 0.985
+    assert estimates.slowest_root(made) <= 0.98
     assert schemes.certify(made).usable
+
+
+@pytest.mark.parametrize(
+    ("poles", "order", "options", "interval"),
+    [(3, 2, {}, 33.9), (2, 1, {"max_noise_gain": 0.95}, 27.37), (3, 3, {}, 13.77)],
+)
+def test_the_longest_intervals_known(poles: int, order: int, options: dict[str, float], interval: float) -> None:
+    """Schemes with these intervals exist under the default bounds; every bound holds for the exact coefficients."""
+    made = design_multistep(poles, order, **options)
+    assert made.stability_interval > interval
+    assert made.order == order
+    assert abs(made.parasitic_roots[0]) <= 0.9 * (1 + 1e-12)
+    assert made.noise_gain(0.05) <= options.get("max_noise_gain", math.inf)
+    assert estimates.slowest_root(made) <= 0.98
 
 
 def test_fixed_poles_are_kept() -> None:
@@ -72,7 +87,8 @@ def test_deterministic() -> None:
         (1, 3, {}, "Dahlquist's first barrier"),
         (0, 2, {}, "Dahlquist's first barrier"),
         (2, 2, {"weights": 1}, "2 linear conditions on the gradient weights"),
-        (1, 2, {"min_interval": 3}, "the widest found is 1.9"),
+        (1, 2, {"min_interval": 3}, "the longest found is 1.9"),
+        (1, 1, {"damping": 0.5, "largest_pole": 0.6}, "with a damping of 0.5"),
         (1, 2, {"max_noise_gain": 0.5}, "the lowest found is 1.0"),
         ((1.1,), 1, {}, "root condition"),
         ((1.0,), 1, {}, "root condition"),

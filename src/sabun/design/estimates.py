@@ -1,7 +1,7 @@
-"""Quick floating-point versions of the analysis, for searches that ask thousands of times.
+"""Floating-point versions of the analysis, fast enough for a search.
 
-The results of a search are always confirmed by the exact functions of :mod:`sabun.schemes.analysis`; the tests hold
-the two against each other. Arrays are newest first, as in a scheme: α_0 = 1 … α_k, β_0 … β_m.
+The functions take α_0 = 1 … α_k and β_0 … β_m as arrays, newest first. The tests compare them with the exact functions
+of :mod:`sabun.schemes.analysis`, which verify the results of a search.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from sabun.design.optimise import Vector
+from sabun.schemes import analysis
 from sabun.schemes import polynomials as poly
-from sabun.schemes.search import Vector
+from sabun.schemes.multistep import LinearMultistep
 
-__all__ = ["damped_interval", "interval", "largest_root", "noise", "slowest"]
+__all__ = ["damped_interval", "interval", "largest_root", "noise", "slowest", "slowest_root"]
 
 
 def largest_root(alpha: Vector) -> float:
@@ -44,7 +46,7 @@ def _polynomials(alpha: Vector, beta: Vector) -> tuple[Vector, Vector]:
 
 
 def interval(alpha: Vector, beta: Vector) -> float:
-    """The stability interval, as :func:`sabun.schemes.analysis.stability_interval` to about eight digits."""
+    """The stability interval: :func:`sabun.schemes.analysis.stability_interval` to about eight digits."""
     r, s = _polynomials(alpha, beta)
     k = len(r) - 1
     odd_basis, even_basis = _basis(k)
@@ -67,15 +69,21 @@ def interval(alpha: Vector, beta: Vector) -> float:
 
 
 def damped_interval(alpha: Vector, beta: Vector, damping: float) -> float:
-    """The stability interval X, cut down steeply where inside it some root comes nearer to the circle than ``damping``.
+    """The stability interval X, with a penalty if a root has modulus above 1 − ``damping`` on [0.15 X, 0.9 X].
 
-    A search that only looks at X ends where a pair of roots touches the circle halfway: formally stable, useless in
-    practice. Looked at is [0.15 X, 0.9 X]; near 0 and X a root is on the circle in any case.
+    Without it, the longest interval is one in which a pair of roots touches the circle halfway. Near 0 and X a root is
+    near the circle in any case.
     """
     reach = interval(alpha, beta)
     if reach == 0 or damping == 0:
         return reach
-    return reach * max(1 - 50 * max(slowest(alpha, beta, reach) - (1 - damping), 0.0), 0.0)
+    # A small margin keeps the bound after rounding.
+    return reach * max(1 - 50 * max(slowest(alpha, beta, reach) - (1 - damping) + 2e-5, 0.0), 0.0)
+
+
+def slowest_root(scheme: LinearMultistep) -> float:
+    """The largest |ζ| on [0.15 X, 0.9 X] of a scheme's interval X, on a fine grid."""
+    return float(analysis.amplification(scheme, scheme.stability_interval * np.linspace(0.15, 0.9, 301)).max())
 
 
 def slowest(alpha: Vector, beta: Vector, reach: float) -> float:
@@ -90,7 +98,7 @@ def slowest(alpha: Vector, beta: Vector, reach: float) -> float:
 
 
 def noise(alpha: Vector, beta: Vector, x: float) -> float:
-    """The noise gain at x = hλ, as :func:`sabun.schemes.analysis.noise_gain`."""
+    """The noise gain at x = hλ: :func:`sabun.schemes.analysis.noise_gain`."""
     a, b = _polynomials(alpha, beta)
     a = a + x * b
     total, first = 0.0, a[0]

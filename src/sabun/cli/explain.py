@@ -1,0 +1,138 @@
+"""``sabun explain``: one scheme in words, numbers and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sabun.cli.options import OUTPUT, Json, Lang
+
+if TYPE_CHECKING:
+    from sabun.schemes import Certificate, Scheme
+
+__all__ = ["EPILOG", "explain"]
+
+EPILOG = """Everything is computed from the scheme's coefficients; nothing is trained. A refused scheme is explained
+too, with a scheme to use instead.
+
+**Examples**
+
+- `sabun explain nesterov --lr 0.1` — the curvature up to which a learning rate of 0.1 is stable
+
+- `sabun explain "look-ahead(0.9, 2)" --lang ja --png look-ahead.png` — in Japanese, with pictures
+
+- `sabun explain --plane --png plane.png` — common optimizers on one map
+
+**Exit codes**
+
+0 success · 2 bad input
+"""
+
+
+def explain(
+    name: Annotated[
+        str | None, typer.Argument(help="A scheme, such as nesterov or 'look-ahead(0.9, 2)'.", metavar="SCHEME")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate to judge: the time step h of the gradient flow.", metavar="H"),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write the pictures to this file.", metavar="FILE.png", rich_help_panel=OUTPUT)
+    ] = None,
+    plane: Annotated[
+        bool,
+        typer.Option("--plane", help="Draw only the map of look-ahead schemes; needs --png.", rich_help_panel=OUTPUT),
+    ] = False,
+    lang: Lang = "en",
+    as_json: Json = False,
+) -> None:
+    """Explain a scheme: its certificate, what that means for a learning rate, and its pictures."""
+    from sabun import schemes
+    from sabun.errors import OptionError, SchemeError
+    from sabun.messages.certificates import say
+
+    say("scheme", lang)  # refuse an unknown language before anything is written
+    if plane:
+        if png is None:
+            raise OptionError(
+                "--plane needs --png FILE.", fix="Give both, as in `sabun explain --plane --png plane.png`."
+            )
+        _draw_plane(name, png, lang)
+        return
+    if name is None:
+        raise SchemeError(
+            "no scheme is given.", fix="Name one, as in `sabun explain nesterov`. `sabun schemes` lists them."
+        )
+    scheme = schemes.get(name)
+    certificate = schemes.certify(scheme)
+    sentences = certificate.sentences(lang, lr=lr)
+    if png is not None:
+        from sabun.report import scheme_figures
+
+        scheme_figures.save_png(scheme_figures.explain(scheme, lang, lr=lr), png)
+    if as_json:
+        found = certificate.to_dict() | {"lr": lr, "sentences": sentences}
+        if lr is not None:
+            found["largest_curvature"] = certificate.largest_curvature(lr)
+        if png is not None:
+            found["png"] = str(png)
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    _print(scheme, certificate, sentences, lr, lang)
+    if png is not None:
+        print(f"\n{png}")
+
+
+def _draw_plane(name: str | None, png: Path, lang: str) -> None:
+    from sabun import schemes
+    from sabun.report import scheme_figures
+
+    highlight = None if name is None else schemes.get(name)
+    scheme_figures.save_png(scheme_figures.look_ahead_plane(lang, highlight=highlight), png)
+    print(png)
+
+
+def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: float | None, lang: str) -> None:
+    from rich.table import Table
+
+    from sabun.cli.console import stdout
+    from sabun.messages.certificates import say
+
+    console = stdout()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in certificate.rows(lang):
+        table.add_row(label, value)
+    console.print(table)
+    console.print()
+    more = list(sentences)
+    if certificate.usable:
+        torch = _in_torch(scheme, lr, lang)
+        more += [*([torch] if torch else []), say("metric_note", lang)]
+    elif certificate.alternative is not None:
+        from sabun import schemes
+
+        other = schemes.certify(certificate.alternative)
+        more.append(say("alternative", lang, name=other.scheme))
+        more += other.sentences(lang, lr=lr)[:2]
+    for sentence in more:
+        console.print(f"• {sentence}", soft_wrap=True)
+
+
+def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
+    """Return the equivalent call of torch, where SGD with momentum takes the learning rate of sabun times 1 − β."""
+    from sabun.messages.certificates import say
+    from sabun.schemes.numbers import short
+
+    family = scheme.name.partition("(")[0]
+    if family not in ("heavy-ball", "nesterov"):
+        return None
+    beta = scheme.parameters["beta"]
+    step = f"lr·{short(1 - beta)}" if lr is None else short(lr * (1 - beta))
+    nesterov = ", nesterov=True" if family == "nesterov" else ""
+    return say("in_torch", lang, call=f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})")

@@ -1,0 +1,97 @@
+"""``sabun poc calibrate``: the error rates of the verdict, measured on studies whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun.cli import options
+
+__all__ = ["EPILOG", "calibrate"]
+
+EPILOG = """**Reads** a study to resample, if one is given; otherwise records are simulated. **Writes** nothing.
+
+Without an effect all arms are equal (A/A studies), so that every go is false; at most 5% may be.
+
+**Examples**
+
+- `sabun poc calibrate` — false decisions on simulated records
+
+- `sabun poc calibrate runs/digits --effect 0.03` — how often would a true improvement of 3% be found here?
+
+**Exit codes**
+
+0 success · 1 without an effect: more false go decisions than promised · 2 bad input
+"""
+
+
+def calibrate(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="A study whose records are resampled. Default: simulated records.", metavar="DIR"),
+    ] = None,
+    studies: Annotated[int, typer.Option(help="Number of studies to judge.", metavar="N")] = 1000,
+    candidates: Annotated[int, typer.Option(help="Candidates per study (simulated records only).", metavar="N")] = 1,
+    seeds: Annotated[int, typer.Option(help="Paired seeds per study.", metavar="N")] = 10,
+    looks: Annotated[
+        str, typer.Option(help="Interim looks: numbers of seeds, such as 6,8. Default: none.", metavar="N,N,…")
+    ] = "",
+    effect: Annotated[
+        float, typer.Option(help="True effect: 0.03 makes candidates 3% better; 0 makes all arms equal.", metavar="X")
+    ] = 0.0,
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="Distribution of the simulated records: normal, heavy-tailed, skewed, two-basins, or mixed.",
+            metavar="NAME",
+        ),
+    ] = "mixed",
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.", metavar="N")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how often the verdict is wrong, and how often it finds a true effect."""
+    from dataclasses import asdict
+
+    from sabun.errors import StudyError
+    from sabun.poc.judgement import calibrate as calibration
+
+    try:
+        early = [int(part) for part in looks.split(",") if part.strip()]
+    except ValueError:
+        raise StudyError(f"--looks {looks!r} is not a list of numbers.", fix="Write it as 6,8.") from None
+    source = None
+    if directory is not None:
+        from sabun.cli.poc.stored import evidence_of
+
+        evidence = evidence_of(directory)
+        source = calibration.records_of(evidence.study, evidence.runs)
+    found = calibration.calibrate(
+        studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
+        seed=seed,
+    )  # fmt: skip
+    low, high = found.go_interval
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "go_rate": found.go_rate, "power": found.power}))
+    else:
+        typer.echo(
+            f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "
+            f"paired seeds, on {found.scenario.removesuffix(' records')} records"
+            + (f", interim looks at {', '.join(map(str, found.looks))}" if found.looks else "")
+        )
+        if effect == 0:
+            typer.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
+            typer.echo(f"false no-go     {found.no_go_rate:.1%}")
+        else:
+            low, high = found.power_interval
+            promised = "" if found.promised is None else f"; promised: {found.promised:.1%}"
+            typer.echo(
+                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{promised}"
+            )
+        if found.coverage is not None:
+            typer.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
+        typer.echo(f"seeds used      {found.mean_seeds:.1f} on average")
+    if effect == 0 and not found.kept:
+        raise typer.Exit(1)

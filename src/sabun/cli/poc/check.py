@@ -1,0 +1,109 @@
+"""``sabun poc check``: a short trial of every arm before a study is started."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from sabun.cli import console, options
+
+if TYPE_CHECKING:
+    from sabun.poc.check import Checked
+    from sabun.poc.spec import Run, Study
+
+__all__ = ["EPILOG", "check", "check_study"]
+
+EPILOG = """**Reads** a study file, a task or a script, and trains each arm for one epoch. **Writes** nothing.
+
+It checks that every arm trains, that a repeated run gives the same result, that all arms start from the same weights
+and batches (so that the comparison is paired), and that the seed has an effect. Then it estimates the duration of the
+study.
+
+**Examples**
+
+- `sabun poc check study.toml`
+
+- `sabun poc check --script "python train.py" --candidate adamw --time-limit 600`
+
+**Exit codes**
+
+0 no problem found · 1 a problem was found · 2 bad input
+"""
+
+PROBLEMS = {
+    "fails": ("fails", ""),
+    "not-paired": (
+        "does not start from the same state as the baseline with the same seed, so the comparison is not paired",
+        "Draw weights and batches from the seed alone, before anything that depends on the optimizer.",
+    ),
+    "not-deterministic": (
+        "gives a different result when the same run is repeated",
+        "Look for random generators without a seed, and for kernels that add in varying order "
+        "(torch.use_deterministic_algorithms). A study is possible without determinism; its report says so.",
+    ),
+    "seed-ignored": (
+        "ignores the seed, so the spread over seeds has no meaning",
+        "Remove other calls that set the seed, such as the script's own manual_seed, or put {seed} into the command.",
+    ),
+}
+"""What is wrong, and how to correct it, for each code of a finding."""
+
+
+def check(
+    source: options.Source = None,
+    task: options.Task = None,
+    script: options.Script = None,
+    baseline: options.Baseline = None,
+    candidate: options.Candidates = None,
+    time_limit: options.TimeLimit = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Try every arm for one epoch before hours are spent, and estimate the duration of the study."""
+    from sabun.poc.startup import uncollected
+
+    with uncollected():
+        from sabun.poc.study_options import study_from_options
+    study = study_from_options(
+        source, task=task, script=script, baseline=baseline, candidates=candidate or (), time_limit=time_limit
+    )
+    check_study(study, as_json=as_json, quiet=quiet)
+
+
+def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
+    """Check ``study`` and print what was found. Exits with 1 where something was."""
+    from sabun.poc import check as checks
+    from sabun.report.svg import visible
+
+    def announce(run: Run) -> None:
+        console.stderr().print(f"checking {visible(run.arm)}, seed {run.seed}")
+
+    checked = checks.check(study, on_run=None if quiet or as_json else announce)
+    if as_json:
+        typer.echo(json.dumps(asdict(checked), ensure_ascii=False))
+    else:
+        for finding in checked.findings:
+            problem, fix = PROBLEMS[finding.code]
+            typer.echo(f"{visible(finding.arm)} {problem}: {visible(finding.detail)}")
+            if fix:
+                typer.echo(f"  {fix}")
+        if not checked.findings and not quiet:
+            typer.echo("No problem found: every arm trains, all start from the same state, and results are repeatable.")
+            typer.echo(_duration(checked, study))
+    if checked.findings:
+        raise typer.Exit(1)
+
+
+def _duration(checked: Checked, study: Study) -> str:
+    from sabun.messages.formatting import show
+
+    epoch = show(max(checked.epoch_s.values()), "s", "en")
+    if checked.seconds is None:
+        return f"The study has {checked.runs} runs. An epoch takes up to {epoch}; the script sets the number of epochs."
+    return (
+        f"The study has {checked.runs} runs of {study.budget.epochs} epochs. An epoch takes up to {epoch}, the whole "
+        f"study about {show(checked.seconds, 's', 'en')}, one run after the other."
+    )

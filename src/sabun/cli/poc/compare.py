@@ -1,0 +1,50 @@
+"""``sabun poc compare``: two studies side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun.cli import console, options
+
+__all__ = ["EPILOG", "compare"]
+
+EPILOG = """**Reads** the records of both studies. **Writes** nothing. Runs of different studies are not paired, so the
+table describes and does not test.
+
+**Examples**
+
+- `sabun poc compare runs/before runs/after`
+
+- `sabun poc compare runs/before runs/after --json`
+
+**Exit codes**
+
+0 success · 2 bad input · 1 the evidence is damaged or was changed
+"""
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="A")],
+    second: Annotated[Path, typer.Argument(help="Directory of another study.", metavar="B")],
+    lang: options.Lang = "en",
+    as_json: options.Json = False,
+) -> None:
+    """Compare two studies: their settings, and their results for the candidates that both have."""
+    from sabun.cli import tables
+    from sabun.cli.poc.stored import evidence_of
+    from sabun.messages.catalogue import language
+    from sabun.poc.descriptions import describe_arms
+    from sabun.report import json as as_data
+    from sabun.report.compare import compare as differences
+    from sabun.report.publish import judge
+
+    shown_in = language(lang)
+    found = differences(*(judge(evidence_of(directory), describe=describe_arms) for directory in (first, second)))
+    if as_json:
+        print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
+    else:
+        console.stdout().print(tables.comparison(found, shown_in))

@@ -1,0 +1,59 @@
+"""``sabun poc export``: every epoch of every run as one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun.cli import options
+from sabun.cli.options import OUTPUT
+
+__all__ = ["EPILOG", "export"]
+
+EPILOG = """**Reads** the records of a study. **Writes** one file, or standard output.
+
+**Examples**
+
+- `sabun poc export runs/digits --csv epochs.csv`
+
+- `sabun poc export runs/digits --csv - | head`
+
+- `sabun poc export runs/digits --parquet epochs.parquet`
+
+**Exit codes**
+
+0 success · 2 bad input, or pyarrow is missing · 1 the study is damaged
+"""
+
+
+def export(
+    directory: options.Directory,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV file; - for standard output.", metavar="FILE|-", rich_help_panel=OUTPUT)
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Parquet file (needs pyarrow).", metavar="FILE", rich_help_panel=OUTPUT)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export every epoch of every run as one flat table."""
+    from sabun.cli.poc.stored import evidence_of
+    from sabun.errors import OptionError
+    from sabun.report import json as as_data
+    from sabun.report import table
+    from sabun.report.publish import save
+
+    if sum((csv is not None, parquet is not None, as_json)) != 1:
+        raise OptionError("export writes exactly one format.", fix="Give --csv FILE, --parquet FILE or --json.")
+    runs = list(evidence_of(directory).records.results.values())
+    if as_json:
+        print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
+    elif parquet is not None:
+        save(parquet, table.to_parquet(runs))
+    elif str(csv) == "-":
+        print(table.to_csv(runs), end="")
+    elif csv is not None:
+        save(csv, table.to_csv(runs).encode())

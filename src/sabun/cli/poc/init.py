@@ -1,0 +1,48 @@
+"""``sabun poc init``: write a study file to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun.cli import options
+
+__all__ = ["EPILOG", "init"]
+
+EPILOG = """**Writes** one new file; an existing file is never overwritten.
+
+**Examples**
+
+- `sabun poc init study.toml --task digits`
+
+- `sabun poc init study.toml --script "python train.py --epochs {epochs}" --check`
+
+**Exit codes**
+
+0 success · 2 bad input, or the file exists · with `--check`: 1 a problem was found
+"""
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="The study file to write.", metavar="STUDY.toml")] = Path("study.toml"),
+    task: options.Task = None,
+    script: options.Script = None,
+    check: Annotated[bool, typer.Option("--check", help="Then run `sabun poc check` on it.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a commented study file to start from."""
+    from sabun.cli.poc.check import check_study
+    from sabun.poc.study_template import SCRIPT_LINES, write_template
+
+    study = write_template(file, task=task, script=script)
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "study": study.hash}))
+    else:
+        typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        if script is not None:
+            typer.echo(SCRIPT_LINES, nl=False)
+    if check:
+        check_study(study, as_json=as_json, quiet=False)

@@ -1,0 +1,46 @@
+"""``sabun poc report``: judge a study's records again."""
+
+from __future__ import annotations
+
+from sabun.cli import options
+
+__all__ = ["EPILOG", "report"]
+
+EPILOG = """**Reads** the records of a study and verifies them against its audit log. **Writes** report.html,
+report.json and report.md beside them, and the verdict into the audit log. Nothing is trained.
+
+**Examples**
+
+- `sabun poc report runs/digits --lang ja` — the report, with Japanese shown first
+
+- `sabun poc report runs/digits --price-per-hour 3.5 --jobs-per-month 40 --currency USD` — with savings
+
+- `sabun poc report runs/digits --quiet --gate` — only the decision, as the exit code
+
+**Exit codes**
+
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 the evidence is damaged or was changed
+"""
+
+
+def report(
+    directory: options.Directory,
+    lang: options.Lang = "en",
+    price_per_hour: options.PricePerHour = None,
+    jobs_per_month: options.JobsPerMonth = None,
+    currency: options.Currency = "JPY",
+    hours_per_job: options.HoursPerJob = None,
+    setup_cost: options.SetupCost = 0.0,
+    gate: options.Gate = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Judge the records of a study again and write its report."""
+    from sabun.cli.poc.execution import show_report
+    from sabun.cli.poc.stored import evidence_of
+    from sabun.messages.catalogue import language
+    from sabun.report.prices import prices
+
+    shown_in = language(lang)
+    money = prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
+    show_report(evidence_of(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)

@@ -1,0 +1,138 @@
+"""``sabun poc run``: carry out a study, or resume it, and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sabun.cli import options
+from sabun.cli.options import BUDGET, OUTPUT
+
+__all__ = ["EPILOG", "run"]
+
+EPILOG = """**Reads** a study file, a task or a script. **Writes** the records of the runs, an audit log, and
+report.html, report.json and report.md into the study's directory.
+
+**Examples**
+
+- `sabun poc run` — a complete study of the built-in task digits, in about two minutes
+
+- `sabun poc run --baseline "torch.optim:AdamW" --candidate nesterov@adam --seeds 15 --out runs/adam`
+
+- `sabun poc run mytask.py:Task --candidate look-ahead` — your own model and data
+
+- `sabun poc run --script "python train.py" --candidate adamw` — your own script, with two lines added
+
+- `sabun poc run study.toml --gate` — a study file under version control, as a step of a pipeline
+
+**Exit codes**
+
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 failure · 130 interrupted
+"""
+
+
+def run(
+    source: options.Source = None,
+    task: options.Task = None,
+    script: options.Script = None,
+    baseline: options.Baseline = None,
+    candidate: options.Candidates = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Paired evaluation runs of every arm.", metavar="N", rich_help_panel=BUDGET)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Tuning trials of every arm.", metavar="N", rich_help_panel=BUDGET)
+    ] = None,
+    no_tuning: Annotated[
+        bool, typer.Option("--no-tuning", help="Run no trials; use every arm as given.", rich_help_panel=BUDGET)
+    ] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of every run. For a script, put {epochs} into its command.",
+            metavar="N",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    time_limit: options.TimeLimit = None,
+    pruning: Annotated[
+        str | None,
+        typer.Option(
+            help="Whether a tuning run ends early when it is worse than the median. Same rule for every arm.",
+            metavar="none|median",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    batch_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--batch-seeds",
+            help="Train the seeds of an arm as one batched model where task and optimizer allow it.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = False,
+    jobs: options.Jobs = None,
+    executor: options.Executor = None,
+    address: options.Address = None,
+    allow_mixed: options.AllowMixed = False,
+    track: options.Track = None,
+    track_to: options.TrackTo = None,
+    price_per_hour: options.PricePerHour = None,
+    jobs_per_month: options.JobsPerMonth = None,
+    currency: options.Currency = "JPY",
+    hours_per_job: options.HoursPerJob = None,
+    setup_cost: options.SetupCost = 0.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of the study: records and reports. Default: runs/NAME.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    lang: options.Lang = "en",
+    gate: options.Gate = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Carry out a study, or resume it, and write its report.
+
+    Every arm is tuned with the same number of trials, then all are compared on the same seeds, in alternating order.
+    You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
+    """
+    from sabun.cli.poc.execution import executor_of, listener_of, show_report
+    from sabun.errors import OptionError
+    from sabun.messages.catalogue import language
+    from sabun.poc.startup import uncollected
+    from sabun.report.prices import prices
+
+    shown_in = language(lang)
+    money = prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
+    if no_tuning and trials:
+        raise OptionError(f"--no-tuning and --trials {trials} contradict each other.", fix="Give one of the two.")
+    budget = {
+        "seeds": seeds,
+        "trials": 0 if no_tuning else trials,
+        "epochs": epochs,
+        "pruning": pruning,
+        "batch_seeds": batch_seeds or None,
+    }
+    with executor_of(executor, jobs, address) as chosen:
+        with uncollected():  # torch is loaded here, after the workers have been started
+            from sabun.poc import study as studies
+            from sabun.poc.study_options import default_directory, study_from_options
+        study = study_from_options(
+            source,
+            task=task,
+            script=script,
+            baseline=baseline,
+            candidates=candidate or (),
+            budget=budget,
+            time_limit=time_limit,
+        )
+        directory = out if out is not None else default_directory(study)
+        with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
+            evidence = studies.run(study, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
+    show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet)

@@ -1,0 +1,38 @@
+"""``sabun rollout choose``: the optimizer of one job."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from sabun.cli import options
+
+__all__ = ["EPILOG", "choose"]
+
+EPILOG = """**Reads** the audit log and the kill switches. **Writes** nothing. At one stage, a job always gets the same
+answer.
+
+**Examples**
+
+- `sabun rollout choose "$JOB_ID"`
+
+- `sabun rollout choose nightly-42 --json` — also the optimizer, its options and the reason
+
+**Exit codes**
+
+0 success · 1 the roll-out was not started, or its log cannot be verified · 2 bad input
+"""
+
+
+def choose(
+    job: Annotated[str, typer.Argument(help="Identifier of the training job.", metavar="JOB_ID")],
+    plan: options.Plan = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print champion or challenger for a job: what the job itself would choose."""
+    from sabun.rollout import choice
+
+    chosen = choice.choose(job, path=plan)
+    typer.echo(json.dumps(chosen.state_dict(), ensure_ascii=False, indent=2) if as_json else chosen.role)

@@ -1,0 +1,45 @@
+"""What a running study is doing now, for ``status``. Never evidence: replaced at will, and lost without harm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from sabun import _files
+from sabun.poc.evidence.specification import LIVE, LOCK
+
+__all__ = ["being_written", "read_live", "write_live"]
+
+
+def write_live(path: Path, status: Mapping[str, Any]) -> None:
+    """Write the status of the study in the directory ``path``. A failure must not stop the study and is ignored."""
+    with contextlib.suppress(OSError):
+        content = json.dumps(dict(status), ensure_ascii=False, indent=1).encode() + b"\n"
+        _files.replace(path / LIVE, content, sync=False)
+
+
+def read_live(path: Path) -> dict[str, Any]:
+    """Return the status last written; empty where there is none."""
+    try:
+        return cast("dict[str, Any]", json.loads((path / LIVE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def being_written(path: Path) -> bool:
+    """Whether a process is working on the study in the directory ``path``."""
+    try:
+        handle = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        _files.lock(handle, shared=True, wait=False)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False

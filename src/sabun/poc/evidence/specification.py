@@ -1,0 +1,102 @@
+"""The frozen specification of a study on disk: ``study.json``, written before the first run and never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sabun import _files
+from sabun.errors import StoreError, StudyError
+from sabun.poc.spec import LogUniform, Study, hash_of
+
+__all__ = ["FrozenSpecification", "Spaces", "exists", "refuse_other"]
+
+STUDY, RECORDS, AUDIT, LIVE, LOCK = "study.json", "records.jsonl", "audit.jsonl", "live.json", "lock"
+"""The files of a study's directory."""
+
+Spaces = Mapping[str, Mapping[str, LogUniform]]
+"""Arm → hyperparameter → search space."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSpecification:
+    """A study as it was frozen, and its search spaces: those of the study, and the defaults as they were then."""
+
+    study: Study
+    spaces: Spaces
+
+    def write(self, path: Path) -> None:
+        """Write it to the directory ``path``. Raises OSError."""
+        content = {
+            "schema_version": 1,
+            "hash": self.study.hash,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "spaces": {
+                arm: {name: bounds.model_dump() for name, bounds in space.items()} for arm, space in self.spaces.items()
+            },
+            "study": self.study.model_dump(mode="json"),
+        }
+        _files.replace(path / STUDY, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> FrozenSpecification:
+        """Read it from the directory ``path``. Raises StoreError where there is none, or where it was changed."""
+        try:
+            raw = json.loads((path / STUDY).read_text(encoding="utf-8"))
+            study = Study.build(raw["study"])
+            intact = raw["hash"] == hash_of(raw["study"])  # as it was written: later versions may add fields
+            spaces = {
+                arm: {name: LogUniform(**bounds) for name, bounds in space.items()}
+                for arm, space in raw["spaces"].items()
+            }
+        except FileNotFoundError:
+            raise StoreError(
+                f"there is no study in {path}.", fix="Check the path, or run a study into it first."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{path / STUDY} is damaged: {error}.", fix="Restore it, or start in another directory."
+            ) from None
+        if not intact:
+            raise StoreError(
+                f"{path / STUDY} was changed after the study began: its hash does not match.",
+                fix="Restore the file. A changed study needs another directory.",
+            )
+        return cls(study, spaces)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a study in the directory ``path``."""
+    return (Path(path) / STUDY).exists()
+
+
+def refuse_other(path: Path, study: Study) -> None:
+    """Raise StudyError where ``study`` must not be written to ``path``: a file, another study, or foreign files."""
+    if path.exists() and not path.is_dir():
+        raise StudyError(f"{path} is a file.", fix="Give a directory for the study's results.")
+    if exists(path):
+        held = FrozenSpecification.read(path).study
+        if held.hash != study.hash:
+            raise StudyError(
+                f"{path} holds another study ({held.name!r}: {_first_difference(held, study)}).",
+                fix="Give another directory, or the same study to resume it.",
+            )
+    elif path.is_dir():
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, STUDY + _files.DRAFT))
+        if others:
+            raise StudyError(
+                f"{path} is not empty ({others[0]}) and holds no study.", fix="Give a new or empty directory."
+            )
+
+
+def _first_difference(held: Study, other: Study) -> str:
+    ours, theirs = held.model_dump(mode="json"), other.model_dump(mode="json")
+    for key, value in ours.items():
+        if value != theirs[key]:
+            return (
+                f"its {key} differs" if isinstance(value, dict | list) else f"{key} is {value!r}, not {theirs[key]!r}"
+            )
+    return "its hash differs"

@@ -1,0 +1,131 @@
+"""What the records of a study say: results, tuning trials, environments. Read from ``records.jsonl``, line by line.
+
+Each line is one record of an unsealed :mod:`sabun.journal`:
+
+    {"kind":"environment","environment":{…}}                                      a session of work in new conditions
+    {"kind":"run","environment":0,"exclusive":true,"trial":null,"result":{…}}      a finished run
+    {"kind":"withdrawn","runs":["…"]}                                              results that will be replaced
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sabun.errors import StoreError
+from sabun.journal import GENESIS, JournalRecord, Json
+from sabun.poc.codec import decode
+from sabun.poc.evidence import environment as environments
+from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
+from sabun.poc.evidence.timing import with_exclusive_timing
+from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.trials import summarize
+from sabun.poc.records import RunResult
+
+__all__ = ["StudyRecords"]
+
+
+class StudyRecords:
+    """The records of a study in memory. ``apply`` adds the next line."""
+
+    def __init__(self, specification: FrozenSpecification) -> None:
+        self.study = specification.study
+        self.spaces = specification.spaces
+        self.results: dict[str, RunResult] = {}
+        """Finished runs by id, in the order in which they finished."""
+        self.trials: dict[str, int] = {}
+        """Run id → number of the tuning trial that it belongs to."""
+        self.environments: list[dict[str, Any]] = []
+        self.environment_of: dict[str, int] = {}
+        """Run id → index in ``environments``."""
+        self.exclusive: set[str] = set()
+        """Ids of the runs that had the machine to themselves, so that their timings are valid."""
+        self.hashes: list[str] = []
+        """The hash of every line."""
+        self.run_at: dict[int, RunResult] = {}
+        """Number of a line (from 1) → the run that it records, including runs withdrawn later."""
+        self.withdrawn_at: dict[int, tuple[str, ...]] = {}
+        """Number of a line → the runs whose results it withdraws."""
+
+    def apply(self, record: JournalRecord) -> None:
+        """Take the next line into account. Raises StoreError for one that is not a study's record."""
+        body = record.body
+        number = record.seq + 1
+        try:
+            if body["kind"] == "environment":
+                self.environments.append(body["environment"])
+            elif body["kind"] == "run":
+                result = decode(body["result"])
+                self.results[result.run] = result
+                self.environment_of[result.run] = int(body["environment"])
+                self.run_at[number] = result
+                if body["exclusive"]:
+                    self.exclusive.add(result.run)
+                if body["trial"] is not None:
+                    self.trials[result.run] = int(body["trial"])
+            elif body["kind"] == "withdrawn":
+                self._withdraw(number, body["runs"])
+            else:
+                raise ValueError(f"unknown kind {body['kind']!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{RECORDS}, line {number} cannot be read ({type(error).__name__}: {error}).",
+                fix="Restore the file from a copy, or run the study again in another directory.",
+            ) from None
+        self.hashes.append(record.hash)
+
+    @property
+    def count(self) -> int:
+        """The number of lines."""
+        return len(self.hashes)
+
+    @property
+    def newest(self) -> dict[str, Json]:
+        """The newest line as the audit log identifies it: its number (0: none) and its hash."""
+        return {"record": self.count, "record_hash": self.hashes[-1] if self.hashes else GENESIS}
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The environment of the first session; empty before it."""
+        return self.environments[0] if self.environments else {}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether runs come from environments of different kinds."""
+        used = [self.environments[index] for index in sorted(set(self.environment_of.values()))]
+        return any(environments.differences(used[0], other) for other in used[1:])
+
+    @property
+    def tuning(self) -> dict[str, Tuning]:
+        """Arm → what tuning found, derived from the tuning runs."""
+        found = {arm.name: self.tuning_of(arm.name) for arm in self.study.arms}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def tuning_of(self, arm: str) -> Tuning | None:
+        """Return what tuning found for one arm; None before its first complete trial."""
+        runs: dict[int, list[RunResult]] = {}
+        for run, trial in self.trials.items():
+            if self.results[run].arm == arm:
+                runs.setdefault(trial, []).append(self.results[run])
+        return summarize(arm, self.study.budget.tuning_seeds, self.spaces.get(arm, {}), runs)
+
+    def runs(self) -> list[RunResult]:
+        """Return all finished runs except those of phase ``time``, whose timings replace those of shared runs.
+
+        Where several processes ran at a time, the seconds of an evaluation run mean little. A short run of the same arm
+        and seed then had the machine to itself; its medians per epoch replace ``train_s`` and ``optimizer_s`` of each
+        epoch. Losses are never changed.
+        """
+        timed = {(r.arm, r.seed): r for r in self.results.values() if r.phase == "time"}
+        return [
+            with_exclusive_timing(result, timed.get((result.arm, result.seed)))
+            for result in self.results.values()
+            if result.phase != "time"
+        ]
+
+    def _withdraw(self, number: int, runs: Iterable[str]) -> None:
+        self.withdrawn_at[number] = tuple(map(str, runs))
+        for run in self.withdrawn_at[number]:
+            for held in (self.results, self.environment_of, self.trials):
+                held.pop(run, None)
+            self.exclusive.discard(run)

@@ -1,0 +1,143 @@
+"""Whether a study's evidence is valid: both chains verify, and records and audit trail agree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sabun.audit import AuditEvent, AuditLog
+from sabun.errors import StoreError
+from sabun.journal import GENESIS, Journal, JournalVerification, missing_anchor
+from sabun.poc.evidence.audit_trail import ENDED, FROZEN, OPENED, STUDY_ENDED, TAMPERING, WITHDRAWN, runs_without_result
+from sabun.poc.evidence.specification import AUDIT, RECORDS, FrozenSpecification, exists
+from sabun.poc.evidence.study_records import StudyRecords
+
+__all__ = ["StudyVerification", "VerifiedRecords", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyVerification:
+    """What verifying a study's evidence found.
+
+    The first ``records`` lines are valid, the last with hash ``head``; ``problem`` describes what is wrong, empty if
+    nothing is. ``torn``: the last line is incomplete, as after a crash; resuming the study removes it. ``events`` of
+    the audit log are valid, the last with hash ``audit_head``. ``runs_without_result`` were interrupted, or are under
+    way.
+    """
+
+    ok: bool
+    records: int
+    head: str
+    problem: str = ""
+    torn: bool = False
+    events: int = 0
+    audit_head: str = ""
+    runs_without_result: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRecords:
+    """A study's directory, read once: its records and events as far as they are valid, and whether all are."""
+
+    records: StudyRecords
+    events: tuple[AuditEvent, ...]
+    journal: JournalVerification
+    """Of ``records.jsonl`` alone: where a writer continues."""
+    verification: StudyVerification
+
+    def require(self, path: Path) -> VerifiedRecords:
+        """Return self. Raises StoreError where the evidence is not valid."""
+        if not self.verification.ok:
+            raise StoreError(
+                f"the evidence in {path} could not be verified: {self.verification.problem}",
+                fix="Restore the files from a copy, or run the study again in another directory.",
+            )
+        return self
+
+
+def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
+    """Read and verify the study in the directory ``path``.
+
+    Detects an edit, a deletion (at the end too), an addition or a reordering of records and events. Whoever can write
+    all files can write new chains; ``anchor``, a head hash of the audit log kept elsewhere, detects that. Tampering is
+    logged as an event where the log itself is valid and can be written. Raises StoreError where there is no study, or
+    its specification was changed.
+    """
+    started = (path / AUDIT).exists()
+    # The log first: where a study is running, a record may then lack its event, but never an event its record.
+    log, events = AuditLog(path / AUDIT, actor="").load()
+    try:
+        records = StudyRecords(FrozenSpecification.read(path))
+    except StoreError as error:
+        if exists(path):
+            _report_tampering(path, log, events, error.cause)
+        raise
+    journal, lines = Journal(path / RECORDS, sealed=False).load()
+    if lines and not started and (path / AUDIT).exists():
+        return load(path, anchor=anchor)  # the study began in the meantime
+    problem = f"{RECORDS}, {journal.problem}" if not journal.ok else ""
+    try:
+        for line in lines:
+            records.apply(line)
+    except StoreError as error:
+        problem = error.cause
+    problem = problem or _log_problem(path, log, records) or _disagreement(events, records)
+    if problem:
+        _report_tampering(path, log, events, problem)
+    elif anchor is not None and all(event.hash != anchor for event in events):
+        problem = missing_anchor(anchor)  # perhaps mistyped, so that it is no evidence of tampering
+    found = StudyVerification(
+        ok=not problem,
+        records=records.count,
+        head=records.hashes[-1] if records.hashes else GENESIS,
+        problem=problem,
+        torn=journal.torn,
+        events=log.count,
+        audit_head=log.head if log.count else "",
+        runs_without_result=runs_without_result(events),
+    )
+    return VerifiedRecords(records, tuple(events), journal, found)
+
+
+def _log_problem(path: Path, log: JournalVerification, records: StudyRecords) -> str:
+    if log.ok:
+        return ""
+    # The first event precedes the first record, so that only a study without records may lack its log.
+    missing = not (path / AUDIT).exists() and not AuditLog(path / AUDIT, actor="").head_path.exists()
+    return "" if missing and not records.count else f"the audit log is not valid: {log.problem}"
+
+
+def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
+    """Describe which records are not as the log saw them written; empty where they agree."""
+    logged = set()
+    for event in events:
+        try:
+            if event.event == FROZEN and event.data["hash"] != records.study.hash:
+                return f"the log is that of study {str(event.data['hash'])[:12]}…, not of {records.study.hash[:12]}…."
+            if event.event not in (OPENED, ENDED, WITHDRAWN, STUDY_ENDED):
+                continue
+            number, digest = int(str(event.data["record"])), event.data["record_hash"]
+        except (KeyError, ValueError):
+            return f"event {event.seq} ({event.event}) of the audit log lacks the record that it is about."
+        if number > records.count:
+            return f"{RECORDS} ends after line {records.count}, but line {number} was written: lines were cut off."
+        if number and records.hashes[number - 1] != digest:
+            return f"{RECORDS}, line {number} is not the line that was written: it was changed."
+        if event.event in (ENDED, WITHDRAWN):
+            logged.add(number)
+    latest = max(logged, default=0)
+    for number in sorted({*records.run_at, *records.withdrawn_at} - logged):
+        if number < latest:
+            return f"{RECORDS}, line {number} was never logged: it was added."
+    return ""
+
+
+def _report_tampering(path: Path, log: JournalVerification, events: Sequence[AuditEvent], problem: str) -> None:
+    """Log ``problem``, once, where there is a valid log that can be written."""
+    if log.ok and log.count:
+        last = events[-1]
+        if (last.event, last.data.get("problem")) != (TAMPERING, problem):
+            with contextlib.suppress(StoreError):
+                AuditLog(path / AUDIT).append(TAMPERING, {"problem": problem})

@@ -1,0 +1,82 @@
+"""The study that a command line describes: from its options to a :class:`~sabun.poc.spec.Study`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sabun.errors import StudyError
+from sabun.poc import arms
+from sabun.poc import study as studies
+from sabun.poc.spec import Arm, Study
+from sabun.poc.tasks.base import PREFIX
+from sabun.poc.training.script import EPOCHS
+
+__all__ = ["default_directory", "study_from_options"]
+
+
+def study_from_options(
+    source: str | None = None,
+    *,
+    task: str | None = None,
+    script: str | None = None,
+    baseline: str | None = None,
+    candidates: Sequence[str] = (),
+    budget: Mapping[str, int | str | bool | None] | None = None,
+    time_limit: float | None = None,
+) -> Study:
+    """Return the study that the options describe.
+
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None
+    keep the study's own value. Raises StudyError for options that contradict each other or the study.
+    """
+    given = {key: value for key, value in (budget or {}).items() if value is not None}
+    if script is not None:
+        if task is not None:
+            raise StudyError("--task and --script are both given.", fix="Give one of the two.")
+        task = f"{PREFIX}{script}"
+    if source is not None and task is not None:
+        raise StudyError(f"{source!r} and {_option(task)} are both given.", fix="Give one of the two.")
+    if source is not None and ":" not in Path(source).name:
+        if baseline is not None or candidates:
+            raise StudyError(
+                "a study file names its own arms; --baseline and --candidate cannot be added to it.",
+                fix="Edit the file, or give the task and the arms as options.",
+            )
+        study = Study.load(source)
+    else:
+        what = source or task or "digits"
+        if baseline is None:  # a script is compared with the optimizer that it makes
+            baseline = arms.SCRIPT if what.startswith(PREFIX) else studies.BASELINE
+        first, *others = _named([baseline, *(candidates or studies.CANDIDATES)])
+        study = studies.default_study(task=what, baseline=first, candidates=others)
+    is_script = study.task.startswith(PREFIX)
+    if time_limit is not None and not is_script:
+        raise StudyError("--time-limit applies to scripts only.", fix="Leave it out.")
+    if "epochs" in given and is_script and EPOCHS not in study.task:
+        raise StudyError(
+            "--epochs would have no effect: the script's command sets its own number of epochs.",
+            fix=f"Put {EPOCHS} into the command, as in --script 'python train.py --epochs {EPOCHS}', or leave out "
+            "--epochs.",
+        )
+    fields = study.model_dump(mode="json")
+    options = fields["task_options"] | ({} if time_limit is None else {"time_limit": time_limit})
+    return Study.build({**fields, "task_options": options, "budget": {**fields["budget"], **given}})
+
+
+def default_directory(study: Study) -> Path:
+    """Return the directory of a study for which none is given: ``runs/`` and its name, without unusual characters."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(study.name).name)
+    return Path("runs") / (kept.strip("-.")[:60] or "study")
+
+
+def _named(notations: Sequence[str]) -> list[Arm]:
+    """Arms named by their notation, without the module of a class (SGD for torch.optim:SGD) where that is unique."""
+    short = [re.sub(r"^\s*[\w.]+:(?=\w)", "", notation).strip() for notation in notations]
+    names = short if len(set(short)) == len(short) else [None] * len(short)
+    return [arms.arm(notation, name=name) for notation, name in zip(notations, names, strict=True)]
+
+
+def _option(task: str) -> str:
+    return f"--script {task.removeprefix(PREFIX)!r}" if task.startswith(PREFIX) else f"--task {task!r}"

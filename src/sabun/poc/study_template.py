@@ -1,0 +1,110 @@
+"""A commented study file to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sabun.errors import StudyError
+from sabun.poc.spec import Study
+from sabun.poc.study import DEFAULT_BUDGET
+from sabun.poc.tasks.base import PREFIX
+from sabun.poc.tasks.builtin import TASKS
+from sabun.poc.training.script import EPOCHS
+
+__all__ = ["SCRIPT_LINES", "write_template"]
+
+TEMPLATE = """\
+# A study: everything that determines the outcome, fixed before the first run. Run it with: sabun poc run {file}
+name = {name}
+note = ""                                   # the reason for this study; appears in the report
+
+# What is trained: a built-in task ({tasks}), a task of your own ("mytask.py:Task"), or your
+# own script ("script:python train.py"), which calls sabun.swap(optimizer) and sabun.log(...).
+task = {task}
+{options}
+# The optimizer you use today: a preset ("adamw"), a scheme with an optional preconditioner ("nesterov@adam"), any class
+# ("torch.optim:AdamW"), or "script", the one that your script makes. `options` are fixed. `space` is searched, log-
+# uniformly; by default it is the learning rate (for "script": lr_multiplier, a factor on all its learning rates).
+[baseline]
+{baseline}
+
+[[candidates]]
+name = "nesterov@adam"
+optimizer = "nesterov@adam"
+
+[[candidates]]
+name = "look-ahead"
+optimizer = "look-ahead(0.9, 2)"
+
+# The budget is the same for every arm: trials × tuning_seeds + seeds + 1 runs.
+[budget]
+epochs = {epochs}         {epochs_note}
+trials = 12         # tuning trials; 0 uses the defaults
+tuning_seeds = 2    # seeds per trial
+seeds = {seeds}          # paired runs that decide; fewer than 6 (8 with five candidates) cannot decide anything
+# looks = [8, 12]   # interim looks: decide early after this many seeds; the error rate is split among the looks
+
+# What a "go" requires.
+[thresholds]
+margin = 0.0              # K1: the validation loss is lower by more than this fraction, over the whole interval
+max_time_ratio = 1.10     # K3: an epoch takes at most this multiple of the baseline's time
+max_spread_ratio = 1.0    # K2: the spread over seeds is not significantly larger than this multiple
+level = 0.95              # confidence level of every interval
+"""
+
+TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
+SCRIPT_OPTIONS = """\
+# In the command, {seed} stands for the run's seed (a script without {seed} is seeded by sabun), {epochs} for the number
+# below.
+# task_options = { time_limit = 3600 }      # seconds after which a run is stopped and counts as failed
+"""
+TASK_BASELINE = """\
+name = "SGD(momentum=0.9)"
+optimizer = "torch.optim:SGD"
+options = { momentum = 0.9 }
+# space = { lr = { center = 0.03, decades = 3 } }"""
+SCRIPT_BASELINE = """\
+name = "today"
+optimizer = "script"
+# space = { lr_multiplier = { center = 1.0, decades = 3 } }"""
+SCRIPT_LINES = """\
+Add these lines to the script: the first two where the optimizer has been made (before its scheduler), the last one
+where an epoch has been evaluated. Only val_loss is required.
+
+    import sabun
+    optimizer = sabun.swap(optimizer)
+
+    sabun.log(epoch=epoch, val_loss=val_loss, accuracy=accuracy)
+"""
+
+
+def write_template(file: Path, *, task: str | None = None, script: str | None = None) -> Study:
+    """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
+
+    Raises StudyError where ``file`` exists or cannot be written, or both are given.
+    """
+    if task is not None and script is not None:
+        raise StudyError("--task and --script are both given.", fix="Give one of the two.")
+    what = f"{PREFIX}{script}" if script is not None else task or "digits"
+    is_script = what.startswith(PREFIX)
+    fixed_epochs = is_script and EPOCHS not in what
+    content = TEMPLATE.format(
+        file=file,
+        name=json.dumps(file.stem, ensure_ascii=False),
+        task=json.dumps(what, ensure_ascii=False),
+        tasks=", ".join(f'"{name}"' for name in TASKS),
+        options=SCRIPT_OPTIONS if is_script else TASK_OPTIONS,
+        baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
+        epochs=DEFAULT_BUDGET["epochs"],
+        epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
+        seeds=DEFAULT_BUDGET["seeds"],
+    )
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(content)
+    except FileExistsError:
+        raise StudyError(f"{file} exists already.", fix="Choose another name, or delete the file first.") from None
+    except OSError as error:
+        raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Choose a path that can be written.") from None
+    return Study.load(file)

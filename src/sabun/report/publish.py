@@ -1,0 +1,95 @@
+"""From a study's evidence to its verdict and report files.
+
+:func:`judge` computes a report, :func:`publish` also records its verdict in the study's audit log and writes
+``report.html``, ``report.json`` and ``report.md`` into the study's directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sabun import _files
+from sabun.errors import OptionError
+from sabun.messages.formatting import Language
+from sabun.poc.evidence import StudyEvidence, log_verdicts
+from sabun.poc.judgement.assess import assess
+from sabun.poc.judgement.results import Decision, Tuning
+from sabun.poc.spec import Study
+from sabun.report import html, markdown, model
+from sabun.report import json as as_data
+from sabun.report.facts import Report
+from sabun.report.money import Prices
+
+__all__ = ["EXIT_CODES", "Published", "judge", "publish", "save"]
+
+EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11}
+"""The exit code for each decision, for pipelines."""
+
+Describe = Callable[[Study, Mapping[str, Tuning]], Mapping[str, Mapping[str, object] | None]]
+"""What :func:`sabun.poc.descriptions.describe_arms` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A report, and the files it was written to by format: html, json, md."""
+
+    report: Report
+    files: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code for the report's decision."""
+        return EXIT_CODES[self.report.decision]
+
+
+def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None = None) -> Report:
+    """Return the report on ``evidence``; nothing is written."""
+    return model.build(
+        evidence.study,
+        assess(evidence.study, evidence.runs, evidence.tuning),
+        {**evidence.environment, "records_head": evidence.verification.head},
+        runs=evidence.runs,
+        descriptions=describe(evidence.study, evidence.tuning),
+        records_sha256=evidence.records_sha256,
+        prices=money,
+        mixed=evidence.mixed,
+    )
+
+
+def publish(
+    evidence: StudyEvidence, *, describe: Describe, lang: Language = "en", money: Prices | None = None
+) -> Published:
+    """Judge ``evidence``, record the verdict in the audit log, and write the report files beside the records.
+
+    The report holds the hash of the log's end after the verdict. Each file is written whole or not at all. Raises
+    OptionError where one cannot be written.
+    """
+    report = judge(evidence, describe=describe, money=money)
+    verdicts = {candidate.arm: candidate.verdict.decision for candidate in report.candidates}
+    head = log_verdicts(evidence, verdicts)
+    report = dataclasses.replace(report, audit=dataclasses.replace(report.audit, log_head=head))
+    contents = {
+        "html": html.render(report, lang),
+        "json": as_data.render(report),
+        "md": markdown.render(report, lang),
+    }
+    files = {}
+    for kind, content in contents.items():
+        path = evidence.path / f"report.{kind}"
+        save(path, content.encode())
+        files[kind] = str(path)
+    return Published(report, files)
+
+
+def save(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing. Raises OptionError where it cannot be written."""
+    try:
+        _files.replace(path, content)
+    except OSError as error:
+        raise OptionError(
+            f"cannot write {path}: {error.strerror}.", fix="Check the path and its permissions."
+        ) from None
