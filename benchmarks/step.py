@@ -48,8 +48,10 @@ def check(device: str) -> bool:
     for options in CASES:
         exact, _ = trajectory(lambda params, o=options: Reference(params, 0.05, **o), device, torch.float64)
         for name, form in {"foreach": {}, "compiled": {"fused": True}}.items():
-            got, optimizer = trajectory(lambda p, o=options, w=form: Optimizer(p, 0.05, **o, **w), device, torch.float64)
-            single, _ = trajectory(lambda p, o=options, w=form: Optimizer(p, 0.05, **o, **w), device, torch.float32)
+            got, optimizer = trajectory(
+                lambda p, o=options, f=form: Optimizer(p, 0.05, **o, **f), device, torch.float64
+            )
+            single, _ = trajectory(lambda p, o=options, f=form: Optimizer(p, 0.05, **o, **f), device, torch.float32)
             error, error32 = float((got - exact).abs().max()), float((single.double() - exact).abs().max())
             # Where a direction passes through zero its sign may turn on rounding: judged in float64 only.
             fine = error < 1e-12 and (error32 < 1e-3 or options.get("preconditioner") == "sign")
