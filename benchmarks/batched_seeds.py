@@ -1,9 +1,9 @@
-"""Seeds trained together against one seed alone: how much cheaper are many?
+"""Batched seeds against a single seed: the cost ratio.
 
     python benchmarks/batched_seeds.py [--task digits] [--arm "torch.optim:SGD(momentum=0.9)"] [--seeds 10] [--rounds 7]
 
-Both go through the engine with the default study's epochs, evaluation included. Interleaved; the ratio is the median
-over rounds. The graph is traced before the clock starts, once a process and shape; what that takes is printed too.
+Both run with the default study's epochs, with evaluation. Interleaved; the ratio is the median over rounds. The graph
+is traced once per process and shape, before the clock starts; the time for tracing is printed too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections import deque
 
 import torch
 
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run
 from sabun.poc.study import BASELINE, default_study
-from sabun.poc.training.single import Trainer
+from sabun.poc.training.trainer import Trainer
 
 
 def main() -> None:
@@ -30,33 +31,33 @@ def main() -> None:
     torch.set_num_threads(1)
     other = "euler" if arguments.arm != "euler" else "nesterov"
     study = default_study(task=arguments.task, baseline=arguments.arm, candidates=[other], batch_seeds=True)
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     unit = tuple(Run(arm=arguments.arm, seed=seed, phase="evaluate") for seed in range(arguments.seeds))
 
-    def alone() -> float:
+    def single() -> float:
         begin = time.perf_counter()
         deque(trainer.run(unit[0]), maxlen=0)
         return time.perf_counter() - begin
 
-    def together() -> float:
+    def batched() -> float:
         begin = time.perf_counter()
-        deque(trainer.together(unit), maxlen=0)
+        deque(trainer.run_batched(unit), maxlen=0)
         return time.perf_counter() - begin
 
-    alone()
-    first = together()
+    single()
+    first = batched()
     ratios = []
     for number in range(arguments.rounds):
         if number % 2:
-            many, one = together(), alone()
+            many, one = batched(), single()
         else:
-            one, many = alone(), together()
+            one, many = single(), batched()
         ratios.append(many / one)
-        print(f"  one seed {one:.3f} s, {arguments.seeds} together {many:.3f} s")
+        print(f"  one seed {one:.3f} s, {arguments.seeds} batched {many:.3f} s")
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     print(
-        f"{arguments.task}: {arguments.seeds} seeds together cost {middle:.2f}x one seed "
-        f"(quartiles {low:.2f}-{high:.2f}); the first unit of a process {first:.2f} s"
+        f"{arguments.task}: {arguments.seeds} batched seeds cost {middle:.2f}x one seed "
+        f"(quartiles {low:.2f}-{high:.2f}); the first unit, with tracing, {first:.2f} s"
     )
 
 

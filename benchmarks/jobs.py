@@ -1,9 +1,9 @@
-"""A whole study in one process against the same study in several: the time that ``--jobs`` saves.
+"""A study in one process against the same study in several: the time that ``--jobs`` saves.
 
     python benchmarks/jobs.py [--task digits] [--jobs 2] [--pairs 3] [-- --seeds 8 …]
 
-Each study is the command a user would give, start-up and report included, in a process and a directory of its own.
-Pairs alternate (1 N, N 1, …); what stands behind ``--`` goes to ``sabun poc run``. Needs as many idle cores as jobs.
+Each study is a ``sabun poc run`` command in its own process and directory, with start-up and report. Pairs alternate
+(1 N, N 1, …). Arguments after ``--`` are passed to ``sabun poc run``. Needs as many idle cores as jobs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 def seconds(task: str, jobs: int, more: Sequence[str]) -> float:
-    """How long the command takes, from its start to its end."""
+    """Return the seconds that the command takes."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "sabun", "poc", "run", "--task", task, "--jobs", str(jobs), *more]
         begin = time.perf_counter()

@@ -1,8 +1,8 @@
-"""The built-in tasks at a pace of their own: learning curves in steps, not in passes over the data.
+"""The built-in tasks with learning curves measured in steps instead of passes over the data.
 
-A built-in epoch is one pass. For a benchmark that is too coarse on much data and too fine on little, so here an epoch
-is ``interval`` mini-batches of the same endless stream: ``paced.py:Digits`` with ``interval = 66`` measures every 66
-steps. Everything else is the built-in task's.
+A built-in epoch is one pass over the data, which is too coarse for large data sets and too fine for small ones. Here an
+epoch is ``interval`` mini-batches of the same stream: ``paced.py:Digits`` with ``interval = 66`` measures every 66
+steps. The rest is as in the built-in task.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from sabun.optim.averaging import recalibrated
 from sabun.poc.tasks import builtin as builtin_tasks
-from sabun.poc.tasks.base import FunctionTask, Scores, Seeds, Session, Split
+from sabun.poc.tasks.base import Scores, Seeds, Session, Split
+from sabun.poc.tasks.function_task import FunctionTask
 
 __all__ = ["BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "Paced"]
 
 
 class _Session:
-    """Another session's model, mini-batches and scores, with epochs of another length."""
+    """The model, mini-batches and scores of another session, with epochs of a different length."""
 
     def __init__(self, inner: Session, interval: int, statistics_from: Sequence[Tensor] = ()) -> None:
         self.inner = inner
@@ -39,10 +40,10 @@ class _Session:
 
 
 class Paced:
-    """A task that measures every ``interval`` steps; other options are the built-in task's.
+    """A task that is evaluated every ``interval`` steps. The other options are those of the built-in task.
 
-    ``recalibrate``: batch-norm statistics are recomputed over that many training batches before each measurement, for
-    every arm alike. Averages of weights need it (they have no statistics of their own), and nobody is hurt by it.
+    ``recalibrate``: number of training batches over which batch-norm statistics are recomputed before each evaluation,
+    for every arm. Averages of weights need it because they have no statistics of their own; other arms do not suffer.
     """
 
     source: type[Any]

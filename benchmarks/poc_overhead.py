@@ -1,9 +1,9 @@
-"""Training through ``sabun.poc`` against a bare loop over the same model, data and optimizer: the price of evidence.
+"""Training through ``sabun.poc`` against a bare loop over the same model, data and optimizer: the overhead of a study.
 
     python benchmarks/poc_overhead.py [--task digits-cnn] [--epochs 4] [--rounds 11]
 
 Both train the same number of mini-batches and evaluate on the validation data after every epoch (the engine also before
-the first). Interleaved; ratios are medians over rounds: of the time spent training, and of everything.
+the first). Interleaved; the ratios of training time and of total time are medians over rounds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import time
 import torch
 
 from sabun.poc.records import Epoch
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Arm, Budget, Run, Study
-from sabun.poc.tasks.base import load
-from sabun.poc.training.single import Trainer
+from sabun.poc.tasks.loading import load
+from sabun.poc.training.trainer import Trainer
 
 
 def bare(task: object, epochs: int, lr: float) -> tuple[float, float]:
-    """What a user would write: seconds in all, and of those the ones spent training."""
+    """Train as a user would; return the total seconds and those of training."""
     source, splits = task.source, task.splits  # type: ignore[attr-defined]
     x, y = splits["train"].batch(torch.arange(len(splits["train"])))
     held = splits["validation"].batch(torch.arange(len(splits["validation"])))
@@ -57,7 +58,7 @@ def bare(task: object, epochs: int, lr: float) -> tuple[float, float]:
 
 
 def through_poc(trainer: Trainer, lr: float) -> tuple[float, float]:
-    """The same run through the engine: seconds in all, and of those the ones reported as training."""
+    """Train the same run in a study; return the total seconds and those reported as training."""
     begin = time.perf_counter()
     # A tuning run: it reads no test data, as the bare loop does not.
     run = Run(arm="adamw", seed=1, phase="tune", hyperparameters={"lr": lr})
@@ -82,7 +83,7 @@ def main() -> None:
         budget=Budget(epochs=arguments.epochs, trials=0, seeds=2),
     )
     task = load(arguments.task)
-    trainer = Trainer(study, task)
+    trainer = Trainer(resolve(study, task))
     trainer.warm_up(arm.name)
     bare(task, 1, 1e-3)
     ratios: dict[str, list[float]] = {"training": [], "everything": []}

@@ -70,7 +70,7 @@ def tasks(profiles: list[str], rounds: int) -> list[dict[str, object]]:
     import contest
     from sabun.poc import arms
     from sabun.poc.seeds import Seeds
-    from sabun.poc.tasks import base as loading
+    from sabun.poc.tasks import loading as loading
 
     found: list[dict[str, object]] = []
     print(f"{'milliseconds, medians':32} {'optimizer':>17}   {'whole step':>17}   ratio")

@@ -34,7 +34,7 @@ from sabun.errors import SabunError  # noqa: E402
 from sabun.poc import arms, events, study  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
 from sabun.poc.spec import Study  # noqa: E402
-from sabun.poc.tasks import base as tasks  # noqa: E402
+from sabun.poc.tasks import loading as tasks  # noqa: E402
 
 WORK = Path("runs/benchmark")
 RESULTS = Path("benchmarks/results")

@@ -35,7 +35,8 @@ from sabun import schemes  # noqa: E402
 from sabun.optim import Optimizer, RungeKutta  # noqa: E402
 from sabun.poc import arms  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
-from sabun.poc.tasks import base as tasks  # noqa: E402
+from sabun.poc.spec import Arm  # noqa: E402
+from sabun.poc.tasks import loading as tasks  # noqa: E402
 
 RECORDS = Path("runs/thesis.jsonl")
 PUBLISHED = Path("benchmarks/results/thesis.jsonl")
@@ -82,7 +83,7 @@ def validation_loss(row: Mapping[str, Any]) -> float:
 
 def bracket(lab: Lab, arm: str) -> None:
     """Train on a factor-2 grid until the best learning rate by mean training loss has worse neighbours."""
-    centre = arms.recipe(arms.arm(arm)).step
+    centre = arms.recipe(Arm.named(arm)).step
 
     def loss(n: int) -> float:
         for seed in range(SEEDS):
@@ -176,7 +177,7 @@ def measure_seconds(rounds: int = 60) -> None:
     made = []
     for name in SCHEMES:
         session = task.session(Seeds(1, 1))
-        optimizer = arms.recipe(arms.arm(name)).build(session.model, {"lr": 1e-3})
+        optimizer = arms.recipe(Arm.named(name)).build(session.model, {"lr": 1e-3})
         made.append((name, session, optimizer, [], int(getattr(optimizer, "gradient_evaluations", 1))))
     for n in range(rounds):
         for _, session, optimizer, laps, cost in made:

@@ -29,17 +29,18 @@ from questions import QUESTIONS, TASKS, Question, Setting  # noqa: E402
 
 from sabun.poc import arms  # noqa: E402
 from sabun.poc.records import RunResult  # noqa: E402
-from sabun.poc.spec import Run  # noqa: E402
+from sabun.poc.resolved import resolve  # noqa: E402
+from sabun.poc.spec import Arm, Run  # noqa: E402
 from sabun.poc.study import default_study  # noqa: E402
-from sabun.poc.tasks import base as tasks  # noqa: E402
-from sabun.poc.training.single import Trainer  # noqa: E402
+from sabun.poc.tasks import loading as tasks  # noqa: E402
+from sabun.poc.training.trainer import Trainer  # noqa: E402
 
 PUBLISHED = HERE / "results.jsonl"
 VALLEYS = HERE / "valleys.jsonl"
 """Runs of the questions that name their rates. They stand apart, since a table of best rates would otherwise change
 with the number of rates and seeds that one of its variants got for another question."""
 RESULTS = Path("runs/research.jsonl")
-_UNUSED = arms.arm("euler", name="(a study has two sides; this one never runs)")
+_UNUSED = Arm.named("euler", "(a study has two sides; this one never runs)")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Lab:
         if self.data is None:
             self.data = tasks.load(study.task, study.task_options)
         run = Run(arm=study.baseline.name, seed=key.seed, phase="tune", trial=0, hyperparameters={"lr": key.lr})
-        *_, result = Trainer(study, self.data).run(run)
+        *_, result = Trainer(resolve(study, self.data)).run(run)
         assert isinstance(result, RunResult)
         if result.status == "failed":
             raise SystemExit(f"{key}: {result.failure}")
@@ -118,7 +119,7 @@ class Lab:
 
     def bracket(self, arm: str, seed: int = 0) -> tuple[float, float]:
         """(learning rate, loss) of the best point on a factor-2 grid, extended until its neighbours are worse."""
-        centre = arms.recipe(arms.arm(arm)).step
+        centre = arms.recipe(Arm.named(arm)).step
         grid = {n: self.loss(arm, centre * 2.0**n, seed) for n in (-1, 0, 1)}
         while True:
             best = min(grid, key=lambda n: grid[n])

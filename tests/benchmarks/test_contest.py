@@ -25,7 +25,8 @@ from evidence import export, load
 from peers import MuonAdamW
 from sabun.optim import create
 from sabun.poc import arms, study
-from sabun.poc.tasks.base import load as load_task
+from sabun.poc.resolved import search_space
+from sabun.poc.tasks.loading import load as load_task
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
@@ -39,7 +40,7 @@ def test_every_arm_gets_the_same_budget_space_and_seeds(profile: Profile) -> Non
         assert len({plan.seed for plan in made.values()}) == len({plan.task for plan in made.values()}) == 1
         for plan in tuned:
             for arm in plan.arms:
-                space = arms.spaces(arm, plan.budget.decades)
+                space = search_space(arms.recipe(arm), plan.budget.decades)
                 assert set(space) == {"lr"}
                 assert space["lr"].decades == profile.decades
                 assert space["lr"].center == pytest.approx(ARMS[arm.name][1] or arms.recipe(arm).step)

@@ -15,7 +15,8 @@ from variants import Limited, Variant
 
 from sabun.optim import create
 from sabun.poc import arms
-from sabun.poc.tasks import base as poc_tasks
+from sabun.poc.spec import Arm
+from sabun.poc.tasks import loading as poc_tasks
 
 
 def train(make, steps: int = 12) -> torch.Tensor:
@@ -41,7 +42,7 @@ def test_the_variant_spans_muon() -> None:
 
 
 def test_the_preset_is_what_the_research_chose() -> None:
-    recipe = arms.recipe(arms.arm(CHOSEN))
+    recipe = arms.recipe(Arm.named(CHOSEN))
     chosen = train(lambda m: recipe.build(m, {"lr": 0.02}))
     torch.testing.assert_close(chosen, train(lambda m: create("sabun", m, 0.02)), rtol=1e-9, atol=1e-9)
     constant = train(lambda m: create("sabun", m, 0.02, momentum_end=None))
@@ -135,7 +136,7 @@ def test_every_question_is_made_of_optimizers_that_exist() -> None:
         assert set(question.keep) <= set(question.arms)
         assert set(question.tasks) <= set(TASKS)
         for notation in question.arms.values():
-            arms.recipe(arms.arm(notation)).build(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+            arms.recipe(Arm.named(notation)).build(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
 
 
 @pytest.mark.parametrize(("name", "shape"), [("friedman", (360, 10)), ("classes", (480, 20))])

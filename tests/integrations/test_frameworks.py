@@ -17,6 +17,7 @@ from torch import nn
 
 import sabun
 from sabun.poc.records import RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run
 from sabun.poc.study import default_study
 from sabun.poc.training.script import ScriptTrainer
@@ -65,7 +66,7 @@ def test_a_frameworks_script_is_a_study_with_two_lines(
         task=f"script:{python} {path}", baseline="script", candidates=arms, task_options={"time_limit": 90}
     )
     for arm, values in (("script", {}), ("nesterov@adam", {"lr": 0.003}), (arms[1], {"lr": 0.01})):
-        *epochs, last = ScriptTrainer(study, tmp_path).run(
+        *epochs, last = ScriptTrainer(resolve(study), tmp_path).run(
             Run(arm=arm, seed=0, phase="evaluate", hyperparameters=values)
         )
         assert isinstance(last, RunResult)
@@ -78,7 +79,7 @@ def test_a_frameworks_script_is_a_study_with_two_lines(
     printed = {}
     for seed in (0, 1):
         still = Run(arm="nesterov@adam", seed=seed, phase="evaluate", hyperparameters={"lr": 1e-30})
-        *_, printed[seed] = ScriptTrainer(study, tmp_path).run(still)
+        *_, printed[seed] = ScriptTrainer(resolve(study), tmp_path).run(still)
     assert printed[0].epochs[0].val_loss != printed[1].epochs[0].val_loss  # the seed is heeded
 
 

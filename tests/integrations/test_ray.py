@@ -23,8 +23,9 @@ from sabun.integrations import ray as integration
 from sabun.integrations.ray import Ray
 from sabun.poc import events
 from sabun.poc import evidence as stored
-from sabun.poc.evidence.environment import environment
 from sabun.poc.executors.processes import Processes
+from sabun.poc.executors.runtime_environment import runtime_environment
+from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Study
 from sabun.poc.study import run
 
@@ -68,7 +69,7 @@ def test_one_process_four_processes_and_two_ray_workers_leave_the_same_records(
         assert {arm: tuning.best for arm, tuning in held.tuning.items()} == {
             arm: tuning.best for arm, tuning in stored.read(out).tuning.items()
         }
-        assert held.environment == environment(study)
+        assert held.environment == runtime_environment(resolve(study))
         assert not held.mixed
 
 
@@ -164,20 +165,20 @@ def test_the_file_of_a_task_travels_with_the_study(tmp_path: Path, monkeypatch: 
     source = Path(task().rpartition(":")[0]).read_text()
     (tmp_path / "mine.py").write_text(source)
     study = tiny_study().model_copy(update={"task": f"{tmp_path / 'mine.py'}:Tiny"})
-    luggage = integration._luggage(study, tmp_path)
-    assert integration._unpack(luggage).task == study.task
+    packed = integration._pack(study, tmp_path)
+    assert integration._unpack(packed).task == study.task
     (tmp_path / "mine.py").unlink()  # a machine that has no such file
-    elsewhere = integration._unpack(luggage)
+    elsewhere = integration._unpack(packed)
     path, _, name = elsewhere.task.rpartition(":")
     assert (name, Path(path).read_text()) == ("Tiny", source)
-    assert environment(elsewhere)["task_source"] == environment(tiny_study())["task_source"]
+    assert resolve(elsewhere).task_source == resolve(tiny_study()).task_source
 
 
 def test_a_script_whose_directory_is_missing_is_refused(tmp_path: Path) -> None:
     study = tiny_study().model_copy(update={"task": "script:python train.py"})
-    luggage = {**integration._luggage(study, tmp_path), "directory": str(tmp_path / "nowhere")}
+    packed = {**integration._pack(study, tmp_path), "directory": str(tmp_path / "nowhere")}
     with pytest.raises(StudyError, match=r"nowhere is not there.*that all machines of the cluster share"):
-        integration._unpack(luggage)
+        integration._unpack(packed)
 
 
 def test_an_address_without_a_cluster_is_told(cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -188,21 +189,21 @@ def test_an_address_without_a_cluster_is_told(cluster: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(cluster, "init", init)
     with pytest.raises(OptionError, match=r"no Ray cluster at 10\.0\.0\.1:6379: Could not find any"):
-        Ray(2, "10.0.0.1:6379").begin(tiny_study(), tmp_path)
+        Ray(2, "10.0.0.1:6379").begin(resolve(tiny_study()), tmp_path)
 
 
 def test_workers_of_two_kinds_are_refused_unless_allowed_and_then_told_apart(tmp_path: Path) -> None:
     """Two imaginary workers in turn, on machines that differ in their torch."""
     study = tiny_study(trials=0, seeds=1)
-    here = environment(study)
+    here = runtime_environment(resolve(study))
     there = {**here, "torch": "0.0"}
 
     class TwoKinds(Processes):
-        def begin(self, study: Study, logs: Path) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
-            super().begin(study, logs)
+        def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
+            super().begin(resolved, logs)
             return here, there
 
-        def whereabouts(self, run: Any) -> dict[str, Any]:  # type: ignore[override]
+        def environment_of(self, run: Any) -> dict[str, Any]:  # type: ignore[override]
             return there if run.arm == study.baseline.name else here
 
     with pytest.raises(MixedEvidenceError, match=re.escape(f"torch: {here['torch']}, now 0.0")):

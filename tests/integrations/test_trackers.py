@@ -150,7 +150,7 @@ def test_the_head_of_the_studys_audit_log_is_kept_in_mlflow(tmp_path: Path) -> N
     for path in where.glob("audit.jsonl*"):
         path.unlink()
     for record in records:
-        AuditLog(where / "audit.jsonl", actor="somebody else").append(record.event, **record.data)
+        AuditLog(where / "audit.jsonl", actor="somebody else").append(record.event, record.data)
     assert AuditLog(where / "audit.jsonl").verify().ok
     assert not AuditLog(where / "audit.jsonl").verify(anchor=head).ok
 

@@ -15,11 +15,12 @@ from torch import nn
 from sabun import optim, schemes
 from sabun.errors import SchemeError, StudyError
 from sabun.optim.presets import PRESETS
-from sabun.poc.arms import Recipe, arm, recipe, spaces
+from sabun.poc.arms import Recipe, recipe
 from sabun.poc.records import RunResult
+from sabun.poc.resolved import resolve, search_space
 from sabun.poc.spec import Arm, LogUniform, Run
 from sabun.poc.study import run as study_run
-from sabun.poc.training.single import Trainer
+from sabun.poc.training.trainer import Trainer
 
 from .helpers import tiny_study
 
@@ -27,13 +28,13 @@ from .helpers import tiny_study
 def test_what_is_no_notation_is_the_studys_mistake() -> None:
     for text in ("nesterov@", "a:B(x=y)", "torch.optim:SDG", "torch.optim:SGD(momentun=0.9)", "no_such_package:SGD"):
         with pytest.raises(StudyError) as caught:
-            recipe(arm(text))
+            recipe(Arm.named(text))
         assert caught.value.fix
 
 
 def build(text: str, **values: float) -> torch.optim.Optimizer:
     torch.manual_seed(0)
-    return recipe(arm(text)).build(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), values)
+    return recipe(Arm.named(text)).build(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), values)
 
 
 class _Text(nn.Module):
@@ -56,20 +57,20 @@ class _ByLayer(torch.optim.SGD):
 
 
 def test_an_embedding_is_no_hidden_matrix_whatever_its_name() -> None:
-    groups = recipe(arm("muon")).build(_Text()).param_groups
+    groups = recipe(Arm.named("muon")).build(_Text()).param_groups
     assert {group["name"]: group["param_names"] for group in groups}["hidden"] == ["inner.weight"]
     frozen = _Text()
     frozen.head.bias.requires_grad_(False)
-    names = [name for group in recipe(arm("muon")).build(frozen).param_groups for name in group["param_names"]]
+    names = [name for group in recipe(Arm.named("muon")).build(frozen).param_groups for name in group["param_names"]]
     assert "head.bias" not in names
 
 
 def test_a_class_may_ask_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "by_layer", types.SimpleNamespace(ByLayer=_ByLayer))
     model = _Text()
-    assert recipe(arm("by_layer:ByLayer")).build(model).members is model
+    assert recipe(Arm.named("by_layer:ByLayer")).build(model).members is model
     model.head.bias.requires_grad_(False)
-    assert [name for name, _ in recipe(arm("by_layer:ByLayer")).build(model).members][-1] == "head.weight"
+    assert [name for name, _ in recipe(Arm.named("by_layer:ByLayer")).build(model).members][-1] == "head.weight"
 
 
 def test_options_arrive() -> None:
@@ -106,7 +107,7 @@ def test_options_arrive() -> None:
     ],
 )
 def test_default_spaces_are_equally_wide_around_the_documented_centre(text: str, centre: float) -> None:
-    (space,) = spaces(arm(text), 3.0).items()
+    (space,) = search_space(recipe(Arm.named(text)), 3.0).items()
     assert space[0] == "lr"
     assert space[1].center == pytest.approx(centre)
     assert math.log10(space[1].high / space[1].low) == pytest.approx(3.0)
@@ -118,11 +119,13 @@ def test_without_tuning_a_preset_trains_with_its_own_step() -> None:
 
 def test_a_space_in_the_specification_replaces_the_default() -> None:
     own = {"weight_decay": LogUniform(center=0.01)}
-    assert spaces(Arm(name="x", optimizer="torch.optim:SGD", space=own), 3.0) == own
+    assert search_space(recipe(Arm(name="x", optimizer="torch.optim:SGD", space=own)), 3.0) == own
 
 
 def run_of(text: str, lr: float) -> RunResult:
-    *_, last = Trainer(tiny_study(text)).run(Run(arm=text, seed=0, phase="evaluate", hyperparameters={"lr": lr}))
+    *_, last = Trainer(resolve(tiny_study(text))).run(
+        Run(arm=text, seed=0, phase="evaluate", hyperparameters={"lr": lr})
+    )
     assert isinstance(last, RunResult)
     assert last.status == "finished", last.failure
     return last
@@ -139,7 +142,7 @@ def run_of(text: str, lr: float) -> RunResult:
 )
 def test_the_centres_of_equal_methods_are_the_same_step(ours: str, theirs: str, scale: float) -> None:
     """The conversion that the table of defaults states, seen in trajectories."""
-    ratio = recipe(arm(theirs)).step / recipe(arm(ours)).step
+    ratio = recipe(Arm.named(theirs)).step / recipe(Arm.named(ours)).step
     assert ratio == pytest.approx(scale)
     a, b = run_of(ours, 0.1), run_of(theirs, 0.1 * scale)
     assert [e.val_loss for e in a.epochs] == pytest.approx([e.val_loss for e in b.epochs], rel=1e-4)
@@ -151,12 +154,12 @@ def test_every_scheme_is_an_arm_or_is_refused_with_its_reason(name: str) -> None
         assert run_of(name, 0.001).epochs[-1].val_loss > 0
     else:
         with pytest.raises(SchemeError):
-            recipe(arm(name))
+            recipe(Arm.named(name))
 
 
 @pytest.mark.parametrize("name", sorted(optim.presets()))
 def test_every_preset_is_an_arm(name: str) -> None:
-    made = recipe(arm(name))
+    made = recipe(Arm.named(name))
     assert isinstance(made, Recipe)
     assert run_of(name, 0.001).epochs[-1].val_loss > 0
 
@@ -182,11 +185,11 @@ def test_building_an_arm_needs_no_pydantic() -> None:
 def test_a_bare_name_means_the_optimizer_that_people_know() -> None:
     """ "lion" is a preset and the scheme inside it; only with a metric of its own is the scheme meant."""
     metrics = {
-        text: recipe(arm(text)).over([("p", nn.Parameter(torch.ones(3)))]).param_groups[0]["preconditioner"]
+        text: recipe(Arm.named(text)).over([("p", nn.Parameter(torch.ones(3)))]).param_groups[0]["preconditioner"]
         for text in ("lion", "lion@adam", "lion(0.9, 0.99)", "nesterov")
     }
     assert metrics == {"lion": "sign", "lion@adam": "adam", "lion(0.9, 0.99)": "sign", "nesterov": None}
-    assert recipe(arm("lion@none")).step == recipe(arm("euler")).step
+    assert recipe(Arm.named("lion@none")).step == recipe(Arm.named("euler")).step
 
 
 SAM = "pytorch_optimizer:SAM(base_optimizer='torch.optim:SGD', rho=0.05)"
@@ -211,6 +214,6 @@ def test_optimizers_of_other_packages_train_in_a_study_and_pay_for_their_gradien
 
 def test_an_optimizer_for_matrices_alone_is_refused_where_there_are_others() -> None:
     with pytest.raises(StudyError, match=r"torch.optim:Muon refuses.*only supports 2D.*in the presets \(muon\)"):
-        recipe(arm("torch.optim:Muon")).build(nn.Linear(3, 1))
+        recipe(Arm.named("torch.optim:Muon")).build(nn.Linear(3, 1))
     with pytest.raises(StudyError, match="pytorch_optimizer:Muon refuses"):  # it wants groups of its own kind
-        recipe(arm("pytorch_optimizer:Muon")).build(nn.Linear(3, 1))
+        recipe(Arm.named("pytorch_optimizer:Muon")).build(nn.Linear(3, 1))

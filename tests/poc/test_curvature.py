@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from sabun import optim
 from sabun.poc.records import RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.seeds import Seeds
 from sabun.poc.spec import Run, Study
 from sabun.poc.tasks.base import Scores
 from sabun.poc.training.curvature import ITERATIONS, Probe, largest_eigenvalue
-from sabun.poc.training.single import Trainer
+from sabun.poc.training.trainer import Trainer
 
 from .helpers import SGD, tiny_study, untimed
 
 
 def train(study: Study, arm: str, phase: str, *, task: Any = None, lr: float = 0.02) -> RunResult:
     run = Run.model_validate({"arm": arm, "seed": 0, "phase": phase, "hyperparameters": {"lr": lr}})
-    *_, last = Trainer(study, task).run(run)
+    *_, last = Trainer(resolve(study, task)).run(run)
     assert isinstance(last, RunResult)
     return last
 
@@ -101,7 +102,7 @@ def test_a_map_that_is_zero_or_not_finite() -> None:
 def test_least_squares_in_closed_form() -> None:
     """Mean squared error of a linear model: H = 2 X̃ᵀX̃/n on batch 0, the same at all weights. x̄ = 38, h = lr/(1 − β)."""
     study = tiny_study()
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     result = train(study, SGD, "repeat", lr=0.02)
     batches: list[Tensor] = []
     source = trainer.task.source  # type: ignore[attr-defined]
@@ -208,7 +209,7 @@ def test_it_is_measured_in_repetitions_only_and_alike_each_time() -> None:
     for phase in ("tune", "evaluate", "time"):
         assert all(not e.extra for e in train(study, SGD, phase).epochs)
     first = train(study, SGD, "repeat")
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     for arm, phase in (("torch.optim:AdamW", "repeat"), (SGD, "repeat")):  # after another run in the same process
         *_, last = trainer.run(
             Run.model_validate({"arm": arm, "seed": 0, "phase": phase, "hyperparameters": {"lr": 0.02}})

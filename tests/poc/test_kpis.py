@@ -51,13 +51,10 @@ def test_time_to_target_is_where_the_line_crosses() -> None:
     assert KPIS["time_to_target_s"].of(dips, base) == pytest.approx((2 - 0.3) / (2 - 0.2))
 
 
-def test_seconds_an_epoch_leave_out_the_start_and_shared_machines() -> None:
+def test_seconds_per_epoch_leave_out_the_start() -> None:
     one = run("a", 0, 0.3, epoch_s=0.5)
-    slow = dataclasses.replace(one.epochs[3], train_s=60.0, extra={"exclusive": 0.0})
-    mixed = dataclasses.replace(one, epochs=(*one.epochs[:3], slow, *one.epochs[4:]))
-    assert KPIS["epoch_s"].of(mixed) == 0.5
+    assert KPIS["epoch_s"].of(one) == 0.5
     assert KPIS["optimizer_step_s"].of(one) == pytest.approx(0.1)
-    assert KPIS["epoch_s"].of(run("a", 0, 0.3, extra={"exclusive": 0.0})) is None
     assert KPIS["epoch_s"].of(run("a", 0, 0.3, epoch_s=0.0)) is None
 
 

@@ -14,9 +14,10 @@ from sabun.errors import StudyError
 from sabun.poc import evidence as stored
 from sabun.poc import pruning
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import run
-from sabun.poc.training.single import Trainer
+from sabun.poc.training.trainer import Trainer
 
 from .helpers import task, tiny_study, untimed
 
@@ -97,9 +98,9 @@ def test_the_same_with_two_processes(pruned: tuple[Study, Path], tmp_path: Path)
     assert by_id(tmp_path) == by_id(out)
 
 
-def test_a_pruned_run_is_the_beginning_of_the_whole_one_alone_and_together() -> None:
+def test_a_pruned_run_is_the_beginning_of_the_whole_one_alone_and_batched() -> None:
     study = tiny_study("euler", task_name="Batchable", epochs=4, batch_seeds=True)
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     whole = Run(arm="euler", seed=0, phase="tune", hyperparameters={"lr": 0.01})
     limited = whole.model_copy(update={"ceilings": (None, None, 1e-9, None)})
     assert Run.model_validate(limited.model_dump()).id != whole.id
@@ -108,7 +109,7 @@ def test_a_pruned_run_is_the_beginning_of_the_whole_one_alone_and_together() -> 
     assert second[-1].status == "pruned"
     assert [e.val_loss for e in second[-1].epochs] == [e.val_loss for e in first[:3] if isinstance(e, Epoch)]
     unit = (limited, whole.model_copy(update={"seed": 1}))
-    joined = [item for _, item in trainer.together(unit) if isinstance(item, RunResult)]
+    joined = [item for _, item in trainer.run_batched(unit) if isinstance(item, RunResult)]
     assert [(r.status, len(r.epochs)) for r in joined] == [("pruned", 3), ("finished", 5)]
 
 

@@ -20,8 +20,8 @@ from sabun.cli.progress import place
 from sabun.errors import StoreError, StudyError
 from sabun.poc import evidence as stored
 from sabun.poc.evidence.live_status import being_written
-from sabun.poc.executors.in_process import epochs_in
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Phase, Run, Study
 from sabun.poc.study import default_study, run
 from sabun.poc.training.script import ScriptTrainer
@@ -50,7 +50,7 @@ def one(
     study: Study, arm: str, logs: Path, *, seed: int = 0, phase: Phase = "evaluate", **values: float
 ) -> tuple[RunResult, str]:
     task = Run(arm=arm, seed=seed, phase=phase, hyperparameters=values)
-    *epochs, last = ScriptTrainer(study, logs).run(task)
+    *epochs, last = ScriptTrainer(resolve(study), logs).run(task)
     assert isinstance(last, RunResult)
     assert tuple(epochs) == last.epochs
     return last, (logs / f"{task.id}.txt").read_text()
@@ -122,7 +122,7 @@ def test_importing_sabun_seeds_the_script_alike_for_every_arm(python: str, tmp_p
         ("print('loading'); raise SystemExit('no data')", "ended with exit status 1.*printed last: loading | no data"),
         ("import os; os.abort()", "killed by signal 6"),
         ("pass", r"never called sabun.swap: put 'optimizer = sabun.swap\(optimizer\)'"),
-        ("print('waiting', flush=True); import time; time.sleep(600)", "beyond its time limit of 2 s.*last: waiting"),
+        ("print('waiting', flush=True); import time; time.sleep(600)", "exceeded its time limit of 2 s.*last: waiting"),
         ("print('\\r'.join('x' * 5000 for _ in range(9)))", "swap.*last: (x{200}( \\| )?){5}$"),
     ],
     ids=["crash", "signal", "no swap", "hang", "long lines"],
@@ -154,7 +154,7 @@ def test_with_the_disk_full_the_study_stops_and_no_run_is_blamed(tmp_path: Path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # no file may grow beyond it: errno 27, as good as 28
     try:
-        with pytest.raises(StoreError, match=r"cannot write .*Make room .* finished runs are kept"):
+        with pytest.raises(StoreError, match=r"cannot write .*Free some space .* finished runs are kept"):
             run(study, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -176,7 +176,7 @@ def test_with_the_disk_full_the_study_stops_and_no_run_is_blamed(tmp_path: Path)
 )
 def test_no_number_of_epochs_is_invented_for_a_script(command: str, phase: Phase, epochs: int | None) -> None:
     study = script_study(command, epochs=5)
-    found = epochs_in(study, Run(arm="script", seed=0, phase=phase))
+    found = resolve(study).epochs_of(Run(arm="script", seed=0, phase=phase))
     assert found == epochs
     assert place(2, found) == ("epoch 2" if epochs is None else f"epoch 2 of {epochs}")
 
@@ -205,7 +205,7 @@ def test_runs_that_need_no_whole_curve_are_stopped(python: str, tmp_path: Path) 
     assert result.status == "finished", result.failure
     assert [epoch.epoch for epoch in result.epochs] == [10, 20, 30]
     assert result.weights_sha256
-    *_, short = ScriptTrainer(study, tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
+    *_, short = ScriptTrainer(resolve(study), tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
     assert isinstance(short, RunResult)
     assert short.status == "finished"
 
@@ -244,7 +244,7 @@ def test_mistakes_in_the_command_are_found_first(tmp_path: Path) -> None:
         ("script:", {}, "no command ''"),
         (f"script:{sys.executable} x.py", {"time_limt": 3}, "Did you mean 'time_limit'"),
         (f"script:{sys.executable} x.py", {"time_limit": -3}, "positive number of seconds"),
-        (f"script:{sys.executable} 'x.py", {}, "cannot be read as a command"),
+        (f"script:{sys.executable} 'x.py", {}, "cannot parse the command"),
     ):
         with pytest.raises(StudyError, match=words):
             run(

@@ -225,7 +225,7 @@ def test_failed_runs_done_again_leave_the_records_of_an_undisturbed_study(
         run(study, tmp_path / "ill", retry_failed=True, on_event=killed)
     (withdrawn,) = (event for event in told if isinstance(event, events.RunsWithdrawn))
     assert withdrawn.failed == sum(result.status == "failed" for result in disturbed.runs)
-    assert withdrawn.resting > 0
+    assert withdrawn.dependent > 0
     mended = run(study, tmp_path / "ill", retry_failed=True)
     in_order = [sorted(untimed(evidence.runs), key=lambda r: str(r["run"])) for evidence in (mended, undisturbed)]
     assert in_order[0] == in_order[1]
@@ -237,7 +237,7 @@ def test_failed_runs_done_again_leave_the_records_of_an_undisturbed_study(
     assert held.verification.ok
     assert len(held.records.run_at) > len(held.records.results)  # what was taken back is still there
     (event,) = (event for event in held.events if event.event == "runs.withdrawn")
-    assert len(event.data["runs"]) == withdrawn.failed + withdrawn.resting  # type: ignore[arg-type]
+    assert len(event.data["runs"]) == withdrawn.failed + withdrawn.dependent  # type: ignore[arg-type]
     records = (tmp_path / "ill" / "records.jsonl").read_bytes().splitlines(keepends=True)
     line = int(str(event.data["record"]))
     (tmp_path / "ill" / "records.jsonl").write_bytes(b"".join(records[: line - 1] + records[line:]))

@@ -17,11 +17,13 @@ import torch
 from sklearn import datasets
 
 from sabun.errors import MissingExtraError, StudyError
-from sabun.poc.tasks import base as tasks
 from sabun.poc.tasks import builtin as builtin_tasks
 from sabun.poc.tasks import data
-from sabun.poc.tasks.base import FunctionTask, Scores, Seeds, Session, load
+from sabun.poc.tasks import loading as tasks
+from sabun.poc.tasks.base import Scores, Seeds, Session
 from sabun.poc.tasks.data import Source, fetch
+from sabun.poc.tasks.function_task import FunctionTask
+from sabun.poc.tasks.loading import load
 
 from .helpers import TINY, task
 
@@ -151,10 +153,10 @@ def test_a_file_that_cannot_be_imported_is_explained(tmp_path: Path) -> None:
 def test_a_changed_file_is_another_task(tmp_path: Path) -> None:
     file = tmp_path / "task.py"
     file.write_text("class Task: pass\n")
-    before = tasks.provenance(f"{file}:Task", {})
+    before = tasks.provenance(f"{file}:Task", None)
     file.write_text("class Task: batch_size = 2\n")
-    assert tasks.provenance(f"{file}:Task", {}) != before
-    assert tasks.provenance("digits", {}) is None
+    assert tasks.provenance(f"{file}:Task", None) != before
+    assert tasks.provenance("digits", load("digits")) is None
 
 
 def test_the_language_model_reads_text_once_an_epoch_and_predicts_the_next_character(
@@ -193,7 +195,7 @@ def test_images_from_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     session = load("cifar10", {"images": 80, "width": 4, "batch_size": 8}).session(Seeds(0, 0))
     session.loss(0).backward()
     assert all(p.grad is not None for p in session.model.parameters())
-    assert "cifar10_20k.npz" in str(tasks.provenance("cifar10", {}))
+    assert "cifar10_20k.npz" in str(tasks.provenance("cifar10", load("cifar10")))
 
 
 @pytest.fixture

@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.seeds import Seeds, seeds_of
 from sabun.poc.spec import Arm, Run, Study, derive_seed
-from sabun.poc.training import single as training
-from sabun.poc.training.single import Trainer, factor
+from sabun.poc.training import loop
+from sabun.poc.training.loop import schedule_factor
+from sabun.poc.training.single import WARM_UP_STEPS
+from sabun.poc.training.trainer import Trainer
 
 from .helpers import SGD, tiny_study
 
 
 def train(study: Study, arm: str, *, seed: int = 0, phase: str = "evaluate", lr: float = 0.02) -> RunResult:
     run = Run.model_validate({"arm": arm, "seed": seed, "phase": phase, "hyperparameters": {"lr": lr}})
-    *_, last = Trainer(study).run(run)
+    *_, last = Trainer(resolve(study)).run(run)
     assert isinstance(last, RunResult)
     return last
 
@@ -34,7 +37,7 @@ def by_hand(study: Study, seed: int, lr: float) -> tuple[list[float], list[float
     """Momentum SGD on the tiny task with linear decay, as a user would write it: (train, validation) losses."""
     torch.manual_seed(derive_seed(study.seed, "evaluate", "init", seed))
     model = nn.Linear(3, 1)
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     session = trainer.task.session(seeds_of(study, Run(arm=SGD, seed=seed, phase="evaluate")))
     data = trainer.task.splits  # type: ignore[attr-defined]
     x, y = data["validation"].tensors
@@ -88,7 +91,7 @@ def test_dropout_is_paired_too() -> None:
 
 def test_every_batch_is_seen_once_an_epoch() -> None:
     study = tiny_study()
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     seen: list[Tensor] = []
     trainer.task.source.loss = lambda model, batch: seen.append(batch[0]) or model(batch[0]).sum()  # type: ignore[attr-defined]
     session = trainer.task.session(seeds_of(study, Run(arm=SGD, seed=0, phase="evaluate")))
@@ -124,7 +127,7 @@ def test_a_run_does_not_depend_on_what_ran_before_nor_change_the_callers_generat
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), before[2])
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     trainer.warm_up(SGD)
     for arm in study.arms:
         *_, last = trainer.run(Run(arm=arm.name, seed=0, phase="evaluate", hyperparameters={"lr": 0.02}))
@@ -173,10 +176,10 @@ class Heun(torch.optim.Optimizer):
 
 
 def test_schedules() -> None:
-    assert [factor("constant", t) for t in (0.0, 0.5, 0.99)] == [1.0, 1.0, 1.0]
-    assert [factor("linear", t) for t in (0.0, 0.25)] == [1.0, 0.75]
-    assert factor("cosine", 0.0) == 1.0
-    assert factor("cosine", 0.5) == pytest.approx(0.5)
+    assert [schedule_factor("constant", t) for t in (0.0, 0.5, 0.99)] == [1.0, 1.0, 1.0]
+    assert [schedule_factor("linear", t) for t in (0.0, 0.25)] == [1.0, 0.75]
+    assert schedule_factor("cosine", 0.0) == 1.0
+    assert schedule_factor("cosine", 0.5) == pytest.approx(0.5)
     study = tiny_study()
     rates = [e.lr for e in train(study, SGD, lr=0.02).epochs]
     assert rates[-1] == pytest.approx(0.02 / 48)  # the last of 48 steps
@@ -278,7 +281,7 @@ def test_a_timing_run_clocks_one_epoch_of_evaluations_after_its_first_steps_and_
     two = types.ModuleType("tests_two")
     monkeypatch.setattr(two, "TwoEvaluations", Heun, raising=False)
     monkeypatch.setitem(sys.modules, "tests_two", two)
-    trainer = Trainer(tiny_study(optimizer, epochs=1))
+    trainer = Trainer(resolve(tiny_study(optimizer, epochs=1)))
     session = trainer.task.session(Seeds(0, 0))
     ticks: list[int] = []
 
@@ -289,7 +292,7 @@ def test_a_timing_run_clocks_one_epoch_of_evaluations_after_its_first_steps_and_
     monkeypatch.setattr(session, "loss", loss)
     monkeypatch.setattr(session, "evaluate", None)
     monkeypatch.setattr(trainer, "task", types.SimpleNamespace(session=lambda seeds: session))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: float(len(ticks)))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(len(ticks)))
     run = Run(arm=optimizer, seed=0, phase="time", hyperparameters={"lr": 0.01})
     (epoch, result) = trainer.run(run)
     assert isinstance(epoch, Epoch)
@@ -298,7 +301,7 @@ def test_a_timing_run_clocks_one_epoch_of_evaluations_after_its_first_steps_and_
     assert epoch.train_s == pytest.approx(16)
     assert epoch.gradient_evaluations == len(ticks)
     assert ticks[0] == 0
-    assert ticks.index(training.WARM_STEPS) == epoch.gradient_evaluations - len([t for t in ticks if t >= 4])
-    assert 16 <= len([t for t in ticks if t >= training.WARM_STEPS]) < 16 + 4
+    assert ticks.index(WARM_UP_STEPS) == epoch.gradient_evaluations - len([t for t in ticks if t >= 4])
+    assert 16 <= len([t for t in ticks if t >= WARM_UP_STEPS]) < 16 + 4
     assert math.isnan(epoch.val_loss)
     assert epoch.lr == 0.01

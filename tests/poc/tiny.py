@@ -160,7 +160,7 @@ class Deaf(Tiny):
 
 
 class Batchable(Tiny):
-    """A small net whose seeds may be trained together."""
+    """A small net whose seeds can be batched."""
 
     batchable = True
 
@@ -183,11 +183,11 @@ class BatchNorm(Batchable):
         return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
 
-class DropoutTogether(Dropout):
+class BatchableDropout(Dropout):
     batchable = True
 
 
-class DatasetsTogether(Datasets):
+class BatchableDatasets(Datasets):
     batchable = True
 
 

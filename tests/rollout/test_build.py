@@ -37,9 +37,10 @@ NOTATIONS = (*sabun.presets(), "torch.optim:SGD(momentum=0.5)", "nesterov@adam",
 @pytest.mark.parametrize("text", NOTATIONS)
 def test_a_job_trains_with_the_optimizer_that_the_study_has_judged(text: str) -> None:
     from sabun.poc import arms
+    from sabun.poc.spec import Arm
 
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    judged = arms.recipe(arms.arm(text)).build(model, {"lr": 0.05})
+    judged = arms.recipe(Arm.named(text)).build(model, {"lr": 0.05})
     built = build(Side(text, {"lr": 0.05}), model)
     assert type(built) is type(judged)
     assert built.state_dict() == judged.state_dict()

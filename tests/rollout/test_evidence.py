@@ -115,11 +115,12 @@ def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: W
 def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
     tmp_path: Path, write_study: WriteStudy
 ) -> None:
-    from sabun.poc.arms import arm, recipe
+    from sabun.poc.arms import recipe
+    from sabun.poc.spec import Arm
 
     study = write_study(tmp_path / "studies" / "first", candidate="nesterov@adam")
     proposed = evidence.propose(study, tmp_path)
-    assert dict(proposed.challenger.options) == {"lr": recipe(arm("nesterov@adam")).step}
+    assert dict(proposed.challenger.options) == {"lr": recipe(Arm.named("nesterov@adam")).step}
     assert unbuildable(proposed) == ([], [])
 
 

@@ -73,9 +73,9 @@ class _Messages:
     def of(self, event: events.Event) -> str | None:
         """Return a sentence for what the user should know. A failure is reported once per arm and reason."""
         if isinstance(event, events.RunsWithdrawn):
-            depending = f", and {event.resting} that depend on them" if event.resting else ""
+            depending = f", and {event.dependent} that depend on them" if event.dependent else ""
             return f"repeating {event.failed} failed run{'s' if event.failed > 1 else ''}{depending}"
-        if isinstance(event, events.SeedsAlone):
+        if isinstance(event, events.SeedsNotBatched):
             return f"{visible(event.arm)}: seeds are not batched, because {event.reason}"
         if isinstance(event, events.RunRetried):
             return f"run of {visible(event.run.arm)} is repeated: {event.reason}"

@@ -1,9 +1,9 @@
-"""Optuna: the search spaces that a study uses, in a search of one's own.
+"""Optuna: the search spaces of a study, in your own search.
 
     optimizer = suggest(trial, "nesterov@adam", model)                # in place of suggest_float and a constructor
 
-What is searched is the step length, log-uniform over three decades around the default of that optimizer
-(:mod:`sabun.poc.arms` says which), so that optimizers of different kinds get equal room.
+The learning rate is searched, log-uniformly over three decades around the default of the optimizer
+(see :mod:`sabun.poc.arms`), so that optimizers of different kinds get equally wide spaces.
 
 Tested with optuna 5.0. Needs ``pip install 'sabun[poc]'``.
 """
@@ -17,6 +17,8 @@ from optuna import Trial
 from torch import nn
 
 from sabun.poc import arms
+from sabun.poc.resolved import search_space
+from sabun.poc.spec import Arm
 
 __all__ = ["suggest"]
 
@@ -24,16 +26,14 @@ __all__ = ["suggest"]
 def suggest(
     trial: Trial, name: str, model: nn.Module, *, decades: float = 3.0, prefix: str = "", **options: Any
 ) -> torch.optim.Optimizer:
-    """The optimizer called ``name`` over ``model``, with what the trial suggests for its learning rate.
+    """Return the optimizer called ``name`` over ``model``, with the learning rate that the trial suggests.
 
     ``options`` are fixed, such as ``weight_decay=0.1``; an ``lr`` among them is the centre of the search. The parameter
-    is called ``lr``, with ``prefix`` before it. Raises StudyError for a name or an option that does not exist.
+    of the trial is called ``lr``, after ``prefix``. Raises StudyError for an unknown name or option.
     """
-    from sabun.poc.spec import Arm
-
-    arm = Arm(name=name, optimizer=name, options=options)
+    recipe = arms.recipe(Arm(name=name, optimizer=name, options=options))
     values = {
         key: trial.suggest_float(f"{prefix}{key}", space.low, space.high, log=True)
-        for key, space in arms.spaces(arm, decades).items()
+        for key, space in search_space(recipe, decades).items()
     }
-    return arms.recipe(arm).build(model, values)
+    return recipe.build(model, values)

@@ -1,20 +1,19 @@
-"""Runs on a Ray cluster: the executor for studies that one machine is too small for.
+"""Runs on a Ray cluster, for studies that are too large for one machine.
 
-A worker is an actor with one CPU (and one GPU where the task's ``device`` asks for CUDA). It needs the package and
-nothing else: the study comes with the call, and so does the file of a task of one's own, where its path leads nowhere
-on the worker's machine. A script is started in the directory where the study was: that directory has to be on storage
-which all machines share, or a worker says so.
+A worker is an actor with one CPU, and one GPU if the task's ``device`` is CUDA. It needs only the package installed:
+the study is sent to it, and so is the file of a user's task if its path does not exist on the worker's machine. A
+script is started in the directory in which the study was started, so that directory must be on shared storage;
+otherwise the worker raises StudyError.
 
-Records are those of a study in one process, timings aside. All timing runs go to the same worker, one at a time; that
-nobody else uses its machine meanwhile is for the cluster's owner to see to. A worker that dies is replaced, and its
-unit starts again. Workers on machines of different kinds are mixed evidence: refused unless allowed, then reported.
+Records are those of a study in one process, timings aside. All timing runs go to the same worker, one at a time; the
+machine of that worker must not be used by others meanwhile. A worker that dies is replaced, and its unit starts again.
+Workers on machines of different kinds give mixed evidence, which is refused unless allowed, and then reported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,25 +21,26 @@ from pathlib import Path
 from typing import Any
 
 from sabun.errors import MissingExtraError, OptionError, SabunError, StudyError, TrainingError
-from sabun.poc.codec import decode, decode_epoch, encode, encode_epoch
-from sabun.poc.executors.base import Lost, Unit
+from sabun.poc.executors.base import Unit, WorkerLost
+from sabun.poc.executors.wire import Assignment, decode_unit, encode_unit, run_unit
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Study
 
 __all__ = ["Ray"]
 
 START_S = 300.0
-"""How long workers may take to start: a cluster may have to add machines first."""
+"""Time for workers to start. A cluster may have to add machines first."""
 
 _STORE_BYTES = 100 * 2**20
-"""Object store of a cluster on this machine: only records pass through it."""
+"""Size of the object store of a local cluster, through which only records pass."""
 
 
 class Ray:
     """``workers`` actors (default: as many as the cluster has CPUs) on the cluster at ``address``.
 
-    Without an address: the cluster that this process is connected to, that of ``$RAY_ADDRESS``, or one on this machine
-    which ends with the study. Raises MissingExtraError without ray.
+    Without an address: the cluster to which this process is connected, that of ``$RAY_ADDRESS``, or a local one that
+    ends with the study. Raises MissingExtraError if ray is not installed.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
@@ -53,76 +53,70 @@ class Ray:
         self.slots = workers or 0
         self._ray = ray
         self._address = address
-        self._ours = False
+        self._owns_cluster = False
         self._setup: dict[str, Any] = {}
         self._options: dict[str, Any] = {}
-        self._staff: list[_Member | None] = []
-        self._where: dict[str, Mapping[str, Any]] = {}
+        self._workers: list[_RemoteWorker | None] = []
+        self._environments: dict[str, Mapping[str, Any]] = {}
 
     def announce(self, study: Study, logs: Path) -> None:
-        """Nothing: a cluster may have to add machines, and is not asked to for a study that cannot work."""
+        """Do nothing: a cluster must not add machines for a study that may be invalid."""
 
-    def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any], ...]:
+    def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any], ...]:
         self._connect()
-        self._setup = _luggage(study, logs)
-        device = str(study.task_options.get("device", "cpu"))
+        self._setup = _pack(resolved.study, logs)
+        device = str(resolved.study.task_options.get("device", "cpu"))
         self._options = {"num_cpus": 1, "num_gpus": 1 if device.startswith("cuda") else 0, "max_restarts": 0}
-        members = [_Member(self._actor()) for _ in range(self.slots)]
-        for member in members:
-            member.environment = self._arrival(member)
-        self._staff = [*members]
-        return tuple(member.environment for member in members)
+        workers = [_RemoteWorker(self._actor()) for _ in range(self.slots)]
+        for worker in workers:
+            worker.environment = self._wait_for_start(worker)
+        self._workers = [*workers]
+        return tuple(worker.environment for worker in workers)
 
     def submit(self, unit: Unit) -> None:
-        index = next(i for i, member in enumerate(self._staff) if member is None or not member.unit)
-        member = self._staff[index]
-        if member is None:
-            member = self._staff[index] = _Member(self._actor())
-            member.environment = self._arrival(member)
-        member.unit, member.due = unit, len(unit)
-        fields = [run.model_dump(mode="json") for run in unit]
-        member.reports = member.actor.carry_out.options(num_returns="streaming").remote(fields)
+        index = next(i for i, worker in enumerate(self._workers) if worker is None or not worker.assignment.unit)
+        worker = self._workers[index]
+        if worker is None:
+            worker = self._workers[index] = _RemoteWorker(self._actor())
+            worker.environment = self._wait_for_start(worker)
+        worker.assignment.start(unit)
+        worker.reports = worker.actor.run.options(num_returns="streaming").remote(encode_unit(unit))
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
-        at_work = {
-            member.reports: index for index, member in enumerate(self._staff) if member is not None and member.unit
+        busy = {
+            worker.reports: (index, worker)
+            for index, worker in enumerate(self._workers)
+            if worker is not None and worker.assignment.unit
         }
-        (reports, *_), _ = self._ray.wait(list(at_work), num_returns=1)
-        index = at_work[reports]
-        member = self._staff[index]
-        if member is None:  # not at work
-            raise RuntimeError("no unit was submitted")
+        (reports, *_), _ = self._ray.wait(list(busy), num_returns=1)
+        index, worker = busy[reports]
         try:
-            message = json.loads(self._ray.get(next(reports)))
+            line = self._ray.get(next(reports))
         except self._ray.exceptions.RayActorError as error:
-            self._staff[index] = None
-            raise Lost(member.unit, f"its Ray worker died ({_first_line(error)})") from None
-        run = member.unit[message["run"]]
-        if "epoch" in message:
-            return run, decode_epoch(message["epoch"])
-        self._where[run.id] = member.environment
-        member.due -= 1
-        if not member.due:
-            member.unit = ()
-        return run, decode(message["result"])
+            self._workers[index] = None
+            raise WorkerLost(worker.assignment.unit, f"its Ray worker died ({_first_line(error)})") from None
+        run, item = worker.assignment.read(line)
+        if isinstance(item, RunResult):
+            self._environments[run.id] = worker.environment
+        return run, item
 
-    def whereabouts(self, run: Run) -> Mapping[str, Any] | None:
-        return self._where.get(run.id)
+    def environment_of(self, run: Run) -> Mapping[str, Any] | None:
+        return self._environments.get(run.id)
 
     def close(self) -> None:
-        staff, self._staff = self._staff, []
-        with contextlib.suppress(Exception):  # a cluster that has gone has no workers left either
-            for member in staff:
-                if member is not None:
-                    self._ray.kill(member.actor)
-        if self._ours:
-            self._ours = False
+        workers, self._workers = self._workers, []
+        with contextlib.suppress(Exception):  # a cluster that has ended has no workers left
+            for worker in workers:
+                if worker is not None:
+                    self._ray.kill(worker.actor)
+        if self._owns_cluster:
+            self._owns_cluster = False
             self._ray.shutdown()
 
     def process_ids(self) -> list[int]:
-        """Of the workers, each on its machine."""
-        found: list[int] = self._ray.get([member.actor.process_id.remote() for member in self._staff if member])
-        return found
+        """Return the process ids of the workers, each on its own machine."""
+        ids: list[int] = self._ray.get([worker.actor.process_id.remote() for worker in self._workers if worker])
+        return ids
 
     def _connect(self) -> None:
         ray = self._ray
@@ -130,7 +124,7 @@ class Ray:
             local = self._address is None and "RAY_ADDRESS" not in os.environ
             quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
             if local:
-                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics
                 cpus = self.slots or os.cpu_count() or 1
                 ray.init(num_cpus=cpus, object_store_memory=_STORE_BYTES, **quiet)
             else:
@@ -142,22 +136,21 @@ class Ray:
                         f"{_first_line(error)}.",
                         fix="Check --address, or leave it out for a cluster on this machine.",
                     ) from None
-            self._ours = True
+            self._owns_cluster = True
         cpus = int(ray.cluster_resources().get("CPU", 0))
         self.slots = self.slots or max(1, cpus)
 
     def _actor(self) -> Any:
         return self._ray.remote(Worker).options(**self._options).remote(self._setup)
 
-    def _arrival(self, member: _Member) -> Mapping[str, Any]:
-        """The environment that a new worker found itself in. Raises what the study deserves there."""
+    def _wait_for_start(self, worker: _RemoteWorker) -> Mapping[str, Any]:
+        """Return the environment of a new worker. Raises the SabunError that the study raises there."""
         try:
-            found: Mapping[str, Any] = self._ray.get(member.actor.take_up.remote(), timeout=START_S)
+            found: Mapping[str, Any] = self._ray.get(worker.actor.load.remote(), timeout=START_S)
         except self._ray.exceptions.GetTimeoutError:
             cpus = int(self._ray.cluster_resources().get("CPU", 0))
             raise TrainingError(
-                f"{self.slots} workers were asked for, and not all have started after {START_S:g} s; "
-                f"the cluster has {cpus} CPUs.",
+                f"not all of the {self.slots} workers have started after {START_S:g} s; the cluster has {cpus} CPUs.",
                 fix="Give fewer --jobs, or add machines.",
             ) from None
         except self._ray.exceptions.RayTaskError as error:
@@ -175,49 +168,44 @@ class Ray:
         return found
 
 
-class _Member:
-    """A worker as the executor sees it, with the unit that it has in hand."""
+class _RemoteWorker:
+    """A worker as the executor sees it: its actor, environment, and the unit that it runs."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.environment: Mapping[str, Any] = {}
-        self.unit: Unit = ()
-        self.due = 0
+        self.assignment = Assignment()
         self.reports: Any = None
 
 
 class Worker:
-    """The actor. ``take_up`` comes first, so that what it raises reaches the caller as it is."""
+    """The actor. ``load`` is a call of its own, so that the caller receives the error that it raises."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._setup = setup
 
-    def take_up(self) -> dict[str, Any]:
-        from sabun.poc.evidence.environment import environment
+    def load(self) -> dict[str, Any]:
+        """Load the study and return the environment."""
         from sabun.poc.executors.in_process import InProcess
+        from sabun.poc.executors.runtime_environment import runtime_environment
+        from sabun.poc.resolved import resolve
 
-        study = _unpack(self._setup)
+        resolved = resolve(_unpack(self._setup))
         self._executor = InProcess(shared=True)
-        self._executor.load(study, Path(self._setup["logs"]))
-        return environment(study)
+        self._executor.load(resolved, Path(self._setup["logs"]))
+        return runtime_environment(resolved)
 
-    def carry_out(self, unit: list[Mapping[str, Any]]) -> Iterator[str]:
-        runs = tuple(Run.model_validate(fields) for fields in unit)
-        place = {run.id: index for index, run in enumerate(runs)}
-        self._executor.submit(runs)
-        left = len(runs)
-        while left:
-            run, item = self._executor.next()
-            message = {"result": encode(item)} if isinstance(item, RunResult) else {"epoch": encode_epoch(item)}
-            left -= isinstance(item, RunResult)
-            yield json.dumps({"run": place[run.id], **message}, allow_nan=False)
+    def run(self, unit: list[Mapping[str, Any]]) -> Iterator[str]:
+        """Run a unit and yield its reports."""
+        yield from run_unit(self._executor, decode_unit(unit))
 
     def process_id(self) -> int:
+        """Return the id of the actor's process."""
         return os.getpid()
 
 
-def _luggage(study: Study, logs: Path) -> dict[str, Any]:
-    """What a worker needs to know: the study, the source of a task of one's own, and where the study was started."""
+def _pack(study: Study, logs: Path) -> dict[str, Any]:
+    """Return what a worker needs: the study, the source of a user's task file, and the working directory."""
     path = Path(study.task.rpartition(":")[0])
     source = path.read_text(encoding="utf-8") if path.suffix == ".py" and path.is_file() else None
     return {
@@ -230,21 +218,19 @@ def _luggage(study: Study, logs: Path) -> dict[str, Any]:
 
 
 def _unpack(setup: Mapping[str, Any]) -> Study:
-    """The study, on a machine that may know nothing of the one where it was started.
+    """Return the study on the worker's machine, with the task's file in a temporary directory if it is missing there.
 
-    Raises StudyError for a script whose directory is not there.
+    Raises StudyError for a script whose working directory does not exist.
     """
-    from sabun.poc.tasks.base import PREFIX
-
     study = Study.build(setup["study"])
     if setup["data"] is not None:
         os.environ.setdefault("SABUN_DATA", setup["data"])
     directory = Path(setup["directory"])
     if directory.is_dir():
         os.chdir(directory)
-    elif study.task.startswith(PREFIX):
+    elif study.is_script:
         raise StudyError(
-            f"the script's directory {directory} is not there on {os.uname().nodename}.",
+            f"the script's directory {directory} does not exist on {os.uname().nodename}.",
             fix="Start the study from a directory that all machines of the cluster share.",
         )
     if setup["source"] is None:

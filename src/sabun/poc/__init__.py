@@ -1,7 +1,7 @@
 """The proof of concept: one optimizer against another on the same task, from a frozen specification to a verdict.
 
-    spec → arms, tasks → training, tuning → store → kpis, statistics, verdict → assess
+    spec → resolved (arms, task) → schedule, tuning → executors, training → evidence → judgement
 
-:mod:`sabun.poc.study` runs a :class:`~sabun.poc.spec.Study` and leaves records; everything after the store is a pure
-function of them. Modules are imported by name: nothing is loaded here.
+:func:`sabun.poc.study.run` runs a :class:`~sabun.poc.spec.Study` and returns its evidence. Everything in
+:mod:`sabun.poc.judgement` is a pure function of the evidence. Modules are imported by name; this package loads nothing.
 """

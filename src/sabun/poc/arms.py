@@ -38,16 +38,16 @@ from typing import TYPE_CHECKING, Any
 
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
-from sabun.optim.notation import SEE, Maker
+from sabun.optim.notation import Maker
 from sabun.optim.presets import presets
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sabun.poc.spec import Arm, LogUniform, Option, Scalar, Schedule
+    from sabun.poc.spec import Arm, Option, Scalar, Schedule
 
-__all__ = ["Recipe", "arm", "recipe", "spaces"]
+__all__ = ["SCRIPT", "Recipe", "recipe"]
 
 EUCLIDEAN_STEP = 0.3
 SPECTRAL_STEP = 0.03
@@ -63,19 +63,6 @@ Members = Any
 """The model where it is known, else its parameters with their names: an embedding is told by its module's kind."""
 
 
-def arm(optimizer: str, *, name: str | None = None) -> Arm:
-    """An arm with the default search space, called by its notation unless ``name`` is given.
-
-    Raises StudyError for a notation that is empty or longer than a name may be.
-    """
-    from sabun.poc.spec import Arm
-
-    text = optimizer.strip()
-    if not 0 < len(text) <= 300:
-        raise StudyError(f"an optimizer's notation has 1 to 300 characters, this one {len(text)}.", fix=SEE)
-    return Arm(name=name or text, optimizer=text)
-
-
 class Recipe:
     """How to make one arm's optimizer. Made by :func:`recipe`, which refuses what could not work."""
 
@@ -85,9 +72,12 @@ class Recipe:
         make: Callable[[Members, Mapping[str, Option]], torch.optim.Optimizer],
         step: float,
         schedule: Schedule | None = None,
+        package: str | None = None,
     ) -> None:
         self.arm = spec
         self._make = make
+        self.package = package
+        """The top-level package of an optimizer class; None for sabun's own optimizers."""
         self.step = step
         """The default step length: the centre of the default search space."""
         self.schedule = spec.schedule or schedule
@@ -118,17 +108,6 @@ class Recipe:
                 fix="Correct the arm's options or its search space, or choose an optimizer that fits the model: one "
                 "for matrices alone (torch.optim:Muon) has its counterpart for whole models in the presets (muon).",
             ) from error
-
-
-def spaces(spec: Arm, decades: float) -> dict[str, LogUniform]:
-    """What tuning may choose for ``spec``: its own ``space``, or the step length over ``decades`` decades."""
-    from sabun.poc.spec import LogUniform
-
-    if spec.space:
-        return dict(spec.space)
-    if spec.optimizer == SCRIPT:
-        return {"lr_multiplier": LogUniform(center=1.0, decades=decades)}
-    return {"lr": LogUniform(center=recipe(spec).step, decades=decades)}
 
 
 def recipe(spec: Arm) -> Recipe:
@@ -163,7 +142,8 @@ def recipe(spec: Arm) -> Recipe:
         given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
         return maker.make(members, {**added, **given})
 
-    return Recipe(spec, make, step or _step(maker, options), _schedule(maker))
+    package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
+    return Recipe(spec, make, step or _step(maker, options), _schedule(maker), package)
 
 
 def _only_in_a_script(members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:

@@ -1,13 +1,15 @@
-"""A task or script looked at before hours are spent: does it run, repeat itself, pair the arms, and heed the seed?
+"""Check a task or script before hours are spent: does it run, repeat itself, pair the arms, and depend on the seed?
 
-A step too small to change a weight leaves every arm on one trajectory. So runs at such a step must agree between arms
-that start alike and see the same batches, and differ between seeds; where they do not, the comparison would not be
-paired, or its spread over seeds would mean nothing. Each arm is run once so; the baseline twice more, as it is, for
-determinism, and once from another seed. Every run is one epoch long: a script is stopped when it has logged one.
+At a step size too small to change a weight, every arm stays at its initial point. Runs at such a step size must agree
+between arms if these start from the same weights and see the same batches, and differ between seeds. Otherwise the
+comparison would not be paired, or its spread over seeds would be meaningless. Each arm runs once like this, the
+baseline also from another seed, and the baseline runs twice unchanged to test determinism. Every run is one epoch long;
+a script is stopped after its first logged epoch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,24 +17,26 @@ from typing import Literal
 from sabun.poc.arms import SCRIPT
 from sabun.poc.executors.in_process import one_thread
 from sabun.poc.records import RunResult
+from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Arm, Run, Scalar, Study
-from sabun.poc.tasks.base import PREFIX
-from sabun.poc.training.script import EPOCHS, ScriptTrainer
-from sabun.poc.training.single import Trainer
+from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.script import ScriptTrainer
+from sabun.poc.training.trainer import Trainer
 
-__all__ = ["Checked", "Finding", "check"]
+__all__ = ["CheckFinding", "CheckResult", "check"]
 
 TINY = 1e-30
+"""A learning rate that changes no weight."""
 
 Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong, with which arm, and in words what was seen.
+class CheckFinding:
+    """A fault, the arm that shows it, and the observed values.
 
-    fails: the run failed or diverged. not-paired: from the same seed it does not start as the baseline does.
-    not-deterministic: the same run twice ends differently. seed-ignored: another seed changes nothing.
+    fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
+    not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
     """
 
     code: Code
@@ -41,82 +45,84 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found, in order of weight (nothing: the study can go ahead), and what the study will cost.
+class CheckResult:
+    """Findings (empty if the study can start), and the cost of the study.
 
-    ``epoch_s``: arm → seconds of an epoch, evaluation included. ``seconds``: of all runs one after the other, without
-    what a process needs to start; None where the number of epochs is a script's own.
+    ``epoch_s``: arm → seconds per epoch, with evaluation. ``seconds``: of all runs one after another, without the
+    start-up of processes; None if the script determines its number of epochs.
     """
 
-    findings: list[Finding]
+    findings: list[CheckFinding]
     runs: int
     epoch_s: Mapping[str, float]
     seconds: float | None
 
 
-def check(study: Study, *, on_run: Callable[[Run], None] | None = None) -> Checked:
-    """Run every arm once, shortly, and the baseline three times more.
+def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None = None) -> CheckResult:
+    """Run every arm for one epoch, and the baseline three more times. Writes nothing.
 
-    Raises the StudyError and the like that ``validate`` raises. Writes nothing.
+    Raises the errors of :func:`sabun.poc.study.validate`.
     """
-    is_script = study.task.startswith(PREFIX)
+    resolved = resolve(study)
+    study = resolved.study
+    command = resolved.task if isinstance(resolved.task, ScriptCommand) else None
     short = study.model_copy(update={"budget": study.budget.model_copy(update={"epochs": 1})})
-    found: list[Finding] = []
+    findings: list[CheckFinding] = []
     epoch_s: dict[str, float] = {}
     with one_thread():
-        carrier = ScriptTrainer(study, short=1) if is_script else Trainer(short)
-        carrier.check()
+        trainer = ScriptTrainer(resolved, short=1) if command else Trainer(dataclasses.replace(resolved, study=short))
+        trainer.check()
 
-        def train(arm: Arm, seed: int, *, still: bool) -> RunResult | None:
+        def train(arm: Arm, seed: int, *, frozen: bool) -> RunResult | None:
             name = "lr_multiplier" if arm.optimizer == SCRIPT else "lr"
-            values: dict[str, Scalar] = {name: TINY} if still else {}
+            values: dict[str, Scalar] = {name: TINY} if frozen else {}
             run = Run(arm=arm.name, seed=seed, phase="tune", hyperparameters=values)
             if on_run is not None:
                 on_run(run)
-            result = [item for item in carrier.run(run) if isinstance(item, RunResult)][-1]
-            if result.status == "finished" or (still and result.status == "diverged"):
-                # A still run may end above its start by rounding or noise.
+            result = [item for item in trainer.run(run) if isinstance(item, RunResult)][-1]
+            if result.status == "finished" or (frozen and result.status == "diverged"):
+                # Rounding or noise may put the end of a frozen run above its start.
                 epoch_s[arm.name] = result.epochs[-1].train_s + result.epochs[-1].eval_s
                 return result
-            found.append(Finding("fails", arm.name, result.failure or f"the run {result.status}"))
+            findings.append(CheckFinding("fails", arm.name, result.failure or f"the run {result.status}"))
             return None
 
-        first = train(study.baseline, 0, still=True)
-        if first is None and is_script:  # every other run would fail alike, and take its time for it
-            return Checked(found, _runs(study), epoch_s, None)
+        first = train(study.baseline, 0, frozen=True)
+        if first is None and command:  # every other run would fail for the same reason
+            return CheckResult(findings, _runs(study), epoch_s, None)
         for arm in study.candidates:
-            other = train(arm, 0, still=True)
+            other = train(arm, 0, frozen=True)
             if first and other and _curve(first) != _curve(other):
-                detail = f"losses {_shown(other)}, the baseline's {_shown(first)}"
-                found.append(Finding("not-paired", arm.name, detail))
-        once, again = (train(study.baseline, 0, still=False) for _ in range(2))
+                detail = f"losses {_losses(other)}, the baseline's {_losses(first)}"
+                findings.append(CheckFinding("not-paired", arm.name, detail))
+        once, again = (train(study.baseline, 0, frozen=False) for _ in range(2))
         if once and again and (once.weights_sha256, _curve(once)) != (again.weights_sha256, _curve(again)):
-            detail = f"losses {_shown(once)}, then {_shown(again)}"
-            found.append(Finding("not-deterministic", study.baseline.name, detail))
-        other = train(study.baseline, 1, still=True)
+            detail = f"losses {_losses(once)}, then {_losses(again)}"
+            findings.append(CheckFinding("not-deterministic", study.baseline.name, detail))
+        other = train(study.baseline, 1, frozen=True)
         if first and other and _curve(first) == _curve(other):
-            found.append(Finding("seed-ignored", study.baseline.name, f"losses {_shown(first)} from both seeds"))
-    return Checked(
-        found, _runs(study), epoch_s, None if is_script and EPOCHS not in study.task else _cost(study, epoch_s)
-    )
+            detail = f"losses {_losses(first)} from both seeds"
+            findings.append(CheckFinding("seed-ignored", study.baseline.name, detail))
+    known = command is None or command.takes_epochs
+    return CheckResult(findings, _runs(study), epoch_s, _cost(study, epoch_s) if known else None)
 
 
 def _runs(study: Study) -> int:
-    return len(study.arms) * _runs_of_an_arm(study)
+    return len(study.arms) * _runs_per_arm(study)
 
 
-def _runs_of_an_arm(study: Study) -> int:
-    """Tuning, comparison, and the first seed once more."""
+def _runs_per_arm(study: Study) -> int:
+    """Tuning, evaluation, and the repeated first seed."""
     return study.budget.trials * study.budget.tuning_seeds + study.budget.seeds + 1
 
 
 def _cost(study: Study, epoch_s: Mapping[str, float]) -> float:
-    return study.budget.epochs * _runs_of_an_arm(study) * sum(epoch_s.values())
+    return study.budget.epochs * _runs_per_arm(study) * sum(epoch_s.values())
 
 
 def _curve(result: RunResult) -> list[tuple[float | None, float]]:
     return [(epoch.train_loss, epoch.val_loss) for epoch in result.epochs]
 
 
-def _shown(result: RunResult) -> str:
+def _losses(result: RunResult) -> str:
     return ", ".join(f"{epoch.val_loss:.6g}" for epoch in result.epochs[:3])

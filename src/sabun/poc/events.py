@@ -1,4 +1,4 @@
-"""What a running study says of itself, for progress bars and logs. Plain values; listeners must not change them."""
+"""Events of a running study, for progress bars, logs and trackers. Plain values that listeners must not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "RunRetried",
     "RunStarted",
     "RunsWithdrawn",
-    "SeedsAlone",
+    "SeedsNotBatched",
     "StudyFinished",
     "StudyStarted",
     "TuningFinished",
@@ -30,7 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StudyStarted:
-    """``total`` runs in all, of which ``done`` were found in ``path`` already: ``runs``, and those for timing alone."""
+    """The study has ``total`` runs, of which ``done`` are already stored in ``path``.
+
+    ``runs`` are the stored runs without those for timing.
+    """
 
     study: Study
     path: Path
@@ -41,15 +44,15 @@ class StudyStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunsWithdrawn:
-    """So many ``failed`` runs are done again, and with them those that rest on their results."""
+    """``failed`` runs are repeated, and with them the ``dependent`` runs, which used their results."""
 
     failed: int
-    resting: int
+    dependent: int
 
 
 @dataclass(frozen=True, slots=True)
-class SeedsAlone:
-    """The study asks for batched seeds, and those of this arm are trained one by one."""
+class SeedsNotBatched:
+    """The study asks for batched seeds, but those of this arm are trained one at a time."""
 
     arm: str
     reason: str
@@ -57,7 +60,7 @@ class SeedsAlone:
 
 @dataclass(frozen=True, slots=True)
 class TuningStarted:
-    """The first trial of an arm begins."""
+    """The first trial of an arm starts."""
 
     arm: str
     trials: int
@@ -65,8 +68,9 @@ class TuningStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """``number`` counts from 1 over the whole study, in the order in which runs start. ``epochs`` is how many the run
-    has; None where only its script knows.
+    """A run starts. ``number`` counts from 1 over the whole study, in the order in which runs start.
+
+    ``epochs`` is the number of epochs of the run; None if only its script knows it.
     """
 
     run: Run
@@ -77,7 +81,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """A run has finished an epoch; ``epochs`` is how many it has in all, None where only its script knows."""
+    """A run has finished an epoch. ``epochs`` is its total; None if only its script knows it."""
 
     run: Run
     epoch: Epoch
@@ -86,7 +90,7 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The run is on the disk. ``remaining_s`` estimates the rest of the study from what was done in this session."""
+    """A run is stored. ``remaining_s`` estimates the time to the end of the study from the runs of this session."""
 
     run: Run
     result: RunResult
@@ -97,7 +101,7 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True)
 class RunRetried:
-    """A worker died with the run in flight; the run starts again."""
+    """A worker died during the run; the run starts again."""
 
     run: Run
     reason: str
@@ -105,14 +109,14 @@ class RunRetried:
 
 @dataclass(frozen=True, slots=True)
 class TuningFinished:
-    """An arm's trials are done, and its best hyperparameters are known."""
+    """All trials of an arm are done, and its best hyperparameters are known."""
 
     tuning: Tuning
 
 
 @dataclass(frozen=True, slots=True)
 class LookTaken:
-    """A sequential study was judged at ``seeds`` of at most ``maximum``; ``decided``: it ends here."""
+    """An interim look at ``seeds`` of at most ``maximum`` seeds. If ``decided``, the study ends."""
 
     seeds: int
     maximum: int
@@ -121,7 +125,7 @@ class LookTaken:
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished:
-    """All runs are done, and the records are complete; ``audit_head`` is the head hash of the audit log."""
+    """All runs are done and stored. ``audit_head`` is the head hash of the audit log."""
 
     study: Study
     path: Path
@@ -132,7 +136,7 @@ class StudyFinished:
 Event: TypeAlias = (
     StudyStarted
     | RunsWithdrawn
-    | SeedsAlone
+    | SeedsNotBatched
     | TuningStarted
     | RunStarted
     | EpochDone
@@ -142,6 +146,6 @@ Event: TypeAlias = (
     | LookTaken
     | StudyFinished
 )
-"""Anything that a study tells while it runs."""
+"""Any event of a running study."""
 Listener: TypeAlias = Callable[[Event], None]
-"""What hears it."""
+"""A function that receives events."""

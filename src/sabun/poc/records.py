@@ -1,7 +1,7 @@
-"""Evidence: what one training run left behind. Plain values, no torch, no files.
+"""Records of training runs: epochs and results, as plain values without torch or files.
 
-The store writes these as JSON lines, the KPIs read them. Special cases: epoch 0 is the state before the first step
-(its ``train_loss`` is None); a diverged run ends early and keeps the epochs that it had.
+The store writes them as lines of JSON and the KPIs read them. Epoch 0 is the state before the first step; its
+``train_loss`` is None. A diverged run ends early and keeps the epochs up to that point.
 """
 
 from __future__ import annotations
@@ -14,26 +14,25 @@ from typing import Literal
 __all__ = ["PRINTED_LAST", "Epoch", "Phase", "RunResult", "Status", "evaluated", "outcome"]
 
 Phase = Literal["tune", "evaluate", "repeat", "time"]
-"""tune: search for hyperparameters. evaluate: the paired comparison. repeat: one seed again, for bit-exactness.
-time: a short run that has the machine to itself, where the evaluation runs shared it."""
+"""tune: search for hyperparameters. evaluate: the paired comparison. repeat: the first seed again, to test whether runs
+are bit-exact. time: a short run without other runs on the machine, where the evaluation runs shared it."""
 
 Status = Literal["finished", "diverged", "failed", "pruned"]
-"""diverged: the loss became non-finite, or ended above its start (:func:`outcome`).
-failed: the run raised an error. pruned: a tuning run that its study's pruning rule cut short."""
+"""diverged: the loss became non-finite, or ended above its initial value (:func:`outcome`). failed: the run raised an
+error. pruned: the pruning rule of the study ended a tuning run early."""
 
 PRINTED_LAST = " It printed last: "
-"""Stands in a ``failure`` between the reason and the last lines that the run printed."""
+"""Separates, in a ``failure``, the reason from the last lines that the run printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of a learning curve. Losses may be ``inf`` or ``nan`` in a diverged run; seconds are wall clock.
+    """One point of a learning curve. Losses may be ``inf`` or ``nan`` in a diverged run; times are wall-clock seconds.
 
-    ``train_s``, ``eval_s`` and ``optimizer_s`` are of this epoch alone: training only (device-synchronised,
-    evaluation and logging excluded), evaluation, and the part of training spent in ``optimizer.step``.
-    ``gradient_evaluations`` counts from the start of the run. ``extra`` holds what a task or step control adds,
-    such as ``curvature`` (largest estimated λ) and ``margin`` (share of the stability interval not yet used). An
-    ``exclusive`` of 0 keeps this epoch's seconds out of the timing KPIs: other runs shared the machine.
+    ``train_s``, ``eval_s`` and ``optimizer_s`` refer to this epoch alone: training (device-synchronised, without
+    evaluation and logging), evaluation, and the part of training spent in ``optimizer.step``.
+    ``gradient_evaluations`` counts from the start of the run. ``extra`` holds further scalars, such as ``curvature``
+    (the largest estimated eigenvalue λ of the Hessian) and ``margin`` (the unused share of the stability interval).
     """
 
     epoch: int
@@ -50,10 +49,10 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One run: who (arm, seed, phase), how (hyperparameters), and what came out.
+    """The result of one run. :meth:`sabun.poc.spec.Run.result` makes it.
 
-    ``together``: how many seeds of the arm were trained as one model, this one included; their records agree with those
-    of single runs up to rounding.
+    ``batched_seeds`` is the number of seeds trained as one batched model, this one included (1: trained alone). Their
+    records agree with those of single runs up to rounding.
     """
 
     run: str
@@ -71,11 +70,11 @@ class RunResult:
     started: str = ""
     ended: str = ""
     failure: str = ""
-    together: int = 1
+    batched_seeds: int = 1
 
     @property
     def final_loss(self) -> float:
-        """Validation loss at the end of the budget; infinite for a run that diverged or failed."""
+        """Validation loss at the end of the budget; infinite for a run that diverged, failed or was pruned."""
         if self.status != "finished" or not self.epochs:
             return math.inf
         loss = self.epochs[-1].val_loss
@@ -83,11 +82,11 @@ class RunResult:
 
 
 def outcome(curve: Sequence[Epoch], *, pruned: bool = False) -> Status:
-    """How a run with this learning curve ended, if nothing went wrong with it.
+    """Return the status of a run with this learning curve that raised no error.
 
-    Its start is the state before the first step. A script need not log that: above what the loss was after the first
-    epoch is overfitting, and only a loss that is not finite is divergence. A run that was cut short may yet have come
-    back from above its start.
+    A run whose loss ends above its value before the first step has diverged. A script may omit epoch 0: then only a
+    non-finite loss counts, because a rise after the first epoch may be overfitting. A pruned run is not judged by its
+    last loss, which might still have fallen.
     """
     if not curve:
         return "finished"
@@ -99,5 +98,5 @@ def outcome(curve: Sequence[Epoch], *, pruned: bool = False) -> Status:
 
 
 def evaluated(phase: Phase, epoch: Epoch) -> float | None:
-    """The validation loss of an epoch; None where there is none, because the run was there for its clock alone."""
+    """The validation loss of an epoch, or None for a timing run, which evaluates nothing."""
     return None if phase == "time" and math.isnan(epoch.val_loss) else epoch.val_loss

@@ -1,7 +1,7 @@
-"""Which run comes next, given the results that there are.
+"""The schedule of a study: which run comes next, given the results so far.
 
-The plan holds nothing that the study and its results do not determine, so a killed study goes on as if nothing had
-happened, and the number of slots changes the order of runs but not the runs. While an arm's trials wait for one
+The schedule is determined by the study and its results. An interrupted study therefore continues as if nothing had
+happened, and the number of slots changes the order of runs but not the runs. While the trials of one arm wait for one
 another, other arms are tuned, so no slot is idle before the last trials.
 """
 
@@ -10,21 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from sabun.poc import events, tuning
+from sabun.poc import events
 from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.executors.base import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.records import Phase
-from sabun.poc.spec import Run, Study
+from sabun.poc.resolved import ResolvedStudy
+from sabun.poc.spec import Run
+from sabun.poc.tuning import Tuner
 
-__all__ = ["Plan", "evaluation_order", "resting_on_failures"]
+__all__ = ["RunSchedule", "evaluation_order", "failed_and_dependent"]
 
-TOGETHER = 32
-"""Seeds that are trained as one model at most. Fixed, so that a study's records do not depend on what is left to do."""
+MAX_BATCHED_SEEDS = 32
+"""Maximum number of seeds per batched model. Fixed, so that records do not depend on which runs are left to do."""
 
 
 def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
-    """(arm, seed) with the arms rotated every second seed and turned round every other: A B, B A, …"""
+    """Yield (arm, seed) with the arms rotated every second seed and reversed in between: A B, B A, …"""
     for seed in range(seeds):
         shift = (seed // 2) % len(names)
         order = [*names[shift:], *names[:shift]]
@@ -32,11 +34,11 @@ def evaluation_order(names: Sequence[str], seeds: int) -> Iterator[tuple[str, in
             yield name, seed
 
 
-def resting_on_failures(records: StudyRecords) -> dict[str, bool]:
-    """Runs to be done again so that no failure is left → whether they failed themselves.
+def failed_and_dependent(records: StudyRecords) -> dict[str, bool]:
+    """Return the runs to repeat so that no failure remains, each with whether it failed itself.
 
-    What tuning tries next depends on all that it saw. So with a failed trial go all later ones of its arm, and the runs
-    at the hyperparameters that came of them.
+    Each trial depends on all earlier ones. A failed trial therefore invalidates the later trials of its arm, and the
+    runs with the hyperparameters that they led to.
     """
     failed = {run for run, result in records.results.items() if result.status == "failed"}
     first: dict[str, int] = {}
@@ -50,38 +52,40 @@ def resting_on_failures(records: StudyRecords) -> dict[str, bool]:
     }
 
 
-class Plan:
-    """``ready`` is asked whenever a slot is free; ``total`` is the number of runs that the study will have."""
+class RunSchedule:
+    """The order of the runs of a study. Call ``ready`` whenever a slot is free.
+
+    ``not_batched``: arms whose seeds are trained one at a time although the study asks for batched seeds.
+    """
 
     def __init__(
         self,
-        study: Study,
+        resolved: ResolvedStudy,
         records: StudyRecords,
-        tell: events.Listener = lambda event: None,
-        alone: Collection[str] = (),
+        notify: events.Listener = lambda event: None,
+        not_batched: Collection[str] = (),
     ) -> None:
-        """``alone``: arms whose seeds are trained one by one although the study asks for batched seeds."""
-        self.study = study
+        self.study = study = resolved.study
         self.records = records
-        self.tell = tell
-        self._alone = {arm.name for arm in study.arms} if not study.budget.batch_seeds else set(alone)
-        self.tuners = {arm.name: tuning.Tuner(study, arm) for arm in study.arms}
-        self.order = list(evaluation_order([arm.name for arm in study.arms], study.budget.seeds))
+        self.notify = notify
+        self._not_batched = set(not_batched) if study.budget.batch_seeds else set(resolved.arms)
+        self.tuners = {name: Tuner(study, arm) for name, arm in resolved.arms.items()}
+        self.order = list(evaluation_order(list(resolved.arms), study.budget.seeds))
         self.seeds = study.budget.seeds
-        """How many seeds the comparison has; fewer than the budget's once a look has decided."""
+        """Number of seeds of the comparison; smaller than the budget's once an interim look has decided."""
         self._looks: dict[int, bool] = {}
         self._best: dict[str, dict[str, float]] = {}
         self._runs: dict[tuple[str, int, Phase], Run] = {}
 
     @property
     def total(self) -> int:
-        """Runs that the study has in all."""
+        """Number of runs of the whole study."""
         budget, count = self.study.budget, len(self.study.arms)
         timed = count * self.seeds if self._needs_timing() else 0
         return count * (budget.trials * budget.tuning_seeds + self.seeds + 1) + timed
 
     def ready(self, running: Iterable[str]) -> Unit | None:
-        """What may start now; None when all of the rest waits for a run in flight, or nothing is left."""
+        """Return a unit that can start now; None if the rest depends on a run in flight, or nothing is left."""
         busy = set(running)
         for tuner in self.tuners.values():
             if (unit := self._first(self._units(tuner.trial(self.records.results)), busy)) is not None:
@@ -106,24 +110,24 @@ class Plan:
         return None
 
     def tuned(self, arm: str) -> bool:
-        """Whether all trials of an arm are done."""
+        """Return whether all trials of an arm are done."""
         return not self.tuners[arm].pending(self.records.results)
 
     def _units(self, runs: Iterable[Run]) -> list[Unit]:
-        """Runs one by one, or the seeds of an arm together, in the order in which the arms come."""
+        """Group runs into units: single runs, or batched seeds of one arm, in the order in which the arms come."""
         by_arm: dict[str, list[Run]] = {}
         units: list[Unit] = []
         for run in runs:
-            if run.arm in self._alone:
+            if run.arm in self._not_batched:
                 units.append((run,))
             else:
                 by_arm.setdefault(run.arm, []).append(run)
         for own in by_arm.values():
-            units += [tuple(own[start : start + TOGETHER]) for start in range(0, len(own), TOGETHER)]
+            units += [tuple(own[start : start + MAX_BATCHED_SEEDS]) for start in range(0, len(own), MAX_BATCHED_SEEDS)]
         return units
 
     def _first(self, units: Iterable[Unit], busy: set[str]) -> Unit | None:
-        """The first unit with a run that has no result, if it is not in flight."""
+        """Return the first unit that has a run without a result and is not in flight."""
         for unit in units:
             names = [run.id for run in unit]
             if not busy.intersection(names) and any(name not in self.records.results for name in names):
@@ -131,28 +135,28 @@ class Plan:
         return None
 
     def _runs_of(self, pairs: Iterable[tuple[str, int]], phase: Phase) -> Iterator[Run]:
-        """Runs of arms whose tuning is complete."""
+        """Yield the runs of arms whose tuning is complete."""
         for arm, seed in pairs:
-            if arm not in self._best and not self.tuned(arm):  # once tuned, always tuned: asked for every run left
+            if arm not in self._best and not self.tuned(arm):  # an arm in _best is known to be tuned
                 continue
             key = (arm, seed, phase)
             if key not in self._runs:
                 if arm not in self._best:
-                    self._best[arm] = tuning.best(self.study, self.study.arm(arm), self.tuners[arm].seen)
+                    self._best[arm] = self.tuners[arm].best()
                 self._runs[key] = Run(arm=arm, seed=seed, phase=phase, hyperparameters=dict(self._best[arm]))
             yield self._runs[key]
 
     def _needs_timing(self) -> bool:
-        """Whether a run of the comparison shared the machine; then all are timed again, alone, to be timed alike."""
+        """Whether an evaluation run shared the machine. Then all of them are timed again, one at a time."""
         results = self.records.results.values()
         return any(result.phase == "evaluate" and result.run not in self.records.exclusive for result in results)
 
     def _decided(self, seeds: int) -> bool:
-        """Whether the look at ``seeds`` ends the study. Judged once, by the assessment that also makes the report."""
+        """Whether the look at ``seeds`` ends the study. The assessment is the one that the report uses."""
         if seeds == self.study.budget.seeds:
             return True
         if seeds not in self._looks:
             runs = [run for run in self.records.runs() if run.phase != "evaluate" or run.seed < seeds]
             self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning))
-            self.tell(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
+            self.notify(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
         return self._looks[seeds]

@@ -1,4 +1,4 @@
-"""The seeds of a run, hashed from named parts: study, phase and seed, never the arm. So every arm shares them."""
+"""Seeds of a run, hashed from the study's seed, the phase and the seed number. All arms share them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class Seeds(NamedTuple):
 
 
 def seeds_of(study: Study, run: Run) -> Seeds:
-    """The seeds of a run. Tuning has names of its own, so its seeds never meet the evaluation's."""
+    """Return the seeds of a run. The arm does not enter, and tuning seeds differ from evaluation seeds."""
     group = "tune" if run.phase == "tune" else "evaluate"
     return Seeds(*(derive_seed(study.seed, group, part, run.seed) for part in ("init", "batches")))

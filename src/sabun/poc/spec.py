@@ -1,8 +1,8 @@
-"""What a study is, fixed before its first run: arms, task, budget, thresholds. Frozen, validated, hashed.
+"""The specification of a study: arms, task, budget and thresholds. Frozen, validated and hashed.
 
 A :class:`Study` compares one *baseline* :class:`Arm` with one or more *candidates* on a task. Its hash covers every
-field, so a later change makes another study, and a store refuses records of another hash. Special cases: a study
-with ``trials = 0`` runs every arm at its default step; an A/A study gives the baseline again under another name.
+field, so a changed study is a different study, and a store refuses records of another hash. With ``trials = 0`` every
+arm runs at its default learning rate. For an A/A study, give the baseline again under another name.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sabun.errors import StudyError, unknown
-from sabun.poc.records import Phase
+from sabun.poc.records import Epoch, Phase, RunResult, Status
 
 __all__ = [
+    "SCRIPT_PREFIX",
     "Arm",
     "Budget",
     "LogUniform",
@@ -38,11 +39,13 @@ __all__ = [
 
 Scalar = bool | int | float | str
 """A plain value in a specification."""
+SCRIPT_PREFIX = "script:"
+"""Precedes the command of a user's own script in the name of a task."""
 Option = Scalar | tuple[float | int, ...]
-"""An optimizer's fixed option; a tuple of numbers for the likes of ``betas = [0.9, 0.99]``."""
+"""A fixed option of an optimizer. Tuples hold numbers, as in ``betas = [0.9, 0.99]``."""
 
 Schedule = Literal["constant", "linear", "cosine"]
-"""The factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
+"""Factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
 
 
 class _Frozen(BaseModel):
@@ -50,29 +53,29 @@ class _Frozen(BaseModel):
 
 
 class LogUniform(_Frozen):
-    """A search space: log-uniform over ``decades`` (in all) around ``center``."""
+    """A log-uniform search space that spans ``decades`` in total, with ``center`` in the middle."""
 
     center: Annotated[float, Field(gt=0)]
     decades: Annotated[float, Field(gt=0, le=12)] = 3.0
 
     @property
     def low(self) -> float:
-        """Lower end of the space."""
+        """Lower bound."""
         return float(self.center * 10 ** (-self.decades / 2))
 
     @property
     def high(self) -> float:
-        """Upper end of the space."""
+        """Upper bound."""
         return float(self.center * 10 ** (self.decades / 2))
 
 
 class Arm(_Frozen):
-    """One side of the comparison: an optimizer, its fixed options, and what tuning may choose.
+    """One side of the comparison: an optimizer, its fixed options, and its search space.
 
-    ``optimizer`` is a preset (``adamw``), a scheme with an optional metric (``nesterov``, ``look-ahead(0.9, 2)@adam``),
-    or a class of any installed package (``torch.optim:SGD``). ``space`` maps a hyperparameter to its search space;
-    empty means the arm's default: the step length, over the same number of decades for every arm. ``schedule`` is for
-    the optimizer whose recipe includes one (schedule-free: constant); left out, the study's applies.
+    ``optimizer`` is a preset (``adamw``), a scheme with an optional preconditioner (``nesterov``,
+    ``look-ahead(0.9, 2)@adam``), or a class of any installed package (``torch.optim:SGD``). ``space`` maps a
+    hyperparameter to its search space. If it is empty, the learning rate is tuned over the same number of decades for
+    every arm. ``schedule`` overrides the study's learning-rate schedule; schedule-free optimizers use ``constant``.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
@@ -81,19 +84,32 @@ class Arm(_Frozen):
     space: Mapping[str, LogUniform] = Field(default_factory=dict)
     schedule: Schedule | None = None
 
+    @classmethod
+    def named(cls, optimizer: str, name: str | None = None) -> Arm:
+        """Return an arm with the default search space. Its name is its notation unless ``name`` is given.
+
+        Raises StudyError for a notation that is empty or longer than a name may be.
+        """
+        text = optimizer.strip()
+        if not 0 < len(text) <= 300:
+            raise StudyError(
+                f"an optimizer's notation must have 1 to 300 characters (given: {len(text)}).",
+                fix="Name a preset, a scheme (with @preconditioner), or module:Class, as in torch.optim:SGD.",
+            )
+        return cls(name=name or text, optimizer=text)
+
 
 class Budget(_Frozen):
-    """How much every arm may spend; the same for all.
+    """What every arm may spend. The budget is the same for all arms.
 
-    ``trials`` per arm in tuning, each over ``tuning_seeds``; then ``seeds`` paired evaluation runs of ``epochs``.
-    Gradient evaluations are what is counted: a scheme with several a step takes that many fewer steps.
-    ``looks``: numbers of seeds, below ``seeds``, after which the study is judged and may stop early: run that many
-    seeds of every arm, call ``assess``, stop if ``poc.assess.decided`` says so, else go on to the next. The errors of
-    all looks add up to the level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at
-    ``seeds``.
-    ``batch_seeds``: seeds of an arm train together as one model where task and optimizer allow
-    (:mod:`sabun.poc.training.batched`); part of the specification because it changes the last bits.
-    ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`, which says why not).
+    ``trials`` per arm in tuning, each over ``tuning_seeds``; then ``seeds`` paired evaluation runs of ``epochs``. The
+    unit is the gradient evaluation: a scheme with several evaluations per step takes proportionally fewer steps.
+    ``looks``: numbers of seeds below ``seeds`` at which the study is judged and may stop early. Each look assesses the
+    runs so far and stops if ``poc.assess.decided`` returns True. The error probabilities of all looks add up to the
+    level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
+    ``batch_seeds``: train the seeds of an arm as one batched model where the task and the optimizer allow it
+    (:mod:`sabun.poc.training.batched`). It is part of the specification because it changes the last bits of a result.
+    ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`).
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -106,19 +122,19 @@ class Budget(_Frozen):
     pruning: Literal["none", "median"] = "none"
 
     @model_validator(mode="after")
-    def _looks_grow(self) -> Budget:
+    def _check_looks(self) -> Budget:
         planned = (*self.looks, self.seeds)
         if any(right <= left for left, right in itertools.pairwise(planned)):
-            raise ValueError(f"looks must grow and stay below seeds ({self.seeds})")
+            raise ValueError(f"looks must increase and stay below seeds ({self.seeds})")
         return self
 
 
 class Thresholds(_Frozen):
-    """When a "go" is honest. Fixed with the study.
+    """What a "go" requires. Fixed with the study.
 
-    ``margin``: K1 must be better by at least this relative amount, interval clear of it. ``max_time_ratio``: upper
-    bound of K3. ``max_spread_ratio``: K2's limit; no-go only when significantly beyond it. ``level``: two-sided
-    confidence level of every interval.
+    ``margin``: K1 must be better by at least this relative amount, with the whole interval beyond it.
+    ``max_time_ratio``: upper bound of K3. ``max_spread_ratio``: limit of K2; it leads to a no-go only where K2 exceeds
+    it significantly. ``level``: two-sided confidence level of every interval.
     """
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -128,11 +144,12 @@ class Thresholds(_Frozen):
 
 
 class Study(_Frozen):
-    """The whole specification. ``seed`` is the root from which all others are derived by hashing named parts.
+    """The whole specification of a study. All seeds are derived from ``seed`` by hashing named parts.
 
-    ``schedule`` decays the learning rate of all arms alike, per step, to zero at the end of the budget: an arm is then
-    judged where its team would stop, not in mid-flight (rankings at a constant rate flip when the rate decays). Linear
-    is the default for its worst-case optimality and its record in practice (Defazio et al., arXiv 2310.07831).
+    ``schedule`` decays the learning rate of every arm, per step, to zero at the end of the budget. Rankings at a
+    constant learning rate may change when the rate decays, so arms are judged at the end of a decay, where a team would
+    stop. The default is linear decay, which is worst-case optimal and does well in practice (Defazio et al., arXiv
+    2310.07831).
     """
 
     schema_version: Literal[1] = 1
@@ -148,7 +165,7 @@ class Study(_Frozen):
     note: Annotated[str, Field(max_length=10_000)] = ""
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Study:
+    def _check_names(self) -> Study:
         names = [arm.name for arm in self.arms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -156,8 +173,8 @@ class Study(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _level_is_within_reach(self) -> Study:
-        # The sign-flip test of poc.statistics uses 2¹² sign patterns: no two-sided p-value lies below 2⁻¹¹.
+    def _check_level(self) -> Study:
+        # The sign-flip test uses 2¹² sign patterns, so its smallest two-sided p-value is 2⁻¹¹.
         if (1 - self.thresholds.level) / len(self.candidates) < 2.0**-11:
             highest = math.floor((1 - len(self.candidates) * 2.0**-11) * 1e4) / 1e4
             raise ValueError(
@@ -167,11 +184,16 @@ class Study(_Frozen):
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """Baseline first, then the candidates in their order."""
+        """The baseline, then the candidates in their order."""
         return (self.baseline, *self.candidates)
 
+    @property
+    def is_script(self) -> bool:
+        """Whether the task is a user's own command (script mode)."""
+        return self.task.startswith(SCRIPT_PREFIX)
+
     def arm(self, name: str) -> Arm:
-        """The arm called ``name``. Raises StudyError for another name."""
+        """Return the arm called ``name``. Raises StudyError for an unknown name."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
@@ -179,20 +201,20 @@ class Study(_Frozen):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of every field."""
+        """SHA-256 of the canonical JSON of all fields."""
         return hash_of(self.model_dump(mode="json"))
 
     @classmethod
     def build(cls, fields: Mapping[str, Any]) -> Study:
-        """Validate ``fields``. Raises StudyError that names the key, with the nearest known one for a misspelt key."""
+        """Validate ``fields``. The StudyError for a misspelt key suggests the nearest known one."""
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise _explain(error) from None
+            raise _study_error(error) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Study:
-        """Read a study from a TOML file. Raises StudyError for a file that is missing, malformed or misspelt."""
+        """Read a study from a TOML file. Raises StudyError if the file is missing, malformed or has unknown keys."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -201,12 +223,12 @@ class Study(_Frozen):
         try:
             fields = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise StudyError(f"{path} is not valid TOML: {error}.", fix="Mend that line.") from None
+            raise StudyError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.build(fields)
 
 
 class Run(_Frozen):
-    """One training to carry out: which arm, from which seed, with which hyperparameters, in which phase."""
+    """One training run: arm, seed, phase and hyperparameters."""
 
     arm: str
     seed: int
@@ -214,24 +236,37 @@ class Run(_Frozen):
     trial: int | None = None
     hyperparameters: Mapping[str, Scalar] = Field(default_factory=dict)
     ceilings: tuple[float | None, ...] = ()
-    """By epoch, the validation loss above which pruning ends the run."""
+    """Per epoch, the validation loss above which pruning ends the run."""
 
     @functools.cached_property
     def id(self) -> str:
-        """Stable name of the run inside its study: 16 hexadecimal digits of a hash over all fields in use."""
+        """Identifier of the run in its study: 16 hexadecimal digits of a hash of its fields."""
         unused = None if self.ceilings else {"ceilings"}
         text = json.dumps(self.model_dump(mode="json", exclude=unused), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def result(self, status: Status, epochs: Iterable[Epoch], **measured: Any) -> RunResult:
+        """Return the result of this run. ``measured`` are the remaining fields of :class:`RunResult`."""
+        return RunResult(
+            run=self.id,
+            arm=self.arm,
+            seed=self.seed,
+            phase=self.phase,
+            hyperparameters=self.hyperparameters,
+            status=status,
+            epochs=tuple(epochs),
+            **measured,
+        )
+
 
 def hash_of(fields: Mapping[str, Any]) -> str:
-    """SHA-256 over the JSON of ``fields``, with sorted keys and no spaces."""
+    """SHA-256 of the JSON of ``fields`` with sorted keys and no spaces."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def derive_seed(root: int, *parts: str | int) -> int:
-    """A seed in [0, 2³¹) hashed from named parts, so that adding an arm or a phase never shifts another's seed."""
+    """Hash named parts to a seed in [0, 2³¹). Adding an arm or a phase does not change the other seeds."""
     text = json.dumps([root, *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**31)
 
@@ -245,11 +280,11 @@ _MODELS: dict[str, type[_Frozen]] = {
 }
 
 
-def _explain(error: ValidationError) -> StudyError:
+def _study_error(error: ValidationError) -> StudyError:
     problems = error.errors()
-    # A misspelt key comes first: the required key that it was meant to be is missing only because of it.
+    # Report a misspelt key first: the missing required key is probably the one that was meant.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    # A value may be of several types; pydantic then names the one that it tried, which says nothing to the reader.
+    # For a union pydantic appends the type that it tried, which does not help the reader.
     where = ".".join(str(part) for part in first["loc"] if part not in ("bool", "int", "float", "str"))
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
@@ -260,7 +295,9 @@ def _explain(error: ValidationError) -> StudyError:
             model = _MODELS.get(parents[-1], Study) if parents else Study
         return unknown(StudyError, f"key in the study ({where})", key, list(model.model_fields))
     if any(problem["type"] == "finite_number" and problem["loc"][:-1] == first["loc"][:-1] for problem in problems):
-        return StudyError(f"the study's {where} must be a finite number.", fix="Give a number other than nan and inf.")
+        return StudyError(
+            f"the study's {where} must be a finite number.", fix="Give a number that is neither nan nor inf."
+        )
     message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" (given: {value!r})" if isinstance(value, int | float | str) and not _is_nan(value) else ""

@@ -1,7 +1,7 @@
-"""Loading torch without the garbage collector, which finds nothing there.
+"""Loading torch with the garbage collector off.
 
-torch, and what it leaves to its first optimizer, are some 300,000 objects that stay to the end of the process. The
-collector walks over them again and again while they grow: a fifth of the time that they take to load.
+torch and its first optimizer create some 300,000 objects that live until the process ends. The collector traverses them
+repeatedly while they are created, which takes a fifth of the loading time.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from collections.abc import Iterator
 
 __all__ = ["first_optimizer", "own_process", "uncollected"]
 
-_ours = False
+_owned = False
 
 
 def own_process() -> None:
-    """This process is the command's or a worker's: what it loads, the collector need never look at, not even at exit.
+    """Declare that sabun owns this process: objects created while loading are never traversed again, not even at exit.
 
-    Not for processes of other people: ``gc.freeze`` is about every object that there is.
+    Only for the command line and workers, because ``gc.freeze`` affects every object of the process.
     """
-    global _ours
-    _ours = True
+    global _owned
+    _owned = True
     atexit.register(gc.freeze)
 
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """The collector rests. For imports: what other people's code does may leave garbage behind."""
+    """Disable the garbage collector inside the block. For imports only: user code may leave garbage behind."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if _ours:
+        if _owned:
             gc.freeze()
         if before:
             gc.enable()
 
 
 def first_optimizer() -> None:
-    """Load what torch leaves to its first optimizer, which takes it most of a second."""
+    """Create an optimizer and discard it. torch defers imports to its first optimizer, most of a second."""
     import torch
 
     with uncollected():

@@ -9,9 +9,8 @@ from pathlib import Path
 from sabun.errors import StudyError
 from sabun.poc import arms
 from sabun.poc import study as studies
-from sabun.poc.spec import Arm, Study
-from sabun.poc.tasks.base import PREFIX
-from sabun.poc.training.script import EPOCHS
+from sabun.poc.spec import SCRIPT_PREFIX, Arm, Study
+from sabun.poc.tasks.script_command import EPOCHS
 
 __all__ = ["default_directory", "study_from_options"]
 
@@ -35,7 +34,7 @@ def study_from_options(
     if script is not None:
         if task is not None:
             raise StudyError("--task and --script are both given.", fix="Give one of the two.")
-        task = f"{PREFIX}{script}"
+        task = f"{SCRIPT_PREFIX}{script}"
     if source is not None and task is not None:
         raise StudyError(f"{source!r} and {_option(task)} are both given.", fix="Give one of the two.")
     if source is not None and ":" not in Path(source).name:
@@ -48,10 +47,10 @@ def study_from_options(
     else:
         what = source or task or "digits"
         if baseline is None:  # a script is compared with the optimizer that it makes
-            baseline = arms.SCRIPT if what.startswith(PREFIX) else studies.BASELINE
+            baseline = arms.SCRIPT if what.startswith(SCRIPT_PREFIX) else studies.BASELINE
         first, *others = _named([baseline, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(task=what, baseline=first, candidates=others)
-    is_script = study.task.startswith(PREFIX)
+    is_script = study.is_script
     if time_limit is not None and not is_script:
         raise StudyError("--time-limit applies to scripts only.", fix="Leave it out.")
     if "epochs" in given and is_script and EPOCHS not in study.task:
@@ -75,8 +74,8 @@ def _named(notations: Sequence[str]) -> list[Arm]:
     """Arms named by their notation, without the module of a class (SGD for torch.optim:SGD) where that is unique."""
     short = [re.sub(r"^\s*[\w.]+:(?=\w)", "", notation).strip() for notation in notations]
     names = short if len(set(short)) == len(short) else [None] * len(short)
-    return [arms.arm(notation, name=name) for notation, name in zip(notations, names, strict=True)]
+    return [Arm.named(notation, name) for notation, name in zip(notations, names, strict=True)]
 
 
 def _option(task: str) -> str:
-    return f"--script {task.removeprefix(PREFIX)!r}" if task.startswith(PREFIX) else f"--task {task!r}"
+    return f"--script {task.removeprefix(SCRIPT_PREFIX)!r}" if task.startswith(SCRIPT_PREFIX) else f"--task {task!r}"

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import Study
+from sabun.poc.spec import SCRIPT_PREFIX, Study
 from sabun.poc.study import DEFAULT_BUDGET
-from sabun.poc.tasks.base import PREFIX
 from sabun.poc.tasks.builtin import TASKS
-from sabun.poc.training.script import EPOCHS
+from sabun.poc.tasks.script_command import EPOCHS
 
 __all__ = ["SCRIPT_LINES", "write_template"]
 
@@ -86,8 +85,8 @@ def write_template(file: Path, *, task: str | None = None, script: str | None = 
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
-    what = f"{PREFIX}{script}" if script is not None else task or "digits"
-    is_script = what.startswith(PREFIX)
+    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
+    is_script = what.startswith(SCRIPT_PREFIX)
     fixed_epochs = is_script and EPOCHS not in what
     content = TEMPLATE.format(
         file=file,

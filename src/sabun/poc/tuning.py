@@ -1,14 +1,14 @@
 """Equal tuning for every arm: the same number of trials, the same search method, the same random numbers.
 
-Trial 0 is the centre of the space (the documented default), the next ones fill the space evenly (Sobol points, the same
-quantiles for every arm), the rest follow Optuna's TPE sampler on what was seen. The objective is the mean validation
-loss at the end of the budget over the tuning seeds, infinite if one of them diverged; test data play no part. Trials
-are not stopped early unless the budget says so (:mod:`sabun.poc.pruning`): under a decaying learning rate a curve in
-mid-flight does not tell where it will end. A trial that was pruned counts as one that diverged.
+Trial 0 is the centre of the space (the documented default). The next trials fill the space evenly (Sobol points, at the
+same quantiles for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the
+end of the budget over the tuning seeds, infinite if one of them diverged; test data are not used. Trials run to the end
+unless the budget asks for pruning (:mod:`sabun.poc.pruning`), because under a decaying learning rate the middle of a
+curve does not predict its end. A pruned trial counts as diverged.
 
-**Replayed, not remembered.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each
-suggestion comes from a fresh sampler that is told the stored results. So a killed study needs no sampler state to go on
-as if nothing had happened, and the runs in the store are the only source of truth.
+**Replay.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each suggestion comes from
+a fresh sampler that is given the stored results. An interrupted study therefore needs no sampler state to continue, and
+the runs in the store are the only source of truth.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sabun.poc import arms, pruning
+from sabun.poc import pruning
 from sabun.poc.judgement.trials import objective
 from sabun.poc.records import RunResult
-from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Study, derive_seed
+from sabun.poc.resolved import ResolvedArm
+from sabun.poc.spec import LogUniform, Run, Scalar, Study, derive_seed
 from sabun.poc.startup import uncollected
 
-__all__ = ["Tuner", "best", "suggest"]
+__all__ = ["Tuner", "best", "suggest", "trial_runs"]
+
+Space = Mapping[str, LogUniform]
 
 
-def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
-    """Hyperparameters of trial number ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
-    space = arms.spaces(arm, study.budget.decades)
+def suggest(study: Study, space: Space, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
+    """Return the hyperparameters of trial ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
     trial = len(seen)
     if trial == 0:
-        return {name: bounds.center for name, bounds in space.items()}
+        return _centers(space)
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -38,10 +40,10 @@ def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], f
         name: optuna.distributions.FloatDistribution(bounds.low, bounds.high, log=True)
         for name, bounds in space.items()
     }
-    # Half of the trials spread evenly before the sampler is trusted with what it saw.
+    # Half of the trials are spread evenly before the sampler takes over.
     seed = derive_seed(study.seed, "tune", "sampler")
     if trial <= max(1, study.budget.trials // 2):
-        return _even_point(space, trial - 1, seed)
+        return _sobol_point(space, trial - 1, seed)
     sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, trial), n_startup_trials=0, multivariate=len(space) > 1)
     search = optuna.create_study(sampler=sampler, direction="minimize")
     for values, loss in seen:
@@ -49,14 +51,23 @@ def suggest(study: Study, arm: Arm, seen: Sequence[tuple[Mapping[str, Scalar], f
             optuna.trial.create_trial(
                 params={name: _clip(float(values[name]), space[name]) for name in space},
                 distributions=distributions,
-                value=loss if math.isfinite(loss) else _worst(seen),
+                value=loss if math.isfinite(loss) else _penalty(seen),
             )
         )
     asked = search.ask(distributions)
     return {name: float(asked.params[name]) for name in space}
 
 
-def _even_point(space: Mapping[str, LogUniform], index: int, seed: int) -> dict[str, float]:
+def best(space: Space, seen: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """Return the hyperparameters with the lowest objective, the earliest among equals; the centre without trials."""
+    return min(seen, key=lambda trial: trial[1])[0] if seen else _centers(space)
+
+
+def _centers(space: Space) -> dict[str, float]:
+    return {name: bounds.center for name, bounds in space.items()}
+
+
+def _sobol_point(space: Space, index: int, seed: int) -> dict[str, float]:
     """Point ``index`` of a scrambled Sobol sequence, mapped to the space on the log scale."""
     from scipy.stats import qmc
 
@@ -74,24 +85,24 @@ def _clip(value: float, bounds: LogUniform) -> float:
     return min(max(value, bounds.low), bounds.high)
 
 
-def _worst(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
-    """A finite stand-in for a diverged trial: ten times the largest finite loss, so that it ranks last."""
+def _penalty(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
+    """A finite objective for diverged trials: above ten times the largest finite loss, so that they rank last."""
     finite = [loss for _, loss in seen if math.isfinite(loss)]
     return 10.0 * max((abs(loss) for loss in finite), default=1.0) + 1.0
 
 
 def trial_runs(
     study: Study,
-    arm: Arm,
+    arm: str,
     trial: int,
     hyperparameters: Mapping[str, Scalar],
     earlier: Sequence[Sequence[RunResult]] = (),
 ) -> list[Run]:
-    """The runs of one trial: one for each tuning seed. ``earlier``: the runs of the trials before, for pruning."""
+    """Return the runs of a trial, one per tuning seed. ``earlier``: the runs of the trials before it, for pruning."""
     prune = study.budget.pruning == "median" and trial >= pruning.first_prunable(study.budget.trials)
     return [
         Run(
-            arm=arm.name,
+            arm=arm,
             seed=seed,
             phase="tune",
             trial=trial,
@@ -102,8 +113,8 @@ def trial_runs(
     ]
 
 
-def prepare(study: Study) -> None:
-    """Load the samplers, which some tenths of a second go into."""
+def load_samplers(study: Study) -> None:
+    """Import the packages of the samplers, which takes some tenths of a second."""
     if study.budget.trials > 1:
         with uncollected():
             import optuna.samplers  # noqa: F401
@@ -111,9 +122,9 @@ def prepare(study: Study) -> None:
 
 
 class Tuner:
-    """The tuning of one arm, replayed from the results that there are: what was seen, and what to run next."""
+    """The tuning of one arm, replayed from stored results: the trials so far, and the runs to do next."""
 
-    def __init__(self, study: Study, arm: Arm) -> None:
+    def __init__(self, study: Study, arm: ResolvedArm) -> None:
         self.study = study
         self.arm = arm
         self.seen: list[tuple[dict[str, float], float]] = []
@@ -122,15 +133,15 @@ class Tuner:
         self._values: dict[str, float] = {}
 
     def pending(self, results: Mapping[str, RunResult]) -> list[Run]:
-        """The runs of the current trial that have no result yet; none when all trials are done."""
+        """Return the runs of the current trial without a result; empty when all trials are done."""
         return [run for run in self.trial(results) if run.id not in results]
 
     def trial(self, results: Mapping[str, RunResult]) -> list[Run]:
-        """All runs of the current trial; none when all trials are done."""
+        """Return all runs of the current trial; empty when all trials are done."""
         while len(self.seen) < self.study.budget.trials:
             if not self._runs:
-                self._values = suggest(self.study, self.arm, self.seen)
-                self._runs = trial_runs(self.study, self.arm, len(self.seen), self._values, self._earlier)
+                self._values = suggest(self.study, self.arm.space, self.seen)
+                self._runs = trial_runs(self.study, self.arm.name, len(self.seen), self._values, self._earlier)
             if any(run.id not in results for run in self._runs):
                 return self._runs
             self._earlier.append([results[run.id] for run in self._runs])
@@ -138,9 +149,6 @@ class Tuner:
             self._runs = []
         return []
 
-
-def best(study: Study, arm: Arm, seen: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
-    """The hyperparameters with the lowest objective, the earliest among equals; the defaults without tuning."""
-    if not seen:
-        return {name: bounds.center for name, bounds in arms.spaces(arm, study.budget.decades).items()}
-    return min(seen, key=lambda trial: trial[1])[0]
+    def best(self) -> dict[str, float]:
+        """Return the best hyperparameters of the trials so far."""
+        return best(self.arm.space, self.seen)

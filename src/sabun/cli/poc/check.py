@@ -11,7 +11,7 @@ import typer
 from sabun.cli import console, options
 
 if TYPE_CHECKING:
-    from sabun.poc.check import Checked
+    from sabun.poc.check import CheckResult
     from sabun.poc.spec import Run, Study
 
 __all__ = ["EPILOG", "check", "check_study"]
@@ -97,7 +97,7 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
         raise typer.Exit(1)
 
 
-def _duration(checked: Checked, study: Study) -> str:
+def _duration(checked: CheckResult, study: Study) -> str:
     from sabun.messages.formatting import show
 
     epoch = show(max(checked.epoch_s.values()), "s", "en")

@@ -15,7 +15,7 @@ from typing import Any
 from sabun.errors import StoreError
 from sabun.journal import GENESIS, JournalRecord, Json
 from sabun.poc.codec import decode
-from sabun.poc.evidence import environment as environments
+from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
 from sabun.poc.evidence.timing import with_exclusive_timing
 from sabun.poc.judgement.results import Tuning
@@ -93,7 +93,7 @@ class StudyRecords:
     def mixed(self) -> bool:
         """Whether runs come from environments of different kinds."""
         used = [self.environments[index] for index in sorted(set(self.environment_of.values()))]
-        return any(environments.differences(used[0], other) for other in used[1:])
+        return any(differences(used[0], other) for other in used[1:])
 
     @property
     def tuning(self) -> dict[str, Tuning]:

@@ -30,8 +30,8 @@ from sabun import _files
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.journal import Journal, JournalWriter, cannot_write
 from sabun.poc.codec import encode
-from sabun.poc.evidence import environment as environments
 from sabun.poc.evidence.audit_trail import AuditTrail, runs_without_result
+from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
 from sabun.poc.evidence.specification import LOCK, RECORDS, FrozenSpecification, Spaces, exists, refuse_other
 from sabun.poc.evidence.study_evidence import StudyEvidence
@@ -101,7 +101,7 @@ class StudyWriter:
     def admit(self, environment: Mapping[str, Any]) -> None:
         """Raise MixedEvidenceError where runs in ``environment`` would be of another kind than the existing ones."""
         for known in self.records.environments:
-            different = environments.differences(known, environment)
+            different = differences(known, environment)
             if different and not self._allow_mixed:
                 raise MixedEvidenceError(
                     f"{self.path} holds records of another environment: {'; '.join(different)}.",

@@ -25,5 +25,5 @@ def with_exclusive_timing(result: RunResult, timed: RunResult | None) -> RunResu
         for epoch in result.epochs
     )
     # Seeds that were trained as one model shared their memory too.
-    memory = timed.peak_memory_bytes if result.together > 1 else result.peak_memory_bytes
+    memory = timed.peak_memory_bytes if result.batched_seeds > 1 else result.peak_memory_bytes
     return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)

@@ -1,4 +1,4 @@
-"""Runs in this process, one after the other; workers elsewhere carry out theirs with this same class."""
+"""Runs in this process, one after another. Workers of other executors use the same class."""
 
 from __future__ import annotations
 
@@ -9,33 +9,29 @@ from typing import Any
 
 import torch
 
-from sabun.poc.evidence.environment import environment
 from sabun.poc.executors.base import Unit
+from sabun.poc.executors.runtime_environment import runtime_environment
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks.base import PREFIX
-from sabun.poc.training.script import EPOCHS, ScriptTrainer, epochs_of
-from sabun.poc.training.single import Trainer
+from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.script import ScriptTrainer
+from sabun.poc.training.trainer import Trainer
 
-__all__ = ["InProcess", "epochs_in", "one_thread", "trainer"]
-
-
-def trainer(study: Study, logs: Path | None = None) -> Trainer | ScriptTrainer:
-    """What carries out the study's runs: the task's class, or the user's script. Raises StudyError for neither."""
-    return ScriptTrainer(study, logs) if study.task.startswith(PREFIX) else Trainer(study)
+__all__ = ["InProcess", "one_thread", "trainer"]
 
 
-def epochs_in(study: Study, run: Run) -> int | None:
-    """How many epochs the run has; None where a script that takes no ``{epochs}`` keeps that to itself."""
-    if not study.task.startswith(PREFIX):
-        return 1 if run.phase == "time" else study.budget.epochs
-    return epochs_of(run) or (study.budget.epochs if EPOCHS in study.task else None)
+def trainer(resolved: ResolvedStudy, logs: Path | None = None) -> Trainer | ScriptTrainer:
+    """Return the trainer of the study's task: a class, or the user's script."""
+    return ScriptTrainer(resolved, logs) if isinstance(resolved.task, ScriptCommand) else Trainer(resolved)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread: two processes with two threads each on two cores are many times slower than one thread each,
-    and sums in another order would change the last bits.
+    """Use one torch thread inside the block.
+
+    Two processes with two threads each on two cores are many times slower than with one thread each, and sums in
+    another order would change the last bits.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,8 +42,10 @@ def one_thread() -> Iterator[None]:
 
 
 class InProcess:
-    """An arm's first run is preceded by a discarded warm-up of that arm, where its clock counts: with ``shared``, the
-    machine is another run's too, and only runs of phase ``time`` are clocked. Any run of an arm warms the next one up.
+    """Runs units in this process.
+
+    The first run of an arm is preceded by a discarded warm-up run of that arm, if its time counts. With ``shared``
+    other runs use the machine at the same time, and only the times of runs of phase ``time`` count.
     """
 
     slots = 1
@@ -59,24 +57,24 @@ class InProcess:
         self._current: Iterator[tuple[Run, Epoch | RunResult]] = iter(())
 
     def announce(self, study: Study, logs: Path) -> None:
-        """Nothing: who looks at the study and who carries it out are the same process."""
+        """Do nothing: this process also validates the study."""
 
-    def begin(self, study: Study, logs: Path) -> tuple[Mapping[str, Any]]:
-        self.load(study, logs)
-        return (environment(study),)
+    def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
+        self.load(resolved, logs)
+        return (runtime_environment(resolved),)
 
-    def load(self, study: Study, logs: Path) -> None:
-        """``begin`` without a look at the environment, which takes some tenths of a second."""
+    def load(self, resolved: ResolvedStudy, logs: Path) -> None:
+        """Start the study without inspecting the environment, which takes some tenths of a second."""
         self._context.enter_context(one_thread())
-        self._trainer = trainer(study, logs)
+        self._trainer = trainer(resolved, logs)
 
     def prepare(self) -> None:
-        """Do at once what the first run would do: load the data, and what torch leaves to its first optimizer."""
+        """Load the data and what torch imports for its first optimizer, before the first run needs them."""
         self._trainer.prepare()
 
     def submit(self, unit: Unit) -> None:
         if len(unit) > 1:
-            self._current = self._trainer.together(unit)
+            self._current = self._trainer.run_batched(unit)
             return
         (run,) = unit
         if run.arm not in self._warm and (run.phase == "time" or not self._shared):
@@ -87,7 +85,7 @@ class InProcess:
     def next(self) -> tuple[Run, Epoch | RunResult]:
         return next(self._current)
 
-    def whereabouts(self, run: Run) -> None:
+    def environment_of(self, run: Run) -> None:
         return None
 
     def close(self) -> None:

@@ -311,7 +311,7 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         diverged=sum(_is_lost(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
         bit_exact=_bit_exact(arm, own, runs),
-        together=max((run.together for run in own.values()), default=1),
+        together=max((run.batched_seeds for run in own.values()), default=1),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
     )
 
@@ -347,7 +347,7 @@ def _bit_exact(arm: str, own: Runs, runs: Sequence[RunResult]) -> bool | None:
         and run.arm == arm
         and run.seed in own
         and run.status != "failed"
-        and own[run.seed].together == run.together
+        and own[run.seed].batched_seeds == run.batched_seeds
     ]
     return all(found) if found else None
 

@@ -137,7 +137,7 @@ def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float
 def _timed(run: RunResult) -> list[Epoch]:
     """Epochs whose clock counts: after the start, and with the machine to itself where the record says which had
     that."""
-    return [epoch for epoch in run.epochs if epoch.epoch > 0 and epoch.extra.get("exclusive", 1.0) > 0]
+    return [epoch for epoch in run.epochs if epoch.epoch > 0]
 
 
 def _epoch_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:

@@ -1,5 +1,4 @@
-"""The built-in tasks, in the same form as a user's own. Real data: from scikit-learn, or from
-:mod:`sabun.poc.tasks.data`.
+"""Built-in tasks, in the form of a user's own. The data are real: from scikit-learn or :mod:`sabun.poc.tasks.data`.
 
 ``TASKS`` is the table: a name and a class; an entry is all that a new task needs.
 """

@@ -1,17 +1,17 @@
-"""Seeds of one arm trained together: one model whose parameters are stacked along a first dimension.
+"""Batched seeds: several seeds of one arm trained as one model, with parameters stacked along a first dimension.
 
-Small models spend their time on calls, not on arithmetic: with ``torch.func`` the calls of one training serve many.
-``vmap`` turns the loss of one model into the losses of all, and its gradient into theirs; the graph of that is traced
-once for a shape (``make_fx``) and then costs no more dispatch than a model written by hand. Each seed keeps its own
-initial weights, its own batches and its own curve.
+Small models spend their time on calls, not on arithmetic. With ``torch.func`` the calls of one training serve all
+seeds: ``vmap`` maps the loss of one model and its gradient over the seeds, and the resulting graph is traced once per
+shape (``make_fx``), after which it has no more dispatch overhead than a model written by hand. Each seed keeps its own
+initial weights, mini-batches and learning curve.
 
-Special case: a unit of one seed is no batch; it is trained as ever. Products of stacked matrices round differently from
-single ones, so a seed ends where it would have ended alone up to rounding, which training then amplifies; that is why
-the specification declares it (``budget.batch_seeds``) and every record says how many were trained together. It needs
+Products of stacked matrices round differently from single ones, so a seed agrees with its single run only up to
+rounding, which training then amplifies. The specification therefore declares it (``budget.batch_seeds``), and every
+record holds the number of batched seeds. Requirements:
 
-- a task that says ``batchable = True``: loss and metric are functions of ``model(x)`` and the batch alone, the model
-  has no buffers and draws no numbers, the data are tensors;
-- an optimizer whose step treats every number by itself: no norm of a tensor, no matrix, no closure.
+- a task with ``batchable = True``: loss and metric are functions of ``model(x)`` and the batch alone, the model has no
+  buffers and draws no random numbers, and the data are tensors;
+- an elementwise optimizer: no norm of a tensor, no matrix operation, no closure.
 """
 
 from __future__ import annotations
@@ -30,182 +30,178 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from sabun.errors import StudyError
 from sabun.optim import Optimizer
 from sabun.optim.preconditioners.base import PRECONDITIONERS
-from sabun.poc.executors.base import Unit
 from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, outcome
+from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks.base import FunctionTask, Scores, Split, Task, Trained, seeded
-from sabun.poc.training.single import Stepping, Trainer, finite, now, sha256_of
-from sabun.script.protocol import averaged, enter_mode, needs_closure, state_bytes
+from sabun.poc.tasks.base import Scores, Split, Task, Trained, seeded
+from sabun.poc.tasks.function_task import FunctionTask
+from sabun.poc.training.loop import TrainingLoop, finite
+from sabun.script.protocol import averaged, enter_mode, needs_closure
 
-__all__ = ["Together", "check", "reason_against"]
+__all__ = ["BatchedTraining", "check", "reason_against"]
 
-# Classes of torch.optim whose step treats every number by itself.
+# Classes of torch.optim with an elementwise step.
 _ELEMENTWISE = frozenset(
     {"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"}
 )
 _TOLERANCE = 1e-4
-"""How far, relative to the largest, a gradient of the first step may be from that of the seed alone (float32 has
-rounded at 1e-7 then; a task that is not what it says is off by its whole size)."""
+"""Allowed difference between the first gradients of batched and single training, relative to the largest entry. float32
+rounds at 1e-7; a task that is not batchable is off by the size of the gradient."""
 
 
 def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
-    """Why the seeds of this optimizer are trained one by one; None where they can be trained together."""
+    """Return why the seeds of this optimizer cannot be batched; None if they can."""
     if needs_closure(optimizer):
-        return "its step asks for several gradients"
+        return "its step evaluates several gradients"
     if isinstance(optimizer, Optimizer):
         for group in optimizer.param_groups:
             metric = str(group["preconditioner"] or "none").partition("(")[0]
             if PRECONDITIONERS[metric].needs_matrix:
-                return f"its {metric} metric is one of whole matrices"
+                return f"its preconditioner ({metric}) uses whole matrices"
             if group["step_control"] != "fixed":
-                return f"its step control ({group['step_control']}) measures all parameters at once"
+                return f"its step control ({group['step_control']}) uses all parameters at once"
             if group["stochastic_rounding"]:
-                return "it rounds at random"
+                return "it uses stochastic rounding"
         return None
     kind = type(optimizer)
     if kind.__module__.partition(".")[0] == "torch" and kind.__name__ in _ELEMENTWISE:
         return None
-    return f"nothing says that {kind.__name__} treats every number by itself"
+    return f"{kind.__name__} is not known to be elementwise"
 
 
-def check(trainer: Trainer) -> dict[str, str]:
-    """Arm → why its seeds are trained one by one, for the arms where they are.
+def check(resolved: ResolvedStudy) -> dict[str, str]:
+    """Return, for each arm whose seeds cannot be batched, the reason.
 
-    Raises StudyError for a task whose seeds cannot be trained together, or are not the same then.
+    Raises StudyError for a task whose seeds cannot be batched, or whose gradients differ in a batch.
     """
-    task = _batchable(trainer.task, trainer.study)
-    unit = tuple(Run(arm=trainer.study.baseline.name, seed=seed, phase="tune") for seed in range(2))
-    stacked = _Stacked(task, trainer.study, unit, {})
+    study = resolved.study
+    task = _batchable(resolved.task, study)
+    unit = tuple(Run(arm=study.baseline.name, seed=seed, phase="tune") for seed in range(2))
+    stacked = _StackedSessions(task, study, unit, {})
     with seeded(0):
         try:
             losses = stacked.backward(0)
             stacked.evaluate_each("validation")
         except Exception as error:
             raise StudyError(
-                f"task {trainer.study.task!r} cannot be trained for several seeds at once: "
+                f"task {study.task!r}: training batched seeds fails with "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}.",
-                fix="Leave out batch_seeds, or mend the task: its loss and metric may use model(x) and tensors only.",
+                fix="Leave out batch_seeds, or let loss and metric use nothing but model(x) and tensors.",
             ) from error
         for place, run in enumerate(unit):
-            session = task.session(seeds_of(trainer.study, run))
+            session = task.session(seeds_of(study, run))
             loss = session.loss(0)
             torch.autograd.backward(loss)
-            alone = dict(session.model.named_parameters())
+            single = dict(session.model.named_parameters())
             for name, parameter in stacked.model.named_parameters():
-                gradient = alone[name].grad
+                gradient = single[name].grad
                 if gradient is None or parameter.grad is None:
                     continue
-                off = float((parameter.grad[place] - gradient).abs().max())
-                if not off <= _TOLERANCE * float(gradient.abs().max()) + 1e-12:
+                difference = float((parameter.grad[place] - gradient).abs().max())
+                if not difference <= _TOLERANCE * float(gradient.abs().max()) + 1e-12:
                     raise StudyError(
-                        f"task {trainer.study.task!r}: trained together, seed {run.seed} has another gradient "
-                        f"than alone (loss {float(losses[place]):.6g}, alone {float(loss.detach()):.6g}).",
-                        fix="Leave out batch_seeds: the loss is no function of the model and its batch alone.",
+                        f"task {study.task!r}: the gradient of seed {run.seed} in a batch differs from its gradient "
+                        f"alone (loss {float(losses[place]):.6g}, alone {float(loss.detach()):.6g}).",
+                        fix="Leave out batch_seeds: the loss is not a function of the model and its batch alone.",
                     )
-    reasons = {arm.name: reason_against(trainer.optimizer(arm.name, stacked.models[0])) for arm in trainer.study.arms}
+    reasons = {name: reason_against(resolved.optimizer(name, stacked.models[0])) for name in resolved.arms}
     return {arm: reason for arm, reason in reasons.items() if reason is not None}
 
 
-def _batchable(task: Task, study: Study) -> FunctionTask:
+def _batchable(task: object, study: Study) -> FunctionTask:
     if not isinstance(task, FunctionTask) or not getattr(task.source, "batchable", False):
         raise StudyError(
-            f"task {study.task!r} does not say that its seeds may be trained together.",
+            f"task {study.task!r} does not declare that its seeds can be batched.",
             fix="Leave out batch_seeds; or set batchable = True on the task, if its loss and metric are functions of "
             "model(x) and the batch alone.",
         )
     if not task.holds_tensors:
         raise StudyError(
-            f"task {study.task!r}: seeds can be trained together on tensors only, and its data are datasets.",
-            fix="Leave out batch_seeds, or give the data as tensors.",
+            f"task {study.task!r}: batched seeds need tensors, and its data are datasets.",
+            fix="Leave out batch_seeds, or return the data as tensors.",
         )
     return task
 
 
-class Together(Stepping):
-    """One training of all the seeds of a unit."""
+class BatchedTraining(TrainingLoop):
+    """The training of all seeds of ``unit`` as one model. ``graphs`` keeps traced graphs for later units."""
 
-    def __init__(self, trainer: Trainer, unit: Unit, epochs: int) -> None:
+    def __init__(
+        self,
+        resolved: ResolvedStudy,
+        task: Task,
+        unit: tuple[Run, ...],
+        epochs: int,
+        graphs: dict[object, Callable[..., Any]],
+    ) -> None:
         self.unit = unit
-        self.stacked = _Stacked(_batchable(trainer.task, trainer.study), trainer.study, unit, trainer.graphs)
-        super().__init__(trainer, unit[0], epochs, self.stacked)
+        self.stacked = _StackedSessions(_batchable(task, resolved.study), resolved.study, unit, graphs)
+        super().__init__(resolved, unit[0], epochs, self.stacked, seeds=len(unit))
 
     def backward(self, number: int) -> Tensor:
         return self.stacked.backward(number)
 
-    def carry_out(self) -> Iterator[tuple[Run, Epoch | RunResult]]:
-        """Epoch by epoch for every seed, and the results last. A seed that diverges ends there; the others go on."""
-        started = now()
-        places = range(len(self.unit))
-        curves: list[list[Epoch]] = [[] for _ in places]
+    def train(self) -> Iterator[tuple[Run, Epoch | RunResult]]:
+        """Yield every seed's epochs as they end, and the results last. A diverged seed ends; the others continue."""
+        curves: list[list[Epoch]] = [[] for _ in self.unit]
         ended: dict[int, RunResult] = {}
         with seeded(0):
             for epoch in range(self.epochs + 1):
-                done = self._epochs(epoch)
-                for place in places:
+                for place, (run, done) in enumerate(zip(self.unit, self._epochs(epoch), strict=True)):
                     if place in ended:
                         continue
-                    curves[place].append(done[place])
-                    yield self.unit[place], done[place]
-                    if not finite(done[place]) or exceeded(self.unit[place].ceilings, curves[place]):
-                        ended[place] = self._outcome(place, curves[place], started)
+                    curves[place].append(done)
+                    yield run, done
+                    if not finite(done) or exceeded(run.ceilings, curves[place]):
+                        ended[place] = self._result(place, curves[place])
                 if len(ended) == len(self.unit):
                     break
-            for place in places:
-                if place not in ended:
-                    ended[place] = self._outcome(place, curves[place], started)
-                yield self.unit[place], ended[place]
+            for place, run in enumerate(self.unit):
+                yield run, ended[place] if place in ended else self._result(place, curves[place])
 
     def _epochs(self, epoch: int) -> list[Epoch]:
-        """One epoch of each seed; its seconds are its share of what the epoch took."""
-        self.enter_training()
-        losses, train_s, optimizer_s = self.spend(epoch * self.per_epoch)
-        count = len(self.unit)
-        train = torch.stack(losses).mean(dim=0).tolist() if losses else [None] * count
+        """One epoch of each seed. Its seconds are its share of the whole."""
+        losses, train_s, optimizer_s = self.train_epoch(epoch)
+        train = torch.stack(losses).mean(dim=0).tolist() if losses else [None] * self.seeds
         begin = time.perf_counter()
         scores = self._scores_of_each("validation")
         eval_s = time.perf_counter() - begin
         return [
             Epoch(
-                epoch, train[place], scores[place].loss, scores[place].metric, train_s / count if epoch else 0.0,
-                eval_s / count, optimizer_s / count, self.evaluations, self.lr(),
+                epoch=epoch,
+                train_loss=train_loss,
+                val_loss=score.loss,
+                val_metric=score.metric,
+                train_s=train_s / self.seeds,
+                eval_s=eval_s / self.seeds,
+                optimizer_s=optimizer_s / self.seeds,
+                gradient_evaluations=self.evaluations,
+                lr=self.lr(),
             )
-            for place in range(count)
-        ]  # fmt: skip
+            for train_loss, score in zip(train, scores, strict=True)
+        ]
 
     def _scores_of_each(self, split: Split) -> list[Scores]:
         enter_mode(self.optimizer, "eval")
         with averaged(self.optimizer):
             return self.stacked.evaluate_each(split)
 
-    def _outcome(self, place: int, curve: list[Epoch], started: str) -> RunResult:
+    def _result(self, place: int, curve: list[Epoch]) -> RunResult:
         run = self.unit[place]
         test = self._scores_of_each("test")[place] if run.phase == "evaluate" else None
-        return RunResult(
-            run=run.id,
-            arm=run.arm,
-            seed=run.seed,
-            phase=run.phase,
-            hyperparameters=run.hyperparameters,
-            status=outcome(curve, pruned=exceeded(run.ceilings, curve)),
-            epochs=tuple(curve),
-            test_loss=test.loss if test else None,
-            test_metric=test.metric if test else None,
-            optimizer_state_bytes=state_bytes(self.optimizer) // len(self.unit),
-            weights_sha256=sha256_of((name, p[place]) for name, p in self.stacked.model.named_parameters()),
-            started=started,
-            ended=now(),
-            together=len(self.unit),
-        )
+        status = outcome(curve, pruned=exceeded(run.ceilings, curve))
+        weights = ((name, p[place]) for name, p in self.stacked.model.named_parameters())
+        return self.result(run, status, curve, weights, test=test)
 
 
-class _Stack(nn.Module):
-    """Stands for the models of all seeds: their names, with parameters that have a first dimension more."""
+class _StackedModel(nn.Module):
+    """The parameters of all seeds under the names of one model, with an additional first dimension."""
 
     def __init__(self, skeleton: nn.Module, stacked: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
-        self._held = (skeleton, stacked)  # in a tuple, so that torch takes neither for a submodule
+        self._held = (skeleton, stacked)  # in a tuple, so that torch registers neither as a submodule
 
     def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self._held[1].items()
@@ -213,15 +209,17 @@ class _Stack(nn.Module):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         yield from self._held[1].values()
 
-    def train(self, mode: bool = True) -> _Stack:
+    def train(self, mode: bool = True) -> _StackedModel:
         self._held[0].train(mode)
         return self
 
 
-class _Stacked(Trained):
-    """The sessions of all seeds as one: their batches side by side, their losses as a vector."""
+class _StackedSessions(Trained):
+    """The sessions of all seeds as one session: stacked batches, and a vector of losses."""
 
-    def __init__(self, task: FunctionTask, study: Study, unit: Unit, graphs: dict[object, Callable[..., Any]]) -> None:
+    def __init__(
+        self, task: FunctionTask, study: Study, unit: tuple[Run, ...], graphs: dict[object, Callable[..., Any]]
+    ) -> None:
         self.task = task
         sessions = [task.session(seeds_of(study, run)) for run in unit]
         self.steps_per_epoch = sessions[0].steps_per_epoch
@@ -229,7 +227,7 @@ class _Stacked(Trained):
         skeleton = self.models[0]
         if any(True for _ in skeleton.buffers()):
             raise StudyError(
-                f"task {study.task!r}: its model has buffers (running statistics?), which seeds cannot share.",
+                f"task {study.task!r}: its model has buffers (running statistics?), which batched seeds cannot share.",
                 fix="Leave out batch_seeds.",
             )
         held, _ = stack_module_state(self.models)
@@ -238,7 +236,7 @@ class _Stacked(Trained):
             for (name, value), parameter in zip(held.items(), skeleton.parameters(), strict=True)
         }
         self.trained = [name for name, value in self.stacked.items() if value.requires_grad]
-        self.model = _Stack(skeleton, self.stacked)
+        self.model = _StackedModel(skeleton, self.stacked)
         self._skeleton = skeleton
         self._sessions = sessions
         self._graphs = graphs
@@ -246,7 +244,7 @@ class _Stacked(Trained):
         self._orders = torch.empty(0)
 
     def backward(self, step: int) -> Tensor:
-        """The losses of all seeds on their mini-batches number ``step``; gradients go to the stacked parameters."""
+        """Return the losses of all seeds on mini-batch ``step`` and set the gradients of the stacked parameters."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._orders = torch.stack([session.order(epoch) for session in self._sessions])
@@ -262,7 +260,7 @@ class _Stacked(Trained):
         return losses  # type: ignore[no-any-return]
 
     def _graph(self, trained: Any, fixed: Any, batch: Sequence[Tensor]) -> Callable[..., Any]:
-        """The gradients and losses of all seeds as one graph of plain operations, traced once for their shapes."""
+        """Return the graph that computes the gradients and losses of all seeds, traced once per shape."""
         key = tuple((part.shape, part.dtype) for part in (*trained.values(), *fixed.values(), *batch))
         if key not in self._graphs:
             source, skeleton = self.task.source, self._skeleton
@@ -270,11 +268,11 @@ class _Stacked(Trained):
             def one(trained: Any, fixed: Any, batch: Any) -> Tensor:
                 return source.loss(_Model(skeleton, {**trained, **fixed}), batch)  # type: ignore[no-any-return]
 
-            self._graphs[key] = _lean(make_fx(vmap(grad_and_value(one)))(trained, fixed, batch))
+            self._graphs[key] = _simplified(make_fx(vmap(grad_and_value(one)))(trained, fixed, batch))
         return self._graphs[key]
 
     def evaluate_each(self, split: Split) -> list[Scores]:
-        """Loss and metric of every seed over a whole split."""
+        """Return loss and metric of every seed over a whole split."""
         data, size, skeleton = self.task.splits[split], self.task.evaluation_batch_size, self._skeleton
 
         def score(held: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
@@ -300,9 +298,9 @@ class _Stacked(Trained):
 
 
 class _Model:
-    """What a task's loss is given for a model: called, it is the skeleton with one seed's parameters.
+    """The callable passed to a task's loss as its model: the skeleton with the parameters of one seed.
 
-    Loss and metric ask for the same outputs one after the other; the second gets those of the first.
+    Loss and metric call it with the same input one after the other, so the last output is cached.
     """
 
     def __init__(self, skeleton: nn.Module, held: Mapping[str, Tensor]) -> None:
@@ -322,8 +320,8 @@ class _Model:
 _SAME_SHAPE = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
 
 
-def _lean(traced: GraphModule) -> GraphModule:
-    """The same graph without its calls that change nothing: views and expansions to the shape that is there."""
+def _simplified(traced: GraphModule) -> GraphModule:
+    """Remove views and expansions to the shape that a tensor already has."""
     for node in traced.graph.nodes:
         source = node.args[0] if node.args else None
         if node.target in _SAME_SHAPE and _shape(node) is not None and _shape(node) == _shape(source):

@@ -1,28 +1,28 @@
-"""Where training sits in a method's stability interval: λ, the largest eigenvalue of the loss's Hessian, and hλ.
+"""The stability margin of a training run: λ, the largest eigenvalue of the loss's Hessian, and hλ.
 
-On a quadratic loss a scheme with stability interval x̄ is stable for hλ < x̄. The *margin* is the share of the interval
-that is left, 1 − hλ/x̄: 1 for a step of no length, 0 at the edge, negative beyond. Gradient descent on networks tends to
-drive λ up to that edge and to stay there (Cohen et al. 2021, arXiv 2103.00065), so margins near 0, and single epochs
-beyond, are how a well-tuned rate looks; they do not mean that the run diverges.
+On a quadratic loss a scheme with stability interval x̄ is stable for hλ < x̄. The *margin* is the unused share of the
+interval, 1 − hλ/x̄: 1 for a step size of zero, 0 at the edge of stability, negative beyond it. Gradient descent on
+networks tends to drive λ up to that edge and to stay there (Cohen et al. 2021, arXiv 2103.00065). Margins near 0, with
+single epochs beyond, are therefore typical of a well-tuned learning rate; they do not mean that the run diverges.
 
-**Definition.** λ is the largest (algebraic) eigenvalue of ∂²L₀/∂θ² at the weights of an epoch's end, with L₀ the
-task's loss on mini-batch number 0 in training mode: one fixed batch, so that λ changes with the weights only. The
-largest eigenvalue is convex in the matrix, so a batch's is on average at least that of the whole loss. Weight decay is
-not in L₀. h is the step of the last gradient, as :func:`sabun.optim.describe` reads it.
+**Definition.** λ is the largest (algebraic) eigenvalue of ∂²L₀/∂θ² at the weights at the end of an epoch, where L₀ is
+the task's loss on mini-batch 0 in training mode. The batch is fixed, so λ changes with the weights only. The largest
+eigenvalue is convex in the matrix, so that of a batch is on average at least that of the whole loss. Weight decay is
+not in L₀. h is the step size of the last gradient, as :func:`sabun.optim.describe` reads it.
 
-**Method.** Power iteration made optimal: the Rayleigh quotient is maximised over the span of the iterate, its residual
-and the last direction (Knyazev 2001, doi 10.1137/S1064827500366124, with one vector and no preconditioner). It takes
-one Hessian-vector product an iteration, as power iteration does, cannot settle on a large negative eigenvalue, and
-approaches λ from below. It stops when the residual ‖Hv − λv‖ is below 1% of λ (an eigenvalue lies within that), or
-after :data:`ITERATIONS`. It starts from the same random vector at every epoch, not from the last epoch's eigenvector:
-there it would stop at once, though another eigenvalue had become the largest. Hessian-vector products are exact: the
-gradient of gᵀv (Pearlmutter 1994).
+**Method.** Locally optimal power iteration: the Rayleigh quotient is maximised over the span of the iterate, its
+residual and the last direction (Knyazev 2001, doi 10.1137/S1064827500366124, with one vector and no preconditioner). It
+takes one Hessian-vector product per iteration, as power iteration does, does not converge to a large negative
+eigenvalue, and approaches λ from below. It stops when the residual ‖Hv − λv‖ is below 1% of λ (an eigenvalue is within
+that distance), or after :data:`ITERATIONS`. It starts from the same random vector at every epoch. Started from the
+eigenvector of the last epoch it would stop at once, even if another eigenvalue had become the largest. Hessian-vector
+products are exact: the gradient of gᵀv (Pearlmutter 1994).
 
-**Cost.** At most ``ITERATIONS`` + 1 products an epoch, each some two gradients, and six vectors of θ's size. So it is
-done in runs of phase ``repeat`` only, which no KPI times.
+**Cost.** At most ``ITERATIONS`` + 1 products per epoch, each about two gradients, and six vectors of the size of θ.
+Only runs of phase ``repeat``, which no KPI times, compute it.
 
-**No traces.** Weights, gradients, buffers, modes and generators are as they were, so the repetition still shows whether
-a run repeats to the last bit. A model that cannot be differentiated twice has no λ; the run goes on without.
+**Side effects.** None: weights, gradients, buffers, modes and generators are restored, so the repeated run still tests
+bit-exactness. For a model that cannot be differentiated twice λ is omitted, and the run continues.
 """
 
 from __future__ import annotations
@@ -41,19 +41,20 @@ from sabun.poc.tasks.base import Session, seeded
 __all__ = ["ITERATIONS", "Probe", "largest_eigenvalue"]
 
 ITERATIONS = 20
-"""Products of the Hessian with a vector that an estimate takes at most."""
+"""Maximum number of Hessian-vector products per estimate."""
 TOLERANCE = 0.01
 
 _PER_GROUP = ("lr", "scheme", "momentum", "nesterov", "dampening", "preconditioner", "betas", "maximize")
-"""Options on which parameter groups must agree to be one method with one step."""
+"""Options that all parameter groups must share to be one method with one step size."""
 
 
 def largest_eigenvalue(
     product: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
 ) -> tuple[float, Tensor]:
-    """The largest eigenvalue of the symmetric map ``product``, and its unit vector, from a ``start`` that is not zero.
+    """Return the largest eigenvalue of the symmetric map ``product`` and its unit eigenvector.
 
-    The value is a Rayleigh quotient: never above the true one but for rounding. NaN where the map is not finite.
+    ``start`` must not be zero. The value is a Rayleigh quotient, so up to rounding it is a lower bound. It is NaN if
+    the map is not finite.
     """
     v = start / torch.linalg.vector_norm(start)
     hv = product(v)
@@ -81,9 +82,9 @@ def largest_eigenvalue(
 
 
 def _extend(basis: list[tuple[Tensor, Tensor]], vector: Tensor, image: Tensor) -> None:
-    """Add ``vector``, made orthonormal to the basis, with its image; not where next to nothing of it is new."""
+    """Orthonormalise ``vector`` against the basis and add it with its image, unless it is nearly in the span."""
     before = float(torch.linalg.vector_norm(vector))
-    for _ in range(2):  # once more, since the first pass leaves rounding errors of the old directions
+    for _ in range(2):  # the second pass removes the rounding errors of the first
         for v, hv in basis:
             share = torch.dot(v, vector)
             vector, image = vector - share * v, image - share * hv
@@ -98,7 +99,7 @@ def _combine(basis: list[tuple[Tensor, Tensor]], weights: list[float]) -> tuple[
 
 
 class Probe:
-    """λ and the margin of one training, epoch by epoch."""
+    """Reads λ and the margin of a training run once per epoch."""
 
     def __init__(self, session: Session, optimizer: torch.optim.Optimizer) -> None:
         self.session = session
@@ -107,37 +108,37 @@ class Probe:
         self._possible = not any(p.is_complex() or p.is_sparse for p in self.parameters)
 
     def read(self) -> dict[str, float]:
-        """``curvature`` (λ) and ``margin`` (1 − hλ/x̄) at the present weights, as far as they have a meaning.
+        """Return ``curvature`` (λ) and ``margin`` (1 − hλ/x̄) at the current weights, as far as they are defined.
 
-        No margin for a method that is not known, in a metric other than the Euclidean (there the Hessian that counts is
-        another), with an average that steers the steps, a step control, or groups that differ in step or method.
+        There is no margin for an unknown method, with a preconditioner (which changes the relevant Hessian), with
+        schedule-free averaging, with step control, or if groups differ in step size or method.
         """
         if not self._possible:
             return {}
         try:
             value = self._eigenvalue()
-        except Exception:  # noqa: BLE001  (no second derivative, or no memory for it: the run must not suffer)
+        except Exception:  # noqa: BLE001  (no second derivative, or not enough memory: the run continues)
             self._possible = False
             return {}
         if not math.isfinite(value):
             return {}
-        reach = self._reach()
-        return {"curvature": value} | ({"margin": 1.0 - value / reach} if reach is not None else {})
+        limit = self._curvature_limit()
+        return {"curvature": value} | ({"margin": 1.0 - value / limit} if limit is not None else {})
 
     def _eigenvalue(self) -> float:
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
         device = self.parameters[0].device
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(sum(p.numel() for p in self.parameters), generator=generator, dtype=dtype).to(device)
-        with _untouched(self.session.model, device):
+        with _side_effect_free(self.session.model, device):
             return largest_eigenvalue(self._product(dtype), start)[0]
 
     def _product(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """v ↦ ∂²L₀/∂θ² v, as a map of flat vectors."""
+        """Return the map v ↦ ∂²L₀/∂θ² v on flat vectors."""
         found = torch.autograd.grad(self.session.loss(0), self.parameters, create_graph=True, materialize_grads=True)
-        # A gradient that is constant in θ has no graph, and no second derivative.
+        # A gradient that is constant in θ has no graph; its second derivative is zero.
         places = [i for i, g in enumerate(found) if g.requires_grad]
-        _refuse_once_differentiable([found[i] for i in places])
+        _require_twice_differentiable([found[i] for i in places])
         sizes = [p.numel() for p in self.parameters]
 
         def product(v: Tensor) -> Tensor:
@@ -155,8 +156,8 @@ class Probe:
 
         return product
 
-    def _reach(self) -> float | None:
-        """x̄/h: the largest curvature at which the method is stable at its present step."""
+    def _curvature_limit(self) -> float | None:
+        """Return x̄/h, the largest curvature at which the method is stable at its current step size."""
         groups = self.optimizer.param_groups
         if any(group.get(key) != groups[0].get(key) for group in groups for key in _PER_GROUP):
             return None
@@ -173,8 +174,8 @@ class Probe:
         return interval / step if 0 < interval < math.inf and step > 0 else None
 
 
-def _refuse_once_differentiable(gradients: list[Tensor]) -> None:
-    """Raise RuntimeError where a kernel declared itself once-differentiable: torch would take its share to be zero."""
+def _require_twice_differentiable(gradients: list[Tensor]) -> None:
+    """Raise RuntimeError for a once-differentiable kernel, whose second derivative torch would take to be zero."""
     nodes = [g.grad_fn for g in gradients]
     seen = set(nodes)
     while nodes:
@@ -189,8 +190,8 @@ def _refuse_once_differentiable(gradients: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Training mode, and kernels with second derivatives, inside; modes, buffers and generators as before, after."""
+def _side_effect_free(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Use training mode and twice-differentiable kernels; restore modes, buffers and generators afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     cuda = [device] if device.type == "cuda" else []

@@ -19,9 +19,10 @@ from sabun.errors import StudyError
 from sabun.poc import events
 from sabun.poc import evidence as stored
 from sabun.poc.records import RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import default_study, run, validate
-from sabun.poc.training.single import Trainer
+from sabun.poc.training.trainer import Trainer
 
 from .helpers import SGD, task, tiny_study, untimed
 
@@ -44,22 +45,22 @@ def unit_of(arm: str, seeds: int, **fields: object) -> tuple[Run, ...]:
 
 
 def both(trainer: Trainer, unit: tuple[Run, ...]) -> tuple[list[RunResult], list[RunResult]]:
-    """Each seed alone, and all together."""
+    """Each seed alone, and all in a batch."""
     alone = [item for one in unit for item in trainer.run(one) if isinstance(item, RunResult)]
-    joined = {one.id: item for one, item in trainer.together(unit) if isinstance(item, RunResult)}
+    joined = {one.id: item for one, item in trainer.run_batched(unit) if isinstance(item, RunResult)}
     return alone, [joined[one.id] for one in unit]
 
 
 @pytest.mark.parametrize("arm", ELEMENTWISE)
-def test_together_is_alone_up_to_rounding(arm: str) -> None:
+def test_batched_seeds_agree_with_single_seeds_up_to_rounding(arm: str) -> None:
     """48 steps in float32: sums in another order differ by 1e-7 relatively, and so little training amplifies little.
 
     The tolerance is a hundred times that; a wrong batch, weight or schedule shows in the first digits.
     """
     study = tiny_study(arm if arm != SGD else "euler", task_name="Batchable", batch_seeds=True)
-    alone, joined = both(Trainer(study), unit_of(arm, 3))
+    alone, joined = both(Trainer(resolve(study)), unit_of(arm, 3))
     for one, other in zip(alone, joined, strict=True):
-        assert (other.run, other.seed, other.status, other.together) == (one.run, one.seed, one.status, 3)
+        assert (other.run, other.seed, other.status, other.batched_seeds) == (one.run, one.seed, one.status, 3)
         assert len({result.weights_sha256 for result in joined}) == 3
         for left, right in zip(one.epochs, other.epochs, strict=True):
             assert right.val_loss == pytest.approx(left.val_loss, rel=1e-5)
@@ -77,15 +78,15 @@ def test_together_is_alone_up_to_rounding(arm: str) -> None:
 @pytest.mark.parametrize("name", ["digits", "breast-cancer", "diabetes"])
 def test_the_builtin_tasks_that_say_so(name: str) -> None:
     study = default_study(task=name, candidates=["euler"], epochs=2, batch_seeds=True)
-    alone, joined = both(Trainer(study), unit_of("euler", 3))
+    alone, joined = both(Trainer(resolve(study)), unit_of("euler", 3))
     for one, other in zip(alone, joined, strict=True):
         assert [e.val_loss for e in other.epochs] == pytest.approx([e.val_loss for e in one.epochs], rel=1e-4)
         assert other.test_metric == pytest.approx(one.test_metric, abs=0.003)  # one example of 360 may flip
 
 
 def test_the_same_unit_again_is_bit_exact() -> None:
-    trainer = Trainer(tiny_study("euler", task_name="Batchable", batch_seeds=True))
-    first, again = ([item for _, item in trainer.together(unit_of("euler", 3))] for _ in range(2))
+    trainer = Trainer(resolve(tiny_study("euler", task_name="Batchable", batch_seeds=True)))
+    first, again = ([item for _, item in trainer.run_batched(unit_of("euler", 3))] for _ in range(2))
     results = [[item for item in items if isinstance(item, RunResult)] for items in (first, again)]
     assert untimed(results[0]) == untimed(results[1])
 
@@ -93,7 +94,7 @@ def test_the_same_unit_again_is_bit_exact() -> None:
 def test_a_seed_that_diverges_ends_alone() -> None:
     """Seed 1's initial weights are made huge, so that its first step overflows; the others do not notice."""
     study = tiny_study("euler", task_name="Batchable", batch_seeds=True)
-    trainer = Trainer(study)
+    trainer = Trainer(resolve(study))
     model = trainer.task.source.model  # type: ignore[attr-defined]
     made: list[nn.Module] = []
 
@@ -108,7 +109,7 @@ def test_a_seed_that_diverges_ends_alone() -> None:
 
     trainer.task.source.model = spoilt  # type: ignore[attr-defined]
     unit = unit_of("euler", 3)
-    results = {one.seed: item for one, item in trainer.together(unit) if isinstance(item, RunResult)}
+    results = {one.seed: item for one, item in trainer.run_batched(unit) if isinstance(item, RunResult)}
     assert [results[seed].status for seed in range(3)] == ["finished", "diverged", "finished"]
     assert [len(results[seed].epochs) for seed in (0, 2)] == [4, 4]
     assert len(results[1].epochs) < 4
@@ -121,11 +122,11 @@ def test_a_seed_that_diverges_ends_alone() -> None:
 @pytest.mark.parametrize(
     ("arm", "reason"),
     [
-        ("muon", "spectral metric"),
-        ("soap", "kronecker metric"),
+        ("muon", "preconditioner (spectral)"),
+        ("soap", "preconditioner (kronecker)"),
         ("torch.optim:LBFGS", "several gradients"),
         ("heun", "several gradients"),
-        ("torch.optim:Adafactor", "nothing says that Adafactor"),
+        ("torch.optim:Adafactor", "Adafactor is not known to be elementwise"),
     ],
 )
 def test_an_arm_whose_numbers_depend_on_one_another_is_trained_seed_by_seed(arm: str, reason: str) -> None:
@@ -138,12 +139,12 @@ def test_an_arm_whose_numbers_depend_on_one_another_is_trained_seed_by_seed(arm:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Tiny", "does not say that its seeds may be trained together.*batchable = True"),
-        ("Liar", "another gradient than alone"),
+        ("Tiny", "does not declare that its seeds can be batched.*batchable = True"),
+        ("Liar", "in a batch differs from its gradient alone"),
         ("BatchNorm", "has buffers"),
-        ("DropoutTogether", "cannot be trained for several seeds at once"),
-        ("DatasetsTogether", "on tensors only"),
-        ("Item", "cannot be trained for several seeds at once"),
+        ("BatchableDropout", "training batched seeds fails"),
+        ("BatchableDatasets", "batched seeds need tensors"),
+        ("Item", "training batched seeds fails"),
     ],
 )
 def test_a_task_that_cannot_is_refused_before_anything_is_written(name: str, words: str, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_task_that_cannot_is_refused_before_anything_is_written(name: str, wor
 
 def test_a_script_is_refused(tmp_path: Path) -> None:
     study = tiny_study(batch_seeds=True).model_copy(update={"task": "script:python -c pass", "task_options": {}})
-    with pytest.raises(StudyError, match="script cannot be trained together"):
+    with pytest.raises(StudyError, match="script cannot be batched"):
         run(study, tmp_path / "out")
 
 
@@ -173,12 +174,12 @@ def by_id(path: Path) -> list[dict[str, object]]:
     return sorted(records, key=lambda record: str(record["run"]))
 
 
-def test_a_study_says_what_was_trained_together_and_times_every_arm_alone(
+def test_a_study_records_batched_seeds_and_times_every_arm_alone(
     batched: tuple[Study, Path, list[events.Event]],
 ) -> None:
     study, out, heard = batched
     results = stored.read(out).records.results.values()
-    sizes = Counter((r.arm, r.phase, r.together) for r in results)
+    sizes = Counter((r.arm, r.phase, r.batched_seeds) for r in results)
     for arm in (SGD, "euler"):
         assert sizes[arm, "tune", 2] == 6
         assert sizes[arm, "evaluate", 3] == 3  # up to the look; the fourth seed comes by itself
@@ -186,13 +187,13 @@ def test_a_study_says_what_was_trained_together_and_times_every_arm_alone(
     assert sizes["muon", "tune", 1] == 6
     assert sizes["muon", "evaluate", 1] == 4
     assert all(sizes[arm.name, "repeat", 1] == 1 and sizes[arm.name, "time", 1] == 4 for arm in study.arms)
-    (told,) = [event for event in heard if isinstance(event, events.SeedsAlone)]
+    (told,) = [event for event in heard if isinstance(event, events.SeedsNotBatched)]
     assert (told.arm, "spectral" in told.reason) == ("muon", True)
     timed = {(r.arm, r.seed): r for r in results if r.phase == "time"}
     for result in stored.read(out).runs:
         if result.phase == "evaluate":
             assert result.epochs[1].train_s == timed[result.arm, result.seed].epochs[0].train_s
-            if result.together > 1:
+            if result.batched_seeds > 1:
                 assert result.peak_memory_bytes == timed[result.arm, result.seed].peak_memory_bytes
 
 
@@ -233,7 +234,7 @@ def test_the_command_line_declares_it_in_the_study(tmp_path: Path) -> None:
     assert app.run(["poc", "run", task("Batchable"), *options]) == 0
     held = stored.read(tmp_path / "out")
     assert held.study.budget.batch_seeds
-    assert {r.together for r in held.runs if r.phase == "evaluate"} == {2}
+    assert {r.batched_seeds for r in held.runs if r.phase == "evaluate"} == {2}
     assert app.run(["poc", "run", task("Tiny"), *options[:-1], str(tmp_path / "other")]) == 2
 
 

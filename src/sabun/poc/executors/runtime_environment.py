@@ -1,0 +1,86 @@
+"""The runtime environment of a study: machine, versions and repository. Stored with its records."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sabun
+from sabun.optim.compiled.c_compiler import compiler
+from sabun.poc.resolved import ResolvedStudy
+
+__all__ = ["runtime_environment"]
+
+_PACKAGES = ("numpy", "optuna", "scipy", "scikit-learn")
+
+
+def runtime_environment(resolved: ResolvedStudy) -> dict[str, Any]:
+    """Return the environment of this process for a study, as plain JSON values.
+
+    :func:`sabun.poc.evidence.environment.differences` compares two of them.
+    """
+    return {
+        "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
+        "device": str(resolved.study.task_options.get("device", "cpu")),
+        "threads": 1,
+        "torch": torch.__version__,
+        "sabun": sabun.__version__,
+        # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
+        "compiler": compiler(),
+        "packages": _versions(resolved.packages),
+        "task_source": resolved.task_source,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "git": _repository(Path.cwd()),
+    }
+
+
+def _repository(directory: Path) -> dict[str, Any] | None:
+    """Return the commit and whether tracked files were changed; None outside of a repository or without git."""
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of sabun's own requirements and of the distributions that provide ``packages``."""
+    modules = set(packages) - {"torch"}
+    names = set(_PACKAGES)
+    if modules:  # scanning every installed distribution takes half a second
+        distributions = importlib.metadata.packages_distributions()
+        names.update(name for module in modules for name in distributions.get(module, []))
+    found = {}
+    for name in sorted(names - {"torch"}):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

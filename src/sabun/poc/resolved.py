@@ -1,0 +1,118 @@
+"""A study resolved once, at the entrance: its arms as recipes and search spaces, and its task loaded.
+
+:func:`resolve` reads every notation and loads the task; everything after it takes the :class:`ResolvedStudy`. Workers
+receive the text of the study and resolve it once per process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sabun.errors import StudyError
+from sabun.poc import arms
+from sabun.poc.arms import Recipe
+from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
+from sabun.poc.tasks.base import Task, seeded
+from sabun.poc.tasks.loading import load, provenance
+from sabun.poc.tasks.script_command import ScriptCommand
+
+__all__ = ["ResolvedArm", "ResolvedStudy", "resolve", "search_space"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedArm:
+    """An arm with the recipe of its optimizer, its search space, and the learning-rate schedule that applies to it."""
+
+    spec: Arm
+    recipe: Recipe
+    space: Mapping[str, LogUniform]
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        """The name of the arm."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class ResolvedStudy:
+    """A study with its arms, by name and baseline first, and its task."""
+
+    study: Study
+    arms: Mapping[str, ResolvedArm]
+    task: Task | ScriptCommand = field(repr=False)
+
+    @property
+    def baseline(self) -> ResolvedArm:
+        """The baseline."""
+        return self.arms[self.study.baseline.name]
+
+    @property
+    def spaces(self) -> dict[str, Mapping[str, LogUniform]]:
+        """Arm → its search space."""
+        return {name: arm.space for name, arm in self.arms.items()}
+
+    @property
+    def packages(self) -> set[str]:
+        """The top-level packages from which the arms' optimizer classes come."""
+        return {arm.recipe.package for arm in self.arms.values() if arm.recipe.package is not None}
+
+    @property
+    def task_source(self) -> str | None:
+        """What identifies the source of the task: a hash of the user's files, or of a built-in task's data."""
+        if isinstance(self.task, ScriptCommand):
+            return self.task.provenance()
+        return provenance(self.study.task, self.task)
+
+    def optimizer(
+        self, arm: str, model: nn.Module, hyperparameters: Mapping[str, Scalar] | None = None
+    ) -> torch.optim.Optimizer:
+        """Return the optimizer of an arm over ``model``."""
+        with seeded(0):  # an optimizer that draws random numbers must not depend on earlier runs
+            return self.arms[arm].recipe.build(model, hyperparameters)
+
+    def epochs_of(self, run: Run) -> int | None:
+        """Return the number of epochs of a run; None if its script does not tell (a command without ``{epochs}``)."""
+        if not isinstance(self.task, ScriptCommand):
+            return 1 if run.phase == "time" else self.study.budget.epochs
+        return self.task.stop_after(run) or (self.study.budget.epochs if self.task.takes_epochs else None)
+
+
+def resolve(study: Study | ResolvedStudy, task: Task | None = None) -> ResolvedStudy:
+    """Read the notation of every arm and load the task, unless ``task`` is given. A resolved study is returned as is.
+
+    Raises the StudyError, SchemeError or OptionError of the first mistake.
+    """
+    if isinstance(study, ResolvedStudy):
+        return study
+    resolved = {arm.name: _resolve_arm(arm, study) for arm in study.arms}
+    return ResolvedStudy(study, resolved, _load(study) if task is None else task)
+
+
+def search_space(recipe: Recipe, decades: float) -> dict[str, LogUniform]:
+    """Return what tuning may choose: the arm's own ``space``, or the learning rate over ``decades`` decades."""
+    if recipe.arm.space:
+        return dict(recipe.arm.space)
+    name = "lr_multiplier" if recipe.arm.optimizer == arms.SCRIPT else "lr"
+    return {name: LogUniform(center=recipe.step, decades=decades)}
+
+
+def _resolve_arm(arm: Arm, study: Study) -> ResolvedArm:
+    recipe = arms.recipe(arm)
+    space = search_space(recipe, study.budget.decades)
+    for name, bounds in space.items():
+        if not 0 < bounds.low < bounds.high < float("inf"):
+            raise StudyError(
+                f"arm {arm.name!r}: the search space of {name!r} is empty or not finite.", fix="Give other bounds."
+            )
+    return ResolvedArm(arm, recipe, space, recipe.schedule or study.schedule)
+
+
+def _load(study: Study) -> Task | ScriptCommand:
+    if study.is_script:
+        return ScriptCommand.parse(study.task, study.task_options)
+    return load(study.task, study.task_options)
