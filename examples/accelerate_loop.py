@@ -17,7 +17,7 @@ y = x.sum(1, keepdim=True).sin()
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
 model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
 optimizer = sabun.Optimizer(
-    model.parameters(), lr=0.01, scheme="nesterov", preconditioner="adam", averaging="ema", ema_decay=0.9
+    model.parameters(), lr=0.01, scheme="nesterov", preconditioner="adam", averaging="ema(decay=0.9)"
 )
 model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(TensorDataset(x, y), 16, shuffle=True))
 

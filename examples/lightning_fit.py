@@ -28,7 +28,7 @@ class Regression(pl.LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
     def configure_optimizers(self):
-        return sabun.create("nadamw", self, lr=0.01, averaging="ema", ema_decay=0.9)
+        return sabun.create("nadamw", self, lr=0.01, averaging="ema(decay=0.9)")
 
 
 guarding = Guarding(champion=lambda params: torch.optim.AdamW(params, lr=1e-3))

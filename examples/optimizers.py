@@ -29,7 +29,7 @@ def drop_in() -> float:
     x, y = data()
     model = network()
     optimizer = sabun.Optimizer(
-        model.named_parameters(), lr=0.03, scheme="nesterov", preconditioner="adam", averaging="ema", ema_decay=0.9
+        model.named_parameters(), lr=0.03, scheme="nesterov", preconditioner="adam", averaging="ema(decay=0.9)"
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=60)
     for _ in range(6):

@@ -201,12 +201,12 @@ QUESTIONS: Mapping[str, Question] = {
     "iterations": Question(
         {
             "Newton–Schulz, 5 products": variant(),
-            "Newton–Schulz, 4": variant(orthogonalization_steps=4),
-            "Newton–Schulz, 3": variant(orthogonalization_steps=3),
-            "Newton–Schulz, 2": variant(orthogonalization_steps=2),
-            "polar express, 5": variant(orthogonalization="polar-express"),
-            "polar express, 3": variant(orthogonalization="polar-express", orthogonalization_steps=3),
-            "polar express, 2": variant(orthogonalization="polar-express", orthogonalization_steps=2),
+            "Newton–Schulz, 4": variant(steps=4),
+            "Newton–Schulz, 3": variant(steps=3),
+            "Newton–Schulz, 2": variant(steps=2),
+            "polar express, 5": variant(iteration="polar-express"),
+            "polar express, 3": variant(iteration="polar-express", steps=3),
+            "polar express, 2": variant(iteration="polar-express", steps=2),
         },
         "Newton–Schulz, 5 products",
     ),
@@ -242,7 +242,7 @@ QUESTIONS: Mapping[str, Question] = {
     # The optimizer's own option, in float32 as small matrices now are; without even rows, as the preset.
     "rising": Question(
         {
-            "β = 0.9": variant(orthogonalization_dtype="float32"),
+            "β = 0.9": variant(dtype="float32"),
             "β: 0.8 → 0.95": rising(),
             "β: 0.85 → 0.95": rising(beta=0.85),
             "β: 0.8 → 0.9": rising(momentum_end=0.9),
@@ -250,9 +250,7 @@ QUESTIONS: Mapping[str, Question] = {
             "β: 0.7 → 0.95": rising(beta=0.7),
             "β: 0.8 → 0.95, the rest 0.8 → 0.95": rising(rest="nesterov(0.8)", rest_momentum_end=0.95),
             "β: 0.8 → 0.95, even rows": EVEN_RISING,
-            "β: 0.8 → 0.95, polar express, 3 products": rising(
-                orthogonalization="polar-express", orthogonalization_steps=3
-            ),
+            "β: 0.8 → 0.95, polar express, 3 products": rising(iteration="polar-express", steps=3),
         },
         "β = 0.9",
         keep=("β: 0.8 → 0.95", "β: 0.8 → 0.95, polar express, 3 products"),
@@ -364,10 +362,10 @@ QUESTIONS: Mapping[str, Question] = {
     "average": Question(
         {
             "last iterate": even(),
-            "ema 0.8": even(averaging="ema", ema_decay=0.8),
-            "ema 0.9": even(averaging="ema", ema_decay=0.9),
-            "ema 0.95": even(averaging="ema", ema_decay=0.95),
-            "ema 0.98": even(averaging="ema", ema_decay=0.98),
+            "ema 0.8": even(averaging="ema(decay=0.8)"),
+            "ema 0.9": even(averaging="ema(decay=0.9)"),
+            "ema 0.95": even(averaging="ema(decay=0.95)"),
+            "ema 0.98": even(averaging="ema(decay=0.98)"),
         },
         "last iterate",
         keep=("ema 0.8", "ema 0.9"),
@@ -377,12 +375,12 @@ QUESTIONS: Mapping[str, Question] = {
     "metric": Question(
         {
             "spectral, even rows": even(),
-            "spectral, polar express": even(orthogonalization="polar-express"),
+            "spectral, polar express": even(iteration="polar-express"),
             "spectral, even rows, β₂ = 0.9": variant(row_normalization=True, beta2=0.9),
             "spectral, even rows, β₂ = 0.99": variant(row_normalization=True, beta2=0.99),
-            "kronecker": variant(metric="kronecker", beta2=0.95),
-            "kronecker, β = 0.95, γ = 0": variant(metric="kronecker", beta2=0.95, beta=0.95, gamma=0.0),
-            "adam": variant(metric="adam", beta2=0.95),
+            "kronecker": variant(preconditioner="kronecker", beta2=0.95),
+            "kronecker, β = 0.95, γ = 0": variant(preconditioner="kronecker", beta2=0.95, beta=0.95, gamma=0.0),
+            "adam": variant(preconditioner="adam", beta2=0.95),
         },
         "spectral, even rows",
     ),

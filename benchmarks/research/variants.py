@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 import sabun
-from sabun.optim import param_groups
-from sabun.optim.preconditioners.base import is_matrix
-from sabun.optim.scheme_codec import encode
+from sabun.optim import Adam, Preconditioner, param_groups
+from sabun.optim.group_roles import ROLES
+from sabun.optim.roles import route
+from sabun.optim.tensors import is_matrix
 
 __all__ = ["Limited", "Variant"]
 
@@ -22,7 +23,7 @@ _GRID = 16  # values that a scheduled γ takes: each change of a scheme costs th
 
 
 class Variant(sabun.Optimizer):
-    """Look-ahead(β, γ) in a matrix metric for hidden matrices; another scheme in the ``adam`` metric for the rest.
+    """Look-ahead(β, γ) in a matrix preconditioner for hidden matrices; another scheme with ``adam`` for the rest.
 
     ``beta_end``, ``gamma_end``: the values that β and γ reach as the learning rate falls from its start to zero, in
     proportion to it; ``momentum_end`` is the optimizer's own way to the same. ``rest``, ``rest_lr``, ``rest_beta2``:
@@ -42,7 +43,7 @@ class Variant(sabun.Optimizer):
         gamma: float = 2.0,
         beta_end: float | None = None,
         gamma_end: float | None = None,
-        metric: str = "spectral",
+        preconditioner: str | Preconditioner = "spectral",
         rest: str = "nesterov(0.9)",
         rest_lr: float = 0.5,
         rest_beta2: float = 0.999,
@@ -57,13 +58,17 @@ class Variant(sabun.Optimizer):
             rest={
                 "scheme": rest,
                 "lr": lr * rest_lr,
-                "beta2": rest_beta2,
+                "preconditioner": Adam(beta2=rest_beta2),
                 "momentum_end": rest_momentum_end,
                 "weight_decay": decay,
             },
             is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
         )
-        super().__init__(groups, lr, scheme=sabun.schemes.look_ahead(beta, gamma), preconditioner=metric, **options)
+        chosen = {
+            role: table.make({"preconditioner": preconditioner, **options}.get(role)) for role, table in ROLES.items()
+        }
+        roles, rest_of_it = route(chosen, {key: value for key, value in options.items() if key not in ROLES})
+        super().__init__(groups, lr, scheme=sabun.schemes.look_ahead(beta, gamma), **roles, **rest_of_it)
         self.start = [group["lr"] for group in self.param_groups]
         self.path = (beta, beta if beta_end is None else beta_end), (gamma, gamma if gamma_end is None else gamma_end)
 
@@ -74,7 +79,7 @@ class Variant(sabun.Optimizer):
                 continue
             spent = round(_GRID * (1 - float(group["lr"]) / start)) / _GRID
             now = beta + spent * (beta_end - beta), gamma + spent * (gamma_end - gamma)
-            group["scheme"] = encode(sabun.schemes.look_ahead(*(round(value, 6) for value in now)))
+            group["scheme"] = sabun.schemes.look_ahead(*(round(value, 6) for value in now))
             group["momentum"] = round(now[0], 6)
         return super().step(closure)
 

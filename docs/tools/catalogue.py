@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sabun import optim, schemes
-from sabun.optim import OPTIONS, PRECONDITIONERS, STEP_CONTROLS
-from sabun.optim.averaging import AVERAGING
-from sabun.schemes.numbers import short, show
+from sabun.messages.formatting import short
+from sabun.optim import AVERAGING, OPTIONS, PRECONDITIONERS, STEP_CONTROLS
+from sabun.optim.options import Option
+from sabun.optim.roles import Role
+from sabun.schemes.numbers import show
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -47,26 +49,33 @@ def scheme_table() -> str:
 
 
 def preset_table() -> str:
-    head = ["preset", "scheme", "metric", "average", "default lr", "equals", "differs"]
+    head = ["preset", "scheme", "preconditioner", "average", "default lr", "equals", "differs"]
     return table(
         head,
         [
-            [f"`{p.name}`", f"`{p.scheme}`", p.preconditioner or "–", p.averaging or "–", f"{p.lr:g}", p.equals,
-             p.differs or "–"]
+            [f"`{p.name}`", f"`{p.scheme}`", f"`{p.preconditioner}`" if p.preconditioner else "–", p.averaging or "–",
+             f"{p.lr:g}", p.equals, p.differs or "–"]
             for p in optim.presets().values()
         ],
     )  # fmt: skip
 
 
-def role_table(roles: Mapping[str, object]) -> str:
-    rows = [[f"`{name}`", str(getattr(role, "summary", "")), str(getattr(role, "source", ""))]
-            for name, role in roles.items()]  # fmt: skip
-    return table(["name", "what it does", "source"], rows)
+def role_table(roles: Mapping[str, type[Role]]) -> str:
+    """The entries of a role, and below them the options that each declares."""
+    entries = table(
+        ["name", "what it does", "source"], [[f"`{name}`", e.summary, e.source] for name, e in roles.items()]
+    )
+    options = [(f"`{name}`", *_option(key, o)) for name, e in roles.items() for key, o in e.options().items()]
+    return entries + "\n\n" + table(["name", "option", "default", "legal", "meaning"], options) if options else entries
+
+
+def _option(name: str, option: Option) -> tuple[str, str, str, str]:
+    return f"`{name}`", f"`{option.default!r}`", option.legal.words, option.meaning
 
 
 def option_table() -> str:
-    head = ["option", "default", "legal", "read by", "meaning"]
-    return table(head, [[f"`{n}`", f"`{o.default!r}`", o.legal, o.role, o.meaning] for n, o in OPTIONS.items()])
+    head = ["option", "default", "legal", "meaning", "read by"]
+    return table(head, [(*_option(name, option), option.read_by) for name, option in OPTIONS.items()])
 
 
 def task_table() -> str:
@@ -99,7 +108,7 @@ def module_table() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "schemes": scheme_table,
     "presets": preset_table,
-    "metrics": lambda: role_table(PRECONDITIONERS),
+    "preconditioners": lambda: role_table(PRECONDITIONERS),
     "averages": lambda: role_table(AVERAGING),
     "controls": lambda: role_table(STEP_CONTROLS),
     "options": option_table,

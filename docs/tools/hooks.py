@@ -1,4 +1,4 @@
-"""What mkdocs asks while it builds: pages made from code and data, and the course, which is run to be shown."""
+"""Hooks of the mkdocs build: pages generated from code and data, and the notebooks of the course, which are run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import catalogue  # noqa: E402
 import course  # noqa: E402
 import reference  # noqa: E402
 
-# Pages of the repository that stand outside docs/, for which their folder says where links point.
+# Pages of the site whose sources are outside docs/.
 OUTSIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add every page that is generated, and the pictures of the course."""
+    """Add the generated pages and the pictures and notebook files of the course."""
 
     def add(path: str, content: str | bytes) -> None:
         files.append(File.generated(config, path, content=content))
@@ -37,14 +37,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         add(path, text.replace("](docs/", "]("))
     for name in course.names():
         for lang, notebook in course.run(name).items():
+            text = files.get_file_from_path(f"course/{lang}/{name}.md")
+            if text is not None:
+                files.remove(text)
             add(f"course/{lang}/{name}.md", notebook.markdown)
+            add(f"course/{lang}/{name}.py", notebook.source)
             for file, picture in notebook.pictures.items():
                 add(f"course/{lang}/{file}", picture)
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Tables from data where a page asks for them, and Japanese text without the spaces of its line breaks."""
+    """Insert tables generated from data, and join lines of Japanese text, where a line break would show as a space."""
     markdown = re.sub(r"<!-- generated: (\w+) -->", lambda match: catalogue.TABLES[match[1]](), markdown)
     return joined(markdown) if "ja" in re.split(r"[/.]", page.file.src_uri) else markdown
 
@@ -53,7 +57,7 @@ _WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
 
 
 def joined(markdown: str) -> str:
-    """Lines of a paragraph joined where both neighbours are Japanese; HTML would show a space there."""
+    """Join the lines of a paragraph where both neighbours are Japanese."""
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     breaks = re.compile(rf"(?<=[。、）」])\n(?![\s#|>`]|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE})")
     return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)

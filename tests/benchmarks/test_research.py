@@ -55,7 +55,7 @@ def test_a_scheduled_beta_and_gamma_end_where_they_should() -> None:
     class Watched(Variant):
         def step(self, closure=None):
             out = super().step(closure)
-            seen.append((self.param_groups[0]["scheme"], self.param_groups[0]["momentum"]))
+            seen.append((self.param_groups[0]["scheme"].name, self.param_groups[0]["momentum"]))
             return out
 
     train(lambda m: Watched(m, 0.02, beta=0.8, beta_end=0.96, gamma=0.0, gamma_end=1.6), steps=17)

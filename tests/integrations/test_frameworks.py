@@ -137,7 +137,7 @@ pairs = list(zip(whole.model.named_parameters(), half.model.named_parameters()))
 print("same", all(torch.equal(a, b) for (_, a), (_, b) in pairs))
 groups = whole.optimizer.optimizer.param_groups
 print("decays", sorted({(p.ndim > 1, g["weight_decay"]) for g in groups for p in g["params"]}))
-spectral = {id(p) for g in groups if g["preconditioner"] == "spectral" for p in g["params"]}
+spectral = {id(p) for g in groups if g["preconditioner"].name == "spectral" for p in g["params"]}
 print("hidden", sorted(n for n, p in whole.model.named_parameters() if id(p) in spectral))
 """
 
@@ -159,7 +159,7 @@ from sabun.integrations.lightning import Averaging, Guarding
 x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 data = TensorDataset(x, x.sum(1, keepdim=True))
 def make(model):
-    return sabun.Optimizer(model.parameters(), lr=0.05, scheme="nesterov", averaging="ema", ema_decay=0.5)
+    return sabun.Optimizer(model.parameters(), lr=0.05, scheme="nesterov", averaging="ema(decay=0.5)")
 class Module(pl.LightningModule):
     def __init__(self, bad=None):
         super().__init__()

@@ -1,7 +1,7 @@
 """One table of optimizers and what each can do; the generic tests run over all of it, as PyTorch's OptimizerInfo does.
 
-The cases cover every scheme family, metric, average and control, and the Runge–Kutta class. What a case declares is
-checked both ways: a capability that it has must work, and one that it lacks must be refused with a clear error.
+The cases cover every scheme family, preconditioner, average and control, and the Runge–Kutta class. What a case
+declares is checked both ways: a capability that it has must work, and one that it lacks must be refused with an error.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import sabun
-from sabun.optim import PRECONDITIONERS, RungeKutta, create
+from sabun.optim import PRECONDITIONERS, STEP_CONTROLS, RungeKutta, create
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     build: Callable[..., torch.optim.Optimizer]
-    metric: str | None = None
+    preconditioner: str | None = None
     scheme: str = "euler"
     averaging: str | None = None
     closure: bool = False
@@ -33,20 +33,20 @@ class Case:
 
     @property
     def supports_complex(self) -> bool:
-        return PRECONDITIONERS[self.metric or "none"].supports_complex
+        return PRECONDITIONERS.make(self.preconditioner).supports_complex
 
     def __str__(self) -> str:
         return self.name
 
 
-def _case(name: str, scheme: str = "euler", metric: str | None = None, lr: float = 0.02, **fixed: Any) -> Case:
+def _case(name: str, scheme: str = "euler", preconditioner: str | None = None, lr: float = 0.02, **fixed: Any) -> Case:
     def build(params: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
         options = {"lr": lr, **fixed, **options}
-        return sabun.Optimizer(params, scheme=scheme, preconditioner=metric, **options)
+        return sabun.Optimizer(params, scheme=scheme, preconditioner=preconditioner, **options)
 
-    control = fixed.get("step_control")
+    control = STEP_CONTROLS.make(fixed.get("step_control"))
     return Case(
-        name, build, metric, scheme, fixed.get("averaging"), control == "stability", control is not None,
+        name, build, preconditioner, scheme, fixed.get("averaging"), control.needs_closure, control.make() is not None,
         bool(fixed.get("stochastic_rounding")),
     )  # fmt: skip
 
@@ -69,16 +69,16 @@ CASES: tuple[Case, ...] = (
     _case("unbiased@none", "nesterov", start_up="unbiased"),
     _case("lion@sign", "lion", "sign", lr=0.005),
     _case("nesterov@spectral", "nesterov", "spectral"),
-    _case("even-rows", "look-ahead(0.9, 2)", "spectral", row_normalization=True),
-    _case("polar-express", "nesterov", "spectral", orthogonalization="polar-express", orthogonalization_steps=8),
-    _case("heavy-ball@kronecker", "heavy-ball", "kronecker", refresh_every=3),
-    _case("ema", "nesterov", averaging="ema", ema_decay=0.9),
-    _case("tail", "heavy-ball", "adam", averaging="tail", tail_start=3),
+    _case("even-rows", "look-ahead(0.9, 2)", "spectral(row_normalization=True)"),
+    _case("polar-express", "nesterov", "spectral(iteration='polar-express', steps=8)"),
+    _case("heavy-ball@kronecker", "heavy-ball", "kronecker(refresh_every=3)"),
+    _case("ema", "nesterov", averaging="ema(decay=0.9)"),
+    _case("tail", "heavy-ball", "adam", averaging="tail(start=3)"),
     _case("schedule-free", "euler", "adam", averaging="schedule-free", weight_decay=0.1),
     _case("schedule-free-momentum", "nesterov", averaging="schedule-free"),
     _case("embedded-error", "nesterov", step_control="embedded-error"),
     _case("balance", "nesterov", step_control="balance"),
-    _case("stability", "look-ahead(0.9, 2)", step_control="stability", probe_every=2),
+    _case("stability", "look-ahead(0.9, 2)", step_control="stability(probe_every=2)"),
     Case("runge-kutta", _runge_kutta, closure=True),
 )
 

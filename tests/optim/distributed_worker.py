@@ -34,7 +34,7 @@ ARMS = {
     "taylor-4@adam": lambda p: sabun.Optimizer(p, 0.01, scheme="taylor-4", preconditioner="adam", averaging="ema"),
     "schedule-free": lambda p: sabun.Optimizer(p, 0.01, preconditioner="adam", averaging="schedule-free"),
     "spectral": lambda p: sabun.Optimizer(p, 0.01, scheme="nesterov", preconditioner="spectral"),
-    "kronecker": lambda p: sabun.Optimizer(p, 0.01, scheme="heavy-ball", preconditioner="kronecker", refresh_every=4),
+    "kronecker": lambda p: sabun.Optimizer(p, 0.01, scheme="heavy-ball", preconditioner="kronecker(refresh_every=4)"),
     "sabun": lambda p: create("sabun", p, 0.01),
 }
 

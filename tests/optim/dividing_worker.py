@@ -14,7 +14,8 @@ import torch.distributed as dist
 from training import leave
 
 from sabun import Optimizer
-from sabun.optim.preconditioners import base as preconditioners
+from sabun.optim import Spectral
+from sabun.optim.preconditioners import spectral as preconditioners
 
 torch.set_num_threads(1)
 SHAPES = [(12, 8), (5, 9), (12, 8), (20, 3), (6, 2, 3, 3), (4, 4)]
@@ -24,7 +25,7 @@ def train(divide: bool) -> tuple[list[torch.Tensor], list[int]]:
     """Parameters after five steps, and how many matrices this process orthogonalised in each."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in SHAPES]
-    optimizer = Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral", divide=divide)
+    optimizer = Optimizer(params, 0.1, scheme="nesterov", preconditioner=Spectral(divide=divide))
     counts: list[int] = []
     original = preconditioners.orthogonalize_all
 

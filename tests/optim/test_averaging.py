@@ -15,8 +15,8 @@ from sabun.errors import OptionError, StateError
 from sabun.optim import recalibrated
 
 KINDS = {
-    "ema": {"averaging": "ema", "ema_decay": 0.9},
-    "tail": {"averaging": "tail", "tail_start": 5},
+    "ema": {"averaging": "ema(decay=0.9)"},
+    "tail": {"averaging": "tail(start=5)"},
     "schedule-free": {"averaging": "schedule-free"},
 }
 

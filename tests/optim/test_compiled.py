@@ -102,7 +102,7 @@ def test_averages_follow_the_compiled_step() -> None:
     averages = []
     for fused in (False, True):
         params = parameters()
-        optimizer = Optimizer(params, 0.05, scheme="nesterov", averaging="ema", ema_decay=0.8, fused=fused)
+        optimizer = Optimizer(params, 0.05, scheme="nesterov", averaging="ema(decay=0.8)", fused=fused)
         run(params, optimizer, 10)
         with optimizer.averaged():
             averages.append([p.detach().clone() for p in params])

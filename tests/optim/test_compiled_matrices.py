@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import sabun
 from sabun import Optimizer
 from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
+from sabun.optim import Spectral
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.reference import Reference
 
@@ -25,7 +27,8 @@ from sabun.optim.reference import Reference
 SHAPES: tuple[tuple[int, ...], ...] = (
     (64, 64), (30, 32), (33, 31), (2, 2), (3, 70), (16, 4, 3, 3), (48, 130), (200, 40), (100, 96),
 )  # fmt: skip
-PRESET = {"scheme": "look-ahead(0.8, 2)", "momentum_end": 0.95, "row_normalization": True, "beta2": 0.95}
+ROWS = Spectral(row_normalization=True, beta2=0.95)
+PRESET = {"scheme": "look-ahead(0.8, 2)", "momentum_end": 0.95, "preconditioner": ROWS}
 
 
 def parameters(dtype: torch.dtype = torch.float64, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> list[nn.Parameter]:
@@ -60,22 +63,23 @@ def kernels(optimizer: Optimizer) -> int:
         PRESET,
         {**PRESET, "weight_decay": 0.1},
         {"scheme": "nesterov", "weight_decay": 0.1, "decoupled": False},
-        {"scheme": "heavy-ball", "maximize": True, "row_normalization": True},
+        {"scheme": "heavy-ball", "maximize": True, "preconditioner": Spectral(row_normalization=True)},
         {"scheme": "look-ahead(0, 0.5)", "start_up": "unbiased"},
         {"scheme": "adams-bashforth-3"},
-        {"scheme": "taylor-4", "row_normalization": True},
-        {"scheme": "euler", "orthogonalization_steps": 3},
-        {"scheme": "nesterov", "averaging": "ema", "ema_decay": 0.5},
+        {"scheme": "taylor-4", "preconditioner": Spectral(row_normalization=True)},
+        {"scheme": "euler", "preconditioner": Spectral(steps=3)},
+        {"scheme": "nesterov", "averaging": "ema(decay=0.5)"},
     ],
     ids=str,
 )
 def test_equals_foreach_and_the_reference(options: dict[str, Any]) -> None:
     """Five polynomials stretch an error by 3.4⁵ = 500 at worst, on numbers near 1, in each of eight steps: 1e-11."""
+    options = {"preconditioner": "spectral", **options}
     ours, plain, slow = parameters(), parameters(), parameters()
-    optimizer = Optimizer(ours, 0.05, preconditioner="spectral", fused=True, **options)
-    other = Optimizer(plain, 0.05, preconditioner="spectral", **options)
+    optimizer = Optimizer(ours, 0.05, fused=True, **options)
+    other = Optimizer(plain, 0.05, **options)
     got, foreach = run(ours, optimizer, 8), run(plain, other, 8)
-    reference = run(slow, Reference(slow, 0.05, preconditioner="spectral", **options), 8)
+    reference = run(slow, Reference(slow, 0.05, **options), 8)
     for a, b, c in zip(got, foreach, reference, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
         torch.testing.assert_close(a, c, rtol=0, atol=1e-11)
@@ -88,7 +92,7 @@ def test_equals_foreach_and_the_reference(options: dict[str, Any]) -> None:
 
 def test_polar_express_equals_foreach() -> None:
     ours, plain = parameters(), parameters()
-    options = {**PRESET, "preconditioner": "spectral", "orthogonalization": "polar-express"}
+    options = {**PRESET, "preconditioner": replace(ROWS, iteration="polar-express")}
     optimizer = Optimizer(ours, 0.05, fused=True, **options)
     for a, b in zip(run(ours, optimizer, 8), run(plain, Optimizer(plain, 0.05, **options), 8), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -100,7 +104,7 @@ def test_polar_express_equals_foreach() -> None:
     rows=st.integers(2, 130), columns=st.integers(2, 130), even=st.booleans(), scale=st.sampled_from([1e-12, 1, 1e6])
 )
 def test_equals_foreach_at_any_size(rows: int, columns: int, even: bool, scale: float) -> None:
-    options = {"scheme": "nesterov", "preconditioner": "spectral", "row_normalization": even, "weight_decay": 0.1}
+    options = {"scheme": "nesterov", "preconditioner": Spectral(row_normalization=even), "weight_decay": 0.1}
     results = []
     for way in (True, None):
         params = parameters(shapes=((rows, columns),))
@@ -168,13 +172,13 @@ def test_large_matrices_beside_small_ones_are_left_to_torch() -> None:
     assert torch.equal(got[1], expected[1])
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
-    assert [c_matrices.fits(p, optimizer.param_groups[0]) for p in ours] == [True, False, True]
+    assert [c_matrices.fits(p, optimizer.param_groups[0]["preconditioner"]) for p in ours] == [True, False, True]
     assert kernels(optimizer) == 1
 
 
 def test_another_arithmetic_is_left_to_torch() -> None:
     params, twin = parameters(torch.float32), parameters(torch.float32)
-    options = {**PRESET, "preconditioner": "spectral", "orthogonalization_dtype": "bfloat16"}
+    options = {**PRESET, "preconditioner": replace(ROWS, dtype="bfloat16")}
     optimizer = Optimizer(params, 0.05, fused=True, **options)
     got, expected = run(params, optimizer, 3), run(twin, Optimizer(twin, 0.05, **options), 3)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
@@ -188,7 +192,7 @@ def test_memory_order_does_not_matter(changed: str) -> None:
         params = parameters(shapes=((16, 4, 3, 3), (12, 20)))
         if last and changed == "parameter":
             params[0].data = params[0].data.contiguous(memory_format=torch.channels_last)
-        optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
+        optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
         for n in range(3):
             gradients(params, n)
             assert params[0].grad is not None
@@ -216,8 +220,8 @@ def test_parameters_at_odd_addresses_and_what_lies_beside_them() -> None:
 
 def test_parameters_that_move_are_followed() -> None:
     params, twin = parameters(), parameters()
-    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
-    expected = run(twin, Optimizer(twin, 0.05, preconditioner="spectral", fused=True, **PRESET), 4)
+    optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
+    expected = run(twin, Optimizer(twin, 0.05, fused=True, **PRESET), 4)
     run(params, optimizer, 2)
     for p in params:
         p.data = p.data.clone()
@@ -231,7 +235,7 @@ def test_parameters_that_move_are_followed() -> None:
 def test_a_broken_gradient_stays_in_its_matrix_and_a_zero_one_moves_nothing() -> None:
     params = parameters(torch.float32, ((20, 30), (30, 20), (20, 20)))
     before = [p.detach().clone() for p in params]
-    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
     gradients(params, 0)
     assert params[0].grad is not None
     params[0].grad[3, 4] = torch.nan
@@ -266,7 +270,7 @@ def test_a_checkpoint_goes_from_compiled_to_foreach_and_back() -> None:
 
 def test_a_step_allocates_nothing() -> None:
     params = parameters(torch.float32)
-    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
     run(params, optimizer, 2)
     assert peak_extra_bytes(optimizer.step, torch.device("cpu")) < 1024
 
@@ -284,8 +288,8 @@ def test_autograd_sees_that_a_parameter_has_changed() -> None:
 def test_the_default_device_is_of_no_account() -> None:
     """The memory that the loops work in is the CPU's, whatever device new tensors are made on."""
     params, twin = parameters(), parameters()
-    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
-    expected = run(twin, Optimizer(twin, 0.05, preconditioner="spectral", fused=True, **PRESET), 1)
+    optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
+    expected = run(twin, Optimizer(twin, 0.05, fused=True, **PRESET), 1)
     gradients(params, 0)
     with torch.device("meta"):
         optimizer.step()
@@ -312,13 +316,13 @@ def test_a_parameter_that_shrinks_in_its_place_is_not_read_beyond_its_end(metric
 
 def test_an_arithmetic_that_is_changed_later_is_obeyed() -> None:
     params, twin = parameters(torch.float32), parameters(torch.float32)
-    optimizer = Optimizer(params, 0.05, preconditioner="spectral", fused=True, **PRESET)
-    other = Optimizer(twin, 0.05, preconditioner="spectral", fused=True, **PRESET)
+    optimizer = Optimizer(params, 0.05, fused=True, **PRESET)
+    other = Optimizer(twin, 0.05, fused=True, **PRESET)
     run(params, optimizer, 2)
     run(twin, other, 2)
-    optimizer.param_groups[0]["orthogonalization_dtype"] = "bfloat16"
+    optimizer.param_groups[0]["preconditioner"] = replace(ROWS, dtype="bfloat16")
     for group in other.param_groups:
-        group |= {"orthogonalization_dtype": "bfloat16", "fused": None}
+        group |= {"preconditioner": replace(ROWS, dtype="bfloat16"), "fused": None}
     assert all(torch.equal(a, b) for a, b in zip(run(params, optimizer, 1), run(twin, other, 1), strict=True))
 
 

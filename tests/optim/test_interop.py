@@ -174,12 +174,12 @@ def test_describe_speaks_of_time_steps() -> None:
     assert known is not None
     assert sabun.schemes.get(known["scheme"]) == sabun.nesterov(0.9)
     assert known["lr"] == pytest.approx(0.5)
-    assert known["metric"] is None
-    assert describe(torch.optim.AdamW(params, lr=0.01))["metric"] == "adam"
+    assert known["preconditioner"] is None
+    assert describe(torch.optim.AdamW(params, lr=0.01))["preconditioner"] == "adam"
     assert describe(torch.optim.RMSprop(params)) is None
     assert describe(torch.optim.AdamW(params, amsgrad=True)) is None
     mine = describe(create("nadamw", params, 0.003))
-    assert (mine["lr"], mine["metric"], mine["gradient_evaluations"]) == (0.003, "adam", 1)
+    assert (mine["lr"], mine["preconditioner"], mine["gradient_evaluations"]) == (0.003, "adam", 1)
     assert describe(RungeKutta(params, 0.1, scheme="rk4"))["gradient_evaluations"] == 4
     for description in (known, mine):
         json.dumps(description)

@@ -63,7 +63,7 @@ def test_the_direction_is_that_of_lfilter(name: str, start_up: str) -> None:
         expected = scipy.signal.lfilter(b, a, signal, axis=0)
     if start_up == "unbiased":
         expected = expected / scipy.signal.lfilter(b, a, np.ones(60))[:, None]
-    filter_ = realize(encode(scheme), None, start_up)
+    filter_ = realize(scheme, None, start_up)
     assert filter_.taps == scheme.state_copies
     taps = [[torch.zeros(4, dtype=torch.float64)] for _ in range(filter_.taps)]
     for n, row in enumerate(signal):
@@ -85,19 +85,19 @@ def test_the_look_ahead_plane_runs_in_pole_form_and_nothing_is_copied() -> None:
         ("look-ahead(0.9, 2)", 0.2 / 0.9),
         ("lion", 0.09 / 0.99),
     ]:
-        filter_ = realize(encode(sabun.schemes.get(name)), None, "rest")
+        filter_ = realize(sabun.schemes.get(name), None, "rest")
         assert filter_.kind == "pole"
         assert filter_.weights == pytest.approx((weight, 1 - weight))
     taps, grads = [[torch.zeros(3)]], [torch.ones(3)]
-    terms = advance(realize("nesterov", None, "rest"), taps, grads)
+    terms = advance(realize(sabun.nesterov(), None, "rest"), taps, grads)
     assert terms[0][1] is grads
     assert terms[1][1] is taps[0]
-    assert realize("adams-bashforth-2", None, "hold").kind == "direct"
-    assert realize("look-ahead(0.5, 40)", None, "rest").kind == "lagged"  # its weight would lose digits
+    assert realize(sabun.schemes.get("adams-bashforth-2"), None, "hold").kind == "direct"
+    assert realize(sabun.look_ahead(0.5, 40), None, "rest").kind == "lagged"  # its weight would lose digits
 
 
 def test_buffers_change_places_instead_of_being_copied() -> None:
-    filter_ = realize("taylor-4", None, "hold")
+    filter_ = realize(sabun.schemes.get("taylor-4"), None, "hold")
     taps, grads = [[torch.zeros(3)], [torch.zeros(3)]], [torch.ones(3)]
     first, second = taps[0][0], taps[1][0]
     advance(filter_, taps, grads)

@@ -14,9 +14,8 @@ from training import backward, batches, flat, network
 import sabun
 from sabun.errors import OptionError
 from sabun.optim import create, describe
+from sabun.optim.momentum import momentum_of
 from sabun.optim.reference import Reference
-from sabun.optim.roles import momentum_of
-from sabun.optim.scheme_codec import decode
 
 STEPS = 40
 Make = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
@@ -49,7 +48,7 @@ every = pytest.mark.parametrize("options", ARMS.values(), ids=ARMS)
 
 def now(optimizer: torch.optim.Optimizer) -> float:
     group = optimizer.param_groups[0]
-    beta = momentum_of(group, decode(group["scheme"]))
+    beta = momentum_of(group)
     assert beta is not None
     return beta
 
@@ -181,8 +180,8 @@ def test_groups_have_their_own_end_and_their_own_peak() -> None:
         optimizer.step()
     first, second = optimizer.param_groups
     assert (first["lr_peak"], second["lr_peak"]) == (0.01, 0.1)
-    assert momentum_of(first, decode(first["scheme"])) == pytest.approx(0.85)
-    assert momentum_of(second, decode(second["scheme"])) == 0.8
+    assert momentum_of(first) == pytest.approx(0.85)
+    assert momentum_of(second) == 0.8
 
 
 def test_a_tensor_rate_is_followed() -> None:
@@ -201,8 +200,8 @@ def test_the_stability_control_and_the_description_know_the_beta_of_now() -> Non
     """heavy-ball's interval 2(1+β)/(1−β): 18 at the start's 0.8, 78 at 0.95."""
     theta = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     optimizer = sabun.Optimizer(
-        [theta], 1.0, scheme="heavy-ball(0.8)", momentum_end=0.95, step_control="stability",
-        probe_every=1, stability_fraction=1.0,
+        [theta], 1.0, scheme="heavy-ball(0.8)", momentum_end=0.95,
+        step_control="stability(fraction=1.0, probe_every=1)",
     )  # fmt: skip
 
     def closure() -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 
 import sabun
 from sabun.errors import OptionError, SabunError, SchemeError
+from sabun.optim import Adam, Identity, Preconditioner, Spectral
 from sabun.optim.notation import Notation, parse, resolve
 
 
@@ -18,7 +19,7 @@ from sabun.optim.notation import Notation, parse, resolve
     ("text", "expected"),
     [
         ("adamw", Notation("named", "adamw")),
-        (" nesterov@adam ", Notation("named", "nesterov", metric="adam")),
+        (" nesterov@adam ", Notation("named", "nesterov", preconditioner="adam")),
         ("look-ahead(0.9, 2)@spectral", Notation("named", "look-ahead", (0.9, 2), {}, "spectral")),
         ("look-ahead(beta=0.9, gamma=2.0)", Notation("named", "look-ahead", (), {"beta": 0.9, "gamma": 2.0})),
         ("torch.optim:SGD(momentum=0.9, nesterov=True)",
@@ -46,10 +47,10 @@ def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
     [
         ("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
         ("torch.optim:SGD(momentum=0.5, lr=0.2)", {"lr": 0.1}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.5}),
-        ("nesterov", {"lr": 0.1}, sabun.Optimizer, {"lr": 0.1, "preconditioner": None}),
-        ("look-ahead(0.9, 2) @ adam", {"lr": 0.1}, sabun.Optimizer, {"momentum": 0.9, "preconditioner": "adam"}),
-        ("look-ahead(0.9, 2)", {"lr": 0.1, "gamma": 3}, sabun.Optimizer, {"scheme": "look-ahead(0.9, 3)"}),
-        ("nadamw(weight_decay=0.3)", {"lr": 0.1}, sabun.Optimizer, {"weight_decay": 0.3, "preconditioner": "adam"}),
+        ("nesterov", {"lr": 0.1}, sabun.Optimizer, {"lr": 0.1, "preconditioner": Identity()}),
+        ("look-ahead(0.9, 2) @ adam", {"lr": 0.1}, sabun.Optimizer, {"momentum": 0.9, "preconditioner": Adam()}),
+        ("look-ahead(0.9, 2)", {"lr": 0.1, "gamma": 3}, sabun.Optimizer, {"scheme": sabun.look_ahead(0.9, 3)}),
+        ("nadamw(weight_decay=0.3)", {"lr": 0.1}, sabun.Optimizer, {"weight_decay": 0.3, "preconditioner": Adam()}),
         ("nadamw(weight_decay=0.3)", {"lr": 0.1, "weight_decay": 0.0}, sabun.Optimizer, {"weight_decay": 0.0}),
         ("heun", {"lr": 0.1}, sabun.RungeKutta, {"lr": 0.1}),
         (
@@ -58,7 +59,12 @@ def test_what_is_no_notation_is_refused_with_a_way_out(text: str) -> None:
             sabun.Optimizer,
             {"momentum": 0.8, "lr": 0.2, "weight_decay": 0.1},
         ),
-        ("chebyshev(stages=3, lr=0.2)", {"lr": 0.1}, sabun.RungeKutta, {"scheme": "chebyshev(3, 0.05)", "lr": 0.1}),
+        (
+            "chebyshev(stages=3, lr=0.2)",
+            {"lr": 0.1},
+            sabun.RungeKutta,
+            {"scheme": sabun.schemes.get("chebyshev(3, 0.05)"), "lr": 0.1},
+        ),
     ],
 )
 def test_what_a_notation_makes(
@@ -82,7 +88,7 @@ def test_what_a_notation_makes(
         ("nesterov(weight_deccay=0.1)", "Did you mean 'weight_decay'"),
         ("nesterov(betta=0.9)", "Did you mean 'beta'"),
         ("nesterow", "Did you mean 'nesterov'"),
-        ("heun@adam", "Metrics go with multistep schemes only"),
+        ("heun@adam", "Multistep schemes only"),
     ],
 )
 def test_what_names_nothing_is_refused_with_the_nearest_that_does(text: str, says: str) -> None:
@@ -95,7 +101,42 @@ def test_a_scheme_that_cannot_train_is_refused_before_anything_is_built() -> Non
     with pytest.raises(SchemeError):
         resolve("lagrange-4")
     with pytest.raises(SabunError, match="adan"):
-        resolve("nesterov@adan").make(nn.Linear(1, 1).parameters(), {"lr": 0.1})
+        resolve("nesterov@adan")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("nesterov@adam(beta2=0.95)", {}, Adam(beta2=0.95)),
+        ("nesterov@adam(0.95)", {}, Adam(beta2=0.95)),
+        ("nesterov(beta2=0.9)@adam(eps=1e-6)", {}, Adam(beta2=0.9, eps=1e-6)),
+        ("nesterov(preconditioner='adam(beta2=0.9)')", {}, Adam(beta2=0.9)),
+        ("nesterov@adam", {"beta2": 0.9}, Adam(beta2=0.9)),
+        ("adamw(beta2=0.95)", {}, Adam(beta2=0.95)),
+        ("adamw(preconditioner='adam(beta2=0.95)')", {"eps": 1e-6}, Adam(beta2=0.95, eps=1e-6)),
+        ("sabun(steps=8)", {}, Spectral(steps=8, row_normalization=True, beta2=0.95)),
+    ],
+)
+def test_options_of_a_role_by_their_own_name(text: str, options: dict[str, float], expected: Preconditioner) -> None:
+    maker = resolve(text)
+    assert {*options} <= {*(maker.accepts or ())}
+    assert maker.make(nn.Linear(3, 2), {"lr": 0.1, **options}).param_groups[0]["preconditioner"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nesterov@adam(betta2=0.9)", "Did you mean 'beta2'"),
+        ("nesterov@adam(beta2=1.5)", "beta2 must be"),
+        ("nesterov@adam(0.9, beta2=0.9)", "gives beta2 twice"),
+        ("nesterov@adam(0.9, 1e-8, 3)", "too many arguments"),
+        ("nesterov(beta2=0.9)", "unknown parameter or option"),
+        ("nesterov@adam(beta2=0.9", "not closed"),
+    ],
+)
+def test_a_wrong_option_of_a_role_is_named(text: str, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        resolve(text)
 
 
 def test_it_needs_no_pydantic() -> None:

@@ -39,7 +39,7 @@ from sabun.errors import OptionError, SabunError, SchemeError
         (
             lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6),
             lambda p: sabun.Optimizer(
-                p, 0.01, scheme="heavy-ball(0.8)", preconditioner="adam", beta2=0.95, eps=1e-6,
+                p, 0.01, scheme="heavy-ball(0.8)", preconditioner="adam(beta2=0.95, eps=1e-6)",
                 weight_decay=0.1, decoupled=False,
             ),
         ),
@@ -103,15 +103,17 @@ def test_lr_is_the_time_step_for_every_scheme() -> None:
         ({"lr": 0.1, "weigth_decay": 0.1}, OptionError, "Did you mean 'weight_decay'"),
         ({"lr": 0.1, "weight_decay": -0.1}, OptionError, "weight_decay must be"),
         ({"lr": 0.1, "weight_decay": math.nan}, OptionError, "weight_decay must be"),
-        ({"lr": 0.1, "beta2": 1.0}, OptionError, "beta2 must be"),
-        ({"lr": 0.1, "eps": -1e-8}, OptionError, "eps must be"),
+        ({"lr": 0.1, "preconditioner": "adam(beta2=1.0)"}, OptionError, "beta2 must be"),
+        ({"lr": 0.1, "preconditioner": "adam(eps=-1e-8)"}, OptionError, "eps must be"),
         ({"lr": 0.1, "maximize": 1}, OptionError, "maximize must be"),
         ({"lr": 0.1, "scheme": "heavy-ball", "momentum": 1.0}, OptionError, "momentum must be"),
         ({"lr": 0.1, "scheme": "heavy-ball", "momentum": math.nan}, OptionError, "momentum must be"),
         ({"lr": 0.1, "momentum": 0.9}, OptionError, "has no momentum"),
-        ({"lr": 0.1, "ema_decay": 1.5}, OptionError, "ema_decay must be"),
-        ({"lr": 0.1, "refresh_every": 0}, OptionError, "refresh_every must be"),
-        ({"lr": 0.1, "orthogonalization": "qr"}, OptionError, "orthogonalization must be"),
+        ({"lr": 0.1, "averaging": "ema(decay=1.5)"}, OptionError, "decay must be"),
+        ({"lr": 0.1, "preconditioner": "kronecker(refresh_every=0)"}, OptionError, "refresh_every must be"),
+        ({"lr": 0.1, "preconditioner": "spectral(iteration='qr')"}, OptionError, "iteration must be"),
+        ({"lr": 0.1, "preconditioner": 3}, OptionError, "a name, an object or None"),
+        ({"lr": 0.1, "beta2": 0.9}, OptionError, "option of the preconditioner 'adam'"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_named(options, kind, says) -> None:
@@ -125,7 +127,8 @@ def test_a_wrong_option_is_named(options, kind, says) -> None:
 
 @pytest.mark.parametrize(
     ("group", "says"),
-    [({"lr": -1.0}, "lr must"), ({"weigth_decay": 0.1}, "Did you mean 'weight_decay'"), ({"beta2": 2}, "beta2 must"),
+    [({"lr": -1.0}, "lr must"), ({"weigth_decay": 0.1}, "Did you mean 'weight_decay'"),
+     ({"preconditioner": "adam(beta2=2)"}, "beta2 must"),
      ({"preconditioner": "adm"}, "'adam'"), ({"step_control": "stability"}, "whole optimizer")],
 )  # fmt: skip
 def test_a_wrong_group_changes_nothing(group, says) -> None:

@@ -13,7 +13,7 @@ from training import backward, batches, deviation, flat, network, trajectory
 
 import sabun
 from sabun.errors import OptionError, SchemeError
-from sabun.optim import create, presets
+from sabun.optim import AVERAGING, PRECONDITIONERS, Adam, Identity, Kronecker, Spectral, create, presets
 from sabun.optim.notation import resolve
 
 
@@ -109,8 +109,8 @@ def test_nadamw_is_torch_nadam_once_the_start_is_forgotten() -> None:
 def test_muon_is_torch_muon_in_bfloat16() -> None:
     def muon(p):
         # The last matrix of a bare list would be taken for the head; here all are hidden.
-        groups = [{"params": p, "preconditioner": "spectral"}]
-        return create("muon", groups, 0.01, orthogonalization_dtype="bfloat16", foreach=False)
+        groups = [{"params": p, "preconditioner": "spectral(dtype='bfloat16')"}]
+        return create("muon", groups, 0.01, foreach=False)
 
     ours = matrices(muon, 40)
     theirs = matrices(lambda p: torch.optim.Muon(p, lr=0.01, adjust_lr_fn="match_rms_adamw"), 40)
@@ -199,7 +199,7 @@ def test_soap_is_soap_that_steps_on_its_first_gradient(refresh: int, tolerance: 
 
     ours = run(
         lambda p: sabun.Optimizer(
-            p, 0.01, scheme="heavy-ball(0.95)", preconditioner="kronecker", beta2=0.95, refresh_every=refresh
+            p, 0.01, scheme="heavy-ball(0.95)", preconditioner=Kronecker(beta2=0.95, refresh_every=refresh)
         ),
         False,
     )
@@ -211,9 +211,9 @@ def test_every_row_builds_what_it_says() -> None:
     for name, row in presets().items():
         optimizer = create(name, network())
         group = optimizer.param_groups[0]
-        assert group["preconditioner"] == row.preconditioner
-        assert group["averaging"] == row.averaging
-        assert sabun.schemes.get(group["scheme"]) == sabun.schemes.get(row.scheme)
+        assert group["preconditioner"] == PRECONDITIONERS.make(row.preconditioner)
+        assert group["averaging"] == AVERAGING.make(row.averaging)
+        assert group["scheme"] == sabun.schemes.get(row.scheme)
         assert group["lr"] == row.lr
         assert row.summary
         assert row.source
@@ -236,10 +236,13 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
     optimizer = create("sabun", model, 0.02)
     hidden, rest = optimizer.param_groups
     assert {id(p) for p in hidden["params"]} == {id(model.up.weight), id(model.down.weight)}
-    assert (hidden["preconditioner"], rest["preconditioner"]) == ("spectral", "adam")
+    assert (hidden["preconditioner"], rest["preconditioner"]) == (
+        Spectral(row_normalization=True, beta2=0.95),
+        Adam(),
+    )
     assert (hidden["lr"], rest["lr"]) == (0.02, pytest.approx(0.0024))
     assert (hidden["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
-    assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)").name
+    assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)")
     assert hidden["param_names"] == ["up.weight", "down.weight"]
     by_list = create("muon", list(model.named_parameters()))
     assert [len(g["params"]) for g in by_list.param_groups] == [2, 5]
@@ -247,11 +250,12 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
 
 def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
     with_scheme = create("sabun", network(), scheme="euler").param_groups[0]
-    assert (with_scheme["momentum_end"], with_scheme["row_normalization"]) == (None, True)
+    assert with_scheme["momentum_end"] is None
+    assert with_scheme["preconditioner"].row_normalization
     with_metric = create("sabun", network(), preconditioner="adam").param_groups[0]
-    assert (with_metric["momentum_end"], with_metric["beta2"], with_metric["row_normalization"]) == (0.95, 0.999, False)
+    assert (with_metric["momentum_end"], with_metric["preconditioner"]) == (0.95, Adam())
     given = create("soap", network(), preconditioner="adam", beta2=0.9).param_groups[0]
-    assert (given["beta2"], given["weight_decay"]) == (0.9, 0.01)
+    assert (given["preconditioner"], given["weight_decay"]) == (Adam(beta2=0.9), 0.01)
     end = create("sabun", network(), scheme="nesterov(0.8)", momentum_end=0.9).param_groups[0]["momentum_end"]
     assert end == 0.9
 
@@ -260,8 +264,10 @@ def test_options_of_the_update_concern_both_groups() -> None:
     for given in (0.0, 0.02):
         groups = create("sabun", network(), weight_decay=given).param_groups
         assert [group["weight_decay"] for group in groups] == [given, given]
-    groups = create("sabun", network(), beta2=0.9).param_groups  # of the metric: the hidden matrices' own
-    assert [group["beta2"] for group in groups] == [0.9, 0.999]
+    groups = create("sabun", network(), beta2=0.9).param_groups  # of the preconditioner: the hidden matrices' own
+    assert [group["preconditioner"].beta2 for group in groups] == [0.9, 0.999]
+    groups = create("soap", network(), beta2=0.9).param_groups  # one value in the row: both
+    assert [group["preconditioner"].beta2 for group in groups] == [0.9, 0.9]
 
 
 def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:
@@ -287,17 +293,17 @@ def test_create_names_what_is_near() -> None:
 
 @pytest.mark.parametrize("read", [lambda t: create(t, network()), lambda t: resolve(t).make(network(), {"lr": 0.1})])
 def test_a_presets_parameters_are_those_of_its_scheme(read) -> None:
-    for text, scheme, metric in (
+    for text, scheme, preconditioner in (
         ("muon(0.9)", "nesterov(0.9)", "spectral"),
         ("lion(0.8)", "lion(0.8, 0.99)", "sign"),
         ("mars(gamma=1)", "look-ahead(0.95, 1)", "adam"),
-        ("nesterov(0.8)", "nesterov(0.8)", None),
-        ("look-ahead(0.8, 3)", "look-ahead(0.8, 3)", None),
+        ("nesterov(0.8)", "nesterov(0.8)", "none"),
+        ("look-ahead(0.8, 3)", "look-ahead(0.8, 3)", "none"),
     ):
         group = read(text).param_groups[0]
-        assert sabun.schemes.get(group["scheme"]) == sabun.schemes.get(scheme), text
-        assert group["preconditioner"] == metric, text
-    assert resolve("lion@none").make(network(), {"lr": 0.1}).param_groups[0]["preconditioner"] is None
+        assert group["scheme"] == sabun.schemes.get(scheme), text
+        assert group["preconditioner"].name == preconditioner, text
+    assert resolve("lion@none").make(network(), {"lr": 0.1}).param_groups[0]["preconditioner"] == Identity()
     for text, says in (
         ("sgd(0.9)", "too many parameters"),
         ("lion(0.9, 1.5)", r"in \[0, 1\)"),

@@ -1,4 +1,4 @@
-"""The fast path is the textbook: every scheme × metric × average, over shapes, options and dtypes."""
+"""The fast path is the textbook: every scheme × preconditioner × average, over shapes, options and dtypes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sabun
 from sabun.optim import AVERAGING, PRECONDITIONERS
 from sabun.optim.reference import Reference
 
+OPTIONS = {"tail": "tail(start=3)", "ema": "ema(decay=0.8)", "kronecker": "kronecker(refresh_every=4)"}
 SHAPES = [(4, 6), (5,), (3, 2, 2), (), (1, 7), (2, 3, 2, 2), (6, 6)]
 
 
@@ -37,14 +38,14 @@ def both(options, shapes, dtype, steps: int, seed: int) -> tuple[list[Tensor], l
 
 
 @pytest.mark.parametrize("averaging", AVERAGING)
-@pytest.mark.parametrize("metric", PRECONDITIONERS)
+@pytest.mark.parametrize("preconditioner", PRECONDITIONERS)
 @pytest.mark.parametrize("scheme", USABLE)
-def test_every_combination_follows_the_textbook(scheme: str, metric: str, averaging: str) -> None:
-    options = {"scheme": scheme, "preconditioner": metric, "averaging": averaging, "weight_decay": 0.1, "tail_start": 3,
-               "ema_decay": 0.8, "refresh_every": 4}  # fmt: skip
+def test_every_combination_follows_the_textbook(scheme: str, preconditioner: str, averaging: str) -> None:
+    options = {"scheme": scheme, "preconditioner": OPTIONS.get(preconditioner, preconditioner),
+               "averaging": OPTIONS.get(averaging, averaging), "weight_decay": 0.1}  # fmt: skip
     fast, slow = both(options, SHAPES, torch.float64, 12, 0)
     # Rounding of 1e-17 in a first eigenbasis' null space comes back divided by ε = 1e-8.
-    tolerance = 1e-7 if metric == "kronecker" else 1e-11
+    tolerance = 1e-7 if preconditioner == "kronecker" else 1e-11
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -52,7 +53,7 @@ def test_every_combination_follows_the_textbook(scheme: str, metric: str, averag
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     scheme=st.sampled_from(USABLE),
-    metric=st.sampled_from(["none", "adam", "sign", "spectral"]),
+    preconditioner=st.sampled_from(["none", "adam", "sign", "spectral"]),
     averaging=st.sampled_from(list(AVERAGING)),
     shapes=st.lists(st.lists(st.integers(1, 5), max_size=4).map(tuple), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -66,23 +67,49 @@ def test_every_combination_follows_the_textbook(scheme: str, metric: str, averag
     foreach=st.booleans(),
 )
 def test_any_shapes_and_options_follow_the_textbook(
-    scheme, metric, averaging, shapes, dtype, steps, seed, decoupled, maximize, start_up, weight_decay, power, foreach
+    scheme,
+    preconditioner,
+    averaging,
+    shapes,
+    dtype,
+    steps,
+    seed,
+    decoupled,
+    maximize,
+    start_up,
+    weight_decay,
+    power,
+    foreach,
 ) -> None:
-    options = {"scheme": scheme, "preconditioner": metric, "averaging": averaging, "decoupled": decoupled,
-               "maximize": maximize, "start_up": start_up, "weight_decay": weight_decay, "averaging_power": power,
-               "tail_start": 2, "foreach": foreach}  # fmt: skip
+    averaging = {"schedule-free": f"schedule-free(power={power})", "tail": "tail(start=2)"}.get(averaging, averaging)
+    options = {"scheme": scheme, "preconditioner": preconditioner, "averaging": averaging, "decoupled": decoupled,
+               "maximize": maximize, "start_up": start_up, "weight_decay": weight_decay,
+               "foreach": foreach}  # fmt: skip
     assume(start_up != "unbiased" or correctable(scheme))
     fast, slow = both(options, shapes, dtype, steps, seed)
     # Five Newton–Schulz products enlarge a small singular value, and the rounding in it, up to 3.4445⁵ ≈ 485 times.
-    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype] * (485 if metric == "spectral" else 10)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype] * (485 if preconditioner == "spectral" else 10)
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("foreach", [True, False])
 def test_even_rows_follow_the_textbook(foreach: bool) -> None:
-    options = {"scheme": "look-ahead(0.9, 2)", "preconditioner": "spectral", "row_normalization": True, "beta2": 0.8,
-               "foreach": foreach}  # fmt: skip
+    options = {"scheme": "look-ahead(0.9, 2)", "foreach": foreach,
+               "preconditioner": "spectral(row_normalization=True, beta2=0.8)"}  # fmt: skip
     shapes = [shape for shape in SHAPES if len(shape) > 1]
     for a, b in zip(*both(options, shapes, torch.float64, 12, 0), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_a_batch_of_one_does_not_count_as_a_dimension_for_the_step_limit() -> None:
+    options = {"scheme": "nesterov", "preconditioner": "adam", "step_limit": 0.01}
+    for a, b in zip(*both(options, [(1, 3, 64), (1, 1, 5, 7), (1, 64)], torch.float64, 6, 0), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_polar_express_follows_the_textbook(steps: int) -> None:
+    options = {"scheme": "nesterov", "preconditioner": f"spectral(iteration='polar-express', steps={steps})"}
+    for a, b in zip(*both(options, [(4, 6), (6, 6)], torch.float64, 6, 0), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)

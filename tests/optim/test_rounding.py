@@ -69,13 +69,13 @@ def test_small_updates_survive_stochastic_rounding_only() -> None:
     assert drift(stochastic_rounding=True) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("metric", [None, "adam", "sign", "spectral", "kronecker"])
+@pytest.mark.parametrize("preconditioner", [None, "adam", "sign", "spectral", "kronecker(refresh_every=3)"])
 @pytest.mark.parametrize("options", [{}, {"state_dtype": "float32"}, {"stochastic_rounding": True}], ids=str)
-def test_bfloat16_trains_and_resumes_to_the_bit(metric, options) -> None:
+def test_bfloat16_trains_and_resumes_to_the_bit(preconditioner, options) -> None:
     def setup():
         p = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
         return p, sabun.Optimizer(
-            [p], 0.01, scheme="nesterov", preconditioner=metric, averaging="ema", refresh_every=3, **options
+            [p], 0.01, scheme="nesterov", preconditioner=preconditioner, averaging="ema", **options
         )
 
     def go(p, optimizer, steps) -> None:

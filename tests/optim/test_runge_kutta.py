@@ -169,7 +169,7 @@ def test_all_stages_see_the_same_batch_and_the_same_noise() -> None:
 
 def test_an_embedded_pair_finds_its_step_and_keeps_the_tolerance() -> None:
     theta, calls = torch.ones(1, dtype=torch.float64, requires_grad=True), [0]
-    optimizer = RungeKutta([theta], scheme="bogacki-shampine", step_control="embedded-error", tolerance=1e-6)
+    optimizer = RungeKutta([theta], scheme="bogacki-shampine", step_control="embedded-error(tolerance=1e-6)")
     total = 0
     for _ in range(25):
         before = float(theta)

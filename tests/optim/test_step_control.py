@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim.control.base import PI, Stability, starting_step
+from sabun.optim.control.embedded_error import PI, starting_step
+from sabun.optim.control.stability import StabilityController
 
 
 class Quadratic:
@@ -102,7 +103,7 @@ def test_without_a_learning_rate_digits_end_as_low_as_with_the_best_fixed_step(s
 def test_the_controlled_error_is_what_halving_the_step_shows() -> None:
     """On θ′ = −λθ the estimate (h²/2)|θ″| is compared with the true local error of one Euler step."""
     theta = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    optimizer = sabun.Optimizer([theta], step_control="embedded-error", tolerance=1e-4)
+    optimizer = sabun.Optimizer([theta], step_control="embedded-error(tolerance=1e-4)")
     for _ in range(30):
         before = float(theta)
         theta.grad = theta.detach() * 3.0
@@ -135,7 +136,7 @@ def test_the_controller_keeps_a_perfect_error_and_flees_a_bad_one() -> None:
 
 def test_the_curvature_is_the_largest_eigenvalue_and_the_margin_follows() -> None:
     problem = Quadratic()
-    optimizer = sabun.Optimizer([problem.theta], 1e-3, step_control="stability", probe_every=1)
+    optimizer = sabun.Optimizer([problem.theta], 1e-3, step_control="stability(probe_every=1)")
     for _ in range(30):
         optimizer.step(problem.closure(optimizer))
     figures = optimizer.stats()
@@ -144,7 +145,7 @@ def test_the_curvature_is_the_largest_eigenvalue_and_the_margin_follows() -> Non
     assert optimizer.margin == pytest.approx(0.5, abs=0.02)
     assert optimizer.gradient_evaluations == 2
     assert sabun.Optimizer([problem.theta], 1.0, step_control="stability").gradient_evaluations > 1
-    assert problem.calls == 30 * 2 + Stability.FIRST - 1
+    assert problem.calls == 30 * 2 + StabilityController.FIRST - 1
 
 
 @pytest.mark.parametrize("scheme", ["euler", "nesterov", "look-ahead(0.9, 2)", "taylor-4"])
@@ -173,7 +174,7 @@ def test_a_jump_of_the_curvature_leaves_training_finite(scheme: str, at: int) ->
 def test_stability_works_in_the_adam_metric() -> None:
     problem = Quadratic()
     optimizer = sabun.Optimizer(
-        [problem.theta], 1.0, scheme="heavy-ball", preconditioner="adam", step_control="stability", probe_every=1
+        [problem.theta], 1.0, scheme="heavy-ball", preconditioner="adam", step_control="stability(probe_every=1)"
     )
     for _ in range(60):
         optimizer.step(problem.closure(optimizer))
@@ -184,7 +185,7 @@ def test_stability_works_in_the_adam_metric() -> None:
 
 def test_complex_parameters_are_probed_as_their_real_view() -> None:
     def curvature(theta: Tensor, loss) -> float:
-        optimizer = sabun.Optimizer([theta], 0.01, preconditioner="adam", step_control="stability", probe_every=1)
+        optimizer = sabun.Optimizer([theta], 0.01, preconditioner="adam", step_control="stability(probe_every=1)")
         for _ in range(4):
 
             def closure() -> Tensor:
@@ -212,7 +213,7 @@ def test_a_probe_changes_nothing() -> None:
     def run(control: str | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         torch.manual_seed(1)
         twin = copy.deepcopy(model)
-        optimizer = sabun.Optimizer(twin.parameters(), 1e-3, step_control=control, probe_every=1)
+        optimizer = sabun.Optimizer(twin.parameters(), 1e-3, step_control=control)
         kept = []
 
         def closure() -> Tensor:
@@ -258,7 +259,7 @@ def test_what_a_control_cannot_do_is_refused() -> None:
     theta.grad = torch.ones_like(theta)
     with pytest.raises(OptionError, match="needs a closure"):
         optimizer.step()
-    with pytest.raises(OptionError, match="does not work with the metric 'spectral'"):
+    with pytest.raises(OptionError, match="does not work with the preconditioner 'spectral'"):
         sabun.Optimizer([theta], 0.1, preconditioner="spectral", step_control="stability")
     with pytest.raises(OptionError, match="no learning rate"):
         sabun.Optimizer([theta], step_control="stability")
@@ -267,7 +268,7 @@ def test_what_a_control_cannot_do_is_refused() -> None:
 def test_a_group_that_joins_between_probes_is_probed_before_its_first_step() -> None:
     """A stiff newcomer, λ = 10⁶ at h = 10⁻³: unprobed, its first step throws it a thousandfold away."""
     problem, stiff = Quadratic(), torch.ones(3, dtype=torch.float64, requires_grad=True)
-    optimizer = sabun.Optimizer([problem.theta], 1e-3, step_control="stability", probe_every=1000)
+    optimizer = sabun.Optimizer([problem.theta], 1e-3, step_control="stability(probe_every=1000)")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -311,7 +312,7 @@ def test_all_ranks_choose_the_same_step(tmp_path) -> None:
 def test_the_curvature_is_found_in_low_precision(dtype: torch.dtype) -> None:
     eigenvalues = torch.logspace(0, 3, 20).to(dtype)
     theta = torch.ones(20, dtype=dtype, requires_grad=True)
-    optimizer = sabun.Optimizer([theta], 1e-4, step_control="stability", probe_every=1)
+    optimizer = sabun.Optimizer([theta], 1e-4, step_control="stability(probe_every=1)")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -327,7 +328,7 @@ def test_the_curvature_is_found_in_low_precision(dtype: torch.dtype) -> None:
 def test_stability_under_a_scheduler_resumes_between_probes_to_the_bit() -> None:
     def setup():
         problem = Quadratic()
-        optimizer = sabun.Optimizer([problem.theta], 1e-2, scheme="nesterov", step_control="stability", probe_every=7)
+        optimizer = sabun.Optimizer([problem.theta], 1e-2, scheme="nesterov", step_control="stability(probe_every=7)")
         return problem, optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 50)
 
     def go(problem, optimizer, schedule, steps: int) -> None:

@@ -110,7 +110,7 @@ def _inputs(device: str, dtype: object = None) -> list[OptimizerInput]:
         "look-ahead": {"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam"},
         "lion": {"scheme": "lion", "preconditioner": "sign"},
         "muon": {"scheme": "nesterov", "preconditioner": "spectral"},
-        "soap": {"scheme": "heavy-ball", "preconditioner": "kronecker", "refresh_every": 2},
+        "soap": {"scheme": "heavy-ball", "preconditioner": "kronecker(refresh_every=2)"},
         "ema": {"scheme": "nesterov", "averaging": "ema"},
         "schedule-free": {"preconditioner": "adam", "averaging": "schedule-free"},
     }

@@ -183,12 +183,12 @@ def test_building_an_arm_needs_no_pydantic() -> None:
 
 
 def test_a_bare_name_means_the_optimizer_that_people_know() -> None:
-    """ "lion" is a preset and the scheme inside it; only with a metric of its own is the scheme meant."""
-    metrics = {
-        text: recipe(Arm.named(text)).over([("p", nn.Parameter(torch.ones(3)))]).param_groups[0]["preconditioner"]
+    """ "lion" is a preset and the scheme inside it; only with @preconditioner is the scheme meant."""
+    made = {
+        text: recipe(Arm.named(text)).over([("p", nn.Parameter(torch.ones(3)))]).param_groups[0]["preconditioner"].name
         for text in ("lion", "lion@adam", "lion(0.9, 0.99)", "nesterov")
     }
-    assert metrics == {"lion": "sign", "lion@adam": "adam", "lion(0.9, 0.99)": "sign", "nesterov": None}
+    assert made == {"lion": "sign", "lion@adam": "adam", "lion(0.9, 0.99)": "sign", "nesterov": "none"}
     assert recipe(Arm.named("lion@none")).step == recipe(Arm.named("euler")).step
 
 

@@ -75,7 +75,7 @@ def loop(
 
 @pytest.mark.parametrize(
     ("optimizer", "options"),
-    [("nesterov", {"averaging": "ema", "ema_decay": 0.5}), ("euler", {"averaging": "tail", "tail_start": 3}),
+    [("nesterov", {"averaging": "ema(decay=0.5)"}), ("euler", {"averaging": "tail(start=3)"}),
      ("schedule-free-adamw", {}), ("schedulefree:AdamWScheduleFree", {})],
 )  # fmt: skip
 def test_an_averaging_arm_is_evaluated_at_its_average_though_the_script_knows_nothing_of_it(
@@ -126,7 +126,7 @@ def test_only_the_outermost_modules_are_watched_and_only_for_averaging_arms(open
 
 
 def test_two_networks_under_one_optimizer_are_both_found(opened: Opened) -> None:
-    found = opened("nesterov", {"averaging": "ema", "ema_decay": 0.5}, lr=0.05)
+    found = opened("nesterov", {"averaging": "ema(decay=0.5)"}, lr=0.05)
     one, two = network(), network()
     optimizer = client.swap(torch.optim.SGD([*one.parameters(), *two.parameters()], lr=0.1))
     for _ in range(2):

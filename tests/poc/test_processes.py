@@ -16,7 +16,7 @@ import pytest
 from sabun.poc import events
 from sabun.poc import evidence as stored
 from sabun.poc.study import run
-from sabun.report.table import rows
+from sabun.report.records_table import rows
 
 from .helpers import SGD, tiny_study, untimed
 

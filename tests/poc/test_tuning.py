@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sabun.poc import tuning
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.judgement.trials import summarize
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedArm, resolve

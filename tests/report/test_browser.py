@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from sabun.report import html
-from sabun.report.model import build
 from sabun.report.money import Prices
+
+from .cases import report
 
 CHROMIUM = os.environ.get("SABUN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip(
@@ -92,10 +93,7 @@ def pages(case: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
     found = {}
     for name, more in (("plain", {}), ("hostile", {"names": HOSTILE, "note": "<script>window.pwned=1</script>"})):
         c = case(**more)
-        r = build(
-            c.study, c.assessment, c.environment, runs=c.runs, descriptions=c.descriptions,
-            prices=Prices(600, 200, hours_per_job=3.0),
-        )  # fmt: skip
+        r = report(c, prices=Prices(600, 200, hours_per_job=3.0))
         found[name] = folder / f"{name}.html"
         found[name].write_text(html.render(r, "en"), encoding="utf-8")
     return found

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.poc.judgement.results import Comparison
-from sabun.report.model import build
+from sabun.poc.judgement.assessment import Comparison
 from sabun.report.money import Effort, Money, Prices, appraise
+
+from .cases import report
 
 
 def ratio(effect: float | None, low: float | None = None, high: float | None = None) -> Comparison:
@@ -65,7 +66,7 @@ def test_an_unbounded_ratio_has_no_worst_case() -> None:
 
 def test_without_hours_the_study_itself_is_the_job(case: Callable[..., Any]) -> None:
     c = case(epochs=20)
-    r = build(c.study, c.assessment, {}, runs=c.runs, prices=Prices(3600.0, 1.0))
+    r = report(c, prices=Prices(3600.0, 1.0))
     assert r.money is not None
     assert not r.money.hours_given
     per_epoch = c.assessment.arms["momentum"].medians["epoch_s"]

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sabun.messages.formatting import LANGUAGES, Language
+from sabun.messages.languages import Language, languages
+from sabun.poc.judgement.kpis import GROUPS, deciding
 from sabun.report import facts as facts_module
 from sabun.report import html, json, markdown, method, money, terminal
-from sabun.report.facts import KPIS, Report
-from sabun.report.model import build
+from sabun.report.facts import Report
 from sabun.report.money import Prices
 
+from . import cases
+
 Make = Callable[..., Any]
+DECIDING = [deciding(group).id for group in GROUPS]
 DOCS = Path(__file__).parents[2] / "docs" / "report-json.md"
 VOID = {"meta", "link", "br", "input", "img", "line", "rect", "circle", "path", "hr", "wbr"}
 HOSTILE = {
@@ -35,11 +38,8 @@ HOSTILE = {
 }
 
 
-def report(case: Any, **more: Any) -> Report:
-    return build(
-        case.study, case.assessment, case.environment, runs=case.runs, descriptions=case.descriptions,
-        prices=Prices(600, 200, hours_per_job=3.0), records_sha256="ab" * 32, **more,
-    )  # fmt: skip
+def report(case: Any) -> Report:
+    return cases.report(case, prices=Prices(600, 200, hours_per_job=3.0))
 
 
 class Page(HTMLParser):
@@ -100,7 +100,7 @@ def numbers(said: str) -> list[float]:
     return [float(n.replace("−", "-").replace(",", "")) * (0.01 if unit == "%" else 1) for n, unit in found]
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", languages())
 def test_html_json_markdown_and_terminal_agree(case: Make, lang: Language) -> None:
     r = report(case())
     data = stdlib_json.loads(json.render(r))
@@ -115,7 +115,7 @@ def test_html_json_markdown_and_terminal_agree(case: Make, lang: Language) -> No
     for candidate in data["candidates"]:
         arm = candidate["arm"]
         wanted = []
-        for kpi in KPIS.values():
+        for kpi in DECIDING:
             found = candidate["kpis"][kpi]
             wanted += [found["effect"], found["low"], found["high"]]
         own = Page(f"<div>{rows[arm].split('</th>', 1)[1]}</div>", lang)
@@ -128,7 +128,7 @@ def test_html_json_markdown_and_terminal_agree(case: Make, lang: Language) -> No
                 assert got == pytest.approx(exact, abs=0.0051), (arm, got, exact)
         # The page also carries each effect to the last digit.
         exact = [float(x) for x in re.findall(r'data-value="([^"]+)"', rows[arm])]
-        assert exact == [candidate["kpis"][kpi]["effect"] for kpi in KPIS.values()]
+        assert exact == [candidate["kpis"][kpi]["effect"] for kpi in DECIDING]
     headline = data["sentences"][lang]["headline"]
     assert headline in Page(page, lang).said
     assert headline in re.sub(r"\\(.)", r"\1", markdown.render(r, lang))
@@ -160,14 +160,14 @@ def test_json_is_strict_and_documented(case: Make) -> None:
     assert data["arms"][3]["summary"]["loss_high"][0] is None
     documented = set(re.findall(r"`([a-z_0-9]+)`", DOCS.read_text(encoding="utf-8")))
     for kind in (
-        facts_module.Report, facts_module.Arm, facts_module.Audit, facts_module.Candidate, facts_module.Limits,
+        facts_module.Report, facts_module.ArmFacts, facts_module.Audit, facts_module.Candidate, facts_module.Limits,
         facts_module.Note, method.Method, money.Effort, money.Money, money.Saving,
     ):  # fmt: skip
         for name in (f.name for f in dataclasses.fields(kind)):
             assert name in documented, f"{kind.__name__}.{name} is not in docs/report-json.md"
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", languages())
 @pytest.mark.parametrize("names", [None, HOSTILE])
 def test_the_page_is_well_formed_and_asks_for_nothing(case: Make, lang: Language, names: dict[str, str] | None) -> None:
     source = html.render(report(case(names=names, note="<script>alert(1)</script>")), lang)
@@ -220,10 +220,11 @@ def test_hostile_names_stay_one_cell_in_markdown_and_harmless_in_the_terminal(ca
     assert max(len(line) for line in shell.splitlines()) <= 80
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", languages())
 def test_a_report_without_money_or_tuning_or_schemes_says_so(case: Make, lang: Language) -> None:
     c = case(only=("look-ahead",))
-    r = build(c.study, dataclasses.replace(c.assessment, tuning={}), {})
+    bare = dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, tuning={}), descriptions={})
+    r = cases.report(bare)
     page = Page(html.render(r, lang), lang).said
     assert "--price-per-hour" in page
     assert {"en": "nothing was tuned", "ja": "調整は行っていません"}[lang] in page

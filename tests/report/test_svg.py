@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sabun.report.svg import Canvas, Scale, clean, shorten, visible
+from sabun.report.svg import Canvas, Scale
+from sabun.text_safety import clean, shorten, visible
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 9))

@@ -10,6 +10,8 @@ import pytest
 
 from sabun import schemes
 from sabun.errors import SchemeError
+from sabun.messages.languages import languages
+from sabun.messages.sentences import has
 from sabun.schemes import ButcherTableau, Entry, LinearMultistep
 from sabun.schemes.catalogue import parse
 
@@ -18,8 +20,7 @@ def test_every_entry_is_complete() -> None:
     for name, entry in schemes.SCHEMES.items():
         assert name == entry.name
         assert entry.source
-        assert entry.summary
-        assert entry.summary_ja
+        assert all(has(f"scheme.{name}", lang) for lang in languages())
         scheme = entry.build()
         assert scheme.source == entry.source
         assert set(scheme.parameters) == set(entry.family)

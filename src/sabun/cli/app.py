@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(error: SabunError) -> None:
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     print(f"error: {visible(error.cause)}", file=sys.stderr)
     if error.fix:

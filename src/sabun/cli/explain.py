@@ -53,9 +53,9 @@ def explain(
     """Explain a scheme: its certificate, what that means for a learning rate, and its pictures."""
     from sabun import schemes
     from sabun.errors import OptionError, SchemeError
-    from sabun.messages.certificates import say
+    from sabun.messages.languages import language
 
-    say("scheme", lang)  # refuse an unknown language before anything is written
+    language(lang)  # refuse an unknown language before anything is written
     if plane:
         if png is None:
             raise OptionError(
@@ -71,9 +71,10 @@ def explain(
     certificate = schemes.certify(scheme)
     sentences = certificate.sentences(lang, lr=lr)
     if png is not None:
-        from sabun.report import scheme_figures
+        from sabun.report.altair_style import save_png
+        from sabun.report.scheme_charts import explain as draw
 
-        scheme_figures.save_png(scheme_figures.explain(scheme, lang, lr=lr), png)
+        save_png(draw(scheme, lang, lr=lr), png)
     if as_json:
         found = certificate.to_dict() | {"lr": lr, "sentences": sentences}
         if lr is not None:
@@ -89,10 +90,11 @@ def explain(
 
 def _draw_plane(name: str | None, png: Path, lang: str) -> None:
     from sabun import schemes
-    from sabun.report import scheme_figures
+    from sabun.report.altair_style import save_png
+    from sabun.report.look_ahead_plane import look_ahead_plane
 
     highlight = None if name is None else schemes.get(name)
-    scheme_figures.save_png(scheme_figures.look_ahead_plane(lang, highlight=highlight), png)
+    save_png(look_ahead_plane(lang, highlight=highlight), png)
     print(png)
 
 
@@ -100,7 +102,7 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
     from rich.table import Table
 
     from sabun.cli.console import stdout
-    from sabun.messages.certificates import say
+    from sabun.messages.sentences import text
 
     console = stdout()
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -113,12 +115,12 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
     more = list(sentences)
     if certificate.usable:
         torch = _in_torch(scheme, lr, lang)
-        more += [*([torch] if torch else []), say("metric_note", lang)]
+        more += [*([torch] if torch else []), text("certificate.metric_note", lang)]
     elif certificate.alternative is not None:
         from sabun import schemes
 
         other = schemes.certify(certificate.alternative)
-        more.append(say("alternative", lang, name=other.scheme))
+        more.append(text("certificate.alternative", lang, {"name": other.scheme}))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
         console.print(f"• {sentence}", soft_wrap=True)
@@ -126,8 +128,8 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
 
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     """Return the equivalent call of torch, where SGD with momentum takes the learning rate of sabun times 1 − β."""
-    from sabun.messages.certificates import say
-    from sabun.schemes.numbers import short
+    from sabun.messages.formatting import short
+    from sabun.messages.sentences import text
 
     family = scheme.name.partition("(")[0]
     if family not in ("heavy-ball", "nesterov"):
@@ -135,4 +137,4 @@ def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:
     beta = scheme.parameters["beta"]
     step = f"lr·{short(1 - beta)}" if lr is None else short(lr * (1 - beta))
     nesterov = ", nesterov=True" if family == "nesterov" else ""
-    return say("in_torch", lang, call=f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})")
+    return text("certificate.in_torch", lang, {"call": f"torch.optim.SGD(lr={step}, momentum={beta!r}{nesterov})"})

@@ -18,7 +18,7 @@ from sabun.messages.formatting import show
 from sabun.poc import events
 from sabun.poc.failures import reason_key
 from sabun.poc.records import evaluated
-from sabun.report.svg import shorten, visible
+from sabun.text_safety import shorten, visible
 
 __all__ = ["bar", "listener", "phase_name", "place"]
 

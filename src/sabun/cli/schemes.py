@@ -29,7 +29,7 @@ unstable and cannot be used.
 
 def schemes(lang: Lang = "en", as_json: Json = False) -> None:
     """List every scheme with its order, error constant, stability interval, noise gain and cost."""
-    from sabun.messages.certificates import say
+    from sabun.messages.sentences import text
     from sabun.schemes import SCHEMES, certify
 
     certificates = [certify(entry.build()) for entry in SCHEMES.values()]
@@ -40,11 +40,15 @@ def schemes(lang: Lang = "en", as_json: Json = False) -> None:
 
     from sabun.cli.console import stdout
 
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=say("caption", lang), caption_justify="left")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption=text("certificate.caption", lang), caption_justify="left"
+    )
     for key in ("scheme", "order_short", "constant_short", "interval_short", "noise_short", "gradients_short",
                 "state_short"):  # fmt: skip
-        table.add_column(say(key, lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme")
-    table.add_column(say("what", lang), overflow="fold")
+        table.add_column(
+            text(f"certificate.{key}", lang), justify="left" if key == "scheme" else "right", no_wrap=key == "scheme"
+        )
+    table.add_column(text("certificate.what", lang), overflow="fold")
     for c in certificates:
         table.add_row(*_cells(c, lang), style=None if c.usable else "dim")
     stdout().print(table)
@@ -53,15 +57,15 @@ def schemes(lang: Lang = "en", as_json: Json = False) -> None:
 def _cells(c: Certificate, lang: str) -> list[str]:
     from math import isfinite
 
-    from sabun.messages.certificates import say
-    from sabun.schemes.numbers import short
+    from sabun.messages.formatting import short
+    from sabun.messages.sentences import text
 
     what = c.summary.get(lang) or c.summary["en"]
     return [
         c.scheme,
         str(c.order),
         short(float(c.error_constant)),
-        short(c.stability_interval) if c.usable else say("refused", lang),
+        short(c.stability_interval) if c.usable else text("certificate.refused", lang),
         short(c.noise_gain) if isfinite(c.noise_gain) else "–",
         str(c.gradient_evaluations),
         str(c.state_copies),

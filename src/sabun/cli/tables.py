@@ -14,16 +14,16 @@ from rich.text import Text
 
 from sabun import audit
 from sabun.cli.options import LogFormat
-from sabun.messages.catalogue import text
-from sabun.messages.formatting import Language
-from sabun.report.compare import Comparable
+from sabun.messages.languages import Language
+from sabun.messages.sentences import text
+from sabun.report.compare import StudyComparison
 from sabun.report.markdown import cell
-from sabun.report.svg import shorten, visible
+from sabun.text_safety import shorten, visible
 
 __all__ = ["comparison", "print_log"]
 
 
-def comparison(found: Comparable, lang: Language) -> RenderableType:
+def comparison(found: StudyComparison, lang: Language) -> RenderableType:
     """Return two studies side by side: common candidates, then the settings that differ."""
     heads = [shorten(visible(name), 30) for name in found.names]
     if heads[0] == heads[1]:

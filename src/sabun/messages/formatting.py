@@ -1,7 +1,7 @@
-"""Numbers, times, dates and money as a reader of one language expects them. Pure functions, no locale of the machine.
+"""Numbers, times, dates and money in the conventions of a language: ``[format]`` of its file, not the machine's locale.
 
-One placeholder style for every sentence: ``{effect:pct}`` in a message formats ``effect`` as a percentage of the
-message's language. Special cases: a missing or non-finite number is an en dash, never ``nan``; minus is U+2212.
+``{effect:pct}`` in a message formats ``effect`` as a percentage. A missing or non-finite number is an en dash, never
+``nan``. The minus sign is U+2212.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import math
 import string
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["LANGUAGES", "STYLES", "Formatter", "Language", "show"]
+from sabun.messages.languages import Language, read
 
-Language = Literal["en", "ja"]
-"""A language of the report."""
-LANGUAGES: tuple[Language, ...] = ("en", "ja")
-"""The languages of a report; the first is the default."""
+__all__ = ["STYLES", "Formatter", "conventions", "money", "short", "show"]
+
 NONE = "–"
 _MINUS = "−"
 _ZERO_DECIMAL = {"JPY", "KRW", "VND", "CLP"}
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-           "December")  # fmt: skip
-_SYMBOL = {"JPY": "¥", "USD": "$", "EUR": "€", "GBP": "£", "KRW": "₩"}
+
+
+def conventions(lang: Language) -> Mapping[str, Any]:
+    """The table ``[format]`` of a language."""
+    return read(lang).format
 
 
 def _fixed(x: float, decimals: int) -> str:
@@ -43,24 +43,30 @@ def _significant(x: float, digits: int) -> str:
     return _fixed(x, max(0, digits - 1 - exponent))
 
 
-def _percent(x: float, lang: Language) -> str:
+def short(value: float) -> str:
+    """Four significant digits, trailing zeros cut off: ``0.05``, ``−2.686``, ``1.000e-09``."""
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if not -4 <= size < 7:
+        return f"{value:.3e}"
+    text = f"{value:.{max(3 - size, 0)}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", _MINUS)
+
+
+def _percent(x: float) -> str:
     if x == 0:
-        return "0%"
+        return "0"
     magnitude = abs(x)
-    decimals = 0 if magnitude >= 10 else 1 if magnitude >= 0.00095 or magnitude == 0 else 2
-    return _fixed(100 * x, decimals) + "%"
+    return _fixed(100 * x, 0 if magnitude >= 10 else 1 if magnitude >= 0.00095 else 2)
 
 
-def _signed(x: float, lang: Language) -> str:
-    text = _percent(x, lang)
+def _signed(x: float) -> str:
+    text = _percent(x)
     return text if text.startswith(_MINUS) or x <= 0 else "+" + text
 
 
-def _level(x: float, lang: Language) -> str:
-    return f"{100 * x:.4g}%"
-
-
-def _tick(x: float, lang: Language) -> str:
+def _tick(x: float) -> str:
     if x == 0:
         return "0"
     if not 1e-4 <= abs(x) < 1e6:
@@ -69,74 +75,88 @@ def _tick(x: float, lang: Language) -> str:
     return _MINUS + text if x < 0 else text
 
 
-def _tick_percent(x: float, lang: Language) -> str:
-    return ("+" if x > 0 else "") + _tick(round(100 * x, 6), lang) + "%"
+def _ratio(x: float) -> str:
+    return _fixed(x, 2) if 0.095 <= x < 100 else _significant(x, 2) if x < 0.095 else _fixed(x, 0)
 
 
-def _tick_ratio(x: float, lang: Language) -> str:
-    return _tick(round(x, 6), lang) + ("倍" if lang == "ja" else "×")
-
-
-def _ratio(x: float, lang: Language) -> str:
-    number = _fixed(x, 2) if 0.095 <= x < 100 else _significant(x, 2) if x < 0.095 else _fixed(x, 0)
-    return number + ("倍" if lang == "ja" else "×")
-
-
-def _integer(x: float, lang: Language) -> str:
-    return _fixed(round(x), 0)
-
-
-def _number(x: float, lang: Language) -> str:
-    return _significant(x, 3)
-
-
-def _loss(x: float, lang: Language) -> str:
-    return _significant(x, 4)
+_SECONDS = ((1e-3, 1e-6, "microseconds"), (1.0, 1e-3, "milliseconds"), (99.95, 1.0, "seconds"))
 
 
 def _seconds(x: float, lang: Language) -> str:
-    ja = lang == "ja"
     if x < 0:
         return _MINUS + _seconds(-x, lang)
-    if x < 1e-3:
-        return _significant(x * 1e6, 3) + ("マイクロ秒" if ja else " µs")
-    if x < 1:
-        return _significant(x * 1e3, 3) + ("ミリ秒" if ja else " ms")
-    if x < 99.95:
-        return _significant(x, 3) + ("秒" if ja else " s")
-    if x < 3600 * 2:
+    for below, unit, name in _SECONDS:
+        if x < below:
+            return _unit(_significant(x / unit, 3), name, lang)
+    if x < 7200:
         minutes, seconds = divmod(round(x), 60)
-        if ja:
-            return f"{minutes}分" + (f"{seconds}秒" if seconds else "")
-        return f"{minutes} min" + (f" {seconds} s" if seconds else "")
+        pattern = conventions(lang)["minutes_seconds" if seconds else "minutes"]
+        return str(pattern.format(minutes=minutes, seconds=seconds))
     hours = x / 3600
-    number = _fixed(hours, 0 if hours >= 100 else 1)
-    return number + ("時間" if ja else " h")
-
-
-def _hours(x: float, lang: Language) -> str:
-    return _tick(float(f"{x:.3g}"), lang) + ("時間" if lang == "ja" else " h")
+    return _unit(_fixed(hours, 0 if hours >= 100 else 1), "hours", lang)
 
 
 def _months(x: float, lang: Language) -> str:
     if x < 0.1:
         days = max(1, math.ceil(x * 30))
-        return f"{days}日" if lang == "ja" else f"{days} day{'s' if days > 1 else ''}"
+        return _unit(str(days), "day" if days == 1 else "days", lang)
     if x > 120:
-        return "10年超" if lang == "ja" else "more than 10 years"
-    number = _fixed(x, 1)
-    return number + ("か月" if lang == "ja" else " months")
+        return str(conventions(lang)["ten_years"])
+    return _unit(_fixed(x, 1), "months", lang)
 
 
 def _bytes(x: float, lang: Language) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, size in (("gigabytes", 1e9), ("megabytes", 1e6), ("kilobytes", 1e3)):
         if abs(x) >= size:
-            return f"{_significant(x / size, 3)} {unit}"
-    return f"{x:.0f} B"
+            return _unit(_significant(x / size, 3), unit, lang)
+    return _unit(f"{x:.0f}", "bytes", lang)
 
 
-def _decades(x: float, lang: Language) -> str:
-    return _fixed(x, 2) + ("桁" if lang == "ja" else " decades")
+def _local(number: str, lang: Language) -> str:
+    """``1,234.5`` with the separators of the language."""
+    found = conventions(lang)
+    return number.translate(str.maketrans({",": found["thousands"], ".": found["decimal"]}))
+
+
+def _unit(number: str, unit: str, lang: Language) -> str:
+    return str(conventions(lang)[unit].format(number=_local(number, lang)))
+
+
+def _in(unit: str, number: Callable[[float], str]) -> Callable[[float, Language], str]:
+    return lambda x, lang: _unit(number(x), unit, lang)
+
+
+def _plain(number: Callable[[float], str]) -> Callable[[float, Language], str]:
+    return lambda x, lang: _local(number(x), lang)
+
+
+STYLES: Mapping[str, Callable[[float, Language], str]] = {
+    "pct": _in("percent", _percent),
+    "spct": _in("percent", _signed),
+    "level": _in("percent", lambda x: f"{100 * x:.4g}"),
+    "ratio": _in("ratio", _ratio),
+    "tick": _plain(_tick),
+    "tick_spct": _in("percent", lambda x: ("+" if x > 0 else "") + _tick(round(100 * x, 6))),
+    "tick_ratio": _in("ratio", lambda x: _tick(round(x, 6))),
+    "int": _plain(lambda x: _fixed(round(x), 0)),
+    "power": _plain(lambda x: _fixed(round(2**x), 0)),
+    "num": _plain(lambda x: _significant(x, 3)),
+    "loss": _plain(lambda x: _significant(x, 4)),
+    "short": _plain(short),
+    "s": _seconds,
+    "h": _in("hours", lambda x: _tick(float(f"{x:.3g}"))),
+    "months": _months,
+    "bytes": _bytes,
+    "decades": _in("decades", lambda x: _fixed(x, 2)),
+}
+"""How numbers are written, by the style that a placeholder names."""
+
+
+def show(value: float | int | None, style: str, lang: Language) -> str:
+    """``value`` in a style of :data:`STYLES`; an en dash where there is no finite number."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return STYLES[style](float(value), lang)
 
 
 def money(x: float, currency: str, lang: Language, *, exact: bool = False) -> str:
@@ -149,22 +169,16 @@ def money(x: float, currency: str, lang: Language, *, exact: bool = False) -> st
     decimals = 0 if currency in _ZERO_DECIMAL or magnitude >= 1000 or (magnitude >= 100 and not exact) else 2
     if exact and x == round(x):
         decimals = 0
+    found = conventions(lang)
     number = f"{magnitude:,.{decimals}f}"
-    if currency == "JPY" and lang == "ja":
-        if magnitude >= 1e8:
-            number = f"{magnitude / 1e8:,.4g}億"
-        elif magnitude >= 1e4 and magnitude % 1000 == 0:
-            number = _group(magnitude / 1e4) + "万"
-        number += "円"
-    elif currency in _SYMBOL:
-        number = _SYMBOL[currency] + number
-    else:
-        number = f"{currency} {number}"
-    return _MINUS + number if x < 0 and any(c in "123456789" for c in number) else number
-
-
-def _group(x: float) -> str:
-    return f"{x:,.4f}".rstrip("0").rstrip(".")
+    # Large units where the language has them for this currency, as 万 and 億 of yen.
+    for name, size in found["large"].get(currency, {}).items():
+        if magnitude >= size and magnitude % 1000 == 0:
+            number = f"{magnitude / size:,.5f}".rstrip("0").rstrip(".") + name
+            break
+    pattern = found["currency"].get(currency) or found["currency"]["other"]
+    shown = str(pattern.format(number=_local(number, lang), code=currency))
+    return _MINUS + shown if x < 0 and any(c in "123456789" for c in number) else shown
 
 
 def _date(text: str, lang: Language) -> str:
@@ -175,48 +189,22 @@ def _date(text: str, lang: Language) -> str:
     if when.tzinfo is not None:
         when = when.astimezone(UTC)
     clock = f"{when.hour:02d}:{when.minute:02d}" + (" UTC" if when.tzinfo else "")
-    if lang == "ja":
-        return f"{when.year}年{when.month}月{when.day}日 {clock}"
-    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {clock}"
-
-
-STYLES: Mapping[str, Callable[[float, Language], str]] = {
-    "pct": _percent,
-    "spct": _signed,
-    "ratio": _ratio,
-    "level": _level,
-    "tick": _tick,
-    "tick_spct": _tick_percent,
-    "tick_ratio": _tick_ratio,
-    "int": _integer,
-    "power": lambda x, lang: _integer(2**x, lang),
-    "num": _number,
-    "loss": _loss,
-    "s": _seconds,
-    "h": _hours,
-    "months": _months,
-    "bytes": _bytes,
-    "decades": _decades,
-}
-"""How numbers are written, by the style that a placeholder names."""
-
-
-def show(value: float | int | None, style: str, lang: Language) -> str:
-    """``value`` in a style of :data:`STYLES`; an en dash where there is no finite number."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    return STYLES[style](float(value), lang)
+    found = conventions(lang)
+    month = found["months_of_year"][when.month - 1]
+    return str(found["date"].format(year=when.year, month=month, day=when.day, time=clock))
 
 
 class Formatter(string.Formatter):
     """``str.format`` with the styles of one language; also ``date``, ``money`` (in ``currency``) and ``abs…``."""
 
     def __init__(self, lang: Language, currency: str = "") -> None:
-        self.lang: Language = lang
+        self.lang = lang
         self.currency = currency
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """One value in the style that its placeholder names."""
+        if isinstance(value, tuple):
+            return str(conventions(self.lang)["between_items"]).join(value)
         if not format_spec:
             if isinstance(value, float):
                 return show(value, "num", self.lang)

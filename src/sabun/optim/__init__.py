@@ -1,18 +1,26 @@
 """Optimizers from numerical schemes: ``torch.optim.Optimizer`` subclasses, with torch's whole contract.
 
-:class:`Optimizer` combines scheme × metric × average × step control; :class:`RungeKutta` takes several gradients a
-step; :func:`create` goes by the names that people know; :func:`from_torch` takes over from torch in mid-training.
+:class:`Optimizer` combines scheme × preconditioner × average × step control; :class:`RungeKutta` takes several
+gradients per step; :func:`create` knows the names in common use; :func:`from_torch` continues torch's optimizers.
 """
 
 from __future__ import annotations
 
-from sabun.optim.averaging import AVERAGING, recalibrated
-from sabun.optim.control.base import STEP_CONTROLS
+from sabun.optim.averaging import AVERAGING, Averaging, Ema, NoAveraging, ScheduleFree, Tail, recalibrated
+from sabun.optim.control import STEP_CONTROLS, Balance, EmbeddedError, Fixed, Stability, StepControl
 from sabun.optim.conversion import describe, from_torch
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS
 from sabun.optim.parameter_groups import param_groups
-from sabun.optim.preconditioners.base import PRECONDITIONERS
+from sabun.optim.preconditioners import (
+    PRECONDITIONERS,
+    Adam,
+    Identity,
+    Kronecker,
+    Preconditioner,
+    Sign,
+    Spectral,
+)
 from sabun.optim.presets import Preset, create, presets
 from sabun.optim.runge_kutta import RungeKutta
 
@@ -21,9 +29,25 @@ __all__ = [
     "OPTIONS",
     "PRECONDITIONERS",
     "STEP_CONTROLS",
+    "Adam",
+    "Averaging",
+    "Balance",
+    "Ema",
+    "EmbeddedError",
+    "Fixed",
+    "Identity",
+    "Kronecker",
+    "NoAveraging",
     "Optimizer",
+    "Preconditioner",
     "Preset",
     "RungeKutta",
+    "ScheduleFree",
+    "Sign",
+    "Spectral",
+    "Stability",
+    "StepControl",
+    "Tail",
     "create",
     "describe",
     "from_torch",

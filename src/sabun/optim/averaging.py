@@ -1,142 +1,237 @@
-"""Which point is handed out? Training goes on at one point; the mean of its path is often the better answer.
+"""The average: the point that is evaluated, while training goes on at another.
 
-Special cases: none hands out the last iterate; ``ema`` is an exponential mean; ``tail`` is the plain mean of all
-iterates after a burn-in (Polyak–Ruppert, stochastic weight averaging); ``schedule-free`` takes the gradients at a point
-y between the last iterate z and the mean x, and hands out x. In training the parameters always hold the training point.
-There is no training or evaluation mode to forget: ``with optimizer.averaged():`` puts the mean in and takes it out.
+In training the parameters always hold the training point. ``with optimizer.averaged():`` replaces it by the mean for
+the length of the block; there is no training or evaluation mode. An entry is a subclass of :class:`Averaging`,
+registered in :data:`AVERAGING`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
 from sabun.optim.kernels import Tensors, Terms, update
+from sabun.optim.options import AT_LEAST_ZERO, DECAY, SHARE, integer, option
+from sabun.optim.roles import Role, Table
 
-__all__ = ["AVERAGING", "Averaging", "recalibrated"]
+__all__ = ["AVERAGING", "Averaging", "Ema", "NoAveraging", "ScheduleFree", "Tail", "recalibrated"]
 
 
-@dataclass(frozen=True, slots=True)
-class Averaging:
-    """One way of averaging, as declared.
+@dataclass(frozen=True)
+class Averaging(Role):
+    """Base of the averages.
 
-    ``like`` names its state tensors, shaped as the parameter and beginning as a copy of it. ``after`` brings them up
-    to date once the parameters have moved (``weight`` is what the newest iterate counts). ``read`` computes the point
-    that is handed out from (parameters, state, options).
+    - ``like``: names of its state tensors, shaped as the parameter, which begin as copies of it.
+    - ``counts_steps``: :meth:`follow` reads the number of the step.
+    - ``steps_iterate``: gradients are taken at the iterate itself, not at a point beside it.
+    - ``running``: scalars that a parameter group keeps in checkpoints, with their initial values.
     """
 
-    name: str
-    summary: str
-    source: str
-    like: tuple[str, ...] = ()
-    counts_steps: bool = False
-    weight: Callable[[Mapping[str, Any], int], float] | None = None
-    read: Callable[[Tensor, Mapping[str, Tensor], Mapping[str, Any]], Tensor] | None = None
+    role: ClassVar[str] = "averaging"
+    like: ClassVar[tuple[str, ...]] = ()
+    counts_steps: ClassVar[bool] = False
+    steps_iterate: ClassVar[bool] = True
+    running: ClassVar[Mapping[str, object]] = {}
 
-    @property
-    def copies(self) -> int:
-        """State tensors of the size of θ."""
-        return len(self.like)
+    def weight(self, group: dict[str, Any], lr: float) -> float:
+        """Weight of the iterate of this step, once per step and group; brings the running scalars up to date."""
+        return 0.0
+
+    def move(
+        self,
+        xs: Tensors,
+        state: Mapping[str, Tensors],
+        terms: Terms,
+        denominators: Tensors | None,
+        *,
+        lr: float,
+        decay: float,
+        weight: float,
+        count: int,
+    ) -> None:
+        """θ ← θ(1 − lr·decay) − lr·u in step ``count``, and the average after it. ``weight`` is :meth:`weight`."""
+        if decay:
+            torch._foreach_mul_(xs, 1 - lr * decay)
+        update(xs, terms, denominators, -lr)
+        self.follow(xs, state, count)
+
+    def follow(self, xs: Tensors, state: Mapping[str, Tensors], count: int) -> None:
+        """Bring the average up to date once the parameters have moved."""
+
+    def read(self, parameter: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """The point to evaluate, from a parameter and its state."""
+        return parameter
+
+    def reference_weight(self, n: int, lr: float) -> float:
+        """Weight of iterate ``n``, up to a common factor."""
+        return 1.0
+
+    def reference_move(
+        self, p: Tensor, u: Tensor, h: float, decay: float, weights: list[float], var: dict[str, Tensor]
+    ) -> None:
+        """:meth:`move` for one parameter, in textbook notation; ``weights`` are those of all iterates so far."""
+        p.copy_(p - h * decay * p - h * u)
+
+    def reference_point(self, iterates: list[Tensor], var: dict[str, Tensor]) -> Tensor:
+        """:meth:`read`, from all iterates."""
+        return iterates[-1]
 
 
-def _ema_weight(options: Mapping[str, Any], count: int) -> float:
-    return 1.0 if count == 1 else 1 - float(options["ema_decay"])
-
-
-def _tail_weight(options: Mapping[str, Any], count: int) -> float:
-    return 1.0 / max(count - int(options["tail_start"]), 1)
-
-
-def _stored(parameter: Tensor, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-    return state["average"]
-
-
-def _schedule_free_point(parameter: Tensor, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-    """x from y = βx + (1−β)z."""
-    base = state["base_point"]
-    return torch.lerp(parameter.to(base.dtype), base, 1 - 1 / options["averaging_beta"])
-
-
-AVERAGING: Mapping[str, Averaging] = {
-    averaging.name: averaging
-    for averaging in (
-        Averaging("none", "the last iterate", ""),
-        Averaging(
-            "ema",
-            "exponential mean of the iterates",
-            "Polyak & Juditsky 1992; as in torch.optim.swa_utils.AveragedModel",
-            like=("average",),
-            counts_steps=True,
-            weight=_ema_weight,
-            read=_stored,
-        ),
-        Averaging(
-            "tail",
-            "plain mean of the iterates after a burn-in",
-            "Ruppert 1988; Izmailov et al. 2018, arXiv 1803.05407",
-            like=("average",),
-            counts_steps=True,
-            weight=_tail_weight,
-            read=_stored,
-        ),
-        Averaging(
-            "schedule-free",
-            "gradients between the iterate and its mean; no schedule needed",
-            "Defazio et al. 2024, arXiv 2405.15682",
-            like=("base_point",),
-            read=_schedule_free_point,
-        ),
-    )
-}
+AVERAGING: Table[Averaging] = Table("averaging", "none")
 """The averages by name."""
 
 
-def schedule_free_weight(group: dict[str, Any], lr: float) -> float:
-    """c = w_n / Σw of this step, w_n = n^power · lr_max²; brings the group's running sums up to date."""
-    group["averaging_count"] += 1
-    group["averaging_lr_max"] = max(group["averaging_lr_max"], lr)
-    weight = group["averaging_count"] ** group["averaging_power"] * group["averaging_lr_max"] ** 2
-    group["averaging_weight_sum"] += weight
-    return float(weight / group["averaging_weight_sum"]) if weight else 0.0
+@AVERAGING.register
+@dataclass(frozen=True)
+class NoAveraging(Averaging):
+    """The last iterate."""
+
+    name: ClassVar[str] = "none"
+    summary: ClassVar[str] = "the last iterate"
 
 
-def schedule_free_update(
-    ys: Tensors,
-    zs: Tensors,
-    terms: Terms,
-    denominators: Tensors | None,
-    *,
-    lr: float,
-    decay: float,
-    beta: float,
-    weight: float,
-) -> None:
-    """z ← z − lr(u + λy),  x ← (1−c)x + cz,  y ← βx + (1−β)z, written in y and z alone.
+@dataclass(frozen=True)
+class _RunningMean(Averaging):
+    """average ← average + w_n·(θ − average)."""
 
-    With c the weight: y ← (1−c)y + cz_old − lr(1 − β(1−c))(u + λy), which needs no third copy.
+    like: ClassVar[tuple[str, ...]] = ("average",)
+    counts_steps: ClassVar[bool] = True
+
+    def share(self, count: int) -> float:
+        """w_n, the weight of the newest iterate."""
+        raise NotImplementedError
+
+    def follow(self, xs: Tensors, state: Mapping[str, Tensors], count: int) -> None:
+        torch._foreach_lerp_(state["average"], xs, self.share(count))
+
+    def read(self, parameter: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        return state["average"]
+
+
+@AVERAGING.register
+@dataclass(frozen=True)
+class Ema(_RunningMean):
+    """Exponential mean of the iterates."""
+
+    decay: float = option(0.999, DECAY, "share of the old average that each step keeps")
+
+    name: ClassVar[str] = "ema"
+    summary: ClassVar[str] = "exponential mean of the iterates"
+    source: ClassVar[str] = "Polyak & Juditsky 1992; as in torch.optim.swa_utils.AveragedModel"
+
+    def share(self, count: int) -> float:
+        return 1.0 if count == 1 else 1 - self.decay
+
+    def reference_point(self, iterates: list[Tensor], var: dict[str, Tensor]) -> Tensor:
+        mean = iterates[0]
+        for iterate in iterates[1:]:
+            mean = self.decay * mean + (1 - self.decay) * iterate
+        return mean
+
+
+@AVERAGING.register
+@dataclass(frozen=True)
+class Tail(_RunningMean):
+    """Plain mean of the iterates after a burn-in (Polyak–Ruppert, stochastic weight averaging)."""
+
+    start: int = option(0, integer(0), "number of steps before the first iterate that enters the mean")
+
+    name: ClassVar[str] = "tail"
+    summary: ClassVar[str] = "plain mean of the iterates after a burn-in"
+    source: ClassVar[str] = "Ruppert 1988; Izmailov et al. 2018, arXiv 1803.05407"
+
+    def share(self, count: int) -> float:
+        return 1.0 / max(count - self.start, 1)
+
+    def reference_point(self, iterates: list[Tensor], var: dict[str, Tensor]) -> Tensor:
+        return torch.stack(iterates[self.start :] or iterates[-1:]).mean(0)
+
+
+@AVERAGING.register
+@dataclass(frozen=True)
+class ScheduleFree(Averaging):
+    """Gradients at y = βx + (1−β)z, between the last iterate z and the mean x. Evaluated is x; y is in the parameters.
+
+    z ← z − lr(u + λy),  x ← (1−c)x + cz with c = w_n / Σw and w_n = n^power · lr_max².
     """
-    if decay:
-        # In place and in this order: z takes its decay from the old y, and y gets z_old back out of the new z.
-        torch._foreach_add_(zs, ys, alpha=-lr * decay)
-        torch._foreach_mul_(ys, (1 - weight) * (1 - lr * decay * (1 - beta)))
-        torch._foreach_add_(ys, zs, alpha=weight)
-    else:
-        torch._foreach_lerp_(ys, zs, weight)
-    update(ys, terms, denominators, lr * (beta * (1 - weight) - 1))
-    update(zs, terms, denominators, -lr)
+
+    beta: float = option(0.9, SHARE, "share β of the mean in the point at which gradients are taken")
+    power: float = option(0.0, AT_LEAST_ZERO, "exponent of the weight of iterate n, n^power · lr_max²")
+
+    name: ClassVar[str] = "schedule-free"
+    summary: ClassVar[str] = "gradients between the iterate and its mean; no schedule needed"
+    source: ClassVar[str] = "Defazio et al. 2024, arXiv 2405.15682"
+    like: ClassVar[tuple[str, ...]] = ("base_point",)
+    steps_iterate: ClassVar[bool] = False
+    running: ClassVar[Mapping[str, object]] = {
+        "averaging_count": 0, "averaging_lr_max": 0.0, "averaging_weight_sum": 0.0,
+    }  # fmt: skip
+
+    def weight(self, group: dict[str, Any], lr: float) -> float:
+        """c of this step."""
+        group["averaging_count"] += 1
+        group["averaging_lr_max"] = max(group["averaging_lr_max"], lr)
+        weight = group["averaging_count"] ** self.power * group["averaging_lr_max"] ** 2
+        group["averaging_weight_sum"] += weight
+        return float(weight / group["averaging_weight_sum"]) if weight else 0.0
+
+    def move(
+        self,
+        xs: Tensors,
+        state: Mapping[str, Tensors],
+        terms: Terms,
+        denominators: Tensors | None,
+        *,
+        lr: float,
+        decay: float,
+        weight: float,
+        count: int,
+    ) -> None:
+        """The same in y and z alone: y ← (1−c)y + cz_old − lr(1 − β(1−c))(u + λy) needs no third copy."""
+        zs, beta = state["base_point"], self.beta
+        if decay:
+            # In place and in this order: z takes its decay from the old y, and y gets z_old back out of the new z.
+            torch._foreach_add_(zs, xs, alpha=-lr * decay)
+            torch._foreach_mul_(xs, (1 - weight) * (1 - lr * decay * (1 - beta)))
+            torch._foreach_add_(xs, zs, alpha=weight)
+        else:
+            torch._foreach_lerp_(xs, zs, weight)
+        update(xs, terms, denominators, lr * (beta * (1 - weight) - 1))
+        update(zs, terms, denominators, -lr)
+
+    def read(self, parameter: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """x from y and z."""
+        z = state["base_point"]
+        return torch.lerp(parameter.to(z.dtype), z, 1 - 1 / self.beta)
+
+    def reference_weight(self, n: int, lr: float) -> float:
+        return float(n**self.power * lr**2)
+
+    def reference_move(
+        self, p: Tensor, u: Tensor, h: float, decay: float, weights: list[float], var: dict[str, Tensor]
+    ) -> None:
+        x, z = var.get("x", p.clone()), var.get("z", p.clone())
+        c = weights[-1] / sum(weights)
+        z = z - h * (u + decay * p)
+        x = (1 - c) * x + c * z
+        p.copy_(self.beta * x + (1 - self.beta) * z)
+        var |= {"x": x, "z": z}
+
+    def reference_point(self, iterates: list[Tensor], var: dict[str, Tensor]) -> Tensor:
+        return var["x"]
 
 
 @contextlib.contextmanager
 def recalibrated(model: nn.Module, batches: Iterable[Any]) -> Iterator[nn.Module]:
     """Batch-norm statistics recomputed over ``batches`` inside the ``with`` block, and restored after it.
 
-    Averaged weights come with no statistics of their own: those in the model belong to the training point. Use::
+    Averaged weights have no statistics: those in the model belong to the training point. Use::
 
         with optimizer.averaged(), recalibrated(model, inputs):
             evaluate(model)

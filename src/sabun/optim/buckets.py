@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from sabun.errors import GradientError, OptionError
-from sabun.optim.averaging import AVERAGING, Averaging
+from sabun.errors import OptionError
+from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.kernels import Realization, Tensors
-from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner, is_matrix
+from sabun.optim.momentum import filter_of, momentum_of
+from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner
+from sabun.optim.tensors import refuse_sparse
 
-__all__ = ["Bucket", "Plan", "build", "metric_of", "no_size", "real_view", "real_views", "refuse_sparse"]
+__all__ = ["Bucket", "Plan", "build", "no_size"]
 
 STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
-             "max_factor", "row_normalization", "fused", "step_limit")  # fmt: skip
+             "fused", "step_limit")  # fmt: skip
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which therefore should stay in a
 # cache: beyond that adamw takes twice as long. The compiled step passes once, and wants as few calls as possible.
 # Matrix metrics live by arithmetic, not by the cache; there the limit is for the memory of their updates.
@@ -43,10 +45,10 @@ class Bucket:
 
     params: Tensors
     indices: list[int]
-    metric: Preconditioner
+    preconditioner: Preconditioner
     averaging: Averaging
     taps: list[Tensors]
-    metric_state: dict[str, list[Any]]
+    preconditioner_state: dict[str, list[Any]]
     averaged: dict[str, Tensors]
     steps: Tensors
     count: int
@@ -55,8 +57,19 @@ class Bucket:
     widen: bool
     first: int
     """Place of the group's first parameter among those of the whole optimizer."""
+    filter_: Realization
+    """The scheme at β = ``beta``."""
+    beta: float | None
     largest: float = math.inf
     """The largest learning rate for tensors of this size, where there is a limit."""
+
+    def filter_at(self, group: Mapping[str, Any]) -> Realization:
+        """The filter at the β of this step; scheme and start-up are those that the bucket was built with."""
+        beta = momentum_of(group)
+        if beta != self.beta:
+            asks = self.preconditioner.asks_unbiased
+            self.filter_, self.beta = filter_of(group, asks_unbiased=asks, momentum=beta), beta
+        return self.filter_
 
     def share(self, peak: float) -> float:
         """Which part of the group's learning rate is this bucket's, ``peak`` being the largest so far."""
@@ -69,7 +82,7 @@ class Bucket:
             for j, tap in enumerate(self.taps):
                 if held.get(f"velocity_{j}") is not tap[i]:
                     return False
-            for tensors in (self.metric_state, self.averaged):
+            for tensors in (self.preconditioner_state, self.averaged):
                 if any(values and held.get(key) is not values[i] for key, values in tensors.items()):
                     return False
             if self.steps and held.get("step") is not self.steps[i]:
@@ -125,17 +138,10 @@ class Plan:
         )
 
 
-def metric_of(group: Mapping[str, Any], parameter: Tensor) -> Preconditioner:
-    """The group's metric; ``adam`` for a parameter that is no matrix where the group's metric is for matrices."""
-    metric = PRECONDITIONERS[group["preconditioner"] or "none"]
-    return PRECONDITIONERS["adam"] if metric.needs_matrix and not is_matrix(parameter.shape) else metric
-
-
 def build(
     group: Mapping[str, Any],
     active: list[bool],
     state: dict[Tensor, dict[str, Any]],
-    filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
     before: Plan | None = None,
     first: int = 0,
 ) -> Plan:
@@ -144,37 +150,39 @@ def build(
     ``first`` is the place of the group's first parameter among those of the whole optimizer.
     Where the scheme is not that of the plan ``before`` and has another memory, the histories begin anew.
     """
-    if group["step_limit"] is not None and PRECONDITIONERS[group["preconditioner"] or "none"].rms is None:
+    chosen: Preconditioner = group["preconditioner"]
+    if group["step_limit"] is not None and chosen.rms is None:
         raise no_size()
     for p, on in zip(group["params"], active, strict=True):
         if on:
-            _accept(p, metric_of(group, p), group)
+            _accept(p, chosen.for_shape(p.shape), group)
     if before is not None and before.structure[0] != group["scheme"]:
-        _forget(group, {**group, "scheme": before.structure[0]}, state, filter_of)
+        _forget(group, {**group, "scheme": before.structure[0]}, state)
     plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
-    averaging = AVERAGING[group["averaging"] or "none"]
+    averaging: Averaging = group["averaging"]
+    momentum = momentum_of(group)
     compiled = c_compiler.compiles(group["fused"])
     places: dict[tuple[object, ...], Bucket] = {}
     entries: dict[tuple[object, ...], int] = {}
     for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
         if not on:
             continue
-        metric = metric_of(group, p)
-        filter_ = filter_of(group, metric)
+        preconditioner = chosen.for_shape(p.shape)
+        filter_ = filter_of(group, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
         widen = p.dtype in _LOW and (group["state_dtype"] is not None or group["stochastic_rounding"])
         dtype = torch.float32 if widen else p.dtype
         held = state.get(p, {})
-        fresh = _fill(held, p, dtype, metric, averaging, filter_, group)
+        fresh = _fill(held, p, dtype, preconditioner, averaging, filter_, group)
         if held:
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
-        largest = _largest(p.shape, metric, group["step_limit"])
-        key: tuple[object, ...] = (p.device, p.dtype, metric.name, count, largest)
-        if compiled and metric.needs_matrix:
-            key = (*key, c_matrices.fits(p, group))
-        if p.is_cpu and (metric.needs_matrix or not compiled):
+        largest = _largest(p.shape, preconditioner, group["step_limit"])
+        key: tuple[object, ...] = (p.device, p.dtype, preconditioner.name, count, largest)
+        if compiled and isinstance(preconditioner.compiled, MatrixForm):
+            key = (*key, c_matrices.fits(p, preconditioner))
+        if p.is_cpu and (preconditioner.needs_matrix or not compiled):
             entries[key] = entries.get(key, 0) + p.numel()
-            key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if metric.needs_matrix else _CACHED))
+            key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if preconditioner.needs_matrix else _CACHED))
         if group["foreach"] is False:
             key = (index,)
         bucket = places.get(key)
@@ -182,7 +190,7 @@ def build(
             bucket = places[key] = Bucket(
                 [],
                 [],
-                metric,
+                preconditioner,
                 averaging,
                 [[] for _ in range(filter_.taps)],
                 {},
@@ -193,6 +201,8 @@ def build(
                 False,
                 widen,
                 first,
+                filter_,
+                momentum,
                 largest,
             )
             plan.buckets.append(bucket)
@@ -203,81 +213,71 @@ def build(
         bucket.indices.append(index)
         for j, tap in enumerate(bucket.taps):
             tap.append(held[f"velocity_{j}"])
-        for name in _metric_keys(metric):
-            bucket.metric_state.setdefault(name, []).append(held.get(name))
+        for name in (*preconditioner.like, *preconditioner.matrix_keys):
+            bucket.preconditioner_state.setdefault(name, []).append(held.get(name))
         for name in averaging.like:
             bucket.averaged.setdefault(name, []).append(held[name])
-        if _counts(metric, averaging, filter_, group):
+        if _counts(preconditioner, averaging, filter_, group):
             bucket.steps.append(held["step"])
     return plan
 
 
-def _largest(shape: torch.Size, metric: Preconditioner, limit: float | None) -> float:
+def _largest(shape: torch.Size, preconditioner: Preconditioner, limit: float | None) -> float:
     """The learning rate at which an update is ``limit`` times the size that a tensor of this shape begins with.
 
     A fan-in counts as the nearest power of √2, so that tensors of nearly one size are stepped together.
     """
-    if limit is None or metric.rms is None:
+    if limit is None or preconditioner.rms is None:
         return math.inf
     while len(shape) > 2 and shape[0] == 1:  # a table behind a batch of one, such as positions
         shape = shape[1:]
     fan_in = math.prod(shape[1:])
     size = (3 * 2 ** (round(2 * math.log2(fan_in)) / 2)) ** -0.5 if len(shape) > 1 and fan_in else _VECTOR
-    return limit * size / metric.rms
+    return limit * size / preconditioner.rms
 
 
 def _forget(
     now: Mapping[str, Any],
     before: Mapping[str, Any],
     state: Mapping[Tensor, dict[str, Any]],
-    filter_of: Callable[[Mapping[str, Any], Preconditioner], Realization],
 ) -> None:
     """Drop the histories that mean something else under another scheme."""
     for p in now["params"]:
-        metric = metric_of(now, p)
-        if p in state and filter_of(now, metric).history != filter_of(before, metric).history:
+        asks = now["preconditioner"].for_shape(p.shape).asks_unbiased
+        one, other = (filter_of(group, asks_unbiased=asks, momentum=momentum_of(group)) for group in (now, before))
+        if p in state and one.history != other.history:
             for key in [key for key in state[p] if key.startswith("velocity_")]:
                 del state[p][key]
 
 
-def _counts(metric: Preconditioner, averaging: Averaging, filter_: Realization, group: Mapping[str, Any]) -> bool:
+def _counts(
+    preconditioner: Preconditioner, averaging: Averaging, filter_: Realization, group: Mapping[str, Any]
+) -> bool:
     """Whether any role needs to know how many steps a parameter has taken."""
     return bool(
-        metric.counts_steps or averaging.counts_steps or filter_.start_up == "unbiased" or group["stochastic_rounding"]
+        preconditioner.counts_steps
+        or averaging.counts_steps
+        or filter_.start_up == "unbiased"
+        or group["stochastic_rounding"]
     )
-
-
-def real_views(tensors: list[Any]) -> list[Any]:
-    """The plain real tensor behind each: the local shard of a DTensor, the real view of a complex one."""
-    return [None if t is None else real_view(t) for t in tensors]
-
-
-def real_view(t: Tensor) -> Tensor:
-    """The local shard of a DTensor, the real view of a complex tensor, any other tensor itself."""
-    if isinstance(t, DTensor):
-        t = t.to_local()
-    return torch.view_as_real(t) if t.is_complex() else t
-
-
-def _metric_keys(metric: Preconditioner) -> tuple[str, ...]:
-    return (*metric.like, *metric.whole_keys)
 
 
 def _fill(
     held: dict[str, Any],
     p: Tensor,
     dtype: torch.dtype,
-    metric: Preconditioner,
+    preconditioner: Preconditioner,
     averaging: Averaging,
     filter_: Realization,
     group: Mapping[str, Any],
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
-    A metric that is new to a parameter with a past (the group's choice was changed) starts that parameter's history
-    again: its corrections count steps from the same beginning as the velocity.
+    A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
+    history again: its corrections count steps from the same beginning as the velocity.
     """
-    names = (*metric.like, *(metric.whole(p.shape, group) if metric.whole else ()))
+    others = preconditioner.matrix_state(p.shape)
+    names = (*preconditioner.like, *others)
     if "velocity_0" in held and any(name not in held for name in names):
         for key in [key for key in held if key == "step" or key.startswith("velocity_")]:
             del held[key]
@@ -286,45 +286,37 @@ def _fill(
         if f"velocity_{j}" not in held:
             held[f"velocity_{j}"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
             fresh = True
-    for name in metric.like:
+    for name in preconditioner.like:
         if name not in held:
             held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-    if metric.whole is not None:
-        for name, shape in metric.whole(p.shape, group).items():
-            if name not in held:
-                held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
+    for name, shape in others.items():
+        if name not in held:
+            held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(dtype, copy=True)
-    if _counts(metric, averaging, filter_, group) and "step" not in held:
+    if _counts(preconditioner, averaging, filter_, group) and "step" not in held:
         # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
         held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
     return fresh
 
 
-def refuse_sparse(gradient: Tensor) -> None:
-    """Raise GradientError for a gradient that is not dense."""
-    raise GradientError(
-        f"a gradient is sparse ({gradient.layout}).",
-        fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
-    )
-
-
 def no_size() -> OptionError:
-    """For a limit of the step in a metric whose updates may have any size."""
-    known = ", ".join(name for name, metric in PRECONDITIONERS.items() if metric.rms is not None)
+    """The error of a step limit for updates of any size."""
+    known = ", ".join(name for name, entry in PRECONDITIONERS.items() if entry.rms is not None)
     return OptionError(
-        "step_limit needs a metric in which an update has a known size.",
+        "step_limit needs a preconditioner whose updates have a known size.",
         fix=f"Use {known}, or step_limit=None (in that group).",
     )
 
 
-def _accept(p: Tensor, metric: Preconditioner, group: Mapping[str, Any]) -> None:
-    if p.grad is not None and p.grad.layout is not torch.strided:
+def _accept(p: Tensor, preconditioner: Preconditioner, group: Mapping[str, Any]) -> None:
+    if p.grad is not None:
         refuse_sparse(p.grad)
-    if p.is_complex() and not metric.supports_complex:
+    if p.is_complex() and not preconditioner.supports_complex:
         raise OptionError(
-            f"the {metric.name!r} metric has no complex form.", fix="Put complex parameters into a group with 'adam'."
+            f"the {preconditioner.name!r} preconditioner has no complex form.",
+            fix="Put complex parameters into a group with 'adam'.",
         )
     if group["stochastic_rounding"] and p.dtype == torch.float16:
         raise OptionError(

@@ -1,6 +1,6 @@
 """What a checkpoint may bring, and what is refused before anything changes.
 
-It is read as torch.optim reads one: its groups take the place of the optimizer's own, so lr, scheme, metric, average
+It is read as torch.optim reads one: its groups take the place of the optimizer's own, so lr, the roles
 and every option become those that it was saved with. Three things are the optimizer's and have to agree: its kind
 (multistep or Runge–Kutta), its step control, and the shapes of its parameters. A checkpoint that would leave a
 mixture of two optimizers, or fail at the next step, is a StateError here.
@@ -15,27 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sabun.errors import SabunError, StateError, unknown
-from sabun.optim.averaging import AVERAGING
-from sabun.optim.kernels import realize
+from sabun.errors import SabunError, StateError
+from sabun.optim.group_roles import ROLES, encoded
+from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.preconditioners.base import PRECONDITIONERS, is_matrix
-from sabun.optim.roles import check_momentum
 from sabun.optim.scheme_codec import Scheme, decode_any
-from sabun.schemes import LinearMultistep, require_usable
+from sabun.schemes import require_usable
 
-__all__ = ["examined", "keep_precision", "take_bound", "unpack"]
+__all__ = ["VERSION", "encoding", "examined", "keep_precision", "restore_lr_found", "unpack"]
+
+VERSION = 3
+"""Format of ``state_dict``: every group carries it under ``"version"``. 1 and 2 were never released."""
 
 _FOREIGN_FIX = "For a torch.optim checkpoint, load it into that optimizer and use sabun.optim.from_torch."
 _KINDS = {"LinearMultistep": "sabun.Optimizer", "ButcherTableau": "sabun.RungeKutta"}
 
 
 @contextlib.contextmanager
-def examined(optimizer: torch.optim.Optimizer, kind: type[Scheme], version: int) -> Iterator[None]:
+def examined(optimizer: torch.optim.Optimizer, kind: type[Scheme]) -> Iterator[None]:
     """Inside the block ``load_state_dict`` refuses what does not fit: after the users' own hooks, before all else."""
 
     def look(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-        _examine(optimizer, state_dict, kind, version)
+        _examine(optimizer, state_dict, kind)
 
     handle = optimizer.register_load_state_dict_pre_hook(look)
     try:
@@ -44,7 +45,7 @@ def examined(optimizer: torch.optim.Optimizer, kind: type[Scheme], version: int)
         handle.remove()
 
 
-def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme], version: int) -> None:
+def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme]) -> None:
     groups = state_dict.get("param_groups")
     if not isinstance(groups, list) or "state" not in state_dict:
         raise StateError("this is not a checkpoint of an optimizer: it has no groups and state.", fix=_FOREIGN_FIX)
@@ -54,7 +55,7 @@ def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], ki
                 f"this is not a checkpoint of a sabun optimizer: group {number} names no scheme.", fix=_FOREIGN_FIX
             )
         try:
-            _examine_group(optimizer, group, kind, version)
+            _examine_group(optimizer, group, kind)
         except StateError:
             raise
         except SabunError as error:
@@ -66,14 +67,7 @@ def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], ki
         _examine_state(p, name, held, group)
 
 
-def _kept_otherwise(text: str) -> bool:
-    filter_ = realize(text, None, "rest")
-    return filter_.kind == "lagged" and filter_.weights[1] != 0
-
-
-def _examine_group(
-    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme], version: int
-) -> None:
+def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
     scheme = decode_any(group["scheme"])
     if not isinstance(scheme, kind):
         mine, theirs = _KINDS[kind.__name__], _KINDS[type(scheme).__name__]
@@ -81,18 +75,14 @@ def _examine_group(
             f"the checkpoint is one of {theirs} (scheme {scheme.name!r}); this is a {mine}.",
             fix=f"Load it into {theirs}, made with the options that it was saved with.",
         )
-    found = group.get("version", version)
-    if found > version:
+    if group.get("version") != VERSION:
         raise StateError(
-            f"the checkpoint has format {found}; this version of sabun reads up to {version}.", fix="Update sabun."
-        )
-    if found == 1 and isinstance(scheme, LinearMultistep) and _kept_otherwise(group["scheme"]):
-        raise StateError(
-            f"format 1 kept the history of {scheme.name!r} in a form that cannot be continued here.",
-            fix="Begin its optimizer anew, or go on with the version of sabun that saved it.",
+            f"the checkpoint has format {group.get('version')}; this version of sabun reads format {VERSION}.",
+            fix="Update sabun, or load it with the version that saved it.",
         )
     require_usable(scheme)
-    mine, theirs = optimizer.defaults["step_control"], group.get("step_control", "fixed")
+    roles = {role: table.make(group[role]) for role, table in ROLES.items() if role in group}
+    mine, theirs = optimizer.defaults["step_control"].name, roles["step_control"].name
     if mine != theirs:
         raise StateError(
             f"the checkpoint was saved with step_control={theirs!r}; this optimizer has {mine!r}.",
@@ -101,10 +91,6 @@ def _examine_group(
     for name, value in group.items():
         if name in OPTIONS:
             check(name, value)
-    for role, table in (("preconditioner", PRECONDITIONERS), ("averaging", AVERAGING)):
-        choice = group.get(role)
-        if choice is not None and choice not in table:
-            raise unknown(StateError, role, str(choice), table)
     if "momentum" in group and "beta" in scheme.parameters:
         check_momentum(group["momentum"])
 
@@ -125,16 +111,15 @@ def _pairs(
 
 
 def _examine_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[str, Any]) -> None:
-    # State of another shape than its parameter's is what the metric declares, made for whole matrices.
-    metric = PRECONDITIONERS.get(group.get("preconditioner") or "none")
-    declared: Mapping[str, tuple[int, ...]] = {}
-    if metric is not None and metric.whole is not None and is_matrix(p.shape):
-        declared = metric.whole(p.shape, {**{n: option.default for n, option in OPTIONS.items()}, **group})
+    declared: dict[str, tuple[int, ...]] = {}
+    if "preconditioner" in group:
+        preconditioner = ROLES["preconditioner"].make(group["preconditioner"]).for_shape(p.shape)
+        # A state tensor of another shape that the options no longer ask for is left alone.
+        declared = dict.fromkeys(preconditioner.matrix_keys, ()) | preconditioner.matrix_state(p.shape)
     for key, value in held.items():
-        if not isinstance(value, Tensor) or key == "step" or key.startswith(("factor_", "basis_")):
+        if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
-        fits = tuple(value.shape) == tuple(declared.get(key, p.shape))
-        if not fits:
+        if tuple(value.shape) != tuple(declared.get(key, p.shape)):
             raise StateError(
                 f"the checkpoint's {key} of parameter {name!r} has the shape {tuple(value.shape)}, "
                 f"the parameter itself {tuple(p.shape)}.",
@@ -180,8 +165,22 @@ def unpack(p: Tensor, held: dict[str, Any]) -> None:
         held[key] = value
 
 
-def take_bound(optimizer: torch.optim.Optimizer) -> None:
-    """Whether lr is what error control found, or the bound that it keeps to, comes with the checkpoint, as lr does."""
+@contextlib.contextmanager
+def encoding(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside the block ``state_dict`` gives the roles of its groups as text, before the users' own hooks run."""
+
+    def encode(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {**state_dict, "param_groups": [encoded(group) for group in state_dict["param_groups"]]}
+
+    handle = optimizer.register_state_dict_post_hook(encode, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def restore_lr_found(optimizer: torch.optim.Optimizer) -> None:
+    """Take from the checkpoint whether lr is what the step control found, or the bound that it keeps to."""
     optimizer.defaults.pop("lr_found", None)
     if any(group.get("lr_found") for group in optimizer.param_groups):
         optimizer.defaults["lr_found"] = True

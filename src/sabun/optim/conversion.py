@@ -13,9 +13,11 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.errors import OptionError
+from sabun.optim.group_roles import ROLES, resolve_edits
+from sabun.optim.momentum import scheme_of
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import REFUSED, refuse
-from sabun.optim.roles import scheme_of
+from sabun.optim.preconditioners import Adam
 from sabun.optim.runge_kutta import RungeKutta
 
 __all__ = ["describe", "from_torch"]
@@ -104,9 +106,7 @@ def _adam(group: dict[str, Any]) -> dict[str, Any]:
     decoupled = group.get("decoupled_weight_decay", False)
     return _common(group, 1.0) | {
         "scheme": schemes.heavy_ball(beta1),
-        "preconditioner": "adam",
-        "beta2": beta2,
-        "eps": float(group["eps"]),
+        "preconditioner": Adam(beta2, float(group["eps"])),
         "decoupled": bool(decoupled),
     }
 
@@ -127,8 +127,9 @@ def _over(lr: float | Tensor, divisor: float) -> float | Tensor:
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """The optimizer as a numerical method, in plain values; None where the method is not known.
 
-    Keys: ``scheme`` (its text), ``certificate`` (order, error constant, stability interval, …), ``metric``,
-    ``averaging``, ``step_control``, ``lr`` (the time step h), ``gradient_evaluations``. It describes the first group.
+    Keys: ``scheme`` (its text), ``certificate`` (order, error constant, stability interval, …), ``preconditioner`` and
+    ``averaging`` (their notation, None for none), ``step_control``, ``gradients_at_iterate`` (False where an average
+    moves the training point), ``lr`` (the time step h), ``gradient_evaluations``. It describes the first group.
     torch's SGD, Adam and AdamW are described as :func:`from_torch` converts them, without being converted.
     """
     if isinstance(optimizer, RungeKutta):
@@ -136,6 +137,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         return _description(optimizer.tableau, group, evaluations=optimizer.gradient_evaluations)
     if isinstance(optimizer, Optimizer):
         group = optimizer.param_groups[0]
+        resolve_edits(group)
         return _description(scheme_of(group), group, evaluations=optimizer.gradient_evaluations)
     first = optimizer.param_groups[0]
     try:
@@ -152,12 +154,14 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
 
 def _description(scheme: Any, group: dict[str, Any], *, evaluations: int) -> dict[str, Any]:
     certificate = schemes.certify(scheme).to_dict()
+    preconditioner, averaging, control = (table.make(group.get(role)) for role, table in ROLES.items())
     return {
         "scheme": scheme.name,
         "certificate": certificate,
-        "metric": group.get("preconditioner"),
-        "averaging": group.get("averaging"),
-        "step_control": group.get("step_control") or "fixed",
+        "preconditioner": None if preconditioner.is_euclidean else str(preconditioner),
+        "averaging": str(averaging) if averaging.like else None,
+        "step_control": str(control),
+        "gradients_at_iterate": averaging.steps_iterate,
         "lr": float(group["lr"]),
         "gradient_evaluations": evaluations,
     }

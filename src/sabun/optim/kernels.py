@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from sabun import schemes
-from sabun.optim.scheme_codec import decode
 
 __all__ = ["Realization", "Terms", "accumulate", "advance", "begin", "finish", "realize", "update"]
 
@@ -93,12 +92,11 @@ def _direct_mass(b: tuple[float, ...], a: tuple[float, ...], n: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def realize(text: str, momentum: float | None, start_up: str) -> Realization:
-    """The scheme of that text (:mod:`sabun.optim.scheme_codec`) as a filter to run.
+def realize(scheme: schemes.LinearMultistep, momentum: float | None, start_up: str) -> Realization:
+    """The scheme as a filter to run.
 
     β is replaced by ``momentum`` where that is given, for it may be cycled: over all of [0, 1), else SchemeError.
     """
-    scheme = decode(text)
     if "beta" in scheme.parameters:
         if momentum is not None and momentum != scheme.parameters["beta"]:
             scheme = schemes.get(scheme, beta=momentum)

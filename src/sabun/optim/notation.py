@@ -1,16 +1,16 @@
 """An optimizer by its notation: the one reading of it, for studies, training scripts and roll-outs. Needs torch alone.
 
     adamw(weight_decay=0.1)                 a preset of :mod:`sabun.optim`
-    nesterov, look-ahead(0.9, 2)@adam       a scheme, with an optional metric after ``@``
+    nesterov, taylor-4@adam(beta2=0.95)     a scheme, with an optional preconditioner after ``@``
     torch.optim:SGD(momentum=0.9)           a class of any installed package, options in parentheses
 
-Special case: where a name is both and the preset is more than the scheme (``lion``: that scheme under the sign), the
-name means the preset, also with parameters of that scheme, ``lion(0.95, 0.98)``; with a metric of its own the scheme.
+Parentheses hold parameters of the scheme, options of the optimizer, and options of its roles by their own name:
+``adamw(beta2=0.95)``. Where a name is both a preset with a preconditioner and a scheme (``lion``), it means the preset,
+also with parameters of the scheme, ``lion(0.95, 0.98)``; followed by ``@`` it means the scheme.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import re
@@ -23,8 +23,10 @@ from torch import nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
+from sabun.optim.group_roles import ROLES
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.presets import Preset, create, presets, row_of
+from sabun.optim.roles import Role, parse_call, route
 from sabun.optim.runge_kutta import RungeKutta
 from sabun.schemes.catalogue import parse as parse_scheme
 
@@ -37,19 +39,21 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Members = nn.Module | Iterable[Any]
 
-SEE = "An optimizer is a preset, a scheme (with @metric), or module:Class, for example torch.optim:SGD(momentum=0.9)."
-_GIVEN = ("self", "params", "scheme", "preconditioner")
+SEE = (
+    "An optimizer is a preset, a scheme (with @preconditioner), or module:Class, for example "
+    "torch.optim:SGD(momentum=0.9)."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """The parts of an optimizer's notation: what kind, which name, which metric, which options."""
+    """The parts of an optimizer's notation; ``preconditioner`` is what follows the ``@``."""
 
     kind: Literal["class", "named"]
     name: str
     arguments: tuple[Option, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
-    metric: str | None = None
+    preconditioner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class Maker:
     is. A class gets bare parameters, unless it says ``takes_model = True``.
     ``accepts`` names the options that may be added (None: any), ``shape`` the parameters of the scheme itself, which
     may be given as options too. ``given`` is what its parentheses say by name; an option added to a preset or a class
-    takes precedence. ``metric`` and ``averaging`` are those that it is known to have, ``signature`` is that of a class.
+    takes precedence. ``roles`` are the preconditioner, average and step control of a preset or scheme; ``signature`` is
+    that of a class.
     """
 
     kind: Literal["class", "preset", "scheme"]
@@ -69,27 +74,29 @@ class Maker:
     accepts: tuple[str, ...] | None
     given: Mapping[str, Option] = field(default_factory=dict)
     shape: tuple[str, ...] = ()
-    metric: str | None = None
-    averaging: str | None = None
+    roles: Mapping[str, Any] = field(default_factory=dict)
     signature: inspect.Signature | None = None
 
 
 def parse(text: str) -> Notation:
-    """Take ``name(arguments)@metric`` or ``module:Class(options)`` apart.
+    """Take ``name(arguments)@preconditioner`` or ``module:Class(options)`` apart.
 
     Arguments are Python literals. Raises OptionError for text that does not follow the notation.
     """
     text = text.strip()
-    head, metric = _split_metric(text)
-    name, open_, rest = head.partition("(")
-    name = name.strip()
-    if not re.fullmatch(r"[\w.:+-]+", name) or (open_ and not rest.rstrip().endswith(")")):
+    head, preconditioner = _split(text)
+    head = head.strip()
+    if not re.fullmatch(r"[\w.:+-]+", head.partition("(")[0].strip()) or ("(" in head and not head.endswith(")")):
         raise OptionError(f"cannot read the optimizer {text!r}.", fix=SEE)
-    arguments, options = _arguments(rest.rstrip()[:-1], text) if open_ else ((), {})
+    name, values, named = parse_call(head)
+    arguments = tuple(_option(value, text) for value in values)
+    options = {key: _option(value, text) for key, value in named.items()}
     if ":" not in name:
-        return Notation("named", name, arguments, options, metric)
-    if metric is not None:
-        raise OptionError(f"{text!r} puts a metric on a class.", fix="A metric (@adam) goes with a scheme's name only.")
+        return Notation("named", name, arguments, options, preconditioner)
+    if preconditioner is not None:
+        raise OptionError(
+            f"{text!r} gives a preconditioner to a class.", fix="Write @adam after the name of a scheme only."
+        )
     if arguments:
         raise OptionError(f"{text!r} has an option without a name.", fix="Write option=value, as in SGD(momentum=0.9).")
     return Notation("class", name, (), options, None)
@@ -151,44 +158,45 @@ def _is_optimizer(value: object) -> bool:
 def _named(text: str, found: Notation) -> Maker:
     row = presets().get(found.name)
     preferred = row is not None and (found.name not in schemes.SCHEMES or row.preconditioner is not None)
-    if row is not None and preferred and found.metric is None:
+    if row is not None and preferred and found.preconditioner is None:
         return _preset(row, found)
     if found.name not in schemes.SCHEMES:
         raise unknown(OptionError, "optimizer", found.name, [*presets(), *schemes.SCHEMES], see=SEE)
-    # The parentheses hold the scheme's own parameters and options of the optimizer, told apart by name.
     family = tuple(schemes.SCHEMES[found.name].family)
     own, given = _shaped(found, family)
     base = schemes.get(own)
     schemes.require_usable(base)
     runge_kutta = not isinstance(base, schemes.LinearMultistep)
-    kind: Callable[..., torch.optim.Optimizer] = RungeKutta if runge_kutta else Optimizer
-    shape = () if runge_kutta else tuple(getattr(base, "parameters", {}))
-    if runge_kutta and found.metric is not None:
+    if runge_kutta and found.preconditioner is not None:
         raise OptionError(
-            f"{text!r} puts a metric on a Runge–Kutta method.", fix="Metrics go with multistep schemes only."
+            f"{text!r} gives a preconditioner to a Runge–Kutta method.", fix="Multistep schemes only take one (@adam)."
         )
+    kind: Callable[..., torch.optim.Optimizer] = RungeKutta if runge_kutta else Optimizer
+    if found.preconditioner is not None:
+        given["preconditioner"] = found.preconditioner
+    roles = _roles(given, {})
+    shape = () if runge_kutta else tuple(getattr(base, "parameters", {}))
 
     def scheme(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
         changed = {key: options[key] for key in shape if key in options}
-        rest = {key: value for key, value in options.items() if key not in changed}
-        if found.metric is not None:
-            rest["preconditioner"] = found.metric
-        return kind(_named_of(members), scheme=schemes.get(own, **changed) if changed else base, **{**given, **rest})
+        every = {**given, **{key: value for key, value in options.items() if key not in changed}}
+        routed, rest = route(_roles(every, {}), {key: value for key, value in every.items() if key not in ROLES})
+        if runge_kutta:
+            routed = {"step_control": routed["step_control"]}
+        one = schemes.get(own, **changed) if changed else base
+        return kind(_named_of(members), scheme=one, **routed, **rest)
 
-    accepts = tuple(key for key in _options_of(kind) if key not in _GIVEN)
-    for key in given:
-        if key not in accepts:
-            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
-    return Maker("scheme", found.name, scheme, accepts, found.options, shape, found.metric)
+    accepts = _accepts(kind, given, roles, ("scheme",))
+    _check_named(found, given, accepts, family)
+    return Maker("scheme", found.name, scheme, accepts, found.options, shape, roles)
 
 
 def _preset(row: Preset, found: Notation) -> Maker:
     family = tuple(schemes.SCHEMES[parse_scheme(row.scheme)[0]].family)
     own, given = _shaped(found, family)
-    accepts = tuple(key for key in _options_of(Optimizer) if key != "params")
-    for key in given:
-        if key not in accepts:
-            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
+    roles = _roles(given, {"preconditioner": row.preconditioner, "averaging": row.averaging})
+    accepts = _accepts(Optimizer, given, roles)
+    _check_named(found, given, accepts, family)
     shaped = row_of(own)
 
     def preset(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -198,9 +206,26 @@ def _preset(row: Preset, found: Notation) -> Maker:
             rest["scheme"] = schemes.get(shaped.scheme, **changed)
         return create(own, members, **{**given, **rest})
 
-    return Maker(
-        "preset", found.name, preset, accepts, given, family, metric=row.preconditioner, averaging=row.averaging
-    )
+    return Maker("preset", found.name, preset, accepts, given, family, roles)
+
+
+def _roles(given: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, Role]:
+    """The preconditioner, average and step control that ``given`` names, or else ``planned``."""
+    return {role: table.make(given.get(role, planned.get(role))) for role, table in ROLES.items()}
+
+
+def _accepts(
+    kind: Callable[..., object], given: Mapping[str, Any], roles: Mapping[str, Role], without: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Names of the options of an optimizer, and of those of its roles."""
+    names = [name for name in _options_of(kind) if name not in ("params", *without)]
+    return tuple(dict.fromkeys([*names, *(name for role in roles.values() for name in role.options())]))
+
+
+def _check_named(found: Notation, given: Mapping[str, Any], accepts: Iterable[str], family: Iterable[str]) -> None:
+    for key in given:
+        if key not in accepts:
+            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
 
 
 def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, Option]]:
@@ -230,42 +255,27 @@ def _check_given(found: Notation, accepts: tuple[str, ...] | None) -> None:
             raise unknown(OptionError, f"option of {found.name}", key, accepts)
 
 
-def _split_metric(text: str) -> tuple[str, str | None]:
-    """Split at an ``@`` that stands outside of parentheses."""
+def _split(text: str) -> tuple[str, str | None]:
+    """Split at an ``@`` outside of parentheses."""
     depth = 0
     for position, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if character == "@" and depth == 0:
-            metric = text[position + 1 :].strip()
-            if not metric:
-                raise OptionError(f"{text!r} ends with '@'.", fix="Name a metric, as in nesterov@adam, or drop it.")
-            return text[:position], metric
+            preconditioner = text[position + 1 :].strip()
+            if not preconditioner:
+                raise OptionError(
+                    f"{text!r} ends with '@'.", fix="Name a preconditioner, as in nesterov@adam, or drop the '@'."
+                )
+            return text[:position], preconditioner
     return text, None
 
 
-def _arguments(inner: str, text: str) -> tuple[tuple[Option, ...], dict[str, Option]]:
-    try:
-        call = ast.parse(f"f({inner})", mode="eval").body
-        if not isinstance(call, ast.Call):
-            raise ValueError("not a list of arguments")
-        values = tuple(_option(ast.literal_eval(node)) for node in call.args)
-        options: dict[str, Option] = {}
-        for keyword in call.keywords:
-            if keyword.arg is None:
-                raise ValueError("** is not allowed")
-            options[keyword.arg] = _option(ast.literal_eval(keyword.value))
-    except (SyntaxError, ValueError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error).split(":", maxsplit=1)[0]
-        raise OptionError(
-            f"cannot read the options in {text!r}: {reason}.",
-            fix="Write plain values, as in torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1).",
-        ) from None
-    return values, options
-
-
-def _option(value: object) -> Option:
+def _option(value: object, text: str) -> Option:
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value):
         return tuple(cast("Iterable[int | float]", value))
-    raise ValueError(f"{value!r} is neither a number, a text, true/false nor a tuple of numbers")
+    raise OptionError(
+        f"{value!r} in {text!r} is neither a number, a text, true/false nor a tuple of numbers.",
+        fix="Write plain values, as in torch.optim:AdamW(betas=(0.9, 0.99), weight_decay=0.1).",
+    )

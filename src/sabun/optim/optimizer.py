@@ -1,15 +1,16 @@
-"""The optimizer: one update path for every scheme, metric, average and step control.
+"""The optimizer: one step for every scheme, preconditioner, average and step control.
 
-    gradient → scheme (a filter) → metric → step length → parameters → average
+    gradient → scheme (a filter) → preconditioner → step length → parameters → average
 
 SGD is (euler, none), SGD with momentum (heavy-ball, none), AdamW (heavy-ball, adam), NAdamW (nesterov, adam), Muon
-(nesterov, spectral), Lion (look-ahead, sign), schedule-free AdamW (euler, adam, schedule-free). Each choice is one line
-in its own table and knows nothing of the others.
+(nesterov, spectral), Lion (look-ahead, sign), schedule-free AdamW (euler, adam, schedule-free). Each role has a table
+of entries; no entry depends on one of another role.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,74 +19,74 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from sabun import schemes
 from sabun.errors import OptionError, StateError, unknown
 from sabun.optim import buckets as planning
-from sabun.optim.averaging import AVERAGING, schedule_free_weight
-from sabun.optim.buckets import refuse_sparse
-from sabun.optim.checkpoints import examined, keep_precision, take_bound, unpack
+from sabun.optim.averaging import Averaging
+from sabun.optim.checkpoints import VERSION, encoding, examined, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
-from sabun.optim.control.base import STEP_CONTROLS, Controller
+from sabun.optim.control import StepContext, StepControl
+from sabun.optim.control.base import Controller
 from sabun.optim.control.same_batch import SameBatch
+from sabun.optim.group_roles import ROLES, resolve, resolve_edits
 from sabun.optim.kernels import Realization, Tensors
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
-from sabun.optim.preconditioners.base import PRECONDITIONERS
-from sabun.optim.roles import filter_of, settle
+from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.stepping import Move, carry_out, direct, step_fused
+from sabun.optim.tensors import refuse_sparse
 from sabun.schemes import LinearMultistep
 
-__all__ = ["VERSION", "Optimizer"]
+__all__ = ["Optimizer"]
 
-VERSION = 2
-"""Format of ``state_dict``: a group carries it under ``"version"``.
+_RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
+"""Scalars that every group carries in its checkpoint, beside those of its roles. They are not options."""
 
-1 kept the history of look-ahead schemes with β at or near 0 as b₁g, since then it is the mean of the gradients.
-"""
-
-# Running scalars that a group carries in its checkpoint. No option of the user's.
-_RUNNING: dict[str, object] = {
-    "version": VERSION,
-    "lr_peak": 0.0,
-    "averaging_count": 0,
-    "averaging_lr_max": 0.0,
-    "averaging_weight_sum": 0.0,
-}
-_ROLES = ("scheme", "preconditioner", "averaging", "step_control", "lr", "momentum")
+_OWN = ("scheme", *ROLES, "lr", "momentum")
 Closure = Callable[[], Any]
 _Ready = tuple[int, list[tuple[planning.Bucket, Realization]], list[Tensor | None], float]
 """Number of the group, its buckets with their filters, the gradients of all its parameters, and its lr."""
 
 
 class Optimizer(torch.optim.Optimizer):
-    r"""A ``torch.optim.Optimizer`` built from a numerical scheme, a metric, an average and a step control.
+    r"""A ``torch.optim.Optimizer`` built from a numerical scheme, a preconditioner, an average and a step control.
 
-    With d = H(z)g the scheme's filtered gradient (H(1) = 1) and P the metric, a step is::
+    With d = H(z)g the scheme's filtered gradient (H(1) = 1) and P the preconditioner, a step is::
 
         θ ← θ(1 − lr·weight_decay) − lr·P⁻¹d
 
-    ``lr`` **is the time step h of the gradient flow**: under a constant gradient g, θ moves by −lr·g a step, whatever
+    ``lr`` **is the time step h of the gradient flow**: under a constant gradient g, θ moves by −lr·g per step, whatever
     the scheme. So ``torch.optim.SGD(lr, momentum=β)`` equals ``scheme="heavy-ball"`` with β at lr/(1−β), while
-    ``torch.optim.AdamW(lr)`` equals heavy ball in the ``adam`` metric at the same lr. ``sabun.optim.from_torch``
-    converts.
+    ``torch.optim.AdamW(lr)`` equals heavy ball with the ``adam`` preconditioner at the same lr.
+    ``sabun.optim.from_torch`` converts.
+
+    Each of the four roles is given as text, ``"spectral(steps=8)"``, or as an object, ``Spectral(steps=8)``. A
+    parameter group holds the object; ``state_dict()`` holds the text.
 
     Args:
         params: parameters, named parameters, or groups; a group may override every option below.
-        lr: h > 0, a number or a tensor of one element. May be left out with "embedded-error" and "balance" only.
+        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only.
         scheme: a catalogue name such as ``"nesterov"`` or ``"look-ahead(0.9, 2)"``, or a ``LinearMultistep``.
-        preconditioner: None, "adam", "sign", "spectral" or "kronecker".
-        averaging: None, "ema", "tail" or "schedule-free"; see :meth:`averaged`.
+        preconditioner: None (the identity), "adam", "sign", "spectral", "kronecker", with options in parentheses.
+        averaging: None, "ema(decay=0.99)", "tail" or "schedule-free"; see :meth:`averaged`.
         step_control: None (fixed; any scheduler), "embedded-error", "balance" or "stability".
         momentum: β of the scheme's family; also the group's key, so that ``OneCycleLR`` can cycle it.
-        momentum_end: β goes from ``momentum`` to this as the learning rate falls from its largest value so far to 0.
-        step_limit: a tensor is stepped at lr · min(1, step_limit · size / (rms · peak)); ``size`` is 1/√(3·fan_in)
+        momentum_end: β that is reached as the learning rate falls from its largest value to 0; None: constant.
+        start_up: how the history begins: "rest", "unbiased" or "hold"; None: as the scheme says, or "unbiased" where
+            the preconditioner asks for it.
+        weight_decay: the decay rate λ of the weights.
+        decoupled: True: θ ← θ(1 − lr·λ) before the step (AdamW); False: g ← g + λθ (L2).
+        maximize: ascend.
+        step_limit: a tensor is stepped at lr · min(1, step_limit · size / (rms · peak)). ``size`` is 1/√(3·fan_in)
             (the root mean square of the weights that torch gives a linear layer; 0.05 for vectors; a fan-in counts as
-            the nearest power of √2), ``rms`` what the metric says of its update at lr = 1, and ``peak`` the largest lr
-            so far (``group["lr_peak"] = 0`` begins anew): a largest learning rate by shape, under any schedule. The
-            weight decay goes at the same rate; averages, ``stats`` and β know the group's lr alone.
+            the nearest power of √2), ``rms`` that of an update at lr = 1, which the preconditioner declares, and
+            ``peak`` the largest lr so far (``group["lr_peak"] = 0`` resets it): a largest learning rate by shape, under
+            any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
+        state_dtype: "float32": state and arithmetic in float32 for 16-bit parameters; None: in the parameter's dtype.
+        stochastic_rounding: round 16-bit parameters up or down at random, without bias.
+        foreach: False: one parameter at a time, which needs the least memory.
+        fused: the compiled step: True, or the compiler ("native", "inductor"); "auto": where there is a C compiler.
 
-    All other options belong to one of the four roles, the update or the arithmetic: :data:`sabun.optim.OPTIONS` says of
-    each what is legal and what it means. torch's ``differentiable`` and ``capturable`` may be False only.
+    torch's ``differentiable`` and ``capturable`` may be False only.
 
     Raises:
         SchemeError: an unknown scheme, or one that cannot be used for training.
@@ -97,34 +98,17 @@ class Optimizer(torch.optim.Optimizer):
         params: ParamsT,
         lr: float | Tensor | None = None,
         *,
-        scheme: str | schemes.LinearMultistep = "euler",
-        preconditioner: str | None = None,
-        averaging: str | None = None,
-        step_control: str | None = None,
+        scheme: str | LinearMultistep = "euler",
+        preconditioner: str | Preconditioner | None = None,
+        averaging: str | Averaging | None = None,
+        step_control: str | StepControl | None = None,
         momentum: float | None = None,
+        momentum_end: float | None = None,
+        start_up: str | None = None,
         weight_decay: float = 0.0,
         decoupled: bool = True,
         maximize: bool = False,
         step_limit: float | None = None,
-        start_up: str | None = None,
-        momentum_end: float | None = None,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        orthogonalization: str = "newton-schulz",
-        orthogonalization_steps: int = 5,
-        orthogonalization_dtype: str | None = None,
-        row_normalization: bool = False,
-        factor_beta: float | None = None,
-        refresh_every: int = 10,
-        max_factor: int = 10_000,
-        averaging_beta: float = 0.9,
-        averaging_power: float = 0.0,
-        ema_decay: float = 0.999,
-        tail_start: int = 0,
-        tolerance: float | None = None,
-        stability_fraction: float = 0.8,
-        probe_every: int = 10,
-        divide: bool = False,
         state_dtype: str | None = None,
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
@@ -134,17 +118,9 @@ class Optimizer(torch.optim.Optimizer):
         named = locals()
         for name, value in misspelt.items():
             if name not in REFUSED:
-                raise unknown(OptionError, "option", name, [*OPTIONS, *_ROLES])
+                raise _unknown("option", name)
             refuse(name, value)
         given = {name: named[name] for name in OPTIONS}
-        if step_control is not None and step_control not in STEP_CONTROLS:
-            raise unknown(OptionError, "step control", str(step_control), STEP_CONTROLS)
-        control = STEP_CONTROLS[step_control or "fixed"]
-        if lr is None and not control.finds_step:
-            raise OptionError(
-                "no learning rate given.",
-                fix="Pass lr, or step_control='balance' (mini-batches) or 'embedded-error' (full batches).",
-            )
         for name, value in given.items():
             check(name, value)
         defaults: dict[str, Any] = {
@@ -153,15 +129,19 @@ class Optimizer(torch.optim.Optimizer):
             "scheme": scheme,
             "preconditioner": preconditioner,
             "averaging": averaging,
-            "step_control": control.name,
-            **control.running,
+            "step_control": ROLES["step_control"].make(step_control),
             **_RUNNING,
         }
         if lr is None:
+            if not defaults["step_control"].finds_step:
+                raise OptionError(
+                    "no learning rate given.",
+                    fix="Pass lr, or step_control='balance' (mini-batches) or 'embedded-error' (full batches).",
+                )
             defaults["lr_found"] = True
         if momentum is not None:
             defaults["momentum"] = momentum
-        settle(defaults)
+        resolve(defaults)
         self._reset()
         super().__init__(params, defaults)
 
@@ -177,22 +157,15 @@ class Optimizer(torch.optim.Optimizer):
             for key, value in settled.items():
                 if key in OPTIONS:
                     check(key, value)
-                elif key not in FOREIGN and key not in _RUNNING and key not in self.defaults and key not in _ROLES:
-                    raise unknown(
-                        OptionError, "option in a parameter group", str(key), [*OPTIONS, *_ROLES],
-                        see="A note of your own can be put into optimizer.param_groups afterwards.",
-                    )  # fmt: skip
-            if settled.get("step_control", self.defaults["step_control"]) != self.defaults["step_control"]:
-                raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
+                elif key not in FOREIGN and key not in self.defaults and key not in _OWN:
+                    raise _unknown("option in a parameter group", str(key))
             if "scheme" not in settled and "momentum" not in settled:
                 settled |= {k: self.defaults[k] for k in ("scheme", "momentum") if k in self.defaults}
-            elif "scheme" not in settled:
-                settled["scheme"] = self.defaults["scheme"]
-            for key in ("lr", "preconditioner", "averaging"):
+            for key in ("lr", "scheme", "momentum_end", "step_limit", *ROLES):
                 settled.setdefault(key, self.defaults[key])
-            self._require_roles(settled)
+            resolve(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
+            self._require_compatible(settled)
             self._require_whole(param_group.get("params", ()))
-            settle(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
             param_group.update(settled)
         defaults = self.defaults
         try:
@@ -203,42 +176,46 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         self._plans.clear()
 
-    def _require_roles(self, group: dict[str, Any]) -> None:
-        control = STEP_CONTROLS[self.defaults["step_control"]]
-        if control.finds_step and group.get("momentum_end", self.defaults["momentum_end"]) is not None:
+    def _require_compatible(self, group: dict[str, Any]) -> None:
+        """Raise OptionError for roles and options that exclude each other."""
+        control: StepControl = group["step_control"]
+        if type(control) is not type(self.defaults["step_control"]):
+            raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
+        if control.finds_step and group["momentum_end"] is not None:
             raise OptionError(
-                f"momentum_end follows the learning rate; with step_control={control.name!r} there is none to follow.",
+                f"momentum_end follows the learning rate; step_control={control.name!r} has none to follow.",
                 fix="Leave one of the two out.",
             )
-        limited = group.get("step_limit", self.defaults["step_limit"]) is not None
-        if limited and control.name != "fixed":
+        limited = group["step_limit"] is not None
+        if limited and self._control() is not None:
             raise OptionError(
                 f"step_limit and step_control={control.name!r} both decide how long a step is.",
                 fix="Leave one of the two out (step_limit=None).",
             )
-        metric, average = group["preconditioner"], group["averaging"]
-        if limited and PRECONDITIONERS[metric or "none"].rms is None:
+        if limited and group["preconditioner"].rms is None:
             raise planning.no_size()
-        for role, name, legal in (("metric", metric, control.metrics), ("average", average, control.averages)):
-            if legal is not None and name not in legal:
+        for key in ("preconditioner", "averaging"):
+            role = group[key]
+            if not control.works_with(type(role)):
+                legal = [name for name, entry in ROLES[key].items() if control.works_with(entry)]
                 raise OptionError(
-                    f"step_control={control.name!r} does not work with the {role} {name!r}.",
-                    fix=f"Use {' or '.join(repr(n) for n in legal)} there, or a fixed lr.",
+                    f"step_control={control.name!r} does not work with the {key} {role.name!r}.",
+                    fix=f"Use {' or '.join(repr(name) for name in legal)} there, or a fixed lr.",
                 )
 
     def _require_whole(self, params: Any) -> None:
-        """A step control measures norms over all of a parameter, of which a shard knows its part only."""
+        """Raise OptionError for shards under a step control: it measures norms over whole parameters."""
         members = params if isinstance(params, list | tuple) else ()
-        if self.defaults["step_control"] != "fixed" and any(
+        if self._control() is not None and any(
             isinstance(item[1] if isinstance(item, tuple) else item, DTensor) for item in members
         ):
             raise OptionError(
-                f"step_control={self.defaults['step_control']!r} does not work on sharded parameters.",
+                f"step_control={self.defaults['step_control'].name!r} does not work on sharded parameters.",
                 fix="Use a fixed lr with a scheduler.",
             )
 
     def _reset(self) -> None:
-        """What is derived from groups and state, and can always be derived again."""
+        """Drop what is derived from groups and state."""
         self._plans: list[planning.Plan | None] = []
         self._averaged: bool = False
         self._controller: Controller | None = None
@@ -263,9 +240,9 @@ class Optimizer(torch.optim.Optimizer):
         refuse_capture()
         loss, batch = None, None
         controller = self._control()
-        if closure is None and STEP_CONTROLS[self.defaults["step_control"]].needs_closure:
+        if closure is None and self.defaults["step_control"].needs_closure:
             raise OptionError(
-                f"step_control={self.defaults['step_control']!r} looks at the batch again and needs a closure.",
+                f"step_control={self.defaults['step_control'].name!r} looks at the batch again and needs a closure.",
                 fix="Call optimizer.step(closure), where closure computes the loss and calls backward.",
             )
         if closure is not None and controller is not None:
@@ -276,18 +253,19 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         ready = self._ready()
         if controller is not None:
-            controller.before(self, batch)
+            context = self._context(batch)
+            controller.before(context)
             moves = [
                 (number, direct(self.param_groups[number], bucket, filter_, grads))
                 for number, parts, grads, _ in ready
                 for bucket, filter_ in parts
             ]
             if moves:
-                self._carry_out_together(controller, moves)
+                self._carry_out_together(controller, context, moves)
             return loss
         for number, parts, grads, lr in ready:
             group = self.param_groups[number]
-            weight = schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
+            weight = group["averaging"].weight(group, lr)
             for bucket, filter_ in parts:
                 length = lr * bucket.share(group["lr_peak"])
                 if not (group["fused"] and step_fused(self._engine, group, bucket, filter_, grads, length)):
@@ -302,7 +280,7 @@ class Optimizer(torch.optim.Optimizer):
             active = [g is not None for g in grads]
             if any(active):
                 for g in grads:
-                    if g is not None and g.layout is not torch.strided:
+                    if g is not None:
                         refuse_sparse(g)
                 found.append((number, group, grads, active))
         if len(self._plans) != len(self.param_groups):
@@ -311,21 +289,20 @@ class Optimizer(torch.optim.Optimizer):
         for number, group, grads, active in found:
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
+                if resolve_edits(group):
+                    self._require_compatible(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
-                plan = self._plans[number] = planning.build(group, active, self.state, filter_of, plan, first)
+                plan = self._plans[number] = planning.build(group, active, self.state, plan, first)
             lr = float(group["lr"])
             group["lr_peak"] = max(group["lr_peak"], lr)
-            parts = [(bucket, filter_of(group, bucket.metric)) for bucket in plan.buckets]
+            parts = [(bucket, bucket.filter_at(group)) for bucket in plan.buckets]
             ready.append((number, parts, grads, lr))
         return ready
 
-    def _carry_out_together(self, controller: Controller, moves: list[tuple[int, Move]]) -> None:
+    def _carry_out_together(self, controller: Controller, context: StepContext, moves: list[tuple[int, Move]]) -> None:
         """One step length for all: it is chosen when every update is known."""
-        lengths = controller.lengths(self, (entry for _, move in moves for entry in move.entries(self.state)))
-        weights = [
-            schedule_free_weight(group, lr) if group["averaging"] == "schedule-free" else 0.0
-            for group, lr in zip(self.param_groups, lengths, strict=True)
-        ]
+        lengths = controller.lengths(context, (entry for _, move in moves for entry in move.entries(self.state)))
+        weights = [group["averaging"].weight(group, lr) for group, lr in zip(self.param_groups, lengths, strict=True)]
         for number, move in moves:
             carry_out(self.param_groups[number], move, lengths[number], weights[number], self.state)
 
@@ -345,14 +322,15 @@ class Optimizer(torch.optim.Optimizer):
         try:
             with torch.no_grad():
                 for group in self.param_groups:
-                    averaging = AVERAGING[group["averaging"] or "none"]
+                    resolve_edits(group)
+                    averaging: Averaging = group["averaging"]
                     for p in group["params"]:
                         held = self.state.get(p, {})
-                        if averaging.read is None or not all(key in held for key in averaging.like):
+                        if not averaging.like or not all(key in held for key in averaging.like):
                             continue
                         held["training_point"] = p.detach().clone(memory_format=torch.preserve_format)
                         swapped.append(p)
-                        p.copy_(averaging.read(p, held, group))
+                        p.copy_(averaging.read(p, held))
             yield
         finally:
             with torch.no_grad():
@@ -368,11 +346,12 @@ class Optimizer(torch.optim.Optimizer):
         return self._engine.compile_s
 
     def _control(self) -> Controller | None:
-        name = self.defaults["step_control"]
-        make = STEP_CONTROLS[name].make
-        if self._controller is None and make is not None:
-            self._controller = make()
+        if self._controller is None:
+            self._controller = self.defaults["step_control"].make()
         return self._controller
+
+    def _context(self, batch: SameBatch | None) -> StepContext:
+        return StepContext(self.param_groups, self.state, "lr_found" in self.defaults, batch)
 
     @property
     def gradient_evaluations(self) -> int:
@@ -392,7 +371,7 @@ class Optimizer(torch.optim.Optimizer):
         """What the step control measured: the step length h, and where known λ, hλ, margin, error, rejected steps."""
         figures = {"step_length": float(self.param_groups[0]["lr"])}
         if self._controller is not None:
-            figures |= self._controller.stats(self)
+            figures |= self._controller.stats(self.param_groups)
         return figures
 
     # ------------------------------------------------------------------ checkpoints
@@ -400,11 +379,8 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._reset()
-        control = STEP_CONTROLS[self.defaults.get("step_control", "fixed")]
         for group in self.param_groups:
-            for name, value in {**{n: o.default for n, o in OPTIONS.items()}, **_RUNNING, **control.running}.items():
-                group.setdefault(name, value)
-            group["version"] = VERSION
+            resolve_edits(group)
         for p, held in self.state.items():
             if isinstance(p, Tensor):
                 unpack(p, held)
@@ -413,18 +389,36 @@ class Optimizer(torch.optim.Optimizer):
                     with torch.no_grad():
                         p.copy_(held.pop("training_point"))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state, and the groups with their roles as text: plain values, which ``torch.load`` takes safely."""
+        with encoding(self):
+            return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave: the continuation is equal to the bit. Load the model first.
 
-        As in torch, the checkpoint's groups take the place of the optimizer's: lr, scheme, metric, average and every
-        option become those that it was saved with, state keeps its precision. Where it was taken inside ``averaged()``
-        the parameters get their training point back.
+        As in torch, the checkpoint's groups take the place of the optimizer's: lr, all roles and all options become
+        those that it was saved with; state keeps its precision. Where it was taken inside ``averaged()`` the parameters
+        get their training point back.
 
         Raises StateError, and changes nothing, for the checkpoint of another kind of optimizer, of another step
         control, of a newer format, or of a model with other shapes.
         """
         if self._averaged:
             raise StateError("load_state_dict() inside 'with optimizer.averaged()'.", fix="Leave the block first.")
-        with examined(self, LinearMultistep, VERSION), keep_precision(self):
+        with examined(self, LinearMultistep), keep_precision(self):
             super().load_state_dict(state_dict)
-        take_bound(self)
+        restore_lr_found(self)
+
+
+def _unknown(what: str, name: str) -> OptionError:
+    """The error for an option that does not exist here; one that a role declares is shown in the role."""
+    for role, table in ROLES.items():
+        for entry in table.values():
+            if name in entry.options():
+                return OptionError(
+                    f"{name!r} is an option of the {role.replace('_', ' ')} {entry.name!r}, not of the optimizer.",
+                    fix=f"Write it into the role: {role}='{entry.name}({name}=...)'. create() takes it by name too.",
+                )
+    known = [*inspect.signature(Optimizer).parameters][1:-1]
+    return unknown(OptionError, what, name, known, see="Keys of your own can be added to optimizer.param_groups later.")

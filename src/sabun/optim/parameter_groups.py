@@ -1,4 +1,4 @@
-"""Which parameters are hidden matrices? The spectral and Kronecker metrics are for those; the others want ``adam``.
+"""Parameter groups for matrix preconditioners: hidden matrices, which those are for, and the rest, for ``adam``.
 
 Embeddings look like matrices but are tables of rows, each touched by few examples; the output layer ("head") has one
 row a class. Norms and biases are vectors. So the choice needs names beside shapes, and it can be overridden.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
-from sabun.optim.preconditioners.base import is_matrix
+from sabun.optim.tensors import is_matrix
 
 __all__ = ["named", "param_groups", "split"]
 
@@ -103,7 +103,7 @@ def param_groups(
     rest: Mapping[str, Any] | None = None,
     is_hidden: Callable[[str, Tensor], bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two parameter groups, the hidden matrices and the rest, for a matrix metric::
+    """Two parameter groups, the hidden matrices and the rest, for a matrix preconditioner::
 
         sabun.Optimizer(sabun.optim.param_groups(model), lr=0.01, scheme="nesterov", preconditioner="spectral")
 

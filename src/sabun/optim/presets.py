@@ -1,4 +1,4 @@
-"""The optimizers that people know, each as one row: scheme, metric, average, and what it is equal to.
+"""The optimizers that people know, each as one row: scheme, preconditioner, average, and what it is equal to.
 
 Tests hold every row against the public implementation that it names, step for step; ``differs`` says where a row
 departs from it on purpose.
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
+from sabun.optim.group_roles import ROLES
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS, check_learning_rate
 from sabun.optim.parameter_groups import param_groups
+from sabun.optim.roles import Role, route
 from sabun.schemes.catalogue import parse
 
 __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]
@@ -27,8 +29,9 @@ __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]
 class Preset:
     """One row. ``lr`` is the default time step h.
 
-    ``rest`` holds what is different for parameters that are not hidden matrices (``lr_factor`` multiplies lr there);
-    None treats all parameters alike. ``equals`` is the public implementation that the row reproduces.
+    ``preconditioner`` and ``averaging`` are notations, None the default. ``rest`` holds what differs for parameters
+    that are not hidden matrices (``lr_factor`` multiplies lr there); None treats all parameters alike. ``equals`` is
+    the public implementation that the row reproduces.
     """
 
     name: str
@@ -98,18 +101,17 @@ _ROWS = (
         "Jordan et al. 2024; scale of Liu et al. 2025, arXiv 2502.16982",
         "torch.optim.Muon(adjust_lr_fn='match_rms_adamw') on the hidden matrices",
         "on a CPU orthogonalises small matrices in float32, and all of them without bfloat16 units; torch always in "
-        "bfloat16 (orthogonalization_dtype)",
+        "bfloat16 (dtype)",
         options={"weight_decay": 0.1},
         rest={"scheme": "heavy-ball(0.9)", "preconditioner": "adam"},
     ),
     Preset(
-        "mars", "look-ahead(0.95, 0.475)", "adam", None, 3e-3,
+        "mars", "look-ahead(0.95, 0.475)", "adam(beta2=0.99)", None, 3e-3,
         "AdamW on variance-reduced gradients: look-ahead with γ = 0.025·β/(1−β)",
         "Yuan et al. 2024, arXiv 2411.10438",
         "the momentum of pytorch_optimizer.MARS (gamma=0.025), exactly so with mars_type='lion'",
         "the second moment is that of the gradient itself (MARS: of the extrapolated gradient), no clipping of the "
         "extrapolated gradient to norm 1, and the whole direction is divided by its mass",
-        options={"beta2": 0.99},
     ),
     Preset(
         "schedule-free-adamw", "euler", "adam", "schedule-free", 2.5e-3,
@@ -119,28 +121,27 @@ _ROWS = (
         "no built-in warm-up (use a scheduler); no train/eval switch, see Optimizer.averaged",
     ),
     Preset(
-        "soap", "heavy-ball(0.95)", "kronecker", None, 3e-3,
+        "soap", "heavy-ball(0.95)", "kronecker(beta2=0.95)", None, 3e-3,
         "Adam in the eigenbasis of Shampoo's factors for matrices, Adam for the rest",
         "Vyas et al. 2024, arXiv 2409.11321",
         "pytorch_optimizer.SOAP(betas=(0.95, 0.95)) fed its first gradient twice",
         "the first gradient also makes a step (SOAP uses it for the basis only); weight decay comes before the step, "
         "as in AdamW; kernels are flattened to matrices; the power iteration is shifted by √ε of the mean eigenvalue",
-        options={"beta2": 0.95, "weight_decay": 0.01, "refresh_every": 10},
-        rest={"preconditioner": "adam"},
+        options={"weight_decay": 0.01},
+        rest={"preconditioner": "adam(beta2=0.95)"},
     ),
     Preset(
-        "sabun", "look-ahead(0.8, 2)", "spectral", None, 3e-2,
+        "sabun", "look-ahead(0.8, 2)", "spectral(row_normalization=True, beta2=0.95)", None, 3e-2,
         "this project's own: look-ahead between stability and accuracy, its memory longer as the learning rate falls; "
-        "spectral metric with even rows for hidden matrices",
+        "spectral preconditioner with even rows for hidden matrices",
         "this project: docs/research/index.md",
         "none",
         options={
-            "momentum_end": 0.95, "row_normalization": True, "beta2": 0.95, "weight_decay": 0.1, "fused": "auto",
-            "step_limit": 0.125,
+            "momentum_end": 0.95, "weight_decay": 0.1, "fused": "auto", "step_limit": 0.125,
         },
         rest={
             "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
-            "beta2": 0.999, "momentum_end": None, "weight_decay": 0.0,
+            "momentum_end": None, "weight_decay": 0.0,
         },
     ),
 )  # fmt: skip
@@ -167,49 +168,57 @@ def row_of(text: str) -> Preset:
     return replace(row, scheme=schemes.get(row.scheme, **given).name)
 
 
-def _is_replaced(key: str, overrides: Mapping[str, Any], row: Preset) -> bool:
-    """Whether a role that was given takes the place of the row's option. A limit of the step is one of its metric."""
-    if key == "step_limit":
-        return bool(overrides.get("preconditioner", row.preconditioner) != row.preconditioner)
-    return OPTIONS[key].role in overrides
-
-
-def _is_shared(key: str) -> bool:
-    """Whether an option, once given, concerns both groups: those of the update itself, such as the weight decay."""
-    return key in OPTIONS and OPTIONS[key].role == "update"
-
-
 def create(
     name: str, params: nn.Module | Iterable[Any], lr: float | Tensor | None = None, **overrides: Any
 ) -> Optimizer:
     """An optimizer by the name that people know, such as ``"nadamw"``, over a module, named or bare parameters.
 
     Parameters behind the name are those of its scheme, ``"lion(0.95, 0.98)"`` or ``"mars(gamma=1)"``; what is not given
-    is as in the row.
-    ``overrides`` are options of :class:`Optimizer`. For the presets with a matrix metric the parameters are split into
-    hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so that embeddings
-    and the head can be told). There, roles and their options concern the hidden matrices where the row has its own for
-    the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``, ``step_limit``) both
-    groups. Groups (dicts) are taken as they are. Names of the scheme catalogue work too.
+    is as in the row. Names of the scheme catalogue work too.
+
+    ``overrides`` are options of :class:`Optimizer`, and options of the chosen roles by their own name: ``beta2=0.95``
+    is the same as ``preconditioner="adam(beta2=0.95)"``. For the presets with a matrix preconditioner the parameters
+    are split into hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so
+    that embeddings and the head are recognised). There, roles and their options concern the hidden matrices where the
+    row has others for the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``,
+    ``step_limit``) both groups. Groups (dicts) are taken as they are.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
     row = row_of(name)
-    # What the row says of a role goes with the role: another scheme or metric begins with its own defaults.
-    kept = {key: value for key, value in row.options.items() if not _is_replaced(key, overrides, row)}
-    chosen: dict[str, Any] = {
-        "scheme": row.scheme, "preconditioner": row.preconditioner, "averaging": row.averaging,
-        **kept, **overrides,
-    }  # fmt: skip
+    planned = {"preconditioner": row.preconditioner, "averaging": row.averaging, "step_control": None}
+    own: dict[str, Role] = {role: table.make(planned[role]) for role, table in ROLES.items()}
+    chosen = {role: table.make(overrides.get(role, own[role])) for role, table in ROLES.items()}
+    roles, given = route(chosen, {key: value for key, value in overrides.items() if key not in ROLES})
+    same = type(roles["preconditioner"]) is type(own["preconditioner"])
+    # Options of the scheme are replaced with it, and the limit of a step with the preconditioner that it is for.
+    kept = {
+        key: value
+        for key, value in row.options.items()
+        if not ("scheme" in overrides and OPTIONS[key].read_by == "scheme") and (same or key != "step_limit")
+    }
     step: float | Tensor = row.lr if lr is None else lr
     check_learning_rate(step)
     members: Any = params.named_parameters() if isinstance(params, nn.Module) else params
-    if row.rest is not None and chosen["preconditioner"] == row.preconditioner:
+    if row.rest is not None and same and not isinstance(params, Tensor):
         members = params if isinstance(params, nn.Module) else list(members)
         if isinstance(members, nn.Module) or not any(isinstance(m, dict) for m in members):
             rest = {key: value for key, value in row.rest.items() if key not in overrides or not _is_shared(key)}
+            rest["preconditioner"] = _for_rest(rest["preconditioner"], own["preconditioner"], overrides)
             factor = rest.pop("lr_factor", 1.0)
             if factor != 1:
                 rest["lr"] = step * factor
             members = param_groups(members, rest=rest)
-    return Optimizer(members, step, **chosen)
+    return Optimizer(members, step, **{"scheme": row.scheme, **roles, **kept, **given})
+
+
+def _is_shared(key: str) -> bool:
+    """Whether an option, once given, concerns both groups: those of the update itself, such as the weight decay."""
+    return key in OPTIONS and OPTIONS[key].read_by == "update"
+
+
+def _for_rest(text: str, hidden: Role, overrides: Mapping[str, Any]) -> Role:
+    """The row's preconditioner of the rest, with those of the overrides for which the row has one value for both."""
+    rest: Role = ROLES["preconditioner"].make(text)
+    both = [key for key in rest.options() if getattr(hidden, key, None) == getattr(rest, key)]
+    return replace(rest, **{key: overrides[key] for key in both if key in overrides})

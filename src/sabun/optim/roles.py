@@ -1,109 +1,167 @@
-"""From the four roles as a user writes them to their canonical form in a parameter group, and to a filter that runs."""
+"""Roles of an optimizer: their declaration, their notation ``name(option=value)``, and the tables of their entries.
+
+A preconditioner, an average and a step control are each an object of a frozen dataclass, such as
+``Spectral(steps=8)``. The class is the one place that declares an entry: its options, its capabilities, its formulas.
+The constructor, the notation, checkpoints, :func:`sabun.optim.describe`, the catalogue and searches read it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+import ast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
-from sabun import schemes
-from sabun.errors import OptionError, SchemeError, unknown
-from sabun.optim.averaging import AVERAGING
-from sabun.optim.kernels import Realization, realize
-from sabun.optim.options import check_learning_rate
-from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner
-from sabun.optim.scheme_codec import decode, encode
+from sabun.errors import OptionError, unknown
+from sabun.optim.options import Option
 
-__all__ = ["check_momentum", "filter_of", "momentum_of", "scheme_of", "settle"]
+__all__ = ["Role", "Table", "parse_call", "route"]
 
 
-def filter_of(group: Mapping[str, Any], metric: Preconditioner) -> Realization:
-    """The group's scheme as a filter, with β as it is now, and the start-up that the metric asks for."""
-    scheme = decode(group["scheme"])
-    start_up = group["start_up"]
-    if start_up is None:
-        start_up = "unbiased" if scheme.start_up == "rest" and metric.asks_unbiased else scheme.start_up
-    return realize(group["scheme"], momentum_of(group, scheme), start_up)
+@dataclass(frozen=True)
+class Role:
+    """Base of every entry of a role.
 
+    ``role`` is the keyword of the constructor and the key of a parameter group, ``name`` the name of the entry.
+    A subclass is a frozen dataclass whose fields are made by :func:`sabun.optim.options.option`.
 
-_STAIRS = 64  # values that β takes on its way: to find a filter takes longer than a small step, so that they are kept
-
-
-def momentum_of(group: Mapping[str, Any], scheme: schemes.LinearMultistep) -> float | None:
-    """β of this step: the group's ``momentum``, or where ``momentum_end`` has brought it by now; None: there is no β.
-
-    β = β₀ + s(β_end − β₀) with s the part of the learning rate that is gone, s = 1 − lr/lr_peak, in 64 stairs; lr_peak
-    is the largest rate that the group has seen. So a warm-up and a constant rate keep β₀, any scheduler will do, and
-    nobody has to know the number of steps. The reason is that of ODE codes of variable order: a long memory costs
-    stability, of which there is plenty once the step is small, and buys less noise (docs/research/schedule.md).
-
-    A scheduler that cycles ``momentum`` itself, as OneCycleLR does, is obeyed instead.
+    Raises:
+        OptionError: an option is out of range.
     """
-    if "beta" not in scheme.parameters or group.get("momentum") is None:
-        return None
-    beta, end, peak = float(group["momentum"]), group["momentum_end"], float(group["lr_peak"])
-    if end is None or peak <= 0 or beta != float(scheme.parameters["beta"]):
-        return beta
-    spent: float = max(0, round(_STAIRS * (1 - float(group["lr"]) / peak))) / _STAIRS
-    return beta + spent * (float(end) - beta)
+
+    role: ClassVar[str]
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, declared in self.options().items():
+            value = getattr(self, name)
+            declared.check(name, value)
+            if type(value) not in (bool, int, float, str, type(None)):
+                # A NumPy scalar, say; a checkpoint holds plain values.
+                plain = next(kind for kind in (int, float, str) if isinstance(value, kind))
+                object.__setattr__(self, name, plain(value))
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """The declared options by name, in the order of the constructor."""
+        return {field.name: field.metadata["option"] for field in dataclasses.fields(cls)}
+
+    def __str__(self) -> str:
+        """The notation, without the options at their default."""
+        given = [
+            f"{name}={getattr(self, name)!r}"
+            for name, declared in self.options().items()
+            if getattr(self, name) != declared.default
+        ]
+        return f"{self.name}({', '.join(given)})" if given else self.name
 
 
-def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
-    """The group's scheme with β as it is now: its interval and its certificate are those of the coming step."""
-    scheme = decode(group["scheme"])
-    beta = momentum_of(group, scheme)
-    return scheme if beta is None or beta == scheme.parameters["beta"] else schemes.get(scheme, beta=beta)
+R = TypeVar("R", bound=Role)
 
 
-def settle(group: dict[str, Any], *, lr_found: bool = False) -> None:
-    """Bring the roles of a group into their canonical form, or raise for what is not legal."""
-    lr_found = lr_found or bool(group.get("lr_found"))
-    if not lr_found:
-        check_learning_rate(group["lr"])
-    for role, table in (("preconditioner", PRECONDITIONERS), ("averaging", AVERAGING)):
-        name = group[role] if group[role] is not None else "none"
-        if name not in table:
-            raise unknown(OptionError, role, str(name), table)
-        group[role] = None if name == "none" else name
-    scheme = decode(group["scheme"]) if isinstance(group["scheme"], str) else group["scheme"]
-    if not isinstance(scheme, schemes.LinearMultistep):
-        raise SchemeError(
-            f"{getattr(scheme, 'name', scheme)!r} is not a linear multistep scheme.",
-            fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
-        )
-    schemes.require_usable(scheme)
-    momentum = group.get("momentum")
-    if momentum is not None:
-        if "beta" not in scheme.parameters:
-            raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum out, or use 'heavy-ball'.")
-        check_momentum(momentum)
-        scheme = schemes.get(scheme, beta=float(momentum))
-        schemes.require_usable(scheme)
-    if (end := group.get("momentum_end")) is not None:
-        if "beta" not in scheme.parameters:
-            raise OptionError(f"{scheme.name!r} has no momentum β.", fix="Leave momentum_end out, or use 'heavy-ball'.")
-        schemes.require_usable(schemes.get(scheme, beta=float(end)))
-    group["scheme"] = encode(scheme)
-    if group.get("start_up") == "unbiased":
-        _require_mass(group["scheme"], scheme.name)
-    if "beta" in scheme.parameters:
-        group["momentum"] = float(scheme.parameters["beta"])
+class Table(Mapping[str, type[R]], Generic[R]):
+    """The entries of one role by name, in order of registration."""
+
+    def __init__(self, role: str, default: str) -> None:
+        self.role = role
+        self._default = default
+        self._entries: dict[str, type[R]] = {}
+
+    def __getitem__(self, name: str) -> type[R]:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(self, entry: type[R]) -> type[R]:
+        """Add an entry; a class decorator. Raises OptionError when the name is taken."""
+        if entry.name in self._entries:
+            raise OptionError(f"there is already a {self.role} {entry.name!r}.", fix="Choose another name.")
+        self._entries[entry.name] = entry
+        return entry
+
+    def make(self, value: object) -> R:
+        """The object that ``value`` stands for: an object, its notation, or None for the default entry.
+
+        Raises OptionError for an unknown name, an unknown option, or one that is out of range.
+        """
+        if isinstance(value, Role) and self._entries.get(value.name) is type(value):
+            return value
+        if value is not None and not isinstance(value, str):
+            raise OptionError(
+                f"{self.role} must be a name, an object or None, not {value!r}.",
+                fix=f"Known: {', '.join(self)}. A class of your own is registered by its table's register().",
+            )
+        name, positional, options = parse_call(self._default if value is None else value)
+        entry = self._entries.get(name)
+        if entry is None:
+            raise unknown(OptionError, self.role, name, self)
+        declared = list(entry.options())
+        if len(positional) > len(declared):
+            raise OptionError(f"{value!r} has too many arguments.", fix=_signature(entry))
+        given = dict(zip(declared, positional, strict=False))
+        for key, one in options.items():
+            if key not in declared:
+                raise unknown(OptionError, f"option of {name}", key, declared)
+            if key in given:
+                raise OptionError(f"{value!r} gives {key} twice.", fix=_signature(entry))
+            given[key] = one
+        return entry(**given)
 
 
-@lru_cache(maxsize=256)
-def _require_mass(text: str, name: str) -> None:
-    """The bias correction divides by the step response: it has to be there, and on the right side, from the start."""
-    filter_ = realize(text, None, "unbiased")
-    least = min(filter_.mass(n) for n in range(1, 200))
-    if least < 1e-6:
+def _signature(entry: type[Role]) -> str:
+    options = ", ".join(f"{name}={declared.default!r}" for name, declared in entry.options().items())
+    return f"The options are {entry.name}({options})." if options else f"{entry.name} has no options."
+
+
+def parse_call(text: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """Split ``name(1, key=2)`` into name, positional arguments and keyword arguments; values are Python literals.
+
+    Raises OptionError for text that is not of this form.
+    """
+    name, parenthesis, inner = text.strip().partition("(")
+    if not parenthesis:
+        return name.strip(), (), {}
+    try:
+        if not inner.endswith(")"):
+            raise ValueError("a parenthesis is not closed")
+        call = ast.parse(f"f({inner}", mode="eval").body
+        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("not a list of arguments")
+        values = tuple(ast.literal_eval(node) for node in call.args)
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error).split(":", maxsplit=1)[0]
         raise OptionError(
-            f"{name!r} cannot start 'unbiased': its response to a constant gradient falls to {least:.4g} on the way, "
-            "and the correction would divide by that.",
-            fix="Leave start_up out: 'hold' begins in the steady state and has nothing to correct.",
-        )
+            f"cannot read the options in {text!r}: {reason}.",
+            fix="Write plain values, as in adam(beta2=0.95) or torch.optim:AdamW(betas=(0.9, 0.99)).",
+        ) from None
+    return name.strip(), values, options
 
 
-def check_momentum(momentum: object) -> None:
-    """Raise OptionError unless β is a number in [0, 1)."""
-    if not (isinstance(momentum, int | float) and not isinstance(momentum, bool) and 0 <= momentum < 1):
-        raise OptionError(f"momentum must be a number in [0, 1), not {momentum!r}.", fix="It is the decay β.")
+def route(roles: Mapping[str, R], options: Mapping[str, Any]) -> tuple[dict[str, R], dict[str, Any]]:
+    """Give every option to the role that declares it: (the roles with those options, the options of no role).
+
+    Raises OptionError for an option that two of the roles declare, or one that is out of range.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    left: dict[str, Any] = {}
+    for key, value in options.items():
+        found = [name for name, role in roles.items() if key in role.options()]
+        if len(found) > 1:
+            one, other = roles[found[0]], roles[found[1]]
+            raise OptionError(
+                f"{key!r} is an option of {one.name} and of {other.name}.",
+                fix=f"Write it into the role: {found[0]}='{one.name}({key}={value!r})'.",
+            )
+        if found:
+            changes.setdefault(found[0], {})[key] = value
+        else:
+            left[key] = value
+    return {name: dataclasses.replace(role, **changes.get(name, {})) for name, role in roles.items()}, left

@@ -1,10 +1,10 @@
-"""Runge–Kutta methods on the gradient flow: several gradients a step, all on the same mini-batch.
+"""Runge–Kutta methods on the gradient flow: several gradients per step, all on the same mini-batch.
 
     k_i = g(θ − h Σ_j a_ij k_j),   θ ← θ − h Σ_i b_i k_i
 
-Special cases: one stage is gradient descent; ``heun`` and ``rk4`` are the classical ones; ``chebyshev(s)`` has a
+With one stage this is gradient descent; ``heun`` and ``rk4`` are the classical methods; ``chebyshev(s)`` has a
 stability interval that grows as s², so that its s gradients reach as far as about s² of Euler's on a stiff problem. A
-closure recomputes loss and gradient. The honest unit of cost is the gradient evaluation, which this class counts.
+closure recomputes loss and gradient. The unit of cost is the gradient evaluation, which this class counts.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, SchemeError, TrainingError, unknown
-from sabun.optim.buckets import refuse_sparse
-from sabun.optim.checkpoints import examined, take_bound
-from sabun.optim.control.base import DEFAULT_TOLERANCE, PI
+from sabun.optim.checkpoints import VERSION, encoding, examined, restore_lr_found
+from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
+from sabun.optim.control.embedded_error import PI
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.kernels import Tensors
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
-from sabun.optim.scheme_codec import decode_any, encode
+from sabun.optim.scheme_codec import decode_any
+from sabun.optim.tensors import norm, refuse_sparse
 from sabun.schemes import ButcherTableau
 
-__all__ = ["VERSION", "RungeKutta"]
+__all__ = ["RungeKutta"]
 
-VERSION = 1
-"""Format of ``state_dict``: a group carries it under ``"version"``."""
-
-_OWN = ("weight_decay", "decoupled", "maximize", "tolerance")
+_OWN = ("weight_decay", "decoupled", "maximize")
 _RUNNING: dict[str, object] = {
     "version": VERSION,
     "control_step": 0.0,
@@ -63,14 +61,14 @@ class RungeKutta(torch.optim.Optimizer):
         params: parameters, named parameters, or groups (which may set lr, weight_decay, decoupled, maximize).
         lr: the time step h > 0, as in :class:`sabun.Optimizer`; may be left out with "embedded-error".
         scheme: "heun", "rk4", "chebyshev(5)", "bogacki-shampine", … or a ``ButcherTableau``.
-        step_control: None (fixed; any scheduler), or "embedded-error" for a tableau with an embedded pair: a step whose
-            error exceeds tolerance·‖θ‖ is rejected and retaken shorter on the same batch; lr is the upper bound then.
-        tolerance: of that control; None is 0.003.
+        step_control: None (fixed; any scheduler), or "embedded-error(tolerance=0.003)" for a tableau with an embedded
+            pair: a step whose error exceeds tolerance·‖θ‖ is rejected and retaken shorter on the same batch; lr is then
+            the upper bound.
         weight_decay: the decay rate λ of the weights.
         decoupled: True: θ ← θ(1 − lr·λ) before the step; False: λθ is part of every stage's gradient.
         maximize: ascend.
 
-    State of the size of θ between steps: none. During a step: one copy a stage, and one of θ.
+    It keeps no state of the size of θ between steps; during a step one copy per stage, and one of θ.
 
     Raises:
         SchemeError: an unknown scheme, or one that is not a Runge–Kutta tableau.
@@ -83,8 +81,7 @@ class RungeKutta(torch.optim.Optimizer):
         lr: float | Tensor | None = None,
         *,
         scheme: str | ButcherTableau = "heun",
-        step_control: str | None = None,
-        tolerance: float | None = None,
+        step_control: str | StepControl | None = None,
         weight_decay: float = 0.0,
         decoupled: bool = True,
         maximize: bool = False,
@@ -95,25 +92,26 @@ class RungeKutta(torch.optim.Optimizer):
                 raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
             refuse(name, value)
         tableau = _tableau(scheme)
-        if step_control not in (None, "fixed", "embedded-error"):
-            raise unknown(OptionError, "step control of RungeKutta", str(step_control), ["fixed", "embedded-error"])
-        adaptive = step_control == "embedded-error"
-        if adaptive and tableau.b_embedded is None:
+        control = STEP_CONTROLS.make(step_control)
+        if not isinstance(control, Fixed | EmbeddedError):
+            known = [Fixed.name, EmbeddedError.name]
+            raise unknown(OptionError, "step control of RungeKutta", control.name, known)
+        if control.finds_step and tableau.b_embedded is None:
             raise OptionError(
                 f"{tableau.name!r} has no embedded pair to measure its error with.",
                 fix="Use 'bogacki-shampine' or 'heun-euler', or give lr and drop step_control.",
             )
-        if lr is None and not adaptive:
+        if lr is None and not control.finds_step:
             raise OptionError("no learning rate given.", fix="Pass lr, or step_control='embedded-error'.")
         if lr is not None:
             check_learning_rate(lr)
-        options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize, "tolerance": tolerance}
+        options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize}
         for name, value in options.items():
             check(name, value)
         defaults: dict[str, Any] = {
             "lr": 0.0 if lr is None else lr,
-            "scheme": encode(tableau),
-            "step_control": "embedded-error" if adaptive else "fixed",
+            "scheme": tableau,
+            "step_control": control,
             **options,
             **_RUNNING,
         }
@@ -144,24 +142,29 @@ class RungeKutta(torch.optim.Optimizer):
         super().__setstate__(state)
         self._error = math.nan
         for group in self.param_groups:
-            for name, value in {**{n: OPTIONS[n].default for n in _OWN}, **_RUNNING}.items():
-                group.setdefault(name, value)
-            group["version"] = VERSION
+            group["scheme"] = _tableau(group["scheme"])
+            group["step_control"] = STEP_CONTROLS.make(group["step_control"])
         self._evaluations = len(self._used)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The groups, with scheme and step control as text; there is no state of the size of θ."""
+        with encoding(self):
+            return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave, as :meth:`sabun.Optimizer.load_state_dict` does.
 
         Raises StateError, and changes nothing, for what is not a checkpoint of this kind and step control.
         """
-        with examined(self, ButcherTableau, VERSION):
+        with examined(self, ButcherTableau):
             super().load_state_dict(state_dict)
-        take_bound(self)
+        restore_lr_found(self)
 
     @property
     def tableau(self) -> ButcherTableau:
         """The scheme."""
-        return _tableau(self.param_groups[0]["scheme"])
+        tableau: ButcherTableau = self.param_groups[0]["scheme"]
+        return tableau
 
     @property
     def gradient_evaluations(self) -> int:
@@ -172,7 +175,7 @@ class RungeKutta(torch.optim.Optimizer):
         """``step_length`` h, ``gradient_evaluations`` in all, and with error control ``error`` and ``rejected``."""
         lead = self.param_groups[0]
         figures = {"step_length": float(lead["lr"]), "gradient_evaluations": float(lead["evaluations_total"])}
-        if lead["step_control"] == "embedded-error":
+        if isinstance(lead["step_control"], EmbeddedError):
             figures |= {
                 "step_length": lead["control_last"], "error": self._error, "rejected": float(lead["control_rejected"]),
             }  # fmt: skip
@@ -200,7 +203,7 @@ class RungeKutta(torch.optim.Optimizer):
         first = self._gradients(places)
         self._evaluations = 1
         try:
-            if self.param_groups[0]["step_control"] == "embedded-error":
+            if isinstance(self.param_groups[0]["step_control"], EmbeddedError):
                 self._adaptive(places, start, first, batch)
             else:
                 lengths = [float(group["lr"]) for _, group in places]
@@ -220,7 +223,7 @@ class RungeKutta(torch.optim.Optimizer):
         ks = []
         for p, group in places:
             g = p.grad
-            if g is not None and g.layout is not torch.strided:
+            if g is not None:
                 refuse_sparse(g)
             k = torch.zeros_like(p) if g is None else g.clone()
             if group["maximize"]:
@@ -253,8 +256,7 @@ class RungeKutta(torch.optim.Optimizer):
 
     @property
     def _used(self) -> tuple[int, ...]:
-        controlled = self.defaults["step_control"] == "embedded-error"
-        return self.tableau.used_stages(error_control=controlled)
+        return self.tableau.used_stages(error_control=isinstance(self.defaults["step_control"], EmbeddedError))
 
     @staticmethod
     def _move(
@@ -282,8 +284,8 @@ class RungeKutta(torch.optim.Optimizer):
         if any(isinstance(p, DTensor) for p in start):
             raise OptionError("embedded-error control does not work on sharded parameters.", fix="Give lr instead.")
         found = "lr_found" in self.defaults
-        size, slope = _norm(start), _norm(first)
-        unit = float(lead["tolerance"] or DEFAULT_TOLERANCE) * (size or slope or 1.0)
+        size, slope = norm(start), norm(first)
+        unit = float(lead["step_control"].tolerance) * (size or slope or 1.0)
         h = lead["control_step"] or (0.01 * (size or 1.0) / slope if slope else 0.0)
         limit = math.inf if found else min(float(group["lr"]) for group in self.param_groups)
         h = min(h, limit)
@@ -297,7 +299,7 @@ class RungeKutta(torch.optim.Optimizer):
                 sum((w * ks[i] for w, ks in zip(difference, stages, strict=True) if w), torch.zeros_like(start[i]))
                 for i in range(len(places))
             ]
-            error = h * _norm(parts) / unit
+            error = h * norm(parts) / unit
             if error <= 1 or h == 0:
                 break
             lead["control_rejected"] += 1
@@ -318,15 +320,11 @@ class RungeKutta(torch.optim.Optimizer):
                 group["lr"] = lead["control_last"]
 
 
-def _norm(tensors: Tensors) -> float:
-    return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
-
-
 def _tableau(scheme: str | ButcherTableau) -> ButcherTableau:
     found = decode_any(scheme) if isinstance(scheme, str) else scheme
     if not isinstance(found, ButcherTableau):
         raise SchemeError(
             f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
-            fix="Multistep schemes need one gradient a step: use sabun.Optimizer.",
+            fix="Multistep schemes need one gradient per step: use sabun.Optimizer.",
         )
     return found

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sabun.optim.averaging import schedule_free_update
-from sabun.optim.buckets import Bucket, real_views
+from sabun.optim.buckets import Bucket
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.distributed import team_of
-from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish, update
+from sabun.optim.kernels import Realization, Tensors, Terms, accumulate, advance, begin, finish
 from sabun.optim.preconditioners.base import Work
 from sabun.optim.stochastic_rounding import narrow
+from sabun.optim.tensors import real_views
 
 __all__ = ["Move", "carry_out", "direct", "step_fused"]
 
@@ -53,15 +53,15 @@ class Move:
 
 
 def direct(group: dict[str, Any], bucket: Bucket, filter_: Realization, every: Sequence[Tensor | None]) -> Move:
-    """Take the gradients in, through scheme and metric. :func:`carry_out` must follow."""
+    """Take the gradients in, through scheme and preconditioner. :func:`carry_out` must follow."""
     params, grads = bucket.params, bucket.gradients(every)
     taps: list[Tensors] = bucket.taps
-    averaged, metric_state = bucket.averaged, bucket.metric_state
+    averaged, preconditioner_state = bucket.averaged, bucket.preconditioner_state
     if bucket.special:
         params, grads = real_views(params), real_views(grads)
         taps = [real_views(tap) for tap in taps]
         averaged = {key: real_views(tensors) for key, tensors in averaged.items()}
-        metric_state = {key: real_views(tensors) for key, tensors in metric_state.items()}
+        preconditioner_state = {key: real_views(tensors) for key, tensors in preconditioner_state.items()}
     xs = params
     if bucket.widen:
         xs, grads = [p.float() for p in params], [g.float() for g in grads]
@@ -80,12 +80,12 @@ def direct(group: dict[str, Any], bucket: Bucket, filter_: Realization, every: S
     if filter_.start_up == "unbiased":
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
-    work = Work(grads, terms, metric_state, group, bucket.count)
+    work = Work(grads, terms, preconditioner_state, bucket.count)
     if bucket.special:
         work.gather, work.scatter = bucket.gather, bucket.scatter
-    if bucket.metric.needs_matrix:
-        work.team = team_of(bucket.params, divide=group["divide"])
-    terms, denominators = bucket.metric.apply(work)
+    if bucket.preconditioner.needs_matrix:
+        work.team = lambda divide: team_of(bucket.params, divide=divide)
+    terms, denominators = bucket.preconditioner.precondition(work)
     return Move(bucket, filter_, params, xs, grads, taps, averaged, terms, denominators)
 
 
@@ -95,17 +95,9 @@ def carry_out(
     """Move the parameters by ``lr``, bring averages and history up to date. ``weight`` is that of schedule-free."""
     bucket, xs = move.bucket, move.xs
     decay = group["weight_decay"] if group["decoupled"] else 0.0
-    if bucket.averaging.name == "schedule-free":
-        schedule_free_update(
-            xs, move.averaged["base_point"], move.terms, move.denominators,
-            lr=lr, decay=decay, beta=group["averaging_beta"], weight=weight,
-        )  # fmt: skip
-    else:
-        if decay:
-            torch._foreach_mul_(xs, 1 - lr * decay)
-        update(xs, move.terms, move.denominators, -lr)
-        if bucket.averaging.weight is not None:
-            torch._foreach_lerp_(move.averaged["average"], xs, bucket.averaging.weight(group, bucket.count))
+    bucket.averaging.move(
+        xs, move.averaged, move.terms, move.denominators, lr=lr, decay=decay, weight=weight, count=bucket.count
+    )
     if finish(move.filter_, move.taps, move.grads):
         # The kernel let the buffers change places: let the state say so.
         if bucket.special:
@@ -130,26 +122,26 @@ def step_fused(
     """The same step in one pass over memory. False, and nothing changed, where that cannot be had."""
     params, grads = bucket.params, bucket.gradients(every)
     taps: list[Tensors] = bucket.taps
-    averaged, metric_state = bucket.averaged, bucket.metric_state
+    averaged, preconditioner_state = bucket.averaged, bucket.preconditioner_state
     if bucket.special:
         params, grads = real_views(params), real_views(grads)
         taps = [real_views(tap) for tap in taps]
         averaged = {key: real_views(tensors) for key, tensors in averaged.items()}
-        metric_state = {key: real_views(tensors) for key, tensors in metric_state.items()}
-    weight = bucket.averaging.weight
+        preconditioner_state = {key: real_views(tensors) for key, tensors in preconditioner_state.items()}
     if (
-        bucket.averaging.name == "schedule-free"
+        not bucket.averaging.steps_iterate
         or group["stochastic_rounding"]
-        or (bucket.metric.needs_matrix and (bucket.special or bucket.widen or group["divide"]))
-        or (bucket.widen and weight is not None)
+        or (bucket.preconditioner.needs_matrix and (bucket.special or bucket.widen))
+        or (bucket.widen and bucket.averaging.like)
         or (bucket.fresh and filter_.start_up == "hold")
     ):
         return False
     count = bucket.count + 1
-    state = [*taps, *(metric_state[name] for name in bucket.metric.like)]
-    rows = metric_state.get("row_second_moment") if group["row_normalization"] else None
+    state = [*taps, *(preconditioner_state[name] for name in bucket.preconditioner.like)]
+    others = (preconditioner_state[name] for name in bucket.preconditioner.matrix_keys)
+    rows = next((column for column in others if column[0] is not None), None)
     done = engine.step(
-        group["fused"], filter_, bucket.metric.name, group,
+        group["fused"], filter_, bucket.preconditioner, group,
         lr=lr, count=count, params=params, grads=grads, state=state, rows=rows,
     )  # fmt: skip
     if not done:
@@ -157,6 +149,5 @@ def step_fused(
     bucket.fresh, bucket.count = [], count
     if bucket.steps:
         torch._foreach_add_(bucket.steps, _ONE, alpha=1.0)
-    if weight is not None:
-        torch._foreach_lerp_(averaged["average"], params, weight(group, count))
+    bucket.averaging.follow(params, averaged, count)
     return True

@@ -1,19 +1,20 @@
 """From an :class:`~sabun.poc.spec.Arm` to an optimizer: the default search space, the construction.
 
 An arm names one optimizer in the notation of :mod:`sabun.optim.notation`: a preset (``adamw``), a scheme with an
-optional metric (``look-ahead(0.9, 2)@adam``), or a class of any installed package (``torch.optim:SGD(momentum=0.9)``).
+optional preconditioner (``look-ahead(0.9, 2)@adam``), or a class of any installed package
+(``torch.optim:SGD(momentum=0.9)``).
 
 **Default search space.** What is tuned is the step length, log-uniform over ``study.budget.decades`` decades for
 every arm alike, around the centre of this table. Centres are ODE time steps h (under a constant gradient g the
 parameters move by h·g a step), so that both sides are treated alike whatever their parametrisation:
 
     ==========================================  ==============================================================
-    Euclidean metric (no preconditioner)         h = 0.3
-    preset in another metric than adam           its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.03)
-    spectral metric, by its scheme               h = 0.03
-    any other metric (adam, sign, kronecker …)   h = 0.003
+    no preconditioner                            h = 0.3
+    preset with another preconditioner than adam its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.03)
+    scheme@spectral                              h = 0.03
+    any other preconditioner (adam, sign, …)     h = 0.003
     torch SGD                                    lr = 0.3·(1 − momentum)/(1 − dampening), which is h = 0.3
-    torch Adam, AdamW, NAdam, RAdam, Adamax,     lr = 0.003 (the ``adam`` metric)
+    torch Adam, AdamW, NAdam, RAdam, Adamax,     lr = 0.003 (the ``adam`` preconditioner)
     RMSprop                                      lr = 0.003·(1 − momentum)
     any other class                              the default of ``lr`` in its signature
     the optimizer of a user's script             lr_multiplier = 1, times whatever it sets
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
 from sabun.optim.notation import Maker
+from sabun.optim.preconditioners import Adam, Identity
 from sabun.optim.presets import presets
 
 if TYPE_CHECKING:
@@ -48,10 +50,6 @@ if TYPE_CHECKING:
     from sabun.poc.spec import Arm, Option, Scalar, Schedule
 
 __all__ = ["SCRIPT", "Recipe", "recipe"]
-
-EUCLIDEAN_STEP = 0.3
-SPECTRAL_STEP = 0.03
-OTHER_STEP = 0.003
 
 SCRIPT = "script"
 """In script mode: the script's own optimizer, all of its learning rates times ``lr_multiplier``."""
@@ -170,11 +168,10 @@ def _step(maker: Maker, options: Mapping[str, Option]) -> float:
     """The centre of the default search space: the table at the top."""
     if maker.signature is not None:
         return _class_step(maker.name, maker.signature, options)
-    if maker.metric in (None, "none"):
-        return EUCLIDEAN_STEP
-    if maker.kind == "preset" and maker.metric != "adam":
+    preconditioner = maker.roles["preconditioner"]
+    if maker.kind == "preset" and not isinstance(preconditioner, Identity | Adam):
         return presets()[maker.name].lr
-    return SPECTRAL_STEP if maker.metric == "spectral" else OTHER_STEP
+    return float(preconditioner.lr_center)
 
 
 def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, Option]) -> float:
@@ -186,15 +183,15 @@ def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, O
 
     if module_name.split(".")[:2] == ["torch", "optim"]:
         if class_name == "SGD":
-            return EUCLIDEAN_STEP * _mass(number("momentum", 0.0)) / _mass(number("dampening", 0.0))
+            return Identity.lr_center * _mass(number("momentum", 0.0)) / _mass(number("dampening", 0.0))
         if class_name == "RMSprop":
-            return OTHER_STEP * _mass(number("momentum", 0.0))
+            return Adam.lr_center * _mass(number("momentum", 0.0))
         if class_name in _ADAM_METRIC:
-            return OTHER_STEP
+            return Adam.lr_center
     default = signature.parameters["lr"].default if "lr" in signature.parameters else None
     if isinstance(default, int | float) and 0 < default < math.inf:
         return float(default)
-    return EUCLIDEAN_STEP
+    return Identity.lr_center
 
 
 def _mass(share: float) -> float:
@@ -204,8 +201,9 @@ def _mass(share: float) -> float:
 
 def _schedule(maker: Maker) -> Schedule | None:
     """Schedule-free optimizers take the place of a schedule by averaging: a decay on top would handicap them."""
-    by_name = maker.kind == "class" and maker.name.partition(":")[2].lower().endswith("schedulefree")
-    return "constant" if by_name or maker.averaging == "schedule-free" else None
+    if maker.kind == "class":
+        return "constant" if maker.name.lower().endswith("schedulefree") else None
+    return None if maker.roles["averaging"].steps_iterate else "constant"
 
 
 def _shown(values: Mapping[str, Option]) -> str:

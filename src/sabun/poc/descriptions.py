@@ -9,7 +9,7 @@ import torch
 from sabun import optim
 from sabun.errors import SabunError
 from sabun.poc import arms
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.spec import Study
 
 __all__ = ["describe_arms"]

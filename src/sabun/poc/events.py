@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 

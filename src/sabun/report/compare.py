@@ -1,21 +1,22 @@
 """Two studies side by side: what differs between them, and the deciding KPIs of the candidates that both have.
 
-Each study compares its candidates with its own baseline in pairs; between studies nothing is paired. So this is a table
-to read, not a test: it gives no verdict of its own. Special case: studies without a common candidate share no row.
+Each study compares its candidates with its own baseline in pairs; between studies nothing is paired. The table is
+descriptive and gives no verdict.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sabun.poc.judgement.results import Comparison, Decision
-from sabun.report.facts import KPIS, Limits, Report
+from sabun.poc.judgement.assessment import Comparison, Decision
+from sabun.poc.judgement.kpis import GROUPS, deciding
+from sabun.report.facts import Limits, Report
 
-__all__ = ["Comparable", "Row", "compare"]
+__all__ = ["StudyComparison", "StudyDifference", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StudyDifference:
     """One candidate on one group, in either study."""
 
     arm: str
@@ -26,18 +27,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparable:
+class StudyComparison:
     """Two studies: ``differences`` as (field, value in the first, value in the second), and the common candidates."""
 
     names: tuple[str, str]
     decisions: tuple[Decision, Decision]
     differences: tuple[tuple[str, str, str], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[StudyDifference, ...]
     only: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def compare(first: Report, second: Report) -> Comparable:
-    """What two reports say of the same candidates."""
+def compare(first: Report, second: Report) -> StudyComparison:
+    """Compare two reports."""
     both = (first, second)
     values = [{f.name: str(getattr(report.limits, f.name)) for f in fields(Limits)} for report in both]
     for found, report in zip(values, both, strict=True):
@@ -54,8 +55,11 @@ def compare(first: Report, second: Report) -> Comparable:
         if arm in arms[1]:
             a, b = (report.candidate(arm) for report in both)
             decisions = (a.verdict.decision, b.verdict.decision)
-            rows += [Row(arm, g, kpi, decisions, (a.kpis.get(kpi), b.kpis.get(kpi))) for g, kpi in KPIS.items()]
-    return Comparable(
+            rows += [
+                StudyDifference(arm, group, deciding(group).id, decisions, (a.deciding(group), b.deciding(group)))
+                for group in GROUPS
+            ]
+    return StudyComparison(
         (first.name, second.name),
         (first.decision, second.decision),
         different,

@@ -1,8 +1,6 @@
-"""The values of a report: frozen, plain, JSON-able. Renderings read them and compute nothing that could disagree.
+"""The values of a report: frozen, plain, and the same for every rendering, which computes nothing more.
 
-Texts are not stored: a :class:`Note` is a message key with numbers, as :class:`sabun.poc.judgement.results.Reason`
-is, so one
-report serves every language. Special cases: no prices, no money; an unknown optimizer has no method.
+No sentence is stored: a :class:`Note` is a message key with numbers, so one report serves every language.
 """
 
 from __future__ import annotations
@@ -10,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sabun.messages.catalogue import Value
-from sabun.poc.judgement.results import ArmSummary, Comparison, Decision, Verdict
+from sabun.messages.languages import Language
+from sabun.messages.sentences import Value, text, wanted
+from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
+from sabun.poc.judgement.kpis import Group, deciding
 from sabun.report.method import Method
 from sabun.report.money import Effort, Money
 
-__all__ = ["KPIS", "SCHEMA_VERSION", "Arm", "Audit", "Candidate", "Limits", "Note", "Option", "Report"]
+__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "Note", "Option", "Report"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; new fields do not raise it."""
-
-KPIS = {"K1": "final_loss", "K2": "spread", "K3": "epoch_s"}
-"""The KPI that decides, in each of the three groups."""
 
 Option = str | int | float | bool | tuple[float | int, ...]
 """A fixed option of an optimizer, or a hyperparameter."""
@@ -53,7 +50,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmFacts:
     """One arm: what it is, what tuning chose, and how it did. ``lr_trials``: (learning rate, validation loss) pairs."""
 
     name: str
@@ -82,9 +79,13 @@ class Candidate:
     verdict: Verdict
     kpis: Mapping[str, Comparison]
 
-    def deciding(self, group: str) -> Comparison | None:
+    def deciding(self, group: Group) -> Comparison | None:
         """The comparison that decides in group K1, K2 or K3."""
-        return self.kpis.get(KPIS[group])
+        return self.kpis.get(deciding(group).id)
+
+    def mark(self, group: Group) -> Mark:
+        """The outcome of the group, as reports draw it."""
+        return self.verdict.reason(group).mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Report:
     baseline: str
     headline: Note
     limits: Limits
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmFacts, ...]
     candidates: tuple[Candidate, ...]
     effort: Effort
     money: Money | None
@@ -126,10 +127,30 @@ class Report:
     steps: tuple[Note, ...]
     audit: Audit
 
-    def arm(self, name: str) -> Arm:
+    def arm(self, name: str) -> ArmFacts:
         """The arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def candidate(self, name: str) -> Candidate:
         """The judgement on the candidate called ``name``."""
         return next(candidate for candidate in self.candidates if candidate.arm == name)
+
+    @property
+    def currency(self) -> str:
+        """The currency of the amounts; empty without prices."""
+        return "" if self.money is None else self.money.currency
+
+    def sentence(self, note: Note, lang: Language) -> str:
+        """A note as a sentence."""
+        return text(note.key, lang, note.values, currency=self.currency)
+
+    def reason_sentence(self, reason: Reason, arm: str, lang: Language) -> str:
+        """The reason of a verdict on ``arm`` as a sentence: the message ``reason.CODE``.
+
+        ``{arm}`` and ``{today}`` are the names of candidate and baseline; the other placeholders are the reason's
+        values, an en dash where one is missing.
+        """
+        key = f"reason.{reason.code}"
+        return text(
+            key, lang, {**dict.fromkeys(wanted(key, lang)), "arm": arm, "today": self.baseline, **reason.values}
+        )

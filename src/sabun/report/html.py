@@ -1,8 +1,8 @@
-"""The report as one self-contained HTML file: both languages, offline, printable, without a single request.
+"""The report as one self-contained HTML file: all languages, offline, printable, without a single request.
 
-Every sentence stands in the page once a language; a style rule shows one of them, so the page also works without
-JavaScript. A content-security policy in the page forbids all network access and every script but its own (by hash): a
-name that slipped through escaping still could not run.
+Every sentence is in the page once per language, and a style rule shows one of them without JavaScript.
+Its content-security policy forbids all network access and every script but its own (by hash): a name that slipped
+through escaping could not run.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from sabun.messages.catalogue import Value, interval, reason_text, text
-from sabun.messages.formatting import LANGUAGES, Formatter, Language, show
-from sabun.poc.judgement.results import Reason
-from sabun.report import figures
-from sabun.report.facts import KPIS, Candidate, Note, Report
-from sabun.report.svg import clean
+from sabun.messages.formatting import Formatter, conventions, show
+from sabun.messages.languages import DEFAULT, Language, languages
+from sabun.messages.sentences import Value, interval, joined, listed, text
+from sabun.poc.judgement.assessment import Reason
+from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
+from sabun.report import charts
+from sabun.report.facts import Candidate, Note, Report
+from sabun.text_safety import clean
 
 __all__ = ["render"]
 
+WIDTHS = (("wide", 520.0), ("narrow", 350.0))
+"""Charts whose width matters are drawn for two: style class and width."""
 
-def render(report: Report, lang: Language = "en") -> str:
+
+def render(report: Report, lang: Language = DEFAULT) -> str:
     """The page, shown in ``lang`` at first."""
     files = resources.files("sabun.report").joinpath("templates")
     script = files.joinpath("report.js").read_text(encoding="utf-8")
@@ -42,20 +48,23 @@ def render(report: Report, lang: Language = "en") -> str:
     )
     view = _View(report)
     environment.globals.update(
-        t=view.t, v=view.v, note=view.note, reason=view.reason, series=figures.series,
-        outcome=figures.outcome, kind_of=figures.kind_of,
-        groups=list(KPIS.items()), figure=view.figure, span=view.span, languages=LANGUAGES, clean=view.name,
+        t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
+        figure=view.figure, clean=view.name, plain=text, series=charts.series, languages=languages(), kpis=KPIS,
+        groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = "".join(
+        f'html[data-lang={code}] body [lang]:not([lang=""],[lang={code}]){{display:none}}' for code in languages()
+    )
     return environment.get_template("report.html.j2").render(
         r=report,
         lang=lang,
-        style=Markup(style),
+        style=Markup(style + shown),
         script=Markup(script),
         script_hash=digest,
         data=Markup(_data(report)),
         title=text("ui.title", lang, {"name": report.name}),
-        titles={code: text("ui.title", code, {"name": report.name}) for code in LANGUAGES},
+        titles={code: text("ui.title", code, {"name": report.name}) for code in languages()},
     )
 
 
@@ -64,20 +73,25 @@ def _data(report: Report) -> str:
     arms = []
     for arm in report.arms:
         s = arm.summary
-        keep = figures.thin(len(s.epochs))
+        keep = charts.thin(len(s.epochs))
         arms.append(
             {
                 "name": "".join(arm.name.splitlines())[:80],
                 "epoch": [s.epochs[i] for i in keep],
                 "seconds": [_number(s.seconds_median[i]) for i in keep],
-                "median": [show(s.loss_median[i], "loss", "en") for i in keep],
-                "low": [show(s.loss_low[i], "loss", "en") for i in keep],
-                "high": [show(s.loss_high[i], "loss", "en") for i in keep],
+                "median": [show(s.loss_median[i], "loss", DEFAULT) for i in keep],
+                "low": [show(s.loss_low[i], "loss", DEFAULT) for i in keep],
+                "high": [show(s.loss_high[i], "loss", DEFAULT) for i in keep],
             }
         )
     words = {
-        lang: {"epoch": text("ui.epoch", lang), "seconds": text("ui.seconds", lang), "median": text("ui.median", lang)}
-        for lang in LANGUAGES
+        lang: {
+            "epoch": text("ui.epoch", lang),
+            "seconds": text("ui.seconds", lang),
+            "decimal": conventions(lang)["decimal"],
+            "thousands": conventions(lang)["thousands"],
+        }
+        for lang in languages()
     }
     raw = json.dumps({"arms": arms, "words": words}, ensure_ascii=False, separators=(",", ":"))
     return raw.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
@@ -92,39 +106,50 @@ class _View:
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.currency = report.money.currency if report.money is not None else ""
         self._figures = 0
 
-    def both(self, said: dict[Language, str]) -> Markup:
-        """One span a language, or plain text where they agree."""
-        if len(set(said.values())) == 1:
-            return Markup(clean(said["en"]))
-        return Markup("".join(f'<span lang="{lang}">{clean(words)}</span>' for lang, words in said.items()))
+    def each(self, say: Callable[[Language], str]) -> Markup:
+        """One span per language, or plain text where they agree."""
+        texts = {lang: say(lang) for lang in languages()}
+        if len(set(texts.values())) == 1:
+            return Markup(clean(texts[DEFAULT]))
+        return Markup("".join(f'<span lang="{lang}">{clean(words)}</span>' for lang, words in texts.items()))
 
     def t(self, key: str, **values: Any) -> Markup:
         """The sentence ``key``."""
-        return self.both({lang: text(key, lang, values, currency=self.currency) for lang in LANGUAGES})
+        return self.joined(key, **values)
+
+    def joined(self, *keys: str, **values: Any) -> Markup:
+        """Several sentences as one paragraph."""
+        currency = self.report.currency
+        return self.each(lambda lang: joined([text(key, lang, values, currency=currency) for key in keys], lang))
+
+    def listed(self, items: Sequence[object]) -> Markup:
+        """Items as one list."""
+        return self.each(lambda lang: listed([str(item) for item in items], lang))
 
     def note(self, note: Note) -> Markup:
         """The sentence of a note."""
-        return self.t(note.key, **note.values)
+        return self.each(lambda lang: self.report.sentence(note, lang))
 
     def reason(self, reason: Reason, candidate: Candidate) -> Markup:
         """The sentence of a verdict's reason."""
-        return self.both({lang: reason_text(reason, candidate.arm, self.report.baseline, lang) for lang in LANGUAGES})
+        return self.each(lambda lang: self.report.reason_sentence(reason, candidate.arm, lang))
 
     def v(self, value: Value, style: str = "num") -> Markup:
         """A number in a style, with its exact value beside it for machines."""
-        said: dict[Language, str] = {
-            lang: text("word.none", lang) if value is None else _styled(value, style, lang, self.currency)
-            for lang in LANGUAGES
-        }
+
+        def shown(lang: Language) -> str:
+            if value is None:
+                return text("word.none", lang)
+            return Formatter(lang, self.report.currency).format_field(value, style)
+
         exact = f' data-value="{value!r}"' if isinstance(value, int | float) else ""
-        return Markup(f"<span{exact}>{self.both(said)}</span>")
+        return Markup(f"<span{exact}>{self.each(shown)}</span>")
 
     def span(self, low: float | None, high: float | None, style: str) -> Markup:
         """An interval."""
-        return self.both({lang: interval(low, high, style, lang, currency=self.currency) for lang in LANGUAGES})
+        return self.each(lambda lang: interval(low, high, style, lang, currency=self.report.currency))
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""
@@ -133,39 +158,26 @@ class _View:
         return Markup(f"<bdi>{'<wbr>'.join(clean(part) for part in parts)}</bdi>")
 
     def figure(self, kind: str, *args: str) -> Markup:
-        """A picture with its caption; wide and narrow where the width matters."""
+        """A chart with its caption; wide and narrow where the width matters."""
         self._figures += 1
         label = f"figure-{self._figures}"
-        r = self.report
-        if kind == "forest":
-            drawn = figures.forest(r, args[0], label)
-            caption = self.t(f"alt.{args[0]}", baseline=r.baseline)
-        else:
-            drawn = "".join(
-                f'<div class="{css}">{_draw(r, kind, args, label, width)}</div>'
-                for css, width in (("wide", 520.0), ("narrow", 350.0))
-            )
-            caption = self.t(f"alt.{args[0] if kind == 'curves' else kind}", baseline=r.baseline)
+        report = self.report
+        match kind, args:
+            case "forest", (group,):
+                drawn = charts.forest(report, next(g for g in GROUPS if g == group), label)
+                caption = self.t(f"alt.{group}", baseline=report.baseline)
+            case "dots", (kpi,):
+                drawn = _both(lambda width: charts.dots(report, kpi, label, width=width))
+                caption = self.t(f"dots.{kpi}_alt", baseline=report.baseline)
+            case "curves", (axis,):
+                drawn = _both(lambda width: charts.curves(report, axis, label, width=width))
+                caption = self.t(f"alt.{axis}")
+            case _:
+                draw = {"edge": charts.edge, "lr": charts.lr_trials, "map": charts.stability_map}[kind]
+                drawn = _both(lambda width: draw(report, label, width=width))
+                caption = self.t(f"alt.{kind}")
         return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}')
 
 
-def _draw(report: Report, kind: str, args: tuple[str, ...], label: str, width: float) -> str:
-    if kind == "curves":
-        return figures.curves(report, args[0], label, width=width)
-    if kind == "spread":
-        return figures.strip(
-            report, "final_loss", label, axis_key="ui.final_loss_axis", edge_key="ui.diverged_at_edge", width=width
-        )  # fmt: skip
-    if kind == "target":
-        return figures.strip(
-            report, "time_to_target_s", label, axis_key="ui.time_axis", edge_key="word.not_reached", width=width
-        )  # fmt: skip
-    if kind == "edge":
-        return figures.edge(report, label, width=width)
-    if kind == "lr":
-        return figures.lr_trials(report, label, width=width)
-    return figures.stability_map(report, label, width=width)
-
-
-def _styled(value: Value, style: str, lang: Language, currency: str) -> str:
-    return Formatter(lang, currency).format_field(value, style)
+def _both(draw: Callable[[float], str]) -> str:
+    return "".join(f'<div class="{css}">{draw(width)}</div>' for css, width in WIDTHS)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sabun.messages.catalogue import reason_text, text
-from sabun.messages.formatting import LANGUAGES, Language
+from sabun.messages.languages import Language, languages
+from sabun.messages.sentences import text
 from sabun.report.facts import Note, Report
 
 __all__ = ["Json", "render", "to_dict"]
@@ -31,7 +31,7 @@ def to_dict(report: Report) -> dict[str, Json]:
     tree = plain(report)
     if not isinstance(tree, dict):
         raise TypeError("a report is an object")
-    tree["sentences"] = {lang: _sentences(report, lang) for lang in LANGUAGES}
+    tree["sentences"] = {lang: _sentences(report, lang) for lang in languages()}
     return tree
 
 
@@ -51,22 +51,18 @@ def plain(value: object) -> Json:
 
 
 def _sentences(report: Report, lang: Language) -> dict[str, Json]:
-    currency = report.money.currency if report.money is not None else ""
-
-    def say(note: Note) -> str:
-        return text(note.key, lang, note.values, currency=currency)
+    def all_of(notes: Sequence[Note]) -> list[Json]:
+        return [report.sentence(note, lang) for note in notes]
 
     return {
         "verdict": text(f"word.{report.decision}", lang),
-        "headline": say(report.headline),
+        "headline": report.sentence(report.headline, lang),
         "reasons": {
-            candidate.arm: [
-                reason_text(reason, candidate.arm, report.baseline, lang) for reason in candidate.verdict.reasons
-            ]
+            candidate.arm: [report.reason_sentence(reason, candidate.arm, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates
         },
-        "phrases": [say(note) for note in report.phrases],
-        "why": [say(note) for note in report.why],
-        "steps": [say(note) for note in report.steps],
-        "untested": [say(note) for note in report.untested],
+        "phrases": all_of(report.phrases),
+        "why": all_of(report.why),
+        "steps": all_of(report.steps),
+        "untested": all_of(report.untested),
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from sabun.messages.catalogue import interval, reason_text, text
-from sabun.messages.formatting import Language, show
-from sabun.poc.judgement.results import Comparison
-from sabun.report.facts import KPIS, Note, Report
-from sabun.report.figures import kind_of, outcome
-from sabun.report.svg import visible
+from sabun.messages.formatting import show
+from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, joined, text
+from sabun.poc.judgement.assessment import Comparison
+from sabun.poc.judgement.kpis import GROUPS
+from sabun.report.facts import Note, Report
+from sabun.text_safety import visible
 
 __all__ = ["cell", "render"]
 
@@ -20,37 +21,35 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 def render(report: Report, lang: Language = "en") -> str:
     """The report as GitHub-flavoured Markdown, ending in a newline."""
 
-    def say(note: Note) -> str:
-        currency = report.money.currency if report.money is not None else ""
-        return escape(text(note.key, lang, note.values, currency=currency))
+    def sentence(note: Note) -> str:
+        return escape(report.sentence(note, lang))
 
     def t(key: str, **values: str | int | float) -> str:
         return escape(text(key, lang, values))
 
-    lines = [f"## {t(f'word.{report.decision}')}: {escape(report.name)}", "", f"**{say(report.headline)}**", ""]
-    heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in KPIS)]
+    lines = [f"## {t(f'word.{report.decision}')}: {escape(report.name)}", "", f"**{sentence(report.headline)}**", ""]
+    heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
         row = [f"**{escape(candidate.arm)}**", t(f"word.{candidate.verdict.decision}")]
-        for group, kpi in KPIS.items():
-            row.append(f"{SIGN[outcome(candidate, group, kpi)]} {escape(cell(candidate.deciding(group), lang))}")
+        row += [f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}" for group in GROUPS]
         lines.append("| " + " | ".join(row) + " |")
     facts = t("ui.facts", seeds=report.limits.seeds, epochs=report.limits.epochs, trials=report.limits.trials)
     lines += [
         "",
-        t("ui.against_all", baseline=report.baseline) + " " + t("ui.level_note", level=report.limits.level),
+        joined([t("ui.against_all", baseline=report.baseline), t("ui.level_note", level=report.limits.level)], lang),
         "",
         facts,
     ]
     lines += ["", f"<details><summary>{t('ui.col_reason')}</summary>", ""]
     for candidate in report.candidates:
         for reason in candidate.verdict.reasons:
-            said = escape(reason_text(reason, candidate.arm, report.baseline, lang))
-            lines.append(f"- {SIGN[kind_of(reason)]} **{escape(candidate.arm)}**: {said}")
+            why = escape(report.reason_sentence(reason, candidate.arm, lang))
+            lines.append(f"- {SIGN[reason.mark]} **{escape(candidate.arm)}**: {why}")
     lines += ["", "</details>", "", f"<details><summary>{t('ui.untested')}</summary>", ""]
-    lines += [f"- {say(note)}" for note in report.untested]
+    lines += [f"- {sentence(note)}" for note in report.untested]
     lines += ["", "</details>", "", f"<details><summary>{t('ui.phrases')}</summary>", ""]
-    lines += [f"- {say(note)}" for note in report.phrases]
+    lines += [f"- {sentence(note)}" for note in report.phrases]
     lines += ["", "</details>", ""]
     lines.append(f"{report.generator} · `{report.audit.study_hash}`")
     if report.audit.log_head:
@@ -66,9 +65,9 @@ def cell(comparison: Comparison | None, lang: Language) -> str:
     return f"{show(comparison.effect, style, lang)} ({interval(comparison.low, comparison.high, style, lang)})"
 
 
-def escape(said: str) -> str:
+def escape(raw: str) -> str:
     """One line in which nothing is markup."""
-    return _SPECIAL.sub(lambda m: _ENTITY.get(m[1], "\\" + m[1]), visible(" ".join(said.split())))
+    return _SPECIAL.sub(lambda m: _ENTITY.get(m[1], "\\" + m[1]), visible(" ".join(raw.split())))
 
 
 _ENTITY = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sabun.errors import OptionError
-from sabun.poc.judgement.results import Comparison
+from sabun.poc.judgement.assessment import Comparison
 
 __all__ = ["Effort", "Money", "Prices", "Saving", "appraise"]
 

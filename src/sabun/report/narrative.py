@@ -1,7 +1,7 @@
-"""Which sentences a report says: headline, what was not tested, sentences for a meeting, next steps.
+"""The choice of a report's sentences: headline, what was not tested, sentences for a meeting, next steps.
 
-Each is a :class:`~sabun.report.facts.Note`: a message key with its numbers. Nothing is claimed that the evidence
-does not hold: a sentence whose number could not be computed is left out, and what limits the evidence is said by name.
+Each is a :class:`~sabun.report.facts.Note`, a message key with its numbers. A sentence whose number could not be
+computed is left out.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sabun.messages.catalogue import Value
-from sabun.poc.judgement.results import Comparison, Decision
-from sabun.report.facts import KPIS, Arm, Candidate, Limits, Note
+from sabun.messages.sentences import Value
+from sabun.poc.judgement.assessment import Comparison, Decision
+from sabun.poc.judgement.kpis import GROUPS
+from sabun.report.facts import ArmFacts, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 
-__all__ = ["Facts", "headline", "phrases", "steps", "untested", "why"]
+__all__ = ["Findings", "headline", "phrases", "steps", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the sentences draw on."""
+class Findings:
+    """The values that decide which sentences a report has."""
 
     decision: Decision
     lead: Candidate
     limits: Limits
-    arms: Sequence[Arm]
+    arms: Sequence[ArmFacts]
     candidates: Sequence[Candidate]
     money: Money | None
     environment: Mapping[str, str]
@@ -61,21 +62,21 @@ def _interval(comparison: Comparison) -> dict[str, Value]:
 
 
 def _known(comparison: Comparison | None) -> bool:
-    """Effect and interval are there and finite: a sentence can be built on them."""
+    """Whether effect and interval are finite numbers."""
     numbers = (comparison.effect, comparison.low, comparison.high) if comparison is not None else (None,)
     return all(x is not None and math.isfinite(x) for x in numbers)
 
 
 def _direction(comparison: Comparison) -> str:
-    """better, worse or level: the side of "equal" on which the whole interval lies."""
+    """``better`` or ``worse`` if the interval excludes "equal", else ``level``."""
     equal = 1.0 if comparison.scale == "ratio" else 0.0
     if comparison.high is not None and comparison.high < equal:
         return "better"
     return "worse" if comparison.low is not None and comparison.low > equal else "level"
 
 
-def headline(facts: Facts) -> Note:
-    """The verdict in one sentence that a manager can act on."""
+def headline(facts: Findings) -> Note:
+    """The verdict in one sentence."""
     values = facts.common()
     k1, k3 = facts.lead.deciding("K1"), facts.lead.deciding("K3")
     k1 = k1 if _known(k1) else None
@@ -90,11 +91,10 @@ def headline(facts: Facts) -> Note:
     return _undecided(facts, values)
 
 
-def _undecided(facts: Facts, values: dict[str, Value]) -> Note:
-    """What is open, and how many seeds would close it: of the first group that is not settled."""
-    outcomes = {reason.kpi: reason.outcome for reason in facts.lead.verdict.reasons}
-    for group, kpi in KPIS.items():
-        if outcomes.get(group, outcomes.get(kpi)) != "unclear":
+def _undecided(facts: Findings, values: dict[str, Value]) -> Note:
+    """What is undecided in the first such group, and how many seeds would decide it."""
+    for group in GROUPS:
+        if facts.lead.verdict.reason(group).outcome != "unclear":
             continue
         open_one = facts.lead.deciding(group)
         if open_one is None or not _known(open_one):
@@ -105,15 +105,15 @@ def _undecided(facts: Facts, values: dict[str, Value]) -> Note:
     return Note("headline.undecided", values)
 
 
-def phrases(facts: Facts) -> tuple[Note, ...]:
-    """Sentences to take into a meeting: the decision, the three KPIs, money, and what to do next."""
+def phrases(facts: Findings) -> tuple[Note, ...]:
+    """Sentences for a meeting: the decision, the three KPIs, money, and the proposal."""
     values = facts.common()
     name = facts.decision.replace("-", "_")
-    said = [Note(f"phrase.open_{name}", values)]
-    for group in ("K1", "K2", "K3"):
+    notes = [Note(f"phrase.open_{name}", values)]
+    for group in GROUPS:
         comparison = facts.lead.deciding(group)
         if comparison is not None and _known(comparison):
-            said.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
+            notes.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
     saving = facts.saving
     if saving is not None and saving.month is not None and facts.money is not None:
         numbers: dict[str, Value] = {
@@ -131,62 +131,60 @@ def phrases(facts: Facts) -> tuple[Note, ...]:
             numbers |= {"month": -saving.month, "low": -saving.month_high, "high": -(saving.month_low or 0.0)}
         else:
             key = "phrase.money_sure" if sure else "phrase.money_unsure"
-        said.append(Note(key, values | numbers))
-    said.append(Note(f"phrase.close_{name}", values))
-    return tuple(said)
+        notes.append(Note(key, values | numbers))
+    notes.append(Note(f"phrase.close_{name}", values))
+    return tuple(notes)
 
 
-def steps(facts: Facts) -> tuple[Note, ...]:
-    """What to do next, in stages."""
+def steps(facts: Findings) -> tuple[Note, ...]:
+    """The next steps, in order."""
     count = {"go": 4, "no-go": 2, "undecided": 3}[facts.decision]
     name = facts.decision.replace("-", "_")
     values = facts.common() | {"seeds": facts.limits.seeds}
     return tuple(Note(f"step.{name}_{i}", values) for i in range(1, count + 1))
 
 
-def untested(facts: Facts) -> tuple[Note, ...]:
-    """What the evidence cannot carry, most important first."""
+def untested(facts: Findings) -> tuple[Note, ...]:
+    """The limits of the evidence, most important first."""
     values = facts.common()
     limits = facts.limits
-    said = [
+    notes = [
         Note("untested.task", values),
         Note("untested.machine", values | {"machine": _machine(facts.environment)}),
         Note("untested.seeds", values | {"n": limits.seeds}),
     ]
     if facts.mixed:
-        said.insert(0, Note("untested.mixed", values))
+        notes.insert(0, Note("untested.mixed", values))
     k1, k2 = facts.lead.deciding("K1"), facts.lead.deciding("K2")
     if k1 is not None and k1.detectable is not None and k1.power is not None:
-        said.append(Note("untested.power", values | {"detectable": k1.detectable, "power": k1.power, "n": k1.n}))
+        notes.append(Note("untested.power", values | {"detectable": k1.detectable, "power": k1.power, "n": k1.n}))
     if k2 is not None and _known(k2) and _direction(k2) == "level":
-        said.append(Note("untested.spread", values | _interval(k2)))
-    said.append(Note("untested.budget", values))
+        notes.append(Note("untested.spread", values | _interval(k2)))
+    notes.append(Note("untested.budget", values))
     if limits.trials == 0:
-        said.append(Note("untested.untuned", values))
-    said += [
-        Note("untested.edge", {"arm": arm.name, "names": ", ".join(arm.at_edge)}) for arm in facts.arms if arm.at_edge
-    ]
+        notes.append(Note("untested.untuned", values))
+    notes += [Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in facts.arms if arm.at_edge]
     if facts.decision == "go" and len(facts.candidates) > 1:
-        said.append(Note("untested.best_of", values))
-    said += [
+        notes.append(Note("untested.best_of", values))
+    notes += [
         Note("untested.diverged", {"arm": arm.name, "diverged": arm.summary.diverged, "failed": arm.summary.failed})
         for arm in facts.arms
         if arm.summary.diverged or arm.summary.failed
     ]
-    said += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
+    notes += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
     if not any(arm.summary.bit_exact is not None for arm in facts.arms):
         together = any(arm.summary.together > 1 for arm in facts.arms)
-        said.append(Note("untested.no_repeat_together" if together else "untested.no_repeat", values))
+        notes.append(Note("untested.no_repeat_together" if together else "untested.no_repeat", values))
     if any(
         key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True" for key, text in facts.environment.items()
     ):
-        said.append(Note("untested.dirty", values))
-    said.append(Note("untested.production", values))
-    return tuple(said)
+        notes.append(Note("untested.dirty", values))
+    notes.append(Note("untested.production", values))
+    return tuple(notes)
 
 
 def _machine(environment: Mapping[str, str]) -> str:
-    """The processor or device, under whatever name the environment gives it."""
+    """The name of the processor or device in the environment."""
     for wanted in ("device_name", "gpu", "cpu", "processor", "machine", "device"):
         for key, text in environment.items():
             if key.rpartition(".")[2] == wanted and text:
@@ -194,40 +192,40 @@ def _machine(environment: Mapping[str, str]) -> str:
     return "–"
 
 
-def why(facts: Facts) -> tuple[Note, ...]:
-    """The leading candidate beside the baseline in the words of numerical analysis. Empty where a certificate lacks."""
+def why(facts: Findings) -> tuple[Note, ...]:
+    """The leading candidate and the baseline as numerical methods."""
     today = facts.arms[0].method
     arm = next(arm for arm in facts.arms if arm.name == facts.lead.arm)
     new = arm.method
     names: dict[str, Value] = {"arm": arm.name, "baseline": facts.arms[0].name}
-    said = []
+    notes = []
     if today is None or new is None:
-        said = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
-        return (*said, *_margins(facts.arms[0], arm))
+        notes = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
+        return (*notes, *_margins(facts.arms[0], arm))
     if today.scheme == new.scheme and today.metric == new.metric:
         return (Note("why.same", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
     if today.metric != new.metric:
         key = "why.metric_new" if new.metric else "why.metric_dropped"
-        said.append(Note(key, names | {"metric": new.metric or today.metric}))
+        notes.append(Note(key, names | {"metric": new.metric or today.metric}))
     if today.scheme == new.scheme:
-        return (*said, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
+        return (*notes, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
     if new.order != today.order:
-        said.append(Note("why.order", names | {"new": new.order, "old": today.order}))
+        notes.append(Note("why.order", names | {"new": new.order, "old": today.order}))
     elif new.error_constant is not None and today.error_constant is not None:
-        said.append(_compare("error", names, abs(new.error_constant), abs(today.error_constant)))
+        notes.append(_compare("error", names, abs(new.error_constant), abs(today.error_constant)))
     if new.stability_interval is not None and today.stability_interval is not None:
-        said.append(_compare("interval", names, new.stability_interval, today.stability_interval))
+        notes.append(_compare("interval", names, new.stability_interval, today.stability_interval))
     if new.noise_gain is not None and today.noise_gain is not None:
-        said.append(_compare("noise", names, new.noise_gain, today.noise_gain))
+        notes.append(_compare("noise", names, new.noise_gain, today.noise_gain))
     if new.gradient_evaluations != today.gradient_evaluations:
-        said.append(
+        notes.append(
             Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
         )
-    return (*said, *_margins(facts.arms[0], arm))
+    return (*notes, *_margins(facts.arms[0], arm))
 
 
-def _margins(*arms: Arm) -> tuple[Note, ...]:
-    """How near to the edge of its stability interval each of ``arms`` trained, where that was measured."""
+def _margins(*arms: ArmFacts) -> tuple[Note, ...]:
+    """The largest share of its stability interval that each of ``arms`` used, where it was measured."""
     return tuple(
         Note("why.margin" if arm.margin >= 0 else "why.margin_beyond", {"arm": arm.name, "used": 1.0 - arm.margin})
         for arm in arms

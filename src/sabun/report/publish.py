@@ -14,13 +14,14 @@ from typing import Final
 
 from sabun import _files
 from sabun.errors import OptionError
-from sabun.messages.formatting import Language
+from sabun.messages.languages import Language
 from sabun.poc.evidence import StudyEvidence, log_verdicts
 from sabun.poc.judgement.assess import assess
-from sabun.poc.judgement.results import Decision, Tuning
+from sabun.poc.judgement.assessment import Decision, Tuning
 from sabun.poc.spec import Study
-from sabun.report import html, markdown, model
+from sabun.report import html, markdown
 from sabun.report import json as as_data
+from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
 
@@ -48,15 +49,11 @@ class Published:
 
 def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None = None) -> Report:
     """Return the report on ``evidence``; nothing is written."""
-    return model.build(
-        evidence.study,
+    return build(
+        evidence,
         assess(evidence.study, evidence.runs, evidence.tuning),
-        {**evidence.environment, "records_head": evidence.verification.head},
-        runs=evidence.runs,
         descriptions=describe(evidence.study, evidence.tuning),
-        records_sha256=evidence.records_sha256,
         prices=money,
-        mixed=evidence.mixed,
     )
 
 

@@ -1,8 +1,8 @@
-"""A small drawing kit for charts inside an HTML page: scales, ticks, marks, bilingual text.
+"""Scales, ticks, marks and text for charts inside an HTML page, as SVG.
 
-Charts are SVG text in the page itself, coloured by its style sheet. So they follow dark, light and print, switch
-language with the page, show without JavaScript, and can be read by a screen reader. Special case: a label that is the
-same in every language is written once.
+The charts are part of the page and coloured by its style sheet: they follow dark, light and print, switch language with
+the page, need no JavaScript, and can be read by a screen reader. A label that is the same in every language is written
+once.
 """
 
 from __future__ import annotations
@@ -10,35 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
-from sabun.messages.formatting import LANGUAGES, Language
+from sabun.messages.languages import Language, languages
+from sabun.text_safety import clean
 
-__all__ = ["Canvas", "Label", "Scale", "clean", "shorten", "visible"]
+__all__ = ["Canvas", "Label", "Scale"]
 
 Label = Callable[[Language], str]
 """The text of a label, by language."""
-
-
-def clean(text: str) -> str:
-    """``text`` safe inside an element or a quoted attribute."""
-    return escape(visible(text), quote=True)
-
-
-def visible(text: str) -> str:
-    """Control characters, and bidirectional overrides that could reorder what follows, as the replacement character."""
-    return "".join("\ufffd" if _unsafe(c) else c for c in text)
-
-
-def _unsafe(c: str) -> bool:
-    if ord(c) < 32:
-        return c not in "\t\n"
-    return "\x7f" <= c <= "\x9f" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069" or "\ud800" <= c <= "\udfff"
-
-
-def shorten(text: str, length: int) -> str:
-    """At most ``length`` characters, the last an ellipsis where some were cut."""
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 @dataclass(frozen=True)
@@ -155,12 +134,12 @@ class Canvas:
 
     def text(self, x: float, y: float, label: Label | str, css: str = "", *, anchor: str = "start") -> None:
         """Text in every language of the page, or once where it does not differ."""
-        said = {lang: label if isinstance(label, str) else label(lang) for lang in LANGUAGES}
+        texts = {lang: label if isinstance(label, str) else label(lang) for lang in languages()}
         place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-        if len(set(said.values())) == 1:
-            self.add(f'<text {place} class="{css}">{clean(said[LANGUAGES[0]])}</text>')
+        if len(set(texts.values())) == 1:
+            self.add(f'<text {place} class="{css}">{clean(next(iter(texts.values())))}</text>')
             return
-        for lang, words in said.items():
+        for lang, words in texts.items():
             self.add(f'<text {place} class="{css}" lang="{lang}">{clean(words)}</text>')
 
     def render(self, label_id: str, css: str = "") -> str:
@@ -173,4 +152,8 @@ class Canvas:
 
 def tips(tip: Label | None) -> str:
     """Attributes that the page's script shows beside the pointer."""
-    return "" if tip is None else "".join(f' data-tip-{lang}="{clean(tip(lang))}"' for lang in LANGUAGES)
+    return (
+        ""
+        if tip is None
+        else ' data-tip=""' + "".join(f' data-tip-{lang}="{clean(tip(lang))}"' for lang in languages())
+    )

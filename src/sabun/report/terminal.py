@@ -11,12 +11,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sabun.messages.catalogue import interval, text
-from sabun.messages.formatting import Language, show
-from sabun.report.facts import KPIS, Note, Report
-from sabun.report.figures import outcome
+from sabun.messages.formatting import show
+from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, joined, text
+from sabun.poc.judgement.kpis import GROUPS
+from sabun.report.facts import Report
 from sabun.report.markdown import SIGN
-from sabun.report.svg import shorten, visible
+from sabun.text_safety import shorten, visible
 
 __all__ = ["render"]
 
@@ -29,17 +30,19 @@ TONE = {
 def render(report: Report, lang: Language = "en") -> RenderableType:
     """What to print at the end of a study."""
 
-    def say(note: Note) -> str:
-        currency = report.money.currency if report.money is not None else ""
-        return visible(text(note.key, lang, note.values, currency=currency))
-
     tone = TONE[report.decision]
     title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")
-    head = Panel(Text(say(report.headline)), title=title, title_align="left", border_style=tone, padding=(0, 1))
+    head = Panel(
+        Text(visible(report.sentence(report.headline, lang))),
+        title=title,
+        title_align="left",
+        border_style=tone,
+        padding=(0, 1),
+    )
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), expand=False)
     table.add_column(text("ui.col_candidate", lang), overflow="fold")
     table.add_column(text("ui.col_verdict", lang), no_wrap=True)
-    for group in KPIS:
+    for group in GROUPS:
         table.add_column(text(f"kpi.{group}", lang), overflow="fold")
     for candidate in report.candidates:
         decision = candidate.verdict.decision
@@ -47,8 +50,8 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
             Text(shorten(visible(candidate.arm), 40)),
             Text(text(f"word.{decision}", lang), style=f"bold {TONE[decision]}"),
         ]
-        for group, kpi in KPIS.items():
-            kind = outcome(candidate, group, kpi)
+        for group in GROUPS:
+            kind = candidate.mark(group)
             found = candidate.deciding(group)
             shown = Text(f"{SIGN[kind]} ", style=TONE[kind])
             if found is None or found.effect is None:
@@ -60,7 +63,8 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
             row.append(shown)
         table.add_row(*row)
     against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
-    note = Text(f"{against} {text('ui.level_note', lang, {'level': report.limits.level})}", style="dim")
+    level = text("ui.level_note", lang, {"level": report.limits.level})
+    note = Text(joined([against, level], lang), style="dim")
     if not report.audit.log_head:
         return Group(head, table, note)
     anchor = Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim")

@@ -15,10 +15,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from sabun.errors import SchemeError
-from sabun.messages.certificates import say
+from sabun.messages.formatting import show
+from sabun.messages.languages import Language, languages
+from sabun.messages.sentences import Value, has, joined, text
 from sabun.schemes.catalogue import SCHEMES, Scheme, alternative, get, refusal
 from sabun.schemes.multistep import LinearMultistep
-from sabun.schemes.numbers import Number, exact, root_text, short
+from sabun.schemes.numbers import Number, exact, root_text
 
 __all__ = ["NOISE_AT", "Certificate", "certify"]
 
@@ -104,11 +106,14 @@ class Certificate:
             "alternative": self.alternative,
         }
 
-    def rows(self, lang: str = "en") -> list[tuple[str, str]]:
+    def rows(self, lang: Language = "en") -> list[tuple[str, str]]:
         """Label and value of every line of the table that applies to the scheme."""
 
-        def word(key: str, **values: object) -> str:
-            return say(key, lang, **values)
+        def word(key: str, **values: Value) -> str:
+            return text(f"certificate.{key}", lang, values)
+
+        def short(value: float) -> str:
+            return show(value, "short", lang)
 
         rows = [(word("scheme"), self.scheme)]
         if self.summary.get(lang):
@@ -134,7 +139,7 @@ class Certificate:
         if self.gradient_evaluations > 1:
             rows.append((word("per_gradient"), short(self.interval_per_gradient)))
         gain = short(self.noise_gain) if math.isfinite(self.noise_gain) else word("unbounded")
-        rows.append((word("noise", at=short(self.noise_at)), gain))
+        rows.append((word("noise", at=self.noise_at), gain))
         gradients, controlled = str(self.gradient_evaluations), self.controlled_evaluations
         if controlled not in (None, self.gradient_evaluations):
             gradients = word("gradients_controlled", count=gradients, controlled=str(controlled))
@@ -148,7 +153,7 @@ class Certificate:
             rows.append((word("source"), self.source))
         return rows
 
-    def table(self, lang: str = "en") -> str:
+    def table(self, lang: Language = "en") -> str:
         """:meth:`rows` as aligned plain text."""
         rows = self.rows(lang)
         width = max(_columns(label) for label, _ in rows)
@@ -157,62 +162,62 @@ class Certificate:
     def __str__(self) -> str:
         return self.table()
 
-    def sentence(self, lang: str = "en", *, lr: float | None = None) -> str:
+    def sentence(self, lang: Language = "en", *, lr: float | None = None) -> str:
         """A summary in plain words; with ``lr``, the stability interval is also given as the largest stable curvature.
 
         Raises SchemeError unless lr > 0, OptionError for an unknown language.
         """
-        join = "" if lang == "ja" else " "
-        return join.join(self.sentences(lang, lr=lr))
+        return joined(self.sentences(lang, lr=lr), lang)
 
-    def sentences(self, lang: str = "en", *, lr: float | None = None) -> list[str]:
+    def sentences(self, lang: Language = "en", *, lr: float | None = None) -> list[str]:
         """The parts of :meth:`sentence`: accuracy, stability, noise and cost."""
         if lr is not None:
             _learning_rate(lr)
         if not self.usable:
             key = "weakly_stable" if self.zero_stable else "not_zero_stable"
-            return [
-                say(key, lang, name=self.scheme, root="" if self.worst_root is None else root_text(self.worst_root))
-            ]
-        interval = short(self.stability_interval)
-        parts = [say("accuracy", lang, name=self.scheme, order=self.order, constant=short(float(self.error_constant)))]
+            root = "" if self.worst_root is None else root_text(self.worst_root)
+            return [text(f"certificate.{key}", lang, {"name": self.scheme, "root": root})]
+
+        def sentence(key: str, **values: Value) -> str:
+            return text(f"certificate.{key}", lang, values)
+
+        interval = self.stability_interval
+        parts = [sentence("accuracy", name=self.scheme, order=self.order, constant=float(self.error_constant))]
         # +1 is a root of ρ(z) + hλσ(z) at hλ = 0 alone: a multistep scheme leaves the circle elsewhere and oscillates.
         # The stability function of a Runge–Kutta scheme may pass +1 (Heun, RK4): then errors grow in one direction.
-        fail = say("oscillates" if self.kind == "multistep" else "grows", lang)
+        fail = sentence("oscillates" if self.kind == "multistep" else "grows")
         if lr is None:
-            parts.append(say("stable", lang, interval=interval, fail=fail))
+            parts.append(sentence("stable", interval=interval, fail=fail))
         else:
-            curvature = short(self.largest_curvature(lr))
-            parts.append(say("stable_at", lang, interval=interval, lr=short(lr), curvature=curvature, fail=fail))
+            curvature = self.largest_curvature(lr)
+            parts.append(sentence("stable_at", interval=interval, lr=lr, curvature=curvature, fail=fail))
         parts.append(self._noise(lang))
         if self.kind == "multistep":
             key = f"copies_{self.state_copies}" if self.state_copies < 2 else "copies_n"
-            parts.append(say("cost_multistep", lang, copies=say(key, lang, count=self.state_copies)))
+            parts.append(sentence("cost_multistep", copies=sentence(key, count=self.state_copies)))
         else:
             key = "gradients_1" if self.gradient_evaluations == 1 else "gradients_n"
-            gradients = say(key, lang, count=self.gradient_evaluations)
-            parts.append(
-                say("cost_runge_kutta", lang, gradients=gradients, per_gradient=short(self.interval_per_gradient))
-            )
+            gradients = sentence(key, count=self.gradient_evaluations)
+            parts.append(sentence("cost_runge_kutta", gradients=gradients, per_gradient=self.interval_per_gradient))
         return parts
 
-    def _noise(self, lang: str) -> str:
-        at = short(self.noise_at)
+    def _noise(self, lang: Language) -> str:
         if not math.isfinite(self.noise_gain):
-            return say("noise_unstable", lang, at=at)
+            return text("certificate.noise_unstable", lang, {"at": self.noise_at})
         # A standard deviation is easier to picture than a variance.
         percent = (math.sqrt(self.noise_gain) - 1) * 100
         key = "as_loud" if abs(percent) < 0.5 else "louder" if percent > 0 else "quieter"
-        return say(key, lang, percent=f"{abs(percent):.0f}", at=at)
+        return text(f"certificate.{key}", lang, {"percent": f"{abs(percent):.0f}", "at": self.noise_at})
 
 
 def certify(spec: str | Scheme, **parameters: Number) -> Certificate:
     """The certificate of a scheme, given as an object or in the notation of :func:`sabun.schemes.get`."""
     scheme = get(spec, **parameters)
     entry = SCHEMES.get(scheme.name.partition("(")[0])
-    summaries = {"en": scheme.summary}
-    if entry is not None and entry.summary == scheme.summary and entry.summary_ja:
-        summaries["ja"] = entry.summary_ja
+    key = "" if entry is None else f"scheme.{entry.name}"
+    summaries = {lang: text(key, lang) for lang in languages() if has(key, lang)}
+    if scheme.summary or not summaries:
+        summaries = {"en": scheme.summary}
     if isinstance(scheme, LinearMultistep):
         roots = scheme.parasitic_roots
         return Certificate(

@@ -7,8 +7,9 @@ import numbers
 from fractions import Fraction
 
 from sabun.errors import SchemeError
+from sabun.messages.formatting import short
 
-__all__ = ["Number", "exact", "root_text", "short", "show"]
+__all__ = ["Number", "exact", "root_text", "show"]
 
 Number = int | float | Fraction
 
@@ -34,19 +35,6 @@ def show(value: Fraction) -> str:
         return str(value.numerator)
     decimal = repr(float(value))
     return decimal if Fraction(decimal) == value else str(value)
-
-
-def short(value: float) -> str:
-    """Four significant digits, with an exponent only for very small and very large values."""
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    if -4 <= size < 7:
-        text = f"{value:.{max(3 - size, 0)}f}"
-        text = text.rstrip("0").rstrip(".") if "." in text else text
-    else:
-        text = f"{value:.3e}"
-    return text.replace("-", "−") if size >= -4 and size < 7 else text
 
 
 def root_text(root: complex) -> str:

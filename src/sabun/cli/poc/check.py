@@ -76,7 +76,7 @@ def check(
 def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
     """Check ``study`` and print what was found. Exits with 1 where something was."""
     from sabun.poc import check as checks
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     def announce(run: Run) -> None:
         console.stderr().print(f"checking {visible(run.arm)}, seed {run.seed}")

@@ -36,7 +36,7 @@ def compare(
     """Compare two studies: their settings, and their results for the candidates that both have."""
     from sabun.cli import tables
     from sabun.cli.poc.stored import evidence_of
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.poc.descriptions import describe_arms
     from sabun.report import json as as_data
     from sabun.report.compare import compare as differences

@@ -14,7 +14,7 @@ from sabun.cli import console, progress
 from sabun.errors import OptionError, unknown
 
 if TYPE_CHECKING:
-    from sabun.messages.formatting import Language
+    from sabun.messages.languages import Language
     from sabun.poc.events import Event, Listener
     from sabun.poc.evidence import StudyEvidence
     from sabun.poc.executors.base import Executor
@@ -74,7 +74,7 @@ def _tracker_of(name: str | None, to: str | None, directory: Path) -> Iterator[L
         yield lambda event: None
         return
     from sabun.integrations.trackers import track
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     def failed(error: Exception) -> None:
         console.stderr().print(
@@ -96,7 +96,7 @@ def show_report(
     evidence: StudyEvidence, lang: Language, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
 ) -> None:
     """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code."""
-    from sabun.messages.catalogue import text
+    from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
     from sabun.report import json as as_data
     from sabun.report import terminal

@@ -43,17 +43,17 @@ def export(
     from sabun.cli.poc.stored import evidence_of
     from sabun.errors import OptionError
     from sabun.report import json as as_data
-    from sabun.report import table
+    from sabun.report import records_table
     from sabun.report.publish import save
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export writes exactly one format.", fix="Give --csv FILE, --parquet FILE or --json.")
     runs = list(evidence_of(directory).records.results.values())
     if as_json:
-        print(json.dumps(as_data.plain(table.rows(runs)), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(as_data.plain(records_table.rows(runs)), ensure_ascii=False, allow_nan=False))
     elif parquet is not None:
-        save(parquet, table.to_parquet(runs))
+        save(parquet, records_table.to_parquet(runs))
     elif str(csv) == "-":
-        print(table.to_csv(runs), end="")
+        print(records_table.to_csv(runs), end="")
     elif csv is not None:
-        save(csv, table.to_csv(runs).encode())
+        save(csv, records_table.to_csv(runs).encode())

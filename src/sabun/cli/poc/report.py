@@ -38,7 +38,7 @@ def report(
     """Judge the records of a study again and write its report."""
     from sabun.cli.poc.execution import show_report
     from sabun.cli.poc.stored import evidence_of
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.report.prices import prices
 
     shown_in = language(lang)

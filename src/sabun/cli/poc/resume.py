@@ -53,7 +53,7 @@ def resume(
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.cli.poc.stored import specification_of
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.poc.startup import uncollected
 
     shown_in = language(lang)

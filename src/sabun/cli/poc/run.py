@@ -104,7 +104,7 @@ def run(
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
-    from sabun.messages.catalogue import language
+    from sabun.messages.languages import language
     from sabun.poc.startup import uncollected
     from sabun.report.prices import prices
 

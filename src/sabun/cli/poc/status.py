@@ -35,7 +35,7 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
     from sabun.cli.progress import bar, phase_name, place
     from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.poc.failures import failures
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     evidence = evidence_of(directory)
     study, results = evidence.study, evidence.records.results.values()
@@ -76,7 +76,7 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
 
 def _lines(failed: Iterable[Failure]) -> Iterator[str]:
     from sabun.cli.progress import phase_name
-    from sabun.report.svg import visible
+    from sabun.text_safety import visible
 
     for failure in failed:
         count = f"{failure.runs} runs failed, the first with seed" if failure.runs > 1 else "failed, seed"

@@ -8,9 +8,8 @@ compiles in a fraction of a second and serves any shape, any number of tensors a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, step
 from sabun.optim.kernels import Tensors
+from sabun.optim.preconditioners.base import Preconditioner
 
 __all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "source"]
 
@@ -83,7 +83,7 @@ class ElementwiseTable(PointerTable):
 
     @classmethod
     def of(
-        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
+        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
     ) -> ElementwiseTable | None:
         fields = cls.layout(params, state)
         return cls(**fields) if fields is not None and TYPES.keys() >= set(fields["dtypes"]) else None

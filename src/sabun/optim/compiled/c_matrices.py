@@ -11,9 +11,8 @@ matrix, are those of ``preconditioners.orthogonal``.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,13 @@ from sabun.optim.compiled.c_elementwise import TYPES, CEmitter
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, direction
 from sabun.optim.kernels import Tensors
+from sabun.optim.preconditioners.base import Preconditioner
 from sabun.optim.preconditioners.orthogonal import arithmetic, gram_pays, polynomials
+from sabun.optim.preconditioners.spectral import Spectral
 
 __all__ = ["MatrixKernel", "MatrixSizes", "MatrixTable", "fits", "source"]
 
 _DTYPES = (torch.float32, torch.float64)
-_ITERATION = ("orthogonalization", "orthogonalization_steps", "orthogonalization_dtype")
 # Rows of the Gram matrix, and entries: from 0.2 (32 × 144) to 0.5 (128 × 512) of the time of torch's calls. Beyond, and
 # where 16 bits are the faster arithmetic, its products make up for the calls.
 _WIDEST = 128
@@ -38,15 +38,17 @@ _SHARED = 2**15  # entries of a bucket from which on threads share it; below, wa
 _LINE = 16  # entries that rows are padded to: the longest vector there is
 
 
-def fits(parameter: Tensor, options: Mapping[str, Any]) -> bool:
+def fits(parameter: Tensor, preconditioner: Preconditioner) -> bool:
     """Whether a parameter is a matrix for the loops below: small, and iterated in its own dtype."""
+    if not isinstance(preconditioner, Spectral) or preconditioner.divide:
+        return False
     if parameter.dtype not in _DTYPES or isinstance(parameter, DTensor):
         return False
     matrix = parameter.detach().reshape(parameter.shape[0], -1)
     if min(matrix.shape) > _WIDEST or matrix.numel() > _LARGEST:
         return False
-    wished = options["orthogonalization_dtype"]
-    coefficients, _ = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
+    wished = preconditioner.dtype
+    coefficients, _ = polynomials(preconditioner.iteration, preconditioner.steps)
     return (arithmetic(matrix, coefficients) if wished is None else getattr(torch, wished)) is parameter.dtype
 
 
@@ -64,12 +66,12 @@ class MatrixSizes:
     threads: int
 
     @classmethod
-    def of(cls, params: Tensors, options: Mapping[str, Any]) -> MatrixSizes | None:
+    def of(cls, params: Tensors, spectral: Spectral) -> MatrixSizes | None:
         """Those of these parameters; None if one of them is none for the loops."""
-        if not all(fits(p, options) for p in params):
+        if not all(fits(p, spectral) for p in params):
             return None
         dtype = params[0].dtype
-        coefficients, margin = polynomials(options["orthogonalization"], options["orthogonalization_steps"])
+        coefficients, margin = polynomials(spectral.iteration, spectral.steps)
         sizes = [torch.Size((p.shape[0], p.numel() // p.shape[0])) for p in params]
         rows, columns = zip(*sizes, strict=True)
         threads = _threads(params)
@@ -77,17 +79,17 @@ class MatrixSizes:
             rows,
             columns,
             tuple(gram_pays(size, dtype, coefficients) for size in sizes),
-            tuple(options[key] for key in _ITERATION),
+            (spectral.iteration, spectral.steps, spectral.dtype),
             array("d", (c for polynomial in coefficients for c in polynomial)),
             margin,
             torch.empty(threads * max(_room(*size) for size in sizes), dtype=dtype, device="cpu"),
             threads,
         )
 
-    def serves(self, params: Tensors, options: Mapping[str, Any]) -> bool:
+    def serves(self, params: Tensors, spectral: Spectral) -> bool:
         """Whether the iteration is still the one asked for, and the threads are still those."""
         return (
-            self.iteration == tuple(options[key] for key in _ITERATION)
+            self.iteration == (spectral.iteration, spectral.steps, spectral.dtype)
             and self.threads == _threads(params)
         )  # fmt: skip
 
@@ -112,16 +114,20 @@ class MatrixTable(PointerTable):
 
     @classmethod
     def of(
-        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
+        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
     ) -> MatrixTable | None:
         fields = cls.layout(params, state, rows)
         if fields is None or not fields["contiguous"] or set(fields["dtypes"]) != {params[0].dtype}:
             return None
-        sizes = MatrixSizes.of(params, options)
+        sizes = MatrixSizes.of(params, preconditioner) if isinstance(preconditioner, Spectral) else None
         return None if sizes is None else cls(**fields, sizes=sizes)
 
-    def serves(self, params: Tensors, columns: Sequence[Tensors], options: Mapping[str, Any]) -> bool:
-        return PointerTable.serves(self, params, columns, options) and self.sizes.serves(params, options)
+    def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
+        return (
+            PointerTable.serves(self, params, columns, preconditioner)
+            and isinstance(preconditioner, Spectral)
+            and self.sizes.serves(params, preconditioner)
+        )
 
     def compile(self, rule: Rule) -> MatrixKernel:
         return MatrixKernel(rule, self.params[0].dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.kernels import Tensors
+from sabun.optim.preconditioners.base import Preconditioner
 
 __all__ = ["CKernel", "PointerTable"]
 
@@ -37,7 +38,7 @@ class PointerTable:
 
     @classmethod
     def of(
-        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], options: Mapping[str, Any]
+        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
     ) -> Self | None:
         """The table of these tensors, or None if the loop cannot take them. ``rows`` hold one number per row."""
         raise NotImplementedError
@@ -70,7 +71,7 @@ class PointerTable:
             "contiguous": contiguous,
         }
 
-    def serves(self, params: Tensors, columns: Sequence[Tensors], options: Mapping[str, Any]) -> bool:
+    def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
         """Whether the table is still right: a parameter may have been given other memory, or another order."""
         return (
             params is self.params

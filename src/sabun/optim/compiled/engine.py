@@ -28,6 +28,8 @@ from sabun.optim.compiled.c_tables import CKernel, PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
 from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.preconditioners.base import MatrixForm, Preconditioner
+from sabun.optim.preconditioners.spectral import Spectral
 
 __all__ = ["Engine"]
 
@@ -52,7 +54,7 @@ class Engine:
         self,
         fused: bool | str,
         filter_: Realization,
-        metric: str,
+        preconditioner: Preconditioner,
         options: Mapping[str, Any],
         *,
         lr: float,
@@ -68,8 +70,8 @@ class Engine:
         rows, with row normalization. Without a compiler a SabunWarning is raised once (not for "auto"), and the result
         is False from then on.
         """
-        on_matrices = metric == "spectral"
-        if on_matrices in self._unavailable or metric not in (*formula.METRICS, "spectral"):
+        on_matrices = isinstance(preconditioner.compiled, MatrixForm)
+        if on_matrices in self._unavailable or preconditioner.compiled is None:
             return False
         on_cpu = params[0].device.type == "cpu"
         if fused is True:
@@ -77,15 +79,15 @@ class Engine:
         if (fused == "auto" and not on_cpu) or (on_matrices and fused == "inductor"):
             return False
         l2 = 0.0 if options["decoupled"] else options["weight_decay"]
-        rule = formula.rule(filter_, metric, maximize=options["maximize"], l2=l2)
-        numbers = formula.numbers(rule, filter_, options, lr=lr, count=count)
+        rule = formula.rule(filter_, preconditioner, maximize=options["maximize"], l2=l2)
+        numbers = formula.numbers(rule, filter_, preconditioner, options, lr=lr, count=count)
         try:
             if fused == "inductor":
                 return self._inductor(rule, numbers, params, grads, state)
-            if on_matrices:
-                numbers = (*numbers, *_more(options, filter_, count))
+            if isinstance(preconditioner, Spectral):
+                numbers = (*numbers, *_more(preconditioner, filter_, count))
             form = MatrixTable if on_matrices else ElementwiseTable
-            return self._c(form, rule, numbers, params, grads, state, [] if rows is None else [rows], options)
+            return self._c(form, rule, numbers, params, grads, state, [] if rows is None else [rows], preconditioner)
         except NoCompilerError as error:
             self._give_up(on_matrices, str(error), quietly=fused == "auto")
             return False
@@ -111,11 +113,11 @@ class Engine:
         grads: Tensors,
         state: Sequence[Tensors],
         rows: Sequence[Tensors],
-        options: Mapping[str, Any],
+        preconditioner: Preconditioner,
     ) -> bool:
         table = self._tables.get(id(params))
-        if table is None or not table.serves(params, [*state, *rows], options):
-            table = form.of(params, state, rows, options)
+        if table is None or not table.serves(params, [*state, *rows], preconditioner):
+            table = form.of(params, state, rows, preconditioner)
             if table is None:
                 return False
             if len(self._tables) >= _LARGEST_NUMBER:
@@ -172,6 +174,6 @@ def _level_of_caller() -> int:
     return level
 
 
-def _more(options: Mapping[str, Any], filter_: Realization, count: int) -> tuple[float, ...]:
+def _more(spectral: Spectral, filter_: Realization, count: int) -> tuple[float, ...]:
     """The numbers of the spectral preconditioner beside the operands of the rule: β₂, 1 − β₂, ε, 1/mass."""
-    return options["beta2"], 1 - options["beta2"], options["eps"], 1 / formula.mass(filter_, count)
+    return spectral.beta2, 1 - spectral.beta2, spectral.eps, 1 / formula.mass(filter_, count)

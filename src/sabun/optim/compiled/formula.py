@@ -10,17 +10,14 @@ All numbers that a schedule may change are operands, never constants: a new lear
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from sabun.optim.kernels import Realization
+from sabun.optim.preconditioners.base import ElementwiseForm, MatrixForm, Preconditioner
 
-__all__ = ["METRICS", "Arithmetic", "Rule", "direction", "mass", "numbers", "rule", "step"]
-
-METRICS = ("none", "adam", "sign")
-"""The diagonal metrics that :func:`step` knows."""
+__all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule", "step"]
 
 V = TypeVar("V")
 
@@ -45,13 +42,10 @@ class Rule:
 
     form: str
     taps: int
-    metric: str
+    preconditioner: ElementwiseForm | MatrixForm
+    states: int
+    """Buffers of the size of θ: the filter's and the preconditioner's."""
     plain: bool
-
-    @property
-    def states(self) -> int:
-        """Buffers of the size of θ."""
-        return self.taps + (self.metric == "adam")
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -63,14 +57,17 @@ class Rule:
             names += ["pole", "rest", "fresh", "mean"]
         else:
             names += [f"b{j}" for j in range(self.taps + 1)] + [f"c{j}" for j in range(1, self.taps + 1)]
-        if self.metric == "adam":
-            names += ["beta2", "rest2", "unbias", "eps"]
+        if isinstance(self.preconditioner, ElementwiseForm):
+            names += self.preconditioner.operands
         return tuple(names)
 
 
-def rule(filter_: Realization, metric: str, *, maximize: bool, l2: float) -> Rule:
-    """The rule of a filter in a metric."""
-    return Rule(filter_.kind if filter_.taps else "direct", filter_.taps, metric, not (maximize or l2))
+def rule(filter_: Realization, preconditioner: Preconditioner, *, maximize: bool, l2: float) -> Rule:
+    """The rule of a filter and a preconditioner that has a compiled form."""
+    assert preconditioner.compiled is not None
+    states = filter_.taps + len(preconditioner.like)
+    form = filter_.kind if filter_.taps else "direct"
+    return Rule(form, filter_.taps, preconditioner.compiled, states, not (maximize or l2))
 
 
 def mass(filter_: Realization, count: int) -> float:
@@ -79,12 +76,18 @@ def mass(filter_: Realization, count: int) -> float:
 
 
 def numbers(
-    shape: Rule, filter_: Realization, options: Mapping[str, Any], *, lr: float, count: int
+    shape: Rule,
+    filter_: Realization,
+    preconditioner: Preconditioner,
+    options: Mapping[str, Any],
+    *,
+    lr: float,
+    count: int,
 ) -> tuple[float, ...]:
     """The operands of step number ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``."""
     decay = options["weight_decay"]
     values = {"keep": 1 - lr * decay if options["decoupled"] else 1.0, "scale": -lr / mass(filter_, count)}
-    if shape.metric in ("sign", "spectral"):  # no constant factor of d matters to them
+    if preconditioner.scale_invariant:
         values["scale"] = -lr
     if not shape.plain:
         values |= {"sense": -1.0 if options["maximize"] else 1.0, "l2": 0.0 if options["decoupled"] else decay}
@@ -93,32 +96,24 @@ def numbers(
     else:
         fresh, mean = filter_.weights
         values |= {"pole": filter_.pole, "rest": 1 - filter_.pole, "fresh": fresh, "mean": mean}
-    if shape.metric == "adam":
-        beta2 = options["beta2"]
-        values |= {
-            "beta2": beta2, "rest2": 1 - beta2, "unbias": 1 / math.sqrt(1 - beta2**count), "eps": options["eps"],
-        }  # fmt: skip
+    if isinstance(shape.preconditioner, ElementwiseForm):
+        values |= zip(shape.preconditioner.operands, shape.preconditioner.numbers(preconditioner, count), strict=True)
     return tuple(values[name] for name in shape.operands)
 
 
 def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]) -> tuple[V, list[V]]:
-    """(p, state) after one step; ``state`` is the filter's buffers and then, in the ``adam`` metric, the second moment.
+    """(p, state) after one step; ``state`` is the filter's buffers and then the preconditioner's.
 
     pole:    m ← βm + (1−β)g,  d = w·g + (1−w)·m
     lagged:  d = b₀g + c·m,  m ← βm + (1−β)g
     direct:  d = b₀g + s₀,  s_j ← s_{j+1} + b_{j+1}g + c_{j+1}d with c = −a
-    adam:    v ← β₂v + (1−β₂)g²,  u = d / (√v/√(1−β₂ⁿ) + ε);   sign: u = sign(d);   none: u = d
-    then     p ← p(1 − lr·λ) − (lr/mass)·u
+    then     u of the preconditioner (its ``compiled`` form),  p ← p(1 − lr·λ) − (lr/mass)·u
     """
     add, mul = on.add, on.mul
     d, g, taps = direction(on, shape, k, p, g, state)
-    if shape.metric == "adam":
-        v = add(mul(state[-1], k["beta2"]), mul(mul(g, g), k["rest2"]))
-        taps.append(v)
-        d = on.div(d, add(mul(on.sqrt(v), k["unbias"]), k["eps"]))
-    elif shape.metric == "sign":
-        d = on.sign(d)
-    return add(mul(p, k["keep"]), mul(d, k["scale"])), taps
+    assert isinstance(shape.preconditioner, ElementwiseForm)
+    u, kept = shape.preconditioner.update(on, k, d, g, state[shape.taps :])
+    return add(mul(p, k["keep"]), mul(u, k["scale"])), [*taps, *kept]
 
 
 def direction(

@@ -20,39 +20,54 @@ and growth by the same rule are this project's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sabun.optim.buckets import real_view
+from sabun.optim.averaging import Averaging
+from sabun.optim.control.base import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.tensors import real_view
 
-if TYPE_CHECKING:
-    from sabun.optim.control.base import Entry
-    from sabun.optim.control.same_batch import SameBatch
-    from sabun.optim.optimizer import Optimizer
-
-__all__ = ["BALANCE", "Balance"]
-
-BALANCE: dict[str, object] = {
-    "control_step": 0.0,
-    "control_last": 0.0,
-    "control_count": 0,
-    "control_energy": 0.0,
-    "control_reach": 0.0,
-    "control_shortened": 0,
-}
+__all__ = ["Balance"]
 
 
-class Balance:
-    """log h moves by at most min(0.1, 2/n) a step, in proportion to how far Y is from 0.3·n/(n + 100) in step n.
+@STEP_CONTROLS.register
+@dataclass(frozen=True)
+class Balance(StepControl):
+    """log h moves by at most min(0.1, 2/n) per step, in proportion to Y − 0.3·n/(n + 100) in step n.
 
     The threshold rises from 0, the step at which the next gradient is just not turned back on the way gone, because an
     early Y rests on few steps. A step may be twice as long (‖h·u‖, root mean square over the last half of the run) as
     those before; a longer one is *shortened*, direction kept, and counted. All constants were fixed on the tasks that
     ``benchmarks/step_control.py`` names as such; docs/step-control.md says where they fall short.
     """
+
+    name: ClassVar[str] = "balance"
+    summary: ClassVar[str] = (
+        "longer while the path runs downhill, shorter where it wanders; needs no lr; for mini-batches"
+    )
+    source: ClassVar[str] = "Yaida 2018, arXiv 1810.00004; Lang, Xiao & Zhang 2019, arXiv 1909.09712"
+    finds_step: ClassVar[bool] = True
+    copies: ClassVar[int] = 2
+    running: ClassVar[Mapping[str, object]] = {
+        "control_step": 0.0, "control_last": 0.0, "control_count": 0, "control_energy": 0.0, "control_reach": 0.0,
+        "control_shortened": 0,
+    }  # fmt: skip
+
+    def make(self) -> Controller:
+        return _BalanceController()
+
+    @classmethod
+    def works_with(cls, role: type[Preconditioner] | type[Averaging]) -> bool:
+        return role.is_euclidean if issubclass(role, Preconditioner) else role.steps_iterate
+
+
+class _BalanceController:
+    """Figures and step length of :class:`Balance`."""
 
     START = 0.01  # first step relative to ‖θ‖
     RATE, SETTLE = 0.1, 2.0
@@ -64,13 +79,13 @@ class Balance:
         self.evaluations = 1
         self._balance = math.nan
 
-    def before(self, optimizer: Optimizer, batch: SameBatch | None) -> None:
+    def before(self, context: StepContext) -> None:
         """Nothing to do: no batch is looked at twice."""
 
-    def lengths(self, optimizer: Optimizer, updates: Iterator[Entry]) -> list[float]:
+    def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
         """One step for all groups; the scalars are the first group's, the others hold copies."""
-        lead = optimizer.param_groups[0]
-        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        lead = context.groups[0]
+        groups = {p: group for group in context.groups for p in group["params"]}
         n, h = int(lead["control_count"]), float(lead["control_step"])
         share = 2 / (n + 2)  # the mean then runs over the path with weights ∝ its age
         pull, energy, position, length = 0.0, 0.0, 0.0, 0.0
@@ -98,18 +113,12 @@ class Balance:
             h = h * math.exp(self._change(n, h, pull, lead["control_energy"]))
         if h == 0 and 0 < energy < math.inf:  # the first gradients were zero: begin now
             h = self.START * (math.sqrt(position) or 1.0) / math.sqrt(energy)
-        found = "lr_found" in optimizer.defaults
+        found = context.lr_found
         if not found:
             h = min(h, float(lead["lr"]))
         taken = self._shortened(lead, n, h, math.sqrt(length) if math.isfinite(length) else math.inf, share)
         lead |= {"control_step": h, "control_last": taken, "control_count": n + 1}
-        lengths = []
-        for group in optimizer.param_groups:
-            group |= {key: lead[key] for key in BALANCE}
-            if found:
-                group["lr"] = taken
-            lengths.append(taken if found else min(taken, float(group["lr"])))
-        return lengths
+        return context.take(taken, Balance.running)
 
     def _change(self, n: int, h: float, pull: float, energy: float) -> float:
         scale = 0.5 * h * energy
@@ -122,7 +131,7 @@ class Balance:
         excess = self._balance - self.THRESHOLD * n / (n + self.RISE)
         return min(self.RATE, self.SETTLE / n) * min(1.0, max(-1.0, -excess))
 
-    def _shortened(self, lead: dict[str, float], n: int, h: float, size: float, share: float) -> float:
+    def _shortened(self, lead: dict[str, Any], n: int, h: float, size: float, share: float) -> float:
         """The length to take. ``control_reach`` is the mean square of ‖h·u‖ lately."""
         reach = h * size
         if n == 0:
@@ -137,9 +146,9 @@ class Balance:
         lead["control_reach"] += min(share, 0.5) * (reach**2 - lead["control_reach"])
         return taken
 
-    def stats(self, optimizer: Optimizer) -> dict[str, float]:
+    def stats(self, groups: list[dict[str, Any]]) -> dict[str, float]:
         """``step_length``; ``balance``, the last step's Y (one batch's: noisy); steps ``shortened`` so far."""
-        lead = optimizer.param_groups[0]
+        lead = groups[0]
         return {
             "step_length": float(lead["control_last"]),
             "balance": self._balance,
@@ -147,11 +156,11 @@ class Balance:
         }
 
 
-def _descent(p: Tensor, x: Tensor, u: Tensor, group: dict[str, object]) -> Tensor:
+def _descent(p: Tensor, x: Tensor, u: Tensor, group: Mapping[str, Any]) -> Tensor:
     """g as the scheme got it: the sign of ``maximize`` and coupled decay in it, in the precision of the update."""
     g = real_view(p.grad).to(u.dtype) if p.grad is not None else torch.zeros_like(u)
     if group["maximize"]:
         g = -g
     if group["weight_decay"] and not group["decoupled"]:
-        g = g + x * float(group["weight_decay"])  # type: ignore[arg-type]
+        g = g + x * group["weight_decay"]
     return g

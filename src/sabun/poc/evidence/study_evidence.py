@@ -14,7 +14,7 @@ from sabun.poc.evidence.audit_trail import VERDICT
 from sabun.poc.evidence.specification import AUDIT, RECORDS
 from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.evidence.verification import StudyVerification, VerifiedRecords, load
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 

@@ -18,7 +18,7 @@ from sabun.poc.codec import decode
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
 from sabun.poc.evidence.timing import with_exclusive_timing
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.judgement.trials import summarize
 from sabun.poc.records import RunResult
 

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 import scipy
 
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
-from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Tuning
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,
@@ -32,7 +32,7 @@ from sabun.poc.judgement.statistics import (
     seeds_to_decide,
     sequential_plan,
 )
-from sabun.poc.judgement.verdict import Divergence, Progress, judge
+from sabun.poc.judgement.verdict import Divergence, LookState, judge
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study, Thresholds
 
@@ -100,15 +100,15 @@ def _starved(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs) -> Progress:
+def _progress(study: Study, base: Runs, own: Runs) -> LookState:
     """How far this candidate's comparison is, and which error it may spend now."""
     n = sum(1 for seed, run in own.items() if seed in base and "failed" not in (run.status, base[seed].status))
     looks = plan(study)
     at = [look for look in looks if look.seeds == n] or ([looks[-1]] if n > looks[-1].seeds else [])
     following = next((look.seeds for look in looks if look.seeds > n), looks[-1].seeds)
     if not at:
-        return Progress(n, following, looks[-1].seeds, 1 - study.thresholds.level, complete=False, final=False)
-    return Progress(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
+        return LookState(n, following, looks[-1].seeds, 1 - study.thresholds.level, complete=False, final=False)
+    return LookState(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
 
 
 def _is_lost(run: RunResult) -> bool:
@@ -133,18 +133,6 @@ class _Draft:
     typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
 
 
-def threshold(kpi: Kpi, limits: Thresholds) -> float:
-    """The value on the effect's scale against which a comparison is tested: a limit where there is one, else
-    "equal"."""
-    if kpi.id == "final_loss":
-        return 0.0 - limits.margin
-    if kpi.id == "spread":
-        return limits.max_spread_ratio
-    if kpi.id == "epoch_s":
-        return limits.max_time_ratio
-    return 0.0 if kpi.scale == "relative" else 1.0
-
-
 def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
     seeds, b, c, lost = [], [], [], False
     for seed in own:
@@ -164,7 +152,7 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
     row = Comparison(
         kpi=kpi.id, arm=arm, scale=kpi.scale, effect=None, low=None, high=None, level=limits.level, p_value=None,
         p_adjusted=None, n=len(seeds), seeds=tuple(seeds), baseline=tuple(b), candidate=tuple(c),
-        threshold=threshold(kpi, limits), method="descriptive",
+        threshold=kpi.threshold(limits), method="descriptive",
     )  # fmt: skip
     if lost and kpi.analysis != "spread":
         return _Draft(replace(row, problem="diverged"))
@@ -275,7 +263,7 @@ def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) ->
         return None
     if row.scale == "ratio":
         shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
-    elif row.kpi == "final_loss" and row.threshold < row.effect:
+    elif row.threshold < row.effect:
         # Between "better by the margin" and "equal" nothing is ever decided; beyond "equal" it would be a no-go.
         shift = row.effect
     else:

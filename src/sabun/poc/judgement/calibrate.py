@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sabun.errors import StudyError, unknown
-from sabun.poc.judgement.kpis import KPIS
+from sabun.poc.judgement.kpis import deciding
 from sabun.poc.judgement.statistics import (
     GROUP_BITS,
     Floats,
@@ -214,12 +214,11 @@ def records_of(study: Study, runs: Sequence[RunResult]) -> Records:
     for run in runs:
         if run.phase == "evaluate" and run.status == "finished" and run.arm in by_arm:
             by_arm[run.arm][run.seed] = run
-    columns: dict[str, list[list[float]]] = {"final_loss": [], "epoch_s": []}
     seeds = sorted(set.intersection(*(set(own) for own in by_arm.values())))
-    for kpi, rows in columns.items():
-        for own in by_arm.values():
-            rows.append([_finite(KPIS[kpi].of(own[seed])) for seed in seeds])
-    loss, seconds = (np.array(rows) for rows in columns.values())
+    loss, seconds = (
+        np.array([[_finite(deciding(group).of(own[seed])) for seed in seeds] for own in by_arm.values()])
+        for group in ("K1", "K3")
+    )
     usable = np.all(np.isfinite(loss) & np.isfinite(seconds), axis=0)
     if np.count_nonzero(usable) < 2:
         raise StudyError(

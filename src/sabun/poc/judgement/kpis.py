@@ -1,9 +1,12 @@
-"""The KPIs: pure functions from one run's evidence to one number, and how each is compared.
+"""The table of KPIs: how each is measured on a run, compared with the baseline, and shown.
 
-K1 is the learning curve, K2 reproducibility, K3 cost. One KPI of each group decides, the others accompany it. A new KPI
-is one entry in :data:`KPIS`. A function gets the run and, as reference, the baseline's run of the same seed: KPIs
-that do not need it ignore it, for the baseline both are the same run. ``None`` means that the number does not exist
-for this run; ``inf`` that it exists and is worse than any (a diverged loss, a target never reached).
+K1 is the learning curve, K2 reproducibility, K3 cost. In each group one KPI decides; the others inform. A new KPI is
+one entry of :data:`KPIS` and its messages (``kpi.NAME`` in each language); assessment, verdict and reports iterate over
+the table.
+
+A measure takes a run and the baseline's run of the same seed, which most ignore; for the baseline the two are the same.
+It returns ``None`` where the number does not exist and ``inf`` where it is worse than any (a diverged loss, a target
+that was not reached).
 """
 
 from __future__ import annotations
@@ -11,19 +14,23 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.spec import Thresholds
 
-__all__ = ["KPIS", "Analysis", "Kpi", "Measure", "lr_tolerance_decades"]
+__all__ = ["GROUPS", "KPIS", "Analysis", "Group", "Kpi", "Measure", "deciding", "lr_tolerance_decades", "stand_ins"]
+
+Group = Literal["K1", "K2", "K3"]
+GROUPS: Final[tuple[Group, ...]] = ("K1", "K2", "K3")
+"""Learning curve, reproducibility, cost."""
 
 Analysis = Literal["relative", "ratio", "spread", "censored", "worst"]
-"""relative: paired relative difference of means. ratio: paired, on the log scale. spread: ratio of standard deviations
-over seeds. censored: paired log ratio by signed ranks, where inf means "not reached". worst: largest value over the
-seeds against the baseline's median, described and not tested."""
+"""relative: relative difference of paired means. ratio: geometric mean of paired ratios. spread: ratio of the spreads
+over seeds. censored: paired log ratio by signed ranks, where inf means "not reached". worst: the largest value over the
+seeds against the baseline's median, described but not tested."""
 
 
 class Measure(Protocol):
@@ -34,20 +41,42 @@ class Measure(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kpi:
-    """``decides``: the one of its group on which the verdict rests. ``analysis`` says how arms are compared."""
+    """One KPI.
+
+    Attributes:
+        id: name in records and reports; the message ``kpi.ID`` is its name for readers.
+        group: K1, K2 or K3.
+        style: how its values are written, a number style of :mod:`sabun.messages.formatting`; it implies the unit.
+        better: the better direction.
+        analysis: how arms are compared.
+        of: the measure.
+        decides: whether the verdict of its group rests on it.
+        limit: its limit on the effect's scale; without one the comparison is with "equal".
+        stands_in_for: the deciding KPI that passes too when this one is significantly better.
+        dots: whether reports draw its value for every seed (messages ``dots.ID``).
+    """
 
     id: str
-    group: Literal["K1", "K2", "K3"]
-    unit: str
+    group: Group
+    style: Literal["loss", "s", "bytes", "num"]
     better: Literal["lower", "higher"]
     analysis: Analysis
     of: Measure
     decides: bool = False
+    limit: Callable[[Thresholds], float] | None = None
+    stands_in_for: str = ""
+    dots: bool = False
 
     @property
     def scale(self) -> Literal["relative", "ratio"]:
         """Scale of the effect: 0 is equal (relative) or 1 is equal (ratio)."""
         return "relative" if self.analysis in ("relative", "worst") else "ratio"
+
+    def threshold(self, limits: Thresholds) -> float:
+        """The effect against which the comparison is tested: the limit, or "equal"."""
+        if self.limit is not None:
+            return self.limit(limits)
+        return 0.0 if self.scale == "relative" else 1.0
 
 
 def _final_loss(run: RunResult, reference: RunResult | None = None, /) -> float | None:
@@ -158,21 +187,33 @@ def _peak_memory_bytes(run: RunResult, reference: RunResult | None = None, /) ->
 
 
 _ENTRIES = (
-    Kpi("final_loss", "K1", "loss", "lower", "relative", _final_loss, decides=True),
+    Kpi("final_loss", "K1", "loss", "lower", "relative", _final_loss, decides=True, dots=True,
+        limit=lambda limits: 0.0 - limits.margin),
     Kpi("loss_area", "K1", "loss", "lower", "relative", _loss_area),
     Kpi("loss_at_equal_time", "K1", "loss", "lower", "relative", _loss_at_equal_time),
-    Kpi("time_to_target_s", "K1", "s", "lower", "censored", _time_to_target_s),
+    Kpi("time_to_target_s", "K1", "s", "lower", "censored", _time_to_target_s, stands_in_for="epoch_s", dots=True),
     Kpi("test_loss", "K1", "loss", "lower", "relative", _test_loss),
-    Kpi("test_metric", "K1", "metric", "higher", "relative", _test_metric),
-    Kpi("spread", "K2", "loss", "lower", "spread", _final_loss, decides=True),
+    Kpi("test_metric", "K1", "num", "higher", "relative", _test_metric),
+    Kpi("spread", "K2", "loss", "lower", "spread", _final_loss, decides=True,
+        limit=lambda limits: limits.max_spread_ratio),
     Kpi("worst_seed", "K2", "loss", "lower", "worst", _final_loss),
-    Kpi("epoch_s", "K3", "s", "lower", "ratio", _epoch_s, decides=True),
+    Kpi("epoch_s", "K3", "s", "lower", "ratio", _epoch_s, decides=True, limit=lambda limits: limits.max_time_ratio),
     Kpi("optimizer_step_s", "K3", "s", "lower", "ratio", _optimizer_step_s),
-    Kpi("peak_memory_bytes", "K3", "B", "lower", "ratio", _peak_memory_bytes),
-)
+    Kpi("peak_memory_bytes", "K3", "bytes", "lower", "ratio", _peak_memory_bytes),
+)  # fmt: skip
 
-KPIS: Final[Mapping[str, Kpi]] = MappingProxyType({kpi.id: kpi for kpi in _ENTRIES})
+KPIS: Final[dict[str, Kpi]] = {kpi.id: kpi for kpi in _ENTRIES}
 """Every KPI by its id, in the order of reports."""
+
+
+def deciding(group: Group) -> Kpi:
+    """The KPI on which the verdict of ``group`` rests."""
+    return next(kpi for kpi in KPIS.values() if kpi.group == group and kpi.decides)
+
+
+def stand_ins(kpi: Kpi) -> tuple[Kpi, ...]:
+    """The KPIs that may pass instead of ``kpi``."""
+    return tuple(other for other in KPIS.values() if other.stands_in_for == kpi.id)
 
 
 def lr_tolerance_decades(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sabun.poc.judgement.results import Tuning
+from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import LogUniform, Scalar
 

@@ -1,25 +1,24 @@
-"""From comparisons to a decision: the protocol's rules, and every sentence that a verdict may use.
+"""From comparisons to a decision: the rules of the protocol, and the codes of the reasons for a verdict.
 
-A verdict lists one :class:`~sabun.poc.judgement.results.Reason` a group, in the order K1 (learning curve), K2
-(reproducibility),
-K3 (cost). A reason is a code with numbers; :data:`REASONS` is the complete table of codes with the placeholders that a
-report's sentence may use, so a language that lacks one is found by a test.
+A verdict has one :class:`~sabun.poc.judgement.assessment.Reason` per group of KPIs. A reason is a code with numbers;
+:data:`REASONS` lists the codes and the values that a report's sentence may use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
-from sabun.poc.judgement.results import Comparison, Decision, Outcome, Reason, Verdict
+from sabun.poc.judgement.assessment import Comparison, Decision, Outcome, Reason, Verdict
+from sabun.poc.judgement.kpis import deciding, stand_ins
 from sabun.poc.judgement.statistics import discordant_p, holm, needed_pairs
 from sabun.poc.spec import Thresholds
 
-__all__ = ["REASONS", "Divergence", "Progress", "judge"]
+__all__ = ["REASONS", "Divergence", "LookState", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
 """effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the
@@ -78,7 +77,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LookState:
     """Where a comparison stands in its plan: n pairs, the look it is at (or waits for), and the error it may spend."""
 
     n: int
@@ -103,7 +102,7 @@ class Divergence:
 def judge(
     comparisons: Mapping[str, Mapping[str, Comparison]],
     divergence: Mapping[str, Divergence],
-    progress: Mapping[str, Progress],
+    progress: Mapping[str, LookState],
     thresholds: Thresholds,
     starved: tuple[str, float] | None = None,
 ) -> tuple[Verdict, ...]:
@@ -122,9 +121,9 @@ def judge(
         rows, state, lost = comparisons[name], progress[name], divergence[name]
         more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
         reasons = (
-            _k1(rows["final_loss"], state, lost, more, starved),
-            _k2(rows["spread"], state, lost, more, thresholds),
-            _k3(rows["epoch_s"], rows["time_to_target_s"], state),
+            _k1(rows[deciding("K1").id], state, lost, more, starved),
+            _k2(rows[deciding("K2").id], state, lost, more, thresholds),
+            _k3(rows[deciding("K3").id], [rows[kpi.id] for kpi in stand_ins(deciding("K3"))], state),
         )
         outcomes = {reason.outcome for reason in reasons}
         decision: Decision = "undecided"
@@ -149,7 +148,7 @@ def _numbers(row: Comparison) -> dict[str, float | int | str | None]:
     }  # fmt: skip
 
 
-def _few(row: Comparison, state: Progress) -> dict[str, float | int | str | None]:
+def _few(row: Comparison, state: LookState) -> dict[str, float | int | str | None]:
     return {"n": row.n, "needed": max(needed_pairs(min(1 - row.level, state.alpha)), row.n + 1)}
 
 
@@ -158,7 +157,7 @@ def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
 
 
 def _k1(
-    row: Comparison, state: Progress, lost: Divergence, more: float | None, starved: tuple[str, float] | None
+    row: Comparison, state: LookState, lost: Divergence, more: float | None, starved: tuple[str, float] | None
 ) -> Reason:
     if row.problem == "no_data" and lost.candidate == 0:
         return _reason("K1", "k1_no_data", "unclear")
@@ -190,7 +189,7 @@ def _k1(
     return _reason("K1", code, "unclear", **_numbers(row))
 
 
-def _k2(row: Comparison, state: Progress, lost: Divergence, more: float | None, limits: Thresholds) -> Reason:
+def _k2(row: Comparison, state: LookState, lost: Divergence, more: float | None, limits: Thresholds) -> Reason:
     if more is not None:
         return _reason("K2", "k2_diverged_more", "fail", p=more, **_diverged(lost))
     if lost.candidate > lost.baseline:
@@ -208,13 +207,11 @@ def _k2(row: Comparison, state: Progress, lost: Divergence, more: float | None, 
     return _reason("K2", "k2_not_worse", "pass", **_numbers(row))
 
 
-def _k3(row: Comparison, sooner: Comparison, state: Progress) -> Reason:
-    if sooner.problem is None and sooner.high is not None and sooner.high < 1:
-        direct = (
-            row.problem is None and row.high is not None and row.threshold is not None and row.high <= row.threshold
-        )
-        if not direct:
-            values = _numbers(sooner) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
+def _k3(row: Comparison, stand_ins: Sequence[Comparison], state: LookState) -> Reason:
+    within = row.problem is None and row.high is not None and row.threshold is not None and row.high <= row.threshold
+    for other in stand_ins:
+        if not within and other.problem is None and other.high is not None and other.high < 1:
+            values = _numbers(other) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
             return _reason("K3", "k3_time_to_target", "pass", **values)
     if row.problem == "too_few_seeds":
         return _reason("K3", "k3_too_few_seeds", "unclear", **_few(row, state))

@@ -29,7 +29,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sabun.errors import StudyError
 from sabun.optim import Optimizer
-from sabun.optim.preconditioners.base import PRECONDITIONERS
 from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
@@ -57,10 +56,9 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
         return "its step evaluates several gradients"
     if isinstance(optimizer, Optimizer):
         for group in optimizer.param_groups:
-            metric = str(group["preconditioner"] or "none").partition("(")[0]
-            if PRECONDITIONERS[metric].needs_matrix:
-                return f"its preconditioner ({metric}) uses whole matrices"
-            if group["step_control"] != "fixed":
+            if group["preconditioner"].needs_matrix:
+                return f"its preconditioner ({group['preconditioner'].name}) uses whole matrices"
+            if group["step_control"].make() is not None:
                 return f"its step control ({group['step_control']}) uses all parameters at once"
             if group["stochastic_rounding"]:
                 return "it uses stochastic rounding"

@@ -164,8 +164,8 @@ class Probe:
         found = optim.describe(self.optimizer)
         if (
             found is None
-            or found["metric"] is not None
-            or found["averaging"] == "schedule-free"
+            or found["preconditioner"] is not None
+            or not found["gradients_at_iterate"]
             or found["step_control"] != "fixed"
             or groups[0].get("maximize")
         ):

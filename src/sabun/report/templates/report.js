@@ -9,7 +9,7 @@
   const show = (lang) => {
     root.dataset.lang = lang;
     root.lang = lang;
-    document.title = root.dataset["title" + lang[0].toUpperCase() + lang.slice(1)];
+    document.title = root.getAttribute(`data-title-${lang}`);
     document.querySelectorAll("[data-set-lang]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.setLang === lang)));
     hide();
   };
@@ -55,13 +55,14 @@
       });
       if (best === null || Math.abs(arm[axis][near] - at) < Math.abs(best - at)) best = arm[axis][near];
       if (axis === "seconds" && at > arm[axis][arm[axis].length - 1] * 1.02) return;
-      rows.push([i, arm.name, arm.median[near], `${arm.low[near]} – ${arm.high[near]}`]);
+      rows.push([i, arm.name, arm.median[near], [arm.low[near], arm.high[near]]]);
     });
     if (best === null) return;
     rows.sort((a, b) => Number(a[2]) - Number(b[2]));
     tip.replaceChildren();
+    const local = (number) => number.replace(/[.,]/g, (c) => (c === "." ? words.decimal : words.thousands));
     const title = document.createElement("b");
-    title.textContent = axis === "epoch" ? `${words.epoch} ${best}` : `${words.seconds}: ${best.toFixed(2)}`;
+    title.textContent = axis === "epoch" ? `${words.epoch} ${best}` : `${words.seconds}: ${local(best.toFixed(2))}`;
     const table = document.createElement("table");
     rows.forEach(([i, name, median, range]) => {
       const row = table.insertRow();
@@ -69,8 +70,8 @@
       chip.className = `chip s${i === 0 ? 0 : ((i - 1) % 7) + 1}`;
       const cell = row.insertCell();
       cell.append(chip, name.length > 24 ? name.slice(0, 23) + "…" : name);
-      row.insertCell().textContent = median;
-      row.insertCell().textContent = range;
+      row.insertCell().textContent = local(median);
+      row.insertCell().textContent = range.map(local).join(" – ");
     });
     tip.append(title, table);
     hide();
@@ -102,7 +103,7 @@
   });
 
   document.addEventListener("pointerover", (e) => {
-    const mark = e.target.closest?.("[data-tip-en]");
+    const mark = e.target.closest?.("[data-tip]");
     if (!mark) {
       if (!e.target.closest?.("[data-curves]")) hide();
       return;

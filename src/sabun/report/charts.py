@@ -1,8 +1,7 @@
-"""The pictures of the report, each a function from the Report to SVG: KPI intervals, learning curves, dots by seed,
-learning-rate trials, and the map of accuracy against stability.
+"""The charts of the report as SVG: KPI intervals, learning curves, dots by seed, learning-rate trials, stability.
 
-Every arm keeps one colour (class ``s0`` to ``s7``; the baseline is ``s0``, in ink) in all pictures. Special cases: a
-run that diverged or never reached its target is an open dot at the edge; an interval beyond the frame ends in an arrow.
+An arm has one colour in all charts (class ``s0`` to ``s7``; the baseline is ``s0``, in ink). An interval beyond the
+frame ends in an arrow.
 """
 
 from __future__ import annotations
@@ -10,22 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sabun.messages.catalogue import interval, text
-from sabun.messages.formatting import Language, show
-from sabun.poc.judgement.results import Comparison, Reason
-from sabun.report.facts import Arm, Candidate, Report
-from sabun.report.svg import Canvas, Label, Scale, shorten
+from sabun.messages.formatting import show
+from sabun.messages.languages import Language
+from sabun.messages.sentences import interval, text
+from sabun.poc.judgement.assessment import Comparison
+from sabun.poc.judgement.kpis import KPIS, Group, deciding
+from sabun.report.facts import ArmFacts, Candidate, Report
+from sabun.report.svg import Canvas, Label, Scale
+from sabun.text_safety import shorten
 
 __all__ = [
     "CURVE_POINTS",
     "curves",
+    "dots",
     "edge",
     "forest",
     "lr_trials",
-    "outcome",
     "series",
     "stability_map",
-    "strip",
     "thin",
 ]
 
@@ -46,26 +47,6 @@ def series(index: int) -> str:
     return f"s{index}" if index <= COLOURS else f"s{(index - 1) % COLOURS + 1} again"
 
 
-def kind_of(reason: Reason) -> str:
-    """pass, fail or unclear, as the verdict says, or ``open``: passed, for nothing speaks against it, yet not shown.
-
-    K2 asks of a candidate that it is not shown to spread more. An interval that reaches beyond the limit passes that
-    too, and says little: it must not look like one that lies below it.
-    """
-    high, limit = reason.values.get("high"), reason.values.get("limit")
-    if reason.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
-        return "open"
-    return reason.outcome
-
-
-def outcome(candidate: Candidate, group: str, kpi: str) -> str:
-    """The kind of the one reason that the verdict gives for ``group``."""
-    for reason in candidate.verdict.reasons:
-        if reason.kpi in (group, kpi):
-            return kind_of(reason)
-    return "unclear"
-
-
 def _style(comparison: Comparison) -> str:
     return "ratio" if comparison.scale == "ratio" else "spct"
 
@@ -74,13 +55,13 @@ def _number(value: float, style: str) -> Label:
     return lambda lang: show(value, style, lang)
 
 
-def forest(report: Report, group: str, label_id: str) -> str:
+def forest(report: Report, group: Group, label_id: str) -> str:
     """Effect and interval of every candidate on the deciding KPI of ``group``, with the threshold.
 
     The shaded side passes.
     """
     rows = [(candidate, candidate.deciding(group)) for candidate in report.candidates]
-    ratio = group != "K1"
+    ratio = deciding(group).scale == "ratio"
     equal = 1.0 if ratio else 0.0
     thresholds = [f.threshold for _, f in rows if f is not None and f.threshold is not None]
     limit = thresholds[0] if thresholds else equal
@@ -125,18 +106,18 @@ def forest(report: Report, group: str, label_id: str) -> str:
 
 
 def _interval(
-    c: Canvas, x: Scale, y: float, candidate: Candidate, group: str, found: Comparison | None, right: float
+    c: Canvas, x: Scale, y: float, candidate: Candidate, group: Group, found: Comparison | None, right: float
 ) -> None:
     if found is None or found.effect is None or not math.isfinite(found.effect):
         c.text(right, y - 17, "–", "row-value", anchor="end")
         return
-    kind = outcome(candidate, group, found.kpi)
+    kind = candidate.mark(group)
     style = _style(found)
     c.text(right, y - 17, lambda lang: show(found.effect, style, lang), "row-value", anchor="end")
     for b, v in zip(found.baseline, found.candidate, strict=False):
-        if group == "K2" or not (b > 0 and math.isfinite(b) and math.isfinite(v)):
+        if deciding(group).analysis == "spread" or not (b > 0 and math.isfinite(b) and math.isfinite(v)):
             continue
-        single = v / b if group == "K3" else v / b - 1
+        single = v / b if found.scale == "ratio" else v / b - 1
         if x.covers(single):
             c.dot(x(single), y + 9, 1.8, f"each {kind}")
     low = x.low if found.low is None or not math.isfinite(found.low) else found.low
@@ -196,7 +177,7 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> s
     return c.render(label_id, "curves")
 
 
-def _places(arm: Arm, axis: str) -> Sequence[float]:
+def _places(arm: ArmFacts, axis: str) -> Sequence[float]:
     return [float(e) for e in arm.summary.epochs] if axis == "epoch" else list(arm.summary.seconds_median)
 
 
@@ -213,8 +194,12 @@ def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
     c.text(x.end, y.start + 36, lambda lang: text(x_key, lang), "axis-title", anchor="end")
 
 
-def strip(report: Report, kpi: str, label_id: str, *, axis_key: str, edge_key: str, width: float = 520) -> str:
-    """One dot a seed, one row an arm; a value that is not finite is an open dot at the right edge."""
+def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
+    """The values of a KPI, one dot per seed and one row per arm.
+
+    A value that is not finite is an open dot at the right edge.
+    """
+    axis_key, edge_key = f"dots.{kpi}_axis", f"dots.{kpi}_edge"
     step, top = 40.0, 12.0
     left, right = 14.0, width - 14
     rows = [(i, arm, arm.summary.values.get(kpi, ())) for i, arm in enumerate(report.arms)]
@@ -237,8 +222,8 @@ def strip(report: Report, kpi: str, label_id: str, *, axis_key: str, edge_key: s
         for n, (seed, value) in enumerate(zip(arm.summary.seeds, values, strict=False)):
             lift = (-3.0, 0.0, 3.0)[n % 3]
 
-            def tip(lang: Language, arm: Arm = arm, seed: int = seed, value: float = value) -> str:
-                shown = show(value, "loss", lang) if math.isfinite(value) else text(edge_key, lang)
+            def tip(lang: Language, arm: ArmFacts = arm, seed: int = seed, value: float = value) -> str:
+                shown = show(value, KPIS[kpi].style, lang) if math.isfinite(value) else text(edge_key, lang)
                 return f"{shorten(arm.name, 60)}\n{text('ui.seed', lang, {'seed': seed})}: {shown}"
 
             if math.isfinite(value):
@@ -269,7 +254,7 @@ def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
         c.path([(x(lr), y(v) if math.isfinite(v) else y(y.high)) for lr, v in arm.lr_trials], "line thin")
         for lr, v in arm.lr_trials:
 
-            def tip(lang: Language, arm: Arm = arm, lr: float = lr, v: float = v) -> str:
+            def tip(lang: Language, arm: ArmFacts = arm, lr: float = lr, v: float = v) -> str:
                 return f"{shorten(arm.name, 60)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
 
             c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot open", tip=tip)
@@ -305,7 +290,7 @@ def edge(report: Report, label_id: str, *, width: float = 520) -> str:
         c.path([at for _, _, at in points], "line thin")
         for epoch, share, at in points[:: 1 + len(points) // 60]:
 
-            def tip(lang: Language, arm: Arm = arm, epoch: int = epoch, share: float = share) -> str:
+            def tip(lang: Language, arm: ArmFacts = arm, epoch: int = epoch, share: float = share) -> str:
                 place = f"{text('ui.epoch', lang)} {epoch}: {show(share, 'pct', lang)}"
                 return f"{shorten(arm.name, 60)}\n{place}"
 
@@ -341,7 +326,7 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
         px, py = x(reach or 1.0), y(abs(constant or 1.0))
         name = shorten(arm.name, 24)
 
-        def tip(lang: Language, arm: Arm = arm, at: tuple[float | None, float | None] = (reach, constant)) -> str:
+        def tip(lang: Language, arm: ArmFacts = arm, at: tuple[float | None, float | None] = (reach, constant)) -> str:
             return f"{shorten(arm.name, 60)}\nhλ ≤ {show(at[0], 'num', lang)}, C = {show(at[1], 'num', lang)}"
 
         tx, ty, anchor = _free_place(px, py, 7.2 * len(name), boxes, (0.0, right + 20))

@@ -1,37 +1,4 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
-# %% [markdown]
-# # 5. Noise, averaging and spread
-#
-# *About 25 minutes. Notebooks 1 to 4 come first.*
-#
-# Mini-batches make gradients noisy. You will see how a step turns that noise into wandering weights, what
-# averaging does about it, and what noise does to *comparisons*: why one run of each optimizer says next to
-# nothing, and how pairs help.
-
-# %% [markdown]
-# ## Wandering
-#
-# Take the bowl with curvature λ = 1, and add white noise of variance 1 to each gradient. The weights fall towards
-# the minimum and then wander around it. For SGD the variance of the wandering follows from one line, Var(θₙ₊₁) =
-# (1 − hλ)² Var(θₙ) + h²: it settles at
-#
-#     Var θ = h² / (2hλ − (hλ)²)
-#
-# Every scheme has such a formula. sabun evaluates it exactly, as the **noise gain**: the variance relative to
-# SGD's at the same time step. 4,000 independent copies check it.
-
-# %%
+# %% wander
 import altair as alt
 import numpy as np
 import torch
@@ -64,22 +31,14 @@ for name in ("euler", "heavy-ball", "nesterov", "look-ahead(0.9, 4)", "adams-bas
     print(f"{name:<20}{measured:>18.4f}{formula:>10.4f}{schemes.get(name).noise_gain(H):>12.3f}")
     assert abs(measured / formula - 1) < 0.05
 
-# %% [markdown]
-# The formulas hold. And the differences between schemes are small: **at the same time step, momentum does not
-# average the noise away.** What sets the wandering is h.
-#
-# ## Two remedies
-#
-# *Decay* the learning rate: small steps wander less. Or *average the points*: they lie around the minimum, so
-# their mean lies close to it.
 
-# %%
+# %% chart
 STEPS = 400
 curves = {
     "constant h": list(wander("euler", H, STEPS)),
     "linear decay": list(wander("euler", H, STEPS, decay=True)),
-    "ema of 0.98": list(wander("euler", H, STEPS, averaging="ema", ema_decay=0.98)),
-    "tail mean": list(wander("euler", H, STEPS, averaging="tail", tail_start=50)),
+    "ema of 0.98": list(wander("euler", H, STEPS, averaging="ema(decay=0.98)")),
+    "tail mean": list(wander("euler", H, STEPS, averaging="tail(start=50)")),
 }
 for name, curve in curves.items():
     print(f"{name:<14} distance from the minimum at the end (root mean square): {curve[-1] ** 0.5:.4f}")
@@ -89,22 +48,13 @@ rows = [
     for n in range(0, STEPS, 4)
 ]
 alt.Chart(alt.Data(values=rows)).mark_line().encode(
-    alt.X("step:Q"),
-    alt.Y("distance:Q", scale=alt.Scale(type="log")),
+    alt.X("step:Q", title="step"),
+    alt.Y("distance:Q", title="distance", scale=alt.Scale(type="log")),
     color=alt.Color("point:N", title=None, legend=alt.Legend(labelLimit=300)),
 ).properties(width=480, height=280)
 
-# %% [markdown]
-# Decay and the running mean reach about the same, and the plain mean over a long stretch does better still. Decay
-# must know when training ends; averaging need not, and is there at every moment. In sabun: `averaging="ema"`,
-# `"tail"` or `"schedule-free"`, and `with optimizer.averaged():` to evaluate.
-#
-# ## Spread over seeds
-#
-# A training also starts at random. Train the same small network from twelve seeds, with two optimizers, A and B,
-# which see the same initial weights and the same batches for the same seed.
 
-# %%
+# %% final_loss
 digits = load_digits()
 images = torch.tensor(digits.data / 16, dtype=torch.float32)
 labels = torch.tensor(digits.target)
@@ -133,20 +83,8 @@ print(f"\nspread of A {a.std(ddof=1):.3f}, of B {b.std(ddof=1):.3f}, of the diff
 print(f"mean difference {np.mean(b - a):+.4f}")
 print(f"a pair is worth {(a.var() + b.var()) / (b - a).var():.0f} unpaired runs of each")
 
-# %% [markdown]
-# A is SGD, B is Adams–Bashforth 2 at the same time step. Had you run each once, from different seeds, the answer
-# would have been luck: single results scatter far more than A and B differ. In *pairs* the common part cancels.
-# The last line says what that is worth: to know the mean difference as precisely without pairs, one would need
-# that many times as many runs.
-#
-# ## Is it luck?
-#
-# A test without formulas. **If A and B were equally good, each difference might as well have had the other
-# sign.** So try all 2¹² ways of choosing signs, and count how often the mean comes out as far from zero as the
-# one that was measured.
 
-
-# %%
+# %% sign_flip
 def sign_flip(differences):
     """The share of sign patterns whose mean is at least as far from zero: a two-sided p-value, exact."""
     n = len(differences)
@@ -157,43 +95,23 @@ def sign_flip(differences):
 
 print("p =", sign_flip(b - a))
 
-# %% [markdown]
-# This test is what a verdict of sabun rests on. It supposes no bell curve; and its least possible p-value is
-# 2/2ⁿ, which says at once how many pairs are needed.
-#
-# ## Exercises
-#
-# **1.** How many pairs are needed before this test can give p < 5% at all? Compare with
-# `statistics.needed_pairs(0.05)`.
 
-# %% tags=["solution"]
+# %% solution-1
 needed = next(n for n in range(1, 20) if 2 / 2**n < 0.05)
 print(needed, "pairs; with five candidates, each at 1%:", statistics.needed_pairs(0.05 / 5))
 assert needed == statistics.needed_pairs(0.05) == 6
 assert sign_flip(np.ones(6)) == 2 / 2**6
 
-# %% [markdown]
-# **2.** A batch four times as large has a quarter of the noise variance. Which time step then gives the same
-# wandering? Guess from the formula for small hλ, then compute for h = 0.02.
 
-# %% tags=["solution"]
+# %% solution-2
 small = 0.02**2 * schemes.analysis.stationary_variance(schemes.get("euler"), 0.02)
 large = 0.25 * 0.08**2 * schemes.analysis.stationary_variance(schemes.get("euler"), 0.08)
 print(f"h = 0.02: {small:.5f};   four times the batch at h = 0.08: {large:.5f}")
 assert abs(large / small - 1) < 0.05  # about four times as long: learning rate in proportion to the batch
 
-# %% [markdown]
-# **3.** How often does the test cry wolf? Draw 3,000 sets of 8 differences around zero, and count p < 5%.
 
-# %% tags=["solution"]
+# %% solution-3
 rng = np.random.default_rng(0)
 false_alarms = np.mean([sign_flip(rng.standard_normal(8)) < 0.05 for _ in range(3000)])
 print(f"{false_alarms:.1%}")
 assert false_alarms < 0.06  # at most 5% in the long run: the test is exact
-
-# %% [markdown]
-# ## What to keep
-#
-# - Noise makes the weights wander with a variance of about h/2λ (in units of the noise); the scheme matters little.
-# - Averaging the points, or decaying h, calms them.
-# - Results spread over seeds. Compare in pairs, with enough pairs, and let the interval speak.

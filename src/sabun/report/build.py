@@ -1,47 +1,49 @@
-"""The report as one frozen value, computed once from what a study left behind.
-
-``build`` takes specification, judgement, environment, runs and, if given, prices. Special cases: no prices, no money
-section; no runs, no effort and no dates.
-"""
+"""The report as one frozen value, built once from a study's evidence and assessment."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sabun import __version__
 from sabun.errors import OptionError
-from sabun.poc.judgement.results import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
-from sabun.report.facts import SCHEMA_VERSION, Arm, Audit, Candidate, Limits, Note, Report
+from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
 
-__all__ = ["SCHEMA_VERSION", "Arm", "Audit", "Candidate", "Limits", "Note", "Prices", "Report", "build"]
+if TYPE_CHECKING:
+    from sabun.poc.evidence import StudyEvidence
+
+__all__ = ["build"]
 
 
 def build(
-    study: Study,
+    evidence: StudyEvidence,
     assessment: Assessment,
-    environment: Mapping[str, object],
     *,
-    runs: Sequence[RunResult] = (),
     descriptions: Mapping[str, Mapping[str, object] | None] | None = None,
-    records_sha256: str = "",
     prices: Prices | None = None,
-    mixed: bool = False,
 ) -> Report:
-    """Compute the report.
+    """Build the report of a study from its evidence and the assessment of it.
 
-    ``descriptions`` maps an arm to what ``sabun.optim.describe`` says of its optimizer (None: unknown method). ``runs``
-    are all runs of the store, tuning included: they give effort, dates and the stability margin. ``mixed``: they come
-    from several machines or versions. Raises OptionError for a study and an assessment that do not belong together.
+    Args:
+        evidence: the verified evidence; all its runs, tuning included, count for effort and dates.
+        assessment: the judgement on this evidence.
+        descriptions: for each arm, what :func:`sabun.optim.describe` says of its optimizer; None for an unknown one.
+        prices: prices and workload of the reader; without them the report has no money section.
+
+    Raises:
+        OptionError: the assessment is of another study.
     """
+    study, runs = evidence.study, evidence.runs
     if [arm.name for arm in study.candidates] != [verdict.arm for verdict in assessment.verdicts]:
         raise OptionError(
-            "the assessment judges other candidates than the study has.", fix="Assess the records of this study."
+            "The assessment has other candidates than the study.", fix="Assess the records of this study."
         )
     arms = tuple(
         _arm(study, name, assessment, runs, (descriptions or {}).get(name)) for name in (a.name for a in study.arms)
@@ -68,12 +70,12 @@ def build(
     lead = next(candidate for candidate in candidates if candidate.arm == leading)
     job_s = _job_seconds(arms[0].summary)
     money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
-    flat = _flatten(environment)
+    environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
     started = min((run.started for run in runs if run.started), default="")
     ended = max((run.ended for run in runs if run.ended), default="")
     seeds = tuple(arms[0].summary.seeds)
-    audit = Audit(study.hash, records_sha256, len(runs), study.seed, seeds, started, ended, flat)
-    facts = narrative.Facts(decision, lead, limits, arms, candidates, money, flat, mixed)
+    audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
+    facts = narrative.Findings(decision, lead, limits, arms, candidates, money, environment, evidence.mixed)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -97,7 +99,10 @@ def build(
 
 
 def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:
-    """Go if any candidate is; no-go if all are; else undecided. The leading one is the best of those by K1."""
+    """The decision on the study, and the candidate with this decision that is best by K1.
+
+    The decision is go if one candidate has a go, no-go if all have a no-go, else undecided.
+    """
     found = {candidate.verdict.decision for candidate in candidates}
     decision: Decision = "go" if "go" in found else "undecided" if "undecided" in found else "no-go"
 
@@ -114,7 +119,7 @@ def _arm(
     assessment: Assessment,
     runs: Sequence[RunResult],
     description: Mapping[str, object] | None,
-) -> Arm:
+) -> ArmFacts:
     spec = study.arm(name)
     tuning: Tuning | None = assessment.tuning.get(name)
     trials = []
@@ -123,7 +128,7 @@ def _arm(
         if isinstance(lr, int | float):
             trials.append((float(lr), float(objective)))
     margins, curvature = (_measured(runs, name, key) for key in ("margin", "curvature"))
-    return Arm(
+    return ArmFacts(
         name=name,
         baseline=name == study.baseline.name,
         optimizer=spec.optimizer,
@@ -141,15 +146,15 @@ def _arm(
 
 
 def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int, float], ...]:
-    """(epoch, value) of what the first repeated run of ``arm`` recorded as ``key``."""
+    """(epoch, value) of the extra value ``key`` in the first repeated run of ``arm``."""
     repeated = next((run for run in runs if run.arm == arm and run.phase == "repeat"), None)
     epochs = repeated.epochs if repeated is not None else ()
     found = ((epoch.epoch, epoch.extra.get(key, math.nan)) for epoch in epochs)
     return tuple((epoch, value) for epoch, value in found if math.isfinite(value))
 
 
-def _epochs(study: Study, arms: Sequence[Arm]) -> int:
-    """How long the longest run was: a script may have its own number. Without runs, what the study planned."""
+def _epochs(study: Study, arms: Sequence[ArmFacts]) -> int:
+    """Epochs of the longest run, for a script may set its own number; without runs those of the plan."""
     return max((epoch for arm in arms for epoch in arm.summary.epochs), default=study.budget.epochs)
 
 
@@ -161,13 +166,13 @@ def _effort(runs: Sequence[RunResult]) -> Effort:
 
 
 def _job_seconds(baseline: ArmSummary) -> float | None:
-    """Training time of one baseline run in this study: the job whose price is asked for when none is given."""
+    """Training time of one run of the baseline: the length of a job where the reader gives none."""
     per_epoch = baseline.medians.get("epoch_s")
     return None if per_epoch is None or not baseline.epochs else per_epoch * max(baseline.epochs)
 
 
 def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested facts as ``a.b → text``, so that any environment can be shown and compared line by line."""
+    """A nested mapping as ``{"a.b": text}``, to show and compare environments line by line."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"

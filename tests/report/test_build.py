@@ -10,19 +10,16 @@ from typing import Any
 import pytest
 
 from sabun.errors import OptionError
-from sabun.messages.catalogue import text
-from sabun.messages.formatting import LANGUAGES
-from sabun.poc.judgement.results import Assessment
+from sabun.messages.languages import languages
+from sabun.messages.sentences import text
+from sabun.poc.judgement.assessment import Assessment
 from sabun.report import html
-from sabun.report.facts import Report
-from sabun.report.model import build
+from sabun.report.build import build
 from sabun.report.money import Prices
 
+from .cases import evidence, report
+
 Make = Callable[..., Any]
-
-
-def report(case: Any, **more: Any) -> Report:
-    return build(case.study, case.assessment, case.environment, runs=case.runs, **more)
 
 
 def keys(notes: tuple[Any, ...]) -> list[str]:
@@ -103,7 +100,7 @@ def test_every_note_has_a_sentence_in_every_language(case: Make) -> None:
     for only in (None, ("euler",), ("nesterov",)):
         r = report(case(candidates=6, only=only), prices=Prices(4, 100, "USD"), mixed=True)
         for note in (r.headline, *r.phrases, *r.untested, *r.steps, *r.why):
-            for lang in LANGUAGES:
+            for lang in languages():
                 said = text(note.key, lang, note.values, currency="USD")
                 assert said
                 assert "–" not in said, (note, said)
@@ -136,7 +133,7 @@ def test_where_training_sat_is_read_from_the_repeated_run(case: Make) -> None:
 
 def test_a_method_beyond_its_edge_is_said_to_be(case: Make) -> None:
     c = case(only=("taylor-4",))
-    notes = {n.values["arm"]: n for n in report(c, descriptions=c.descriptions).why if "margin" in n.key}
+    notes = {n.values["arm"]: n for n in report(c).why if "margin" in n.key}
     assert notes["momentum"].key == "why.margin"
     assert notes["momentum"].values["used"] == pytest.approx(0.9)
     assert notes["taylor-4"].key == "why.margin_beyond"
@@ -145,13 +142,15 @@ def test_a_method_beyond_its_edge_is_said_to_be(case: Make) -> None:
 
 def test_certificates_come_from_the_catalogue(case: Make) -> None:
     c = case()
-    r = report(c, descriptions=c.descriptions)
+    r = report(c)
     euler = r.arm("euler").method
     assert euler is not None
     assert (euler.order, euler.error_constant, euler.stability_interval) == (1, 0.5, pytest.approx(2.0, rel=1e-6))
     assert keys(r.why)[:3] == ["why.error_less", "why.interval_less", "why.noise_less"]
     c = dataclasses.replace(c, runs=tuple(run for run in c.runs if run.phase == "evaluate"))
-    unknown = report(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}})
+    unknown = report(
+        dataclasses.replace(c, descriptions={"momentum": None, "look-ahead": {"scheme": "no-such-scheme"}})
+    )
     assert keys(unknown.why) == ["why.unknown", "why.unknown"]
 
 
@@ -164,7 +163,7 @@ def test_environment_is_flattened_line_by_line(case: Make) -> None:
 def test_an_assessment_of_another_study_is_refused(case: Make) -> None:
     one, other = case(), case(only=("euler",))
     with pytest.raises(OptionError, match="other candidates"):
-        build(one.study, other.assessment, {}, runs=one.runs)
+        build(evidence(one), other.assessment)
 
 
 def test_a_report_is_the_same_each_time(case: Make) -> None:
@@ -173,7 +172,7 @@ def test_a_report_is_the_same_each_time(case: Make) -> None:
 
 def test_the_model_never_holds_what_it_did_not_get(case: Make) -> None:
     c = case()
-    r = build(c.study, c.assessment, {})
+    r = report(c, environment={}, runs=(), records_sha256="")
     assert (r.money, r.effort.runs, r.audit.started, r.audit.records_sha256) == (None, 0, "", "")
     assert isinstance(c.assessment, Assessment)
 

@@ -1,35 +1,4 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
-# %% [markdown]
-# # 1. SGD is forward Euler
-#
-# *About 20 minutes. You know what a training loop is; no numerical analysis is needed.*
-#
-# You will see that gradient descent is the simplest method for solving a differential equation, what the learning
-# rate is in that picture, and what an optimizer step gets wrong. The next five notebooks build on it.
-
-# %% [markdown]
-# ## The flow
-#
-# Imagine the loss as a landscape and a drop of honey on its slope. It has no momentum; at every moment it moves
-# straight downhill, as fast as the slope is steep:
-#
-#     θ′(t) = −∇L(θ(t))
-#
-# This is the **gradient flow**. For a bowl L = ½(λ₁θ₁² + λ₂θ₂²) it can be solved with pencil and paper: each
-# coordinate decays on its own, as θᵢ(t) = θᵢ(0)·e^(−λᵢt).
-
-# %%
+# %% flow
 import altair as alt
 import numpy as np
 import torch
@@ -48,18 +17,8 @@ def flow(t):
 
 flow(1.0)
 
-# %% [markdown]
-# ## The step
-#
-# A computer cannot follow a curve; it takes steps. The plainest idea: look where the flow points *now*, and go
-# straight ahead for a time h.
-#
-#     θₙ₊₁ = θₙ − h ∇L(θₙ)
-#
-# Euler published it in 1768. Compare it with what `torch.optim.SGD` does, and with sabun's `euler`.
 
-
-# %%
+# %% descend
 def descend(make, h, time):
     """The points that an optimizer passes in the bowl, from `start`, in steps of length h."""
     theta = torch.tensor(start, requires_grad=True)
@@ -89,15 +48,8 @@ print("largest difference to sabun:", np.abs(by_hand - by_sabun).max())
 assert np.allclose(by_hand, by_torch, atol=1e-15)
 assert np.allclose(by_hand, by_sabun, atol=1e-15)
 
-# %% [markdown]
-# They are the same points, up to the rounding of the last digit. **SGD is forward Euler, and the learning rate is
-# the time step.**
-#
-# ## How far from the flow?
-#
-# The picture shows the flow and three step lengths, all for the same stretch of time, t = 0 … 1.
 
-# %%
+# %% chart
 paths = [("flow", i, *flow(t)) for i, t in enumerate(np.linspace(0, 1, 60))]
 for h in (0.05, 0.15, 0.19):
     paths += [(f"h = {h}", i, *point) for i, point in enumerate(euler(h, 1.0))]
@@ -107,28 +59,15 @@ alt.Chart(alt.Data(values=[{"path": p, "i": i, "θ₁": x, "θ₂": y} for p, i,
     alt.X("θ₁:Q"), alt.Y("θ₂:Q"), color=alt.Color("path:N", title=None, legend=alt.Legend(labelLimit=300)), order="i:Q"
 ).properties(width=460, height=300)
 
-# %% [markdown]
-# With h = 0.05 the steps cut the corner a little. With h = 0.15 they jump to the other side of the valley and
-# back, and with h = 0.19 they do so for a long time; at h = 0.2 they would never stop. That is for notebook 3.
-#
-# First the small steps. Halve h, take twice as many steps, and look how far the end lies from the flow.
 
-# %%
+# %% halved
 for h in (0.04, 0.02, 0.01, 0.005):
     print(
         f"h = {h:<6} steps = {round(1 / h):<4} distance to the flow at t = 1: {np.linalg.norm(euler(h, 1.0)[-1] - flow(1.0)):.5f}"
     )
 
-# %% [markdown]
-# Half the step, half the error. A method whose error falls like h to the first power is called a method **of
-# order 1**. That is for notebook 2.
-#
-# ## A real network
-#
-# Nothing of this needed a bowl. Here is a small network on 500 images of digits, with full batches. Nobody can
-# solve its flow with pencil and paper, but very small steps come close to it, so they serve as the reference.
 
-# %%
+# %% trained
 digits = load_digits()
 images = torch.tensor(digits.data[:500] / 16, dtype=torch.float64)
 labels = torch.tensor(digits.target[:500])
@@ -156,56 +95,29 @@ for h in (0.4, 0.2, 0.1):
         f"h = {h:<4} steps = {round(4 / h):<3} loss {loss:.3f}   distance of the weights to the flow: {errors[h]:.4f}"
     )
 
-# %% [markdown]
-# Again about one half each time. Read the other two columns as well: the same *time* gives about the same loss,
-# whatever the step. **How long a training is, is measured in time, the sum of the learning rates, and not in
-# steps.** Larger steps are cheaper, until they break something.
-#
-# ## Momentum keeps another clock
-#
-# torch's momentum adds up gradients. Under a steady gradient the sum grows to 1/(1 − β) gradients, ten at β =
-# 0.9. So the same number in `lr=` is ten times the time step. sabun counts time everywhere; `from_torch`
-# converts.
 
-# %%
+# %% converted
 p = torch.zeros(1, requires_grad=True)
 converted = sabun.from_torch(torch.optim.SGD([p], lr=0.01, momentum=0.9))
 print("time step of SGD(lr=0.01, momentum=0.9):", round(converted.param_groups[0]["lr"], 12))
 
-# %% [markdown]
-# ## Exercises
-#
-# **1.** A colleague doubles the learning rate from 0.01 to 0.02 and halves the number of steps, from 300 to 150,
-# in the bowl above. What stays the same, and how far apart are the end points?
 
-# %% tags=["solution"]
+# %% solution-1
 a, b = euler(0.01, 3.0)[-1], euler(0.02, 3.0)[-1]
 print("time:", 300 * 0.01, "and", 150 * 0.02)
 print("end points:", a, b)
 assert 300 * 0.01 == 150 * 0.02  # the time, so both stand near the same point of the flow
 assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(start)
 
-# %% [markdown]
-# **2.** Your script says `SGD(lr=0.02, momentum=0.95)`. Which time step is that? Guess before you compute.
 
-# %% tags=["solution"]
+# %% solution-2
 step = sabun.from_torch(torch.optim.SGD([p], lr=0.02, momentum=0.95)).param_groups[0]["lr"]
 print(f"{step:.3f}")
 assert np.isclose(step, 0.02 / (1 - 0.95))
 
-# %% [markdown]
-# **3.** A warm-up raises the learning rate linearly from 0.001 to 0.1 over 100 steps. How much time passes in it,
-# and how many steps at 0.1 would that be?
 
-# %% tags=["solution"]
+# %% solution-3
 rates = np.linspace(0.001, 0.1, 100)
 print("time:", rates.sum(), "  steps at 0.1:", rates.sum() / 0.1)
 assert np.isclose(rates.sum(), 5.05)
 assert 50 < rates.sum() / 0.1 < 51  # a warm-up of 100 steps is worth about half of them
-
-# %% [markdown]
-# ## What to keep
-#
-# - Gradient descent follows θ′ = −∇L(θ) by the forward Euler method; the learning rate is its time step h.
-# - Its error falls like h: order 1.
-# - Progress is time, Σh. torch's momentum runs 1/(1 − β) times as fast as its `lr` says.

@@ -1,6 +1,6 @@
-"""Judgement: what the evidence says of each candidate. Plain values that reports render and never recompute.
+"""The values of a judgement: comparisons, verdicts and their reasons. Reports render them and never recompute them.
 
-Texts are not stored here: a :class:`Reason` is a code with numbers, and each report language has a sentence for it.
+No sentence is stored here: a :class:`Reason` is a code with numbers, and each report language has a sentence for it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Outcome", "Reason", "Tuning", "Verdict"]
+__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
 
 Decision = Literal["go", "no-go", "undecided"]
 """What a verdict says."""
 Outcome = Literal["pass", "fail", "unclear"]
-"""What a KPI says towards it."""
+"""Outcome of one group of KPIs."""
+Mark = Literal["pass", "fail", "unclear", "open"]
+"""An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +59,37 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a verdict is what it is: one a KPI. ``code`` names a sentence, ``values`` fill its placeholders."""
+    """The outcome of one group of KPIs and why. ``code`` names a sentence, ``values`` fill its placeholders."""
 
     kpi: str
     code: str
     outcome: Outcome
     values: Mapping[str, float | int | str] = field(default_factory=dict)
 
+    @property
+    def mark(self) -> Mark:
+        """The outcome, or ``open`` for a K2 that passes while its interval reaches beyond the limit.
+
+        K2 only asks that the candidate is not shown to spread more. An interval across the limit passes too, and must
+        not look like one that lies below it.
+        """
+        high, limit = self.values.get("high"), self.values.get("limit")
+        if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
+            return "open"
+        return self.outcome
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate, with its reasons in the order K1, K2, K3."""
+    """The decision on one candidate, with one reason per group in the order K1, K2, K3."""
 
     arm: str
     decision: Decision
     reasons: tuple[Reason, ...]
+
+    def reason(self, group: str) -> Reason:
+        """The reason of the group K1, K2 or K3."""
+        return next(reason for reason in self.reasons if reason.kpi == group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""The languages: one TOML file each, with every sentence and the conventions for numbers, dates and money.
+
+``[format]`` holds the conventions, every other table holds sentences. All files have the keys and placeholders of
+``en.toml``; only the currencies and the names of large numbers may differ. A file in this folder is a language of
+sabun, :func:`add_language` registers another one.
+"""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from types import MappingProxyType
+from typing import Any
+
+from sabun.errors import OptionError, unknown
+
+__all__ = ["DEFAULT", "Language", "LanguageFile", "add_language", "differences", "language", "languages", "read"]
+
+Language = str
+"""The code of a language: the name of its file."""
+DEFAULT: Language = "en"
+"""The language whose keys and placeholders every other file has."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageFile:
+    """The content of one file: ``messages`` by dotted key (``word.go``), and the table ``[format]``."""
+
+    messages: Mapping[str, str]
+    format: Mapping[str, Any]
+
+
+_OWN = ("currency", "large")
+"""Tables of ``[format]`` whose entries are the language's own."""
+_LANGUAGES: dict[Language, Traversable | LanguageFile] = {
+    file.name.removesuffix(".toml"): file
+    for file in sorted(resources.files("sabun.messages").iterdir(), key=lambda f: (f.name != "en.toml", f.name))
+    if file.name.endswith(".toml")
+}
+"""The languages by code, each read when it is first used."""
+
+
+def languages() -> tuple[Language, ...]:
+    """The codes of all languages, English first."""
+    return tuple(_LANGUAGES)
+
+
+def language(name: str) -> Language:
+    """``name`` if it is a language. Raises OptionError otherwise."""
+    if name not in _LANGUAGES:
+        raise unknown(OptionError, "language", name, languages())
+    return name
+
+
+def add_language(path: Traversable) -> Language:
+    """Register the file ``CODE.toml`` as the language CODE.
+
+    Raises OptionError when its keys or placeholders are not those of ``en.toml``.
+    """
+    file = _parse(path)
+    found = differences(file, read(DEFAULT))
+    if found:
+        raise OptionError(
+            f"{path.name} differs from en.toml in {len(found)} entries: {', '.join(found[:5])}.",
+            fix="Give every message of en.toml, with the same placeholders.",
+        )
+    code = path.name.removesuffix(".toml")
+    _LANGUAGES[code] = file
+    return code
+
+
+def read(lang: Language) -> LanguageFile:
+    """The file of a language. Raises OptionError for an unknown one."""
+    found = _LANGUAGES[language(lang)]
+    if not isinstance(found, LanguageFile):
+        found = _LANGUAGES[lang] = _parse(found)
+    return found
+
+
+def _parse(source: Traversable) -> LanguageFile:
+    tree = tomllib.loads(source.read_text(encoding="utf-8"))
+    conventions = tree.pop("format")
+    messages: dict[str, str] = {}
+    for table, entries in tree.items():
+        messages |= {f"{table}.{key}": str(value) for key, value in entries.items()}
+    return LanguageFile(MappingProxyType(messages), MappingProxyType(conventions))
+
+
+def differences(one: LanguageFile, other: LanguageFile) -> list[str]:
+    """The keys that only one of two files has, or that have other placeholders."""
+    found = sorted(one.messages.keys() ^ other.messages.keys())
+    found += [f"format.{key}" for key in sorted(one.format.keys() ^ other.format.keys())]
+    found += [
+        key
+        for key in sorted(one.messages.keys() & other.messages.keys())
+        if placeholders(one.messages[key]) != placeholders(other.messages[key])
+    ]
+    common = [key for key in one.format if key in other.format and key not in _OWN]
+    return found + [
+        f"format.{key}"
+        for key in common
+        if isinstance(one.format[key], str) and placeholders(one.format[key]) != placeholders(other.format[key])
+    ]
+
+
+def placeholders(message: str) -> frozenset[str]:
+    """The names in braces of a message."""
+    return frozenset(name for _, name, _, _ in string.Formatter().parse(message) if name)

@@ -1,0 +1,97 @@
+"""Parameter groups: from what a user writes to role objects, and to the plain values of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sabun.errors import OptionError, SchemeError
+from sabun.optim.averaging import AVERAGING
+from sabun.optim.control import STEP_CONTROLS
+from sabun.optim.momentum import check_momentum, require_unbiased
+from sabun.optim.options import check_learning_rate
+from sabun.optim.preconditioners import PRECONDITIONERS
+from sabun.optim.roles import Role, Table
+from sabun.optim.scheme_codec import Scheme, decode_any, encode
+from sabun.schemes import LinearMultistep, get, require_usable
+
+__all__ = ["ROLES", "encoded", "multistep", "resolve", "resolve_edits"]
+
+ROLES: Mapping[str, Table[Any]] = MappingProxyType(
+    {"preconditioner": PRECONDITIONERS, "averaging": AVERAGING, "step_control": STEP_CONTROLS}
+)
+"""The tables of the roles by their key in a parameter group. The fourth role is the scheme."""
+
+
+def resolve(group: dict[str, Any], *, lr_found: bool = False) -> None:
+    """Replace the roles of a group by their objects, and add the scalars that they keep in it.
+
+    ``lr_found``: the step control finds the learning rate, so that the group's own is not checked.
+
+    Raises SchemeError or OptionError for a value that is not legal.
+    """
+    if not (lr_found or group.get("lr_found")):
+        check_learning_rate(group["lr"])
+    for role, table in ROLES.items():
+        group[role] = table.make(group[role])
+    scheme = multistep(group["scheme"])
+    require_usable(scheme)
+    momentum, end = group.get("momentum"), group.get("momentum_end")
+    for name, value in (("momentum", momentum), ("momentum_end", end)):
+        if value is not None and "beta" not in scheme.parameters:
+            raise OptionError(f"{scheme.name!r} has no momentum β.", fix=f"Leave {name} out, or use 'heavy-ball'.")
+    if momentum is not None:
+        check_momentum(momentum)
+        scheme = multistep(get(scheme, beta=float(momentum)))
+        require_usable(scheme)
+    if end is not None:
+        require_usable(get(scheme, beta=float(end)))
+    group["scheme"] = scheme
+    if group.get("start_up") == "unbiased":
+        require_unbiased(scheme)
+    if "beta" in scheme.parameters:
+        group["momentum"] = float(scheme.parameters["beta"])
+    _add_running(group)
+
+
+def resolve_edits(group: dict[str, Any]) -> bool:
+    """Resolve the roles that were replaced in ``param_groups`` by their notation; True when there were any."""
+    edited = [role for role in ROLES if not isinstance(group[role], Role)]
+    for role in edited:
+        group[role] = ROLES[role].make(group[role])
+    if not isinstance(group["scheme"], LinearMultistep):
+        edited.append("scheme")
+        group["scheme"] = multistep(group["scheme"])
+        require_usable(group["scheme"])
+    _add_running(group)
+    return bool(edited)
+
+
+def multistep(scheme: object) -> LinearMultistep:
+    """The linear multistep scheme that a text or an object stands for, in the form that its text gives back.
+
+    Raises SchemeError for any other scheme.
+    """
+    if isinstance(scheme, Scheme):
+        scheme = encode(scheme)
+    found = decode_any(scheme) if isinstance(scheme, str) else scheme
+    if not isinstance(found, LinearMultistep):
+        raise SchemeError(
+            f"{getattr(found, 'name', found)!r} is not a linear multistep scheme.",
+            fix="Runge–Kutta schemes need several gradients per step: use sabun.optim.RungeKutta.",
+        )
+    return found
+
+
+def _add_running(group: dict[str, Any]) -> None:
+    for role in ("averaging", "step_control"):
+        for key, value in group[role].running.items():
+            group.setdefault(key, value)
+
+
+def encoded(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The group with its scheme and roles as text, for a checkpoint."""
+    texts = {role: str(group[role]) for role in ROLES if isinstance(group.get(role), Role)}
+    scheme = group["scheme"]
+    return {**group, **texts, "scheme": encode(scheme) if isinstance(scheme, Scheme) else scheme}

@@ -1,0 +1,126 @@
+"""The Kronecker preconditioner: ``adam`` in the eigenbasis of two Kronecker factors (Shampoo, SOAP)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sabun.optim.kernels import Tensors, Terms, accumulate
+from sabun.optim.options import AT_LEAST_ZERO, DECAY, integer, option, optional
+from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner, Work
+from sabun.optim.preconditioners.diagonal import Adam
+from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, sorted_eigenbasis
+
+__all__ = ["Kronecker"]
+
+
+@PRECONDITIONERS.register
+@dataclass(frozen=True)
+class Kronecker(Preconditioner):
+    """Adam in the eigenbases of E[GGᵀ] and E[GᵀG], which are refreshed every few steps."""
+
+    beta2: float = option(0.999, DECAY, "decay of the second moment")
+    eps: float = option(1e-8, AT_LEAST_ZERO, "ε that is added to √(second moment)")
+    factor_beta: float | None = option(None, optional(DECAY), "decay of the Kronecker factors; None: beta2")
+    refresh_every: int = option(10, integer(1), "number of steps between refreshes of the eigenbases")
+    max_factor: int = option(10_000, integer(1), "longest side of a matrix that gets a factor; a longer one does not")
+
+    name: ClassVar[str] = "kronecker"
+    summary: ClassVar[str] = "adam in the eigenbasis of the two Kronecker factors"
+    source: ClassVar[str] = "Gupta et al. 2018, arXiv 1802.09568; Vyas et al. 2024, arXiv 2409.11321 (SOAP)"
+    matrix_keys: ClassVar[tuple[str, ...]] = (
+        "second_moment", "factor_left", "factor_right", "basis_left", "basis_right"
+    )  # fmt: skip
+    rms: ClassVar[float | None] = 1.0
+    needs_matrix: ClassVar[bool] = True
+    counts_steps: ClassVar[bool] = True
+    asks_unbiased: ClassVar[bool] = True
+    supports_complex: ClassVar[bool] = False
+
+    @staticmethod
+    def copies(rows: int, columns: int) -> float:
+        return 1.0 + 2.0 * (rows / columns + columns / rows)
+
+    @cached_property
+    def fallback(self) -> Adam:
+        return Adam(self.beta2, self.eps)
+
+    def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        rows, columns = shape[0], math.prod(shape[1:])
+        shapes: dict[str, tuple[int, ...]] = {"second_moment": (rows, columns)}
+        for side, size in (("left", rows), ("right", columns)):
+            if size <= self.max_factor:
+                shapes[f"factor_{side}"] = shapes[f"basis_{side}"] = (size, size)
+        return shapes
+
+    def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
+        """The bases are made from the first gradient, which makes a step too."""
+        beta = self.beta2 if self.factor_beta is None else self.factor_beta
+        correction = 1 - self.beta2**work.count
+        directions, grads = work.gather(accumulate(work.terms)), work.gather(list(work.grads))
+        updates = []
+        for i, (direction, grad) in enumerate(zip(directions, grads, strict=True)):
+            state = {key: tensors[i] for key, tensors in work.state.items() if tensors[i] is not None}
+            sides = [side for side in ("left", "right") if f"factor_{side}" in state]
+            G = as_matrix(grad)
+            products = {side: G @ G.mT if side == "left" else G.mT @ G for side in sides}
+            if work.count == 1:
+                for side in sides:
+                    state[f"factor_{side}"].copy_(products[side]).mul_(1 - beta)
+                    state[f"basis_{side}"].copy_(sorted_eigenbasis(state[f"factor_{side}"]))
+            left, right = state.get("basis_left"), state.get("basis_right")
+            second = state["second_moment"]
+            second.lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
+            # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
+            scaled = _rotate(as_matrix(direction), left, right) / second.sqrt().add_(self.eps)
+            scaled.mul_(math.sqrt(correction))
+            back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
+            updates.append(back.reshape(direction.shape))
+            for side in sides:
+                state[f"factor_{side}"].lerp_(products[side], 1 - beta)
+            if work.count % self.refresh_every == 0:
+                for axis, side in enumerate(("left", "right")):
+                    if side in sides:
+                        basis, order = refresh_basis(state[f"factor_{side}"], state[f"basis_{side}"])
+                        state[f"basis_{side}"].copy_(basis)
+                        second.copy_(second.index_select(axis, order))
+        return [(1.0, work.scatter(updates))], None
+
+    def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
+        beta2 = self.beta2
+        beta = self.factor_beta if self.factor_beta is not None else beta2
+        G, D = g.flatten(1), d.flatten(1)
+        if n == 1:
+            # In this order of operations: a first factor is singular, and rounding decides the basis of its null space.
+            L, R = (G @ G.T) * (1 - beta), (G.T @ G) * (1 - beta)
+            QL, QR = torch.linalg.eigh(L)[1].flip(1), torch.linalg.eigh(R)[1].flip(1)
+            v = torch.zeros_like(G)
+        else:
+            L, R, QL, QR, v = (var[letter] for letter in ("L", "R", "QL", "QR", "v"))
+        v = beta2 * v + (1 - beta2) * (QL.T @ G @ QR) ** 2
+        N: Tensor = (QL.T @ D @ QR) / (torch.sqrt(v) + self.eps) * math.sqrt(1 - beta2**n)
+        u: Tensor = QL @ N @ QR.T
+        L = beta * L + (1 - beta) * G @ G.T
+        R = beta * R + (1 - beta) * G.T @ G
+        if n % self.refresh_every == 0:
+            delta = torch.finfo(L.dtype).eps ** 0.5
+            left = torch.diag(QL.T @ L @ QL).argsort(descending=True, stable=True)
+            right = torch.diag(QR.T @ R @ QR).argsort(descending=True, stable=True)
+            QL = torch.linalg.qr(L @ QL[:, left] + delta * L.trace() / len(L) * QL[:, left])[0]
+            QR = torch.linalg.qr(R @ QR[:, right] + delta * R.trace() / len(R) * QR[:, right])[0]
+            v = v[left][:, right]
+        var |= {"L": L, "R": R, "QL": QL, "QR": QR, "v": v}
+        return u.reshape(d.shape)
+
+
+def _rotate(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """LᵀMR, with a missing side taken as the identity."""
+    if left is not None:
+        matrix = left.mT @ matrix
+    return matrix if right is None else matrix @ right

@@ -1,0 +1,197 @@
+"""The spectral preconditioner: the orthogonal polar factor of a matrix (Muon), its rows evened on request (NorMuon)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sabun.optim.kernels import Tensors, Terms, accumulate
+from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, option
+from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner, Work
+from sabun.optim.preconditioners.diagonal import Adam
+from sabun.optim.preconditioners.orthogonal import as_matrix, orthogonalize_all, polynomials
+
+__all__ = ["Spectral"]
+
+_Stack = tuple[list[int], Tensor]
+"""Which tensors of a list, and their matrices as one tensor."""
+
+
+@PRECONDITIONERS.register
+@dataclass(frozen=True)
+class Spectral(Preconditioner):
+    """Steepest descent in the spectral norm: u = 0.2·√max(r, c) · UVᵀ for a direction d = UΣVᵀ of r × c.
+
+    Each entry then has about the root mean square of an AdamW update.
+    """
+
+    iteration: str = option(
+        "newton-schulz", one_of("newton-schulz", "polar-express"), "polynomial iteration for the polar factor"
+    )
+    steps: int = option(5, integer(1, 50), "number of iterations")
+    dtype: str | None = option(
+        None,
+        one_of(None, "float32", "bfloat16", "float64"),
+        "dtype of the iteration; None: bfloat16 where the device has units for it (on a CPU for large matrices), else "
+        "float32",
+    )
+    row_normalization: bool = option(
+        False, FLAG, "division of each row by the root of its second moment (decay beta2), as in NorMuon"
+    )
+    beta2: float = option(0.999, DECAY, "decay of the second moment of the rows, and of adam for vectors")
+    eps: float = option(1e-8, AT_LEAST_ZERO, "ε that is added to √(second moment)")
+    divide: bool = option(
+        False,
+        FLAG,
+        "division of the matrices among the processes, whose gradients must be equal (DDP); with FSDP2 always done",
+    )
+
+    name: ClassVar[str] = "spectral"
+    summary: ClassVar[str] = "the nearest orthogonal matrix: steepest descent in the spectral norm"
+    source: ClassVar[str] = (
+        "Jordan et al. 2024 (Muon); scale: Liu et al. 2025, arXiv 2502.16982; row_normalization: Li et al. 2025, "
+        "arXiv 2510.05491 (NorMuon)"
+    )
+    lr_center: ClassVar[float] = 0.03
+    matrix_keys: ClassVar[tuple[str, ...]] = ("row_second_moment",)
+    rms: ClassVar[float | None] = 0.2
+    needs_matrix: ClassVar[bool] = True
+    scale_invariant: ClassVar[bool] = True
+    supports_complex: ClassVar[bool] = False
+    compiled: ClassVar[MatrixForm] = MatrixForm()
+
+    @cached_property
+    def fallback(self) -> Adam:
+        return Adam(self.beta2, self.eps)
+
+    def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        return {"row_second_moment": (shape[0], 1)} if self.row_normalization else {}
+
+    def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
+        whole = work.gather(accumulate(work.terms))
+        team = work.team(self.divide)
+        if team is None:
+            stacks = _polar_factors(whole, self)
+        else:
+            factors = team.divide(whole, _cost, lambda mine: _spread(_polar_factors(mine, self), mine))
+            stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
+        for indices, matrices in stacks:
+            scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
+            if self.row_normalization:
+                _even(matrices, [work.state["row_second_moment"][i] for i in indices], scale, self)
+            else:
+                matrices.mul_(scale)
+        return [(1.0, work.scatter(_spread(stacks, whole)))], None
+
+    def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
+        """UVᵀ of the same polynomial, applied to the singular values of an actual decomposition."""
+        D = d.flatten(1)
+        if self.dtype is not None:
+            D = D.to(getattr(torch, self.dtype))
+        U, s, Vt = torch.linalg.svd(D, full_matrices=False)
+        coefficients, margin = polynomials(self.iteration, self.steps)
+        s = s / max(float(torch.linalg.norm(s)) * margin, 1e-7)
+        for a, b, c in coefficients:
+            s = a * s + b * s**3 + c * s**5
+        update: Tensor = 0.2 * math.sqrt(max(D.shape)) * (U @ torch.diag(s) @ Vt)
+        if self.row_normalization:
+            w = var.get("w", torch.zeros(len(D), dtype=D.dtype))
+            var["w"] = w = self.beta2 * w + (1 - self.beta2) * update.square().mean(dim=1)
+            rows = [row / (math.sqrt(mean_square) + self.eps) for row, mean_square in zip(update, w, strict=True)]
+            even = torch.stack(rows)
+            update = even * (torch.linalg.norm(update) / torch.linalg.norm(even))
+        return update.reshape(d.shape).to(d.dtype)
+
+
+def _even(matrices: Tensor, seconds: Tensors, scale: float, spectral: Spectral) -> None:
+    """Each row (an output neuron) divided by the root of its mean square's running mean; the whole is ``scale`` longer.
+
+    The norm takes out any constant factor, so the running mean needs no correction for its start at zero. All is found
+    from the lengths of the rows, and the matrices are touched once more to multiply each row by its number.
+    """
+    lengths = torch.linalg.vector_norm(matrices, dim=-1, keepdim=True)
+    second = seconds[0].unsqueeze(0) if len(seconds) == 1 else torch.stack(seconds)
+    beta2 = spectral.beta2
+    second.mul_(beta2).addcmul_(lengths, lengths, value=(1 - beta2) * scale * scale / matrices.shape[-1])
+    if len(seconds) > 1:
+        torch._foreach_copy_(seconds, second.unbind())
+    roots = second.sqrt().add_(spectral.eps)
+    now = torch.linalg.vector_norm(lengths / roots, dim=-2, keepdim=True)
+    size = torch.linalg.vector_norm(lengths, dim=-2, keepdim=True)
+    ratio = size.div_(now.clamp_(min=torch.finfo(now.dtype).tiny))
+    matrices.mul_(ratio.mul_(scale) / roots)
+
+
+def _polar_factors(whole: Tensors, spectral: Spectral) -> list[_Stack]:
+    """The polar factors of all tensors as matrices, in new memory."""
+    found: list[_Stack] = []
+    for batches in _bounded(whole, _by_shape(whole)):
+        factors = orthogonalize_all(
+            [_stack([whole[i] for i in batch]) for batch in batches],
+            iteration=spectral.iteration,
+            steps=spectral.steps,
+            dtype=spectral.dtype,
+        )
+        found.extend(zip(batches, factors, strict=True))
+    return found
+
+
+def _stack(tensors: Tensors) -> Tensor:
+    matrices = [as_matrix(t) for t in tensors]
+    return matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
+
+
+def _spread(stacks: Sequence[_Stack], like: Tensors) -> Tensors:
+    """The matrices of all stacks in the places and shapes of ``like``."""
+    updates = list(like)
+    for indices, matrices in stacks:
+        for i, matrix in zip(indices, matrices.unbind(), strict=True):
+            updates[i] = matrix if matrix.shape == like[i].shape else matrix.reshape(like[i].shape)
+    return updates
+
+
+def _cost(tensor: Tensor) -> float:
+    """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
+    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
+    short, long = sorted((rows, columns))
+    return float(short * short * (2 * long + short))
+
+
+# Entries of one batched product, and of all that are iterated side by side. It saves launches where there are many
+# small matrices; on a CPU large ones gain nothing by it, and would only take memory.
+_BATCHED = {"cpu": 2**18}
+_BATCHED_ELSEWHERE = 2**26
+
+
+def _by_shape(tensors: Tensors) -> list[list[int]]:
+    """Indices of tensors that can be stacked, in batches of bounded size."""
+    batches: dict[tuple[object, ...], list[list[int]]] = {}
+    for i, tensor in enumerate(tensors):
+        matrix = (tensor.shape[0], tensor.numel() // tensor.shape[0])
+        made = batches.setdefault((matrix, tensor.dtype, tensor.device), [])
+        limit = _BATCHED.get(tensor.device.type, _BATCHED_ELSEWHERE)
+        if not made or (len(made[-1]) + 1) * tensor.numel() > limit:
+            made.append([])
+        made[-1].append(i)
+    return [batch for same in batches.values() for batch in same]
+
+
+def _bounded(tensors: Tensors, batches: list[list[int]]) -> list[list[list[int]]]:
+    """Batches that are iterated side by side, of bounded size together."""
+    made: list[list[list[int]]] = []
+    room = 0
+    for batch in batches:
+        first = tensors[batch[0]]
+        size = len(batch) * first.numel()
+        if not made or size > room:
+            made.append([])
+            room = _BATCHED.get(first.device.type, _BATCHED_ELSEWHERE)
+        made[-1].append(batch)
+        room -= size
+    return made

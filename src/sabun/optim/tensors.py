@@ -1,0 +1,45 @@
+"""The plain tensors behind parameters: shards, real views, shapes; and the refusal of sparse gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from sabun.errors import GradientError
+
+__all__ = ["is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
+
+
+def is_matrix(shape: torch.Size) -> bool:
+    """Whether a parameter of this shape, flattened to (first, all others), has two sides longer than one."""
+    return len(shape) >= 2 and shape[0] > 1 and math.prod(shape[1:]) > 1
+
+
+def real_view(t: Tensor) -> Tensor:
+    """The local shard of a DTensor, the real view of a complex tensor, any other tensor itself."""
+    if isinstance(t, DTensor):
+        t = t.to_local()
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def real_views(tensors: list[Any]) -> list[Any]:
+    """:func:`real_view` of each tensor; None stays None."""
+    return [None if t is None else real_view(t) for t in tensors]
+
+
+def norm(tensors: list[Tensor]) -> float:
+    """The Euclidean norm of all entries of all tensors."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
+
+
+def refuse_sparse(gradient: Tensor) -> None:
+    """Raise GradientError for a gradient that is not dense."""
+    if gradient.layout is not torch.strided:
+        raise GradientError(
+            f"a gradient is sparse ({gradient.layout}).",
+            fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
+        )
