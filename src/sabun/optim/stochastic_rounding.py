@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from sabun.optim.kernels import Tensors
+from sabun.optim.terms import Tensors
 
 __all__ = ["narrow"]
 
