@@ -196,7 +196,7 @@ fit(plain, gradient_clip_val=0.1)
 trainer = fit(guarded, Guarding(), gradient_clip_val=0.1)
 print("guarded", torch.equal(plain.net.weight, guarded.net.weight), trainer.global_step)
 sick = Module(bad=4)
-guarding = Guarding(champion=lambda params: torch.optim.SGD(params, lr=0.01), every=4, troubles=1)
+guarding = Guarding(champion=lambda params: torch.optim.SGD(params, lr=0.01), every=4, max_rollbacks=1)
 try:
     trainer = fit(sick, guarding)
 except Exception as error:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 
 from sabun.errors import MissingExtraError, RolloutError, SabunError
 from sabun.rollout.choice import Choice, Role
-from sabun.rollout.state import Rollout, State
+from sabun.rollout.state import Rollout, RolloutState
 
 __all__ = ["Aliases", "Client", "sync", "tag_version"]
 
@@ -91,7 +91,7 @@ def sync(model: str, rollout: Rollout | str | Path | None = None, *, client: Cli
         ) from error
 
 
-def _follow(client: Client, model: str, state: State) -> Aliases:
+def _follow(client: Client, model: str, state: RolloutState) -> Aliases:
     newest = _newest(client, model, state.plan.name)
     share = state.stage.share
     wanted: dict[str, Role] = {"champion": "challenger" if share == 1 else "champion"}

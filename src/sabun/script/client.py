@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 import numpy as np
 import torch
 
+from sabun import _files
 from sabun.errors import TrainingError
 
 if sys.platform != "win32":
-    import fcntl
     import resource
 
 if TYPE_CHECKING:
@@ -342,11 +342,9 @@ def log(
 
 def _unlocked(path: Path) -> bool:
     """Whether the study has let go of the file that it holds while a run goes on (as it does too when it is killed)."""
-    if sys.platform == "win32":
-        return False
     with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _files.lock(file.fileno(), shared=True, wait=False)
         except OSError:
             return False
     return True

@@ -6,14 +6,12 @@ Order: a file of that name in the directory ``$SABUN_DATA``; the cache (``$XDG_C
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sabun import _files
 from sabun.errors import MissingExtraError, StudyError
 
 __all__ = ["Source", "digest", "fetch", "provided"]
@@ -64,7 +62,8 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
             fix=f"pip install 'sabun[poc]', or put {source.name} into a directory and set {DIRECTORY} to it.",
         ) from None
     try:
-        with _alone(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _files.locked(path.parent):  # of several processes that need the file, one downloads it
             if _is_there(path, source):  # another process was faster
                 return path
             pooch.retrieve(
@@ -89,18 +88,6 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
 
 def _is_there(path: Path, source: Source) -> bool:
     return path.is_file() and digest(path, source.algorithm) == source.checksum
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Processes of one study ask for the same file at the same time: one downloads it, the others wait."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sum(source: Source, value: str) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from sabun import _files
 from sabun.errors import StoreError, TrainingError
 from sabun.poc.codec import decode_epoch, special
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
@@ -116,7 +116,7 @@ class ScriptTrainer:
         }
         path = directory / "run.json"
         with path.open("w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _files.lock(file.fileno())
             file.write(json.dumps(task))
             file.flush()
             yield path
