@@ -95,7 +95,7 @@ def test_a_plan_that_no_job_could_build_is_told_at_once_and_goes_nowhere(sabun: 
     plan.write_text(text.replace("AdamW", "AdamV"))
     code, _, err = sabun("apply", "--reason", "x")
     assert code == 1
-    assert "not put into force" in err
+    assert "cannot be applied" in err
     assert "AdamV" in err
     before, after = text.split("[challenger]")
     plan.write_text(before + "[challenger]" + after.replace("options = {}", "options = { lr = 0.003 }", 1))
@@ -136,7 +136,7 @@ def test_verify_names_the_broken_link_and_knows_an_anchor(sabun: Sabun) -> None:
     code, out, _ = sabun("verify", "--anchor", "f" * 64)
     assert (code, "anchor" in out) == (1, True)
     Path("rollout.state.json").write_text("{}")
-    assert "does not say what the log says" in sabun("verify")[1]
+    assert "does not agree with the log" in sabun("verify")[1]
     assert "it was updated" in sabun("status")[1]
     log = Path("rollout.audit.jsonl")
     log.write_bytes(log.read_bytes().replace(b"agreed", b"AGREED"))

@@ -10,7 +10,7 @@ import pytest
 
 from sabun.errors import MissingExtraError, RolloutError
 from sabun.rollout import Rollout, choose
-from sabun.rollout.plan import Gate, Plan, Side, Stage
+from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
 
 WHY = "this test is not about gates"
 
@@ -19,7 +19,7 @@ WHY = "this test is not about gates"
 def rollout(tmp_path: Path) -> Rollout:
     stages = (Stage("poc", 0.0), Stage("canary", 0.5, Gate("x")), Stage("production", 1.0, Gate("x")))
     found = Rollout(tmp_path / "rollout")
-    found.start(Plan("trial", Side("torch.optim:AdamW"), Side("torch.optim:SGD"), stages))
+    found.start(RolloutPlan("trial", Side("torch.optim:AdamW"), Side("torch.optim:SGD"), stages))
     return found
 
 
@@ -160,7 +160,7 @@ def test_a_promotion_stands_when_the_server_is_gone(
         told = capsys.readouterr()
         assert code == 1
         assert f"trial: stage {rollout.state().stage.name}" in told.out
-        assert "error: MLflow failed while the aliases of 'forecast' moved" in told.err
+        assert "error: MLflow failed while the aliases of 'forecast' were moved" in told.err
         assert "fix: Once MLflow answers again: sabun rollout mlflow forecast" in told.err
         assert told.err.count("\n") == 2
         assert rollout.verify()[1] == []

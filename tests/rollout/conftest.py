@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sabun.rollout.plan import Gate, Plan, Side, Stage
+from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 1e-3, "betas": (0.9, 0.99)})
 CHALLENGER = Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9})
 WriteStudy = Callable[..., Path]
 
 
-def make_plan(name: str = "trial", **gate: object) -> Plan:
+def make_plan(name: str = "trial", **gate: object) -> RolloutPlan:
     stages = [Stage("poc", 0.0)]
     for stage, share, study in (("pilot", 0.05, "poc"), ("canary", 0.25, "pilot"), ("production", 1.0, "canary")):
         stages.append(Stage(stage, share, Gate(f"studies/{study}", **gate)))  # type: ignore[arg-type]
-    return Plan(name, CHAMPION, CHALLENGER, tuple(stages))
+    return RolloutPlan(name, CHAMPION, CHALLENGER, tuple(stages))
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> RolloutPlan:
     return make_plan()
 
 

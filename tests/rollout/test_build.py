@@ -12,15 +12,16 @@ from torch import nn
 import sabun
 from sabun.errors import RolloutError, SabunError, StateError
 from sabun.rollout import Rollout, champion, choice_of, choose, optimizer
-from sabun.rollout.jobs import KEY, build, unbuildable
-from sabun.rollout.plan import Gate, Plan, Side, Stage
+from sabun.rollout.jobs import KEY
+from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
+from sabun.rollout.sides import build, check_sides
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 0.01, "betas": (0.8, 0.9)})
 
 
 def start(folder: Path, challenger: Side, share: float = 1.0) -> None:
     rollout = Rollout(folder)
-    rollout.start(Plan("trial", CHAMPION, challenger, (Stage("poc", 0.0), Stage("all", share, Gate("none")))))
+    rollout.start(RolloutPlan("trial", CHAMPION, challenger, (Stage("poc", 0.0), Stage("all", share, Gate("none")))))
     rollout.promote(override="this test is not about gates")
 
 
@@ -115,7 +116,7 @@ def test_the_guard_falls_back_to_the_plans_champion(tmp_path: Path) -> None:
     start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
     model = nn.Linear(3, 2)
     opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
-    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
     for told in [1.0] * 6 + [float("inf")] * 2:
         opt.zero_grad()
         model(torch.ones(4, 3)).square().mean().backward()
@@ -129,13 +130,13 @@ def test_a_champion_that_treats_layers_differently_gets_the_model(part: bool, tm
     rollout = Rollout(tmp_path)
     muon = Side("muon", {"lr": 0.02})
     sgd = Side("torch.optim:SGD", {"lr": 0.05})
-    rollout.start(Plan("trial", muon, sgd, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
+    rollout.start(RolloutPlan("trial", muon, sgd, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
     rollout.promote(override="this test is not about gates")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     trained = [p for name, p in model.named_parameters() if not (part and name.startswith("3."))]
     opt = optimizer(trained, job_id="job", path=tmp_path)
-    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), troubles=1, every=5)
+    guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
     for told in [1.0] * 6 + [float("inf")] * 2:
         opt.zero_grad()
         model(torch.arange(6)).square().mean().backward()
@@ -156,7 +157,7 @@ def test_what_no_job_could_build_is_found_before_any_job_meets_it() -> None:
     stages = (Stage("poc", 0.0),)
 
     def found(*sides: Side) -> tuple[list[str], list[str]]:
-        return unbuildable(Plan("trial", *sides, stages))
+        return check_sides(RolloutPlan("trial", *sides, stages))
 
     fine = Side("torch.optim:AdamW", {"lr": 0.01})
     # Also one that takes matrices alone, as it does for the part of a model that a script gives it.
@@ -172,7 +173,7 @@ def test_what_no_job_could_build_is_found_before_any_job_meets_it() -> None:
 def test_what_cannot_be_tried_here_needs_an_override(tmp_path: Path) -> None:
     rollout = Rollout(tmp_path)
     other = Side("no_such_package:SGD", {"lr": 0.1})
-    rollout.start(Plan("trial", CHAMPION, other, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
+    rollout.start(RolloutPlan("trial", CHAMPION, other, (Stage("poc", 0.0), Stage("all", 1.0, Gate("none")))))
     with pytest.raises(RolloutError, match="not installed here"):
         rollout.promote()
     state, _ = rollout.promote(override="the training image has it")

@@ -13,14 +13,14 @@ import pytest
 
 from sabun.errors import OptionError, RolloutError, SabunWarning, StateError
 from sabun.rollout.choice import Choice, choose, draw
-from sabun.rollout.plan import Plan
+from sabun.rollout.rollout_plan import RolloutPlan
 from sabun.rollout.state import Rollout
 
 JOBS = [f"train-{number}" for number in range(100_000)]
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.99, 1.0)
 
 
-def start(folder: Path, plan: Plan, stage: str = "poc") -> Rollout:
+def start(folder: Path, plan: RolloutPlan, stage: str = "poc") -> Rollout:
     rollout = Rollout(folder)
     rollout.start(plan)
     while rollout.state().stage.name != stage:
@@ -59,7 +59,7 @@ def test_the_draw_is_what_the_documentation_says() -> None:
     assert draw("trial", "job-1") == (int(digest[:16], 16) >> 11) / 2**53
 
 
-def test_promotion_adds_jobs_and_keeps_those_that_were_in(tmp_path: Path, plan: Plan) -> None:
+def test_promotion_adds_jobs_and_keeps_those_that_were_in(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout, before = start(tmp_path, plan), set()
     for stage in ("poc", "pilot", "canary", "production"):
         if stage != "poc":
@@ -70,7 +70,7 @@ def test_promotion_adds_jobs_and_keeps_those_that_were_in(tmp_path: Path, plan: 
     assert len(before) == 150
 
 
-def test_every_process_and_hash_seed_chooses_alike(tmp_path: Path, plan: Plan) -> None:
+def test_every_process_and_hash_seed_chooses_alike(tmp_path: Path, plan: RolloutPlan) -> None:
     start(tmp_path, plan, "canary")
     here = [choose(job, path=tmp_path).role for job in JOBS[:40]]
     code = (
@@ -87,7 +87,7 @@ def test_every_process_and_hash_seed_chooses_alike(tmp_path: Path, plan: Plan) -
     assert {"champion", "challenger"} == {*here}
 
 
-def test_choosing_needs_no_torch_and_no_extra(tmp_path: Path, plan: Plan) -> None:
+def test_choosing_needs_no_torch_and_no_extra(tmp_path: Path, plan: RolloutPlan) -> None:
     start(tmp_path, plan, "pilot")
     code = (
         "import sys; from sabun.rollout import choose; choose('j', path=sys.argv[1]);"
@@ -101,7 +101,7 @@ def test_choosing_needs_no_torch_and_no_extra(tmp_path: Path, plan: Plan) -> Non
     ("value", "killed"), [("1", True), ("yes", True), ("trial", True), ("0", False), ("", False), (" False ", False)]
 )
 def test_the_kill_variable_acts_from_the_next_job(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch, value: str, killed: bool
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch, value: str, killed: bool
 ) -> None:
     start(tmp_path, plan, "production")
     running = choose("job", path=tmp_path)
@@ -113,7 +113,7 @@ def test_the_kill_variable_acts_from_the_next_job(
     assert choose("job", path=tmp_path, stored=running.state_dict()) == running
 
 
-def test_the_kill_file_acts_from_the_next_job(tmp_path: Path, plan: Plan) -> None:
+def test_the_kill_file_acts_from_the_next_job(tmp_path: Path, plan: RolloutPlan) -> None:
     start(tmp_path, plan, "production")
     (tmp_path / "KILL").touch()
     assert (choose("a", path=tmp_path).role, choose("a", path=tmp_path).reason) == ("champion", "kill-file")
@@ -121,7 +121,9 @@ def test_the_kill_file_acts_from_the_next_job(tmp_path: Path, plan: Plan) -> Non
     assert choose("a", path=tmp_path).role == "challenger"
 
 
-def test_a_restart_keeps_its_choice_through_json_whatever_the_stage_is_by_then(tmp_path: Path, plan: Plan) -> None:
+def test_a_restart_keeps_its_choice_through_json_whatever_the_stage_is_by_then(
+    tmp_path: Path, plan: RolloutPlan
+) -> None:
     rollout = start(tmp_path, plan, "production")
     first = choose("job", path=tmp_path)
     stored = json.loads(json.dumps(first.state_dict()))
@@ -137,7 +139,7 @@ def test_a_restart_keeps_its_choice_through_json_whatever_the_stage_is_by_then(t
             Choice.from_state_dict(broken)
 
 
-def test_doubt_means_champion(tmp_path: Path, plan: Plan) -> None:
+def test_doubt_means_champion(tmp_path: Path, plan: RolloutPlan) -> None:
     (tmp_path / "rollout.toml").write_text(plan.to_toml())
     assert choose("a", path=tmp_path).reason == "not-started"
     rollout = Rollout(tmp_path)
@@ -151,14 +153,16 @@ def test_doubt_means_champion(tmp_path: Path, plan: Plan) -> None:
     assert (choice.role, choice.reason) == ("champion", "audit-log")
 
 
-def test_an_edited_plan_has_no_effect_until_it_is_applied(tmp_path: Path, plan: Plan) -> None:
+def test_an_edited_plan_has_no_effect_until_it_is_applied(tmp_path: Path, plan: RolloutPlan) -> None:
     start(tmp_path, plan, "pilot")
     text = (tmp_path / "rollout.toml").read_text()
     (tmp_path / "rollout.toml").write_text(text.replace("share = 0.05", "share = 0.25"))
     assert choose("a", path=tmp_path).share == 0.05
 
 
-def test_the_plan_is_found_by_the_environment(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_is_found_by_the_environment(
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start(tmp_path, plan)
     monkeypatch.setenv("SABUN_ROLLOUT", str(tmp_path))
     assert choose("a").rollout == "trial"

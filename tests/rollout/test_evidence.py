@@ -11,20 +11,21 @@ import pytest
 
 from sabun import audit
 from sabun.errors import MissingExtraError, RolloutError
-from sabun.rollout import gate as evidence
-from sabun.rollout.jobs import unbuildable
-from sabun.rollout.plan import Gate, Plan, Side
+from sabun.rollout.gate import examine
+from sabun.rollout.proposal import propose
+from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side
+from sabun.rollout.sides import check_sides
 
 WriteStudy = Callable[..., Path]
 
 
-def problems(folder: Path, plan: Plan, **gate: object) -> tuple[str, ...]:
-    return evidence.examine(Gate("study", **gate), plan, folder).problems  # type: ignore[arg-type]
+def problems(folder: Path, plan: RolloutPlan, **gate: object) -> tuple[str, ...]:
+    return examine(Gate("study", **gate), plan, folder).problems  # type: ignore[arg-type]
 
 
-def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     write_study(tmp_path / "study")
-    finding = evidence.examine(Gate("study"), plan, tmp_path)
+    finding = examine(Gate("study"), plan, tmp_path)
     assert finding.passed
     assert finding.problems == ()
     held = json.loads((tmp_path / "study" / "study.json").read_text())
@@ -34,7 +35,7 @@ def test_a_clear_gain_opens_the_gate(tmp_path: Path, plan: Plan, write_study: Wr
     json.dumps(finding.to_json(), allow_nan=False)
 
 
-def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     records = write_study(tmp_path / "study", seeds=12) / "records.jsonl"
     records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:-2]))
     (problem,) = problems(tmp_path, plan)
@@ -44,35 +45,40 @@ def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Plan, w
 @pytest.mark.parametrize(
     ("study", "gate", "said"),
     [
-        ({"gain": -0.2}, {}, "says 'no-go'"),
-        ({"gain": -0.2}, {"verdict": "undecided"}, "says 'no-go'"),
-        ({"gain": 0.0}, {}, "says 'undecided'"),
+        ({"gain": -0.2}, {}, "is 'no-go'"),
+        ({"gain": -0.2}, {"verdict": "undecided"}, "is 'no-go'"),
+        ({"gain": 0.0}, {}, "is 'undecided'"),
         ({"seeds": 5}, {}, "asks for 10 paired seeds, the study has 5"),
         ({"done": 9}, {"min_seeds": 5}, "not finished: 9 of 10"),
         ({"done": 0}, {}, "has no age"),
-        ({"age_days": 31}, {}, "31.0 days ago; at most 30"),
+        ({"age_days": 31}, {}, "31.0 days ago; the gate allows at most 30"),
         ({"age_days": -3}, {}, "in the future"),
         ({}, {"study_hash": "f" * 64}, "asks for study ffffffffffff"),
         ({"candidate": "torch.optim:Adam"}, {}, "does not test this challenger"),
     ],
 )
 def test_what_keeps_it_closed(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy, study: dict[str, object], gate: dict[str, object], said: str
+    tmp_path: Path,
+    plan: RolloutPlan,
+    write_study: WriteStudy,
+    study: dict[str, object],
+    gate: dict[str, object],
+    said: str,
 ) -> None:
     write_study(tmp_path / "study", **study)
-    finding = evidence.examine(Gate("study", **gate), plan, tmp_path)  # type: ignore[arg-type]
+    finding = examine(Gate("study", **gate), plan, tmp_path)  # type: ignore[arg-type]
     assert not finding.passed
     assert any(said in problem for problem in finding.problems), finding.problems
 
 
 def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
     write_study(tmp_path / "study", gain=0.0)
     assert problems(tmp_path, plan, verdict="undecided") == ()
 
 
-def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_another_champion_is_another_comparison(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     write_study(tmp_path / "study")
     other = replace(plan, champion=Side("torch.optim:Adam"))
     assert "does not test this champion" in problems(tmp_path, other)[0]
@@ -83,7 +89,7 @@ def test_another_champion_is_another_comparison(tmp_path: Path, plan: Plan, writ
 
 
 def test_edited_records_and_edited_specifications_keep_it_closed(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
     study = write_study(tmp_path / "study", gain=0.0)
     records = study / "records.jsonl"
@@ -99,17 +105,17 @@ def test_edited_records_and_edited_specifications_keep_it_closed(
     assert "was changed after the study began" in problems(tmp_path, plan)[0]
 
 
-def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     study = write_study(tmp_path / "studies" / "first")
-    proposed = evidence.propose(study, tmp_path)
+    proposed = propose(study, tmp_path)
     assert (proposed.champion.optimizer, proposed.champion.arm) == (plan.champion.optimizer, "today")
     assert (proposed.challenger.optimizer, proposed.challenger.arm) == (plan.challenger.optimizer, "new")
     assert [stage.share for stage in proposed.stages] == [0.0, 0.05, 0.25, 1.0]
     gates = [stage.gate.study for stage in proposed.stages if stage.gate]
     assert gates == ["studies/first", "studies/pilot", "studies/canary"]
-    assert evidence.examine(proposed.stages[1].gate, proposed, tmp_path).passed
+    assert examine(proposed.stages[1].gate, proposed, tmp_path).passed
     with pytest.raises(RolloutError, match="Did you mean 'new'"):
-        evidence.propose(study, tmp_path, candidate="neww")
+        propose(study, tmp_path, candidate="neww")
 
 
 def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
@@ -119,31 +125,31 @@ def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
     from sabun.script.arms import recipe
 
     study = write_study(tmp_path / "studies" / "first", candidate="nesterov@adam")
-    proposed = evidence.propose(study, tmp_path)
+    proposed = propose(study, tmp_path)
     assert dict(proposed.challenger.options) == {"lr": recipe(Arm.named("nesterov@adam")).step}
-    assert unbuildable(proposed) == ([], [])
+    assert check_sides(proposed) == ([], [])
 
 
 def test_a_study_whose_script_makes_the_baseline_needs_to_be_told_what_that_is(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
     study = write_study(tmp_path / "studies" / "first", baseline="script")
     with pytest.raises(RolloutError, match="a roll-out cannot build") as caught:
-        evidence.propose(study, tmp_path)
+        propose(study, tmp_path)
     assert "--champion" in caught.value.fix
-    proposed = evidence.propose(study, tmp_path, champion=plan.champion)
+    proposed = propose(study, tmp_path, champion=plan.champion)
     assert proposed.champion == replace(plan.champion, arm="today")
-    assert unbuildable(proposed) == ([], [])
-    assert evidence.examine(proposed.stages[1].gate, proposed, tmp_path).passed
+    assert check_sides(proposed) == ([], [])
+    assert examine(proposed.stages[1].gate, proposed, tmp_path).passed
     # Only the arm that the plan names: another plan's champion is not what the script makes.
-    assert "does not test this champion" in evidence.examine(proposed.stages[1].gate, plan, tmp_path).problems[0]
+    assert "does not test this champion" in examine(proposed.stages[1].gate, plan, tmp_path).problems[0]
     named = write_study(tmp_path / "studies" / "second")
     with pytest.raises(RolloutError, match="names its baseline itself"):
-        evidence.propose(named, tmp_path, champion=plan.champion)
+        propose(named, tmp_path, champion=plan.champion)
 
 
 def test_without_the_packages_it_says_what_to_install(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
@@ -152,11 +158,11 @@ def test_without_the_packages_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sabun.poc.judgement.assess", None)
     assert "pip install 'sabun[poc]'" in problems(tmp_path, plan)[0]
     with pytest.raises(MissingExtraError, match=r"sabun\[poc\]"):
-        evidence.propose(tmp_path / "study", tmp_path)
+        propose(tmp_path / "study", tmp_path)
 
 
 def test_a_judgement_that_fails_is_no_go_and_no_crash(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(tmp_path / "study")
 

@@ -17,9 +17,9 @@ import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
 from sabun.rollout.guard.guard import Guard
-from sabun.rollout.guard.loss_monitor import Watch
-from sabun.rollout.guard.snapshots import Disk, Snapshot
-from sabun.rollout.guard.step_check import Figures
+from sabun.rollout.guard.loss_monitor import LossMonitor
+from sabun.rollout.guard.snapshots import DiskSnapshots, Snapshot
+from sabun.rollout.guard.step_check import StepCheck
 
 
 class Toy:
@@ -202,7 +202,7 @@ def scripted(toy: Toy, told: list[float]) -> None:
 
 
 def test_after_so_many_roll_backs_the_champion_trains_with_its_own_settings() -> None:
-    toy = Toy(troubles=2)
+    toy = Toy(max_rollbacks=2)
     # A good step between two troubles: the restored state is touched, so the step is to blame, not the data.
     scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0, math.inf])
     assert toy.names == ["started", "skipped", "rolled-back", "fell-back"]
@@ -218,7 +218,7 @@ def test_after_so_many_roll_backs_the_champion_trains_with_its_own_settings() ->
 
 
 def test_the_champion_follows_the_shape_of_the_schedule_and_divides_a_fault_of_it_out() -> None:
-    toy = Toy(troubles=1, champion=lambda params: torch.optim.SGD(params, lr=0.5))
+    toy = Toy(max_rollbacks=1, champion=lambda params: torch.optim.SGD(params, lr=0.5))
     scripted(toy, [*[1.0] * 25, math.inf, math.inf])
     assert toy.guard.fallen_back
     # (lr of the schedule over its peak, lr of the champion): a fault of ×100 begins, goes on decaying, and ends.
@@ -233,7 +233,7 @@ def test_the_champion_follows_the_shape_of_the_schedule_and_divides_a_fault_of_i
 
 
 def test_when_the_champion_fails_too_the_guard_gives_up_with_a_good_state() -> None:
-    toy = Toy(troubles=1)
+    toy = Toy(max_rollbacks=1)
     scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0])
     with pytest.raises(TrainingError, match="the champion too"):
         toy.step(math.inf)
@@ -242,15 +242,15 @@ def test_when_the_champion_fails_too_the_guard_gives_up_with_a_good_state() -> N
 
 
 def test_without_a_champion_it_gives_up_where_it_would_fall_back() -> None:
-    toy = Toy(troubles=1, champion=None)
+    toy = Toy(max_rollbacks=1, champion=None)
     scripted(toy, [*[1.0] * 25, math.inf])
-    with pytest.raises(TrainingError, match="there is no champion"):
+    with pytest.raises(TrainingError, match="without a champion"):
         toy.step(math.inf)
 
 
 def test_bad_data_are_told_from_a_bad_optimizer() -> None:
     # The state restored at the second trouble has taken no step since: the batches are at fault.
-    toy = Toy(troubles=2)
+    toy = Toy(max_rollbacks=2)
     scripted(toy, [*[1.0] * 25, *[math.inf] * 6, 1.0])
     assert toy.names == ["started", "skipped", "rolled-back", *["skipped"] * 4]
     assert toy.guard.scale == 1.0
@@ -263,13 +263,13 @@ def test_bad_data_are_told_from_a_bad_optimizer() -> None:
 def test_data_that_stay_bad_stop_the_training() -> None:
     toy = Toy()
     toy.good(25)
-    with pytest.raises(TrainingError, match="Look at the data"):
+    with pytest.raises(TrainingError, match="Check the data"):
         scripted(toy, [math.inf] * 100)
     assert toy.guard.steps < 25 + 2 * 10
 
 
 def test_calm_steps_give_the_step_length_back_and_forgive() -> None:
-    toy = Toy(forgive=20)
+    toy = Toy(recover_after=20)
     scripted(toy, [*[1.0] * 25, math.inf, math.inf, 1.0, math.inf])
     assert toy.guard.scale == 0.25
     toy.good(19)
@@ -278,11 +278,11 @@ def test_calm_steps_give_the_step_length_back_and_forgive() -> None:
     assert toy.guard.scale == 0.5
     toy.good(40)
     assert toy.guard.scale == 1.0
-    assert toy.names.count("calm") == 2
+    assert toy.names.count("recovered") == 2
 
 
 def test_a_slow_trouble_goes_back_to_the_best_state_not_to_the_newest() -> None:
-    toy = Toy(watch=Watch(window=20, warm_up=8), every=10)
+    toy = Toy(monitor=LossMonitor(window=20, warm_up=8), every=10)
     falling = [2.0] * 8 + [0.5] * 60
     rising = [0.5 * 1.02**i for i in range(200)]
     for loss in falling + rising:
@@ -343,7 +343,7 @@ def test_memory_and_disk_stay_bounded(tmp_path: Path) -> None:
     for options in ({}, {"folder": tmp_path}):
         toy = Toy(every=1, keep=3, **options)
         toy.good(20)
-        assert len(toy.guard._shelf) == 3
+        assert len(toy.guard._snapshots) == 3
     assert len([*tmp_path.glob("*.pt")]) == 3
     assert len([*tmp_path.iterdir()]) == 3
 
@@ -354,14 +354,14 @@ def test_writing_good_states_takes_its_share_of_the_time_and_no_more(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("sabun.rollout.guard.snapshots.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    real, written = Disk._write, []
+    real, written = DiskSnapshots._write, []
 
-    def slow(self: Disk, snapshot: Snapshot) -> None:
+    def slow(self: DiskSnapshots, snapshot: Snapshot) -> None:
         clock[0] += 2.0
         written.append(snapshot.step)
         real(self, snapshot)
 
-    monkeypatch.setattr(Disk, "_write", slow)
+    monkeypatch.setattr(DiskSnapshots, "_write", slow)
     toy = Toy(folder=tmp_path, disk_share=share)
     for done in range(1, 1001):
         toy.good(1)
@@ -420,18 +420,18 @@ def test_a_folder_that_takes_no_state_is_told_before_the_first_step(
 
 
 def test_half_written_states_of_a_kill_are_cleared_away(tmp_path: Path) -> None:
-    for name in ("good-20.new", "good-20-rank1.new", "notes.new"):
+    for name in ("good-20.pt.new", "good-20-rank1.pt.new", "notes.new"):
         (tmp_path / name).write_bytes(b"torn")
     assert Toy(folder=tmp_path).guard.resume() == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["good-20-rank1.new", "notes.new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good-20-rank1.pt.new", "notes.new"]
 
 
 def test_a_loop_can_go_on_from_its_own_checkpoint_before_and_after_a_fall_back() -> None:
     for told in ([1.0] * 25, [*[1.0] * 25, math.inf, math.inf]):
-        toy = Toy(troubles=1)
+        toy = Toy(max_rollbacks=1)
         scripted(toy, told)
         stored = copy.deepcopy((toy.model.state_dict(), toy.guard.optimizer.state_dict(), toy.guard.state_dict()))
-        again = Toy(troubles=1)
+        again = Toy(max_rollbacks=1)
         again.model.load_state_dict(stored[0])
         again.guard.load_state_dict(stored[2])
         again.guard.optimizer.load_state_dict(stored[1])
@@ -447,16 +447,16 @@ def test_resuming(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="in memory"):
         Toy().guard.resume()
     assert Toy(folder=tmp_path).guard.resume() == 0
-    toy = Toy(folder=tmp_path, troubles=1)
+    toy = Toy(folder=tmp_path, max_rollbacks=1)
     scripted(toy, [*[1.0] * 25, math.inf, math.inf])  # the champion has taken over
     toy.good(20)
-    again = Toy(folder=tmp_path, troubles=1)
+    again = Toy(folder=tmp_path, max_rollbacks=1)
     assert again.guard.resume() == 40
     assert again.guard.fallen_back
     assert isinstance(again.guard.optimizer, torch.optim.Adam)
     assert again.names == ["resumed"]
     (tmp_path / "good-40.pt").write_bytes(b"torn")
-    with pytest.raises(StateError, match="no good state"):
+    with pytest.raises(StateError, match="not a state that a guard kept"):
         Toy(folder=tmp_path)
 
 
@@ -498,7 +498,7 @@ def test_looking_at_gradients_finds_every_bad_number_and_moves_none(kind: torch.
     weights = nn.Parameter(torch.zeros(67, dtype=kind))
     other = nn.Parameter(torch.zeros(3, 5, dtype=kind).t().contiguous().t())
     optimizer = torch.optim.SGD([weights, other], lr=0.0)
-    figures = Figures()
+    figures = StepCheck()
     numbers = torch.finfo(kind)
     for at in (0, 31, 66):
         for bad in (None, math.nan, math.inf, -math.inf):
@@ -510,7 +510,7 @@ def test_looking_at_gradients_finds_every_bad_number_and_moves_none(kind: torch.
             if bad is not None:
                 weights.grad[at] = bad
             before = weights.grad.clone(), other.grad.clone()
-            seen = figures.see(optimizer, torch.tensor(1.0))
+            seen = figures(optimizer, torch.tensor(1.0))
             assert seen.loss == 1.0
             assert (seen.norm is None) == (bad is None)
             assert bad is None or not math.isfinite(seen.norm or 0.0)
@@ -530,11 +530,11 @@ def test_gradients_that_the_fused_look_does_not_take() -> None:
         (graph, torch.ones(2, requires_grad=True) * 2),
     ):
         optimizer = torch.optim.SGD([parameter], lr=0.1)
-        figures = Figures()
+        figures = StepCheck()
         parameter.grad = grad
-        assert figures.see(optimizer, 1.0).norm is None
+        assert figures(optimizer, 1.0).norm is None
         parameter.grad = grad * math.nan
-        assert math.isnan(figures.see(optimizer, 1.0).norm or 0.0)
+        assert math.isnan(figures(optimizer, 1.0).norm or 0.0)
 
 
 def accumulate(parts: int, *, guarded: bool, bad: int = -1) -> tuple[dict[str, Tensor], list[str]]:
@@ -634,10 +634,10 @@ def test_with_a_grad_scaler_what_the_scale_does_not_explain_is_trouble() -> None
         {"disk_share": 2.0},
         {"every": 0},
         {"keep": 0},
-        {"troubles": 1.5},
+        {"max_rollbacks": 1.5},
         {"cut": 1.0},
         {"cut": 0.0},
-        {"forgive": -1},
+        {"recover_after": -1},
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, float]) -> None:
@@ -661,7 +661,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     parallel = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01, momentum=0.9)
     champion = lambda params: torch.optim.Adam(params, lr=0.01)  # noqa: E731
-    guard = Guard(parallel, optimizer, champion=champion, audit=f"{folder}/audit.jsonl", every=10, troubles=2)
+    guard = Guard(parallel, optimizer, champion=champion, audit=f"{folder}/audit.jsonl", every=10, max_rollbacks=2)
     torch.manual_seed(100 + rank)
     taken = []
     for step in range(60):

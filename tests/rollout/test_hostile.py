@@ -18,7 +18,7 @@ from sabun.audit import AuditLog
 from sabun.cli import app
 from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
 from sabun.rollout.choice import choose, draw
-from sabun.rollout.plan import Plan
+from sabun.rollout.rollout_plan import RolloutPlan
 from sabun.rollout.state import Rollout
 
 WHY = "this test is not about gates"
@@ -36,7 +36,7 @@ ODD = {
 }
 
 
-def begun(folder: Path, plan: Plan, promotions: int = 3) -> Rollout:
+def begun(folder: Path, plan: RolloutPlan, promotions: int = 3) -> Rollout:
     rollout = Rollout(folder)
     rollout.start(plan)
     for _ in range(promotions):
@@ -45,7 +45,7 @@ def begun(folder: Path, plan: Plan, promotions: int = 3) -> Rollout:
 
 
 @pytest.mark.parametrize("job", ODD.values(), ids=ODD)
-def test_any_text_is_a_jobs_id(job: str, tmp_path: Path, plan: Plan) -> None:
+def test_any_text_is_a_jobs_id(job: str, tmp_path: Path, plan: RolloutPlan) -> None:
     begun(tmp_path, plan, 1)
     choice = choose(job, path=tmp_path)
     assert choice.job_id == job
@@ -67,13 +67,13 @@ def test_ids_that_only_look_alike_are_drawn_apart() -> None:
 
 
 @pytest.mark.parametrize("job", ["", " ", "\n", None, 7, b"x"])
-def test_what_is_no_id_is_refused(job: object, tmp_path: Path, plan: Plan) -> None:
+def test_what_is_no_id_is_refused(job: object, tmp_path: Path, plan: RolloutPlan) -> None:
     begun(tmp_path, plan, 0)
-    with pytest.raises(OptionError, match="job_id must be a text that is not blank"):
+    with pytest.raises(OptionError, match="job_id must be a non-blank text"):
         choose(job, path=tmp_path)  # type: ignore[arg-type]
 
 
-def test_a_restarted_job_keeps_its_side_when_the_share_was_changed(tmp_path: Path, plan: Plan) -> None:
+def test_a_restarted_job_keeps_its_side_when_the_share_was_changed(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = begun(tmp_path, plan)
     stored = choose("job", path=tmp_path).state_dict()
     path = tmp_path / "rollout.toml"
@@ -85,7 +85,7 @@ def test_a_restarted_job_keeps_its_side_when_the_share_was_changed(tmp_path: Pat
     assert (again.role, again.share) == ("challenger", 1.0)
 
 
-def test_whatever_has_the_name_of_the_kill_file_is_a_switch(tmp_path: Path, plan: Plan) -> None:
+def test_whatever_has_the_name_of_the_kill_file_is_a_switch(tmp_path: Path, plan: RolloutPlan) -> None:
     begun(tmp_path, plan)
     kill = tmp_path / "KILL"
     assert choose("job", path=tmp_path).reason == "share"
@@ -101,7 +101,7 @@ def test_whatever_has_the_name_of_the_kill_file_is_a_switch(tmp_path: Path, plan
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
 def test_a_kill_file_that_nobody_can_look_for_counts_as_there(
-    code: int, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    code: int, tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun(tmp_path, plan)
     real = os.lstat
@@ -128,12 +128,12 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_log_that_cannot_grow_refuses_the_move_and_stays_whole(tmp_path: Path, plan: Plan) -> None:
+def test_a_log_that_cannot_grow_refuses_the_move_and_stays_whole(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = begun(tmp_path, plan, 1)
     before, raw = rollout.state(), rollout.log.path.read_bytes()
     for room in (0, 1, 100):
         for move in (lambda: rollout.promote(override=WHY), lambda: rollout.rollback(reason="drill")):
-            with no_file_larger_than(len(raw) + room), pytest.raises(StoreError, match="cannot write the audit log"):
+            with no_file_larger_than(len(raw) + room), pytest.raises(StoreError, match="cannot write to"):
                 move()
             assert rollout.log.path.read_bytes() == raw
             assert rollout.state() == before
@@ -142,7 +142,7 @@ def test_a_log_that_cannot_grow_refuses_the_move_and_stays_whole(tmp_path: Path,
 
 
 def test_a_state_file_that_cannot_be_written_does_not_undo_the_move(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rollout = begun(tmp_path, plan, 0)
 
@@ -150,18 +150,18 @@ def test_a_state_file_that_cannot_be_written_does_not_undo_the_move(
         raise RolloutError("cannot write rollout.state.json: Read-only file system.", fix="x")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sabun.rollout.state._replace", refuse)
+        patch.setattr("sabun.rollout.state._write", refuse)
         with pytest.warns(SabunWarning, match=r"rollout\.promoted is in the audit log and in force, but cannot write"):
             state, _ = rollout.promote(override=WHY)
         assert state.stage.name == rollout.state().stage.name == "pilot"
         assert app.run(["rollout", "status", "--plan", str(tmp_path)]) == 0  # looking works where nobody may write
-        assert "rollout.state.json does not say what the log says" in capsys.readouterr().out
+        assert "rollout.state.json does not agree with the log" in capsys.readouterr().out
     assert rollout.renew()
     assert rollout.verify()[1] == []
 
 
 def test_a_plan_that_cannot_be_written_starts_nothing(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -176,7 +176,7 @@ def test_a_plan_that_cannot_be_written_starts_nothing(
 
 
 def test_a_read_only_folder_is_told_and_jobs_still_choose(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollout = begun(tmp_path, plan)
     held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -196,7 +196,7 @@ def test_a_read_only_folder_is_told_and_jobs_still_choose(
 
 
 def test_a_log_that_cannot_be_read_makes_it_the_champion(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun(tmp_path, plan)
     real = Path.exists

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sabun.errors import RolloutError
-from sabun.rollout.plan import Gate, Plan, Side, Stage
+from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
 
 GOOD = """
 name = "trial"
@@ -28,15 +28,15 @@ gate = { study = "studies/pilot" }
 """
 
 
-def load(tmp_path: Path, text: str) -> Plan:
+def load(tmp_path: Path, text: str) -> RolloutPlan:
     path = tmp_path / "rollout.toml"
     path.write_text(text, encoding="utf-8")
-    return Plan.load(path)
+    return RolloutPlan.load(path)
 
 
 def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
     plan = load(tmp_path, GOOD)
-    assert plan == Plan(
+    assert plan == RolloutPlan(
         "trial",
         Side("torch.optim:AdamW", {"lr": 0.001, "betas": (0.9, 0.99)}),
         Side("nesterov@adam"),
@@ -48,28 +48,28 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("share = 0.05", "shares = 0.05", "unknown key in stage 2 'shares'. Did you mean 'share'"),
-        ("share = 0.05", "share = 1.5", "share must lie in 0..1"),
+        ("share = 0.05", "share = 1.5", "share must be between 0 and 1"),
         ("share = 0.05", "share = nan", "not a finite number"),
         ("share = 0.05", "share = true", "not a finite number"),
         ("share = 0.05", 'share = "5%"', "not a finite number"),
         ("share = 0\n", "share = 0.5\n", "the share falls"),
         ('gate = { study = "studies/pilot" }', "", "stage 'pilot' has no gate"),
         ('gate = { study = "studies/pilot" }', "gate = { }", "has no 'study'"),
-        ('study = "studies/pilot"', 'study = ""', "names no study"),
+        ('study = "studies/pilot"', 'study = ""', "does not name its study"),
         ('study = "studies/pilot"', 'study = "s", verdict = "no-go"', "unknown verdict"),
         ('study = "studies/pilot"', 'study = "s", min_seeds = 0', "at least 1"),
         ('study = "studies/pilot"', 'study = "s", min_seeds = 1.5', "not of type int"),
         ('study = "studies/pilot"', 'study = "s", max_age_days = 0', "must be positive"),
         ('name = "pilot"', 'name = "poc"', "two stages are called 'poc'"),
-        ('name = "pilot"', 'name = "a b"', "no name for a stage"),
+        ('name = "pilot"', 'name = "a b"', "is not a valid name for a stage"),
         ('name = "pilot"', 'name = "pilot"\nkill_file = "../../etc/x"', "a name beside the plan"),
         ('name = "trial"', 'name = " "', "has no name"),
         ('name = "trial"', "", "has no 'name'"),
-        ('name = "trial"', 'name = "trial"\nschema_version = 2', "only 1 is known"),
+        ('name = "trial"', 'name = "trial"\nschema_version = 2', "this version reads 1"),
         ("[challenger]", "[challanger]", "Did you mean 'challenger'"),
         ('optimizer = "nesterov@adam"', "", "challenger has no 'optimizer'"),
-        ('optimizer = "nesterov@adam"', 'optimizer = ""', "names no optimizer"),
-        ("lr = 0.001", "lr = [[1]]", "is not an option"),
+        ('optimizer = "nesterov@adam"', 'optimizer = ""', "does not name its optimizer"),
+        ("lr = 0.001", "lr = [[1]]", "cannot be an option"),
         ("[[stages]]", "[[stages", "not valid TOML"),
     ],
 )
@@ -83,12 +83,12 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, s
 
 def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RolloutError, match="rollout init"):
-        Plan.load(tmp_path / "none.toml")
+        RolloutPlan.load(tmp_path / "none.toml")
 
 
 def test_the_first_stage_has_no_gate() -> None:
     with pytest.raises(RolloutError, match="first stage"):
-        Plan("x", Side("a"), Side("b"), (Stage("poc", 0.0, Gate("s")),))
+        RolloutPlan("x", Side("a"), Side("b"), (Stage("poc", 0.0, Gate("s")),))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
@@ -109,8 +109,8 @@ def test_toml_and_json_give_an_equal_plan_back(
         Stage("pilot", 0.05, Gate(name, min_seeds=3)),
         Stage("all", 1.0, Gate("s", "undecided")),
     )
-    plan = Plan(name, Side(optimizer, options, arm=name), Side("nesterov@adam"), stages)  # type: ignore[arg-type]
+    plan = RolloutPlan(name, Side(optimizer, options, arm=name), Side("nesterov@adam"), stages)  # type: ignore[arg-type]
     assert load(tmp_path_factory.mktemp("plan"), plan.to_toml()) == plan
-    again = Plan.from_json(plan.to_json())
+    again = RolloutPlan.from_json(plan.to_json())
     assert again == plan
     assert again.hash == plan.hash

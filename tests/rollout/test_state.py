@@ -14,7 +14,7 @@ import pytest
 from sabun import audit
 from sabun.errors import OptionError, RolloutError, StoreError
 from sabun.rollout.choice import choose
-from sabun.rollout.plan import Plan
+from sabun.rollout.rollout_plan import RolloutPlan
 from sabun.rollout.state import Rollout
 
 from ..kills import KILLED, killed
@@ -27,7 +27,7 @@ def events(rollout: Rollout) -> list[str]:
     return [record.event for record in rollout.log.read()]
 
 
-def test_a_roll_out_with_evidence_at_every_stage(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_a_roll_out_with_evidence_at_every_stage(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     rollout = Rollout(tmp_path, actor="operator")
     assert rollout.start(plan).stage.name == "poc"
     for study, stage in (("poc", "pilot"), ("pilot", "canary"), ("canary", "production")):
@@ -44,7 +44,7 @@ def test_a_roll_out_with_evidence_at_every_stage(tmp_path: Path, plan: Plan, wri
 
 
 def test_a_promotion_without_a_passing_gate_is_refused_and_logged(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
@@ -52,13 +52,13 @@ def test_a_promotion_without_a_passing_gate_is_refused_and_logged(
         rollout.promote()
     assert "--override" in caught.value.fix
     write_study(tmp_path / "studies" / "poc", gain=0.0)
-    with pytest.raises(RolloutError, match="asks for 'go', the study says"):
+    with pytest.raises(RolloutError, match="asks for 'go', the study's verdict"):
         rollout.promote()
     assert rollout.state().stage.name == "poc"
     assert events(rollout) == ["rollout.started", "rollout.refused", "rollout.refused"]
 
 
-def test_an_override_needs_a_reason_and_is_logged_as_one(tmp_path: Path, plan: Plan) -> None:
+def test_an_override_needs_a_reason_and_is_logged_as_one(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
     for empty in ("", "  "):
@@ -73,7 +73,7 @@ def test_an_override_needs_a_reason_and_is_logged_as_one(tmp_path: Path, plan: P
 
 
 def test_an_override_that_was_not_needed_is_not_logged_as_one(
-    tmp_path: Path, plan: Plan, write_study: WriteStudy
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
     write_study(tmp_path / "studies" / "poc")
     rollout = Rollout(tmp_path)
@@ -83,7 +83,7 @@ def test_an_override_that_was_not_needed_is_not_logged_as_one(
     assert "override" not in rollout.log.read()[-1].data
 
 
-def test_rolling_back_asks_nobody_but_needs_a_reason(tmp_path: Path, plan: Plan) -> None:
+def test_rolling_back_asks_nobody_but_needs_a_reason(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_rolling_back_asks_nobody_but_needs_a_reason(tmp_path: Path, plan: Plan)
 
 
 def test_of_two_operators_who_decide_at_once_the_later_is_refused(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: RolloutPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollout, other = Rollout(tmp_path), Rollout(tmp_path)
     rollout.start(plan)
@@ -119,7 +119,7 @@ def test_of_two_operators_who_decide_at_once_the_later_is_refused(
     assert rollout.state().stage.name == "poc"
 
 
-def test_starting_twice_is_refused(tmp_path: Path, plan: Plan) -> None:
+def test_starting_twice_is_refused(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     with pytest.raises(RolloutError, match="not started"):
         rollout.state()
@@ -131,7 +131,7 @@ def test_starting_twice_is_refused(tmp_path: Path, plan: Plan) -> None:
         rollout.start()
 
 
-def test_a_plan_that_is_there_is_not_overwritten(tmp_path: Path, plan: Plan) -> None:
+def test_a_plan_that_is_there_is_not_overwritten(tmp_path: Path, plan: RolloutPlan) -> None:
     path = tmp_path / "rollout.toml"
     path.write_text(plan.to_toml().replace('"trial"', '"mine"'))
     before = path.read_text()
@@ -148,11 +148,11 @@ def edit(folder: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_an_edited_plan_must_be_applied_and_the_gate_cannot_be_edited_away(tmp_path: Path, plan: Plan) -> None:
+def test_an_edited_plan_must_be_applied_and_the_gate_cannot_be_edited_away(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
     rollout.promote(override=WHY)
-    with pytest.raises(RolloutError, match="Nothing to apply"):
+    with pytest.raises(RolloutError, match="already in force"):
         rollout.apply(reason="x")
     edit(tmp_path, "share = 0.05", "share = 0.2")
     assert any("not applied" in note for note in rollout.verify()[1])
@@ -170,7 +170,7 @@ def test_an_edited_plan_must_be_applied_and_the_gate_cannot_be_edited_away(tmp_p
 @pytest.mark.parametrize(
     ("old", "new"), [('name = "trial"', 'name = "trial-2"'), ("lr = 0.1", "lr = 0.2"), ('"pilot"', '"first"')]
 )
-def test_new_sides_start_over(tmp_path: Path, plan: Plan, old: str, new: str) -> None:
+def test_new_sides_start_over(tmp_path: Path, plan: RolloutPlan, old: str, new: str) -> None:
     # The evidence was for other optimizers, or the stage is gone.
     rollout = Rollout(tmp_path)
     rollout.start(plan)
@@ -179,7 +179,7 @@ def test_new_sides_start_over(tmp_path: Path, plan: Plan, old: str, new: str) ->
     assert rollout.apply(reason="changed").stage.name == "poc"
 
 
-def test_the_state_file_is_a_copy_that_the_log_renews(tmp_path: Path, plan: Plan) -> None:
+def test_the_state_file_is_a_copy_that_the_log_renews(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
     rollout.promote(override=WHY)
@@ -194,7 +194,7 @@ def test_the_state_file_is_a_copy_that_the_log_renews(tmp_path: Path, plan: Plan
         assert not rollout.renew()
 
 
-def test_events_of_others_in_the_same_log_change_nothing(tmp_path: Path, plan: Plan) -> None:
+def test_events_of_others_in_the_same_log_change_nothing(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.start(plan)
     rollout.log.append("guard.rolled-back", {"step": 3, "stage": "production"})
@@ -202,7 +202,7 @@ def test_events_of_others_in_the_same_log_change_nothing(tmp_path: Path, plan: P
     assert rollout.promote(override=WHY)[0].stage.name == "pilot"
 
 
-def test_a_log_of_nonsense_events_is_a_problem_and_no_crash(tmp_path: Path, plan: Plan) -> None:
+def test_a_log_of_nonsense_events_is_a_problem_and_no_crash(tmp_path: Path, plan: RolloutPlan) -> None:
     rollout = Rollout(tmp_path)
     rollout.log.append("rollout.promoted", {"to": "production"})
     state, problem = rollout.state_or_problem()
@@ -224,7 +224,7 @@ MOVES = {
 
 @pytest.mark.parametrize("command", MOVES)
 def test_a_kill_between_any_two_writes_leaves_the_old_state_or_the_new(
-    tmp_path: Path, plan: Plan, command: str
+    tmp_path: Path, plan: RolloutPlan, command: str
 ) -> None:
     before, after, event = MOVES[command]
 
@@ -280,7 +280,7 @@ def test_a_kill_between_any_two_writes_leaves_the_old_state_or_the_new(
     assert seen == {(KILLED, False), (KILLED, True), (0, True)}
 
 
-def test_age_is_measured_at_the_time_of_asking(tmp_path: Path, plan: Plan, write_study: WriteStudy) -> None:
+def test_age_is_measured_at_the_time_of_asking(tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy) -> None:
     write_study(tmp_path / "studies" / "poc", age_days=29)
     rollout = Rollout(tmp_path)
     rollout.start(plan)

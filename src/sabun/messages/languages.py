@@ -18,7 +18,17 @@ from typing import Any
 
 from sabun.errors import OptionError, unknown
 
-__all__ = ["DEFAULT", "Language", "LanguageFile", "add_language", "differences", "language", "languages", "read"]
+__all__ = [
+    "DEFAULT",
+    "Language",
+    "LanguageFile",
+    "add_language",
+    "add_messages",
+    "differences",
+    "language",
+    "languages",
+    "read",
+]
 
 Language = str
 """The code of a language: the name of its file."""
@@ -71,6 +81,12 @@ def add_language(path: Traversable) -> Language:
     code = path.name.removesuffix(".toml")
     _LANGUAGES[code] = file
     return code
+
+
+def add_messages(lang: Language, messages: Mapping[str, str]) -> None:
+    """Add messages by dotted key to a language, such as the name of a new KPI (``kpi.NAME``)."""
+    file = read(lang)
+    _LANGUAGES[lang] = LanguageFile(MappingProxyType({**file.messages, **messages}), file.format)
 
 
 def read(lang: Language) -> LanguageFile:

@@ -1,8 +1,14 @@
 """Staged roll-out: which training jobs get the new optimizer, on what evidence, and the way back.
 
-``plan`` says what the stages are, ``state`` where the roll-out stands, ``evidence`` what opens a gate, ``choice`` which
-optimizer a job gets, ``build`` makes it, ``guard`` watches it train. Special cases: share 0 is today's optimizer
-everywhere; a roll-out in doubt is share 0. Names are loaded on first use: choosing needs no torch.
+    rollout_plan    the two sides, the stages and their gates
+    proposal        a first plan, from a study or from two optimizers
+    state           the present stage: promote, roll back, apply
+    gate            whether a study's evidence opens a stage
+    choice          which side a job gets
+    sides, jobs     its optimizer, and the choice in its checkpoint
+    guard           recovery inside the training loop
+
+Names are loaded on first use: choosing needs no torch.
 """
 
 from __future__ import annotations
@@ -14,18 +20,18 @@ if TYPE_CHECKING:
     from sabun.rollout.choice import Choice, choose
     from sabun.rollout.guard.guard import Guard
     from sabun.rollout.jobs import champion, choice_of, optimizer
-    from sabun.rollout.plan import Gate, Plan, Side, Stage
-    from sabun.rollout.state import Rollout, State
+    from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
+    from sabun.rollout.state import Rollout, RolloutState
 
 _PUBLIC = {
     "Choice": "choice",
-    "Gate": "plan",
+    "Gate": "rollout_plan",
     "Guard": "guard.guard",
-    "Plan": "plan",
     "Rollout": "state",
-    "Side": "plan",
-    "Stage": "plan",
-    "State": "state",
+    "RolloutPlan": "rollout_plan",
+    "RolloutState": "state",
+    "Side": "rollout_plan",
+    "Stage": "rollout_plan",
     "champion": "jobs",
     "choice_of": "jobs",
     "choose": "choice",
@@ -36,11 +42,11 @@ __all__ = [
     "Choice",
     "Gate",
     "Guard",
-    "Plan",
     "Rollout",
+    "RolloutPlan",
+    "RolloutState",
     "Side",
     "Stage",
-    "State",
     "champion",
     "choice_of",
     "choose",

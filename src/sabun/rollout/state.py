@@ -1,17 +1,15 @@
-"""Where a roll-out stands: read from its audit log, changed only through it.
+"""The state of a roll-out: read from its audit log, changed only through it.
 
-The log is the truth. Beside the plan ``NAME.toml`` lie ``NAME.audit.jsonl``, the log, and ``NAME.state.json``, a copy
-of what the log says for dashboards and shell scripts. Every change is an event first and a new state file second, so a
-process killed between the two leaves a state file that is one event late; whoever looks next renews it. Jobs read the
-log itself and are never late.
+Beside the plan ``NAME.toml`` are ``NAME.audit.jsonl``, the log, which is authoritative, and ``NAME.state.json``, a copy
+of the state for dashboards and shell scripts. Every change is an event first and a new state file second, so a process
+killed between the two leaves a state file that is one event late; the next command renews it. Jobs read the log.
 
-What counts is the plan that the log holds, not the file: an edit of ``rollout.toml`` has no effect until ``apply``
-writes it to the log. Special cases: ``promote`` asks the gate of the next stage, ``rollback`` asks nobody.
+The plan in the log is in force, not the file: an edit of ``rollout.toml`` has no effect until ``apply`` writes it to
+the log. ``promote`` needs the gate of the next stage to pass; ``rollback`` needs nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -21,31 +19,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sabun import audit
+from sabun import _files, audit
 from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import OptionError, RolloutError, SabunWarning, StoreError
 from sabun.journal import GENESIS, JournalVerification, Json
-from sabun.rollout import gate as evidence
-from sabun.rollout.gate import Finding
-from sabun.rollout.plan import Plan, Stage
+from sabun.rollout.gate import GateFinding, examine
+from sabun.rollout.rollout_plan import RolloutPlan, Stage
 
-__all__ = ["PLAN_VARIABLE", "Rollout", "State"]
+__all__ = ["PLAN_VARIABLE", "Rollout", "RolloutState"]
 
 PLAN_VARIABLE = "SABUN_ROLLOUT"
 STARTED, CHANGED = "rollout.started", "rollout.changed"
 PROMOTED, ROLLED_BACK, REFUSED = "rollout.promoted", "rollout.rolled-back", "rollout.refused"
-_MEND = "Correct that side of rollout.toml (options = { lr = 0.001 }), then run `sabun rollout apply --reason '…'`."
+_CORRECT = "Correct that side of rollout.toml (options = { lr = 0.001 }), then run `sabun rollout apply --reason '…'`."
 _MOVES = (STARTED, CHANGED, PROMOTED, ROLLED_BACK)
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the log says: the plan in force, the stage, since when, by which event, and where the chain ends.
+class RolloutState:
+    """The plan in force, the stage, since when, by which event, and the head hash of the log.
 
-    ``override`` is the reason why the stage was entered without a passing gate; empty where the gate passed.
+    ``override`` is the reason for entering the stage without a passing gate; empty if the gate passed.
     """
 
-    plan: Plan
+    plan: RolloutPlan
     stage: Stage
     since: str
     seq: int
@@ -53,7 +50,7 @@ class State:
     head: str
 
     def to_json(self) -> dict[str, Json]:
-        """What the state file holds."""
+        """Return the content of the state file."""
         return {
             "rollout": self.plan.name,
             "plan_hash": self.plan.hash,
@@ -68,7 +65,7 @@ class State:
 class Rollout:
     """One roll-out on disk. ``path`` is the plan or its directory; by default $SABUN_ROLLOUT, else ./rollout.toml.
 
-    Opening reads nothing. ``actor`` is who asks, for the log; by default user@host.
+    Opening reads nothing. ``actor`` is named in the log; by default user@host.
     """
 
     def __init__(self, path: str | Path | None = None, *, actor: str | None = None) -> None:
@@ -79,15 +76,15 @@ class Rollout:
 
     @property
     def folder(self) -> Path:
-        """Where the plan lies; its studies and kill files are relative to it."""
+        """The directory of the plan; its studies and kill files are relative to it."""
         return self.plan_path.parent
 
-    def plan(self) -> Plan:
-        """The plan file as it is now, in force or not."""
-        return Plan.load(self.plan_path)
+    def plan(self) -> RolloutPlan:
+        """Return the plan in the file, in force or not."""
+        return RolloutPlan.load(self.plan_path)
 
-    def state(self) -> State:
-        """What the log says. Raises RolloutError where the roll-out was not started or the log does not hold."""
+    def state(self) -> RolloutState:
+        """Return the state. Raises RolloutError where the roll-out was not started, or its log is not valid."""
         state, problem = self.state_or_problem()
         if problem:
             raise RolloutError(
@@ -98,8 +95,8 @@ class Rollout:
             raise RolloutError(f"the roll-out at {self.plan_path} was not started.", fix="Run `sabun rollout init`.")
         return state
 
-    def state_or_problem(self) -> tuple[State | None, str]:
-        """The state (None before the start), and what is wrong with the log (empty when nothing is); never raises."""
+    def state_or_problem(self) -> tuple[RolloutState | None, str]:
+        """Return the state (None before the start), and what is wrong with the log (empty: nothing). Never raises."""
         try:
             if not self.log.path.exists() and not self.log.head_path.exists():
                 return None, ""
@@ -110,10 +107,10 @@ class Rollout:
         except (StoreError, RolloutError) as error:
             return None, error.cause if error.cause.endswith(".") else f"{error.cause}."
 
-    def start(self, plan: Plan | None = None) -> State:
-        """Write ``plan`` (by default the file that is there) and the first event. Killed in between, start again."""
+    def start(self, plan: RolloutPlan | None = None) -> RolloutState:
+        """Write ``plan`` (by default, use the existing file) and the first event. After a kill in between, repeat."""
         if self.state_or_problem() != (None, ""):
-            self.state()  # says so if the log is broken
+            self.state()  # raises if the log is not valid
             raise RolloutError(
                 f"the roll-out at {self.plan_path} was started already.",
                 fix="Edit the plan and run `sabun rollout apply`, or choose another directory.",
@@ -121,72 +118,73 @@ class Rollout:
         if plan is not None:
             if self.plan_path.exists() and self.plan() != plan:
                 raise RolloutError(f"there is another plan at {self.plan_path}.", fix="Move it away, or start with it.")
-            _replace(self.plan_path, plan.to_toml())
+            _write(self.plan_path, plan.to_toml())
         plan = self.plan()
         head = audit.verify(self.log.path).head if self.log.path.exists() else GENESIS
         return self._record(head, STARTED, {"stage": plan.stages[0].name, "plan": plan.to_json()})
 
-    def promote(self, *, override: str | None = None, now: datetime | None = None) -> tuple[State, Finding]:
+    def promote(self, *, override: str | None = None, now: datetime | None = None) -> tuple[RolloutState, GateFinding]:
         """Enter the next stage if its gate passes, or with a reason in ``override``; both are logged.
 
-        Raises RolloutError, after logging the refusal, when the gate does not pass or, override or not, when a side of
-        the plan cannot be built; and without a trace when there is no next stage or the plan file was edited and not
+        Raises RolloutError, after logging the refusal, where the gate does not pass or, override or not, a side of the
+        plan cannot be built; and without logging where there is no next stage, or the plan file was edited and not
         applied.
         """
         _check_reason(override)
         before = self._in_force()
         position = before.plan.index(before.stage.name) + 1
         if position == len(before.plan.stages):
-            raise RolloutError(f"{before.stage.name!r} is the last stage.", fix="There is nothing left to promote to.")
+            raise RolloutError(f"{before.stage.name!r} is the last stage.", fix="The roll-out is complete.")
         target = before.plan.stages[position]
         finding = self._ask(before, before.plan, target, override, now)
         moved = _moved(before.stage, target) | {"gate": finding.to_json()} | _reason(finding, override)
         return self._record(before.head, PROMOTED, moved), finding
 
-    def rollback(self, *, reason: str, to: str | None = None) -> State:
-        """Return to an earlier stage, by default the first: champion everywhere, from the next job on. Asks no gate."""
+    def rollback(self, *, reason: str, to: str | None = None) -> RolloutState:
+        """Return to an earlier stage, by default the first, where new jobs train with the champion. Needs no gate."""
         _check_reason(reason)
         before = self.state()
         plan = before.plan
         target = plan.stages[0] if to is None else plan.stages[plan.index(to)]
         if plan.index(target.name) > plan.index(before.stage.name):
             raise RolloutError(
-                f"{target.name!r} comes after {before.stage.name!r}.", fix="Use promote, which asks the gate."
+                f"{target.name!r} comes after {before.stage.name!r}.", fix="Use promote, which examines the gate."
             )
+        # The way back is never refused because of another operator's event.
         return self._record(None, ROLLED_BACK, _moved(before.stage, target) | {"reason": reason})
 
-    def apply(self, *, reason: str, override: str | None = None, now: datetime | None = None) -> State:
+    def apply(self, *, reason: str, override: str | None = None, now: datetime | None = None) -> RolloutState:
         """Put the edited plan file into force.
 
-        A change of name, champion or challenger goes back to the first stage, because the evidence was for others. A
-        larger share of the current stage needs its gate to pass, or an ``override``; everything else stays where it is.
+        A change of name, champion or challenger returns to the first stage, because the evidence was for others. A
+        larger share of the current stage needs its gate to pass, or an ``override``. Otherwise the stage stays.
         Raises RolloutError where a side of the plan cannot be built.
         """
         _check_reason(reason)
         _check_reason(override)
         before, plan = self.state(), self.plan()
         if plan == before.plan:
-            raise RolloutError("the plan file is the plan in force.", fix="Nothing to apply.")
+            raise RolloutError("the plan file is already in force.", fix="Edit it first.")
         names = [stage.name for stage in plan.stages]
         old = (before.plan.name, before.plan.champion, before.plan.challenger)
         same = old == (plan.name, plan.champion, plan.challenger) and before.stage.name in names
         target = plan.stages[plan.index(before.stage.name)] if same else plan.stages[0]
-        wrong, _ = _unbuildable(plan)
+        wrong, _ = _check_sides(plan)
         if wrong:
-            raise RolloutError(f"the plan is not put into force: {' '.join(wrong)}", fix=_MEND)
+            raise RolloutError(f"the plan cannot be applied: {' '.join(wrong)}", fix=_CORRECT)
         changed: dict[str, Json] = {"stage": target.name, "plan": plan.to_json(), "reason": reason}
         if target.share > before.stage.share:
             finding = self._ask(before, plan, target, override, now)
             changed |= {"gate": finding.to_json(), **_reason(finding, override)}
         return self._record(before.head, CHANGED, changed)
 
-    def examine(self, stage: str, *, now: datetime | None = None) -> Finding:
-        """What the gate of ``stage`` says now; asks only, changes nothing."""
+    def examine(self, stage: str, *, now: datetime | None = None) -> GateFinding:
+        """Return what the gate of ``stage`` says now; changes nothing."""
         plan = self.state().plan
         return self._examined(plan, plan.stages[plan.index(stage)], now)[0]
 
     def verify(self, *, anchor: str | None = None) -> tuple[JournalVerification, list[str]]:
-        """The chain (see :func:`sabun.audit.verify`), and in sentences whatever else does not fit it."""
+        """Verify the log; return the result, and in sentences what else does not agree with the log."""
         found, events = self.log.load(anchor=anchor)
         state, problem = self.state_or_problem()
         if not found.ok:
@@ -202,18 +200,18 @@ class Rollout:
         if (line := audit.clock_set_back(events)) is not None:
             wrong.append(f"the clock was set back before line {line}; the order of events is that of the log.")
         if _load(self.state_path) != state.to_json():
-            wrong.append(f"{self.state_path.name} does not say what the log says.")
+            wrong.append(f"{self.state_path.name} does not agree with the log.")
         return found, wrong
 
     def renew(self) -> bool:
-        """Write the state file anew where it does not say what the log says; True if it was so."""
+        """Renew the state file if it does not agree with the log; return whether that was so."""
         state = self.state()
         if _load(self.state_path) == state.to_json():
             return False
-        _replace(self.state_path, json.dumps(state.to_json(), indent=2, ensure_ascii=False) + "\n")
+        _write(self.state_path, json.dumps(state.to_json(), indent=2, ensure_ascii=False) + "\n")
         return True
 
-    def _in_force(self) -> State:
+    def _in_force(self) -> RolloutState:
         state = self.state()
         if self.plan() != state.plan:
             raise RolloutError(
@@ -222,52 +220,54 @@ class Rollout:
             )
         return state
 
-    def _ask(self, before: State, plan: Plan, target: Stage, override: str | None, now: datetime | None) -> Finding:
+    def _ask(
+        self, before: RolloutState, plan: RolloutPlan, target: Stage, override: str | None, now: datetime | None
+    ) -> GateFinding:
         finding, wrong = self._examined(plan, target, now)
-        if wrong:  # a reason does not make it trainable
+        if wrong:  # an override does not make it trainable
             self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
-            raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_MEND)
+            raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_CORRECT)
         if not finding.passed and override is None:
             self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(
                 f"the gate of {target.name!r} does not pass: {' '.join(finding.problems)}",
-                fix="Mend that, or give a reason with --override; it is logged as an override.",
+                fix="Correct that, or give a reason with --override; it is logged as an override.",
             )
         return finding
 
-    def _examined(self, plan: Plan, target: Stage, now: datetime | None) -> tuple[Finding, list[str]]:
-        """What the gate of ``target`` says, and why no job could build a side, which is among its problems."""
-        finding = evidence.examine(target.gate, plan, self.folder, now=now)
-        wrong, unjudged = _unbuildable(plan)
+    def _examined(self, plan: RolloutPlan, target: Stage, now: datetime | None) -> tuple[GateFinding, list[str]]:
+        """Return the finding of the gate of ``target``, and which of its problems are sides that no job could build."""
+        finding = examine(target.gate, plan, self.folder, now=now)
+        wrong, unjudged = _check_sides(plan)
         problems = (*finding.problems, *wrong, *unjudged)
         return dataclasses.replace(finding, passed=not problems, problems=problems), wrong
 
-    def _record(self, head: str | None, event: str, fields: Mapping[str, Json]) -> State:
+    def _record(self, head: str | None, event: str, fields: Mapping[str, Json]) -> RolloutState:
         self.log.append(event, fields, after=head)
         state = self.state()
         try:
             self.renew()
-        except RolloutError as error:  # the event stands; whoever looks next renews the copy
+        except RolloutError as error:  # the event stands; the next command renews the copy
             warnings.warn(f"{event} is in the audit log and in force, but {error.cause}", SabunWarning, stacklevel=3)
         return state
 
 
-def _unbuildable(plan: Plan) -> tuple[list[str], list[str]]:
-    """See :func:`sabun.rollout.jobs.unbuildable`; imported here because choosing and looking need no torch."""
-    from sabun.rollout.jobs import unbuildable
+def _check_sides(plan: RolloutPlan) -> tuple[list[str], list[str]]:
+    """See :func:`sabun.rollout.sides.check_sides`; imported here because choosing and looking need no torch."""
+    from sabun.rollout.sides import check_sides
 
-    return unbuildable(plan)
+    return check_sides(plan)
 
 
-def _replay(records: list[AuditEvent]) -> State | None:
-    """The state after all events; others than the roll-out's own (a guard's, a repair's) are passed over."""
-    state: State | None = None
+def _replay(records: list[AuditEvent]) -> RolloutState | None:
+    """Return the state after all events. Those of others, such as a guard's, are ignored."""
+    state: RolloutState | None = None
     for record in records:
         if record.event not in _MOVES:
             continue
         data = record.data
         try:
-            plan = Plan.from_json(_mapping(data["plan"])) if "plan" in data else None
+            plan = RolloutPlan.from_json(_mapping(data["plan"])) if "plan" in data else None
             if plan is None:
                 if state is None:
                     raise KeyError("plan")
@@ -276,10 +276,10 @@ def _replay(records: list[AuditEvent]) -> State | None:
         except (KeyError, TypeError) as error:
             raise RolloutError(f"event {record.seq} ({record.event}) lacks {error}.") from None
         override = str(data.get("override", ""))
-        state = State(plan, stage, record.time, record.seq, override, record.hash)
+        state = RolloutState(plan, stage, record.time, record.seq, override, record.hash)
     if state is None:
         return None
-    return State(state.plan, state.stage, state.since, state.seq, state.override, records[-1].hash)
+    return RolloutState(state.plan, state.stage, state.since, state.seq, state.override, records[-1].hash)
 
 
 def _mapping(value: Json) -> Mapping[str, Json]:
@@ -292,14 +292,14 @@ def _moved(before: Stage, after: Stage) -> dict[str, Json]:
     return {"from": before.name, "to": after.name, "share": after.share}
 
 
-def _reason(finding: Finding, override: str | None) -> dict[str, Json]:
-    """An override is logged as one only where it was needed."""
+def _reason(finding: GateFinding, override: str | None) -> dict[str, Json]:
+    """Return the override, which is logged only where it was needed."""
     return {} if finding.passed or override is None else {"override": override}
 
 
 def _check_reason(reason: str | None) -> None:
     if reason is not None and not reason.strip():
-        raise OptionError("the reason is empty.", fix="Say why, in a sentence: it stays in the audit log.")
+        raise OptionError("the reason is empty.", fix="Give the reason in a sentence: it stays in the audit log.")
 
 
 def _load(path: Path) -> object:
@@ -309,17 +309,10 @@ def _load(path: Path) -> object:
         return None
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the whole file or nothing: draft, sync, rename."""
-    draft = path.with_name(path.name + ".new")
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing. Raises RolloutError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        _files.replace(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise RolloutError(f"cannot write {path}: {error}.", fix="Check path, rights and space.") from None
+        raise RolloutError(f"cannot write {path}: {error}.", fix="Check path, permissions and space.") from None

@@ -13,7 +13,7 @@ from sabun.cli.rollout.output import print_notes
 from sabun.errors import OptionError
 
 if TYPE_CHECKING:
-    from sabun.rollout.plan import Side
+    from sabun.rollout.rollout_plan import Side
 
 __all__ = ["EPILOG", "init"]
 
@@ -62,8 +62,8 @@ def init(
     as_json: options.Json = False,
 ) -> None:
     """Write a plan, or take an existing one, and start its audit log at the first stage."""
-    from sabun.rollout import gate
     from sabun.rollout.advice import advice
+    from sabun.rollout.proposal import propose, template
     from sabun.rollout.state import Rollout
 
     rollout = Rollout(plan)
@@ -72,9 +72,9 @@ def init(
     if study is not None:
         if new is not None:
             raise OptionError("--challenger cannot be combined with --study.", fix="Name a candidate with --candidate.")
-        proposed = gate.propose(study, rollout.folder, name=name, candidate=candidate, champion=today)
+        proposed = propose(study, rollout.folder, name=name, candidate=candidate, champion=today)
     elif today is not None and new is not None:
-        proposed = gate.template(name or challenger, today, new)
+        proposed = template(name or challenger, today, new)
     elif today is not None or new is not None or not rollout.plan_path.exists():
         raise OptionError(
             "there is no plan to start from.", fix="Give --study DIR, or both --champion and --challenger."
@@ -94,7 +94,7 @@ def init(
 
 
 def _side(notation: str, lr: float | None, role: str) -> Side | None:
-    from sabun.rollout.plan import Side
+    from sabun.rollout.rollout_plan import Side
 
     if not notation:
         if lr is not None:

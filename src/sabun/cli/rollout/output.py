@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from sabun.rollout.state import Rollout, State
+    from sabun.rollout.state import Rollout, RolloutState
 
 __all__ = ["print_notes", "print_state", "update_aliases"]
 
 
-def print_state(state: State, *, as_json: bool = False) -> None:
+def print_state(state: RolloutState, *, as_json: bool = False) -> None:
     """Print the stage, its share of new jobs and the two optimizers."""
     if as_json:
         typer.echo(json.dumps({**state.to_json(), "head": state.head}, ensure_ascii=False, indent=2))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
@@ -27,8 +26,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from sabun import _files
 from sabun.errors import StoreError, TrainingError
-from sabun.poc.codec import decode_epoch, special
+from sabun.poc.codec import decode_epoch, decode_float
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
@@ -116,7 +116,7 @@ class ScriptTrainer:
         }
         path = directory / "run.json"
         with path.open("w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _files.lock(file.fileno())
             file.write(json.dumps(task))
             file.flush()
             yield path
@@ -203,7 +203,7 @@ class _Follower:
         elif kind == "end":
             self.end = record
         elif kind == "log":
-            test_loss, test_metric = special(record.pop("test_loss")), special(record.pop("test_metric"))
+            test_loss, test_metric = decode_float(record.pop("test_loss")), decode_float(record.pop("test_metric"))
             self.test_loss = self.test_loss if test_loss is None else test_loss
             self.test_metric = self.test_metric if test_metric is None else test_metric
             return decode_epoch({**record, "extra": {}})

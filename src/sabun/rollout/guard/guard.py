@@ -1,38 +1,27 @@
-"""A guard in the training loop: when a step goes wrong, back to the last good state; when it keeps going wrong, back to
-the champion.
+"""A guard in the training loop: it returns to the last good state when a step fails, and in the end to the champion.
 
     guard = sabun.Guard(model, optimizer, champion=lambda params: torch.optim.AdamW(params, lr=1e-3), audit="a.jsonl")
     ...
     loss.backward()
     guard.step(loss)                    # in place of optimizer.step(); with AMP guard.step(loss, scaler=scaler)
 
-What it watches: a loss or gradient that is not finite, a loss that jumps or drifts away from the recent window
-(:mod:`sabun.rollout.guard.loss_monitor`), and, where the optimizer measures it, the share of the stability interval
-still unused
-(``optimizer.margin`` = 1 − hλ/X). What it does, mildest first, and each an event in the audit log:
+An **anomaly** is a loss or gradient that is not finite, or a loss that jumps or drifts away from the recent window
+(:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or gives up
+(:mod:`sabun.rollout.guard.recovery_policy`); each is an event in the audit log. Where the optimizer measures the unused
+share of the stability interval (``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share
+vanishes, before anything fails.
 
-    skip        an isolated trouble: the step is not taken. The last good state is the present one. So too when a state
-                just restored meets trouble before its first step: then the batch is at fault, not the optimizer.
-    cut         the margin is gone: the step is shortened by ``cut``, before anything breaks.
-    roll back   trouble again within ``every`` steps: the last good state returns, the step is shortened.
-    fall back   the ``troubles``-th roll-back: the good state returns, and the champion trains on, with its settings.
-    give up     the champion keeps failing too: the last good state returns, and TrainingError says so.
+The shortening applies to ``lr`` for the duration of the step only, so any scheduler continues as before. The champion
+follows the shape of the schedule: its own lr times the present share of the largest lr so far. A sudden rise to more
+than five times that is treated as a fault of the schedule and divided out.
 
-A shortened step grows back, and roll-backs are forgiven, after ``forgive`` steps without trouble. The shortening is
-applied to ``lr`` for the moment of the step only, so any scheduler goes on as before. The champion follows the
-schedule's shape: its own lr times the present share of the largest lr so far. A sudden rise to more than five times
-that is taken for a fault of the schedule and divided out.
+With a closure the step is taken before it can be judged, so an isolated anomaly is rolled back, not skipped. Under
+``torch.distributed`` all ranks decide alike (:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With
+a ``GradScaler`` a gradient that overflows is not an anomaly while the scale can still be reduced: the scaler skips that
+step.
 
-Special cases: without ``champion`` the guard gives up where it would fall back. With a closure the step is taken before
-it can be judged, so an isolated trouble is rolled back, not skipped. Under ``torch.distributed`` all ranks decide alike
-(:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With a ``GradScaler`` a gradient that overflows
-is no
-trouble while the scale can still fall: the scaler skips that step, as ever.
-
-Cost without trouble: one look at the gradients and one synchronisation a step, a copy of the state every ``every``
-steps. On disk too, where there is a folder, as long as all writing so far took at most ``disk_share`` of the time; the
-states in between are in memory alone, so that a roll-back is none the worse for it, and a kill costs at most the time
-of one write over that share (or ``every`` steps, if those take longer).
+The cost without anomalies is one pass over the gradients and one synchronization per step, and a copy of the state
+every ``every`` steps; on disk only as often as ``disk_share`` allows (:mod:`sabun.rollout.guard.snapshots`).
 """
 
 from __future__ import annotations
@@ -50,9 +39,10 @@ from torch import Tensor, nn
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
-from sabun.rollout.guard.loss_monitor import Trouble, Watch
-from sabun.rollout.guard.snapshots import Disk, Memory, Snapshot, clone
-from sabun.rollout.guard.step_check import Figures
+from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
+from sabun.rollout.guard.recovery_policy import RecoveryPolicy
+from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
+from sabun.rollout.guard.step_check import StepCheck
 
 __all__ = ["Guard"]
 
@@ -73,24 +63,24 @@ Closure = Callable[[], Tensor]
 
 
 class Guard:
-    """Watches a training loop and takes it back to a good state; see the module.
+    """Watches a training loop and returns it to a good state after an anomaly; see the module.
 
     Args:
-        model: whose parameters and buffers are kept and restored.
-        optimizer: the one that trains; also what the loop goes on to call ``zero_grad`` and schedulers on.
+        model: its parameters and buffers are kept and restored.
+        optimizer: the one that trains; the loop continues to call its ``zero_grad`` and schedulers on it.
         champion: makes the optimizer to fall back to, from the list of parameters; with an attribute ``takes_model``
             that is true, from the model (or the named parameters of the part that trains). None: give up instead.
         audit: the audit log or its path; None: events are kept in ``events`` alone. Only rank 0 writes.
-        job_id: goes into every event.
-        every: steps between two good states kept; also the distance within which two troubles belong together.
-        keep: how many good states are kept.
+        job_id: included in every event.
+        every: steps between two good states kept; also the distance within which anomalies are not isolated.
+        keep: number of good states kept.
         folder: where to keep them on disk too, so that :meth:`resume` finds them after a kill; None: in memory alone.
-        disk_share: largest share of the time that may go into writing them, in (0, 1]; 1 writes every one.
-        troubles: number of roll-backs that make the guard fall back.
+        disk_share: largest share of the time spent on writing them, in (0, 1]; 1 writes each.
+        max_rollbacks: number of roll-backs after which the guard falls back.
         cut: factor on the step after a roll-back, in (0, 1).
-        forgive: steps without trouble after which the step grows back by 1/cut and roll-backs are forgotten.
-        margin: smallest share of the stability interval that may stay unused, as the median over eight steps.
-        watch: the thresholds for losses.
+        recover_after: steps without an anomaly after which the step grows by 1/cut and roll-backs are forgotten.
+        margin: smallest unused share of the stability interval, as the median over eight steps.
+        monitor: the thresholds for losses.
 
     ``optimizer`` is the one that trains now, ``scale`` the present factor on its step, ``steps`` the number of calls,
     ``fallen_back`` whether the champion has taken over, and ``events`` the last 1,000 events.
@@ -108,55 +98,57 @@ class Guard:
         keep: int = 2,
         folder: str | Path | None = None,
         disk_share: float = 0.005,
-        troubles: int = 3,
+        max_rollbacks: int = 3,
         cut: float = 0.5,
-        forgive: int = 500,
+        recover_after: int = 500,
         margin: float = 0.0,
-        watch: Watch | None = None,
+        monitor: LossMonitor | None = None,
     ) -> None:
-        for name, number in (("every", every), ("keep", keep), ("troubles", troubles), ("forgive", forgive)):
+        counts = {"every": every, "keep": keep, "max_rollbacks": max_rollbacks, "recover_after": recover_after}
+        for name, number in counts.items():
             if not isinstance(number, int) or number < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1, not {number!r}.", fix="Leave it out.")
+                raise OptionError(f"{name} must be an integer of at least 1, not {number!r}.", fix="Leave it out.")
         if not 0 < cut < 1:
-            raise OptionError(f"cut must lie between 0 and 1, not {cut!r}.", fix="0.5 halves the step.")
+            raise OptionError(f"cut must be between 0 and 1, not {cut!r}.", fix="0.5 halves the step.")
         if not 0 < disk_share <= 1:
-            raise OptionError(
-                f"disk_share must lie between 0 and 1, not {disk_share!r}.", fix="0.005 is half a per cent of the time."
-            )
+            raise OptionError(f"disk_share must be between 0 and 1, not {disk_share!r}.", fix="0.005 is 0.5%.")
         self.model = model
         self.optimizer = optimizer
         self.steps = self._at = 0
-        self.scale = 1.0
         self.fallen_back = False
         self.events: deque[tuple[str, dict[str, Json]]] = deque(maxlen=1000)
+        self._policy = RecoveryPolicy(every, max_rollbacks, cut, recover_after)
         self._champion = champion
-        self._given = optimizer  # the schedule lives on, here, after a fall-back
+        self._given = optimizer  # its schedule continues after a fall-back
         self._log = AuditLog(audit) if isinstance(audit, str | Path) else audit
         self._job = job_id
-        self._every, self._troubles, self._cut, self._forgive, self._floor = every, troubles, cut, forgive, margin
-        self._watch = watch or Watch()
+        self._every, self._smallest_margin = every, margin
+        self._monitor = monitor or LossMonitor()
         self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._rank = torch.distributed.get_rank() if self._distributed else 0
-        self._figures = Figures()
+        self._check = StepCheck()
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._buffers = [name for name, _ in model.named_buffers()]
-        self._shelf: Memory | Disk = Memory(keep)
+        self._snapshots: MemorySnapshots | DiskSnapshots = MemorySnapshots(keep)
         if folder is not None:
-            where = Path(folder)
-            self._shelf = Disk(where, keep, self._rank, share=disk_share, agreed=self._agreed, told=self._told)
+            self._snapshots = DiskSnapshots(
+                Path(folder), keep, self._rank, share=disk_share, agree=self._agree, report=self._report_snapshots
+            )
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
-        self._peak = 0.0
+        self._peak_lr = 0.0
         self._last_lr = 0.0
-        self._fault = 1.0  # factor by which the schedule is off
-        self._rollbacks = 0
-        self._troubled = -every  # step of the last trouble
-        self._rolled_to = -1
-        self._untouched = 0  # troubles met in a restored state before any step was taken in it
-        self._restored = False
-        self._since = 0  # steps without trouble
-        self._fresh = True
+        self._schedule_fault = 1.0  # factor by which the schedule is too large
+        self._rolled_back_to = -1
+        self._begun = False
 
-    # ------------------------------------------------------------------ the loop's side
+    @property
+    def scale(self) -> float:
+        """The present factor on the step."""
+        return self._policy.scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._policy.scale = value
 
     def step(
         self,
@@ -165,157 +157,156 @@ class Guard:
         *,
         scaler: torch.amp.GradScaler | None = None,
     ) -> bool:
-        """Judge the step that is due, and take it if it is sound. True if it was taken and stands.
+        """Judge the step, and take it if there is no anomaly. Return whether it was taken and stands.
 
-        Pass the ``loss`` whose gradients were just computed (not the scaled one), or a ``closure`` as for
-        ``optimizer.step``. With a ``scaler`` this takes the place of ``scaler.step(optimizer)``; go on to call
-        ``scaler.update()``. Raises TrainingError when the guard gives up; the model then holds the last good state.
+        Pass the unscaled ``loss`` whose gradients were just computed, or a ``closure`` as for ``optimizer.step``. With
+        a ``scaler`` this replaces ``scaler.step(optimizer)``; call ``scaler.update()`` afterwards. Raises TrainingError
+        when the guard gives up; the model then holds the last good state.
         """
         if (loss is None) == (closure is None):
             raise OptionError("pass either the loss or a closure.", fix="guard.step(loss) after loss.backward().")
-        if self._fresh:
+        if not self._begun:
             self._begin()
         lr = self._given.param_groups[0].get("lr", 0.0)
         if lr != self._last_lr:
-            self._follow(float(lr))
+            self._follow_schedule(float(lr))
         if closure is not None:
             if scaler is not None:
                 raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
             if self.steps % self._every == 0:
                 self._keep()
             loss = self._take(lambda: self.optimizer.step(closure))  # type: ignore[arg-type]
-            seen = self._figures.see(self.optimizer, loss)
-            trouble = self._watch.judge(seen.loss, seen.norm)
+            checked = self._check(self.optimizer, loss)
+            anomaly = self._monitor.judge(checked.loss, checked.norm)
         else:
             if scaler is not None:
                 _unscale(scaler, self.optimizer)
-            seen = self._figures.see(self.optimizer, loss)
-            if scaler is not None and seen.norm is not None and math.isfinite(seen.loss) and scaler.get_scale() > 1:
+            checked = self._check(self.optimizer, loss)
+            overflow = checked.norm is not None and math.isfinite(checked.loss)
+            if scaler is not None and overflow and scaler.get_scale() > 1:
                 return self._overflow(scaler)
-            trouble = self._watch.judge(seen.loss, seen.norm)
-            if trouble is None:
+            anomaly = self._monitor.judge(checked.loss, checked.norm)
+            if anomaly is None:
                 if self.steps % self._every == 0:
                     self._keep()
                 if scaler is not None:
                     self._take(lambda: scaler.step(self.optimizer))
-                elif self.scale < 1.0 or self.fallen_back:
+                elif self._policy.scale < 1.0 or self.fallen_back:
                     self._take(self.optimizer.step)
                 else:
                     self.optimizer.step()
-        if seen.margin is not None:
-            self._margins.append(seen.margin)
+        if checked.margin is not None:
+            self._margins.append(checked.margin)
         self._at = self.steps
         self.steps += 1
-        if trouble is None:
-            self._restored, self._untouched = False, 0
-            self._since += 1
-            if self._margins or self._rollbacks or self.scale < 1.0:
-                self._calm()
-            return True
-        self._act(trouble, taken=closure is not None)
-        return False
+        if anomaly is not None:
+            self._recover(anomaly, taken=closure is not None)
+            return False
+        self._policy.good_step()
+        if len(self._margins) == _MARGIN_WINDOW:
+            self._watch_margin()
+        if self._policy.recover():
+            self._event("guard.recovered", scale=self.scale)
+        return True
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the optimizer's."""
+        """Call the optimizer's ``zero_grad``."""
         self.optimizer.zero_grad(set_to_none)
 
     def resume(self) -> int:
-        """After a kill: restore the newest good state from ``folder`` and return its step, the number of steps done.
+        """After a kill, restore the newest good state in ``folder``; return the number of steps done before it.
 
-        Call it on every rank. Returns 0 and changes nothing where none was kept. Raises StateError without ``folder``.
+        Call it on every rank. Returns 0 and changes nothing where no state was kept. Raises StateError without
+        ``folder``.
         """
-        if isinstance(self._shelf, Memory):
+        if isinstance(self._snapshots, MemorySnapshots):
             raise StateError("this guard keeps its states in memory.", fix="Give Guard a folder to resume from.")
-        held = self._shelf.steps()
-        if self._distributed:  # killed between two ranks' writes: what every rank has
+        held = self._snapshots.steps()
+        if self._distributed:  # a kill between two ranks' writes: use what every rank has
             box: list[list[int]] = [[]] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(box, held)
             held = sorted(set.intersection(*map(set, box)))
         if not held:
             return 0
-        found = self._shelf.get(held[-1])
-        self._shelf.forget_after(found.step)
-        self._fresh = False
+        found = self._snapshots.get(held[-1])
+        self._snapshots.forget_after(found.step)
+        self._begun = True
         self.load_state_dict(found.extra)
         self._restore(found)
         self._event("guard.resumed", to_step=found.step)
         return self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """For the loop's own checkpoint, beside the model's and ``guard.optimizer``'s."""
+        """Return plain values for the loop's own checkpoint, beside the model's and ``guard.optimizer``'s."""
         return {
             "steps": self.steps,
-            "scale": self.scale,
             "fallen_back": self.fallen_back,
-            "peak": self._peak,
-            "last_lr": self._last_lr,
-            "fault": self._fault,
-            "rollbacks": self._rollbacks,
-            "troubled": self._troubled,
-            "since": self._since,
-            "watch": self._watch.state_dict(),
+            "schedule": {"peak_lr": self._peak_lr, "last_lr": self._last_lr, "fault": self._schedule_fault},
+            "policy": self._policy.state_dict(),
+            "monitor": self._monitor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict``. Makes the champion if it had taken over: load ``guard.optimizer``'s state next."""
+        """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next."""
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:
                 raise StateError("the champion had taken over.", fix="Give Guard the champion again.")
             self._install_champion()
-        self.steps, self.scale, self._peak = state["steps"], state["scale"], state["peak"]
-        self._at = self.steps
-        self._last_lr, self._fault = state["last_lr"], state["fault"]
-        self._rollbacks, self._troubled, self._since = state["rollbacks"], state["troubled"], state["since"]
-        self._watch.load_state_dict(state["watch"])
+        self.steps = self._at = state["steps"]
+        schedule = state["schedule"]
+        self._peak_lr, self._last_lr = schedule["peak_lr"], schedule["last_lr"]
+        self._schedule_fault = schedule["fault"]
+        self._policy.load_state_dict(state["policy"])
+        self._monitor.load_state_dict(state["monitor"])
 
-    # ------------------------------------------------------------------ calm
+    # ------------------------------------------------------------------ steps
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._keep()
+        self._event(
+            "guard.started",
+            optimizer=_name(self.optimizer),
+            every=self._every,
+            max_rollbacks=self._policy.max_rollbacks,
+        )
 
     def _overflow(self, scaler: torch.amp.GradScaler) -> bool:
-        """The scale was too large for this gradient: the scaler skips the step and will lower the scale."""
+        """The scale was too large for this gradient: the scaler skips the step and will reduce the scale."""
         scaler.step(self.optimizer)
         self._at = self.steps
         self.steps += 1
         return False
 
-    def _begin(self) -> None:
-        self._fresh = False
-        self._keep()
-        self._event("guard.started", optimizer=_name(self.optimizer), every=self._every, troubles=self._troubles)
-
-    def _calm(self) -> None:
-        if len(self._margins) == _MARGIN_WINDOW and self._since % _MARGIN_WINDOW == 0:
-            middle = sorted(self._margins)[_MARGIN_WINDOW // 2]
-            if middle < self._floor:
+    def _watch_margin(self) -> None:
+        """Shorten the step if the median margin is too small."""
+        if self._policy.good_steps % _MARGIN_WINDOW == 0:
+            median = sorted(self._margins)[_MARGIN_WINDOW // 2]
+            if median < self._smallest_margin:
                 self._margins.clear()
-                self._shorten("guard.cut", reason="margin-vanished", value=middle, limit=self._floor)
-        if self._since % self._forgive == 0 and (self._rollbacks or self.scale < 1.0):
-            self.scale = min(1.0, self.scale / self._cut)
-            self._rollbacks = 0
-            self._event("guard.calm", scale=self.scale)
+                self._policy.shorten()
+                figures: dict[str, Json] = {"value": median, "limit": self._smallest_margin, "scale": self.scale}
+                self._event("guard.cut", reason="margin-vanished", **figures)
 
-    def _follow(self, lr: float) -> None:
-        """Keep up with the schedule: the largest lr so far, and the factor of a sudden rise while it lasts."""
+    def _follow_schedule(self, lr: float) -> None:
+        """Update the largest lr so far, and the factor of a sudden rise while it lasts."""
         last = self._last_lr
-        if self._fault == 1.0 and last > 0 and lr > 5 * self._peak:
-            self._fault = lr / last
-        elif self._fault > 1.0 and lr < 2 * last / self._fault:
-            self._fault = 1.0
-        if self._fault == 1.0:
-            self._peak = max(self._peak, lr)
+        if self._schedule_fault == 1.0 and last > 0 and lr > 5 * self._peak_lr:
+            self._schedule_fault = lr / last
+        elif self._schedule_fault > 1.0 and lr < 2 * last / self._schedule_fault:
+            self._schedule_fault = 1.0
+        if self._schedule_fault == 1.0:
+            self._peak_lr = max(self._peak_lr, lr)
         self._last_lr = lr
 
-    def _keep(self, *, alone: bool = False) -> None:
-        level, state = self._watch.level, self.optimizer.state_dict()
-        self._shelf.put(Snapshot(self.steps, level, self._tensors, state, self.state_dict()), alone=alone)
-
     def _take(self, step: Callable[[], Any]) -> Any:
-        """Take one step, at lr times the scale, and after a fall-back times the schedule's shape."""
+        """Take one step, at lr times the scale, and after a fall-back times the shape of the schedule."""
         factor = self.scale
-        if self.fallen_back and self._peak > 0:
-            factor *= min(1.0, self._last_lr / self._fault / self._peak)
+        if self.fallen_back and self._peak_lr > 0:
+            factor *= min(1.0, self._last_lr / self._schedule_fault / self._peak_lr)
         if factor == 1.0:
             return step()
-        # An optimizer that finds its own step length keeps it among its state: nothing to shorten there.
+        # An optimizer that determines its own step length keeps it in its state: there is nothing to shorten.
         groups = [group for group in self.optimizer.param_groups if not group.get("lr_found")]
         whole = [group["lr"] for group in groups]
         for group, lr in zip(groups, whole, strict=True):
@@ -326,74 +317,66 @@ class Guard:
             for group, lr in zip(groups, whole, strict=True):
                 group["lr"] = lr
 
-    # ------------------------------------------------------------------ trouble
+    # ------------------------------------------------------------------ recovery
 
-    def _act(self, trouble: Trouble, *, taken: bool) -> None:
-        isolated = self.steps - self._troubled > self._every
-        self._troubled = self.steps
-        self._since = 0
-        figures: dict[str, Json] = {"reason": trouble.reason, "value": trouble.value, "limit": trouble.limit}
-        if isolated and not taken and trouble.reason != "loss-drift":
-            # The forward pass may have spoilt running statistics; the parameters are as they were.
-            found = self._shelf.newest()
-            if found is not None and self._buffers:
-                self._copy(found, self._buffers)
+    def _recover(self, anomaly: Anomaly, *, taken: bool) -> None:
+        """Carry out what the policy decides."""
+        action = self._policy.decide(
+            anomaly, self.steps, taken=taken, champion=self._champion is not None, fallen_back=self.fallen_back
+        )
+        figures: dict[str, Json] = {"reason": anomaly.reason, "value": anomaly.value, "limit": anomaly.limit}
+        if action == "skip":
+            # The forward pass may have corrupted running statistics; the parameters are unchanged.
+            newest = self._snapshots.newest()
+            if newest is not None and self._buffers:
+                self._copy(newest, self._buffers)
             self._event("guard.skipped", **figures)
-            return
-        if self._restored and not taken:
-            self._suspect_data(figures)
-            return
-        self._rollbacks += 1
-        self._margins.clear()
-        if self._rollbacks >= self._troubles:
-            self._last_resort(figures)
-        else:
-            found = self._roll_back(trouble)
-            self._shorten("guard.rolled-back", to_step=found.step, **figures)
-
-    def _suspect_data(self, figures: Mapping[str, Json]) -> None:
-        """The state is a good one that no step has touched since, so the trouble lies in the batch, not in the step."""
-        if self._untouched == 0 and not self.fallen_back:
-            self.scale /= self._cut
-            self._rollbacks -= 1
-        self._untouched += 1
-        if self._untouched > self._every:
+        elif action == "skip-batch":
+            self._event("guard.skipped", suspect="data", **figures)
+        elif action == "bad-data":
             self._event("guard.gave-up", **figures)
             raise TrainingError(
-                f"{self._untouched} batches in a row make a good state fail: {figures['reason']} (step {self._at}).",
-                fix="The model holds that state. Look at the data: the optimizer has not moved it.",
+                f"{self._policy.bad_batches} batches in a row fail in a good state: {anomaly.reason} "
+                f"(step {self._at}).",
+                fix="The model holds that state. Check the data: the optimizer has not changed it.",
             )
-        self._event("guard.skipped", suspect="data", **figures)
+        else:
+            self._margins.clear()
+            if action == "roll-back":
+                found = self._roll_back(drift=anomaly.reason == "loss-drift")
+                self._event("guard.rolled-back", to_step=found.step, **figures, scale=self.scale)
+                return
+            found = self._roll_back()
+            if action == "give-up":
+                self._give_up(found, figures)
+            self._fall_back(found, figures)
 
-    def _roll_back(self, trouble: Trouble | None) -> Snapshot:
-        """The newest good state; the best one if that was tried already, or if the trouble came slowly."""
-        found = self._shelf.newest()
-        if found is not None and (found.step == self._rolled_to or (trouble and trouble.reason == "loss-drift")):
-            found = self._shelf.best()
+    def _roll_back(self, *, drift: bool = False) -> Snapshot:
+        """Restore the newest good state, or the best one after a drift or where the newest was tried already."""
+        found = self._snapshots.newest()
+        if found is not None and (drift or found.step == self._rolled_back_to):
+            found = self._snapshots.best()
         if found is None:
             raise StateError("no good state was kept.", fix="Make the guard before the first step.")
-        self._rolled_to = found.step
-        self._restored = True
-        if trouble and trouble.reason == "loss-drift":
-            self._watch.forget()
+        self._rolled_back_to = found.step
+        if drift:
+            self._monitor.forget()
         self._restore(found)
         return found
 
-    def _last_resort(self, figures: Mapping[str, Json]) -> None:
-        found = self._roll_back(None)
-        if self.fallen_back or self._champion is None:
-            self._event("guard.gave-up", to_step=found.step, **figures)
-            who = "the champion too" if self.fallen_back else f"{_name(self.optimizer)}, and there is no champion,"
-            raise TrainingError(
-                f"training with {who} met {figures['reason']} after {self._rollbacks} roll-backs (step {self._at}).",
-                fix="The model holds its last good state. Look at data and loss; the audit log tells the story.",
-            )
+    def _give_up(self, found: Snapshot, figures: Mapping[str, Json]) -> None:
+        self._event("guard.gave-up", to_step=found.step, **figures)
+        who = "the champion too" if self.fallen_back else f"{_name(self.optimizer)}, without a champion,"
+        raise TrainingError(
+            f"training with {who} met {figures['reason']} after {self._policy.rollbacks} roll-backs (step {self._at}).",
+            fix="The model holds its last good state. Check data and loss; the audit log has the events.",
+        )
+
+    def _fall_back(self, found: Snapshot, figures: Mapping[str, Json]) -> None:
         before = _name(self.optimizer)
         self._install_champion()
-        self._rollbacks = 0
-        self._rolled_to = -1
-        self.scale = 1.0
-        self._keep(alone=True)  # the others' optimizer states are not the champion's
+        self._rolled_back_to = -1
+        self._keep(replace_all=True)  # the optimizer states of the others are not the champion's
         now = _name(self.optimizer)
         self._event("guard.fell-back", to_step=found.step, **{"from": before}, to=now, **figures)
 
@@ -403,18 +386,21 @@ class Guard:
         params = [p for group in self._given.param_groups for p in group["params"]]
         members: Any = params
         if getattr(self._champion, "takes_model", False):
-            # The model itself, if it is what trains; else the part of it, by name.
-            ours = {id(p) for p in params}
-            named = [(name, p) for name, p in self.model.named_parameters() if id(p) in ours]
+            # The model itself if all of it trains; else the part that does, by name.
+            trained = {id(p) for p in params}
+            named = [(name, p) for name, p in self.model.named_parameters() if id(p) in trained]
             if len(named) == len(params):
-                whole = {id(p) for p in self.model.parameters() if p.requires_grad} == ours
+                whole = {id(p) for p in self.model.parameters() if p.requires_grad} == trained
                 members = self.model if whole else named
         self.optimizer = self._champion(members)
         self.fallen_back = True
 
-    def _shorten(self, event: str, **figures: Json) -> None:
-        self.scale *= self._cut
-        self._event(event, **figures, scale=self.scale)
+    # ------------------------------------------------------------------ states and events
+
+    def _keep(self, *, replace_all: bool = False) -> None:
+        level, state = self._monitor.level, self.optimizer.state_dict()
+        snapshot = Snapshot(self.steps, level, self._tensors, state, self.state_dict())
+        self._snapshots.put(snapshot, replace_all=replace_all)
 
     def _restore(self, found: Snapshot) -> None:
         self._copy(found, list(self._tensors))
@@ -431,20 +417,19 @@ class Guard:
         for name in names:
             self._tensors[name].copy_(found.tensors[name])
 
-    def _agreed(self, mine: bool) -> bool:
-        """Rank 0's answer, on every rank."""
+    def _agree(self, mine: bool) -> bool:
+        """Return rank 0's answer on every rank."""
         if not self._distributed:
             return mine
         box = [mine]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def _told(self, event: str, facts: Mapping[str, Json]) -> None:
-        """What the shelf has to say."""
+    def _report_snapshots(self, event: str, facts: Mapping[str, Json]) -> None:
         self._event(event, **facts)
         if event == "guard.not-written":
-            said = f"a good state could not be written: {facts['reason']}. It is in memory; the training goes on."
-            warnings.warn(said, SabunWarning, stacklevel=2)
+            message = f"a good state could not be written: {facts['reason']}. It is in memory; training continues."
+            warnings.warn(message, SabunWarning, stacklevel=2)
 
     def _event(self, event: str, **fields: Json) -> None:
         job: dict[str, Json] = {"job_id": self._job} if self._job else {}
@@ -453,7 +438,7 @@ class Guard:
         if self._log is not None and self._rank == 0:
             try:
                 self._log.append(event, data)
-            except StoreError as error:  # a full disk must not cost the training that it was to protect
+            except StoreError as error:  # a full disk must not stop the training
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
 
 
@@ -468,4 +453,4 @@ def _unscale(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> 
 
 def _name(optimizer: torch.optim.Optimizer) -> str:
     scheme = optimizer.param_groups[0].get("scheme")
-    return type(optimizer).__name__ + (f"({scheme})" if isinstance(scheme, str) else "")
+    return type(optimizer).__name__ + ("" if scheme is None else f"({scheme})")

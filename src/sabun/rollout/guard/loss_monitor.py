@@ -1,17 +1,17 @@
-"""What counts as trouble in a stream of training losses. Plain numbers, no torch.
+"""Anomalies in a stream of training losses. Plain numbers, no torch.
 
 A loss is judged against the recent window by robust statistics: the median m and the median absolute deviation, scaled
 to a standard deviation s under normal noise (1.4826·MAD). It is a **spike** when it exceeds
 
     m + max(z·s, share·progress),      progress = start − m,
 
-that is, when it is far outside the noise *and* undoes a good part of what training has achieved; a hard batch late in
-training, many deviations out but small beside the progress, is none. A **drift** is the same for the median: the window
-has lost more than that share of the progress since its best (and 3s), too slowly for any single loss to stick out.
+that is, when it is far outside the noise *and* undoes a large part of the progress. A hard batch late in training, many
+deviations out but small compared with the progress, is not a spike. A **drift** is the same for the median: the window
+has lost more than that share of the progress since its best (and 3s), too slowly for any single loss to be a spike.
 
-Special cases: until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds
-the largest so far by the size of the first. A loss that only falls or stays is never trouble. Judgement does not depend
-on the unit of the loss, nor, after the warm-up, on its zero.
+Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest so
+far by the size of the first. A loss that does not increase is never an anomaly. The judgement does not depend on the
+unit of the loss nor, after the warm-up, on its zero.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Reason", "Trouble", "Watch"]
+__all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
 
-Reason = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
+AnomalyKind = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """What was seen, and the limit that it broke (None where no limit is needed)."""
+class Anomaly:
+    """An observed value, and the limit that it exceeded (None where there is no limit)."""
 
-    reason: Reason
+    reason: AnomalyKind
     value: float
     limit: float | None = None
 
 
 @dataclass(slots=True)
-class Watch:
-    """Judges one loss after another. ``window`` recent good losses are kept; the rest is four numbers."""
+class LossMonitor:
+    """Judges one loss after another, from the last ``window`` good losses and a few numbers on earlier ones."""
 
     window: int = 64
     warm_up: int = 16
@@ -65,17 +65,17 @@ class Watch:
         return statistics.median(self.recent) if self.recent else math.inf
 
     def limit(self) -> float:
-        """The largest loss that is no spike; renewed with every eighth loss, to cost next to nothing."""
+        """Return the largest loss that is not a spike. It is updated with every eighth loss, which costs little."""
         return self._limit
 
-    def judge(self, loss: float, gradient_norm: float | None = None) -> Trouble | None:
-        """The trouble with this step, or None; a loss without trouble enters the window."""
+    def judge(self, loss: float, gradient_norm: float | None = None) -> Anomaly | None:
+        """Return the anomaly of this step, or None; a loss without an anomaly enters the window."""
         if not math.isfinite(loss):
-            return Trouble("loss-not-finite", loss)
+            return Anomaly("loss-not-finite", loss)
         if gradient_norm is not None and not math.isfinite(gradient_norm):
-            return Trouble("gradient-not-finite", gradient_norm)
+            return Anomaly("gradient-not-finite", gradient_norm)
         if loss > self._limit:
-            return Trouble("loss-spike", loss, self._limit)
+            return Anomaly("loss-spike", loss, self._limit)
         if self.seen == 0:
             self.first = loss
         if loss > self.highest:
@@ -85,10 +85,10 @@ class Watch:
             self.recent.popleft()
         self.seen += 1
         if self.seen % 8 == 0 or self.seen <= self.warm_up:
-            return self._renew()
+            return self._update()
         return None
 
-    def _renew(self) -> Trouble | None:
+    def _update(self) -> Anomaly | None:
         level = self.level
         if self.seen == self.warm_up:
             self.start = level
@@ -101,18 +101,18 @@ class Watch:
             return None
         tolerated = self.best + max(3 * self.best_noise, self.share * max(self.start - self.best, 0.0))
         if level > tolerated:
-            return Trouble("loss-drift", level, tolerated)
+            return Anomaly("loss-drift", level, tolerated)
         if level < self.best:
             self.best, self.best_noise = level, noise
         return None
 
     def forget(self) -> None:
-        """Drop the window, whose losses are not those of a restored state; keep start and best."""
+        """Clear the window, whose losses are not those of a restored state; keep start and best."""
         self.recent.clear()
         self._limit = self.highest + abs(self.first)
 
     def state_dict(self) -> dict[str, float | list[float]]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return {
             "recent": list(self.recent),
             "seen": self.seen,
@@ -125,7 +125,7 @@ class Watch:
         }
 
     def load_state_dict(self, state: Mapping[str, float | list[float]]) -> None:
-        """Go on from what ``state_dict`` gave."""
+        """Continue from ``state_dict``."""
         recent = state["recent"]
         self.recent = deque(recent if isinstance(recent, list) else [])
         self.seen = int(_number(state["seen"]))

@@ -1,12 +1,12 @@
-"""What a guard looks at every step: the loss, whether every gradient is finite, and the stability margin.
+"""What a guard checks at every step: the loss, whether all gradients are finite, and the stability margin.
 
-All ranks get the same figures, so that they decide alike: losses and margins are averaged over the ranks, and one bad
-gradient on one rank is a bad gradient on all. It costs one pass over the gradients and, on an accelerator, one
-synchronisation.
+All ranks get the same values, so that they decide alike: losses and margins are averaged over the ranks, and a
+non-finite gradient on one rank counts on all. The cost is one pass over the gradients and, on an accelerator, one
+synchronization.
 
-The pass is the check that torch's ``GradScaler`` makes, at a scale of one: it reads every number, moves none (a test
-holds that to the bit) and cannot overflow where a norm would. Special cases that it does not take (sparse, sharded or
-complex gradients, or such as carry a graph of their own) are judged by the finiteness of their Euclidean norm.
+The pass is the check of torch's ``GradScaler`` at a scale of one: it reads every number, changes none (a test verifies
+that to the bit) and cannot overflow where a norm would. Gradients that it does not support (sparse, sharded, complex,
+or with a graph of their own) are checked by the finiteness of their Euclidean norm.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from torch import Tensor
 
 from sabun.errors import OptionError
 
-__all__ = ["Figures", "Seen"]
+__all__ = ["CheckedStep", "StepCheck"]
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-class Seen(NamedTuple):
-    """``norm`` is the Euclidean norm of the gradients where one of them is not finite, else None: nobody asks for it.
-    ``margin`` is None where the optimizer does not measure it, on any one rank."""
+class CheckedStep(NamedTuple):
+    """The loss, the Euclidean norm of the gradients if one of them is not finite (else None: it is not computed), and
+    the stability margin (None if the optimizer does not measure it, on any rank).
+    """
 
     loss: float
     norm: float | None
     margin: float | None
 
 
-class Figures:
-    """Reads them, with what it has to keep from one step to the next."""
+class StepCheck:
+    """Checks one step after another, with buffers that are kept between steps."""
 
     def __init__(self) -> None:
         self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._kept = -1, False  # number of gradients, and whether the fused check takes them
+        self._kept = -1, False  # number of gradients, and whether the fused check supports them
         self._found = self._one = torch.zeros(())
         self._peek: memoryview | None = None  # on the CPU ``_found``'s one number, read without a call into torch
 
-    def see(self, optimizer: torch.optim.Optimizer, loss: Tensor | float | None) -> Seen:
-        """The figures of the step that is due."""
+    def __call__(self, optimizer: torch.optim.Optimizer, loss: Tensor | float | None) -> CheckedStep:
+        """Check the step that is about to be taken."""
         if loss is None:
             raise OptionError("the closure returned no loss.", fix="Return the loss from the closure.")
         grads = [g for group in optimizer.param_groups for p in group["params"] if (g := p.grad) is not None]
@@ -56,20 +57,20 @@ class Figures:
         else:
             value, found, margin = self._shared(loss, bad, margin)
         if not found:
-            return Seen(value, None, margin)
-        self._kept = -1, False  # a mark that was set stays: begin with a new one
+            return CheckedStep(value, None, margin)
+        self._kept = -1, False  # a mark that was set stays set: begin with a new one
         norm = _norm(grads).item()
-        return Seen(value, math.nan if math.isfinite(norm) else norm, margin)
+        return CheckedStep(value, math.nan if math.isfinite(norm) else norm, margin)
 
     def _not_finite(self, grads: list[Tensor]) -> Tensor:
-        """1 where a gradient holds what is no finite number, else 0."""
+        """Return 1 if a gradient has a non-finite number, else 0."""
         if len(grads) != self._kept[0]:
             self._prepare(grads)
         if self._kept[1]:
             try:
                 torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
                 return self._found
-            except RuntimeError:  # a layout that it does not take
+            except RuntimeError:  # a layout that it does not support
                 self._kept, self._peek = (self._kept[0], False), None
         return torch.isfinite(_norm(grads)).logical_not().to(torch.float32)
 
@@ -86,12 +87,12 @@ class Figures:
             self._peek = self._found.numpy().data if self._found.is_cpu else None
 
     def _shared(self, loss: Tensor | float, bad: Tensor, margin: float | None) -> tuple[float, bool, float | None]:
-        """The figures over all ranks, with one synchronisation."""
+        """Return the values over all ranks, with one synchronization."""
         if bad.is_cpu and not self._distributed:
             return loss.item() if isinstance(loss, Tensor) else float(loss), bad.item() != 0.0, margin
         value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
         known = torch.tensor([0.0 if margin is None else margin, float(margin is not None)])
-        shared = torch.cat([figure.reshape(-1).to(bad.device, torch.float32) for figure in (value, bad, known)])
+        shared = torch.cat([part.reshape(-1).to(bad.device, torch.float32) for part in (value, bad, known)])
         if self._distributed:
             torch.distributed.all_reduce(shared)
             shared /= torch.distributed.get_world_size()
@@ -104,8 +105,9 @@ def _norm(grads: list[Tensor]) -> Tensor:
 
 
 def _dense(grad: Tensor) -> Tensor:
-    """The numbers of a gradient: of a sparse one its values, of a sharded one this rank's, of a half one wide enough
-    that their norm does not overflow."""
+    """Return the numbers of a gradient: the values of a sparse one, this rank's part of a sharded one, and float32 for
+    float16, so that the norm does not overflow.
+    """
     grad = grad.detach()
     if grad.is_sparse:
         grad = grad.coalesce().values()

@@ -1,8 +1,8 @@
-"""The plan of a roll-out: two sides, an ordered list of stages, and what opens each. Read from ``rollout.toml``.
+"""The plan of a roll-out: two sides, an ordered list of stages, and the gate of each. Read from ``rollout.toml``.
 
-A stage gives the *challenger* a share of the training jobs; the rest train with the *champion*, what the team uses
-today. Each stage but the first has a gate: a study that must say what, how recently, from how many seeds. Special
-cases: share 0 is champion everywhere, share 1 challenger everywhere; a stage without a gate can only be the first.
+A stage gives the *challenger* a share of the training jobs; the others train with the *champion*, today's optimizer.
+Each stage but the first has a gate: the study that opens it, its verdict, age and number of seeds. With share 0 all
+jobs train with the champion, with share 1 all with the challenger.
 
     name = "nesterov-for-adamw"         # also the salt of the draw
     [champion]
@@ -19,7 +19,7 @@ cases: share 0 is champion everywhere, share 1 challenger everywhere; a stage wi
     share = 0.05
     gate = { study = "studies/pilot", verdict = "go", max_age_days = 30, min_seeds = 10 }
 
-Plain dataclasses and ``tomllib``: a training job needs no more than the core install to read its plan.
+Plain dataclasses and ``tomllib``: a training job reads its plan with the core install alone.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from typing import TypeVar
 from sabun.errors import RolloutError, unknown
 from sabun.journal import Json
 
-__all__ = ["STAGES", "Gate", "Option", "Plan", "Side", "Stage"]
+__all__ = ["SCRIPT", "Gate", "Option", "RolloutPlan", "Side", "Stage"]
 
 Option = bool | int | float | str | tuple[float | int, ...]
 
-STAGES: tuple[tuple[str, float], ...] = (("poc", 0.0), ("pilot", 0.05), ("canary", 0.25), ("production", 1.0))
-"""The stages that ``init`` proposes, with their shares of jobs."""
+SCRIPT = "script"
+"""``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
 
 VERDICTS = ("go", "undecided")
 T = TypeVar("T")
@@ -51,9 +51,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What must hold to enter a stage: ``study`` (a directory, relative to the plan) says at least ``verdict`` of the
-    challenger, from at least ``min_seeds`` paired seeds, and ended at most ``max_age_days`` ago. ``study_hash``, when
-    given, pins the specification; empty means any."""
+    """The condition for entering a stage: the verdict of ``study`` on the challenger is ``verdict`` or better, from at
+    least ``min_seeds`` paired seeds, and the study ended at most ``max_age_days`` ago.
+
+    ``study`` is a directory relative to the plan. ``study_hash`` pins its specification; empty: any.
+    """
 
     study: str
     verdict: str = "go"
@@ -63,9 +65,11 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not self.study:
-            raise RolloutError("a gate names no study.", fix="Give the study's directory: study = 'studies/pilot'.")
+            raise RolloutError(
+                "a gate does not name its study.", fix="Give the study's directory: study = 'studies/pilot'."
+            )
         if self.verdict not in VERDICTS:
-            raise unknown(RolloutError, "verdict that a gate can ask for", self.verdict, VERDICTS)
+            raise unknown(RolloutError, "verdict of a gate", self.verdict, VERDICTS)
         if not self.max_age_days > 0:
             raise RolloutError(f"max_age_days must be positive (given: {self.max_age_days!r}).", fix="Give days.")
         if self.min_seeds < 1:
@@ -74,8 +78,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the roll-out: the challenger's ``share`` of jobs, the ``gate`` in front of it, and the name of the
-    ``kill_file`` that, when it lies beside the plan, gives every new job of this stage to the champion."""
+    """One stage: the challenger's ``share`` of jobs, the ``gate`` in front of it, and the name of the ``kill_file``.
+
+    While a file of that name is beside the plan, every new job of the stage trains with the champion.
+    """
 
     name: str
     share: float
@@ -84,10 +90,12 @@ class Stage:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
-            raise RolloutError(f"{self.name!r} is no name for a stage.", fix="Use letters, digits, '-', '_' and '.'.")
+            raise RolloutError(
+                f"{self.name!r} is not a valid name for a stage.", fix="Use letters, digits, '-', '_' and '.'."
+            )
         if not 0 <= self.share <= 1:
             raise RolloutError(
-                f"stage {self.name!r}: share must lie in 0..1 (given: {self.share!r}).", fix="0.05 is five per cent."
+                f"stage {self.name!r}: share must be between 0 and 1 (given: {self.share!r}).", fix="0.05 is 5%."
             )
         if not self.kill_file or Path(self.kill_file).is_absolute() or ".." in Path(self.kill_file).parts:
             raise RolloutError(f"stage {self.name!r}: kill_file must be a name beside the plan.", fix="Such as 'KILL'.")
@@ -95,8 +103,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Champion or challenger: an optimizer in the arms' notation and its options. ``arm`` is what the studies call it;
-    empty means by its notation."""
+    """Champion or challenger: an optimizer in the notation of studies, and its options.
+
+    ``arm`` is its name in the studies; empty: whatever arm has its notation.
+    """
 
     optimizer: str
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -104,12 +114,16 @@ class Side:
 
     def __post_init__(self) -> None:
         if not self.optimizer.strip():
-            raise RolloutError("a side of the roll-out names no optimizer.", fix="Such as 'torch.optim:AdamW'.")
+            raise RolloutError(
+                "a side of the roll-out does not name its optimizer.", fix="Such as 'torch.optim:AdamW'."
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The whole roll-out. Raises RolloutError for shares that fall, a first stage with a gate, a later one without."""
+class RolloutPlan:
+    """The plan of a roll-out. Raises RolloutError for decreasing shares, and for a first stage with a gate or a later
+    one without.
+    """
 
     name: str
     champion: Side
@@ -120,10 +134,10 @@ class Plan:
     def __post_init__(self) -> None:
         if self.schema_version != 1:
             raise RolloutError(
-                f"this plan has schema_version {self.schema_version!r}, and only 1 is known.", fix="Update sabun."
+                f"this plan has schema_version {self.schema_version!r}; this version reads 1.", fix="Update sabun."
             )
         if not self.name.strip():
-            raise RolloutError("the roll-out has no name.", fix="Give name = '…'; the draw of jobs depends on it.")
+            raise RolloutError("the roll-out has no name.", fix="Set name = '…'; the draw of jobs depends on it.")
         if not self.stages:
             raise RolloutError("the roll-out has no stages.", fix="Give at least one [[stages]] with name and share.")
         names = [stage.name for stage in self.stages]
@@ -131,7 +145,9 @@ class Plan:
         if twice:
             raise RolloutError(f"two stages are called {twice[0]!r}.", fix="Give each its own name.")
         if self.stages[0].gate is not None:
-            raise RolloutError(f"the first stage, {names[0]!r}, has a gate.", fix="It is where a roll-out begins.")
+            raise RolloutError(
+                f"the first stage, {names[0]!r}, has a gate.", fix="Remove it: a roll-out begins at its first stage."
+            )
         for before, after in zip(self.stages, self.stages[1:], strict=False):
             if after.gate is None:
                 raise RolloutError(f"stage {after.name!r} has no gate.", fix="Add gate = { study = '…' }.")
@@ -142,30 +158,30 @@ class Plan:
                 )
 
     def index(self, stage: str) -> int:
-        """Position of the stage called ``stage``. Raises RolloutError for another name."""
+        """Return the position of the stage called ``stage``. Raises RolloutError for another name."""
         for position, known in enumerate(self.stages):
             if known.name == stage:
                 return position
         raise unknown(RolloutError, "stage", stage, [known.name for known in self.stages])
 
     def to_json(self) -> dict[str, Json]:
-        """Plain values; ``from_json`` gives an equal plan back."""
+        """Return plain values; ``from_json`` returns an equal plan."""
         plain: dict[str, Json] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, object]) -> Plan:
-        """Build from plain values, with every key and type checked."""
+    def from_json(cls, fields: Mapping[str, object]) -> RolloutPlan:
+        """Build a plan from plain values. Raises RolloutError for an unknown key or a wrong type."""
         return _plan(fields)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of every field."""
+        """SHA-256 of the canonical JSON of all fields."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls, path: str | Path) -> RolloutPlan:
         """Read ``rollout.toml``. Raises RolloutError for a file that is missing, malformed or misspelt."""
         path = Path(path)
         try:
@@ -173,24 +189,24 @@ class Plan:
         except FileNotFoundError:
             raise RolloutError(
                 f"there is no roll-out plan at {path}.",
-                fix="Make one with `sabun rollout init`, or say where it is (option --plan, or SABUN_ROLLOUT).",
+                fix="Create one with `sabun rollout init`, or give its path (option --plan, or SABUN_ROLLOUT).",
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RolloutError(f"cannot read the plan {path}: {error}.", fix="Check the file.") from None
         except tomllib.TOMLDecodeError as error:
-            raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Mend that line.") from None
+            raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.from_json(fields)
 
     def to_toml(self) -> str:
-        """The plan as TOML with a comment on each part; ``load`` gives an equal plan back."""
+        """Return the plan as TOML with comments; ``load`` returns an equal plan."""
         lines = [
             "# Staged roll-out of an optimizer. After an edit: sabun rollout apply --reason '…'.",
-            f"name = {_toml(self.name)}  # also the salt of the draw: another name draws other jobs",
+            f"name = {_toml(self.name)}  # also the salt of the draw: another name selects other jobs",
             f"schema_version = {self.schema_version}",
         ]
         for title, side in (("champion", self.champion), ("challenger", self.challenger)):
             lines += ["", f"[{title}]", f"optimizer = {_toml(side.optimizer)}", f"options = {_toml(side.options)}"]
-            lines += [f"arm = {_toml(side.arm)}  # what the studies call it"] if side.arm else []
+            lines += [f"arm = {_toml(side.arm)}  # its name in the studies"] if side.arm else []
         for stage in self.stages:
             lines += ["", "[[stages]]", f"name = {_toml(stage.name)}", f"share = {_toml(stage.share)}"]
             lines.append(f"kill_file = {_toml(stage.kill_file)}")
@@ -200,12 +216,12 @@ class Plan:
         return "\n".join([*lines, ""])
 
 
-def _plan(fields: Mapping[str, object]) -> Plan:
-    given = _known(fields, Plan, "the plan", required=("name", "champion", "challenger", "stages"))
+def _plan(fields: Mapping[str, object]) -> RolloutPlan:
+    given = _known(fields, RolloutPlan, "the plan", required=("name", "champion", "challenger", "stages"))
     stages = given["stages"]
     if not isinstance(stages, Sequence) or isinstance(stages, str):
         raise RolloutError("the plan's stages are not a list.", fix="Write each as [[stages]].")
-    return Plan(
+    return RolloutPlan(
         name=_typed(given["name"], str, "name"),
         champion=_side(given["champion"], "champion"),
         challenger=_side(given["challenger"], "challenger"),
@@ -277,17 +293,17 @@ def _option(value: object, where: str) -> Option:
         return value
     if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
         return tuple(value)
-    raise RolloutError(f"{where}: {value!r} is not an option.", fix="Give a number, a text, true/false or numbers.")
+    raise RolloutError(f"{where}: {value!r} cannot be an option.", fix="Give a number, a text, true/false or numbers.")
 
 
 def _toml(value: object) -> str:
-    """A value as TOML. JSON's texts, numbers and true/false are TOML's; tables stand inline."""
+    """Return a value as TOML, tables inline. JSON's texts, numbers and true/false are TOML's."""
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_key(str(key))} = {_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
-    # TOML demands that DEL is escaped, which JSON leaves as it is.
+    # TOML requires DEL to be escaped; JSON does not.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
