@@ -23,7 +23,7 @@ from sabun.errors import OptionError, StateError, unknown
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
 from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
-from sabun.optim.checkpoints import VERSION, encoding, examined, keep_precision, restore_lr_found, unpack
+from sabun.optim.checkpoints import VERSION, checking, encoding, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.base import Controller
@@ -428,7 +428,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self._averaged:
             raise StateError("load_state_dict() inside 'with optimizer.averaged()'.", fix="Leave the block first.")
-        with examined(self, LinearMultistep), keep_precision(self):
+        with checking(self, LinearMultistep), keep_precision(self):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
 
