@@ -200,7 +200,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
         "crash": "it ended with exit status 1. It printed last: reading the data | the disk is on fire",
         "silent": "it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)' where the optimizer is made.",
         "hang": "it exceeded its time limit of 4 s. It printed last: waiting for a resource",
-        "disorder": "sabun.log was told epoch 1 after epoch 1.",
+        "disorder": "sabun.log got epoch 1 after epoch 1.",
         "no log": "it never called sabun.log",
     }
     assert app.run(["poc", "status", str(out)]) == 0

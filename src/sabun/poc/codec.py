@@ -1,6 +1,6 @@
-"""Epochs and results as strict JSON and back, float for float: what the store keeps and what workers send.
+"""Epochs and results as strict JSON and back, with exact floats, for records and for reports of workers.
 
-Special case: JSON has no number for them, so NaN and the infinities become the texts NaN, Infinity and -Infinity.
+JSON has no NaN and no infinities; they become the texts NaN, Infinity and -Infinity.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _FLOATS = ("train_loss", "val_loss", "val_metric", "test_loss", "test_metric", "
 
 
 def encode(result: RunResult) -> dict[str, Any]:
-    """A run's result, as strict JSON."""
+    """Return a run's result as strict JSON."""
     return cast("dict[str, Any]", to_json(dataclasses.asdict(result)))
 
 
 def encode_epoch(epoch: Epoch) -> dict[str, Any]:
-    """One epoch, as strict JSON."""
+    """Return an epoch as strict JSON."""
     return cast("dict[str, Any]", to_json(dataclasses.asdict(epoch)))
 
 
 def decode(fields: Mapping[str, Any]) -> RunResult:
-    """The run that ``encode`` wrote, float for float."""
+    """Return the result that :func:`encode` encoded, with exact floats."""
     return RunResult(**{**_floats(fields), "epochs": tuple(decode_epoch(epoch) for epoch in fields["epochs"])})
 
 
 def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
-    """One epoch, float for float."""
+    """Return the epoch that :func:`encode_epoch` encoded, with exact floats."""
     return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
 
 
 def special(value: Any) -> Any:
-    """NaN or an infinity from its text; anything else as it is."""
+    """Return NaN or an infinity for its text, and any other value unchanged."""
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
 
 
@@ -48,7 +48,7 @@ def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> Any:
-    """``value`` with NaN and infinities as texts."""
+    """Return ``value`` with NaN and infinities as texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return next(name for name, special in _SPECIAL.items() if special == value or math.isnan(value))
     if isinstance(value, Mapping):
