@@ -299,7 +299,7 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         diverged=sum(_is_lost(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
         bit_exact=_bit_exact(arm, own, runs),
-        together=max((run.batched_seeds for run in own.values()), default=1),
+        batched_seeds=max((run.batched_seeds for run in own.values()), default=1),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
     )
 
@@ -326,7 +326,7 @@ def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[fl
 
 def _bit_exact(arm: str, own: Runs, runs: Sequence[RunResult]) -> bool | None:
     """Whether every repeated run ended with the same losses and the same weights; None without a repetition, or where
-    seeds were trained together: they round differently from the repeated run, which is alone.
+    seeds were trained as one batched model: it rounds differently from the repeated run, which is trained alone.
     """
     found = [
         _trace(run) == _trace(own[run.seed])

@@ -111,7 +111,7 @@ class Tuning:
 class ArmSummary:
     """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds.
 
-    ``together``: how many seeds were trained as one model; ``bit_exact`` is then unknown, because the repeated run is
+    ``batched_seeds``: the number of seeds trained as one batched model (1: trained alone); ``bit_exact`` is then unknown, because the repeated run is
     trained alone, which rounds differently.
     """
 
@@ -128,7 +128,7 @@ class ArmSummary:
     failed: int
     bit_exact: bool | None
     lr_tolerance_decades: float | None
-    together: int = 1
+    batched_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
