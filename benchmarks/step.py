@@ -1,4 +1,4 @@
-"""The step's benchmark with torch and NumPy alone, and a check that all paths agree on the device at hand.
+"""The benchmark of the step with torch and NumPy alone, and a check that all forms of it agree on a device.
 
 PYTHONPATH=src python benchmarks/step.py --device cuda --json figures.json
 PYTHONPATH=src python benchmarks/step.py --tasks          # whole training steps of `sabun` beside AdamW's, task by task
@@ -42,19 +42,21 @@ def trajectory(make: object, device: str, dtype: torch.dtype) -> tuple[torch.Ten
 
 
 def check(device: str) -> bool:
-    """Largest difference from the reference over ten steps, for every path."""
+    """Largest difference from the reference over ten steps, for the foreach and the compiled step."""
     print(f"agreement with the reference after 10 steps on {device}, float64 (and of float32 with float64):")
     good = True
     for options in CASES:
         exact, _ = trajectory(lambda params, o=options: Reference(params, 0.05, **o), device, torch.float64)
-        for name, way in {"foreach": {}, "compiled": {"fused": True}}.items():
-            got, optimizer = trajectory(lambda p, o=options, w=way: Optimizer(p, 0.05, **o, **w), device, torch.float64)
-            single, _ = trajectory(lambda p, o=options, w=way: Optimizer(p, 0.05, **o, **w), device, torch.float32)
+        for name, form in {"foreach": {}, "compiled": {"fused": True}}.items():
+            got, optimizer = trajectory(
+                lambda p, o=options, f=form: Optimizer(p, 0.05, **o, **f), device, torch.float64
+            )
+            single, _ = trajectory(lambda p, o=options, f=form: Optimizer(p, 0.05, **o, **f), device, torch.float32)
             error, error32 = float((got - exact).abs().max()), float((single.double() - exact).abs().max())
             # Where a direction passes through zero its sign may turn on rounding: judged in float64 only.
             fine = error < 1e-12 and (error32 < 1e-3 or options.get("preconditioner") == "sign")
             good &= fine
-            compiled = f", compiled in {optimizer.compile_s:.1f} s" if way else ""
+            compiled = f", compiled in {optimizer.compile_s:.1f} s" if form else ""
             print(f"  {'ok ' if fine else 'BAD'} {options} {name}: {error:.1e} ({error32:.1e}){compiled}", flush=True)
     return good
 
@@ -66,9 +68,9 @@ def tasks(profiles: list[str], rounds: int) -> list[dict[str, object]]:
     """
     sys.path.insert(0, str(Path(__file__).parent))
     import contest
-    from sabun.poc import arms
     from sabun.poc.seeds import Seeds
     from sabun.poc.tasks import loading as loading
+    from sabun.script import arms
 
     found: list[dict[str, object]] = []
     print(f"{'milliseconds, medians':32} {'optimizer':>17}   {'whole step':>17}   ratio")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sabun
-from sabun.integrations.lightning import Averaging, Guarding
+from sabun.integrations.lightning import AveragedEvaluation, Guarding
 
 torch.manual_seed(0)
 x = torch.randn(192, 4)
@@ -32,7 +32,7 @@ class Regression(pl.LightningModule):
 
 
 guarding = Guarding(champion=lambda params: torch.optim.AdamW(params, lr=1e-3))
-callbacks = [Averaging(), guarding]
+callbacks = [AveragedEvaluation(), guarding]
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 trainer = pl.Trainer(max_epochs=5, accelerator="cpu", callbacks=callbacks, **quiet)
 loaders = DataLoader(TensorDataset(x[:128], y[:128]), 16, shuffle=True), DataLoader(TensorDataset(x[128:], y[128:]), 64)

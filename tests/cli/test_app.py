@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
+import typer
 
 import sabun
 from sabun.cli import app, main
@@ -45,6 +50,41 @@ def test_help_teaches_by_example() -> None:
     for wanted in ("--candidate", "Repeatable", "mytask.py:Task", "study.toml", "--gate"):
         assert wanted in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def every_command(command: click.Command, name: str = "sabun") -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    for below, one in getattr(command, "commands", {}).items():
+        yield from every_command(one, f"{name} {below}")
+
+
+COMMANDS = dict(every_command(typer.main.get_command(app.build())))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_a_summary_examples_and_exit_codes(name: str) -> None:
+    command = COMMANDS[name]
+    summary = (command.help or "").partition("\n\n")[0]
+    assert summary.endswith("."), summary
+    text = getattr(command, "epilog", "") or ""
+    group = hasattr(command, "commands")
+    assert ("**First steps**" if group else "**Examples**") in text
+    assert group or "**Exit codes**" in text
+    for option in command.params:
+        assert getattr(option, "help", "") or option.name == "help", option.name
+
+
+SHOWN = re.compile(r"`([^`]*\bsabun (?:schemes|explain|bench|poc|rollout)[^`]*)`")
+EXAMPLES = sorted({example for command in COMMANDS.values() for example in SHOWN.findall(command.epilog or "")})
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_in_a_help_text_is_a_command_with_known_options(example: str) -> None:
+    words = shlex.split(re.split(r" [|>] ", example)[0])
+    words = words[words.index("sabun") + 1 :]
+    name = next(n for n in (f"sabun {' '.join(words[:2])}", f"sabun {words[0]}") if n in COMMANDS)
+    known = {opt for option in COMMANDS[name].params for opt in option.opts}
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

@@ -155,7 +155,7 @@ LIGHTNING = """
 import lightning.pytorch as pl, torch, sabun
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from sabun.integrations.lightning import Averaging, Guarding
+from sabun.integrations.lightning import AveragedEvaluation, Guarding
 x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 data = TensorDataset(x, x.sum(1, keepdim=True))
 def make(model):
@@ -179,7 +179,7 @@ def fit(module, *callbacks, **options):
     trainer.fit(module, DataLoader(data, 16), DataLoader(data, 64))
     return trainer
 module = Module()
-fit(module, Averaging())
+fit(module, AveragedEvaluation())
 net = Module().net
 optimizer, expected = make(net), []
 for _ in range(3):

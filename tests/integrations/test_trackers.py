@@ -16,7 +16,7 @@ import pytest
 from sabun.audit import AuditLog
 from sabun.cli import app
 from sabun.errors import MissingExtraError, OptionError
-from sabun.integrations.trackers import TRACKERS, Tracker, numbers, totals, track
+from sabun.integrations.trackers import TRACKERS, Tracker, epoch_scalars, run_scalars, track
 from sabun.poc import events, study
 from sabun.poc import evidence as stored
 from sabun.poc.records import Epoch, RunResult
@@ -207,16 +207,16 @@ def test_a_run_that_starts_again_leaves_no_old_points(
     result = RunResult(run.id, run.arm, 0, "evaluate", {"lr": 0.1}, "failed", (two,), failure="boom")
     tracker(events.RunFinished(run, result, 1, 1, 0.0))
     tracker(events.StudyFinished(small(), tmp_path, 1.0))
-    assert read() == {run.id: {(name, 1): value for name, value in numbers("evaluate", two).items()}}
-    assert totals(result) == {}
+    assert read() == {run.id: {(name, 1): value for name, value in epoch_scalars("evaluate", two).items()}}
+    assert run_scalars(result) == {}
 
 
 def test_a_run_that_is_there_for_its_clock_has_no_loss_to_send() -> None:
     unknown = Epoch(1, None, math.nan, None, 0.1, 0.0, 0.01, 4, 0.1)
-    assert numbers("time", unknown).keys() == {"train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr"}
-    assert math.isnan(numbers("evaluate", unknown)["val_loss"])  # a loss that diverged
+    assert epoch_scalars("time", unknown).keys() == {"train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr"}
+    assert math.isnan(epoch_scalars("evaluate", unknown)["val_loss"])  # a loss that diverged
     script = Epoch(1, None, 0.5, None, 0.1, 0.0, 0.01, 4, 0.1)
-    assert numbers("time", script)["val_loss"] == 0.5
+    assert epoch_scalars("time", script)["val_loss"] == 0.5
 
 
 class Nowhere(Tracker):

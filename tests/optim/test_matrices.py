@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_kernels import USABLE
+from test_filters import USABLE
 
 import sabun
 from sabun.optim import AVERAGING, PRECONDITIONERS, Spectral

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_kernels import USABLE, correctable
+from test_filters import USABLE, correctable
 from torch import Tensor
 
 import sabun

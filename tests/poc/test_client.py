@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from sabun.errors import TrainingError
-from sabun.poc import arms
 from sabun.poc.spec import Arm
-from sabun.script import client
+from sabun.script import arms, client
 from sabun.script.protocol import Driver
 
 Opened = Callable[..., Path]
@@ -173,7 +172,7 @@ def test_an_arm_that_needs_a_closure_says_so_where_the_script_has_none(optimizer
     model = network()
     swapped = client.swap(torch.optim.SGD(model.parameters(), lr=0.1))
     model(torch.ones(1, 3)).sum().backward()
-    with pytest.raises(TrainingError, match=r"asks for its gradients itself.*mytask.py:Task"):
+    with pytest.raises(TrainingError, match=r"needs a closure.*mytask.py:Task"):
         swapped.step()
 
 
@@ -213,7 +212,7 @@ def test_an_optimizer_that_goes_on_from_a_gradient_is_refused_in_a_script_that_l
         return loss
 
     optimizer.step(closure)  # no gradient yet: it cannot move
-    with pytest.raises(TrainingError, match="moves before it asks for a gradient"):
+    with pytest.raises(TrainingError, match="moves the parameters before it calls its closure"):
         optimizer.step(closure)
 
 
@@ -261,11 +260,11 @@ def test_mistakes_of_order_and_kind(opened: Opened) -> None:
     client.log(val_loss=torch.tensor(0.5))
     with pytest.raises(TrainingError, match=r"swap was called twice"):
         client.swap(optimizer)
-    with pytest.raises(TrainingError, match="told epoch 2 after epoch 2"):
+    with pytest.raises(TrainingError, match="got epoch 2 after epoch 2"):
         client.log(epoch=2, val_loss=0.5)
-    with pytest.raises(TrainingError, match="val_loss=Tensor, which is no number"):
+    with pytest.raises(TrainingError, match="val_loss=Tensor, which is not a number"):
         client.log(val_loss=torch.ones(3))
-    with pytest.raises(TrainingError, match="accuracy=list, which is no number"):
+    with pytest.raises(TrainingError, match="accuracy=list, which is not a number"):
         client.log(val_loss=1.0, accuracy=[0.5])
 
 

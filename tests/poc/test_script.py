@@ -136,7 +136,7 @@ def test_what_can_go_wrong_is_named_with_the_last_lines(code: str, words: str, t
 
 @pytest.mark.parametrize(
     ("mode", "status", "words"),
-    [("no-log", "failed", "never called sabun.log"), ("disorder", "failed", "told epoch 1 after epoch 1"),
+    [("no-log", "failed", "never called sabun.log"), ("disorder", "failed", "got epoch 1 after epoch 1"),
      ("nan", "diverged", ""), ("overfit", "finished", ""), ("overfit-from-start", "diverged", "")],
 )  # fmt: skip
 def test_what_can_go_wrong_with_log_is_named(mode: str, status: str, words: str, python: str, tmp_path: Path) -> None:

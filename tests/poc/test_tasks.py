@@ -256,7 +256,7 @@ def test_downloads_are_verified_cached_and_explained(
         fetch(gone)  # what rotted is not used
     assert fetch(good).read_bytes() == b"data" * 1000  # but replaced, where that can be
     path.unlink()
-    with pytest.raises(StudyError, match="is not the file it should be"):
+    with pytest.raises(StudyError, match="has a wrong checksum"):
         fetch(Source("file.bin", server, "md5", "0" * 32))
     with pytest.raises(StudyError, match=r"cannot download .*/broken/file.bin: .*SABUN_DATA"):
         fetch(Source("file.bin", server.replace("/file.bin", "/broken/file.bin"), "sha256", checksum))
@@ -270,7 +270,7 @@ def test_downloads_are_verified_cached_and_explained(
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "file.bin").write_bytes(b"other")
     monkeypatch.setenv("SABUN_DATA", str(tmp_path / "wrong"))
-    with pytest.raises(StudyError, match=r"wrong/file.bin is not the file it should be.*Replace it"):
+    with pytest.raises(StudyError, match=r"wrong/file.bin has a wrong checksum.*Replace it"):
         fetch(good)
     monkeypatch.setenv("SABUN_DATA", str(tmp_path / "served"))
     assert fetch(gone) == tmp_path / "served" / "file.bin"

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sabun.messages.languages import languages
+
 STUDY, BUDGET, EXECUTION, MONEY, OUTPUT = "What to compare", "Budget", "Execution", "Money", "Output"
 """Headings of the groups of options in ``--help``."""
 
@@ -26,9 +28,12 @@ class LogFormat(StrEnum):
 # Output
 Lang = Annotated[
     str,
-    typer.Option(help="Language of the output: en or ja. HTML reports hold both.", metavar="en|ja",
-                 rich_help_panel=OUTPUT),
-]  # fmt: skip
+    typer.Option(
+        help="Language of the output. HTML reports hold every language.",
+        metavar="|".join(languages()),
+        rich_help_panel=OUTPUT,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON value to standard output, nothing else.", rich_help_panel=OUTPUT)
 ]
@@ -48,7 +53,7 @@ Format = Annotated[
 Anchor = Annotated[
     str | None,
     typer.Option(
-        help="Hash of a log's end that you kept elsewhere. The log must contain it. Every report prints one.",
+        help="Head of the log that you kept elsewhere, which it must contain. Reports and `verify` print it.",
         metavar="HASH",
     ),
 ]

@@ -1,8 +1,8 @@
-"""Accelerate: ``prepare``, accumulation and mixed precision work with sabun's optimizers as they are.
+"""Accelerate: averaged evaluation. ``prepare``, accumulation and mixed precision need no integration.
 
     model, optimizer, loader = accelerator.prepare(model, sabun.create("nadamw", model, lr=2e-3), loader)
 
-One thing needs a line, for Accelerate's wrapper hides it: the average of an averaging optimizer.
+Accelerate wraps the optimizer. To evaluate at the average of an averaging optimizer, use:
 
     with averaged(optimizer):    # the optimizer that prepare() returned
         evaluate(model)
@@ -12,9 +12,9 @@ Tested with accelerate 1.15. Needs ``pip install 'sabun[accelerate]'``.
 
 from __future__ import annotations
 
-from sabun.integrations.common import handed_out
+from sabun.integrations.common import at_average
 
 __all__ = ["averaged"]
 
-averaged = handed_out
-"""The averaged parameters inside the ``with`` block, the training point after it; see ``Optimizer.averaged``."""
+averaged = at_average
+"""Put the averaged parameters into the model inside the ``with`` block; see ``Optimizer.averaged``."""

@@ -1,4 +1,4 @@
-"""What the frameworks have in common: an optimizer by its notation over a model, and its average for an evaluation."""
+"""Helpers shared by the integrations: construction of an optimizer by its notation, and averaged evaluation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sabun.errors import OptionError, unknown
 from sabun.optim import notation
 from sabun.script.protocol import averaged, enter_mode
 
-__all__ = ["bare", "handed_out", "make"]
+__all__ = ["at_average", "make", "unwrap"]
 
 
 def make(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    """The optimizer called ``name`` over ``model``: a preset, a scheme (with ``@metric``), or ``module:Class``.
+    """Return the optimizer called ``name`` over ``model``: a preset, a scheme (with ``@preconditioner``), or a class.
 
-    Presets for hidden matrices tell them from embeddings and heads by the model. Parameters with fewer than two
-    dimensions (biases, norms) get no weight decay. Raises OptionError for a name or an option that does not exist.
+    A class is named ``module:Class``. Presets for hidden matrices find embeddings and heads in the model. Parameters
+    with fewer than two dimensions (biases, norms) get no weight decay. Raises OptionError for an unknown name or
+    option.
     """
     maker = notation.resolve(name)
     for key in options:
@@ -29,12 +30,12 @@ def make(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     made = maker.make(model, options)
     for group in list(made.param_groups):
         if group.get("weight_decay"):
-            _spare_vectors(made, group)
+            _exempt_vectors(made, group)
     return made
 
 
-def _spare_vectors(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
-    """Take the vectors out of a group, into one of their own without weight decay."""
+def _exempt_vectors(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    """Move the vectors of a group into a new group without weight decay."""
     where = [index for index, p in enumerate(group["params"]) if p.ndim < 2]
     if len(where) == len(group["params"]):
         group["weight_decay"] = 0.0
@@ -47,22 +48,23 @@ def _spare_vectors(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> N
         optimizer.param_groups.append(other)
 
 
-def bare(optimizer: Any) -> Any:
-    """The optimizer inside the wrappers of Accelerate and Lightning."""
+def unwrap(optimizer: Any) -> Any:
+    """Return the optimizer inside the wrappers of Accelerate and Lightning."""
     for name in ("optimizer", "_optimizer"):
         inner = vars(optimizer).get(name)
         if isinstance(inner, torch.optim.Optimizer):
-            return bare(inner)
+            return unwrap(inner)
     return optimizer
 
 
 @contextmanager
-def handed_out(optimizer: Any) -> Iterator[None]:
-    """The point to evaluate inside the block, the training point after it. Nothing for optimizers without an average.
+def at_average(optimizer: Any) -> Iterator[None]:
+    """Put the average into the model inside the block, and the training point back after it.
 
-    For sabun's averages, and for optimizers with modes (schedulefree's ``train`` and ``eval``).
+    Works for sabun's averages and for optimizers with modes (schedulefree's ``train`` and ``eval``). Does nothing for
+    optimizers without an average.
     """
-    inner = bare(optimizer)
+    inner = unwrap(optimizer)
     enter_mode(inner, "eval")
     try:
         with averaged(inner):

@@ -1,10 +1,10 @@
-"""Lightning: a Trainer as the script of a study, averaged evaluation, and the guard. One line each.
+"""Lightning: a Trainer in a study, averaged evaluation, and the guard. One line each.
 
-    def configure_optimizers(self): return sabun.create("nadamw", self, lr=2e-3)       # works as it is
+    def configure_optimizers(self): return sabun.create("nadamw", self, lr=2e-3)       # needs no integration
 
-    attach(trainer)                               # before trainer.fit(): nothing happens outside of a study
-    Trainer(callbacks=[Averaging()])              # validate, test and hand out the average of an averaging optimizer
-    Trainer(callbacks=[Guarding(champion=...)])   # roll back and fall back when training goes wrong: see sabun.Guard
+    attach(trainer)                               # before trainer.fit(); does nothing outside a study
+    Trainer(callbacks=[AveragedEvaluation()])     # validate and test at the average of an averaging optimizer
+    Trainer(callbacks=[Guarding(champion=...)])   # roll back and fall back when training fails: see sabun.Guard
 
 Tested with lightning 2.6. Needs ``pip install 'sabun[lightning]'``.
 """
@@ -19,28 +19,28 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sabun.errors import OptionError, TrainingError
-from sabun.integrations.common import handed_out
+from sabun.integrations.common import at_average
 from sabun.rollout import Guard
 from sabun.script import client
 from sabun.script.protocol import needs_closure
 
-__all__ = ["Averaging", "Guarding", "attach"]
+__all__ = ["AveragedEvaluation", "Guarding", "attach"]
 
 
 def attach(trainer: Trainer, val_loss: str = "val_loss", metric: str | None = None) -> Trainer:
-    """In a study: the arm's optimizer in the place of the module's, and a log of each validation.
+    """In a study, replace the module's optimizer by the arm's and log each validation. Return ``trainer``.
 
-    ``val_loss`` and ``metric`` are names under which the module logs. A module that makes a scheduler swaps its
-    optimizer itself, before it: ``optimizer = sabun.swap(optimizer)`` in ``configure_optimizers``. Outside of a study
-    nothing is done. Raises TrainingError where the module logs no ``val_loss``, or makes a scheduler and does not swap.
+    ``val_loss`` and ``metric`` are names under which the module logs. A module that creates a scheduler must call
+    ``optimizer = sabun.swap(optimizer)`` before it, in ``configure_optimizers``. Outside a study nothing is done.
+    Raises TrainingError if the module logs no ``val_loss``, or creates a scheduler without calling ``sabun.swap``.
     """
     if client.seed() is not None:
-        trainer.callbacks.append(_Study(val_loss, metric))
+        trainer.callbacks.append(_StudyCallback(val_loss, metric))
     return trainer
 
 
-class _Study(Callback):  # type: ignore[misc]
-    """Swaps what ``configure_optimizers`` returns, and logs."""
+class _StudyCallback(Callback):  # type: ignore[misc]
+    """Swaps the optimizer that ``configure_optimizers`` returns, and logs each validation."""
 
     def __init__(self, val_loss: str, metric: str | None) -> None:
         self.val_loss, self.metric = val_loss, metric
@@ -58,8 +58,8 @@ class _Study(Callback):  # type: ignore[misc]
             single = made[0] if isinstance(made, list | tuple) and len(made) == 1 else made
             if not isinstance(single, torch.optim.Optimizer):
                 raise TrainingError(
-                    "this module makes more than one optimizer, or a scheduler that belongs to its optimizer.",
-                    fix="Swap in configure_optimizers, before the scheduler: optimizer = sabun.swap(optimizer).",
+                    "this module creates several optimizers, or a scheduler.",
+                    fix="Call optimizer = sabun.swap(optimizer) in configure_optimizers, before the scheduler.",
                 )
             return client.swap(single)
 
@@ -72,17 +72,18 @@ class _Study(Callback):  # type: ignore[misc]
         found = trainer.callback_metrics
         if self.val_loss not in found:
             raise TrainingError(
-                f"this module's validation logs no {self.val_loss!r}, but {', '.join(sorted(found)) or 'nothing'}.",
-                fix="Name what it logs: attach(trainer, val_loss='...').",
+                f"this module's validation does not log {self.val_loss!r}; "
+                f"it logs {', '.join(sorted(found)) or 'nothing'}.",
+                fix="Give the name that it logs: attach(trainer, val_loss='...').",
             )
         shown = {} if self.metric is None else {self.metric.replace("/", "_"): found[self.metric]}
         client.log(val_loss=found[self.val_loss], train_loss=found.get("train_loss"), **shown)
 
 
-class Averaging(Callback):  # type: ignore[misc]
-    """Validation, test and prediction at the average, and the average in the module when the fit is over.
+class AveragedEvaluation(Callback):  # type: ignore[misc]
+    """Validate, test and predict at the average, and leave the average in the module after the fit.
 
-    Checkpoints hold the training point and the optimizer's state with the average in it: what a resumed fit needs.
+    Checkpoints hold the training point, and the average as part of the optimizer's state, so a fit can be resumed.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class Averaging(Callback):  # type: ignore[misc]
         if self._block is None:
             self._block = ExitStack()
             for optimizer in trainer.optimizers:
-                self._block.enter_context(handed_out(optimizer))
+                self._block.enter_context(at_average(optimizer))
 
     def _leave(self) -> None:
         if self._block is not None:
@@ -100,34 +101,34 @@ class Averaging(Callback):  # type: ignore[misc]
             self._block = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The average goes in."""
+        """Put the average into the module."""
         self._enter(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The training point comes back."""
+        """Restore the training point."""
         self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The training point comes back, whatever happened."""
+        """Restore the training point after an exception."""
         self._leave()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The average stays in the module: it is what the training hands out."""
+        """Copy the average into the module."""
         with torch.no_grad():
             for optimizer in trainer.optimizers:
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                with handed_out(optimizer):
+                with at_average(optimizer):
                     values = [p.detach().clone() for p in parameters]
                 for p, value in zip(parameters, values, strict=True):
                     p.copy_(value)
 
 
 class Guarding(Callback):  # type: ignore[misc]
-    """Every step is judged by a :class:`sabun.Guard` before it is taken; ``options`` are the guard's.
+    """Checks every step with a :class:`sabun.Guard` before it is taken. ``options`` are those of the guard.
 
-    ``guard`` is the guard once the fit has begun. For one optimizer and automatic optimization, without a gradient
-    scaler. After a fall-back the champion stands among ``trainer.optimizers``, so checkpoints hold it. Raises
-    OptionError for anything else.
+    ``guard`` is set when the fit starts. Requires a single optimizer and automatic optimization without a gradient
+    scaler, and raises OptionError otherwise. After a fall-back ``trainer.optimizers`` holds the champion, and so do
+    checkpoints.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -136,14 +137,14 @@ class Guarding(Callback):  # type: ignore[misc]
         self._resumed: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the guard before the optimizer's step."""
+        """Create the guard and wrap the optimizer's step."""
         if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
             raise OptionError(
-                "Guarding is for one optimizer and automatic optimization.",
-                fix="In a manual loop call guard.step(loss) yourself: see sabun.Guard.",
+                "Guarding needs a single optimizer and automatic optimization.",
+                fix="In a manual loop call guard.step(loss); see sabun.Guard.",
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise OptionError("Guarding does not go with a gradient scaler.", fix="Use precision='bf16-mixed'.")
+            raise OptionError("Guarding does not support a gradient scaler.", fix="Use precision='bf16-mixed'.")
         (optimizer,) = trainer.optimizers
         guard = self.guard = Guard(pl_module, optimizer, **self.options)
         if self._resumed is not None:
@@ -162,7 +163,7 @@ class Guarding(Callback):  # type: ignore[misc]
                     guard.step(closure=closure)
                     return None
                 loss = closure()
-                if loss is not None:  # else training_step asked to skip this batch
+                if loss is not None:  # None: training_step skips this batch
                     guard.step(loss)
                 return loss
             finally:
@@ -173,9 +174,9 @@ class Guarding(Callback):  # type: ignore[misc]
         optimizer.step = step
 
     def state_dict(self) -> dict[str, Any]:
-        """The guard's, for Lightning's checkpoint."""
+        """Return the state of the guard, for Lightning's checkpoint."""
         return {} if self.guard is None else {"guard": self.guard.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Taken up when the fit begins."""
+        """Keep the state of the guard until the fit starts."""
         self._resumed = state_dict.get("guard")

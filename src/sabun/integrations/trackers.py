@@ -1,12 +1,12 @@
-"""A running study in TensorBoard or MLflow: the same records that the store keeps, epoch by epoch, while it runs.
+"""Trackers show a running study in TensorBoard or MLflow, with the values of its records.
 
-A tracker is a listener on :mod:`sabun.poc.events`. One training run of the study is one run there. Scalars carry the
-names of :class:`~sabun.poc.records.Epoch` (``val_loss``, ``train_s``, …, and what ``extra`` holds) over epochs; with
-them come hyperparameters, the numbers of the whole run (``test_loss`` …) and how it ended. Special cases: None is not
-logged; a study that is resumed sends the runs found in its store first; a run that starts again begins anew there too.
+A tracker is a listener for :mod:`sabun.poc.events`. Each run of the study is a run of the tracker. Scalars have the
+names of :class:`~sabun.poc.records.Epoch` (``val_loss``, ``train_s``, … and those in ``extra``), per epoch. A run also
+has its hyperparameters, its totals (``test_loss`` …) and its status. Values of None are not logged. A resumed study
+first sends the stored runs; a run that is repeated starts anew in the tracker.
 
-Trackers work between epochs, outside of every clock. The store is the evidence, a tracker a view of it: one that fails
-while the study runs is told to ``on_failure`` and then left alone, and the study goes on.
+Trackers work between epochs, outside all timings. A tracker is a view of the evidence, so one that fails during the
+study is passed to ``on_failure`` and not called again, and the study continues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "track"]
 
 
 class Tracker(ABC):
-    """What trackers share: from events to runs that begin, get numbers, and end."""
+    """Base class of trackers: translates events to calls of ``open``, ``begin``, ``log``, ``end`` and ``close``."""
 
     def __init__(self, on_failure: Callable[[Exception], None] | None = None) -> None:
         self._on_failure = on_failure
@@ -39,14 +39,14 @@ class Tracker(ABC):
         if self._failed:
             return
         try:
-            self._hear(event)
+            self._handle(event)
         except Exception as error:
             if self._on_failure is None:
                 raise
             self._failed = True
             self._on_failure(error)
 
-    def _hear(self, event: events.Event) -> None:
+    def _handle(self, event: events.Event) -> None:
         if isinstance(event, events.StudyStarted):
             self.open(event.study)
             for result in event.runs:
@@ -55,7 +55,7 @@ class Tracker(ABC):
             run = event.run
             self.begin(run.id, run.arm, run.seed, run.phase, run.hyperparameters)
         elif isinstance(event, events.EpochDone):
-            self.log(event.run.id, event.epoch.epoch, numbers(event.run.phase, event.epoch))
+            self.log(event.run.id, event.epoch.epoch, epoch_scalars(event.run.phase, event.epoch))
         elif isinstance(event, events.RunFinished):
             self._end(event.result)
         elif isinstance(event, events.StudyFinished):
@@ -68,44 +68,44 @@ class Tracker(ABC):
             return
         self.begin(result.run, result.arm, result.seed, result.phase, result.hyperparameters)
         for epoch in result.epochs:
-            self.log(result.run, epoch.epoch, numbers(result.phase, epoch))
+            self.log(result.run, epoch.epoch, epoch_scalars(result.phase, epoch))
         self._end(result)
 
     def _end(self, result: RunResult) -> None:
         last = result.epochs[-1].epoch if result.epochs else 0
-        self.log(result.run, last, totals(result))
+        self.log(result.run, last, run_scalars(result))
         self.end(result)
 
     @abstractmethod
     def open(self, study: Study) -> None:
-        """Called once, before the first run."""
+        """Open the study. Called once, before the first run."""
 
     @abstractmethod
     def begin(self, run: str, arm: str, seed: int, phase: str, hyperparameters: Mapping[str, object]) -> None:
-        """A run starts, or starts again: nothing of an earlier attempt may remain in its curves."""
+        """Start a run, or start it again. Values of an earlier attempt must be removed."""
 
     @abstractmethod
     def log(self, run: str, epoch: int, values: Mapping[str, float]) -> None:
-        """Numbers of a run that has begun; visible at once."""
+        """Log scalars of a started run, visible at once."""
 
     @abstractmethod
     def end(self, result: RunResult) -> None:
-        """A run is over, however it ended."""
+        """End a run, with any status."""
 
     @abstractmethod
     def close(self) -> None:
-        """The study has ended, or was interrupted: let go of what is open. May be called twice."""
+        """Close what is open, after the study ends or is interrupted. May be called twice."""
 
-    def anchor(self, head: str) -> None:  # noqa: B027 - not every tracker has a place of its own for it
-        """The study is complete, and its audit log ends with the hash ``head``: keep it outside of the directory."""
+    def anchor(self, head: str) -> None:  # noqa: B027 - not every tracker can store it
+        """Store the head hash of the complete study's audit log, outside the study's directory."""
 
     def holds(self, run: str) -> bool:
-        """Whether a finished run is there already, so that a resumed study need not send it again."""
+        """Return whether the tracker has this finished run, so that a resumed study need not send it again."""
         return False
 
 
-def numbers(phase: Phase, epoch: Epoch) -> dict[str, float]:
-    """The scalars of an epoch by their names in the record; what it lacks is left out."""
+def epoch_scalars(phase: Phase, epoch: Epoch) -> dict[str, float]:
+    """Return the scalars of an epoch by their names in the record, without those that are None."""
     fields = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
     del fields["epoch"]
     fields["val_loss"] = evaluated(phase, epoch)
@@ -113,13 +113,13 @@ def numbers(phase: Phase, epoch: Epoch) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def totals(result: RunResult) -> dict[str, float]:
-    """The scalars of a whole run, likewise."""
+def run_scalars(result: RunResult) -> dict[str, float]:
+    """Return the scalars of a whole run, without those that are None."""
     names = ("test_loss", "test_metric", "peak_memory_bytes", "optimizer_state_bytes")
     return {name: float(value) for name in names if (value := getattr(result, name)) is not None}
 
 
-def _outcome(result: RunResult) -> dict[str, str]:
+def _run_tags(result: RunResult) -> dict[str, str]:
     return {
         "sabun.status": result.status,
         **({"sabun.failure": result.failure} if result.failure else {}),
@@ -128,7 +128,7 @@ def _outcome(result: RunResult) -> dict[str, str]:
 
 
 class TensorBoard(Tracker):
-    """Event files under ``folder``, one directory a run: ``ARM/PHASE-SEED-ID``. Numbers keep double precision.
+    """Event files under ``folder``, one directory per run: ``ARM/PHASE-SEED-ID``. Scalars have double precision.
 
     Raises MissingExtraError without the package ``tensorboard``.
     """
@@ -137,7 +137,7 @@ class TensorBoard(Tracker):
         super().__init__(on_failure)
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise OptionError(f"{folder} is not a directory.", fix="Give TensorBoard a directory of its own.")
+            raise OptionError(f"{folder} is not a directory.", fix="Give a directory for TensorBoard.")
         try:
             self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         except ModuleNotFoundError:
@@ -155,7 +155,7 @@ class TensorBoard(Tracker):
             self._writers.pop(run).close()
         place = self.folder / _file_name(arm) / f"{phase}-{seed}-{run[:8]}"
         for left in place.glob("events.out.tfevents.*") if place.is_dir() else ():
-            left.unlink()  # of an attempt that was cut off
+            left.unlink()  # of an interrupted attempt
         self._writers[run] = self._writer(str(place))
         described = {"arm": arm, "seed": seed, "phase": phase, "run": run, "hyperparameters": dict(hyperparameters)}
         self._writers[run].add_text("run", json.dumps(described, ensure_ascii=False), 0)
@@ -168,7 +168,7 @@ class TensorBoard(Tracker):
 
     def end(self, result: RunResult) -> None:
         writer = self._writers.pop(result.run)
-        writer.add_text("outcome", json.dumps(_outcome(result), ensure_ascii=False), 0)
+        writer.add_text("outcome", json.dumps(_run_tags(result), ensure_ascii=False), 0)
         writer.close()
 
     def close(self) -> None:
@@ -177,12 +177,12 @@ class TensorBoard(Tracker):
 
 
 class MLflow(Tracker):
-    """Runs of an experiment called like the study, on the server or database ``uri`` (None: MLflow's own choice).
+    """Runs of an experiment with the study's name, on the server or database ``uri`` (None: MLflow's default).
 
     Runs carry the tags ``sabun.study`` (the study's hash), ``sabun.run``, ``sabun.arm``, ``sabun.phase`` and
     ``sabun.seed``, and at the end ``sabun.status``. When the study is complete, the head hash of its audit log is the
     experiment's tag ``sabun.audit_head.STUDY``, with the first twelve characters of the study's hash. Raises
-    MissingExtraError without the package ``mlflow``, OptionError for a ``uri`` that MLflow does not take or reach.
+    MissingExtraError without the package ``mlflow``, OptionError for a ``uri`` that MLflow rejects or cannot reach.
     """
 
     def __init__(self, uri: str | None = None, on_failure: Callable[[Exception], None] | None = None) -> None:
@@ -196,10 +196,10 @@ class MLflow(Tracker):
         try:
             self._client = self._mlflow.MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
-        except Exception as error:  # noqa: BLE001  (each kind of address fails in its own way)
-            said = str(error).strip().splitlines()
+        except Exception as error:  # noqa: BLE001  (every kind of address raises another error)
+            lines = str(error).strip().splitlines()
             raise OptionError(
-                f"MLflow cannot use {uri or 'its default address'}: {said[0] if said else type(error).__name__}",
+                f"MLflow cannot use {uri or 'its default address'}: {lines[0] if lines else type(error).__name__}",
                 fix="Give the address of a server or a database, such as --track-to sqlite:///mlflow.db.",
             ) from None
         self._study = ""
@@ -212,7 +212,7 @@ class MLflow(Tracker):
         self._experiment = found.experiment_id if found is not None else self._client.create_experiment(study.name)
 
     def begin(self, run: str, arm: str, seed: int, phase: str, hyperparameters: Mapping[str, object]) -> None:
-        for earlier in self._present(run):
+        for earlier in self._existing(run):
             self._client.delete_run(earlier.info.run_id)
         tags = {
             "sabun.study": self._study,
@@ -228,10 +228,10 @@ class MLflow(Tracker):
             self._client.log_batch(self._runs[run], params=params)
 
     def holds(self, run: str) -> bool:
-        return any("sabun.status" in earlier.data.tags for earlier in self._present(run))
+        return any("sabun.status" in earlier.data.tags for earlier in self._existing(run))
 
-    def _present(self, run: str) -> list[Any]:
-        """What the experiment has of this run; deleted runs do not count."""
+    def _existing(self, run: str) -> list[Any]:
+        """Return the runs of the experiment for this run, without deleted ones."""
         same = f"tags.`sabun.study` = '{self._study}' AND tags.`sabun.run` = '{run}'"
         return list(self._client.search_runs([self._experiment], same))
 
@@ -242,7 +242,7 @@ class MLflow(Tracker):
 
     def end(self, result: RunResult) -> None:
         known = self._runs.pop(result.run)
-        for key, value in _outcome(result).items():
+        for key, value in _run_tags(result).items():
             self._client.set_tag(known, key, value[:5000])
         self._client.set_terminated(known, "FAILED" if result.status == "failed" else "FINISHED")
 
@@ -255,16 +255,16 @@ class MLflow(Tracker):
 
 
 TRACKERS: Mapping[str, Callable[[str | None, Path, Callable[[Exception], None] | None], Tracker]] = {
-    "tensorboard": lambda to, out, tell: TensorBoard(to if to is not None else out / "tensorboard", tell),
-    "mlflow": lambda to, out, tell: MLflow(to, tell),
+    "tensorboard": lambda to, out, failed: TensorBoard(to if to is not None else out / "tensorboard", failed),
+    "mlflow": lambda to, out, failed: MLflow(to, failed),
 }
-"""By name: how a tracker is made from where it should write (None: the default) and the study's directory."""
+"""Trackers by name. Arguments: where to write (None: the default), the study's directory, the failure callback."""
 
 
 def track(
     name: str, out: str | Path, *, to: str | None = None, on_failure: Callable[[Exception], None] | None = None
 ) -> Tracker:
-    """The tracker called ``name`` for a study in ``out``. Raises OptionError for a name that is none."""
+    """Return the tracker called ``name`` for a study in ``out``. Raises OptionError for an unknown name."""
     if name not in TRACKERS:
         raise unknown(OptionError, "tracker", name, TRACKERS)
     return TRACKERS[name](to, Path(out), on_failure)

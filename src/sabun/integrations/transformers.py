@@ -1,8 +1,8 @@
-"""Hugging Face's Trainer: an optimizer by its name, and a Trainer as the script of a study. One line each.
+"""Hugging Face's Trainer: an optimizer by its name, and a Trainer in a study. One line each.
 
     Trainer(..., optimizer_cls_and_kwargs=optimizer("nesterov@adam", lr=3e-3, weight_decay=0.01))
 
-    attach(trainer)              # before trainer.train(); nothing happens outside of a study
+    attach(trainer)              # before trainer.train(); does nothing outside a study
 
 Tested with transformers 5.23. Needs ``pip install 'sabun[transformers]'``.
 """
@@ -25,12 +25,12 @@ _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparatio
 
 
 def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
-    """What ``Trainer(optimizer_cls_and_kwargs=...)`` takes, for a preset or scheme by its notation.
+    """Return the argument of ``Trainer(optimizer_cls_and_kwargs=...)`` for a preset or scheme by its notation.
 
-    ``options`` are the optimizer's, such as ``lr`` and ``weight_decay``. The optimizer sees the model, so presets for
-    hidden matrices (``muon``, ``soap``) tell them from embeddings and heads. As in the Trainer's own optimizers,
-    biases and norms get no weight decay. Raises OptionError where the Trainer makes it, for a name or an option that
-    does not exist.
+    ``options`` are those of the optimizer, such as ``lr`` and ``weight_decay``. The optimizer gets the model, so
+    presets for hidden matrices (``muon``, ``soap``) can exclude embeddings and heads. As in the Trainer's own
+    optimizers, biases and norms get no weight decay. For an unknown name or option, the Trainer raises OptionError when
+    it creates the optimizer.
     """
 
     def factory() -> Callable[..., Any]:
@@ -43,18 +43,18 @@ def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any
 
 
 def attach(trainer: Trainer) -> Trainer:
-    """In a study: the arm's optimizer in the place of the Trainer's own, the run's seed, and a log of each evaluation.
+    """In a study, use the arm's optimizer and the seed of the run, and log each evaluation. Return ``trainer``.
 
-    The Trainer must evaluate (``eval_strategy="epoch"``). An optimizer given to it (``optimizers=``) is to be swapped
-    where it is made, before its scheduler: ``optimizer = sabun.swap(optimizer)``. Outside of a study nothing is done.
-    Raises TrainingError where one of the two is missing.
+    The Trainer must evaluate (``eval_strategy="epoch"``). For an optimizer passed to it (``optimizers=``) call
+    ``optimizer = sabun.swap(optimizer)`` where it is created, before its scheduler. Outside a study nothing is done.
+    Raises TrainingError if one of the two is missing.
     """
     seed = client.seed()
     if seed is None:
         return trainer
     if trainer.args.eval_strategy == "no":
         raise TrainingError(
-            "this Trainer evaluates nothing, so there is no curve to compare.",
+            "this Trainer does not evaluate, so there is no learning curve.",
             fix='Give TrainingArguments(eval_strategy="epoch") and an eval_dataset.',
         )
     if trainer.optimizer is None:
@@ -70,16 +70,16 @@ def attach(trainer: Trainer) -> Trainer:
         trainer.create_optimizer = create_optimizer
     elif not client.swapped(trainer.optimizer):
         raise TrainingError(
-            "this Trainer was given its optimizer, with a scheduler that belongs to it.",
-            fix="Swap it where it is made: optimizer = sabun.swap(optimizer), before the scheduler.",
+            "this Trainer has an optimizer that was not swapped.",
+            fix="Call optimizer = sabun.swap(optimizer) where it is created, before its scheduler.",
         )
     trainer.args.seed = seed
-    trainer.add_callback(_Log())
+    trainer.add_callback(_EvaluationLog())
     return trainer
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
-    """Each evaluation of the Trainer is a point of the curve."""
+class _EvaluationLog(TrainerCallback):  # type: ignore[misc]
+    """Logs each evaluation of the Trainer."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -92,7 +92,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self.step = state.global_step
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items() if key.startswith("eval_")}
         if "loss" not in found:
-            raise TrainingError("this Trainer's evaluation gives no eval_loss.", fix="Give it labels, or a loss.")
+            raise TrainingError("the evaluation of this Trainer has no eval_loss.", fix="Provide labels, or a loss.")
         trained = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         shown: dict[str, Any] = {
             key: value for key, value in found.items() if key != "loss" and key not in _SPEED and _is_number(value)

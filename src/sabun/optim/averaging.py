@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
-from sabun.optim.kernels import Tensors, Terms, update
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, SHARE, integer, option
 from sabun.optim.roles import Role, Table
+from sabun.optim.terms import Tensors, Terms, add_terms
 
 __all__ = ["AVERAGING", "Averaging", "Ema", "NoAveraging", "ScheduleFree", "Tail", "recalibrated"]
 
@@ -58,7 +58,7 @@ class Averaging(Role):
         """θ ← θ(1 − lr·decay) − lr·u in step ``count``, and the average after it. ``weight`` is :meth:`weight`."""
         if decay:
             torch._foreach_mul_(xs, 1 - lr * decay)
-        update(xs, terms, denominators, -lr)
+        add_terms(xs, terms, denominators, -lr)
         self.follow(xs, state, count)
 
     def follow(self, xs: Tensors, state: Mapping[str, Tensors], count: int) -> None:
@@ -202,8 +202,8 @@ class ScheduleFree(Averaging):
             torch._foreach_add_(xs, zs, alpha=weight)
         else:
             torch._foreach_lerp_(xs, zs, weight)
-        update(xs, terms, denominators, lr * (beta * (1 - weight) - 1))
-        update(zs, terms, denominators, -lr)
+        add_terms(xs, terms, denominators, lr * (beta * (1 - weight) - 1))
+        add_terms(zs, terms, denominators, -lr)
 
     def read(self, parameter: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """x from y and z."""

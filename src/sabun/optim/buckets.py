@@ -1,18 +1,18 @@
-"""From a parameter group to buckets of tensors that one call of the kernels can take together.
+"""Buckets: the parameters of a group that one call of the kernels can step together, with their state.
 
-A plan is built once and kept while the group stays as it is: same parameters with gradients, same structure, same
-state. Parameters share a bucket when they agree in device, dtype, metric and number of steps taken, so that every
-scalar of the step is common to the bucket. State tensors live in ``optimizer.state[p]`` under fixed string keys; the
-bucket only refers to them.
+The buckets of a group are built once and kept while the group stays as it is: same parameters with gradients, same
+structure, same state. Parameters share a bucket when they agree in device, dtype, preconditioner and number of steps
+taken, so that every scalar of the step is common to the bucket. State tensors are in ``optimizer.state[p]`` under fixed
+string keys; the bucket refers to them.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,80 +21,105 @@ from torch.distributed.tensor import DTensor, Replicate
 from sabun.errors import OptionError
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.filters import Realization
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.tensors import refuse_sparse
+from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Plan", "build", "no_size"]
+__all__ = ["Bucket", "Buckets", "build", "unknown_size"]
 
-STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
-             "fused", "step_limit")  # fmt: skip
-# Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which therefore should stay in a
-# cache: beyond that adamw takes twice as long. The compiled step passes once, and wants as few calls as possible.
-# Matrix metrics live by arithmetic, not by the cache; there the limit is for the memory of their updates.
+_STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
+              "fused", "step_limit")  # fmt: skip
+_structure = operator.itemgetter(*_STRUCTURE)
+# Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which should stay in a cache:
+# beyond that adamw takes twice as long. The compiled step passes once, and needs as few calls as possible. Matrix
+# preconditioners are bound by arithmetic; their limit is for the memory of their updates.
 _CACHED = 2**18
 _CACHED_MATRICES = 2**22
-_VECTOR = 0.05  # the size of gains, biases and other vectors, to step_limit: some of them begin at zero, others at one
+# Entries of a bucket of 16-bit parameters on an accelerator: the foreach step copies them to float32.
+_WIDENED = 2**24
+_VECTOR = 0.05  # size of gains, biases and other vectors for step_limit: some begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Parameters that are stepped together, with their state, as parallel lists."""
+    """Parameters that are stepped together, with their state, as parallel lists.
 
-    params: Tensors
-    indices: list[int]
+    - ``indices``: places of the parameters in the group; ``first``: place of the group's first parameter in the
+      optimizer.
+    - ``taps``: the buffers of the filter, the scheme at β = ``beta``.
+    - ``state``: the buffers of the preconditioner by name; None for one that a parameter does not have.
+    - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
+    - ``fresh``: positions of the parameters whose history begins with the next step.
+    - ``special``: complex or sharded parameters are among them.
+    - ``widen``: the parameters have 16 bits and are computed in float32; ``narrow_state``: so has the state.
+    - ``largest``: the largest learning rate, where ``step_limit`` sets one.
+    """
+
     preconditioner: Preconditioner
     averaging: Averaging
-    taps: list[Tensors]
-    preconditioner_state: dict[str, list[Any]]
-    averaged: dict[str, Tensors]
-    steps: Tensors
-    count: int
-    fresh: list[int]
-    special: bool
-    widen: bool
-    first: int
-    """Place of the group's first parameter among those of the whole optimizer."""
     filter_: Realization
-    """The scheme at β = ``beta``."""
     beta: float | None
-    largest: float = math.inf
-    """The largest learning rate for tensors of this size, where there is a limit."""
+    count: int
+    first: int
+    largest: float
+    widen: bool
+    narrow_state: bool
+    special: bool = False
+    params: Tensors = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    taps: list[Tensors] = field(default_factory=list)
+    state: dict[str, list[Any]] = field(default_factory=dict)
+    averaged: dict[str, Tensors] = field(default_factory=dict)
+    steps: Tensors = field(default_factory=list)
+    fresh: list[int] = field(default_factory=list)
 
-    def filter_at(self, group: Mapping[str, Any]) -> Realization:
-        """The filter at the β of this step; scheme and start-up are those that the bucket was built with."""
-        beta = momentum_of(group)
-        if beta != self.beta:
-            asks = self.preconditioner.asks_unbiased
-            self.filter_, self.beta = filter_of(group, asks_unbiased=asks, momentum=beta), beta
-        return self.filter_
+    def add(self, p: Tensor, index: int, held: Mapping[str, Tensor], *, fresh: bool, counts: bool) -> None:
+        """Take in a parameter with its state ``held``."""
+        self.special |= p.is_complex() or isinstance(p, DTensor)
+        if fresh:
+            self.fresh.append(len(self.params))
+        self.params.append(p)
+        self.indices.append(index)
+        if not self.taps:
+            self.taps = [[] for _ in range(self.filter_.taps)]
+        for j, tap in enumerate(self.taps):
+            tap.append(held[f"velocity_{j}"])
+        for name in (*self.preconditioner.like, *self.preconditioner.matrix_keys):
+            self.state.setdefault(name, []).append(held.get(name))
+        for name in self.averaging.like:
+            self.averaged.setdefault(name, []).append(held[name])
+        if counts:
+            self.steps.append(held["step"])
 
-    def share(self, peak: float) -> float:
-        """Which part of the group's learning rate is this bucket's, ``peak`` being the largest so far."""
-        return 1.0 if peak <= self.largest else self.largest / peak
+    def set_momentum(self, group: Mapping[str, Any], beta: float | None) -> None:
+        """Bring the filter to the β of this step; scheme and start-up are those that the bucket was built with."""
+        self.filter_ = filter_of(group, asks_unbiased=self.preconditioner.asks_unbiased, momentum=beta)
+        self.beta = beta
+
+    def learning_rate(self, lr: float, peak: float) -> float:
+        """The learning rate of this bucket; ``lr`` is the group's, and ``peak`` the largest that it has had."""
+        return lr if peak <= self.largest else lr * (self.largest / peak)
 
     def owns(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
-        """Whether the optimizer's state still holds this bucket's tensors (looked at: the first and the last)."""
+        """Whether the optimizer's state still holds this bucket's tensors (of its first and its last parameter)."""
         for i in (0, -1):
             held = state.get(self.params[i], {})
             for j, tap in enumerate(self.taps):
                 if held.get(f"velocity_{j}") is not tap[i]:
                     return False
-            for tensors in (self.preconditioner_state, self.averaged):
-                if any(values and held.get(key) is not values[i] for key, values in tensors.items()):
-                    return False
+            for tensors in (self.state, self.averaged):
+                for key, values in tensors.items():
+                    if held.get(key) is not values[i]:
+                        return False
             if self.steps and held.get("step") is not self.steps[i]:
                 return False
         return True
 
-    def gradients(self, every: Sequence[Tensor | None]) -> Tensors:
-        """Those of this bucket's parameters, out of those of the whole group."""
-        return [cast("Tensor", every[i]) for i in self.indices]
-
     def gather(self, tensors: Tensors) -> Tensors:
-        """The whole of each tensor, where the parameter is sharded; the same tensor otherwise."""
+        """The whole of each tensor where the parameter is sharded; the same tensor otherwise."""
         whole = []
         for p, t in zip(self.params, tensors, strict=True):
             if isinstance(p, DTensor):
@@ -117,112 +142,104 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class Plan:
-    """The buckets of one group, and what has to stay true for them to be used again."""
+class Buckets:
+    """The buckets of one group, and the conditions under which they can be used again."""
 
     params: Tensors
     active: list[bool]
     structure: tuple[object, ...]
-    buckets: list[Bucket] = field(default_factory=list)
+    members: list[Bucket] = field(default_factory=list)
 
     def serves(
         self, group: Mapping[str, Any], active: list[bool], state: Mapping[Tensor, Mapping[str, Tensor]]
     ) -> bool:
+        """Whether the buckets are those of ``group``; ``active`` says which of its parameters have gradients."""
         params = group["params"]
-        return (
-            len(params) == len(self.params)
-            and all(map(operator.is_, params, self.params))
-            and active == self.active
-            and self.structure == tuple(group[key] for key in STRUCTURE)
-            and all(bucket.owns(state) for bucket in self.buckets)
-        )
+        if len(params) != len(self.params) or active != self.active or self.structure != _structure(group):
+            return False
+        if not all(map(operator.is_, params, self.params)):
+            return False
+        return False not in [bucket.owns(state) for bucket in self.members]
 
 
 def build(
     group: Mapping[str, Any],
     active: list[bool],
     state: dict[Tensor, dict[str, Any]],
-    before: Plan | None = None,
+    before: Buckets | None = None,
     first: int = 0,
-) -> Plan:
-    """Sort the group's parameters that have gradients into buckets, making the state that is not there yet.
+) -> Buckets:
+    """Sort the group's parameters that have gradients into buckets, and make their state where it is missing.
 
-    ``first`` is the place of the group's first parameter among those of the whole optimizer.
-    Where the scheme is not that of the plan ``before`` and has another memory, the histories begin anew.
+    ``first`` is the place of the group's first parameter in the optimizer. Where the scheme is not that of the buckets
+    ``before`` and its history means something else, the histories begin anew.
     """
-    chosen: Preconditioner = group["preconditioner"]
-    if group["step_limit"] is not None and chosen.rms is None:
-        raise no_size()
-    for p, on in zip(group["params"], active, strict=True):
-        if on:
-            _accept(p, chosen.for_shape(p.shape), group)
+    _require_legal(group, active)
     if before is not None and before.structure[0] != group["scheme"]:
-        _forget(group, {**group, "scheme": before.structure[0]}, state)
-    plan = Plan(list(group["params"]), list(active), tuple(group[key] for key in STRUCTURE))
-    averaging: Averaging = group["averaging"]
+        _forget_histories(group, {**group, "scheme": before.structure[0]}, state)
+    built = Buckets(list(group["params"]), list(active), _structure(group))
+    sorter = _Sorter(group)
     momentum = momentum_of(group)
-    compiled = c_compiler.compiles(group["fused"])
-    places: dict[tuple[object, ...], Bucket] = {}
-    entries: dict[tuple[object, ...], int] = {}
-    for index, (p, on) in enumerate(zip(group["params"], active, strict=True)):
-        if not on:
-            continue
-        preconditioner = chosen.for_shape(p.shape)
+    by_key: dict[tuple[object, ...], Bucket] = {}
+    for index, p in _members(group, active):
+        preconditioner = group["preconditioner"].for_shape(p.shape)
         filter_ = filter_of(group, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
-        widen = p.dtype in _LOW and (group["state_dtype"] is not None or group["stochastic_rounding"])
-        dtype = torch.float32 if widen else p.dtype
+        widen = p.dtype in _LOW
+        narrow_state = widen and group["state_dtype"] is None and not group["stochastic_rounding"]
         held = state.get(p, {})
-        fresh = _fill(held, p, dtype, preconditioner, averaging, filter_, group)
+        dtype = torch.float32 if widen and not narrow_state else p.dtype
+        counts = _counts(preconditioner, filter_, group)
+        fresh = _fill(held, p, dtype, preconditioner, filter_, group["averaging"], counts=counts)
         if held:
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
-        largest = _largest(p.shape, preconditioner, group["step_limit"])
-        key: tuple[object, ...] = (p.device, p.dtype, preconditioner.name, count, largest)
-        if compiled and isinstance(preconditioner.compiled, MatrixForm):
-            key = (*key, c_matrices.fits(p, preconditioner))
-        if p.is_cpu and (preconditioner.needs_matrix or not compiled):
-            entries[key] = entries.get(key, 0) + p.numel()
-            key = (*key, (entries[key] - 1) // (_CACHED_MATRICES if preconditioner.needs_matrix else _CACHED))
-        if group["foreach"] is False:
-            key = (index,)
-        bucket = places.get(key)
-        if bucket is None:
-            bucket = places[key] = Bucket(
-                [],
-                [],
-                preconditioner,
-                averaging,
-                [[] for _ in range(filter_.taps)],
-                {},
-                {},
-                [],
-                count,
-                [],
-                False,
-                widen,
-                first,
-                filter_,
-                momentum,
-                largest,
+        largest = _largest_rate(p.shape, preconditioner, group["step_limit"])
+        key = sorter.key(index, p, preconditioner, count, largest)
+        if key not in by_key:
+            by_key[key] = Bucket(
+                preconditioner, group["averaging"], filter_, momentum, count, first, largest, widen, narrow_state
             )
-            plan.buckets.append(bucket)
-        bucket.special |= p.is_complex() or isinstance(p, DTensor)
-        if fresh:
-            bucket.fresh.append(len(bucket.params))
-        bucket.params.append(p)
-        bucket.indices.append(index)
-        for j, tap in enumerate(bucket.taps):
-            tap.append(held[f"velocity_{j}"])
-        for name in (*preconditioner.like, *preconditioner.matrix_keys):
-            bucket.preconditioner_state.setdefault(name, []).append(held.get(name))
-        for name in averaging.like:
-            bucket.averaged.setdefault(name, []).append(held[name])
-        if _counts(preconditioner, averaging, filter_, group):
-            bucket.steps.append(held["step"])
-    return plan
+        by_key[key].add(p, index, held, fresh=fresh, counts=counts)
+    built.members.extend(by_key.values())
+    return built
 
 
-def _largest(shape: torch.Size, preconditioner: Preconditioner, limit: float | None) -> float:
+def _members(group: Mapping[str, Any], active: list[bool]) -> Iterator[tuple[int, Tensor]]:
+    return ((i, p) for i, (p, on) in enumerate(zip(group["params"], active, strict=True)) if on)
+
+
+class _Sorter:
+    """Assigns parameters to buckets by a key; a full bucket is followed by another one."""
+
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        self._group = group
+        self._compiled = c_compiler.compiles(group["fused"])
+        self._entries: dict[tuple[object, ...], int] = {}
+
+    def key(
+        self, index: int, p: Tensor, preconditioner: Preconditioner, count: int, largest: float
+    ) -> tuple[object, ...]:
+        if self._group["foreach"] is False:
+            return (index,)
+        key: tuple[object, ...] = (p.device, p.dtype, preconditioner, count, largest)
+        if self._compiled and isinstance(preconditioner.compiled, MatrixForm):
+            key = (*key, c_matrices.fits(p, preconditioner))
+        limit = self._limit(p, preconditioner)
+        if limit is None:
+            return key
+        self._entries[key] = self._entries.get(key, 0) + p.numel()
+        return (*key, (self._entries[key] - 1) // limit)
+
+    def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
+        """Largest number of entries of a bucket."""
+        if not p.is_cpu:
+            return _WIDENED if p.dtype in _LOW and not self._group["fused"] else None
+        if preconditioner.needs_matrix:
+            return _CACHED_MATRICES
+        return None if self._compiled else _CACHED
+
+
+def _largest_rate(shape: torch.Size, preconditioner: Preconditioner, limit: float | None) -> float:
     """The learning rate at which an update is ``limit`` times the size that a tensor of this shape begins with.
 
     A fan-in counts as the nearest power of √2, so that tensors of nearly one size are stepped together.
@@ -236,30 +253,7 @@ def _largest(shape: torch.Size, preconditioner: Preconditioner, limit: float | N
     return limit * size / preconditioner.rms
 
 
-def _forget(
-    now: Mapping[str, Any],
-    before: Mapping[str, Any],
-    state: Mapping[Tensor, dict[str, Any]],
-) -> None:
-    """Drop the histories that mean something else under another scheme."""
-    for p in now["params"]:
-        asks = now["preconditioner"].for_shape(p.shape).asks_unbiased
-        one, other = (filter_of(group, asks_unbiased=asks, momentum=momentum_of(group)) for group in (now, before))
-        if p in state and one.history != other.history:
-            for key in [key for key in state[p] if key.startswith("velocity_")]:
-                del state[p][key]
-
-
-def _counts(
-    preconditioner: Preconditioner, averaging: Averaging, filter_: Realization, group: Mapping[str, Any]
-) -> bool:
-    """Whether any role needs to know how many steps a parameter has taken."""
-    return bool(
-        preconditioner.counts_steps
-        or averaging.counts_steps
-        or filter_.start_up == "unbiased"
-        or group["stochastic_rounding"]
-    )
+# ---------------------------------------------------------------------- state
 
 
 def _fill(
@@ -267,58 +261,86 @@ def _fill(
     p: Tensor,
     dtype: torch.dtype,
     preconditioner: Preconditioner,
-    averaging: Averaging,
     filter_: Realization,
-    group: Mapping[str, Any],
+    averaging: Averaging,
+    *,
+    counts: bool,
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
-    others = preconditioner.matrix_state(p.shape)
-    names = (*preconditioner.like, *others)
-    if "velocity_0" in held and any(name not in held for name in names):
-        for key in [key for key in held if key == "step" or key.startswith("velocity_")]:
-            del held[key]
-    fresh = False
-    for j in range(filter_.taps):
-        if f"velocity_{j}" not in held:
-            held[f"velocity_{j}"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-            fresh = True
-    for name in preconditioner.like:
+    matrices = preconditioner.matrix_state(p.shape)
+    if "velocity_0" in held and any(name not in held for name in (*preconditioner.like, *matrices)):
+        _forget(held)
+        held.pop("step", None)
+    velocities = [f"velocity_{j}" for j in range(filter_.taps)]
+    fresh = any(name not in held for name in velocities)
+    for name in (*velocities, *preconditioner.like):
         if name not in held:
             held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-    for name, shape in others.items():
+    for name, shape in matrices.items():
         if name not in held:
             held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(dtype, copy=True)
-    if _counts(preconditioner, averaging, filter_, group) and "step" not in held:
+    if counts and "step" not in held:
         # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
         held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
     return fresh
 
 
-def no_size() -> OptionError:
-    """The error of a step limit for updates of any size."""
+def _counts(preconditioner: Preconditioner, filter_: Realization, group: Mapping[str, Any]) -> bool:
+    """Whether the number of steps that a parameter has taken is needed."""
+    roles = preconditioner.counts_steps or group["averaging"].counts_steps
+    return bool(roles or filter_.start_up == "unbiased" or group["stochastic_rounding"])
+
+
+def _forget(held: dict[str, Any]) -> None:
+    for key in [key for key in held if key.startswith("velocity_")]:
+        del held[key]
+
+
+def _forget_histories(
+    now: Mapping[str, Any], before: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]
+) -> None:
+    """Drop the histories that mean something else under another scheme."""
+    for p in now["params"]:
+        asks = now["preconditioner"].for_shape(p.shape).asks_unbiased
+        one, other = (filter_of(group, asks_unbiased=asks, momentum=momentum_of(group)) for group in (now, before))
+        if p in state and one.history != other.history:
+            _forget(state[p])
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def _require_legal(group: Mapping[str, Any], active: list[bool]) -> None:
+    """Raise OptionError for a parameter that the group's options do not suit, GradientError for a sparse gradient."""
+    if group["step_limit"] is not None and group["preconditioner"].rms is None:
+        raise unknown_size()
+    for _, p in _members(group, active):
+        preconditioner = group["preconditioner"].for_shape(p.shape)
+        if p.grad is not None:
+            refuse_sparse(p.grad)
+        if p.is_complex() and not preconditioner.supports_complex:
+            raise OptionError(
+                f"the preconditioner {preconditioner.name!r} does not support complex parameters.",
+                fix="Put complex parameters into a group with 'adam'.",
+            )
+        if group["stochastic_rounding"] and p.dtype == torch.float16:
+            raise OptionError(
+                "stochastic rounding is for bfloat16 parameters.",
+                fix="Keep float16 models in float32 and use autocast.",
+            )
+
+
+def unknown_size() -> OptionError:
+    """The error of a step limit with a preconditioner whose updates may have any size."""
     known = ", ".join(name for name, entry in PRECONDITIONERS.items() if entry.rms is not None)
     return OptionError(
         "step_limit needs a preconditioner whose updates have a known size.",
         fix=f"Use {known}, or step_limit=None (in that group).",
     )
-
-
-def _accept(p: Tensor, preconditioner: Preconditioner, group: Mapping[str, Any]) -> None:
-    if p.grad is not None:
-        refuse_sparse(p.grad)
-    if p.is_complex() and not preconditioner.supports_complex:
-        raise OptionError(
-            f"the {preconditioner.name!r} preconditioner has no complex form.",
-            fix="Put complex parameters into a group with 'adam'.",
-        )
-    if group["stochastic_rounding"] and p.dtype == torch.float16:
-        raise OptionError(
-            "stochastic rounding is for bfloat16 parameters.", fix="Keep float16 models in float32 and use autocast."
-        )

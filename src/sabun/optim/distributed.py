@@ -1,11 +1,10 @@
-"""Who orthogonalises which matrix, when several processes train one model.
+"""Division of matrices among the processes that train one model.
 
-Every process needs every update, but not every process has to compute it. Special cases: under FSDP2 the parameters
-name their own team, the ranks of their device mesh; under DDP they are plain tensors which look like anybody's, so
-the option ``divide`` has to say that all processes hold the same gradients. A single process has no team.
+Every process needs every update, but each update is computed by one process. Under FSDP2 the processes are the ranks of
+the parameters' device mesh. Under DDP parameters are plain tensors, so the option ``divide`` has to state that all
+processes hold the same gradients. Without a team each process computes all updates.
 
-Each matrix is computed by one rank and added to zeros from the others: x + 0 is exact, so all ranks end with equal
-bits.
+A matrix is computed by one rank and added to zeros from the others. x + 0 is exact, so all ranks end with equal bits.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ __all__ = ["Team", "team_of"]
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The processes that share the work, and which of them this one is."""
+    """The processes that share the matrices, and the rank of this one."""
 
     group: dist.ProcessGroup | None
     rank: int
     size: int
 
     def own(self, costs: Sequence[float]) -> list[int]:
-        """Indices of this rank's share: the dearest piece goes to whoever has least to do, the same on all ranks."""
+        """Indices of this rank's share: the next most expensive piece goes to the least loaded rank."""
         loads = [0.0] * self.size
         share = []
         for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
@@ -41,7 +40,7 @@ class Team:
         return sorted(share)
 
     def exchange(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The sum over the team of each tensor, in one call for all of one dtype."""
+        """Sum each tensor over the team, in one all-reduce per dtype."""
         out = list(tensors)
         for dtype in {t.dtype for t in tensors}:
             places = [i for i, t in enumerate(tensors) if t.dtype is dtype]
@@ -54,14 +53,14 @@ class Team:
     def divide(
         self, tensors: list[Tensor], cost: Callable[[Tensor], float], work: Callable[[list[Tensor]], list[Tensor]]
     ) -> list[Tensor]:
-        """``work(tensors)``, each rank doing its share of the list."""
+        """``work(tensors)``, of which each rank computes its share."""
         mine = self.own([cost(t) for t in tensors])
         done = dict(zip(mine, work([tensors[i] for i in mine]), strict=True))
         return self.exchange([done[i] if i in done else torch.zeros_like(t) for i, t in enumerate(tensors)])
 
 
 def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:
-    """The team of these parameters; None where everyone computes for themselves."""
+    """The team of these parameters; None if every process computes all of them."""
     meshes = {p.device_mesh if isinstance(p, DTensor) else None for p in params}
     mesh = meshes.pop()
     if meshes:

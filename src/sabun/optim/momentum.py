@@ -8,7 +8,7 @@ from typing import Any
 
 from sabun import schemes
 from sabun.errors import OptionError
-from sabun.optim.kernels import Realization, realize
+from sabun.optim.filters import Realization, realize
 
 __all__ = ["check_momentum", "filter_of", "momentum_of", "require_unbiased", "scheme_of"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,20 +20,21 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, StateError, unknown
-from sabun.optim import buckets as planning
+from sabun.optim import update
 from sabun.optim.averaging import Averaging
+from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
 from sabun.optim.checkpoints import VERSION, encoding, examined, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.base import Controller
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.group_roles import ROLES, resolve, resolve_edits
-from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.momentum import momentum_of
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
 from sabun.optim.preconditioners import Preconditioner
-from sabun.optim.stepping import Move, carry_out, direct, step_fused
 from sabun.optim.tensors import refuse_sparse
+from sabun.optim.terms import Tensors
 from sabun.schemes import LinearMultistep
 
 __all__ = ["Optimizer"]
@@ -43,8 +44,8 @@ _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 
 _OWN = ("scheme", *ROLES, "lr", "momentum")
 Closure = Callable[[], Any]
-_Ready = tuple[int, list[tuple[planning.Bucket, Realization]], list[Tensor | None], float]
-"""Number of the group, its buckets with their filters, the gradients of all its parameters, and its lr."""
+_Ready = tuple[int, list[Bucket], list[Tensor | None], float]
+"""Number of the group, its buckets, the gradients of all its parameters, and its lr."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -153,6 +154,7 @@ class Optimizer(torch.optim.Optimizer):
             for name in REFUSED:
                 refuse(name, param_group.get(name))
                 param_group.pop(name, None)
+            self._name_parameters(param_group)
             settled = {key: value for key, value in param_group.items() if key not in ("params", "param_names")}
             for key, value in settled.items():
                 if key in OPTIONS:
@@ -176,6 +178,18 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         self._plans.clear()
 
+    def _name_parameters(self, param_group: dict[str, Any]) -> None:
+        """Give names to bare parameters where the other groups have named ones, which torch would refuse."""
+        params = param_group.get("params")
+        if isinstance(params, Tensor):
+            params = [params]
+        if not self.param_groups or "param_names" not in self.param_groups[0] or not isinstance(params, Iterable):
+            return
+        members = param_group["params"] = params if isinstance(params, set) else list(params)
+        if isinstance(members, list) and members and all(isinstance(member, Tensor) for member in members):
+            number = len(self.param_groups)
+            param_group["params"] = [(f"group_{number}.{i}", member) for i, member in enumerate(members)]
+
     def _require_compatible(self, group: dict[str, Any]) -> None:
         """Raise OptionError for roles and options that exclude each other."""
         control: StepControl = group["step_control"]
@@ -193,7 +207,7 @@ class Optimizer(torch.optim.Optimizer):
                 fix="Leave one of the two out (step_limit=None).",
             )
         if limited and group["preconditioner"].rms is None:
-            raise planning.no_size()
+            raise unknown_size()
         for key in ("preconditioner", "averaging"):
             role = group[key]
             if not control.works_with(type(role)):
@@ -216,9 +230,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _reset(self) -> None:
         """Drop what is derived from groups and state."""
-        self._plans: list[planning.Plan | None] = []
+        self._plans: list[Buckets | None] = []
         self._averaged: bool = False
         self._controller: Controller | None = None
+        self._controller_made: bool = False
         self._engine = Engine()
 
     # ------------------------------------------------------------------ step
@@ -255,21 +270,20 @@ class Optimizer(torch.optim.Optimizer):
         if controller is not None:
             context = self._context(batch)
             controller.before(context)
-            moves = [
-                (number, direct(self.param_groups[number], bucket, filter_, grads))
-                for number, parts, grads, _ in ready
-                for bucket, filter_ in parts
+            updates = [
+                (number, update.form(self.param_groups[number], bucket, grads))
+                for number, buckets, grads, _ in ready
+                for bucket in buckets
             ]
-            if moves:
-                self._carry_out_together(controller, context, moves)
+            if updates:
+                self._apply_together(controller, context, updates)
             return loss
-        for number, parts, grads, lr in ready:
+        for number, buckets, grads, lr in ready:
             group = self.param_groups[number]
             weight = group["averaging"].weight(group, lr)
-            for bucket, filter_ in parts:
-                length = lr * bucket.share(group["lr_peak"])
-                if not (group["fused"] and step_fused(self._engine, group, bucket, filter_, grads, length)):
-                    carry_out(group, direct(group, bucket, filter_, grads), length, weight, self.state)
+            for bucket in buckets:
+                rate = bucket.learning_rate(lr, group["lr_peak"])
+                update.step(self._engine, group, bucket, grads, lr=rate, weight=weight, state=self.state)
         return loss
 
     def _ready(self) -> list[_Ready]:
@@ -280,7 +294,7 @@ class Optimizer(torch.optim.Optimizer):
             active = [g is not None for g in grads]
             if any(active):
                 for g in grads:
-                    if g is not None:
+                    if g is not None and g.layout is not torch.strided:
                         refuse_sparse(g)
                 found.append((number, group, grads, active))
         if len(self._plans) != len(self.param_groups):
@@ -292,19 +306,25 @@ class Optimizer(torch.optim.Optimizer):
                 if resolve_edits(group):
                     self._require_compatible(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
-                plan = self._plans[number] = planning.build(group, active, self.state, plan, first)
+                plan = self._plans[number] = build(group, active, self.state, plan, first)
             lr = float(group["lr"])
             group["lr_peak"] = max(group["lr_peak"], lr)
-            parts = [(bucket, bucket.filter_at(group)) for bucket in plan.buckets]
-            ready.append((number, parts, grads, lr))
+            momentum = momentum_of(group)
+            for bucket in plan.members:
+                if momentum != bucket.beta:
+                    bucket.set_momentum(group, momentum)
+            ready.append((number, plan.members, grads, lr))
         return ready
 
-    def _carry_out_together(self, controller: Controller, context: StepContext, moves: list[tuple[int, Move]]) -> None:
-        """One step length for all: it is chosen when every update is known."""
-        lengths = controller.lengths(context, (entry for _, move in moves for entry in move.entries(self.state)))
+    def _apply_together(
+        self, controller: Controller, context: StepContext, updates: list[tuple[int, update.Update]]
+    ) -> None:
+        """Apply all updates at one step length, which the controller chooses from them."""
+        lengths = controller.lengths(context, (entry for _, one in updates for entry in one.entries(self.state)))
         weights = [group["averaging"].weight(group, lr) for group, lr in zip(self.param_groups, lengths, strict=True)]
-        for number, move in moves:
-            carry_out(self.param_groups[number], move, lengths[number], weights[number], self.state)
+        for number, one in updates:
+            length, weight = lengths[number], weights[number]
+            update.apply(self.param_groups[number], one, lr=length, weight=weight, state=self.state)
 
     # ------------------------------------------------------------------ averaging
 
@@ -346,8 +366,8 @@ class Optimizer(torch.optim.Optimizer):
         return self._engine.compile_s
 
     def _control(self) -> Controller | None:
-        if self._controller is None:
-            self._controller = self.defaults["step_control"].make()
+        if not self._controller_made:
+            self._controller, self._controller_made = self.defaults["step_control"].make(), True
         return self._controller
 
     def _context(self, batch: SameBatch | None) -> StepContext:
@@ -380,6 +400,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._reset()
         for group in self.param_groups:
+            for name, option in OPTIONS.items():
+                group.setdefault(name, option.default)
             resolve_edits(group)
         for p, held in self.state.items():
             if isinstance(p, Tensor):

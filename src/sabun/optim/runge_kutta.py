@@ -23,11 +23,11 @@ from sabun.optim.checkpoints import VERSION, encoding, examined, restore_lr_foun
 from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
 from sabun.optim.control.embedded_error import PI
 from sabun.optim.control.same_batch import SameBatch
-from sabun.optim.kernels import Tensors
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
 from sabun.optim.scheme_codec import decode_any
 from sabun.optim.tensors import norm, refuse_sparse
+from sabun.optim.terms import Tensors
 from sabun.schemes import ButcherTableau
 
 __all__ = ["RungeKutta"]
@@ -142,6 +142,8 @@ class RungeKutta(torch.optim.Optimizer):
         super().__setstate__(state)
         self._error = math.nan
         for group in self.param_groups:
+            for name in _OWN:
+                group.setdefault(name, OPTIONS[name].default)
             group["scheme"] = _tableau(group["scheme"])
             group["step_control"] = STEP_CONTROLS.make(group["step_control"])
         self._evaluations = len(self._used)

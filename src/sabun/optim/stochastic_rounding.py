@@ -1,14 +1,14 @@
-"""From float32 back to a 16-bit parameter: to the nearest, or up or down at random so that the mean is right.
+"""Rounding of float32 values to 16-bit parameters: to nearest, or stochastically.
 
 Rounding to nearest loses every update smaller than half a unit in the last place; in bfloat16 that is 0.2–0.4% of the
-weight. Rounding up with probability equal to the remainder keeps them on average.
+weight. Stochastic rounding goes up with a probability equal to the remainder, so its expectation is the exact value.
 """
 
 from __future__ import annotations
 
 import torch
 
-from sabun.optim.kernels import Tensors
+from sabun.optim.terms import Tensors
 
 __all__ = ["narrow"]
 
@@ -16,8 +16,8 @@ __all__ = ["narrow"]
 def narrow(params: Tensors, wide: Tensors, *, at_random: bool, step: int, places: list[int]) -> None:
     """Write ``wide`` (float32) into ``params`` (16-bit).
 
-    The noise depends on the step and the parameter's place in the optimizer alone: a resumed run rounds as an
-    undisturbed one.
+    The noise depends on the number of the step and the parameter's place in the optimizer only, so a resumed run rounds
+    as an uninterrupted one.
     """
     if not at_random:
         torch._foreach_copy_(params, wide)
@@ -26,6 +26,6 @@ def narrow(params: Tensors, wide: Tensors, *, at_random: bool, step: int, places
         generator = torch.Generator(device=x.device)
         generator.manual_seed((step * 1_000_003 + place) % 2**63)
         noise = torch.randint(0, 2**16, x.shape, generator=generator, device=x.device, dtype=torch.int32)
-        # A bfloat16 is the upper half of a float32: add noise below it, and cut.
+        # A bfloat16 is the upper half of a float32: add noise below it, and truncate.
         bits = (x.view(torch.int32) + noise) & -65536
         p.copy_(torch.where(x.isfinite(), bits.view(torch.float32), x))

@@ -1,1 +1,1 @@
-"""Script mode: what runs inside the user's training script. Needs torch alone."""
+"""Script mode: what runs inside the user's training script. Needs torch only."""

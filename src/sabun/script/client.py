@@ -1,16 +1,16 @@
-"""Script mode, seen from inside the user's own training script: two lines, and no-ops outside of a study.
+"""Script mode, on the side of the user's training script: two calls that do nothing outside a study.
 
     optimizer = sabun.swap(torch.optim.AdamW(model.parameters(), lr=1e-3))
     ...
     sabun.log(epoch=epoch, train_loss=train_loss, val_loss=val_loss, accuracy=accuracy)
 
-Inside a study, the environment variable ``SABUN_RUN`` names a file that says which arm to put in the optimizer's
-place, and where to write what ``log`` is told. Needs torch and the standard library alone.
+In a study, the environment variable ``SABUN_RUN`` names a file with the arm that replaces the optimizer; records are
+written next to it. Needs torch, NumPy and the standard library only.
 
-**Clock.** ``train_s`` of an epoch runs from the end of the last ``log`` (from ``swap``, for the first) to the end of
-its last optimizer step, so an evaluation between the last step and ``log`` is not in it. On CUDA it is the device's own
-time between the two, for a step ends later than the call that launched it. ``optimizer_s`` is the time inside
-``optimizer.step``, less the closure where there is one.
+**Timing.** ``train_s`` of an epoch runs from the end of the last ``log`` (from ``swap``, for the first) to the end of
+its last optimizer step, so an evaluation between the last step and ``log`` is not included. On CUDA it is the time of
+the device between the two, because a step ends later than the call that launched it. ``optimizer_s`` is the time inside
+``optimizer.step``, without its closure.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if sys.platform != "win32":
     import resource
 
 if TYPE_CHECKING:
-    from sabun.script.averaging import EvaluationPoint
+    from sabun.script.evaluation_hooks import EvaluationPoint
 
 VARIABLE = "SABUN_RUN"
-SETTLED = 3
-"""Steps by which an optimizer has shown whether it moves before it asks for a gradient."""
+CHECKED_STEPS = 3
+"""Number of first steps in which parameters must not move before the closure is called."""
 
 __all__ = ["log", "swap"]
 
 
 class _Session:
-    """One run of a study, in the process that trains (rank 0 of them, where there are several)."""
+    """One run of a study, in the training process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,23 +64,23 @@ class _Session:
         self.ended = False
 
     @property
-    def speaks(self) -> bool:
-        """Of several processes that train one model only rank 0 writes."""
+    def is_writer(self) -> bool:
+        """Whether this process writes records: of several processes that train one model, rank 0."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank() == 0
         return os.environ.get("RANK", "0") == "0"
 
     def write(self, **fields: object) -> None:
-        """Append a record. Ends the script where the study that started it is no more: nobody would read on."""
+        """Append a record. Ends the script if the study that started it has ended."""
         if _unlocked(self.path):
             sys.exit("sabun: the study that started this run has ended.")
-        if self.speaks:
+        if self.is_writer:
             with self.records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
 
     def watch(self, optimizer: Any) -> None:
-        """Count and time the steps of ``optimizer`` by hooks, so that it stays the object that the script expects."""
-        from sabun.script.averaging import EvaluationPoint
+        """Count and time the steps of ``optimizer`` with hooks, so that the script keeps its optimizer object."""
+        from sabun.script.evaluation_hooks import EvaluationPoint
         from sabun.script.protocol import needs_closure
 
         several = needs_closure(optimizer)
@@ -93,9 +93,10 @@ class _Session:
             def inner() -> object:
                 nonlocal inside, calls
                 start = time.perf_counter()
-                if not calls and self.steps < SETTLED and sum(p._version for p in parameters) != versions:
+                if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
                     raise TrainingError(
-                        f"{type(optimizer).__name__} moves before it asks for a gradient: along the last batch's.",
+                        f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
+                        "along the gradient of the previous batch.",
                         fix="Compare it on a task (mytask.py:Task), which computes the gradient first.",
                     )
                 value = closure()
@@ -109,10 +110,10 @@ class _Session:
             nonlocal begin, inside, calls, versions
             inside, calls = 0.0, 0
             if point is not None:
-                point.trains()
+                point.before_step()
             closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # arguments[0] is the optimizer
             if callable(closure):
-                if self.steps < SETTLED:
+                if self.steps < CHECKED_STEPS:
                     versions = sum(p._version for p in parameters)
                 if len(arguments) > 1:
                     arguments = (arguments[0], timed(closure), *arguments[2:])
@@ -120,7 +121,7 @@ class _Session:
                     options = {**options, "closure": timed(closure)}
             elif several:
                 raise TrainingError(
-                    f"{type(optimizer).__name__} asks for its gradients itself; this script gives it no closure.",
+                    f"{type(optimizer).__name__} needs a closure, and this script calls step() without one.",
                     fix="Compare it on a task (mytask.py:Task), or let the script call optimizer.step(closure).",
                 )
             begin = time.perf_counter()
@@ -137,7 +138,7 @@ class _Session:
         self.clock = _Clock(next((p.device for p in parameters if p.device.type == "cuda"), None))
 
     def end(self, *, enough: bool = False) -> None:
-        """At the script's exit, or when it has given ``enough``: what the final weights and the state weigh."""
+        """Write the final record: hash of the weights, state size, peak memory. Called at exit or when ``enough``."""
         if self.optimizer is None or self.epoch < 0 or self.ended:
             return
         from sabun.script.protocol import state_bytes
@@ -146,8 +147,8 @@ class _Session:
         digest = hashlib.sha256()
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
-                held = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # a shard of FSDP's
-                flat = held.detach().cpu().contiguous().flatten()
+                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # a shard of FSDP
+                flat = local.detach().cpu().contiguous().flatten()
                 digest.update(f"{flat.dtype}|{tuple(parameter.shape)}|".encode())
                 digest.update(_bytes(flat))
         peak = self.clock.peak_memory()
@@ -161,7 +162,7 @@ class _Session:
 
 
 class _Clock:
-    """Seconds between ``start`` and the last ``lap``, and since ``start``. On a CUDA device: the device's seconds."""
+    """Measures the seconds from ``start`` to the last ``lap`` and from there on. On CUDA: the time of the device."""
 
     def __init__(self, cuda: torch.device | None = None) -> None:
         self.cuda = cuda
@@ -179,7 +180,7 @@ class _Clock:
             self.last = self._event()
 
     def read(self) -> tuple[float, float]:
-        """(seconds to the last lap, seconds from there to now)"""
+        """Return the seconds to the last lap, and the seconds since then."""
         if self.cuda is None:
             return self.lapped - self.begun, time.perf_counter() - self.lapped
         self.last.synchronize()
@@ -188,7 +189,7 @@ class _Clock:
         return trained, max(0.0, time.perf_counter() - self.begun - trained)
 
     def peak_memory(self) -> int | None:
-        """Bytes: of the allocator on CUDA, else of the process."""
+        """Return the peak bytes of the allocator on CUDA, otherwise of the process."""
         if self.cuda is not None:
             return int(torch.cuda.max_memory_allocated(self.cuda))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if sys.platform == "linux" else None
@@ -203,7 +204,7 @@ _session: _Session | None = None
 
 
 def begin() -> None:
-    """Called when sabun is imported in a study: seeds Python, NumPy and torch, before the script makes its model."""
+    """Start the run: seed Python, NumPy and torch. Called when sabun is imported in a study."""
     global _session
     path = os.environ.get(VARIABLE)
     if not path or _session is not None:
@@ -217,18 +218,18 @@ def begin() -> None:
 
 
 def swap(optimizer: Any) -> Any:
-    """The arm's optimizer over the same parameters, inside a study; ``optimizer`` itself outside of one.
+    """Return the arm's optimizer over the same parameters in a study; ``optimizer`` itself outside a study.
 
-    Parameter groups stay: the ratio of each group's learning rate to the first one's is kept, and a group without
-    weight decay keeps none. Make the learning-rate scheduler, and wrap for mixed precision or several devices,
-    after this. Raises TrainingError when called twice.
+    Parameter groups are kept: each keeps the ratio of its learning rate to that of the first group, and a group without
+    weight decay gets none. Create the learning-rate scheduler, and wrap for mixed precision or several devices,
+    after this call. Raises TrainingError when called twice.
     """
     begin()
     if _session is None:
         return optimizer
     if _session.optimizer is not None:
         raise TrainingError(
-            "sabun.swap was called twice in one run.", fix="Swap the one optimizer that trains the model."
+            "sabun.swap was called twice in one run.", fix="Call it once, on the optimizer that trains the model."
         )
     task = _session.task
     values = dict(task["hyperparameters"])
@@ -248,20 +249,20 @@ def swap(optimizer: Any) -> Any:
 
 
 def seed() -> int | None:
-    """The run's seed, inside a study; None outside of one."""
+    """Return the seed of the run in a study; None outside a study."""
     begin()
     return None if _session is None else int(_session.task["seed"])
 
 
 def swapped(optimizer: Any | None) -> bool:
-    """Whether ``optimizer`` is what ``swap`` returned; with None: whether it has returned anything."""
+    """Return whether ``swap`` returned ``optimizer``; with None, whether ``swap`` was called."""
     if _session is None or _session.optimizer is None:
         return False
     return optimizer is None or optimizer is _session.optimizer
 
 
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
-    from sabun.poc import arms
+    from sabun.script import arms
 
     recipe = arms.recipe(arm)
     groups = optimizer.param_groups
@@ -296,11 +297,11 @@ def log(
     test_loss: SupportsFloat | None = None,
     **metrics: SupportsFloat,
 ) -> None:
-    """One line of the learning curve, inside a study; nothing outside of one.
+    """Record one point of the learning curve in a study; do nothing outside a study.
 
-    ``val_loss`` is what arms are compared by. The first of ``metrics`` (higher is better) is shown beside it, and
-    ``test_`` before its name makes it the final metric on test data. ``epoch`` counts up by itself when left out;
-    epoch 0 is the state before training. Raises TrainingError for epochs that do not increase.
+    Arms are compared by ``val_loss``. The first of ``metrics`` (higher is better) is shown with it; the prefix
+    ``test_`` makes it the final metric on test data. ``epoch`` increases by one if it is left out; epoch 0 is the state
+    before training. Raises TrainingError for epochs that do not increase.
     """
     begin()
     if _session is None:
@@ -308,12 +309,14 @@ def log(
     number = max(_session.epoch, 0) + 1 if epoch is None else int(epoch)
     if number <= _session.epoch:
         raise TrainingError(
-            f"sabun.log was told epoch {number} after epoch {_session.epoch}.", fix="Log each epoch once, in order."
+            f"sabun.log got epoch {number} after epoch {_session.epoch}.", fix="Log each epoch once, in order."
         )
     if _session.optimizer is None:
-        raise TrainingError("sabun.log was called before sabun.swap.", fix="Swap the optimizer where it is made.")
-    others = {"train_loss": train_loss, "test_loss": test_loss, **metrics}
-    numbers = {name: _number(name, value) for name, value in others.items() if value is not None}
+        raise TrainingError(
+            "sabun.log was called before sabun.swap.", fix="Call sabun.swap where the optimizer is created."
+        )
+    given = {"train_loss": train_loss, "test_loss": test_loss, **metrics}
+    numbers = {name: _number(name, value) for name, value in given.items() if value is not None}
     tests = [name for name in metrics if name.startswith("test_")]
     shown = [name for name in metrics if name not in tests]
     lr = _session.optimizer.param_groups[0].get("lr")
@@ -336,12 +339,12 @@ def log(
     _session.optimizer_s = 0.0
     _session.logs += number > 0
     if _session.stop_after is not None and _session.logs >= _session.stop_after:
-        _session.end(enough=True)  # the study stops this process when it reads that
+        _session.end(enough=True)  # the study stops this process when it reads this record
     _session.clock.start()
 
 
 def _unlocked(path: Path) -> bool:
-    """Whether the study has let go of the file that it holds while a run goes on (as it does too when it is killed)."""
+    """Return whether the study has released the lock that it holds during a run. A killed study releases it too."""
     with path.open("rb") as file:
         try:
             _files.lock(file.fileno(), shared=True, wait=False)
@@ -355,8 +358,8 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise TrainingError(
-            f"sabun.log was given {name}={type(value).__name__}, which is no number.",
-            fix=f"Give one number, such as {name}.item() or the mean.",
+            f"sabun.log got {name}={type(value).__name__}, which is not a number.",
+            fix=f"Give a single number, such as {name}.item() or the mean.",
         ) from None
 
 

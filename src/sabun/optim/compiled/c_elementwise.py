@@ -16,8 +16,8 @@ import torch
 from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, step
-from sabun.optim.kernels import Tensors
 from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.terms import Tensors
 
 __all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "source"]
 
@@ -90,7 +90,7 @@ class ElementwiseTable(PointerTable):
 
     def arranged(self, grads: Tensors) -> Tensors | None:
         """The gradients in their parameters' memory order, copied where theirs is another (channels-last, say)."""
-        if self.contiguous and all(g.is_contiguous() for g in grads):
+        if self.contiguous and all(map(torch.Tensor.is_contiguous, grads)):
             return grads
         return [
             g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)

@@ -22,10 +22,10 @@ from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_elementwise import TYPES, CEmitter
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, direction
-from sabun.optim.kernels import Tensors
 from sabun.optim.preconditioners.base import Preconditioner
 from sabun.optim.preconditioners.orthogonal import arithmetic, gram_pays, polynomials
 from sabun.optim.preconditioners.spectral import Spectral
+from sabun.optim.terms import Tensors
 
 __all__ = ["MatrixKernel", "MatrixSizes", "MatrixTable", "fits", "source"]
 
@@ -39,7 +39,7 @@ _LINE = 16  # entries that rows are padded to: the longest vector there is
 
 
 def fits(parameter: Tensor, preconditioner: Preconditioner) -> bool:
-    """Whether a parameter is a matrix for the loops below: small, and iterated in its own dtype."""
+    """Whether the loops can take a parameter: a small matrix that is iterated in its own dtype by one process."""
     if not isinstance(preconditioner, Spectral) or preconditioner.divide:
         return False
     if parameter.dtype not in _DTYPES or isinstance(parameter, DTensor):
@@ -47,31 +47,31 @@ def fits(parameter: Tensor, preconditioner: Preconditioner) -> bool:
     matrix = parameter.detach().reshape(parameter.shape[0], -1)
     if min(matrix.shape) > _WIDEST or matrix.numel() > _LARGEST:
         return False
-    wished = preconditioner.dtype
     coefficients, _ = polynomials(preconditioner.iteration, preconditioner.steps)
-    return (arithmetic(matrix, coefficients) if wished is None else getattr(torch, wished)) is parameter.dtype
+    dtype = preconditioner.dtype
+    return (arithmetic(matrix, coefficients) if dtype is None else getattr(torch, dtype)) is parameter.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixSizes:
-    """Of a bucket's matrices: rows, columns, how each is iterated, and room to work in. Kept as long as the bucket."""
+    """Rows and columns of a bucket's matrices, the form of each one's iteration, and working memory."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     by_gram: tuple[bool, ...]
-    iteration: tuple[object, ...]
+    spectral: Spectral
     coefficients: array[float]
     margin: float
     room: Tensor
     threads: int
 
     @classmethod
-    def of(cls, params: Tensors, spectral: Spectral) -> MatrixSizes | None:
-        """Those of these parameters; None if one of them is none for the loops."""
-        if not all(fits(p, spectral) for p in params):
+    def of(cls, params: Tensors, preconditioner: Preconditioner) -> MatrixSizes | None:
+        """The sizes of these parameters, or None if the loops cannot take one of them."""
+        if not isinstance(preconditioner, Spectral) or not all(fits(p, preconditioner) for p in params):
             return None
         dtype = params[0].dtype
-        coefficients, margin = polynomials(spectral.iteration, spectral.steps)
+        coefficients, margin = polynomials(preconditioner.iteration, preconditioner.steps)
         sizes = [torch.Size((p.shape[0], p.numel() // p.shape[0])) for p in params]
         rows, columns = zip(*sizes, strict=True)
         threads = _threads(params)
@@ -79,19 +79,16 @@ class MatrixSizes:
             rows,
             columns,
             tuple(gram_pays(size, dtype, coefficients) for size in sizes),
-            (spectral.iteration, spectral.steps, spectral.dtype),
+            preconditioner,
             array("d", (c for polynomial in coefficients for c in polynomial)),
             margin,
             torch.empty(threads * max(_room(*size) for size in sizes), dtype=dtype, device="cpu"),
             threads,
         )
 
-    def serves(self, params: Tensors, spectral: Spectral) -> bool:
-        """Whether the iteration is still the one asked for, and the threads are still those."""
-        return (
-            self.iteration == (spectral.iteration, spectral.steps, spectral.dtype)
-            and self.threads == _threads(params)
-        )  # fmt: skip
+    def serves(self, params: Tensors, preconditioner: Preconditioner) -> bool:
+        """Whether the iteration and the number of threads are unchanged."""
+        return self.spectral is preconditioner and self.threads == _threads(params)
 
 
 def _threads(params: Tensors) -> int:
@@ -101,7 +98,7 @@ def _threads(params: Tensors) -> int:
 
 
 def _room(rows: int, columns: int) -> int:
-    """Numbers that the work on one matrix takes: the matrix three times, squares of its short side five times."""
+    """Entries of the working memory of one matrix: three of its size, five squares of its short side."""
     short, long = (-(-n // _LINE) * _LINE for n in sorted((rows, columns)))
     return 3 * short * long + 5 * short * short + 2 * -(-max(rows, columns) // _LINE) * _LINE
 
@@ -119,15 +116,11 @@ class MatrixTable(PointerTable):
         fields = cls.layout(params, state, rows)
         if fields is None or not fields["contiguous"] or set(fields["dtypes"]) != {params[0].dtype}:
             return None
-        sizes = MatrixSizes.of(params, preconditioner) if isinstance(preconditioner, Spectral) else None
+        sizes = MatrixSizes.of(params, preconditioner)
         return None if sizes is None else cls(**fields, sizes=sizes)
 
     def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
-        return (
-            PointerTable.serves(self, params, columns, preconditioner)
-            and isinstance(preconditioner, Spectral)
-            and self.sizes.serves(params, preconditioner)
-        )
+        return PointerTable.serves(self, params, columns, preconditioner) and self.sizes.serves(params, preconditioner)
 
     def compile(self, rule: Rule) -> MatrixKernel:
         return MatrixKernel(rule, self.params[0].dtype)
@@ -141,7 +134,7 @@ class MatrixKernel:
         self._step = step_function(source(rule, dtype), "pippipii")
 
     def __call__(self, table: MatrixTable, grads: Tensors, numbers: Sequence[float]) -> None:
-        """Step every matrix; ``numbers`` are the rule's operands, followed by β₂, 1 − β₂, ε and 1/mass.
+        """Step every matrix; ``numbers`` are the rule's operands, followed by 1/mass.
 
         Without row normalization the column of the rows' second moments holds null pointers.
         """
@@ -152,7 +145,10 @@ class MatrixKernel:
         addresses.extend([g.data_ptr() for g in grads])
         for column in (sizes.rows, sizes.columns, sizes.by_gram):
             addresses.extend(column)
-        operands = array("d", (*numbers, sizes.margin))
+        *scalars, unmass = numbers
+        spectral = sizes.spectral
+        more = (spectral.beta2, 1 - spectral.beta2, spectral.eps, unmass, sizes.margin)
+        operands = array("d", (*scalars, *more))
         self._step(
             addresses.buffer_info()[0], n, operands.buffer_info()[0],
             sizes.coefficients.buffer_info()[0], len(sizes.coefficients) // 3,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sabun.optim.compiled.formula import Rule
-from sabun.optim.kernels import Tensors
 from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.terms import Tensors
 
 __all__ = ["CKernel", "PointerTable"]
 
@@ -76,7 +76,7 @@ class PointerTable:
         return (
             params is self.params
             and self.contiguous
-            and all(p.is_contiguous() for p in params)
+            and all(map(Tensor.is_contiguous, params))
             and [p.shape for p in params] == self.shapes
             and _pointers([params, *columns]) == self.pointers
         )
@@ -84,13 +84,14 @@ class PointerTable:
     def accepts(self, grads: Tensors) -> bool:
         """Whether the gradients have the shapes, the dtype and the device of their parameters."""
         dtype = self.params[0].dtype
-        return all(
-            g.shape == p.shape and g.dtype is dtype and g.is_cpu for g, p in zip(grads, self.params, strict=True)
-        )
+        for g, shape in zip(grads, self.shapes, strict=True):
+            if g.dtype is not dtype or not g.is_cpu or g.shape != shape:
+                return False
+        return True
 
     def arranged(self, grads: Tensors) -> Tensors | None:
         """The gradients in the memory order that the loop expects; None if it cannot take them."""
-        return grads if all(g.is_contiguous() for g in grads) else None
+        return grads if all(map(Tensor.is_contiguous, grads)) else None
 
     def compile(self, rule: Rule) -> CKernel:
         """The kernel of ``rule`` for these dtypes. Raises NoCompilerError if it cannot be compiled."""

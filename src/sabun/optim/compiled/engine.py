@@ -27,9 +27,9 @@ from sabun.optim.compiled.c_matrices import MatrixTable
 from sabun.optim.compiled.c_tables import CKernel, PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
-from sabun.optim.kernels import Realization, Tensors
+from sabun.optim.filters import Realization
 from sabun.optim.preconditioners.base import MatrixForm, Preconditioner
-from sabun.optim.preconditioners.spectral import Spectral
+from sabun.optim.terms import Tensors
 
 __all__ = ["Engine"]
 
@@ -48,53 +48,50 @@ class Engine:
     kernels: dict[object, CKernel] = field(default_factory=dict)
     _tables: dict[int, PointerTable] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
-    _unavailable: set[bool] = field(default_factory=set)
+    _unavailable: set[type[PointerTable]] = field(default_factory=set)
 
     def step(
         self,
-        fused: bool | str,
+        group: Mapping[str, Any],
         filter_: Realization,
         preconditioner: Preconditioner,
-        options: Mapping[str, Any],
         *,
         lr: float,
         count: int,
         params: Tensors,
         grads: Tensors,
         state: Sequence[Tensors],
-        rows: Tensors | None = None,
+        rows: Sequence[Tensors] = (),
     ) -> bool:
         """Step ``params`` and ``state`` in place and return True, or do nothing and return False.
 
-        ``state`` is the filter's buffers, then those of the preconditioner; ``rows`` are the second moments of the
-        rows, with row normalization. Without a compiler a SabunWarning is raised once (not for "auto"), and the result
-        is False from then on.
+        ``state`` is the filter's buffers, then those of the preconditioner; ``rows`` are its columns of one number per
+        row. Without a compiler a SabunWarning is raised once (not for "auto"), and the result is False from then on.
         """
-        on_matrices = isinstance(preconditioner.compiled, MatrixForm)
-        if on_matrices in self._unavailable or preconditioner.compiled is None:
+        compiled = preconditioner.compiled
+        form = MatrixTable if isinstance(compiled, MatrixForm) else ElementwiseTable
+        if compiled is None or form in self._unavailable:
             return False
-        on_cpu = params[0].device.type == "cpu"
+        fused, on_cpu = group["fused"], params[0].is_cpu
         if fused is True:
             fused = "native" if on_cpu else "inductor"
-        if (fused == "auto" and not on_cpu) or (on_matrices and fused == "inductor"):
+        if (fused == "auto" and not on_cpu) or (form is MatrixTable and fused == "inductor"):
             return False
-        l2 = 0.0 if options["decoupled"] else options["weight_decay"]
-        rule = formula.rule(filter_, preconditioner, maximize=options["maximize"], l2=l2)
-        numbers = formula.numbers(rule, filter_, preconditioner, options, lr=lr, count=count)
+        rule = formula.rule_of(filter_, preconditioner, group)
+        numbers = formula.numbers(rule, filter_, preconditioner, group, lr=lr, count=count)
         try:
             if fused == "inductor":
                 return self._inductor(rule, numbers, params, grads, state)
-            if isinstance(preconditioner, Spectral):
-                numbers = (*numbers, *_more(preconditioner, filter_, count))
-            form = MatrixTable if on_matrices else ElementwiseTable
-            return self._c(form, rule, numbers, params, grads, state, [] if rows is None else [rows], preconditioner)
+            if form is MatrixTable:
+                numbers.append(1 / formula.mass(filter_, count))
+            return self._c(form, rule, numbers, params, grads, state, rows, preconditioner)
         except NoCompilerError as error:
-            self._give_up(on_matrices, str(error), quietly=fused == "auto")
+            self._give_up(form, str(error), quietly=fused == "auto")
             return False
 
-    def _give_up(self, on_matrices: bool, reason: str, *, quietly: bool = False) -> None:
+    def _give_up(self, form: type[PointerTable], reason: str, *, quietly: bool = False) -> None:
         warned = bool(self._unavailable)
-        self._unavailable.add(on_matrices)
+        self._unavailable.add(form)
         if quietly or warned:
             return
         warnings.warn(
@@ -155,7 +152,7 @@ class Engine:
             raise
         except RuntimeError as error:  # what dynamo and Inductor raise, a missing compiler among it
             self._graphs.drop(graph)
-            self._give_up(False, f"torch.compile failed ({str(error).strip().splitlines()[0][:200]})")
+            self._give_up(ElementwiseTable, f"torch.compile failed ({str(error).strip().splitlines()[0][:200]})")
             return False
         self._count(begin)
         self._graphs.keep(graph, params)
@@ -172,8 +169,3 @@ def _level_of_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("sabun.optim", "torch.")):
         frame, level = frame.f_back, level + 1
     return level
-
-
-def _more(spectral: Spectral, filter_: Realization, count: int) -> tuple[float, ...]:
-    """The numbers of the spectral preconditioner beside the operands of the rule: β₂, 1 − β₂, ε, 1/mass."""
-    return spectral.beta2, 1 - spectral.beta2, spectral.eps, 1 / formula.mass(filter_, count)

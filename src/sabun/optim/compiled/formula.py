@@ -12,18 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
-from sabun.optim.kernels import Realization
+from sabun.optim.filters import Realization
 from sabun.optim.preconditioners.base import ElementwiseForm, MatrixForm, Preconditioner
 
-__all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule", "step"]
+__all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule_of", "step"]
 
 V = TypeVar("V")
 
 
 class Arithmetic(Protocol[V]):
-    """What :func:`step` needs of numbers. A scalar operand is a ``V`` as well."""
+    """The operations that :func:`step` needs. A scalar operand is a ``V`` as well."""
 
     def add(self, x: V, y: V) -> V: ...
     def mul(self, x: V, y: V) -> V: ...
@@ -32,108 +33,108 @@ class Arithmetic(Protocol[V]):
     def sign(self, x: V) -> V: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """What decides the form of the pass; everything else is a number.
+    """What decides the form of the pass; everything else is an operand. Equal rules are one object.
 
-    ``form`` and ``taps`` are those of the filter (:class:`sabun.optim.kernels.Realization`); ``plain`` says that g is
-    used as it is, neither negated nor with L2 decay added.
+    ``form`` and ``taps`` are those of the filter (:class:`sabun.optim.filters.Realization`); ``states`` is the number
+    of buffers of the size of θ, the filter's and the preconditioner's; ``plain`` means that g is used as it is, neither
+    negated nor with L2 decay added; ``operands`` are the names of the numbers that :func:`step` takes, in order.
     """
 
     form: str
     taps: int
-    preconditioner: ElementwiseForm | MatrixForm
     states: int
-    """Buffers of the size of θ: the filter's and the preconditioner's."""
     plain: bool
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Names of the numbers that :func:`step` takes, in order."""
-        names = ["keep", "scale"]
-        if not self.plain:
-            names += ["sense", "l2"]
-        if self.form != "direct":
-            names += ["pole", "rest", "fresh", "mean"]
-        else:
-            names += [f"b{j}" for j in range(self.taps + 1)] + [f"c{j}" for j in range(1, self.taps + 1)]
-        if isinstance(self.preconditioner, ElementwiseForm):
-            names += self.preconditioner.operands
-        return tuple(names)
+    preconditioner: ElementwiseForm | MatrixForm
+    operands: tuple[str, ...]
 
 
-def rule(filter_: Realization, preconditioner: Preconditioner, *, maximize: bool, l2: float) -> Rule:
+@lru_cache(maxsize=256)
+def _rule(form: str, taps: int, states: int, plain: bool, preconditioner: ElementwiseForm | MatrixForm) -> Rule:
+    names = ["keep", "scale"] if plain else ["keep", "scale", "sense", "l2"]
+    if form != "direct":
+        names += ["pole", "rest", "fresh", "mean"]
+    else:
+        names += [f"b{j}" for j in range(taps + 1)] + [f"c{j}" for j in range(1, taps + 1)]
+    if isinstance(preconditioner, ElementwiseForm):
+        names += preconditioner.operands
+    return Rule(form, taps, states, plain, preconditioner, tuple(names))
+
+
+def rule_of(filter_: Realization, preconditioner: Preconditioner, group: Mapping[str, Any]) -> Rule:
     """The rule of a filter and a preconditioner that has a compiled form."""
     assert preconditioner.compiled is not None
+    plain = not (group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
     states = filter_.taps + len(preconditioner.like)
     form = filter_.kind if filter_.taps else "direct"
-    return Rule(form, filter_.taps, preconditioner.compiled, states, not (maximize or l2))
+    return _rule(form, filter_.taps, states, plain, preconditioner.compiled)
 
 
 def mass(filter_: Realization, count: int) -> float:
-    """What the direction is divided by in step number ``count``: Adam's bias correction, where that is asked for."""
+    """The divisor of the direction in step ``count``: Adam's bias correction with start-up "unbiased", else 1."""
     return filter_.mass(count) if filter_.start_up == "unbiased" else 1.0
 
 
 def numbers(
-    shape: Rule,
+    rule: Rule,
     filter_: Realization,
     preconditioner: Preconditioner,
-    options: Mapping[str, Any],
+    group: Mapping[str, Any],
     *,
     lr: float,
     count: int,
-) -> tuple[float, ...]:
-    """The operands of step number ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``."""
-    decay = options["weight_decay"]
-    values = {"keep": 1 - lr * decay if options["decoupled"] else 1.0, "scale": -lr / mass(filter_, count)}
-    if preconditioner.scale_invariant:
-        values["scale"] = -lr
-    if not shape.plain:
-        values |= {"sense": -1.0 if options["maximize"] else 1.0, "l2": 0.0 if options["decoupled"] else decay}
-    if shape.form == "direct":
-        values |= {f"b{j}": b for j, b in enumerate(filter_.b)} | {f"c{j}": -a for j, a in enumerate(filter_.a)}
+) -> list[float]:
+    """The operands of step ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``."""
+    decay, decoupled = group["weight_decay"], group["decoupled"]
+    values = [
+        1 - lr * decay if decoupled else 1.0,
+        -lr if preconditioner.scale_invariant else -lr / mass(filter_, count),
+    ]
+    if not rule.plain:
+        values += [-1.0 if group["maximize"] else 1.0, 0.0 if decoupled else decay]
+    if rule.form == "direct":
+        values += [*filter_.b, *[-a for a in filter_.a[1:]]]
     else:
-        fresh, mean = filter_.weights
-        values |= {"pole": filter_.pole, "rest": 1 - filter_.pole, "fresh": fresh, "mean": mean}
-    if isinstance(shape.preconditioner, ElementwiseForm):
-        values |= zip(shape.preconditioner.operands, shape.preconditioner.numbers(preconditioner, count), strict=True)
-    return tuple(values[name] for name in shape.operands)
+        values += [filter_.pole, 1 - filter_.pole, *filter_.weights]
+    if isinstance(rule.preconditioner, ElementwiseForm):
+        values += rule.preconditioner.numbers(preconditioner, count)
+    return values
 
 
-def step(on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]) -> tuple[V, list[V]]:
+def step(on: Arithmetic[V], rule: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]) -> tuple[V, list[V]]:
     """(p, state) after one step; ``state`` is the filter's buffers and then the preconditioner's.
 
     pole:    m ← βm + (1−β)g,  d = w·g + (1−w)·m
     lagged:  d = b₀g + c·m,  m ← βm + (1−β)g
     direct:  d = b₀g + s₀,  s_j ← s_{j+1} + b_{j+1}g + c_{j+1}d with c = −a
-    then     u of the preconditioner (its ``compiled`` form),  p ← p(1 − lr·λ) − (lr/mass)·u
+    then     u from d by the compiled form of the preconditioner,  p ← p(1 − lr·λ) − (lr/mass)·u
     """
     add, mul = on.add, on.mul
-    d, g, taps = direction(on, shape, k, p, g, state)
-    assert isinstance(shape.preconditioner, ElementwiseForm)
-    u, kept = shape.preconditioner.update(on, k, d, g, state[shape.taps :])
+    d, g, taps = direction(on, rule, k, p, g, state)
+    assert isinstance(rule.preconditioner, ElementwiseForm)
+    u, kept = rule.preconditioner.update(on, k, d, g, state[rule.taps :])
     return add(mul(p, k["keep"]), mul(u, k["scale"])), [*taps, *kept]
 
 
 def direction(
-    on: Arithmetic[V], shape: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]
+    on: Arithmetic[V], rule: Rule, k: Mapping[str, V], p: V, g: V, state: Sequence[V]
 ) -> tuple[V, V, list[V]]:
     """(d, g, buffers): the filter's part of :func:`step`, with g as the filter sees it."""
     add, mul = on.add, on.mul
-    if not shape.plain:
+    if not rule.plain:
         g = add(mul(g, k["sense"]), mul(p, k["l2"]))
-    taps = list(state[: shape.taps])
-    if shape.form != "direct":
+    taps = list(state[: rule.taps])
+    if rule.form != "direct":
         mean = add(mul(taps[0], k["pole"]), mul(g, k["rest"]))
-        seen = mean if shape.form == "pole" else taps[0]
+        seen = mean if rule.form == "pole" else taps[0]
         d = add(mul(g, k["fresh"]), mul(seen, k["mean"]))
         taps[0] = mean
     else:
         d = mul(g, k["b0"])
         if taps:
             d = add(d, taps[0])
-        for j in range(1, shape.taps + 1):
+        for j in range(1, rule.taps + 1):
             fed = add(mul(g, k[f"b{j}"]), mul(d, k[f"c{j}"]))
-            taps[j - 1] = add(taps[j], fed) if j < shape.taps else fed
+            taps[j - 1] = add(taps[j], fed) if j < rule.taps else fed
     return d, g, taps

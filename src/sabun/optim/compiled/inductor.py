@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sabun.optim.compiled import formula
 from sabun.optim.compiled.formula import Rule
-from sabun.optim.kernels import Tensors
+from sabun.optim.terms import Tensors
 
 __all__ = ["Graph", "Graphs"]
 

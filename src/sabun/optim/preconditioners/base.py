@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sabun.optim.distributed import Team
-from sabun.optim.kernels import Tensors, Terms
 from sabun.optim.roles import Role, Table
 from sabun.optim.tensors import is_matrix
+from sabun.optim.terms import Tensors, Terms
 
 __all__ = ["PRECONDITIONERS", "ElementwiseForm", "MatrixForm", "Preconditioner", "Work"]
 

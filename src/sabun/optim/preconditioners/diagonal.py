@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sabun.optim.kernels import Tensors, Terms, accumulate
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, option
 from sabun.optim.preconditioners.base import PRECONDITIONERS, ElementwiseForm, Preconditioner, Work
 from sabun.optim.tensors import real_view
+from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Adam", "Identity", "Sign"]
 

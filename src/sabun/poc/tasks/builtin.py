@@ -1,6 +1,6 @@
 """Built-in tasks, in the form of a user's own. The data are real: from scikit-learn or :mod:`sabun.poc.tasks.data`.
 
-``TASKS`` is the table: a name and a class; an entry is all that a new task needs.
+``TASKS`` maps names to classes. A new built-in task needs a class and an entry there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Splits = dict[str, tuple[Tensor, Tensor]]
 
 
 def split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) -> dict[str, tuple[Any, Any]]:
-    """60% training, 20% validation (read by tuning and curves), 20% test (read once, at the end). Fixed."""
+    """Split into 60% training, 20% validation and 20% test data. The split is fixed."""
     with uncollected():
         from sklearn.model_selection import train_test_split
 
@@ -42,7 +42,7 @@ def split(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, stratify: bool) -
 
 
 def standardised(splits: dict[str, tuple[Any, Any]]) -> Splits:
-    """Zero mean and unit variance a feature, by the training data's statistics; constant features become zero."""
+    """Scale each feature to zero mean and unit variance of the training data. Constant features become zero."""
     mean = splits["train"][0].mean(axis=0)
     scale = splits["train"][0].std(axis=0)
     scale[scale == 0] = 1.0
@@ -58,13 +58,13 @@ def _datasets() -> Any:
             from sklearn import datasets
     except ImportError:
         raise MissingExtraError(
-            "this task's data come with scikit-learn, which is not installed.", fix="pip install 'sabun[poc]'"
+            "the data of this task are part of scikit-learn, which is not installed.", fix="pip install 'sabun[poc]'"
         ) from None
     return datasets
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
+    """Return linear layers of these widths with ReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -102,7 +102,7 @@ class Digits(_Classification):
 
 
 class DigitsCNN(Digits):
-    """The same images for a small convolutional net: two 3×3 convolutions with pooling, then a linear layer."""
+    """The images of ``Digits`` with a small convolutional network: two 3×3 convolutions with pooling, then linear."""
 
     batchable = False
 
@@ -141,7 +141,7 @@ class BreastCancer(_Classification):
 class Diabetes:
     """442 patients, 10 features, progression after a year (in scikit-learn); least squares by an MLP 10-32-32-1.
 
-    The target is standardised too; the metric is the share of its (training) variance that is explained.
+    The target is standardised too. The metric is the explained share of its training variance.
     """
 
     batchable = True
@@ -188,11 +188,11 @@ class _Residual(nn.Module):
 
 
 class Cifar10(_Classification):
-    """CIFAR-10 (Krizhevsky 2009) for a ResNet of ``blocks`` residual blocks a stage and ``width`` first channels.
+    """CIFAR-10 (Krizhevsky 2009) with a ResNet: ``blocks`` residual blocks per stage, ``width`` channels in the first.
 
-    From ``$SABUN_DATA``: ``cifar-10-python.tar.gz`` as published, or ``cifar10_20k.npz`` (x_train, y_train, x_test,
-    y_test; images as uint8 N×32×32×3); else the published file is downloaded. ``images`` limits the training images;
-    a tenth of them becomes validation data.
+    The data are ``cifar-10-python.tar.gz`` as published, or ``cifar10_20k.npz`` (x_train, y_train, x_test, y_test;
+    images as uint8 N×32×32×3), in ``$SABUN_DATA``; otherwise the published file is downloaded. ``images`` limits the
+    training images; a tenth of them becomes validation data.
     """
 
     evaluation_batch_size = 500
@@ -216,7 +216,7 @@ class Cifar10(_Classification):
         }  # fmt: skip
 
     def provenance(self) -> str:
-        """Which of the two files: they are not the same images."""
+        """Return which of the two files is used: they hold different images."""
         archive = None if data.provided(_CIFAR.name) else data.provided("cifar10_20k.npz")
         return f"{archive.name} sha256 {data.digest(archive)}" if archive else f"{_CIFAR.name} {_CIFAR.checksum}"
 
@@ -232,7 +232,7 @@ class Cifar10(_Classification):
 
 
 class _Pixels(nn.Module):
-    """Bytes to standardised floats, by CIFAR-10's channel means and deviations; the data stay small in memory."""
+    """Converts bytes to floats standardised by CIFAR-10's channel statistics, so that the stored data stay small."""
 
     mean: Tensor
     scale: Tensor
@@ -261,13 +261,13 @@ def _npz(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _cifar(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The published archive: five training batches and a test batch of pickled arrays. Its checksum was verified."""
+    """Read the published archive of five training batches and a test batch, pickled. Its checksum was verified."""
     with tarfile.open(path) as archive:
 
         def read(name: str) -> tuple[Tensor, Tensor]:
             member = archive.extractfile(f"cifar-10-batches-py/{name}")
             if member is None:
-                raise StudyError(f"{path} has no {name}.", fix="Get the file again.")
+                raise StudyError(f"{path} has no {name}.", fix="Download the file again.")
             held = pickle.load(member, encoding="bytes")
             return torch.from_numpy(held[b"data"]).view(-1, 3, 32, 32), torch.tensor(held[b"labels"])
 
@@ -315,10 +315,10 @@ class _GPT(nn.Module):
 
 
 class CharLM:
-    """Next characters of Shakespeare (Karpathy's tinyshakespeare, 1.1 MB) for a GPT of any size; loss in nats.
+    """Next characters of Shakespeare (Karpathy's tinyshakespeare, 1.1 MB) with a GPT; loss in nats.
 
-    ``chars`` limits the text read; the last tenth is test data, the tenth before it validation data. Windows of
-    ``context`` characters do not overlap, so an epoch reads each training character once.
+    ``chars`` limits the length of the text. The last tenth is test data, the tenth before it validation data. Windows
+    of ``context`` characters do not overlap, so an epoch reads each training character once.
     """
 
     metric_name = "accuracy"

@@ -1,7 +1,7 @@
-"""Data files that do not come with a package: from ``SABUN_DATA``, or downloaded once, checksum and all.
+"""Data files that are not part of a package: from ``SABUN_DATA``, or downloaded once and verified.
 
-Order: a file of that name in the directory ``$SABUN_DATA``; the cache (``$XDG_CACHE_HOME/sabun``, by default
-``~/.cache/sabun``); a download into the cache, by pooch. A file whose checksum does not fit is never used.
+A file is searched in the directory ``$SABUN_DATA``, then in the cache (``$XDG_CACHE_HOME/sabun``, by default
+``~/.cache/sabun``), and otherwise downloaded into the cache by pooch. A file with a wrong checksum is never used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIRECTORY = "SABUN_DATA"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file by name, where it comes from, and the checksum that its publisher gives (``md5`` or ``sha256``)."""
+    """The name of a file, its URL, and its published checksum (``md5`` or ``sha256``)."""
 
     name: str
     url: str
@@ -30,41 +30,43 @@ class Source:
 
 
 def provided(name: str) -> Path | None:
-    """The file ``name`` in ``$SABUN_DATA``, if it is there. Raises StudyError where that directory does not exist."""
+    """Return the file ``name`` in ``$SABUN_DATA`` if it exists. Raises StudyError if the directory does not exist."""
     directory = os.environ.get(DIRECTORY)
     if not directory:
         return None
     if not Path(directory).is_dir():
-        raise StudyError(f"{DIRECTORY} is {directory!r}, which is no directory.", fix=f"Correct or unset {DIRECTORY}.")
+        raise StudyError(
+            f"{DIRECTORY} is {directory!r}, which is not a directory.", fix=f"Correct or unset {DIRECTORY}."
+        )
     path = Path(directory) / name
     return path if path.is_file() else None
 
 
 def fetch(source: Source, *, timeout: float = 60.0) -> Path:
-    """The path of a verified copy. Raises StudyError that says what to do where there is none to be had."""
+    """Return the path of a verified copy, downloaded if necessary. Raises StudyError if it cannot be obtained."""
     given = provided(source.name)
     if given is not None:
         found = digest(given, source.algorithm)
         if found != source.checksum:
             raise StudyError(
-                f"{given} is not the file it should be ({_sum(source, found)}, not {source.checksum[:12]}…).",
-                fix=f"Replace it by the file from {source.url}.",
+                f"{given} has a wrong checksum ({_sum(source, found)}, not {source.checksum[:12]}…).",
+                fix=f"Replace it with the file from {source.url}.",
             )
         return given
     path = _cache() / source.name
     if _is_there(path, source):
-        return path  # without pooch: a training environment needs no more than the file
+        return path  # a training environment with the file does not need pooch
     try:
         import pooch
     except ImportError:
         raise MissingExtraError(
-            f"{source.name} has to be downloaded, and pooch, which does that, is not installed.",
+            f"downloading {source.name} needs pooch, which is not installed.",
             fix=f"pip install 'sabun[poc]', or put {source.name} into a directory and set {DIRECTORY} to it.",
         ) from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _files.locked(path.parent):  # of several processes that need the file, one downloads it
-            if _is_there(path, source):  # another process was faster
+            if _is_there(path, source):  # another process has downloaded it
                 return path
             pooch.retrieve(
                 source.url,
@@ -73,15 +75,15 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
                 path=path.parent,
                 downloader=pooch.HTTPDownloader(timeout=timeout),
             )
-    except OSError as error:  # no network, no such file there, a connection that broke, no room here
+    except OSError as error:  # no network, no such file, a broken connection, a full disk
         raise StudyError(
             f"cannot download {source.url}: {_reason(error)}.",
-            fix=f"Get {source.name} on a machine with a network, put it into a directory, and set {DIRECTORY} to it.",
+            fix=f"Download {source.name} on another machine, put it into a directory, and set {DIRECTORY} to it.",
         ) from None
-    except ValueError:  # pooch keeps no file whose checksum does not fit
+    except ValueError:  # pooch deletes a file with a wrong checksum
         raise StudyError(
-            f"{source.url} is not the file it should be (not {_sum(source, source.checksum)}).",
-            fix="Try again; if it stays so, the publisher has changed the file.",
+            f"the file from {source.url} has a wrong checksum (not {_sum(source, source.checksum)}).",
+            fix="Try again. If the error remains, the publisher has changed the file.",
         ) from None
     return path
 
@@ -100,7 +102,7 @@ def _reason(error: OSError) -> str:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Checksum of a file, in hexadecimal digits."""
+    """Return the checksum of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 

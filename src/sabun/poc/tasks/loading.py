@@ -93,7 +93,10 @@ def _import_module(name: str) -> ModuleType:
     except StudyError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and name.startswith(str(missing.name)):
-            raise unknown(StudyError, "task", name, TASKS, see=f"There is no module {missing.name!r}. {_OWN}") from None
+            raise StudyError(
+                f"there is no module {missing.name!r} for the task.",
+                fix=f"Install its package, or check the name. {_OWN}",
+            ) from None
         raise
 
 

@@ -1,46 +1,41 @@
-"""The fast step: a scheme as a digital filter, run in place over lists of tensors.
+"""The scheme as a digital filter, run in place over lists of tensors.
 
-A scheme is H(z) = σ(z) / (ρ(z)/(z − 1)), from gradients g to the direction d = H g, and then θ ← θ − h·d. Three
-realizations of H, equal for constant coefficients (the tests hold all against ``scipy.signal.lfilter``):
+A scheme is H(z) = σ(z) / (ρ(z)/(z − 1)), from gradients g to the direction d = H g; the step is then θ ← θ − h·d. Three
+realizations of H, equal for constant coefficients (the tests compare all with ``scipy.signal.lfilter``):
 
 - ``pole``: one real pole β ≠ 0, which is the whole look-ahead plane. m ← βm + (1−β)g, d = w·g + (1−w)·m. Heavy ball
   is w = 0, Nesterov w = 1−β, look-ahead w = (1−β)γ/β.
-- ``lagged``: the same plane near and at β = 0, where w has no value: d = b₀g + c·m with the mean *before* this
+- ``lagged``: the same plane near and at β = 0, where w is undefined: d = b₀g + c·m with the mean *before* this
   gradient, c = β − γ(1−β), and then m ← βm + (1−β)g.
-- ``direct``: direct form II transposed, for everything else. d = b₀g + s₀, s_j ← s_{j+1} + b_{j+1}g − a_{j+1}d. Here d
-  is formed inside the buffer s₀; the new s_j is formed inside the buffer s_{j+1}, and the buffers then change places.
+- ``direct``: direct form II transposed, for all other schemes. d = b₀g + s₀, s_j ← s_{j+1} + b_{j+1}g − a_{j+1}d. Here
+  d is formed inside the buffer s₀; the new s_j is formed inside the buffer s_{j+1}, and the buffers are then rotated.
 
-In the first two the buffer m is the exponential mean of the gradients, whatever β and γ are: so both may be cycled
-freely, m means the same as torch's momentum buffer, and a family with β keeps it even while β is 0.
+In the first two the buffer m is the exponential mean of the gradients, whatever β and γ are. So both may be cycled
+freely, m equals torch's momentum buffer, and a family with β keeps m even while β is 0.
 
-None allocates anything of the size of θ. A direction is handed on as *terms*, [(w₁, tensors₁), …] meaning Σ wᵢtᵢ, so
-that the update can add the parts straight onto θ. Everything here is a pure function of its arguments (in place on
-the lists given), with scalars last, so that it can be compiled.
+No function allocates memory of the size of θ. A direction is returned as terms (:mod:`sabun.optim.terms`), so that its
+parts can be added straight onto θ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sabun import schemes
+from sabun.optim.terms import Tensors, Terms
 
-__all__ = ["Realization", "Terms", "accumulate", "advance", "begin", "finish", "realize", "update"]
-
-Tensors = list[Tensor]
-Terms = list[tuple[float, Tensors]]
-"""Σ weight·tensor, part by part; each list runs over the parameters."""
+__all__ = ["Realization", "advance", "begin", "finish", "realize"]
 
 # |w| above this would lose digits to cancellation between w·g and (1−w)·m; direct form has no such term.
 _LARGEST_WEIGHT = 16.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Realization:
     """A filter ready to run: coefficients as floats, how its history begins, and how much of it there is."""
 
@@ -50,12 +45,12 @@ class Realization:
     taps: int
     start_up: str
 
-    @property
+    @cached_property
     def pole(self) -> float:
         """β of the pole and the lagged form."""
         return -self.a[1]
 
-    @property
+    @cached_property
     def weights(self) -> tuple[float, float]:
         """Of the current gradient and of the mean m in d: (w, 1 − w), or (b₀, c) with m as it was before."""
         b, beta = self.b, self.pole
@@ -182,23 +177,3 @@ def finish(filter_: Realization, taps: list[Tensors], grads: Tensors) -> bool:
         return False
     taps.append(taps.pop(0))
     return True
-
-
-def accumulate(terms: Terms) -> Tensors:
-    """Σ weight·tensor as new tensors, for a metric that needs the direction as a whole."""
-    (weight, tensors), *rest = terms
-    if len(rest) == 1 and weight + rest[0][0] == 1:  # one call in the place of two
-        return list(torch._foreach_lerp(rest[0][1], tensors, weight))
-    total = list(torch._foreach_mul(tensors, weight))
-    for weight, tensors in rest:
-        torch._foreach_add_(total, tensors, alpha=weight)
-    return total
-
-
-def update(xs: Tensors, terms: Terms, denominators: Tensors | None, scale: float) -> None:
-    """x ← x + scale · Σ weight·tensor, each divided by its denominator where there is one."""
-    for weight, tensors in terms:
-        if denominators is None:
-            torch._foreach_add_(xs, tensors, alpha=scale * weight)
-        else:
-            torch._foreach_addcdiv_(xs, tensors, denominators, scale * weight)

@@ -9,8 +9,9 @@ import torch
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim.kernels import accumulate, advance, begin, finish, realize
+from sabun.optim.filters import advance, begin, finish, realize
 from sabun.optim.scheme_codec import decode, encode
+from sabun.optim.terms import accumulate
 
 MULTISTEP = [n for n in sabun.schemes.SCHEMES if isinstance(sabun.schemes.get(n), sabun.schemes.LinearMultistep)]
 

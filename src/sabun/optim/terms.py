@@ -1,0 +1,32 @@
+"""Lists of tensors and weighted sums of them, which are added onto parameters without being formed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tensors", "Terms", "accumulate", "add_terms"]
+
+Tensors = list[Tensor]
+Terms = list[tuple[float, Tensors]]
+"""Σ weight·tensor, part by part; each list runs over the parameters."""
+
+
+def accumulate(terms: Terms) -> Tensors:
+    """Σ weight·tensor as new tensors, for a preconditioner that needs the direction as a whole."""
+    (weight, tensors), *rest = terms
+    if len(rest) == 1 and weight + rest[0][0] == 1:  # one call instead of two
+        return list(torch._foreach_lerp(rest[0][1], tensors, weight))
+    total = list(torch._foreach_mul(tensors, weight))
+    for weight, tensors in rest:
+        torch._foreach_add_(total, tensors, alpha=weight)
+    return total
+
+
+def add_terms(xs: Tensors, terms: Terms, denominators: Tensors | None, scale: float) -> None:
+    """x ← x + scale · Σ weight·tensor, each divided by its denominator where there is one."""
+    for weight, tensors in terms:
+        if denominators is None:
+            torch._foreach_add_(xs, tensors, alpha=scale * weight)
+        else:
+            torch._foreach_addcdiv_(xs, tensors, denominators, scale * weight)
