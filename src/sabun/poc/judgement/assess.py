@@ -1,7 +1,7 @@
 """From records to judgement: KPIs per seed, paired comparisons, verdicts. One pure function, :func:`assess`.
 
-The order of runs does not matter: seeds are paired by number and sorted. Special cases: an arm without a run gets empty
-summaries and an undecided verdict; runs of tuning and of repetition never enter a comparison.
+The order of runs does not matter: seeds are paired by number and sorted. An arm without runs gets empty summaries and
+an undecided verdict. Runs of tuning and of repetition never enter a comparison.
 """
 
 from __future__ import annotations

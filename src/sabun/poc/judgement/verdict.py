@@ -128,7 +128,7 @@ def judge(
         outcomes = {reason.outcome for reason in reasons}
         decision: Decision = "undecided"
         if "fail" in outcomes:
-            # Between two looks nothing is decided: whoever peeks until it suits decides too often.
+            # Between two looks nothing is decided: repeated looks would increase the error rate.
             decision = "no-go" if state.complete else "undecided"
         elif outcomes == {"pass"}:
             decision = "go"
