@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, option
-from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, orthogonalize_all, polynomials
+from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Spectral"]
