@@ -68,7 +68,7 @@ def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["sentences"]) == 4
 
 
-def test_a_refused_scheme_is_explained_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_scheme_is_explained_with_an_alternative(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", "lagrange-4") == 0
     shown = capsys.readouterr().out
     assert "cannot be used for training: its parasitic root −2.686 is outside the unit circle" in shown
@@ -95,9 +95,9 @@ def test_runge_kutta_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], cause: str, fix: str) -> None:
     assert run(*arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    first, second = said.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    first, second = output.err.splitlines()
     assert first.startswith("error: ")
     assert cause in first
     assert second.startswith("fix: ")

@@ -24,6 +24,7 @@ from sabun.poc.spec import Thresholds
 __all__ = ["GROUPS", "KPIS", "Analysis", "Group", "Kpi", "Measure", "deciding", "lr_tolerance_decades", "stand_ins"]
 
 Group = Literal["K1", "K2", "K3"]
+"""K1 learning curve, K2 reproducibility, K3 cost."""
 GROUPS: Final[tuple[Group, ...]] = ("K1", "K2", "K3")
 """Learning curve, reproducibility, cost."""
 

@@ -136,7 +136,7 @@ def judge(
         outcomes = {reason.outcome for reason in reasons}
         decision: Decision = "undecided"
         if "fail" in outcomes:
-            # Nothing is decided between two looks: optional stopping would inflate the error.
+            # Between two looks nothing is decided: repeated looks would increase the error rate.
             decision = "no-go" if state.complete else "undecided"
         elif outcomes == {"pass"}:
             decision = "go"
