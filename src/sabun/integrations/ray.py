@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sabun.errors import MissingExtraError, OptionError, SabunError, StudyError, TrainingError
-from sabun.poc.executors.base import Unit, WorkerLost
+from sabun.poc.executors.executor import Unit, WorkerLost
 from sabun.poc.executors.wire import Assignment, decode_unit, encode_unit, run_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy

@@ -14,9 +14,9 @@ from torch import nn
 
 from sabun.errors import StudyError
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
-from sabun.poc.tasks.base import Task, seeded
 from sabun.poc.tasks.loading import load, provenance
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.tasks.task import Task, seeded
 from sabun.script import arms
 from sabun.script.arms import Recipe
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sabun.messages.languages import Language
     from sabun.poc.events import Event, Listener
     from sabun.poc.evidence import StudyEvidence
-    from sabun.poc.executors.base import Executor
+    from sabun.poc.executors.executor import Executor
     from sabun.report.money import Prices
 
 __all__ = ["executor_of", "listener_of", "show_report"]

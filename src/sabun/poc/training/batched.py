@@ -34,8 +34,8 @@ from sabun.poc.records import Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks.base import Scores, Split, Task, Trained, seeded
 from sabun.poc.tasks.function_task import FunctionTask
+from sabun.poc.tasks.task import Scores, Split, Task, Trained, seeded
 from sabun.poc.training.loop import TrainingLoop, finite
 from sabun.script.protocol import averaged, enter_mode, needs_closure
 

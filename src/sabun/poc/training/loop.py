@@ -29,7 +29,7 @@ from sabun.errors import StudyError
 from sabun.poc.records import Epoch, RunResult, Status
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Schedule
-from sabun.poc.tasks.base import Scores, Trained
+from sabun.poc.tasks.task import Scores, Trained
 from sabun.script.protocol import Driver, enter_mode, state_bytes
 
 __all__ = ["TrainingLoop", "finite", "now", "schedule_factor", "sha256_of"]
