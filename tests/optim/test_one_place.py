@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from sabun.optim.kernels import Tensors, Terms, accumulate
 from torch import Tensor, nn
 from training import backward, batches, flat, network
 
@@ -18,7 +19,6 @@ import sabun
 from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim import PRECONDITIONERS, Preconditioner, create, describe
-from sabun.optim.kernels import Tensors, Terms, accumulate
 from sabun.optim.notation import resolve
 from sabun.optim.options import ABOVE_ZERO, option
 from sabun.optim.preconditioners import Work

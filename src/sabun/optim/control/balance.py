@@ -13,8 +13,8 @@ twice.
 
 Sources: the relation between ⟨g·θ⟩ and h⟨g²⟩ at stationarity is Yaida's fluctuation-dissipation theorem for SGD (2018,
 arXiv 1810.00004); Lang, Xiao & Zhang 2019 (arXiv 1909.09712) test it to decay the step; Pflug 1983 tests
-g·g_previous < 0, which is Y with a = the last point. The threshold away from stationarity, the mean over a share of the run, the point φ
-and growth by the same rule are this project's.
+g·g_previous < 0, which is Y with a = the last point. The threshold away from stationarity, the mean over a share of the
+run, the point φ and growth by the same rule are this project's.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import Averaging
-from sabun.optim.control.base import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.tensors import real_view
 
 __all__ = ["Balance"]
