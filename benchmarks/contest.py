@@ -46,7 +46,7 @@ ARMS: Mapping[str, tuple[str, float]] = {
 """Name → (notation, documented default of the learning rate: the centre of its search space; 0: the preset's own).
 
 The default is that of the package; torch's 0.001 for SGD is nobody's choice with momentum, so SGD has the project's own
-default step h = 0.3 (``sabun.poc.arms``), which is lr = 0.03 at momentum 0.9.
+default step h = 0.3 (``sabun.script.arms``), which is lr = 0.03 at momentum 0.9.
 """
 
 MUONS = ("Muon + AdamW", "Muon + AdamW, β = 0.9", "Muon + AdamW, β = 0.8")

@@ -68,9 +68,9 @@ def tasks(profiles: list[str], rounds: int) -> list[dict[str, object]]:
     """
     sys.path.insert(0, str(Path(__file__).parent))
     import contest
-    from sabun.poc import arms
     from sabun.poc.seeds import Seeds
     from sabun.poc.tasks import loading as loading
+    from sabun.script import arms
 
     found: list[dict[str, object]] = []
     print(f"{'milliseconds, medians':32} {'optimizer':>17}   {'whole step':>17}   ratio")

@@ -31,10 +31,11 @@ import contest  # noqa: E402
 from evidence import export, load  # noqa: E402
 from page import charts, claims, page, text_of  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
-from sabun.poc import arms, events, study  # noqa: E402
+from sabun.poc import events, study  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
 from sabun.poc.spec import Study  # noqa: E402
 from sabun.poc.tasks import loading as tasks  # noqa: E402
+from sabun.script import arms  # noqa: E402
 
 WORK = Path("runs/benchmark")
 RESULTS = Path("benchmarks/results")

@@ -33,10 +33,10 @@ from questions import Setting  # noqa: E402
 
 from sabun import schemes  # noqa: E402
 from sabun.optim import Optimizer, RungeKutta  # noqa: E402
-from sabun.poc import arms  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
 from sabun.poc.spec import Arm  # noqa: E402
 from sabun.poc.tasks import loading as tasks  # noqa: E402
+from sabun.script import arms  # noqa: E402
 
 RECORDS = Path("runs/thesis.jsonl")
 PUBLISHED = Path("benchmarks/results/thesis.jsonl")

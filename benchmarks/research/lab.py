@@ -27,13 +27,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import torch  # noqa: E402
 from questions import QUESTIONS, TASKS, Question, Setting  # noqa: E402
 
-from sabun.poc import arms  # noqa: E402
 from sabun.poc.records import RunResult  # noqa: E402
 from sabun.poc.resolved import resolve  # noqa: E402
 from sabun.poc.spec import Arm, Run  # noqa: E402
 from sabun.poc.study import default_study  # noqa: E402
 from sabun.poc.tasks import loading as tasks  # noqa: E402
 from sabun.poc.training.trainer import Trainer  # noqa: E402
+from sabun.script import arms  # noqa: E402
 
 PUBLISHED = HERE / "results.jsonl"
 VALLEYS = HERE / "valleys.jsonl"

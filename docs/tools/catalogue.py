@@ -1,4 +1,4 @@
-"""Tables that are made from the package's own data, for pages that ask with ``<!-- generated: NAME -->``."""
+"""Tables generated from the package, for pages that contain ``<!-- generated: NAME -->``."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def task_table() -> str:
 
 
 def module_table() -> str:
-    """Every module of the package with the first sentences of its docstring; packages are bold."""
+    """Every module of the package with the first line of its docstring; packages are bold."""
     root = Path(optim.__file__).parents[1]
     rows = []
     for path in sorted(root.rglob("*.py"), key=lambda p: (p.parent, p.name != "__init__.py", p.name)):
-        told = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
-        told = re.sub(
-            r":\w+:`(?:([^`<]+?)\s*<[^`]*>|~?([\w.]+))`", lambda m: m[1] or f"`{m[2]}`", told.replace("``", "`")
+        summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+        summary = re.sub(
+            r":\w+:`(?:([^`<]+?)\s*<[^`]*>|~?([\w.]+))`", lambda m: m[1] or f"`{m[2]}`", summary.replace("``", "`")
         )
         place = path.relative_to(root.parent)
         name = f"**{place.parent}/**" if path.name == "__init__.py" else f"`{place.name}`"
-        rows.append([name, told.replace("\n", " ")])
-    return table(["module", "its one idea"], rows)
+        rows.append([name, summary.replace("\n", " ")])
+    return table(["module", "purpose"], rows)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

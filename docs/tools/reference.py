@@ -62,7 +62,9 @@ def page(name: str) -> str:
 
 def base() -> str:
     """Markdown of the page of errors and audit log."""
-    return "\n\n".join(["# Errors and audit log", _module("sabun.errors"), _module("sabun.audit")])
+    return "\n\n".join(
+        ["# Errors, audit log and journal", _module("sabun.errors"), _module("sabun.audit"), _module("sabun.journal")]
+    )
 
 
 def _directive(path: str) -> str:

@@ -1,19 +1,19 @@
-"""Every error that sabun raises on purpose.
+"""The exceptions that sabun raises on purpose, and its warning.
 
-    SabunError                    cause, and how to mend it
-    ├── SchemeError               a scheme that is malformed, unknown, or not usable for training   (ValueError)
-    ├── OptionError               a hyperparameter that is misspelt or out of range                 (ValueError)
-    ├── GradientError             a gradient that cannot be used: sparse, or not there              (RuntimeError)
-    ├── StateError                an optimizer state that does not fit                              (ValueError)
-    ├── StudyError                a study, arm, task or budget that makes no sense                  (ValueError)
-    ├── StoreError                a store that is damaged, or being written by another process      (RuntimeError)
-    │   └── MixedEvidenceError    records of another machine, version or specification
-    ├── TrainingError             a run that could not be carried out                               (RuntimeError)
-    ├── RolloutError              a stage change, gate or audit log that does not hold              (RuntimeError)
-    └── MissingExtraError         a feature whose packages are not installed                        (ImportError)
+    SabunError
+    ├── SchemeError               a scheme is malformed, unknown, or not usable for training        (ValueError)
+    ├── OptionError               a hyperparameter or option is misspelt or out of range            (ValueError)
+    ├── GradientError             a gradient is sparse, missing, or otherwise unusable              (RuntimeError)
+    ├── StateError                a state dict does not match the optimizer                         (ValueError)
+    ├── StudyError                a study, arm, task or budget is invalid                           (ValueError)
+    ├── StoreError                evidence or an audit log is damaged, in use, or cannot be written (RuntimeError)
+    │   └── MixedEvidenceError    records come from another machine or version
+    ├── TrainingError             a run could not be completed                                      (RuntimeError)
+    ├── RolloutError              a roll-out's plan, gate or change of stage is invalid             (RuntimeError)
+    └── MissingExtraError         a feature needs packages that are not installed                   (ImportError)
 
-Each also derives from the built-in that a caller would catch by habit. The text has two parts: the cause, and the
-fix with a way out. The command line prints them on two lines and never shows a traceback for them.
+Each is also the built-in exception in parentheses. The message has two parts: the cause, and the fix. The command line
+prints them on two lines, without a traceback.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = [
 
 
 class SabunWarning(UserWarning):
-    """Something works, but not in the way that was probably meant."""
+    """Something works, but probably not as intended."""
 
 
 class SabunError(Exception):
-    """Base of all: ``cause`` says what is wrong, ``fix`` what to do about it."""
+    """Base class. ``cause`` says what is wrong, ``fix`` what to do about it."""
 
     def __init__(self, cause: str, *, fix: str = "") -> None:
         super().__init__(cause, fix)
@@ -55,7 +55,7 @@ class SabunError(Exception):
         return f"{self.cause} {self.fix}" if self.fix else self.cause
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, and runs report errors across processes.
+        # The default pickling loses keyword-only arguments, and workers send errors to their parent process.
         return _rebuild, (type(self), self.cause, self.fix)
 
 
@@ -67,47 +67,47 @@ def _rebuild(kind: type[SabunError], cause: str, fix: str) -> SabunError:
 
 
 class SchemeError(SabunError, ValueError):
-    """A scheme that is malformed, unknown, or not usable for training."""
+    """A scheme is malformed, unknown, or not usable for training."""
 
 
 class OptionError(SabunError, ValueError):
-    """A hyperparameter or option that is misspelt or out of range."""
+    """A hyperparameter or option is misspelt or out of range."""
 
 
 class GradientError(SabunError, RuntimeError):
-    """A gradient that cannot be used."""
+    """A gradient is sparse, missing, or otherwise unusable."""
 
 
 class StateError(SabunError, ValueError):
-    """An optimizer state that does not fit this optimizer."""
+    """A state dict does not match the optimizer."""
 
 
 class StudyError(SabunError, ValueError):
-    """A study, arm, task or budget that makes no sense."""
+    """A study, arm, task or budget is invalid."""
 
 
 class StoreError(SabunError, RuntimeError):
-    """A store that is damaged, or is being written by another process."""
+    """Evidence or an audit log is damaged, is being written by another process, or cannot be written."""
 
 
 class MixedEvidenceError(StoreError):
-    """Records that come from another machine, version or specification."""
+    """Records come from another machine or version."""
 
 
 class TrainingError(SabunError, RuntimeError):
-    """A run that could not be carried out."""
+    """A run could not be completed."""
 
 
 class RolloutError(SabunError, RuntimeError):
-    """A stage change, gate or audit log that does not hold."""
+    """A roll-out's plan, gate or change of stage is invalid."""
 
 
 class MissingExtraError(SabunError, ImportError):
-    """A feature whose packages are not installed."""
+    """A feature needs packages that are not installed."""
 
 
 def unknown(kind: type[E], what: str, name: str, choices: Iterable[str], *, see: str = "") -> E:
-    """An error of type ``kind`` for a ``name`` that is not among ``choices``, naming the nearest one."""
+    """Return an error of type ``kind`` for a ``name`` that is not among ``choices``; it suggests the nearest one."""
     known = sorted(set(choices))
     folded = {choice.casefold(): choice for choice in known}
     near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]

@@ -24,9 +24,10 @@ from contest import (
 from evidence import export, load
 from peers import MuonAdamW
 from sabun.optim import create
-from sabun.poc import arms, study
+from sabun.poc import study
 from sabun.poc.resolved import search_space
 from sabun.poc.tasks.loading import load as load_task
+from sabun.script import arms
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)

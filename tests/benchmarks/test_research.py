@@ -14,9 +14,9 @@ from torch import nn
 from variants import Limited, Variant
 
 from sabun.optim import create
-from sabun.poc import arms
 from sabun.poc.spec import Arm
 from sabun.poc.tasks import loading as poc_tasks
+from sabun.script import arms
 
 
 def train(make, steps: int = 12) -> torch.Tensor:

@@ -90,11 +90,11 @@ def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_sta
     out = tmp_path / "out"
     assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "2", "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "run of SGD failed: it ended the program with 'the licence server is gone'" in said.err
+    assert "run of SGD failed: SystemExit: the code called sys.exit with 'the licence server is gone'" in said.err
     assert "Undecided" in said.out
     assert app.run(["poc", "status", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "SGD, evaluation: failed, seed 0: it ended the program" in shown
+    assert "SGD, evaluation: failed, seed 0: SystemExit: the code called sys.exit" in shown
     assert "mine.py, line 7" in shown
     assert app.run(["poc", "status", str(out), "--json"]) == 0
     failures = json.loads(capsys.readouterr().out)["failures"]
@@ -199,7 +199,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
     expected = {
         "crash": "it ended with exit status 1. It printed last: reading the data | the disk is on fire",
         "silent": "it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)' where the optimizer is made.",
-        "hang": "it ran beyond its time limit of 4 s. It printed last: waiting for a resource",
+        "hang": "it exceeded its time limit of 4 s. It printed last: waiting for a resource",
         "disorder": "sabun.log got epoch 1 after epoch 1.",
         "no log": "it never called sabun.log",
     }

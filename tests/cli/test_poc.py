@@ -16,6 +16,7 @@ import pytest
 from sabun import audit
 from sabun.cli import app
 from sabun.poc import evidence as stored
+from sabun.poc.evidence.study_records import StudyRecords
 
 SMALL = [
     "--baseline",
@@ -70,6 +71,23 @@ def test_the_same_command_again_finds_everything_done(study: Path, capsys: Captu
     assert "22 runs, 22 of them already done" in said.err
     assert str(study / "report.html") in said.out
     assert (study / "records.jsonl").read_bytes() == before
+
+
+READING = [
+    (["run", *SMALL, "--out", "{}"], 1), (["resume", "{}"], 1), (["report", "{}"], 1), (["status", "{}"], 1),
+    (["verify", "{}"], 1), (["export", "{}", "--json"], 1), (["compare", "{}", "{}"], 2), (["log", "{}"], 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "times"), READING, ids=[command[0] for command, _ in READING])
+def test_a_command_reads_the_records_of_a_study_once(
+    command: list[str], times: int, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    made = StudyRecords.__init__
+    monkeypatch.setattr(StudyRecords, "__init__", lambda self, *args: (opened.append(self), made(self, *args))[1])
+    assert app.run(["poc", *(word.format(study) for word in command)]) == 0
+    assert len(opened) == times
 
 
 def test_output_goes_where_it_belongs(study: Path, capsys: Capture) -> None:

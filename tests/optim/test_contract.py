@@ -19,7 +19,7 @@ from training import backward, batches, flat, network, train
 
 import sabun
 from sabun.errors import GradientError, OptionError
-from sabun.optim import OPTIONS
+from sabun.optim import OPTIONS, Adam, Ema
 from sabun.optim.roles import Role
 from sabun.schemes import ButcherTableau, LinearMultistep
 
@@ -495,3 +495,40 @@ def test_the_signature_offers_every_option_with_its_default() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sabun.Optimizer(network().parameters(), 0.1, **{n: o.default for n, o in OPTIONS.items()})
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_roles_may_be_replaced_in_a_group_by_text_or_object(as_text: bool) -> None:
+    """What is replaced in ``param_groups`` applies from the next step, as if the optimizer had been made with it."""
+    model, twin = network(), network()
+    optimizer = sabun.Optimizer(model.parameters(), 0.01, scheme="nesterov")
+    chosen = {"preconditioner": Adam(beta2=0.9), "averaging": Ema(0.5), "scheme": sabun.heavy_ball(0.8)}
+    group = optimizer.param_groups[0]
+    group |= (
+        {key: str(value) if key != "scheme" else value.name for key, value in chosen.items()} if as_text else chosen
+    )
+    group["momentum"] = 0.8
+    other = sabun.Optimizer(twin.parameters(), 0.01, **chosen)
+    with optimizer.averaged():  # before a step, too
+        assert group["averaging"] == Ema(0.5)
+    train(model, optimizer, batches(5))
+    train(twin, other, batches(5))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+    assert group["preconditioner"] == Adam(beta2=0.9)
+    group["preconditioner"] = "adamm"
+    with pytest.raises(OptionError, match="Did you mean 'adam'"):
+        train(model, optimizer, batches(1))
+
+
+def test_a_steady_step_reads_no_text_and_makes_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = sabun.create("sabun", model)
+    train(model, optimizer, batches(2))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a steady step came here")
+
+    for name in ("sabun.optim.momentum.realize", "sabun.optim.roles.parse_call", "sabun.optim.group_roles.decode_any"):
+        monkeypatch.setattr(name, refuse)
+    monkeypatch.setattr(LinearMultistep, "__hash__", refuse)
+    train(model, optimizer, batches(3))

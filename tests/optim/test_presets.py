@@ -311,3 +311,19 @@ def test_a_presets_parameters_are_those_of_its_scheme(read) -> None:
     ):
         with pytest.raises(SchemeError, match=says):
             read(text)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sabun"])
+def test_a_bare_tensor_is_refused_as_torch_refuses_it(name: str) -> None:
+    with pytest.raises(TypeError, match="iterable of Tensors"):
+        create(name, torch.ones(3, 3, requires_grad=True))
+
+
+def test_bare_parameters_may_join_named_ones() -> None:
+    optimizer = create("muon", network())
+    joined = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+    optimizer.add_param_group({"params": joined, "preconditioner": "adam"})
+    optimizer.add_param_group({"params": nn.Parameter(torch.ones(1)), "preconditioner": "adam"})
+    assert optimizer.param_groups[-2]["params"] == joined
+    assert optimizer.param_groups[-2]["param_names"] == ["group_2.0", "group_2.1"]
+    assert optimizer.param_groups[-1]["param_names"] == ["group_3.0"]

@@ -98,6 +98,9 @@ class _RungeKutta(RungeKutta):
         super().__init__(params, lr, **options)
 
 
+SOAP = "kronecker(refresh_every=2)"
+
+
 def _inputs(device: str, dtype: object = None) -> list[OptimizerInput]:
     rows = {
         "default": {},
@@ -110,7 +113,7 @@ def _inputs(device: str, dtype: object = None) -> list[OptimizerInput]:
         "look-ahead": {"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam"},
         "lion": {"scheme": "lion", "preconditioner": "sign"},
         "muon": {"scheme": "nesterov", "preconditioner": "spectral"},
-        "soap": {"scheme": "heavy-ball", "preconditioner": "kronecker(refresh_every=2)"},
+        "soap": {"scheme": "heavy-ball", "preconditioner": SOAP},
         "ema": {"scheme": "nesterov", "averaging": "ema"},
         "schedule-free": {"preconditioner": "adam", "averaging": "schedule-free"},
     }
@@ -296,7 +299,7 @@ def test_sparse_is_refused(info: OptimizerInfo, options) -> None:
 
 
 def complex_inputs() -> list[Any]:
-    return [c for c in _configurations() if c.values[1].get("preconditioner") not in ("spectral", "kronecker")]
+    return [c for c in _configurations() if c.values[1].get("preconditioner") not in ("spectral", SOAP)]
 
 
 @pytest.mark.parametrize(("info", "options"), complex_inputs())
@@ -396,7 +399,7 @@ IN_DTYPES = [
     pytest.param(c.values[0], c.values[1], dtype, id=f"{c.id}-{str(dtype).removeprefix('torch.')}")
     for c in _configurations("multistep", implementations=False)
     for dtype in TOLERANCES
-    if dtype == torch.float64 or c.values[1].get("preconditioner") not in ("kronecker", "sign")
+    if dtype == torch.float64 or c.values[1].get("preconditioner") not in (SOAP, "sign")
 ]
 
 
@@ -418,7 +421,7 @@ def test_dtypes_may_be_mixed(info: OptimizerInfo, options, implementation: str) 
     dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     start = [torch.rand(2, 3, dtype=dtype) for dtype in dtypes]
     grads = [torch.rand(2, 3, dtype=dtype) for dtype in dtypes]
-    if options.get("preconditioner") == "kronecker":
+    if options.get("preconditioner") == SOAP:
         start, grads = start[:2], grads[:2]
     results = []
     for on in (False, True):
@@ -467,7 +470,7 @@ def test_peak_memory_of_foreach(info: OptimizerInfo, options) -> None:
         peaks.append(peak_extra_bytes(optimizer.step, torch.device("cpu")))
     whole = sum(p.nbytes for p in params)
     # What the iteration holds of one matrix in the loop, it holds of all ten at once: X, XXᵀ, its square, and sums.
-    intermediates = {"spectral": 6, "kronecker": 2}.get(options.get("preconditioner"), 1)
+    intermediates = {"spectral": 6, SOAP: 2}.get(options.get("preconditioner"), 1)
     assert peaks[1] <= peaks[0] + intermediates * whole
 
 

@@ -15,12 +15,12 @@ from torch import nn
 from sabun import optim, schemes
 from sabun.errors import SchemeError, StudyError
 from sabun.optim.presets import PRESETS
-from sabun.poc.arms import Recipe, recipe
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve, search_space
 from sabun.poc.spec import Arm, LogUniform, Run
 from sabun.poc.study import run as study_run
 from sabun.poc.training.trainer import Trainer
+from sabun.script.arms import Recipe, recipe
 
 from .helpers import tiny_study
 
@@ -178,7 +178,7 @@ def test_an_option_given_twice_is_refused() -> None:
 
 
 def test_building_an_arm_needs_no_pydantic() -> None:
-    code = "import sys; sys.modules['pydantic'] = None; import sabun.poc.arms, sabun.script.client"
+    code = "import sys; sys.modules['pydantic'] = None; import sabun.script.arms, sabun.script.client"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

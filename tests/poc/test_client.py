@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from sabun.errors import TrainingError
-from sabun.poc import arms
 from sabun.poc.spec import Arm
-from sabun.script import client
+from sabun.script import arms, client
 from sabun.script.protocol import Driver
 
 Opened = Callable[..., Path]

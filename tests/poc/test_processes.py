@@ -99,7 +99,7 @@ def test_sigkill_of_a_parallel_study_leaves_no_worker_and_loses_nothing(tmp_path
         if stored.exists(tmp_path / "out") and len(stored.read(tmp_path / "out").records.results) >= 4:
             break
         time.sleep(0.02)
-    assert len(_orphans(str(tmp_path))) == 3  # two workers, and the nursery that they come from
+    assert len(_orphans(str(tmp_path))) == 3  # two workers, and the fork server
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     while time.monotonic() < deadline and _orphans(str(tmp_path)):
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_costs_one_retry_and_then_its_run(
             forked.update(_is_fork(pid) for pid in _children() if _is_worker(pid))
 
     evidence = run(study, tmp_path / "out", jobs=2, on_event=hear)
-    assert forked == {True, always}  # the nursery has the command line of a fork, too
+    assert forked == {True, always}  # the fork server has the command line of a fork, too
     retried = [event for event in heard if isinstance(event, events.RunRetried)]
     assert retried
     assert all("killed by signal 9" in event.reason for event in retried)

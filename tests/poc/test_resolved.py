@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from sabun.optim import notation
-from sabun.poc.executors.in_process import InProcess
-from sabun.poc.resolved import ResolvedStudy, resolve
-from sabun.poc.study import run
+from sabun.poc.resolved import resolve
+from sabun.poc.study import default_study, run
 from sabun.poc.tasks import loading
 
-from .helpers import SGD, tiny_study
+from .helpers import SGD, TINY, tiny_study
 
 
 @pytest.fixture
@@ -64,13 +63,24 @@ def test_a_resolved_study_has_arms_spaces_schedules_and_packages() -> None:
     assert resolved.packages == {"torch", "schedulefree"}
 
 
-def test_workers_resolve_the_text_of_the_study(counted: Counter[str], tmp_path: Path) -> None:
-    """An executor is given the resolved value; only other processes read the text again."""
-
-    class Recording(InProcess):
-        def begin(self, resolved: ResolvedStudy, logs: Path):  # type: ignore[no-untyped-def]
-            assert isinstance(resolved, ResolvedStudy)
-            return super().begin(resolved, logs)
-
-    run(tiny_study("euler", trials=0, seeds=1), tmp_path, executor=Recording())
-    assert counted["euler"] == counted["task"] == 1
+@pytest.mark.parametrize("thread", [False, True])
+def test_every_process_constructs_the_task_once(thread: bool, tmp_path: Path) -> None:
+    """Workers are forks of a server that has loaded the task, or fresh processes where the task has threads."""
+    constructed = tmp_path / "constructed"
+    (tmp_path / "own.py").write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(TINY.parent)!r})\n"
+        "import tiny\n"
+        "class Own(tiny.Dies):\n"
+        "    def __init__(self, thread=False):\n"
+        "        super().__init__('never', thread=thread)\n"
+        f"        open({str(constructed)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+    )
+    study = default_study(
+        task=f"{tmp_path / 'own.py'}:Own", task_options={"thread": thread}, baseline=SGD, candidates=["euler"],
+        epochs=1, trials=2, tuning_seeds=2, seeds=2,
+    )  # fmt: skip
+    run(study, tmp_path / "out", jobs=2)
+    processes = constructed.read_text().split()
+    assert len(processes) == len(set(processes))
+    assert len(processes) == (4 if thread else 2)  # this process, the fork server, and workers that are not forks

@@ -37,8 +37,8 @@ NOTATIONS = (*sabun.presets(), "torch.optim:SGD(momentum=0.5)", "nesterov@adam",
 
 @pytest.mark.parametrize("text", NOTATIONS)
 def test_a_job_trains_with_the_optimizer_that_the_study_has_judged(text: str) -> None:
-    from sabun.poc import arms
     from sabun.poc.spec import Arm
+    from sabun.script import arms
 
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     judged = arms.recipe(Arm.named(text)).build(model, {"lr": 0.05})

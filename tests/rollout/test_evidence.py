@@ -121,8 +121,8 @@ def test_a_plan_proposed_from_a_study(tmp_path: Path, plan: RolloutPlan, write_s
 def test_a_plan_from_a_study_without_tuning_has_the_steps_that_the_study_took(
     tmp_path: Path, write_study: WriteStudy
 ) -> None:
-    from sabun.poc.arms import recipe
     from sabun.poc.spec import Arm
+    from sabun.script.arms import recipe
 
     study = write_study(tmp_path / "studies" / "first", candidate="nesterov@adam")
     proposed = propose(study, tmp_path)

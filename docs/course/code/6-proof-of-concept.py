@@ -104,7 +104,7 @@ assert stricter.hash != question.hash  # it is another study: its directory woul
 strict = {v.arm: v.decision for v in assess(stricter, evidence.runs, evidence.tuning).verdicts}
 print(strict)
 assert "go" not in strict.values()
-# Whoever chooses the margin after having seen the figures can have any verdict that he likes.
+# A margin chosen after seeing the results can give any verdict.
 
 
 # %% solution-3

@@ -1,16 +1,15 @@
-"""A roll-out as MLflow sees it: tags on model versions, and the aliases ``champion`` and ``challenger``.
+"""A roll-out in MLflow: tags on model versions, and the aliases ``champion`` and ``challenger``.
 
-A training job tags the model version that it registers with its choice (:func:`tag_version`); :func:`sync` points the
-aliases to the newest version of each side, as the stage wants it, so that whoever loads ``models:/NAME@champion`` gets
-what the roll-out says:
+A training job tags the model version that it registers with its choice (:func:`tag_version`). :func:`sync` points the
+aliases to the newest version of each side according to the stage, for consumers of ``models:/NAME@champion``:
 
     share 0          champion → newest champion version;     no challenger
     0 < share < 1    champion → newest champion version;     challenger → newest challenger version
     share 1          champion → newest challenger version;   no challenger: nothing is left to challenge
 
-Promotion and roll-back move them: ``sabun rollout promote --mlflow NAME``. The audit log comes first and is the truth;
-where MLflow cannot be reached, ``sabun rollout mlflow NAME`` brings the aliases up to date later. The head of the audit
-log is stored as the tag ``sabun.audit_head`` of the registered model: an anchor outside the log's directory.
+Promotion and roll-back move them: ``sabun rollout promote --mlflow NAME``. The audit log is written first and is
+authoritative; where MLflow cannot be reached, ``sabun rollout mlflow NAME`` updates the aliases later. The head hash of
+the audit log is stored as the tag ``sabun.audit_head`` of the registered model: an anchor outside the log's directory.
 
 Needs ``pip install mlflow`` (the full package or ``mlflow-skinny``), and a tracking server or database as usual.
 """
@@ -34,20 +33,20 @@ SHARE, HEAD = "sabun.share", "sabun.audit_head"
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """Which model version each alias points to now; None: the alias is not set."""
+    """The model version of each alias; None: the alias is not set."""
 
     champion: str | None
     challenger: str | None
 
 
 class Client(Protocol):
-    """What is used of ``mlflow.MlflowClient``; MLflow's own types stay out of sabun's."""
+    """The methods of ``mlflow.MlflowClient`` that are used, without MLflow's own types."""
 
     def get_registered_model(self, name: str, /) -> Any:
-        """A registered model, with its aliases."""
+        """Return a registered model, with its aliases."""
 
     def search_model_versions(self, filter_string: str, /, *, page_token: str | None = None) -> Any:
-        """One page of a model's versions."""
+        """Return one page of a model's versions."""
 
     def set_registered_model_alias(self, name: str, alias: str, version: str, /) -> None:
         """Point an alias at a version."""
@@ -63,7 +62,7 @@ class Client(Protocol):
 
 
 def tag_version(model: str, version: str | int, choice: Choice, *, client: Client | None = None) -> None:
-    """Say on a registered model version which side of the roll-out trained it, once the job has registered it."""
+    """Tag a registered model version with the side of the roll-out that trained it."""
     client = _client(client)
     tags = {ROLE: choice.role, ROLLOUT: choice.rollout, JOB: choice.job_id, STAGE: choice.stage}
     for key, value in tags.items():
@@ -71,27 +70,27 @@ def tag_version(model: str, version: str | int, choice: Choice, *, client: Clien
 
 
 def sync(model: str, rollout: Rollout | str | Path | None = None, *, client: Client | None = None) -> Aliases:
-    """Point the aliases of the registered ``model`` to what the stage of ``rollout`` wants, and return them.
+    """Point the aliases of the registered ``model`` to the versions for the stage of ``rollout``, and return them.
 
-    Raises RolloutError where the roll-out is not in order, or no version was trained by the side that an alias needs;
-    then no alias is moved. Raises it too where MLflow fails, perhaps after some aliases have moved: the roll-out is
-    what its log says, and doing it again brings the rest. Doing it twice changes nothing.
+    Raises RolloutError where the roll-out has no valid state, or no version was trained by the side that an alias
+    needs; then no alias is moved. Raises it too where MLflow fails, possibly after some aliases have moved; the
+    roll-out's log is not affected, and repeating the call moves the others. Repeating it twice changes nothing.
     """
     state = (rollout if isinstance(rollout, Rollout) else Rollout(rollout)).state()
     try:
-        return _follow(_client(client), model, state)
+        return _move_aliases(_client(client), model, state)
     except SabunError:
         raise
-    except Exception as error:  # each kind of server and database fails in its own way
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # each kind of server and database has its own exceptions
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RolloutError(
-            f"MLflow failed while the aliases of {model!r} moved: {said[:300]}. "
-            f"The roll-out itself is in order, at stage {state.stage.name!r}; jobs follow its audit log.",
-            fix=f"Once MLflow answers again: sabun rollout mlflow {model}",
+            f"MLflow failed while the aliases of {model!r} were moved: {reason[:300]}. "
+            f"The roll-out itself is at stage {state.stage.name!r}; jobs follow its audit log.",
+            fix=f"When MLflow is available again, run: sabun rollout mlflow {model}",
         ) from error
 
 
-def _follow(client: Client, model: str, state: RolloutState) -> Aliases:
+def _move_aliases(client: Client, model: str, state: RolloutState) -> Aliases:
     newest = _newest(client, model, state.plan.name)
     share = state.stage.share
     wanted: dict[str, Role] = {"champion": "challenger" if share == 1 else "champion"}
@@ -116,7 +115,7 @@ def _follow(client: Client, model: str, state: RolloutState) -> Aliases:
 
 
 def _newest(client: Client, model: str, rollout: str) -> dict[str, str]:
-    """Side → its newest version in this roll-out."""
+    """Return side → its newest version in this roll-out."""
     found: dict[str, int] = {}
     token: str | None = None
     while True:
@@ -132,7 +131,7 @@ def _newest(client: Client, model: str, rollout: str) -> dict[str, str]:
 
 def _filter(model: str) -> str:
     if "'" in model:
-        raise RolloutError(f"a model's name must not contain a quote: {model!r}.", fix="Rename the registered model.")
+        raise RolloutError(f"the model name {model!r} contains a quote.", fix="Rename the registered model.")
     return f"name='{model}'"
 
 

@@ -3,7 +3,7 @@
     optimizer = suggest(trial, "nesterov@adam", model)                # in place of suggest_float and a constructor
 
 The learning rate is searched, log-uniformly over three decades around the default of the optimizer
-(see :mod:`sabun.poc.arms`), so that optimizers of different kinds get equally wide spaces.
+(see :mod:`sabun.script.arms`), so that optimizers of different kinds get equally wide spaces.
 
 Tested with optuna 5.0. Needs ``pip install 'sabun[poc]'``.
 """
@@ -16,9 +16,9 @@ import torch
 from optuna import Trial
 from torch import nn
 
-from sabun.poc import arms
 from sabun.poc.resolved import search_space
 from sabun.poc.spec import Arm
+from sabun.script import arms
 
 __all__ = ["suggest"]
 

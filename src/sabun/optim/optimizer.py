@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -155,6 +155,7 @@ class Optimizer(torch.optim.Optimizer):
             for name in REFUSED:
                 refuse(name, param_group.get(name))
                 param_group.pop(name, None)
+            self._name_parameters(param_group)
             settled = {key: value for key, value in param_group.items() if key not in ("params", "param_names")}
             for key, value in settled.items():
                 if key in OPTIONS:
@@ -177,6 +178,18 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             self.defaults = defaults
         self._plans.clear()
+
+    def _name_parameters(self, param_group: dict[str, Any]) -> None:
+        """Give names to bare parameters where the other groups have named ones, which torch would refuse."""
+        params = param_group.get("params")
+        if isinstance(params, Tensor):
+            params = [params]
+        if not self.param_groups or "param_names" not in self.param_groups[0] or not isinstance(params, Iterable):
+            return
+        members = param_group["params"] = params if isinstance(params, set) else list(params)
+        if isinstance(members, list) and members and all(isinstance(member, Tensor) for member in members):
+            number = len(self.param_groups)
+            param_group["params"] = [(f"group_{number}.{i}", member) for i, member in enumerate(members)]
 
     def _require_compatible(self, group: dict[str, Any]) -> None:
         """Raise OptionError for roles and options that exclude each other."""
@@ -388,6 +401,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._reset()
         for group in self.param_groups:
+            for name, option in OPTIONS.items():
+                group.setdefault(name, option.default)
             resolve_edits(group)
         for p, held in self.state.items():
             if isinstance(p, Tensor):

@@ -142,6 +142,8 @@ class RungeKutta(torch.optim.Optimizer):
         super().__setstate__(state)
         self._error = math.nan
         for group in self.param_groups:
+            for name in _OWN:
+                group.setdefault(name, OPTIONS[name].default)
             group["scheme"] = _tableau(group["scheme"])
             group["step_control"] = STEP_CONTROLS.make(group["step_control"])
         self._evaluations = len(self._used)

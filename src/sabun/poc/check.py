@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sabun.poc.arms import SCRIPT
 from sabun.poc.executors.in_process import one_thread
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
@@ -22,6 +21,7 @@ from sabun.poc.spec import Arm, Run, Scalar, Study
 from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
+from sabun.script.arms import SCRIPT
 
 __all__ = ["CheckFinding", "CheckResult", "check"]
 

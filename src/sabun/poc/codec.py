@@ -1,6 +1,6 @@
-"""Epochs and results as strict JSON and back, with exact floats, for records and for reports of workers.
+"""Epochs and results as strict JSON and back, exact to the bit: in the records, and between worker and parent.
 
-JSON has no NaN and no infinities; they become the texts NaN, Infinity and -Infinity.
+NaN and the infinities, for which JSON has no number, become the texts NaN, Infinity and -Infinity.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from sabun.poc.records import Epoch, RunResult
 
-__all__ = ["decode", "decode_epoch", "encode", "encode_epoch", "special", "to_json"]
+__all__ = ["decode", "decode_epoch", "decode_float", "encode", "encode_epoch", "to_json"]
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _FLOATS = ("train_loss", "val_loss", "val_metric", "test_loss", "test_metric", "train_s", "eval_s", "optimizer_s", "lr")
@@ -29,28 +29,28 @@ def encode_epoch(epoch: Epoch) -> dict[str, Any]:
 
 
 def decode(fields: Mapping[str, Any]) -> RunResult:
-    """Return the result that :func:`encode` encoded, with exact floats."""
+    """Return the run that ``encode`` wrote."""
     return RunResult(**{**_floats(fields), "epochs": tuple(decode_epoch(epoch) for epoch in fields["epochs"])})
 
 
 def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
-    """Return the epoch that :func:`encode_epoch` encoded, with exact floats."""
+    """Return the epoch that ``encode_epoch`` wrote."""
     return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
 
 
-def special(value: Any) -> Any:
-    """Return NaN or an infinity for its text, and any other value unchanged."""
+def decode_float(value: Any) -> Any:
+    """Return NaN or an infinity from its text, and any other value unchanged."""
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
 
 
 def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: special(value) if key in _FLOATS else value for key, value in fields.items()}
+    return {key: decode_float(value) if key in _FLOATS else value for key, value in fields.items()}
 
 
 def to_json(value: Any) -> Any:
     """Return ``value`` with NaN and infinities as texts."""
     if isinstance(value, float) and not math.isfinite(value):
-        return next(name for name, special in _SPECIAL.items() if special == value or math.isnan(value))
+        return next(name for name, number in _SPECIAL.items() if number == value or math.isnan(value))
     if isinstance(value, Mapping):
         return {key: to_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -8,9 +8,9 @@ import torch
 
 from sabun import optim
 from sabun.errors import SabunError
-from sabun.poc import arms
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.spec import Study
+from sabun.script import arms
 
 __all__ = ["describe_arms"]
 

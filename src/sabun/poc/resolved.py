@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from sabun.errors import StudyError
-from sabun.poc import arms
-from sabun.poc.arms import Recipe
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
 from sabun.poc.tasks.base import Task, seeded
 from sabun.poc.tasks.loading import load, provenance
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.script import arms
+from sabun.script.arms import Recipe
 
 __all__ = ["ResolvedArm", "ResolvedStudy", "resolve", "search_space"]
 
@@ -109,7 +109,8 @@ def _resolve_arm(arm: Arm, study: Study) -> ResolvedArm:
             raise StudyError(
                 f"arm {arm.name!r}: the search space of {name!r} is empty or not finite.", fix="Give other bounds."
             )
-    return ResolvedArm(arm, recipe, space, recipe.schedule or study.schedule)
+    schedule = arm.schedule or ("constant" if recipe.constant_lr else study.schedule)
+    return ResolvedArm(arm, recipe, space, schedule)
 
 
 def _load(study: Study) -> Task | ScriptCommand:

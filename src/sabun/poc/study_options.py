@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc import arms
 from sabun.poc import study as studies
 from sabun.poc.spec import SCRIPT_PREFIX, Arm, Study
 from sabun.poc.tasks.script_command import EPOCHS
+from sabun.script import arms
 
 __all__ = ["default_directory", "study_from_options"]
 

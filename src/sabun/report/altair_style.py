@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 
+from sabun import _files
 from sabun.errors import SchemeError
 from sabun.messages.languages import Language
 from sabun.messages.sentences import text
@@ -70,10 +71,8 @@ def save_png(chart: Any, path: Path, *, scale: float = 2.0) -> None:
     import vl_convert
 
     picture: bytes = vl_convert.vegalite_to_png(chart.to_dict(), scale=scale)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(picture)
-        partial.replace(path)
+        _files.replace(path, picture)
     except OSError as error:
         raise SchemeError(
             f"cannot write {path}: {error.strerror}.", fix="Give a file in a folder that exists and can be written."

@@ -36,8 +36,11 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What the reader pays: price of a machine hour, jobs a month, hours a job (None: as in this study), and what
-    adopting costs once besides computing (people, review)."""
+    """Prices and workload of the reader.
+
+    The price of a machine hour, training jobs per month, hours per job (None: as in the study), and the one-time cost
+    of adoption besides computing (labour, review).
+    """
 
     price_per_hour: float
     jobs_per_month: float
@@ -51,13 +54,29 @@ class Prices:
             if value is None:
                 continue
             if not math.isfinite(value) or value < 0 or (value == 0 and name != "setup_cost"):
-                raise OptionError(
-                    f"{name} must be a positive number, not {value}.", fix="Give an amount in plain figures."
-                )
+                raise OptionError(f"{name} must be positive and finite (given: {value}).", fix="Give a plain number.")
         if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()):
             raise OptionError(
-                f"{self.currency!r} is no currency code.", fix="Use three letters, such as JPY, USD or EUR."
+                f"{self.currency!r} is not a currency code.", fix="Use three letters, such as JPY, USD or EUR."
             )
+
+    @classmethod
+    def given(
+        cls,
+        price_per_hour: float | None,
+        jobs_per_month: float | None,
+        currency: str = "JPY",
+        hours_per_job: float | None = None,
+        setup_cost: float = 0.0,
+    ) -> Prices | None:
+        """Return the prices, or None where none are given. Raises OptionError where a part is missing."""
+        if price_per_hour is not None and jobs_per_month is not None:
+            return cls(price_per_hour, jobs_per_month, currency.upper(), hours_per_job, setup_cost)
+        if price_per_hour is None and jobs_per_month is None and hours_per_job is None and not setup_cost:
+            return None
+        options = {"--price-per-hour": price_per_hour, "--jobs-per-month": jobs_per_month}
+        missing = " and ".join(name for name, value in options.items() if value is None)
+        raise OptionError(f"savings cannot be computed without {missing}.", fix=f"Add {missing}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def template(name: str, champion: Side, challenger: Side, *, study: str = "studi
 def _default_lr(arm: Arm) -> dict[str, Option]:
     """The default learning rate of an arm that was not tuned, if its optimizer takes one."""
     from sabun.optim import notation
-    from sabun.poc.arms import recipe
+    from sabun.script.arms import recipe
 
     if arm.optimizer == SCRIPT:
         return {}

@@ -43,7 +43,7 @@ __all__ = ["SCRIPT", "Gate", "Option", "RolloutPlan", "Side", "Stage"]
 Option = bool | int | float | str | tuple[float | int, ...]
 
 SCRIPT = "script"
-"""``sabun.poc.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
+"""``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
 
 VERDICTS = ("go", "undecided")
 T = TypeVar("T")

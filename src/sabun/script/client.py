@@ -262,7 +262,7 @@ def swapped(optimizer: Any | None) -> bool:
 
 
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
-    from sabun.poc import arms
+    from sabun.script import arms
 
     recipe = arms.recipe(arm)
     groups = optimizer.param_groups

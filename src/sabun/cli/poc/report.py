@@ -39,8 +39,8 @@ def report(
     from sabun.cli.poc.execution import show_report
     from sabun.cli.poc.stored import evidence_of
     from sabun.messages.languages import language
-    from sabun.report.prices import prices
+    from sabun.report.money import Prices
 
     shown_in = language(lang)
-    money = prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
+    money = Prices.given(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
     show_report(evidence_of(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)

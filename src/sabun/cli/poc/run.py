@@ -106,10 +106,10 @@ def run(
     from sabun.errors import OptionError
     from sabun.messages.languages import language
     from sabun.poc.startup import uncollected
-    from sabun.report.prices import prices
+    from sabun.report.money import Prices
 
     shown_in = language(lang)
-    money = prices(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
+    money = Prices.given(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
     if no_tuning and trials:
         raise OptionError(f"--no-tuning and --trials {trials} contradict each other.", fix="Give one of the two.")
     budget = {

@@ -31,6 +31,7 @@ class TensorSplit:
         return int(self.tensors[0].shape[0])
 
     def batch(self, indices: Tensor) -> Batch:
+        """Return the examples with these indices."""
         return tuple(tensor[indices] for tensor in self.tensors)
 
 
@@ -45,6 +46,7 @@ class DatasetSplit:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def batch(self, indices: Tensor) -> Batch:
+        """Return the examples with these indices, collated."""
         items = torch.utils.data.default_collate([self.dataset[int(index)] for index in indices])
         return _to(items, self.device)
 

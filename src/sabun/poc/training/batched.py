@@ -139,6 +139,7 @@ class BatchedTraining(TrainingLoop):
         super().__init__(resolved, unit[0], epochs, self.stacked, seeds=len(unit))
 
     def backward(self, number: int) -> Tensor:
+        """Return the losses of all seeds on mini-batch ``number`` and set the gradients of the parameters."""
         return self.stacked.backward(number)
 
     def train(self) -> Iterator[tuple[Run, Epoch | RunResult]]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from sabun import _files
 from sabun.errors import StoreError, TrainingError
-from sabun.poc.codec import decode_epoch, special
+from sabun.poc.codec import decode_epoch, decode_float
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
@@ -203,7 +203,7 @@ class _Follower:
         elif kind == "end":
             self.end = record
         elif kind == "log":
-            test_loss, test_metric = special(record.pop("test_loss")), special(record.pop("test_metric"))
+            test_loss, test_metric = decode_float(record.pop("test_loss")), decode_float(record.pop("test_metric"))
             self.test_loss = self.test_loss if test_loss is None else test_loss
             self.test_metric = self.test_metric if test_metric is None else test_metric
             return decode_epoch({**record, "extra": {}})

@@ -69,6 +69,7 @@ class SingleTraining(TrainingLoop):
             yield self._result("finished", [done], memory)
 
     def backward(self, number: int) -> Tensor:
+        """Return the loss on mini-batch ``number`` and set the gradients of the parameters."""
         loss = self.session.loss(number)
         torch.autograd.backward(loss)
         return loss

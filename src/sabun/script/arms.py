@@ -1,33 +1,31 @@
-"""From an :class:`~sabun.poc.spec.Arm` to an optimizer: the default search space, the construction.
+"""Arms: from the text of an optimizer to a recipe that builds it, and to the centre of its default search space.
 
 An arm names one optimizer in the notation of :mod:`sabun.optim.notation`: a preset (``adamw``), a scheme with an
 optional preconditioner (``look-ahead(0.9, 2)@adam``), or a class of any installed package
 (``torch.optim:SGD(momentum=0.9)``).
 
-**Default search space.** What is tuned is the step length, log-uniform over ``study.budget.decades`` decades for
-every arm alike, around the centre of this table. Centres are ODE time steps h (under a constant gradient g the
-parameters move by h·g a step), so that both sides are treated alike whatever their parametrisation:
+By default the step length is tuned, log-uniformly over ``study.budget.decades`` decades for every arm alike. The centre
+is an ODE time step h (under a constant gradient g the parameters move by h·g per step), so that optimizers are treated
+alike whatever their parametrisation:
 
     ==========================================  ==============================================================
-    no preconditioner                            h = 0.3
-    preset with another preconditioner than adam its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.03)
-    scheme@spectral                              h = 0.03
-    any other preconditioner (adam, sign, …)     h = 0.003
+    scheme, with or without @preconditioner      ``lr_center`` of the preconditioner: 0.3 for none, 0.03 for
+                                                 spectral, 0.003 for adam, sign and kronecker
+    preset with none or adam                     the same
+    any other preset                             its own lr (lion 0.0001, muon 0.001, soap 0.003, sabun 0.03)
     torch SGD                                    lr = 0.3·(1 − momentum)/(1 − dampening), which is h = 0.3
-    torch Adam, AdamW, NAdam, RAdam, Adamax,     lr = 0.003 (the ``adam`` preconditioner)
-    RMSprop                                      lr = 0.003·(1 − momentum)
+    torch Adam, AdamW, NAdam, RAdam, Adamax      lr = 0.003, that of adam
+    torch RMSprop                                lr = 0.003·(1 − momentum)
     any other class                              the default of ``lr`` in its signature
-    the optimizer of a user's script             lr_multiplier = 1, times whatever it sets
+    the optimizer of a user's script             lr_multiplier = 1, times its own learning rates
     ==========================================  ==============================================================
 
-What is the same method has the same centre: the preset ``adamw`` and torch's AdamW. An ``lr`` among the arm's options
-(the value that a team uses today) takes the centre's place. A ``space`` in the specification takes the place of the
-whole default.
+Equal methods have equal centres: the preset ``adamw`` and torch's AdamW. An ``lr`` among the arm's options replaces the
+centre. A ``space`` in the specification replaces the whole default; it may name options of the optimizer, parameters of
+the scheme, and options of the roles.
 
-A class of your own that treats layers differently says ``takes_model = True`` and gets the model in the place of bare
-parameters (in script mode, or when some parameters are frozen: (name, parameter) pairs).
-
-Building needs torch only (no pydantic): a user's training environment imports this module in script mode.
+A class that treats layers differently declares ``takes_model = True`` and gets the model instead of bare parameters (in
+script mode, or when some parameters are frozen: (name, parameter) pairs).
 """
 
 from __future__ import annotations
@@ -35,57 +33,62 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
-from sabun.optim.notation import Maker
+from sabun.optim.notation import Maker, Members, Option
 from sabun.optim.preconditioners import Adam, Identity
 from sabun.optim.presets import presets
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from sabun.poc.spec import Arm, Option, Scalar, Schedule
-
-__all__ = ["SCRIPT", "Recipe", "recipe"]
+__all__ = ["SCRIPT", "ArmText", "Recipe", "recipe"]
 
 SCRIPT = "script"
-"""In script mode: the script's own optimizer, all of its learning rates times ``lr_multiplier``."""
+"""The optimizer of a user's own script; its learning rates are multiplied by ``lr_multiplier``."""
 
-_ADAM_METRIC = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+_LIKE_ADAM = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 
-Parameters = list[tuple[str, "torch.Tensor"]]
-Members = Any
-"""The model where it is known, else its parameters with their names: an embedding is told by its module's kind."""
+
+class ArmText(Protocol):
+    """What :func:`recipe` reads of an arm (:class:`sabun.poc.spec.Arm`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def options(self) -> Mapping[str, Option]: ...
+    @property
+    def space(self) -> Mapping[str, Any]: ...
 
 
 class Recipe:
-    """How to make one arm's optimizer. Made by :func:`recipe`, which refuses what could not work."""
+    """The recipe of one arm's optimizer, made by :func:`recipe`."""
 
     def __init__(
         self,
-        spec: Arm,
+        arm: ArmText,
         make: Callable[[Members, Mapping[str, Option]], torch.optim.Optimizer],
         step: float,
-        schedule: Schedule | None = None,
+        *,
+        constant_lr: bool = False,
         package: str | None = None,
     ) -> None:
-        self.arm = spec
+        self.arm = arm
         self._make = make
         self.package = package
         """The top-level package of an optimizer class; None for sabun's own optimizers."""
         self.step = step
         """The default step length: the centre of the default search space."""
-        self.schedule = spec.schedule or schedule
-        """The arm's own learning-rate schedule; None: the study's."""
+        self.constant_lr = constant_lr
+        """Whether the optimizer averages in place of a learning-rate schedule."""
 
-    def build(self, model: nn.Module, hyperparameters: Mapping[str, Scalar] | None = None) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, hyperparameters: Mapping[str, Option] | None = None) -> torch.optim.Optimizer:
         """The optimizer over ``model``'s trainable parameters. Raises StudyError where the optimizer refuses."""
-        found: Parameters = [
-            (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-        ]
+        found = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not found:
             raise StudyError(
                 f"arm {self.arm.name!r}: the task's model has no trainable parameter.", fix="Check the task's model."
@@ -93,7 +96,7 @@ class Recipe:
         whole = all(parameter.requires_grad for parameter in model.parameters())
         return self.over(model if whole else found, hyperparameters)
 
-    def over(self, members: Members, hyperparameters: Mapping[str, Scalar] | None = None) -> torch.optim.Optimizer:
+    def over(self, members: Members, hyperparameters: Mapping[str, Option] | None = None) -> torch.optim.Optimizer:
         """The optimizer over named parameters, or a model. Raises StudyError where the optimizer refuses."""
         values: dict[str, Option] = {"lr": self.step, **(hyperparameters or {})}
         try:
@@ -108,7 +111,7 @@ class Recipe:
             ) from error
 
 
-def recipe(spec: Arm) -> Recipe:
+def recipe(spec: ArmText) -> Recipe:
     """Resolve an arm. Raises StudyError (or SchemeError) for an optimizer, option or step that cannot work."""
     if spec.optimizer == SCRIPT:
         return Recipe(spec, _only_in_a_script, 1.0)
@@ -141,7 +144,7 @@ def recipe(spec: Arm) -> Recipe:
         return maker.make(members, {**added, **given})
 
     package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
-    return Recipe(spec, make, step or _step(maker, options), _schedule(maker), package)
+    return Recipe(spec, make, step or _step(maker, options), constant_lr=_has_constant_lr(maker), package=package)
 
 
 def _only_in_a_script(members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
@@ -151,7 +154,7 @@ def _only_in_a_script(members: Members, values: Mapping[str, Option]) -> torch.o
     )
 
 
-def _fixed_step(spec: Arm, options: dict[str, Option]) -> float | None:
+def _fixed_step(spec: ArmText, options: dict[str, Option]) -> float | None:
     """Take ``lr`` out of the options: it is the centre of the search, and the value used without tuning."""
     given = options.pop("lr", None)
     if given is None:
@@ -186,7 +189,7 @@ def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, O
             return Identity.lr_center * _mass(number("momentum", 0.0)) / _mass(number("dampening", 0.0))
         if class_name == "RMSprop":
             return Adam.lr_center * _mass(number("momentum", 0.0))
-        if class_name in _ADAM_METRIC:
+        if class_name in _LIKE_ADAM:
             return Adam.lr_center
     default = signature.parameters["lr"].default if "lr" in signature.parameters else None
     if isinstance(default, int | float) and 0 < default < math.inf:
@@ -199,11 +202,11 @@ def _mass(share: float) -> float:
     return 1.0 - share if 0.0 <= share < 1.0 else 1.0
 
 
-def _schedule(maker: Maker) -> Schedule | None:
-    """Schedule-free optimizers take the place of a schedule by averaging: a decay on top would handicap them."""
+def _has_constant_lr(maker: Maker) -> bool:
+    """Whether the optimizer is schedule-free: a decay of its learning rate would be a handicap."""
     if maker.kind == "class":
-        return "constant" if maker.name.lower().endswith("schedulefree") else None
-    return None if maker.roles["averaging"].steps_iterate else "constant"
+        return maker.name.lower().endswith("schedulefree")
+    return not maker.roles["averaging"].steps_iterate
 
 
 def _shown(values: Mapping[str, Option]) -> str:

@@ -1,0 +1,42 @@
+"""Plain English: words and turns of phrase that the project does not use, anywhere a reader may find them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for place in (
+        "*.md",
+        "docs/**/*.md",
+        "docs/**/*.py",
+        "examples/**/*.md",
+        "benchmarks/*.md",
+        "src/**/*.py",
+        "src/**/*.toml",
+    )
+    for path in ROOT.glob(place)
+)
+BANNED = {
+    "metaphor": r"nursery|\b(?:bury|buries|buried)\b|luggage|obituar\w+|\bshel(?:f|ves)\b|\bblames?\b|\bstrangers?\b|"
+    r"\bknife.s edge\b|\bcry wolf\b",
+    "dialect": r"\btold\b|\bheed(?:s|ed)?\b|\bmend(?:s|ed)?\b|\bwhoever\b|\bis no number\b|\bhand(?:s|ed)? out\b|"
+    r"\bof one's own\b|\bnone to be had\b|\bspecial cases?:|\bgoes with\b|\bbears?\b",
+    "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
+}
+# Lines that may contain such a word, with the reason.
+ALLOWED: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_banned_words(page: Path) -> None:
+    found = []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        for kind, pattern in BANNED.items():
+            found += [f"{number}: {match[0]!r} ({kind})" for match in re.finditer(pattern, line, re.IGNORECASE)
+                      if not any(allowed in line for allowed in ALLOWED)]  # fmt: skip
+    assert not found, found
