@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sabun.optim.averaging import recalibrated
 from sabun.poc.tasks import builtin as builtin_tasks
-from sabun.poc.tasks.base import Scores, Seeds, Session, Split
 from sabun.poc.tasks.function_task import FunctionTask
+from sabun.poc.tasks.task import Scores, Seeds, Session, Split
 
 __all__ = ["BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "Paced"]
 

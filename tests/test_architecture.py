@@ -19,22 +19,6 @@ PACKAGE = Path(sabun.__file__).parent
 ROOT = Path(__file__).parent.parent
 MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
-# Names that still occur twice; both lists and the ignored imports below shrink to nothing.
-TWICE_USED_MODULES = {"base"}
-TWICE_USED_CLASSES = {
-    "Verification",
-    "Plan",
-    "Averaging",
-    "Kernel",
-    "Writer",
-    "Evidence",
-    "Finding",
-    "Row",
-    "Arm",
-    "Comparison",
-}
-STILL_IGNORED = {"layers", "poc-layers", "acyclic", "optim"}
-
 
 def repeated(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
@@ -45,14 +29,14 @@ def repeated(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
 
 def test_module_names_are_unique_among_ideas() -> None:
     """No two modules of the package called plan, spec, results, figures, catalogue or base."""
-    ideas = {"plan", "spec", "results", "figures", "catalogue", "base"} - TWICE_USED_MODULES
+    ideas = {"plan", "spec", "results", "figures", "catalogue", "base"}
     assert not repeated((path.stem, path) for path in MODULES if path.stem in ideas)
 
 
 def test_class_names_are_unique() -> None:
     nodes = ((node, path) for path, tree in MODULES.items() for node in ast.walk(tree))
     classes = ((node.name, path) for node, path in nodes if isinstance(node, ast.ClassDef))
-    assert not repeated((name, path) for name, path in classes if name not in TWICE_USED_CLASSES)
+    assert not repeated(classes)
 
 
 def test_only_the_command_line_prints() -> None:
@@ -105,11 +89,7 @@ def test_the_contracts_can_fail(tmp_path: Path, module: str, statement: str, bro
 
 def test_the_contracts_ignore_no_circle() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    ignored = {
-        c["id"]: c["ignore_imports"]
-        for c in config["contracts"]
-        if "ignore_imports" in c and c["id"] not in STILL_IGNORED
-    }
+    ignored = {c["id"]: c["ignore_imports"] for c in config["contracts"] if "ignore_imports" in c}
     assert ignored == {"judgement": ["sabun.poc.spec -> pathlib"]}
 
 

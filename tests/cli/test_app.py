@@ -1,4 +1,4 @@
-"""The command itself: quick to start, clear when something is missing, quiet where it should be."""
+"""The ``sabun`` command: start-up cost, help, missing packages, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sub(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["poc", "--help"], ["--help"], ["poc", "run", "--help"]])
-def test_asking_for_help_loads_nothing_heavy(arguments: list[str]) -> None:
+def test_help_does_not_import_heavy_packages(arguments: list[str]) -> None:
     code = (
         "import sys, sabun.cli\n"
         f"try: sabun.cli.main({arguments!r})\n"
@@ -105,9 +105,9 @@ def test_a_package_missing_later_is_named_too(
 
     monkeypatch.setattr(app, "build", lambda: lambda **_: fail("optuna.samplers"))
     assert app.run([]) == 2
-    said = capsys.readouterr().err
-    assert "needs optuna," in said
-    assert 'pip install "sabun[poc]"' in said
+    output = capsys.readouterr().err
+    assert "needs optuna," in output
+    assert 'pip install "sabun[poc]"' in output
     monkeypatch.setattr(app, "build", lambda: lambda **_: fail("sabun.misspelt"))
     with pytest.raises(ModuleNotFoundError):
         app.run([])
@@ -128,7 +128,7 @@ def test_an_error_is_two_lines_and_a_code(
     assert capsys.readouterr().err == "error: the cause\ufffd[31m.\nfix: the fix.\n"
 
 
-def test_an_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_has_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What users' own code can do to a study, through the command line: every mischief is named, nothing is lost."""
+"""Faults in a user's own task or script: each is reported with its cause, and no record is lost."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write(where: Path, place: str = "", what: str = "pass", metric: str = "0.5")
 
 @pytest.mark.parametrize("what", ["raise FileNotFoundError('no data.csv')", "sys.exit('no data.csv')", "sys.exit()"])
 @pytest.mark.parametrize("place", ["import", "init", "data", "model", "loss", "metric", "evaluation"])
-def test_what_a_task_raises_is_told_with_its_place_and_leaves_nothing(
+def test_an_error_in_a_task_is_reported_with_its_location_and_nothing_is_written(
     place: str, what: str, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out"
@@ -83,9 +83,7 @@ def test_a_syntax_error_names_its_line(tmp_path: Path, capsys: Capture) -> None:
     assert "(bad.py, line 3)" in capsys.readouterr().err
 
 
-def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_status(
-    tmp_path: Path, capsys: Capture
-) -> None:
+def test_an_error_during_training_fails_those_runs_and_the_status_shows_it(tmp_path: Path, capsys: Capture) -> None:
     task = write(tmp_path, "later", "sys.exit('the licence server is gone')")
     out = tmp_path / "out"
     assert app.run(["poc", "run", task, *ARMS, "--seeds", "1", "--epochs", "2", "--out", str(out)]) == 0
@@ -103,7 +101,7 @@ def test_what_is_raised_in_mid_training_costs_those_runs_and_is_named_in_the_sta
 
 
 def test_not_a_number_everywhere_and_a_single_seed_end_in_undecided(tmp_path: Path, capsys: Capture) -> None:
-    """NaN as the metric, NaN losses from the middle on, one seed: no verdict, but a report that says why."""
+    """The metric is NaN, the losses become NaN, and there is one seed: no verdict, but a report with the reason."""
     task = write(tmp_path, metric="float('nan')")
     source = Path(task.removesuffix(":Task"))
     text = source.read_text(encoding="utf-8").replace(
@@ -153,48 +151,48 @@ def test_without_variance_nothing_is_decided(tmp_path: Path, capsys: Capture) ->
     assert {run.epochs[-1].val_loss for run in stored.read(out).runs} == {1.0}
 
 
-MOODY = """
-# Each time that it is started it misbehaves in another way.
+FAULTY = """
+# Fails in another way each time it is started.
 import os, pathlib, sys, time
 counter = pathlib.Path(__file__).with_name("counter")
-mood = MOODS[len(counter.read_text())] if counter.exists() else MOODS[0]
+fault = FAULTS[len(counter.read_text())] if counter.exists() else FAULTS[0]
 counter.open("a").write("x")
-if mood == "crash":
+if fault == "crash":
     print("reading the data")
     sys.exit("the disk is on fire")
-if mood == "silent":
+if fault == "silent":
     sys.exit()
-if mood == "hang":
+if fault == "hang":
     print("waiting for a resource", flush=True)
     time.sleep(600)
 import sabun, torch
 parameter = torch.nn.Parameter(torch.randn(3))
 optimizer = sabun.swap(torch.optim.SGD([parameter], lr=0.1))
-if mood == "no log":
+if fault == "no log":
     sys.exit()
 for epoch in (1, 2):
     optimizer.zero_grad()
     loss = (parameter**2).sum()
     loss.backward()
     optimizer.step()
-    value = loss.detach() * (float("nan") if mood == "nan" else 1.0)
-    sabun.log(epoch=1 if mood == "disorder" else epoch, val_loss="low" if mood == "words" else value)
+    value = loss.detach() * (float("nan") if fault == "nan" else 1.0)
+    sabun.log(epoch=1 if fault == "disorder" else epoch, val_loss="low" if fault == "words" else value)
 """
-MOODS = ["good", "crash", "silent", "hang", "disorder", "nan", "good", "no log"]
-"""Of the runs in their order: seeds 0, 1, 2 of baseline and candidate (A B, B A, then the order turns), two repeats."""
+FAULTS = ["good", "crash", "silent", "hang", "disorder", "nan", "good", "no log"]
+"""One for each run: seeds 0, 1, 2 of baseline and candidate, in the order of the study, then two repeated runs."""
 
 
-def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: Path, capsys: Capture) -> None:
-    script, out = tmp_path / "moody.py", tmp_path / "out"
-    script.write_text(MOODY.replace("MOODS", repr(MOODS), 1).replace("MOODS", repr(MOODS)), encoding="utf-8")
+def test_a_run_of_a_script_that_fails_does_not_affect_other_runs(python: str, tmp_path: Path, capsys: Capture) -> None:
+    script, out = tmp_path / "faulty.py", tmp_path / "out"
+    script.write_text(FAULTY.replace("FAULTS", repr(FAULTS), 1).replace("FAULTS", repr(FAULTS)), encoding="utf-8")
     command = ["poc", "run", "--script", f"{python} {script}", "--candidate", "torch.optim:Adam"]
     command += ["--seeds", "3", "--trials", "0", "--time-limit", "4", "--out", str(out)]
     assert app.run(command) == 0
     capsys.readouterr()
     results = list(stored.read(out).records.results.values())
     assert [run.status for run in results] == [
-        "failed" if mood in ("crash", "silent", "hang", "disorder", "no log") else "diverged" if mood == "nan" else
-        "finished" for mood in MOODS
+        "failed" if fault in ("crash", "silent", "hang", "disorder", "no log") else "diverged" if fault == "nan" else
+        "finished" for fault in FAULTS
     ]  # fmt: skip
     expected = {
         "crash": "it ended with exit status 1. It printed last: reading the data | the disk is on fire",
@@ -205,10 +203,10 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
     }
     assert app.run(["poc", "status", str(out)]) == 0
     shown = capsys.readouterr().out
-    for mood, run in zip(MOODS, results, strict=True):
-        if mood in expected:
-            assert expected[mood] in run.failure
-            assert expected[mood] in shown
+    for fault, run in zip(FAULTS, results, strict=True):
+        if fault in expected:
+            assert expected[fault] in run.failure
+            assert expected[fault] in shown
             assert f"complete output: {out / 'logs' / run.run}.txt" in shown
     before = (out / "records.jsonl").read_bytes()
     assert app.run([*command, "--quiet"]) == 0  # done is done: nothing is run again
@@ -218,7 +216,7 @@ def test_a_moody_script_costs_its_own_runs_and_no_other(python: str, tmp_path: P
     assert "task source" in capsys.readouterr().err
 
 
-def test_options_that_would_not_reach_a_script_are_refused(capsys: Capture) -> None:
+def test_options_without_an_effect_on_a_script_are_refused(capsys: Capture) -> None:
     assert app.run(["poc", "run", "--script", "python train.py", "--epochs", "3"]) == 2
     assert "Put {epochs} into the command" in capsys.readouterr().err
     assert app.run(["poc", "run", "--time-limit", "3"]) == 2
@@ -257,8 +255,8 @@ print(json.dumps({"attempts": attempt, "said": said, "kept": kept}))
 """
 
 
-def test_a_full_disk_stops_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """The kernel cuts writes short at a limit that grows from attempt to attempt: every file meets it somewhere."""
+def test_a_full_disk_stops_a_study_without_loss_and_the_same_command_continues(tmp_path: Path) -> None:
+    """The limit on file sizes grows with each attempt, so that every file reaches it at some point."""
     task = write(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "out"), task], capture_output=True, text=True, check=False
@@ -272,7 +270,7 @@ def test_a_full_disk_stops_a_study_loses_nothing_and_the_same_command_goes_on(tm
         assert said.startswith("error: cannot write"), said
         assert "File too large" in said
         assert "fix: " in said
-    # Undisturbed, it gives the same records.
+    # An uninterrupted study has the same records.
     calm = tmp_path / "calm"
     assert app.run(["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
                     "--seeds", "2", "--epochs", "2", "--out", str(calm), "--quiet"]) == 0  # fmt: skip

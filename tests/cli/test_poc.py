@@ -53,8 +53,8 @@ def test_a_study_leaves_records_and_three_reports(study: Path) -> None:
     assert [arm["name"] for arm in data["arms"]] == ["SGD", "AdamW"]
 
 
-def test_the_report_says_where_training_sat(study: Path) -> None:
-    """Plain SGD's edge is hλ = 2; AdamW's steps are taken in another metric, so its λ has no edge."""
+def test_the_report_shows_how_much_of_the_stability_interval_was_used(study: Path) -> None:
+    """Plain SGD is stable up to hλ = 2. AdamW is preconditioned, so this λ has no limit for it."""
     sgd, adamw = json.loads((study / "report.json").read_text(encoding="utf-8"))["arms"]
     repeated = next(run for run in stored.read(study).runs if run.arm == "SGD" and run.phase == "repeat")
     used = [e.extra["curvature"] * e.lr / 2 for e in repeated.epochs if e.lr is not None]
@@ -66,10 +66,10 @@ def test_the_report_says_where_training_sat(study: Path) -> None:
 def test_the_same_command_again_finds_everything_done(study: Path, capsys: Capture) -> None:
     before = (study / "records.jsonl").read_bytes()
     assert app.run(["poc", "run", *SMALL, "--out", str(study)]) == 0
-    said = capsys.readouterr()
-    assert "26 of them already done" not in said.out
-    assert "22 runs, 22 of them already done" in said.err
-    assert str(study / "report.html") in said.out
+    output = capsys.readouterr()
+    assert "26 of them already done" not in output.out
+    assert "22 runs, 22 of them already done" in output.err
+    assert str(study / "report.html") in output.out
     assert (study / "records.jsonl").read_bytes() == before
 
 
@@ -90,13 +90,13 @@ def test_a_command_reads_the_records_of_a_study_once(
     assert len(opened) == times
 
 
-def test_output_goes_where_it_belongs(study: Path, capsys: Capture) -> None:
+def test_results_and_progress_go_to_their_streams(study: Path, capsys: Capture) -> None:
     assert app.run(["poc", "report", str(study), "--lang", "ja"]) == 0
-    said = capsys.readouterr()
-    assert "学習曲線" in said.out
-    assert "報告書" in said.out
-    assert said.err == ""
-    assert "\x1b" not in said.out
+    output = capsys.readouterr()
+    assert "学習曲線" in output.out
+    assert "報告書" in output.out
+    assert output.err == ""
+    assert "\x1b" not in output.out
     assert '<html lang="ja"' in (study / "report.html").read_text(encoding="utf-8")
     assert app.run(["poc", "report", str(study), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -105,15 +105,15 @@ def test_output_goes_where_it_belongs(study: Path, capsys: Capture) -> None:
 def test_json_is_one_value_and_nothing_else(study: Path, capsys: Capture) -> None:
     for arguments in (["report"], ["status"], ["verify"]):
         assert app.run(["poc", *arguments, str(study), "--json"]) == 0
-        said = capsys.readouterr()
-        assert isinstance(json.loads(said.out), dict)
-        assert said.err == ""
+        output = capsys.readouterr()
+        assert isinstance(json.loads(output.out), dict)
+        assert output.err == ""
     assert app.run(["poc", "run", *SMALL, "--out", str(study), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["files"]["html"] == str(study / "report.html")
 
 
-def test_the_gate_tells_the_decision_by_its_code(study: Path) -> None:
+def test_the_exit_code_of_the_gate_is_the_decision(study: Path) -> None:
     decision = json.loads((study / "report.json").read_text(encoding="utf-8"))["decision"]
     assert app.run(["poc", "report", str(study), "--quiet"]) == 0
     assert (
@@ -157,7 +157,7 @@ def test_a_verdict_is_an_event_and_every_report_prints_the_head_of_the_log(study
     assert "anchor" in capsys.readouterr().err
 
 
-def test_the_log_is_exported_for_people(study: Path, capsys: Capture) -> None:
+def test_the_log_is_exported(study: Path, capsys: Capture) -> None:
     events = audit.read(study / "audit.jsonl")
     assert app.run(["poc", "log", str(study)]) == 0
     table = capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_the_log_is_exported_for_people(study: Path, capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)[0]["event"] == "study.frozen"
 
 
-def test_no_verdict_on_records_that_are_not_what_was_written(study: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_no_verdict_on_records_that_were_changed(study: Path, tmp_path: Path, capsys: Capture) -> None:
     for name in ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head"):
         (tmp_path / name).write_bytes((study / name).read_bytes())
     lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
@@ -221,7 +221,7 @@ class Tiny:
 """
 
 
-def test_a_task_and_a_study_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_user_defined_task_and_a_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mytask.py").write_text(TASK, encoding="utf-8")
     assert app.run(["poc", "run", "mytask.py:Tiny", *SMALL, "--quiet"]) == 0
@@ -265,7 +265,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "cause", "fix"), BAD, ids=[" ".join(case[0]) for case in BAD])
-def test_bad_input_is_told_and_leaves_nothing(
+def test_bad_input_is_reported_and_nothing_is_written(
     arguments: list[str], cause: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -277,21 +277,21 @@ def test_bad_input_is_told_and_leaves_nothing(
     Path("broken.toml").write_text("name = ", encoding="utf-8")
     before = sorted(p.name for p in tmp_path.iterdir())
     assert app.run(["poc", "run", *arguments, "--out", "out"]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert cause in said.err
-    assert fix in said.err
-    assert len(said.err.strip().splitlines()) <= 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert cause in output.err
+    assert fix in output.err
+    assert len(output.err.strip().splitlines()) <= 2
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 def test_a_directory_of_another_study_is_refused_and_kept(study: Path, capsys: Capture) -> None:
     before = {p.name: p.read_bytes() for p in study.iterdir()}
     assert app.run(["poc", "run", *SMALL[:-1], "3", "--out", str(study)]) == 2
-    said = capsys.readouterr().err
-    assert "holds another study" in said
-    assert "another directory" in said
+    output = capsys.readouterr().err
+    assert "holds another study" in output
+    assert "another directory" in output
     assert {p.name: p.read_bytes() for p in study.iterdir()} == before
 
 
@@ -344,9 +344,9 @@ def test_two_studies_side_by_side(study: Path, tmp_path: Path, capsys: Capture) 
     assert app.run(["poc", "run", *SMALL[:4], *options, "--out", str(other), "--quiet"]) == 0
     capsys.readouterr()
     assert app.run(["poc", "compare", str(study), str(other)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for wanted in ("A: digits", "B: digits", "AdamW", "Only in B: digits: Adam", "trials"):
-        assert wanted in said
+        assert wanted in output
     assert app.run(["poc", "compare", str(study), str(other), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert ["trials", "2", "1"] in value["differences"]

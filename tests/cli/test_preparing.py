@@ -1,4 +1,4 @@
-"""``sabun poc init``, ``check`` and ``calibrate``, as typed."""
+"""``sabun poc init``, ``check`` and ``calibrate``."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def test_init_for_a_script_compares_with_what_the_script_makes_and_shows_the_lin
     file, script = tmp_path / "mine.toml", Path(__file__).parents[1] / "poc" / "scripts" / "plain.py"
     command = f"{python} {script} --epochs {{epochs}}"
     assert run(["poc", "init", str(file), "--script", command, "--check"]) == 0
-    said = capsys.readouterr().out
-    assert "optimizer = sabun.swap(optimizer)" in said
-    assert "No problem found" in said
-    assert "The study has 123 runs" in said  # 3 arms × (12 × 2 + 16 + 1)
+    output = capsys.readouterr().out
+    assert "optimizer = sabun.swap(optimizer)" in output
+    assert "No problem found" in output
+    assert "The study has 123 runs" in output  # 3 arms × (12 × 2 + 16 + 1)
     study = Study.load(file)
     assert (study.task, study.baseline.optimizer) == (f"script:{command}", "script")
     assert run(["poc", "init", str(tmp_path / "x.toml"), "--script", "a", "--task", "b"]) == 2
 
 
-def test_check_tells_of_a_script_without_the_lines_at_once(
+def test_check_reports_a_script_without_the_calls_after_one_run(
     tmp_path: Path, python: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "train.py").write_text("print('training')\n", encoding="utf-8")
     assert run(["poc", "check", "--script", f"{python} {tmp_path / 'train.py'}"]) == 1
-    said = capsys.readouterr()
-    assert "script fails: it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)'" in said.out
-    assert said.err.count("checking") == 1
+    output = capsys.readouterr()
+    assert "script fails: it never called sabun.swap: put 'optimizer = sabun.swap(optimizer)'" in output.out
+    assert output.err.count("checking") == 1
 
 
-def test_check_passes_a_sound_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_no_problem_in_a_correct_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "check", "--task", "digits", "--candidate", "euler", "--quiet", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["findings"] == []
@@ -106,7 +106,7 @@ class Task:
     assert "Traceback" not in streams.err
 
 
-def test_calibrate_keeps_the_promise_and_shows_power(capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_shows_error_rate_and_power(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "calibrate", "--studies", "400", "--seeds", "8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["go_rate"] <= 0.05
     assert run(["poc", "calibrate", "--studies", "200", "--seeds", "8", "--effect", "0.2", "--json"]) == 0
@@ -118,7 +118,7 @@ def test_calibrate_keeps_the_promise_and_shows_power(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "options", [["--looks", "six"], ["--scenario", "skewd"], ["--effect", "2"], ["--studies", "0"]]
 )
-def test_calibrate_refuses_nonsense(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_refuses_invalid_options(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "calibrate", *options]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
@@ -130,27 +130,27 @@ def test_calibrate_refuses_nonsense(options: list[str], capsys: pytest.CaptureFi
         ["--candidate", "..x:SGD"], ["--candidate", "torch.optim:Sgd"],
     ],
 )  # fmt: skip
-def test_a_notation_that_names_nothing_is_refused_in_two_lines(
+def test_an_invalid_notation_is_refused_in_two_lines(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["poc", "run", *options, "--out", str(tmp_path / "study")]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert [line.partition(":")[0] for line in said] == ["error", "fix"]
+    output = capsys.readouterr().err.strip().splitlines()
+    assert [line.partition(":")[0] for line in output] == ["error", "fix"]
     assert not (tmp_path / "study").exists()
 
 
-def test_calibrating_a_study_that_is_not_there_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrating_without_a_study_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["poc", "calibrate", str(tmp_path / "none")]) == 2
     assert "there is no study in" in capsys.readouterr().err
 
 
-def test_init_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.toml"
     assert run(["poc", "init", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"file": str(file), "study": Study.load(file).hash}
 
 
-def test_every_move_of_a_roll_out_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_of_a_roll_out_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = ["--plan", str(tmp_path), "--json"]
 
     def answer(*words: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""``sabun rollout``: what operations people type, and what they are told. The whole drill is in tests/rollout."""
+"""The output of ``sabun rollout``. The complete drill is in tests/rollout."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def sabun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = app.run(["rollout", *arguments])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return call
 
@@ -33,8 +33,8 @@ BARE = ("init", "--champion", "torch.optim:AdamW", "--challenger", "nesterov@ada
 INIT = (*BARE, "--champion-lr", "0.001", "--challenger-lr", "0.003")
 
 
-def test_mistakes_are_two_lines_and_leave_nothing_behind(sabun: Sabun, tmp_path: Path) -> None:
-    for arguments, said in (
+def test_errors_are_two_lines_and_nothing_is_written(sabun: Sabun, tmp_path: Path) -> None:
+    for arguments, output in (
         (("status",), "not started"),
         (("init",), "no plan to start from"),
         (("init", "--champion", "torch.optim:AdamW"), "no plan to start from"),
@@ -46,13 +46,13 @@ def test_mistakes_are_two_lines_and_leave_nothing_behind(sabun: Sabun, tmp_path:
     ):
         code, out, err = sabun(*arguments)
         assert code in (1, 2), arguments
-        assert said in err, (arguments, err)
+        assert output in err, (arguments, err)
         assert err.count("\n") == 2, err
         assert (out, [*tmp_path.iterdir()]) == ("", [])
     assert sabun("rollback")[0] == 2  # the reason is not optional
 
 
-def test_status_for_machines(sabun: Sabun) -> None:
+def test_status_as_json(sabun: Sabun) -> None:
     assert sabun(*INIT)[0] == 0
     code, out, _ = sabun("status", "--json")
     facts = json.loads(out)
@@ -80,7 +80,7 @@ def test_a_refusal_and_an_override(sabun: Sabun) -> None:
     assert (code, "stage poc" in out) == (0, True)
 
 
-def test_a_plan_that_no_job_could_build_is_told_at_once_and_goes_nowhere(sabun: Sabun) -> None:
+def test_a_plan_that_cannot_be_built_is_reported_at_once_and_never_promoted(sabun: Sabun) -> None:
     code, out, _ = sabun(*BARE)
     assert code == 0
     assert "no job could build the challenger: cannot build 'nesterov@adam'" in out
@@ -105,7 +105,7 @@ def test_a_plan_that_no_job_could_build_is_told_at_once_and_goes_nowhere(sabun: 
     assert names == ["rollout.started", "rollout.refused", "rollout.changed", "rollout.promoted"]
 
 
-def test_a_default_learning_rate_is_told(sabun: Sabun) -> None:
+def test_a_default_learning_rate_is_reported(sabun: Sabun) -> None:
     code, out, _ = sabun("init", "--champion", "torch.optim:AdamW", "--challenger", "torch.optim:SGD(lr=0.1)")
     assert code == 0
     assert out.count("has no lr") == 1
@@ -113,8 +113,8 @@ def test_a_default_learning_rate_is_told(sabun: Sabun) -> None:
     assert json.loads(sabun("status", "--json")[1])["stage"] == "poc"
 
 
-def test_no_option_of_init_is_swallowed(sabun: Sabun, tmp_path: Path) -> None:
-    for arguments, said in (
+def test_no_option_of_init_is_ignored(sabun: Sabun, tmp_path: Path) -> None:
+    for arguments, output in (
         ((*BARE[:3], "--champion-lr", "1", "--name", "x"), "no plan to start from"),
         (("init", "--champion-lr", "0.1"), "--champion-lr needs --champion"),
         (("init", "--study", "x", "--challenger", "torch.optim:SGD"), "--challenger cannot be combined with --study"),
@@ -122,11 +122,11 @@ def test_no_option_of_init_is_swallowed(sabun: Sabun, tmp_path: Path) -> None:
     ):
         code, out, err = sabun(*arguments)
         assert (code, out) == (2, ""), arguments
-        assert said in err
+        assert output in err
         assert [*tmp_path.iterdir()] == []
 
 
-def test_verify_names_the_broken_link_and_knows_an_anchor(sabun: Sabun) -> None:
+def test_verify_names_the_changed_line_and_checks_an_anchor(sabun: Sabun) -> None:
     sabun(*INIT)
     sabun("promote", "--override", "agreed")
     code, out, _ = sabun("verify")
@@ -146,7 +146,7 @@ def test_verify_names_the_broken_link_and_knows_an_anchor(sabun: Sabun) -> None:
     assert (code, "Every new job trains with the champion" in err) == (1, True)
 
 
-def test_the_log_for_people_and_machines(sabun: Sabun) -> None:
+def test_the_log_is_exported(sabun: Sabun) -> None:
     sabun(*INIT)
     sabun("rollback", "--reason", "a | b")
     assert r"reason: a \| b" in sabun("log")[1]

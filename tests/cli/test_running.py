@@ -1,4 +1,4 @@
-"""``sabun poc run``'s ways of working, ``resume`` and ``status``: what stands in the store is what counts."""
+"""Executors and budgets of ``sabun poc run``, ``resume`` and ``status``."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[dict[st
     return study, untimed(run(study, tmp_path_factory.mktemp("whole")).runs)
 
 
-def test_resume_goes_on_from_the_directory_alone(
+def test_resume_continues_from_the_directory_alone(
     whole: tuple[Study, list[dict[str, object]]], tmp_path: Path, capsys: Capture
 ) -> None:
     study, records = whole
     interrupted(study, tmp_path, 7)
     assert app.run(["poc", "status", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "7 of 24 runs, stopped" in said
-    assert f"sabun poc resume {tmp_path}" in said
+    output = capsys.readouterr().out
+    assert "7 of 24 runs, stopped" in output
+    assert f"sabun poc resume {tmp_path}" in output
     assert app.run(["poc", "resume", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert "24 runs, 7 of them already done" in said.err
-    assert str(tmp_path / "report.html") in said.out
+    output = capsys.readouterr()
+    assert "24 runs, 7 of them already done" in output.err
+    assert str(tmp_path / "report.html") in output.out
     assert untimed(stored.read(tmp_path).runs) == records
     assert app.run(["poc", "status", str(tmp_path), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
@@ -69,7 +69,7 @@ def test_resume_with_more_jobs_gives_the_same_records(
     assert resumed == sorted(records, key=lambda r: str(r["run"]))
 
 
-def test_resume_answers_a_pipeline_by_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_codes_of_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny_study(trials=0, seeds=1)
     interrupted(study, tmp_path, 2)
     monkeypatch.setattr("torch.__version__", "0.0")
@@ -104,7 +104,7 @@ def test_status_of_a_study_that_runs_and_of_one_that_was_killed(tmp_path: Path, 
     assert killed["runs"] == []
 
 
-def test_no_tuning_takes_every_arm_as_it_is(tmp_path: Path) -> None:
+def test_no_tuning_uses_every_arm_as_given(tmp_path: Path) -> None:
     arms = ["--baseline", "torch.optim:SGD(lr=0.02)", "--candidate", "torch.optim:SGD(momentum=0.9)"]
     small = ["--seeds", "1", "--epochs", "1", "--quiet"]
     assert app.run(["poc", "run", task(), *arms, *small, "--no-tuning", "--out", str(tmp_path)]) == 0
@@ -124,20 +124,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "cause", "fix"), BAD, ids=[" ".join(case[0]) for case in BAD])
-def test_bad_input_is_told_and_leaves_nothing(
+def test_bad_input_is_reported_and_nothing_is_written(
     arguments: list[str], cause: str, fix: str, tmp_path: Path, capsys: Capture
 ) -> None:
     assert app.run(["poc", "run", *arguments, "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert cause in said.err
-    assert fix in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert cause in output.err
+    assert fix in output.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_start_before_torch_is_loaded(tmp_path: Path) -> None:
-    """Which is what makes their seconds of imports cost nothing: they get ready beside the command itself."""
+    """Their imports then take place while the command itself imports torch."""
     code = (
         "import sys\nfrom sabun.poc.executors import processes\n"
         "def here(jobs): print(jobs, 'torch' in sys.modules, flush=True); raise SystemExit(0)\n"

@@ -92,7 +92,7 @@ def test_the_code_is_found_and_can_fail() -> None:
     } <= places
     assert {
         "sabun/optim/runge_kutta.py:RungeKutta",
-        "sabun/poc/tasks/base.py:",
+        "sabun/poc/tasks/task.py:",
         "sabun/rollout/guard/guard.py:",
     } <= places
     assert code_in("A::\n\n        a = 1\n\n        b\n\n    c") == ["a = 1\n\nb"]

@@ -80,7 +80,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 def told_elsewhere() -> set[str]:
     """Methods whose meaning is said once for all who have them: by a protocol, or, of tasks, by
-    sabun.poc.tasks.base."""
+    sabun.poc.tasks.task."""
     protocols = [c for c in map(resolve, public()) if inspect.isclass(c) and getattr(c, "_is_protocol", False)]
     said = {name for c in protocols for name, method in vars(c).items() if getattr(method, "__doc__", None)}
     return {name for name in said if not name.startswith("_")} | {"model", "data", "loss", "metric"}

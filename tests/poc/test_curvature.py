@@ -16,7 +16,7 @@ from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.seeds import Seeds
 from sabun.poc.spec import Run, Study
-from sabun.poc.tasks.base import Scores
+from sabun.poc.tasks.task import Scores
 from sabun.poc.training.curvature import ITERATIONS, Probe, largest_eigenvalue
 from sabun.poc.training.trainer import Trainer
 

@@ -16,7 +16,7 @@ from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
 from sabun.poc import evidence as stored
 from sabun.poc import schedule as plan_module
-from sabun.poc.executors.base import Executor, Unit
+from sabun.poc.executors.executor import Executor, Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.schedule import evaluation_order

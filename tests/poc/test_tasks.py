@@ -20,10 +20,10 @@ from sabun.errors import MissingExtraError, StudyError
 from sabun.poc.tasks import builtin as builtin_tasks
 from sabun.poc.tasks import data
 from sabun.poc.tasks import loading as tasks
-from sabun.poc.tasks.base import Scores, Seeds, Session
 from sabun.poc.tasks.data import Source, fetch
 from sabun.poc.tasks.function_task import FunctionTask
 from sabun.poc.tasks.loading import load
+from sabun.poc.tasks.task import Scores, Seeds, Session
 
 from .helpers import TINY, task
 

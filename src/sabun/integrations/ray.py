@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sabun.errors import MissingExtraError, OptionError, SabunError, StudyError, TrainingError
-from sabun.poc.executors.base import Unit, WorkerLost
+from sabun.poc.executors.executor import Unit, WorkerLost
 from sabun.poc.executors.wire import Assignment, decode_unit, encode_unit, run_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy
@@ -179,7 +179,7 @@ class _RemoteWorker:
 
 
 class Worker:
-    """The actor. ``load`` is a call of its own, so that the caller receives the error that it raises."""
+    """The actor. ``load`` is a separate call, so that the caller receives the error that it raises."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._setup = setup

@@ -23,7 +23,7 @@ from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.filters import Realization
 from sabun.optim.momentum import filter_of, momentum_of
-from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner
+from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.tensors import refuse_sparse
 from sabun.optim.terms import Tensors
 

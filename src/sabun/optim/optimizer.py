@@ -26,7 +26,7 @@ from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
 from sabun.optim.checkpoints import VERSION, encoding, examined, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
-from sabun.optim.control.base import Controller
+from sabun.optim.control.controller import Controller
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.group_roles import ROLES, resolve, resolve_edits
 from sabun.optim.momentum import momentum_of

@@ -70,10 +70,10 @@ def split(
     """(hidden matrices, the rest), in order.
 
     A hidden matrix has two sides longer than one once it is flattened to (first dimension, all others), and is neither
-    a depthwise kernel, nor an embedding or another table, nor in the head. Embeddings are told by ``nn.Embedding`` or
-    by name. The head is told by name, outside of repeated blocks, and all of that module is; or else it is the last
-    matrix; beside an embedding only if it is called an output, for else the weights are tied. ``is_hidden(name,
-    parameter)`` decides instead, if given.
+    a depthwise kernel, nor an embedding or another table, nor in the head. Embeddings are recognised by
+    ``nn.Embedding`` or by name. The head is a module with such a name outside of repeated blocks. Without one, it is
+    the last matrix; in a model with an embedding only if its name says output, because otherwise the weights are tied.
+    ``is_hidden(name, parameter)`` decides instead, if given.
     """
     pairs = named(params)
     if is_hidden is not None:

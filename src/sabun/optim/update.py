@@ -23,7 +23,7 @@ from sabun.optim.buckets import Bucket
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
-from sabun.optim.preconditioners.base import Work
+from sabun.optim.preconditioners.preconditioner import Work
 from sabun.optim.stochastic_rounding import narrow
 from sabun.optim.tensors import real_views
 from sabun.optim.terms import Tensors, Terms, accumulate

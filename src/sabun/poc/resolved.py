@@ -14,9 +14,9 @@ from torch import nn
 
 from sabun.errors import StudyError
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
-from sabun.poc.tasks.base import Task, seeded
 from sabun.poc.tasks.loading import load, provenance
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.tasks.task import Task, seeded
 from sabun.script import arms
 from sabun.script.arms import Recipe
 
@@ -76,7 +76,7 @@ class ResolvedStudy:
             return self.arms[arm].recipe.build(model, hyperparameters)
 
     def epochs_of(self, run: Run) -> int | None:
-        """Return the number of epochs of a run; None if its script does not tell (a command without ``{epochs}``)."""
+        """Return the number of epochs of a run; None if only its script knows (no ``{epochs}``)."""
         if not isinstance(self.task, ScriptCommand):
             return 1 if run.phase == "time" else self.study.budget.epochs
         return self.task.stop_after(run) or (self.study.budget.epochs if self.task.takes_epochs else None)

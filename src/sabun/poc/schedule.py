@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sabun.poc import events
 from sabun.poc.evidence.study_records import StudyRecords
-from sabun.poc.executors.base import Unit
+from sabun.poc.executors.executor import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.records import Phase
 from sabun.poc.resolved import ResolvedStudy

@@ -9,7 +9,7 @@ and the records are those of an undisturbed study, timings aside. Order of work:
 3. the first evaluation seed of every arm once more, to test whether its weights are the same to the last bit;
 4. if runs shared the machine: short timing runs, one at a time.
 
-:mod:`sabun.poc.schedule` determines which run is next, :mod:`sabun.poc.executors.base` where it runs. With
+:mod:`sabun.poc.schedule` determines which run is next, :mod:`sabun.poc.executors.executor` where it runs. With
 ``budget.looks`` steps 2 to 4 cover the seeds of the first look; the study ends if the assessment, with error spending,
 has decided, and continues to the next look otherwise.
 """
@@ -25,7 +25,7 @@ from sabun.poc import events
 from sabun.poc.evidence.specification import refuse_other
 from sabun.poc.evidence.study_evidence import StudyEvidence
 from sabun.poc.evidence.study_writer import StudyWriter
-from sabun.poc.executors.base import Executor
+from sabun.poc.executors.executor import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
 from sabun.poc.resolved import ResolvedStudy, resolve

@@ -6,7 +6,7 @@ import time
 
 from sabun.poc import events
 from sabun.poc.evidence.study_writer import StudyWriter
-from sabun.poc.executors.base import Executor, Unit, WorkerLost
+from sabun.poc.executors.executor import Executor, Unit, WorkerLost
 from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.schedule import RunSchedule

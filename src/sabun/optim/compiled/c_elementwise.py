@@ -16,7 +16,7 @@ import torch
 from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, step
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.terms import Tensors
 
 __all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "source"]

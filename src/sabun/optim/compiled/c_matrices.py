@@ -22,8 +22,8 @@ from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_elementwise import TYPES, CEmitter
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, direction
-from sabun.optim.preconditioners.base import Preconditioner
 from sabun.optim.preconditioners.orthogonal import arithmetic, gram_pays, polynomials
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.terms import Tensors
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.compiled.formula import Rule
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.terms import Tensors
 
 __all__ = ["CKernel", "PointerTable"]

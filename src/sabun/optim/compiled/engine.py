@@ -28,7 +28,7 @@ from sabun.optim.compiled.c_tables import CKernel, PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
 from sabun.optim.filters import Realization
-from sabun.optim.preconditioners.base import MatrixForm, Preconditioner
+from sabun.optim.preconditioners.preconditioner import MatrixForm, Preconditioner
 from sabun.optim.terms import Tensors
 
 __all__ = ["Engine"]

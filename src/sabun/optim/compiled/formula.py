@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from sabun.optim.filters import Realization
-from sabun.optim.preconditioners.base import ElementwiseForm, MatrixForm, Preconditioner
+from sabun.optim.preconditioners.preconditioner import ElementwiseForm, MatrixForm, Preconditioner
 
 __all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule_of", "step"]
 

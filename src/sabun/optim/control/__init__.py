@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sabun.optim.control.balance import Balance
-from sabun.optim.control.base import STEP_CONTROLS, Fixed, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Fixed, StepContext, StepControl
 from sabun.optim.control.embedded_error import EmbeddedError
 from sabun.optim.control.stability import Stability
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import Averaging
-from sabun.optim.control.base import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.tensors import real_view
 
 __all__ = ["Balance"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sabun.optim.control.base import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
 from sabun.optim.options import ABOVE_ZERO, option
 from sabun.optim.tensors import real_view
 

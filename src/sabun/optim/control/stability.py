@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import Averaging
-from sabun.optim.control.base import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.momentum import scheme_of
 from sabun.optim.options import SHARE, integer, option
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.tensors import norm, refuse_sparse
 
 __all__ = ["Stability", "StabilityController"]

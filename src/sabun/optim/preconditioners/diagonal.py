@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, option
-from sabun.optim.preconditioners.base import PRECONDITIONERS, ElementwiseForm, Preconditioner, Work
+from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, ElementwiseForm, Preconditioner, Work
 from sabun.optim.tensors import real_view
 from sabun.optim.terms import Tensors, Terms, accumulate
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, integer, option, optional
-from sabun.optim.preconditioners.base import PRECONDITIONERS, Preconditioner, Work
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, sorted_eigenbasis
+from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, Preconditioner, Work
 from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Kronecker"]
@@ -49,6 +49,7 @@ class Kronecker(Preconditioner):
 
     @cached_property
     def fallback(self) -> Adam:
+        """``adam`` with the same β₂ and ε, for parameters that are not matrices."""
         return Adam(self.beta2, self.eps)
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, option
-from sabun.optim.preconditioners.base import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, orthogonalize_all, polynomials
+from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Spectral"]
@@ -68,6 +68,7 @@ class Spectral(Preconditioner):
 
     @cached_property
     def fallback(self) -> Adam:
+        """``adam`` with the same β₂ and ε, for parameters that are not matrices."""
         return Adam(self.beta2, self.eps)
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:

@@ -60,10 +60,10 @@ class VerifiedRecords:
 def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     """Read and verify the study in the directory ``path``.
 
-    Detects an edit, a deletion (at the end too), an addition or a reordering of records and events. Whoever can write
-    all files can write new chains; ``anchor``, a head hash of the audit log kept elsewhere, detects that. Tampering is
-    logged as an event where the log itself is valid and can be written. Raises StoreError where there is no study, or
-    its specification was changed.
+    Detects an edit, a deletion (at the end too), an addition or a reordering of records and events. A process
+    that can write all files can write new chains; ``anchor``, a head hash of the audit log kept elsewhere, detects
+    that. Tampering is logged as an event if the log itself is valid and writable. Raises StoreError if there is no
+    study, or its specification was changed.
     """
     started = (path / AUDIT).exists()
     # The log first: where a study is running, a record may then lack its event, but never an event its record.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sabun.poc.executors.base import Unit
+from sabun.poc.executors.executor import Unit
 from sabun.poc.executors.runtime_environment import runtime_environment
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy

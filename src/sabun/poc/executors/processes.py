@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sabun.errors import TrainingError
-from sabun.poc.executors.base import Unit, WorkerLost
+from sabun.poc.executors.executor import Unit, WorkerLost
 from sabun.poc.executors.wire import Assignment, encode_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sabun.poc.codec import decode, decode_epoch, encode, encode_epoch
-from sabun.poc.executors.base import Unit
+from sabun.poc.executors.executor import Unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sabun.errors import StudyError
 from sabun.poc.seeds import Seeds
-from sabun.poc.tasks.base import Scores, Split, seeded
+from sabun.poc.tasks.task import Scores, Split, seeded
 from sabun.poc.user_errors import user_code
 
 __all__ = ["DatasetSplit", "FunctionSession", "FunctionTask", "TensorSplit"]
@@ -109,7 +109,7 @@ class FunctionSession:
 
 
 class FunctionTask:
-    """A :class:`~sabun.poc.tasks.base.Task` made from a user's class with ``model``, ``data`` and ``loss``.
+    """A :class:`~sabun.poc.tasks.task.Task` made from a user's class with ``model``, ``data`` and ``loss``.
 
     Raises StudyError for data that are empty, of unequal lengths, or fewer than one batch.
     """

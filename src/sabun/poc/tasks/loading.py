@@ -19,9 +19,9 @@ from typing import Any
 
 from sabun.errors import SabunError, StudyError, unknown
 from sabun.poc.spec import Scalar
-from sabun.poc.tasks.base import Task
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.function_task import FunctionTask
+from sabun.poc.tasks.task import Task
 from sabun.poc.user_errors import describe, user_code
 
 __all__ = ["load", "provenance"]
@@ -81,7 +81,7 @@ def _as_task(source: Any, name: str) -> Task:
     if missing:
         raise StudyError(
             f"task {name!r} has no {missing[0]}().",
-            fix="Define model(), data() and loss(model, batch), or session(seeds); see sabun.poc.tasks.base.",
+            fix="Define model(), data() and loss(model, batch), or session(seeds); see sabun.poc.tasks.task.",
         )
     return FunctionTask(source, name)
 

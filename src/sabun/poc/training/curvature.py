@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sabun import optim
-from sabun.poc.tasks.base import Session, seeded
+from sabun.poc.tasks.task import Session, seeded
 
 __all__ = ["ITERATIONS", "Probe", "largest_eigenvalue"]
 

@@ -14,7 +14,7 @@ from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, Status, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run
-from sabun.poc.tasks.base import Scores, Session, Split, seeded
+from sabun.poc.tasks.task import Scores, Session, Split, seeded
 from sabun.poc.training.curvature import Probe
 from sabun.poc.training.loop import TrainingLoop, finite
 from sabun.script.protocol import averaged, enter_mode

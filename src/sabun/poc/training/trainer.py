@@ -13,8 +13,8 @@ from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run
 from sabun.poc.startup import first_optimizer
-from sabun.poc.tasks.base import Task, seeded
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.tasks.task import Task, seeded
 from sabun.poc.training.loop import now
 from sabun.poc.training.single import SingleTraining
 from sabun.poc.user_errors import describe, user_code
@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(self, resolved: ResolvedStudy) -> None:
         if isinstance(resolved.task, ScriptCommand):
-            raise TrainingError("a script trains in a process of its own.", fix="Use ScriptTrainer.")
+            raise TrainingError("Trainer cannot run a script.", fix="Use ScriptTrainer.")
         self.resolved = resolved
         self.task: Task = resolved.task
         self.graphs: dict[object, Callable[..., Any]] = {}

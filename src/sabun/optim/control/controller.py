@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sabun.optim.averaging import Averaging
 from sabun.optim.control.same_batch import SameBatch
-from sabun.optim.preconditioners.base import Preconditioner
+from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.roles import Role, Table
 
 __all__ = ["STEP_CONTROLS", "Controller", "Entry", "Fixed", "StepContext", "StepControl"]
