@@ -118,7 +118,7 @@ def _find(side: Side, arms: Iterable[Arm], role: str, study: Path) -> str:
     wanted = _without_spaces(side.optimizer)
     for arm in arms:
         if arm.optimizer == SCRIPT and side.arm == arm.name:
-            return arm.name  # whoever wrote the plan knows what the script makes; see `propose`
+            return arm.name  # the plan names the optimizer that the script makes; see `propose`
         if _without_spaces(arm.optimizer) == wanted and side.arm in ("", arm.name):
             return arm.name
     shown = ", ".join(f"{arm.name} ({arm.optimizer})" for arm in arms)
