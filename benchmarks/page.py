@@ -93,7 +93,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     rows.append(Claim("diverged runs of `sabun`", 0.0, float(lost)))
     rows += [
         Claim(
-            f"seconds a step on {task}, AdamW's = 1", 1.10, arms[OURS].cost,
+            f"seconds per step on {task}, AdamW's = 1", 1.10, arms[OURS].cost,
             compiled=_over(arms[OURS].cost, compiled.tasks.get(task, {}).get(BASELINE)),
         )
         for task, arms in e.tasks.items()
@@ -166,24 +166,25 @@ def _head(evidence: Evidence) -> list[str]:
     budgets = [study["budget"] for studies in about.get("studies", {}).values() for study in studies.values()]
     trials, seeds = max((b["trials"] for b in budgets), default=0), max((b["seeds"] for b in budgets), default=0)
     lines = [
-        "# The benchmark: sabun against its strongest peers, tuned alike",
+        "# The benchmark: sabun and other optimizers with equal tuning",
         "",
-        "Written by `make benchmark` from stored records; no figure on this page was typed by hand. "
-        f"Profile **{evidence.profile}**: {len(evidence.tasks)} tasks; every tuned arm {trials} trials over "
-        f"equally wide spaces around its documented default, then {seeds} paired seeds. Command: "
+        "`make benchmark` generates this page from stored records. "
+        f"Profile **{evidence.profile}**: {len(evidence.tasks)} tasks; every tuned arm has {trials} trials in "
+        f"a search space of equal width around its documented default, then {seeds} paired seeds. Command: "
         f"`make benchmark{' QUICK=1' if evidence.profile == 'quick' else ''}`.",
         "",
         f"Machine: {machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores, device "
-        f"{environment.get('device', '?')}, one thread a run. Versions: "
+        f"{environment.get('device', '?')}, one thread per run. Versions: "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         + ".",
         "",
     ]  # fmt: skip
     if not about.get("quiet", True):
         lines += [
-            "> **The machine was shared while this ran.** Losses and steps are exact all the same: they do not "
-            "depend on the clock. Seconds are medians of runs that had no other run of the benchmark beside them, but "
-            "not the machine to themselves: take the columns in seconds as rough.",
+            "> **The machine was shared during the benchmark.** Losses and steps do not depend on the clock and are "
+            "exact. "
+            "Seconds are medians of runs without another run of the benchmark in parallel, but not on an idle machine, "
+            "so the columns in seconds are approximate.",
             "",
         ]  # fmt: skip
     studies = about.get("studies", {})
@@ -193,15 +194,15 @@ def _head(evidence: Evidence) -> list[str]:
     ]
     if missing:
         lines += [
-            f"> **Incomplete: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been run to the end.** "
-            "Means are over what stands below only; the best of several peers is not asked for where one of them is "
-            "missing. The same command goes on where it stopped.",
+            f"> **Incomplete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not complete.** "
+            "Means are over the rows below only, and the best of several optimizers is omitted if one of them is "
+            "missing. The same command continues the benchmark.",
             "",
         ]
     if evidence.profile == "quick":
         lines += [
-            "> **This is the quick profile**: small models and short runs, to see the machinery at work. "
-            "It says what holds for such runs and no more.",
+            "> **This is the quick profile**: small models and short runs, to test the benchmark. "
+            "The results apply to such runs only.",
             "",
         ]
     return lines
@@ -211,10 +212,11 @@ def _claims(evidence: Evidence) -> list[str]:
     clocked = at_the_cost_of(evidence, COMPILED).tasks
     beside = [f"in seconds, {FUSED}"] if clocked else []
     lines = [
-        "## What was to be shown, and what came out",
+        "## Targets and results",
         "",
-        "Ratios of time to target (below 1: `sabun` is faster); in parentheses the 95% interval over tasks, where the "
-        "tasks are enough for one, and the one over seeds.",
+        "Ratios of time to target (below 1: `sabun` is faster). In parentheses: the 95% interval over tasks, if "
+        "there are "
+        "enough tasks, and the 95% interval over seeds.",
         "",
         *_compiled(evidence, list(clocked)),
         "| " + " | ".join(["claim", "target", "in seconds", *beside, "in steps", ""]) + "|",
@@ -240,16 +242,17 @@ def _claims(evidence: Evidence) -> list[str]:
 
 
 def _compiled(evidence: Evidence, clocked: Sequence[str]) -> list[str]:
-    """What the column with torch's compiled step is; nothing where no task has it."""
+    """The explanation of the column with torch's compiled step; empty if no task has it."""
     if not clocked:
         return []
     missing = [task for task in evidence.tasks if task not in clocked]
     text = (
-        f"*{FUSED}*: torch has a compiled step for these two, which it takes only when asked. The column has the same "
-        "curves at the seconds a step of that; whether a claim is reached is said of torch's default first."
+        f"*{FUSED}*: torch has an optional compiled step for these two. The column uses the same curves with the "
+        "seconds "
+        "per step of the compiled step. The result refers to torch's default step first."
     )
     if missing:
-        text += f" It leaves out {', '.join(missing)}, where that step was not clocked."
+        text += f" It excludes {', '.join(missing)}, where that step was not timed."
     return [text, ""]
 
 
@@ -309,11 +312,11 @@ def _median(arm: Arm) -> float:
 def _duels(e: Evidence) -> list[str]:
     tasks = list(e.tasks)
     lines = [
-        "## Against each peer, task by task",
+        "## Against each optimizer, by task",
         "",
-        "Steps to target of `sabun` over those of the peer; **above 1 it loses**, and the number is bold.",
+        "Steps to target of `sabun` relative to those of the other optimizer; **above 1 `sabun` is slower**.",
         "",
-        "| peer | mean | " + " | ".join(tasks) + " |",
+        "| optimizer | mean | " + " | ".join(tasks) + " |",
         "|---|---:|" + "---:|" * len(tasks),
     ]
     rows: list[tuple[str, str, str]] = [(OURS, peer, peer) for peer in (*PEERS, ADAMW_TUNED, MUON_TUNED)]
@@ -335,11 +338,12 @@ def _every(evidence: Evidence) -> list[str]:
     lines = [
         "## Every arm against the best of the others",
         "",
-        f"Time to target of each tuned arm over that of whichever of the other {len(names) - 1} leaves it worst on "
-        "each task. The best of so many is the largest of as many ratios, each with the noise of its seeds, and it is "
-        "picked after the outcome: a figure above 1 is to be expected even of an arm that is as good as the best of "
-        "them. So the line of `sabun` is to be read against the other lines. Rivals that differ in a momentum or a "
-        "decay alone count one by one.",
+        f"Time to target of each tuned arm relative to the best of the other {len(names) - 1} on each task. The "
+        "best is the "
+        "maximum over noisy ratios and chosen after the result, so a value above 1 is expected even for an arm as good "
+        "as the best. Compare the row of `sabun` with the other rows. Arms that differ in momentum or weight decay "
+        "only "
+        "are counted separately.",
         "",
         "| arm | in steps | in seconds |",
         "|---|---:|---:|",
@@ -358,7 +362,7 @@ def _bold(value: float | None) -> str:
 
 def _rest(e: Evidence) -> list[str]:
     lines = [
-        "## Spread, tolerance, step time, memory",
+        "## Spread, tolerance, step time and memory",
         "",
         "Spread: standard deviation over seeds of the final loss. Tolerance: decades of learning rate within 10% of "
         "the best trial. Step time: seconds of a whole training step (forward, backward, optimizer) on each task, "
@@ -408,7 +412,7 @@ def _tuning(evidence: Evidence) -> list[str]:
     lines = [
         "## Tuned learning rates",
         "",
-        "† the best trial lies at an edge of what was tried: the true optimum may lie outside.",
+        "† the best trial is at the edge of the search range: the optimum may be outside.",
         "",
         "| arm | " + " | ".join(tasks) + " |",
         "|---|" + "---:|" * len(tasks),
@@ -424,8 +428,8 @@ def _tuning(evidence: Evidence) -> list[str]:
     if starved:
         lines += [
             "",
-            f"> **Under-tuned on at least one task: {'; '.join(starved)}.** A win against such an arm there "
-            "proves nothing; a loss to it stands.",
+            f"> **Under-tuned on at least one task: {'; '.join(starved)}.** An advantage over such an arm is "
+            "not conclusive; a disadvantage is.",
         ]
     return [*lines, ""]
 
@@ -433,33 +437,38 @@ def _tuning(evidence: Evidence) -> list[str]:
 def _reading(evidence: Evidence) -> list[str]:
     far = apart(evidence, COMPILED[BASELINE], "AdamW, untuned")
     fused = [
-        "- Each optimizer steps as its package does by default. "
+        "- Each optimizer uses its package's default step. "
         + _compiler(evidence.about.get("environment", {}))
-        + "torch's AdamW and SGD have a compiled step for those who ask for it (`fused=True`): the same method, "
-        "rounded differently in the last bits. "
+        + "torch's AdamW and SGD have an optional compiled step (`fused=True`): the same method with different "
+        "rounding. "
         + (
-            "In these records AdamW's losses are the same with both, to the six digits that are kept. "
+            "In these records AdamW's losses are equal with both, to the six digits stored. "
             if far == 0
             else f"In these records AdamW's losses with the two differ by at most {far:.1g} of the loss. "
         )
-        + "So the column for it takes the curves of the tuned arms, and the seconds of an untuned one: what a step "
-        "takes does not depend on the rate. The AdamW beside Muon, NAdamW and the packages' optimizers are left as "
-        "they come.",
+        + "The column for it therefore uses the curves of the tuned arms and the seconds of an untuned one, because "
+        "the "
+        "time of a step does not depend on the learning rate. The AdamW next to Muon, NAdamW and the packages' "
+        "optimizers "
+        "use their defaults.",
     ] if far is not None else []  # fmt: skip
     return [
         "## How to read it",
         "",
-        "- Two runs of a seed are compared by the time each needs to reach the loss at which the worse of the two "
-        "ends. All arms but the schedule-free one decay their learning rate linearly to zero, so a target reached "
-        "early is reached with an undecayed rate: ratios understate the better arm.",
-        "- Seconds are steps times the median seconds a step, as a multiple of that of AdamW, as torch steps it by "
-        "default, measured in the same study.",
+        "- Two runs of a seed are compared by the time to reach the final loss of the worse run. All arms except the "
+        "schedule-free one decay their learning rate linearly to zero, so an early target is reached with a larger "
+        "rate, "
+        "and the ratios understate the better arm.",
+        "- Seconds are steps times the median seconds per step, relative to AdamW with torch's default step in the "
+        "same "
+        "study.",
         *fused,
-        "- `torch.optim.Muon` orthogonalises in bfloat16, for which many CPUs have no units; the columns in steps do "
-        "not depend on that.",
-        "- *Muon, β tuned* is the best of three momenta by tuning, so it had three times the trials of other arms. "
-        "*AdamW, λ tuned* is the better of two weight decays, 0.01 and 1, and had twice as many. `sabun` has the decay "
-        "of its default.",
+        "- `torch.optim.Muon` orthogonalises in bfloat16, which many CPUs do not support in hardware; the columns "
+        "in steps do "
+        "not depend on this.",
+        "- *Muon, β tuned* is the best of three momenta, so it had three times as many trials as other arms. "
+        "*AdamW, λ tuned* is the better of two weight decays, 0.01 and 1, with twice as many trials. `sabun` uses its "
+        "default decay.",
         "- Records: `benchmarks/results/`. Definitions: `benchmarks/scores.py`. How the preset was chosen, and on "
         "which tasks: [research](research/index.md).",
         "",
@@ -471,7 +480,7 @@ def _compiler(environment: Mapping[str, Any]) -> str:
     if "compiler" not in environment:
         return ""
     here = environment["compiler"]
-    return f"`sabun` compiles its step where it finds a C compiler (here: {here or 'none, so it did not'}). "
+    return f"`sabun` compiles its step if it finds a C compiler (here: {here or 'none, so it did not'}). "
 
 
 def _estimate(estimate: Estimate) -> str:

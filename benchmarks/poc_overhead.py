@@ -26,7 +26,7 @@ def bare(task: object, epochs: int, lr: float) -> tuple[float, float]:
     """Train as a user would; return the total seconds and those of training."""
     source, splits = task.source, task.splits  # type: ignore[attr-defined]
     x, y = splits["train"].batch(torch.arange(len(splits["train"])))
-    held = splits["validation"].batch(torch.arange(len(splits["validation"])))
+    validation = splits["validation"].batch(torch.arange(len(splits["validation"])))
     size = source.batch_size
     steps = len(x) // size
     begin = time.perf_counter()
@@ -52,8 +52,8 @@ def bare(task: object, epochs: int, lr: float) -> tuple[float, float]:
         float(torch.stack(losses).mean())
         model.eval()
         with torch.no_grad():
-            float(source.loss(model, held))
-            float(source.metric(model, held))
+            float(source.loss(model, validation))
+            float(source.metric(model, validation))
     return time.perf_counter() - begin, training
 
 

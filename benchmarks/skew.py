@@ -13,13 +13,14 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from sabun.poc.judgement.calibrate import SCENARIOS, Records, Scenario, judge_arrays, simulate
+from sabun.poc.judgement.calibrate import judge_arrays
+from sabun.poc.judgement.simulation import SCENARIOS, Scenario, StudyArrays, simulate
 from sabun.poc.spec import Thresholds
 
 ALPHA = 0.05
 
 
-def corrected(records: Records) -> dict[str, np.ndarray]:
+def corrected(records: StudyArrays) -> dict[str, np.ndarray]:
     """Study by study, whether each test finds the candidate's mean loss below the baseline's."""
     d = records.loss[:, 1] - records.loss[:, 0]
     n = d.shape[1]

@@ -4,7 +4,7 @@ PYTHONPATH=src python benchmarks/step_paths.py [--rounds 21] [--limit 10000000] 
 
 Rounds are interleaved; the ratio is the median over rounds of the time divided by that of the foreach step in the same
 round. ``stability`` chooses the length of the step once all updates are known; ``heun`` is a Runge–Kutta step, which
-evaluates two gradients (their time is included, a copy of stored ones).
+evaluates two gradients (their time is included, a copy of stored ones). MiB is what a step holds beyond its state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sabun import Optimizer
-from sabun.bench.measurement import interleave
+from sabun.bench.measurement import interleave, peak_extra_bytes
 from sabun.bench.shapes import cut, load
 from sabun.optim import RungeKutta
 
@@ -91,9 +91,9 @@ def main() -> None:
         for path, timing in timings.items():
             ratio, low, high = timing.ratio(timings["foreach"])
             compiled = f"  compiled in {compile_s[path]:.1f} s" if compile_s.get(path) else ""
-            print(
-                f"  {path:14} {timing.median * 1e3:9.3f} ms  {ratio:6.2f}  ({low:.2f}–{high:.2f}){compiled}", flush=True
-            )
+            extra = peak_extra_bytes(steps[path], torch.device(arguments.device)) / 2**20
+            figures = f"{timing.median * 1e3:9.3f} ms  {ratio:6.2f}  ({low:.2f}–{high:.2f})  {extra:6.2f} MiB"
+            print(f"  {path:14} {figures}{compiled}", flush=True)
 
 
 if __name__ == "__main__":

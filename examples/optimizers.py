@@ -1,4 +1,4 @@
-"""The optimizers in a training loop: drop-in, averaged, without a learning rate, and with several gradients a step.
+"""The optimizers in a training loop: drop-in, averaged, without a learning rate, and with several gradients per step.
 
 Run with ``python examples/optimizers.py``; it takes a few seconds on one core.
 """
@@ -14,7 +14,7 @@ from sabun import optim
 
 
 def data() -> tuple[Tensor, Tensor]:
-    """Points in the plane, labelled by the ring that they lie in."""
+    """Points in the plane, labelled by ring."""
     x = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
     return x, (x.norm(dim=1) * 1.5).long().clamp(max=2)
 
@@ -25,7 +25,7 @@ def network() -> nn.Sequential:
 
 
 def drop_in() -> float:
-    """Scheme, metric and average are one word each; everything else is the loop that is there already."""
+    """Choose scheme, preconditioner and average by name; the training loop does not change."""
     x, y = data()
     model = network()
     optimizer = sabun.Optimizer(
@@ -43,7 +43,7 @@ def drop_in() -> float:
 
 
 def no_learning_rate() -> float:
-    """Full batches: the local error says how long a step may be."""
+    """Control the step length by the local error, on full batches."""
     x, y = data()
     model = network()
     optimizer = sabun.Optimizer(model.parameters(), scheme="look-ahead(0.9, 2)", step_control="embedded-error")
@@ -55,8 +55,8 @@ def no_learning_rate() -> float:
     return float(loss.detach())
 
 
-def several_gradients_a_step() -> float:
-    """Runge–Kutta on mini-batches: the closure belongs to the batch, and every stage calls it."""
+def several_gradients_per_step() -> float:
+    """Run Runge–Kutta on mini-batches: every stage calls the closure of the batch."""
     x, y = data()
     model = network()
     optimizer = optim.RungeKutta(model.parameters(), lr=0.5, scheme="chebyshev(3)")
@@ -74,5 +74,5 @@ def several_gradients_a_step() -> float:
 
 
 if __name__ == "__main__":
-    for example in (drop_in, no_learning_rate, several_gradients_a_step):
+    for example in (drop_in, no_learning_rate, several_gradients_per_step):
         print(f"{example.__name__}: loss {example():.3f}")

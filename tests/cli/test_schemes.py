@@ -48,8 +48,8 @@ def test_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", "nesterov", "--lr", "0.1") == 0
     shown = capsys.readouterr().out
-    assert "at learning rate 0.1 a curvature above 135.7 makes it oscillate and diverge" in shown
-    assert "scattered 3% less" in shown
+    assert "at learning rate 0.1 it will oscillate and diverge where the curvature exceeds 135.7" in shown
+    assert "scatters the weights 3% less" in shown
     assert "torch.optim.SGD(lr=0.01, momentum=0.9, nesterov=True)" in shown
 
 
@@ -71,7 +71,7 @@ def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_refused_scheme_is_explained_with_an_alternative(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", "lagrange-4") == 0
     shown = capsys.readouterr().out
-    assert "must not be used for training: its parasitic root −2.686 lies outside the unit circle" in shown
+    assert "cannot be used for training: its parasitic root −2.686 is outside the unit circle" in shown
     assert "Use taylor-4 instead." in shown
 
 

@@ -24,8 +24,9 @@ PAGES = sorted(
 BANNED = {
     "metaphor": r"nursery|\b(?:bury|buries|buried)\b|luggage|obituar\w+|\bshel(?:f|ves)\b|\bblames?\b|\bstrangers?\b|"
     r"\bknife.s edge\b|\bcry wolf\b",
-    "dialect": r"\btold\b|\bheed(?:s|ed)?\b|\bmend(?:s|ed)?\b|\bwhoever\b|\bis no number\b|\bhand(?:s|ed)? out\b|"
-    r"\bof one's own\b|\bnone to be had\b|\bspecial cases?:|\bgoes with\b|\bbears?\b",
+    "dialect": r"\btold\b(?! apart)|\bheed(?:s|ed)?\b|\bmend(?:s|ed)?\b|\bwhoever\b|"
+    r"\bis no number\b|\bhand(?:s|ed)? out\b|\bof one's own\b|\bnone to be had\b|\bspecial cases?:|\bgoes with\b|"
+    r"\bbears?\b",
     "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
 }
 # Lines that may contain such a word, with the reason.

@@ -177,7 +177,7 @@ def test_the_file_of_a_task_travels_with_the_study(tmp_path: Path, monkeypatch: 
 def test_a_script_whose_directory_is_missing_is_refused(tmp_path: Path) -> None:
     study = tiny_study().model_copy(update={"task": "script:python train.py"})
     packed = {**integration._pack(study, tmp_path), "directory": str(tmp_path / "nowhere")}
-    with pytest.raises(StudyError, match=r"nowhere is not there.*that all machines of the cluster share"):
+    with pytest.raises(StudyError, match=r"nowhere does not exist.*that all machines of the cluster share"):
         integration._unpack(packed)
 
 

@@ -528,7 +528,7 @@ def test_a_steady_step_reads_no_text_and_makes_no_filter(monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a steady step came here")
 
-    for name in ("sabun.optim.momentum.realize", "sabun.optim.roles.parse_call", "sabun.optim.group_roles.decode_any"):
+    for name in ("sabun.optim.momentum.realize", "sabun.optim.roles.parse_call", "sabun.optim.scheme_codec.decode"):
         monkeypatch.setattr(name, refuse)
     monkeypatch.setattr(LinearMultistep, "__hash__", refuse)
     train(model, optimizer, batches(3))

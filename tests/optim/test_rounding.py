@@ -100,20 +100,26 @@ def test_bfloat16_trains_and_resumes_to_the_bit(preconditioner, options) -> None
     assert float((p.detach().float() - 1).square().mean()) < start
 
 
-def test_float32_state_is_float32_arithmetic() -> None:
-    """The 16-bit parameter is the rounding of what float32 would have given, step by step."""
-    p = torch.randn(50, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("state_dtype", [None, "float32"])
+@pytest.mark.parametrize("scheme", ["look-ahead(0.9, 2)", "taylor-4"])
+@pytest.mark.parametrize("averaging", [None, "ema", "schedule-free"])
+def test_arithmetic_is_in_float32_and_what_is_stored_is_rounded_once(scheme, averaging, state_dtype, dtype) -> None:
+    """Parameter and state are the roundings of what float32 would have given, step by step."""
+    p = torch.randn(50, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     wide = p.detach().float().requires_grad_()
-    options = {"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam", "weight_decay": 0.1}
-    a, b = sabun.Optimizer([p], 0.1, state_dtype="float32", **options), sabun.Optimizer([wide], 0.1, **options)
-    for _ in range(5):
-        g = torch.randn(50, generator=torch.Generator().manual_seed(1)).bfloat16()
+    options = {"scheme": scheme, "preconditioner": "adam", "averaging": averaging, "weight_decay": 0.1}
+    a, b = sabun.Optimizer([p], 0.1, state_dtype=state_dtype, **options), sabun.Optimizer([wide], 0.1, **options)
+    for n in range(5):
+        g = torch.randn(50, generator=torch.Generator().manual_seed(n)).to(dtype)
         p.grad, wide.grad = g, g.float()
         a.step()
         b.step()
-        assert torch.equal(p.detach(), wide.detach().bfloat16())
-        with torch.no_grad():
-            wide.copy_(p)
+        held, exact = ({"p": q.detach(), **optimizer.state[q]} for q, optimizer in ((p, a), (wide, b)))
+        assert held.keys() == exact.keys()
+        for name, value in held.items():
+            assert torch.equal(value, exact[name].to(value.dtype)), name
+            exact[name].copy_(value)
 
 
 def test_float16_cannot_be_rounded_at_random() -> None:

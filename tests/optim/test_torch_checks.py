@@ -406,8 +406,6 @@ IN_DTYPES = [
 @pytest.mark.parametrize("implementation", ["foreach", "fused"])
 @pytest.mark.parametrize(("info", "options", "dtype"), IN_DTYPES)
 def test_implementations_agree(info: OptimizerInfo, options, dtype: torch.dtype, implementation: str) -> None:
-    if implementation == "fused" and dtype == torch.bfloat16:
-        options = {**options, "state_dtype": "float32"}  # else foreach rounds after every operation, and fused once
     base = {"foreach": False, "fused": False}
     compare(
         lambda params: info.optim_cls(params, **fresh(options), **base),

@@ -76,15 +76,15 @@ def test_failures_of_an_arm_are_admitted(case: Make) -> None:
     assert notes["untested.not_exact"] == {"arm": "euler"}
 
 
-@pytest.mark.parametrize(("together", "key"), [(1, "no_repeat"), (8, "no_repeat_together")])
-def test_why_nothing_was_repeated_is_said(together: int, key: str, case: Make) -> None:
+@pytest.mark.parametrize(("batched", "key"), [(1, "no_repeat"), (8, "no_repeat_batched")])
+def test_why_nothing_was_repeated_is_said(batched: int, key: str, case: Make) -> None:
     c = case()
     arms = {
-        name: dataclasses.replace(arm, bit_exact=None, together=together) for name, arm in c.assessment.arms.items()
+        name: dataclasses.replace(arm, bit_exact=None, batched_seeds=batched) for name, arm in c.assessment.arms.items()
     }
     r = report(dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, arms=arms)))
-    assert {"untested.no_repeat", "untested.no_repeat_together"} & set(keys(r.untested)) == {f"untested.{key}"}
-    assert ("the repeated run alone" in html.render(r)) == (together > 1)
+    assert {"untested.no_repeat", "untested.no_repeat_batched"} & set(keys(r.untested)) == {f"untested.{key}"}
+    assert ("the repeated run alone" in html.render(r)) == (batched > 1)
 
 
 def test_a_number_that_could_not_be_computed_is_not_claimed(case: Make) -> None:

@@ -119,6 +119,7 @@ class Visible(HTMLParser):
         self.lang = lang
         self.stack: list[bool] = []
         self.texts: list[str] = []
+        self.broken = False
         self.feed(source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -127,6 +128,7 @@ class Visible(HTMLParser):
         hidden = hidden or "mono" in str(found.get("class"))
         own = tag == "html"  # its language is the one shown at first
         self.texts += [value for name, value in attrs if value and name in (f"data-tip-{self.lang}", "aria-label")]
+        self.broken = tag == "wbr" and not (self.stack and self.stack[-1])
         if tag not in VOID:
             self.stack.append((hidden and not own) or bool(self.stack and self.stack[-1]))
 
@@ -135,7 +137,10 @@ class Visible(HTMLParser):
             self.stack.pop()
 
     def handle_data(self, data: str) -> None:
-        if not (self.stack and self.stack[-1]):
+        if self.broken:  # a place where a long name may break
+            self.texts[-1] += data
+            self.broken = False
+        elif not (self.stack and self.stack[-1]):
             self.texts.append(data)
 
 

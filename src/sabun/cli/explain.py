@@ -115,7 +115,7 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
     more = list(sentences)
     if certificate.usable:
         torch = _in_torch(scheme, lr, lang)
-        more += [*([torch] if torch else []), text("certificate.metric_note", lang)]
+        more += [*([torch] if torch else []), text("certificate.preconditioner_note", lang)]
     elif certificate.alternative is not None:
         from sabun import schemes
 

@@ -179,7 +179,7 @@ class _RemoteWorker:
 
 
 class Worker:
-    """The actor. ``load`` is a call of its own, so that the caller receives the error that it raises."""
+    """The actor. ``load`` is a separate call, so that the caller receives the error that it raises."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._setup = setup

@@ -1,9 +1,8 @@
-"""What a checkpoint may bring, and what is refused before anything changes.
+"""Checkpoints: their format, and the checks before one is loaded.
 
-It is read as torch.optim reads one: its groups take the place of the optimizer's own, so lr, the roles
-and every option become those that it was saved with. Three things are the optimizer's and have to agree: its kind
-(multistep or Runge–Kutta), its step control, and the shapes of its parameters. A checkpoint that would leave a
-mixture of two optimizers, or fail at the next step, is a StateError here.
+A checkpoint is loaded as by torch.optim: its groups replace those of the optimizer, with lr, roles and options. Its
+kind (multistep or Runge–Kutta), its step control and the shapes of its parameters must be those of the optimizer;
+otherwise it is refused with a StateError, and nothing has changed.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from sabun.errors import SabunError, StateError
 from sabun.optim.group_roles import ROLES, encoded
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.scheme_codec import Scheme, decode_any
+from sabun.optim.scheme_codec import Scheme, decode
 from sabun.schemes import require_usable
 
-__all__ = ["VERSION", "encoding", "examined", "keep_precision", "restore_lr_found", "unpack"]
+__all__ = ["VERSION", "checking", "encoding", "keep_precision", "restore_lr_found", "unpack"]
 
 VERSION = 3
 """Format of ``state_dict``: every group carries it under ``"version"``. 1 and 2 were never released."""
@@ -32,48 +31,50 @@ _KINDS = {"LinearMultistep": "sabun.Optimizer", "ButcherTableau": "sabun.RungeKu
 
 
 @contextlib.contextmanager
-def examined(optimizer: torch.optim.Optimizer, kind: type[Scheme]) -> Iterator[None]:
-    """Inside the block ``load_state_dict`` refuses what does not fit: after the users' own hooks, before all else."""
+def checking(optimizer: torch.optim.Optimizer, kind: type[Scheme]) -> Iterator[None]:
+    """Check, inside the block, what ``load_state_dict`` loads: after the users' hooks, before anything changes."""
 
-    def look(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-        _examine(optimizer, state_dict, kind)
+    def check_all(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        _check(optimizer, state_dict, kind)
 
-    handle = optimizer.register_load_state_dict_pre_hook(look)
+    handle = optimizer.register_load_state_dict_pre_hook(check_all)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _examine(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme]) -> None:
+def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme]) -> None:
     groups = state_dict.get("param_groups")
     if not isinstance(groups, list) or "state" not in state_dict:
-        raise StateError("this is not a checkpoint of an optimizer: it has no groups and state.", fix=_FOREIGN_FIX)
+        raise StateError(
+            "this is not a checkpoint of an optimizer: it has no param_groups and state.", fix=_FOREIGN_FIX
+        )
     for number, group in enumerate(groups):
         if not isinstance(group.get("scheme"), str):
             raise StateError(
-                f"this is not a checkpoint of a sabun optimizer: group {number} names no scheme.", fix=_FOREIGN_FIX
+                f"this is not a checkpoint of a sabun optimizer: group {number} has no scheme.", fix=_FOREIGN_FIX
             )
         try:
-            _examine_group(optimizer, group, kind)
+            _check_group(optimizer, group, kind)
         except StateError:
             raise
         except SabunError as error:
             raise StateError(
                 f"group {number} of the checkpoint cannot be used: {error.cause}",
-                fix=error.fix or "Was it written by another version of sabun?",
+                fix=error.fix or "Load it with the version of sabun that saved it.",
             ) from error
     for p, name, held, group in _pairs(optimizer, state_dict):
-        _examine_state(p, name, held, group)
+        _check_state(p, name, held, group)
 
 
-def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
-    scheme = decode_any(group["scheme"])
+def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
+    scheme = decode(group["scheme"])
     if not isinstance(scheme, kind):
         mine, theirs = _KINDS[kind.__name__], _KINDS[type(scheme).__name__]
         raise StateError(
-            f"the checkpoint is one of {theirs} (scheme {scheme.name!r}); this is a {mine}.",
-            fix=f"Load it into {theirs}, made with the options that it was saved with.",
+            f"the checkpoint was saved by a {theirs} (scheme {scheme.name!r}); this optimizer is a {mine}.",
+            fix=f"Load it into a {theirs}.",
         )
     if group.get("version") != VERSION:
         raise StateError(
@@ -86,7 +87,7 @@ def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], k
     if mine != theirs:
         raise StateError(
             f"the checkpoint was saved with step_control={theirs!r}; this optimizer has {mine!r}.",
-            fix=f"Make the optimizer with step_control={theirs!r} to go on, or train anew without this checkpoint.",
+            fix=f"Construct the optimizer with step_control={theirs!r} to continue.",
         )
     for name, value in group.items():
         if name in OPTIONS:
@@ -98,9 +99,9 @@ def _examine_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], k
 def _pairs(
     optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """(parameter, how to call it, its state in the checkpoint, its group there).
+    """Yield (parameter, its name, its state in the checkpoint, its group in the checkpoint).
 
-    torch refuses other numbers of groups or parameters.
+    torch itself refuses another number of groups or parameters.
     """
     for mine, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
         names = mine.get("param_names") or theirs.get("param_names") or [f"number {i}" for i in theirs["params"]]
@@ -110,25 +111,25 @@ def _pairs(
                 yield p, name, held, theirs
 
 
-def _examine_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+def _check_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[str, Any]) -> None:
     declared: dict[str, tuple[int, ...]] = {}
     if "preconditioner" in group:
         preconditioner = ROLES["preconditioner"].make(group["preconditioner"]).for_shape(p.shape)
-        # A state tensor of another shape that the options no longer ask for is left alone.
+        # A tensor that another value of an option asked for may have any shape.
         declared = dict.fromkeys(preconditioner.matrix_keys, ()) | preconditioner.matrix_state(p.shape)
     for key, value in held.items():
         if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
         if tuple(value.shape) != tuple(declared.get(key, p.shape)):
             raise StateError(
-                f"the checkpoint's {key} of parameter {name!r} has the shape {tuple(value.shape)}, "
-                f"the parameter itself {tuple(p.shape)}.",
-                fix="Load it into an optimizer of the model that it was saved with.",
+                f"{key} of parameter {name!r} has shape {tuple(value.shape)} in the checkpoint, and the parameter has "
+                f"{tuple(p.shape)}.",
+                fix="Load it into an optimizer of the same model.",
             )
 
 
-class Kept:
-    """A tensor on its way through ``load_state_dict``, which leaves what it does not know alone."""
+class Wrapped:
+    """A tensor that ``load_state_dict`` does not convert, because it does not know the type."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.clone(memory_format=torch.preserve_format)
@@ -136,29 +137,29 @@ class Kept:
 
 @contextlib.contextmanager
 def keep_precision(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside the block ``load_state_dict`` hands the state through as it is, for :func:`unpack` to take.
+    """Keep, inside the block, ``load_state_dict`` from converting the state; :func:`unpack` must follow.
 
-    torch would cast every tensor to the parameter's dtype, and lose the float32 state of 16-bit parameters.
+    torch would cast every tensor to the dtype of its parameter, and 16-bit parameters would lose their float32 state.
     """
-    handle = optimizer.register_load_state_dict_pre_hook(_pack)
+    handle = optimizer.register_load_state_dict_pre_hook(_wrap)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _pack(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _wrap(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     state = {
-        p: {k: Kept(v) if isinstance(v, Tensor) else v for k, v in held.items()} if isinstance(held, dict) else held
+        p: {k: Wrapped(v) if isinstance(v, Tensor) else v for k, v in held.items()} if isinstance(held, dict) else held
         for p, held in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
 
 
 def unpack(p: Tensor, held: dict[str, Any]) -> None:
-    """Bring the state of ``p`` into its form: on the parameter's device, step counters as tensors on the CPU."""
+    """Move the state of ``p`` to its device; step counters become float32 tensors on the CPU."""
     for key, value in held.items():
-        if isinstance(value, Kept):
+        if isinstance(value, Wrapped):
             value = value.tensor if key == "step" else value.tensor.to(p.device)
         if key == "step":
             value = torch.as_tensor(value, dtype=torch.float32, device="cpu")
@@ -167,7 +168,7 @@ def unpack(p: Tensor, held: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def encoding(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside the block ``state_dict`` gives the roles of its groups as text, before the users' own hooks run."""
+    """Encode, inside the block, the roles in the result of ``state_dict`` as text, before the users' hooks run."""
 
     def encode(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {**state_dict, "param_groups": [encoded(group) for group in state_dict["param_groups"]]}
@@ -180,7 +181,7 @@ def encoding(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def restore_lr_found(optimizer: torch.optim.Optimizer) -> None:
-    """Take from the checkpoint whether lr is what the step control found, or the bound that it keeps to."""
+    """Restore from the groups whether lr was found by the step control, or is its upper bound."""
     optimizer.defaults.pop("lr_found", None)
     if any(group.get("lr_found") for group in optimizer.param_groups):
         optimizer.defaults["lr_found"] = True

@@ -1,4 +1,4 @@
-"""From torch's optimizers to sabun's, with everything they have learnt, and any optimizer as a numerical method.
+"""Conversion of torch's optimizers with their state, and the description of an optimizer as a numerical method.
 
 torch accumulates v ← βv + g and steps by lr; sabun averages m ← βm + (1−β)g and steps by h. So m = (1−β)v,
 h = lr/(1−β), and the trajectory is the same. Adam averages already: m = exp_avg, h = lr.
@@ -23,17 +23,17 @@ from sabun.optim.runge_kutta import RungeKutta
 __all__ = ["describe", "from_torch"]
 
 _LENGTHS = ("initial_lr", "max_lr", "min_lr", "swa_lr")
-"""What schedulers keep in a group, in units of lr."""
+"""Keys of a group in which schedulers keep learning rates."""
 
 
 def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
-    """A sabun optimizer over the same parameters that goes on exactly as ``optimizer`` would.
+    """Return a sabun optimizer over the same parameters that continues exactly as ``optimizer`` would.
 
     Takes ``torch.optim.SGD`` (momentum, Nesterov, weight decay, maximize) and ``torch.optim.Adam``/``AdamW``, group by
-    group, in the middle of training too: momentum, second moments and step counts are copied. Learning rates become
-    time steps, h = lr/(1−β) for SGD, and so does what a scheduler has left in a group: a scheduler must be made anew on
-    the returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks stay behind, and ``optimizer``
-    is left alone.
+    group, at any point of training: momentum, second moments and step counts are copied. Learning rates become time
+    steps, h = lr/(1−β) for SGD, as do the rates that a scheduler keeps in a group. Construct a new scheduler for the
+    returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks are not copied; ``optimizer`` does
+    not change.
 
     The continuation is identical while β is constant. torch's SGD under a *cycled* momentum is another method: its
     buffer is a sum of gradients, not a mean.
@@ -44,7 +44,7 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
     kind = type(optimizer)
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         raise OptionError(
-            f"from_torch() knows torch.optim.SGD, Adam and AdamW, not {kind.__module__}.{kind.__qualname__}.",
+            f"from_torch() converts torch.optim.SGD, Adam and AdamW, not {kind.__module__}.{kind.__qualname__}.",
             fix="Choose a preset instead: sabun.optim.create(name, params); sabun.optim.presets() lists them.",
         )
     convert = _sgd if kind is torch.optim.SGD else _adam
@@ -53,7 +53,7 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
         names = group.get("param_names")
         params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
         groups.append({"params": params, **convert(group)})
-    # A warm-up may stand at lr = 0 just now, which a constructor would refuse.
+    # lr may be 0 in a warm-up; the constructor would refuse that.
     lengths = [{key: group.pop(key) for key in ("lr", *_LENGTHS) if key in group} for group in groups]
     made = Optimizer(groups, lr=1.0)
     for found, old, new in zip(lengths, optimizer.param_groups, made.param_groups, strict=True):
@@ -66,7 +66,7 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
 
 
 def _common(group: dict[str, Any], mass: float) -> dict[str, Any]:
-    """The options that both kinds share, with all lengths in time steps; ``mass`` is 1 − β of a sum of gradients."""
+    """The options that SGD and Adam share, with learning rates divided by ``mass``, 1 − β of a sum of gradients."""
     for name in REFUSED:
         refuse(name, group.get(name))
     return {
@@ -101,7 +101,7 @@ def _sgd_state(group: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
 
 def _adam(group: dict[str, Any]) -> dict[str, Any]:
     if group["amsgrad"]:
-        raise OptionError("amsgrad has no equivalent here.", fix="Drop amsgrad.")
+        raise OptionError("amsgrad has no equivalent in sabun.", fix="Drop amsgrad.")
     beta1, beta2 = (float(beta) for beta in group["betas"])
     decoupled = group.get("decoupled_weight_decay", False)
     return _common(group, 1.0) | {
@@ -120,12 +120,12 @@ def _adam_state(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over(lr: float | Tensor, divisor: float) -> float | Tensor:
-    """In float64 where lr is a tensor: a float32 quotient would be another number."""
+    """lr / divisor, in float64 where lr is a tensor: a float32 quotient would differ from the float one."""
     return lr.detach().to(torch.float64, copy=True) / divisor if isinstance(lr, Tensor) else lr / divisor
 
 
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """The optimizer as a numerical method, in plain values; None where the method is not known.
+    """Describe an optimizer as a numerical method, in plain values; None for an unknown class.
 
     Keys: ``scheme`` (its text), ``certificate`` (order, error constant, stability interval, …), ``preconditioner`` and
     ``averaging`` (their notation, None for none), ``step_control``, ``gradients_at_iterate`` (False where an average

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sabun.errors import OptionError, SchemeError
+from sabun.errors import OptionError
 from sabun.optim.averaging import AVERAGING
 from sabun.optim.control import STEP_CONTROLS
 from sabun.optim.momentum import check_momentum, require_unbiased
 from sabun.optim.options import check_learning_rate
 from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.optim.roles import Role, Table
-from sabun.optim.scheme_codec import Scheme, decode_any, encode
+from sabun.optim.scheme_codec import Scheme, encode, multistep
 from sabun.schemes import LinearMultistep, get, require_usable
 
-__all__ = ["ROLES", "encoded", "multistep", "resolve", "resolve_edits"]
+__all__ = ["ROLES", "encoded", "resolve", "resolve_edits"]
 
 ROLES: Mapping[str, Table[Any]] = MappingProxyType(
     {"preconditioner": PRECONDITIONERS, "averaging": AVERAGING, "step_control": STEP_CONTROLS}
@@ -66,22 +66,6 @@ def resolve_edits(group: dict[str, Any]) -> bool:
         require_usable(group["scheme"])
     _add_running(group)
     return bool(edited)
-
-
-def multistep(scheme: object) -> LinearMultistep:
-    """The linear multistep scheme that a text or an object stands for, in the form that its text gives back.
-
-    Raises SchemeError for any other scheme.
-    """
-    if isinstance(scheme, Scheme):
-        scheme = encode(scheme)
-    found = decode_any(scheme) if isinstance(scheme, str) else scheme
-    if not isinstance(found, LinearMultistep):
-        raise SchemeError(
-            f"{getattr(found, 'name', found)!r} is not a linear multistep scheme.",
-            fix="Runge–Kutta schemes need several gradients per step: use sabun.optim.RungeKutta.",
-        )
-    return found
 
 
 def _add_running(group: dict[str, Any]) -> None:

@@ -12,14 +12,14 @@ from sabun.optim.filters import Realization, realize
 
 __all__ = ["check_momentum", "filter_of", "momentum_of", "require_unbiased", "scheme_of"]
 
-_STAIRS = 64  # values that β takes on its way; each needs a filter of its own, and making one takes longer than a step
+_LEVELS = 64  # values of β between the two ends; making the filter of a new value takes longer than a small step
 
 
 def momentum_of(group: Mapping[str, Any]) -> float | None:
-    """β of this step: the group's ``momentum``, moved towards ``momentum_end``; None where the scheme has no β.
+    """Return β of this step: the group's ``momentum``, moved towards ``momentum_end``; None for a scheme without β.
 
-    β = β₀ + s(β_end − β₀) with s = 1 − lr/lr_peak, the part of the learning rate that is gone, in 64 stairs; lr_peak
-    is the largest rate that the group has seen. So a warm-up and a constant rate keep β₀, any scheduler will do, and
+    β = β₀ + s(β_end − β₀) with s = 1 − lr/lr_peak, the part of the learning rate that is gone, in 64 levels; lr_peak
+    is the largest rate of the group so far. So a warm-up and a constant rate keep β₀, any scheduler can be used, and
     the number of steps need not be known. The reason is that of ODE codes of variable order: a long memory costs
     stability, of which there is plenty once the step is small, and buys less noise (docs/research/schedule.md).
 
@@ -31,7 +31,7 @@ def momentum_of(group: Mapping[str, Any]) -> float | None:
     beta, end, peak = float(group["momentum"]), group["momentum_end"], float(group["lr_peak"])
     if end is None or peak <= 0 or beta != float(parameters["beta"]):
         return beta
-    spent: float = max(0, round(_STAIRS * (1 - float(group["lr"]) / peak))) / _STAIRS
+    spent: float = max(0, round(_LEVELS * (1 - float(group["lr"]) / peak))) / _LEVELS
     return beta + spent * (float(end) - beta)
 
 
@@ -64,7 +64,7 @@ def require_unbiased(scheme: schemes.LinearMultistep) -> None:
     least = min(filter_.mass(n) for n in range(1, 200))
     if least < 1e-6:
         raise OptionError(
-            f"{scheme.name!r} cannot start 'unbiased': its response to a constant gradient falls to {least:.4g} on the "
-            "way, and the correction would divide by that.",
+            f"{scheme.name!r} cannot start 'unbiased': its response to a constant gradient falls to {least:.4g}, and "
+            "the correction would divide by that.",
             fix="Leave start_up out: 'hold' begins in the steady state and has nothing to correct.",
         )

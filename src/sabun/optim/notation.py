@@ -1,8 +1,8 @@
-"""An optimizer by its notation: the one reading of it, for studies, training scripts and roll-outs. Needs torch alone.
+"""The notation of optimizers in studies, training scripts and roll-outs.
 
     adamw(weight_decay=0.1)                 a preset of :mod:`sabun.optim`
     nesterov, taylor-4@adam(beta2=0.95)     a scheme, with an optional preconditioner after ``@``
-    torch.optim:SGD(momentum=0.9)           a class of any installed package, options in parentheses
+    torch.optim:SGD(momentum=0.9)           a class of any installed package
 
 Parentheses hold parameters of the scheme, options of the optimizer, and options of its roles by their own name:
 ``adamw(beta2=0.95)``. Where a name is both a preset with a preconditioner and a scheme (``lion``), it means the preset,
@@ -33,7 +33,7 @@ from sabun.schemes.catalogue import parse as parse_scheme
 __all__ = ["SEE", "Maker", "Notation", "Option", "parse", "resolve"]
 
 Option = bool | int | float | str | tuple[float | int, ...]
-"""The value of an option: what a notation, a study file and a roll-out plan can hold."""
+"""The value of an option in a notation, a study file or a roll-out plan."""
 
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -58,14 +58,13 @@ class Notation:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """What a notation stands for: ``make(members, options)`` builds it, with whatever its parentheses say.
+    """A notation, resolved: ``make(members, options)`` builds the optimizer.
 
-    ``members`` are a model, its parameters, or (name, parameter) pairs; only the first tells presets what an embedding
-    is. A class gets bare parameters, unless it says ``takes_model = True``.
-    ``accepts`` names the options that may be added (None: any), ``shape`` the parameters of the scheme itself, which
-    may be given as options too. ``given`` is what its parentheses say by name; an option added to a preset or a class
-    takes precedence. ``roles`` are the preconditioner, average and step control of a preset or scheme; ``signature`` is
-    that of a class.
+    ``members`` are a model, its parameters, or (name, parameter) pairs; presets recognise embeddings best in a model. A
+    class gets bare parameters, unless it declares ``takes_model = True``.
+    ``accepts`` names the options that may be added (None: any), ``shape`` the parameters of the scheme, which may be
+    given as options too. ``given`` are the options in the parentheses; an added option takes precedence. ``roles`` are
+    the preconditioner, average and step control of a preset or scheme; ``signature`` is that of a class.
     """
 
     kind: Literal["class", "preset", "scheme"]
@@ -79,9 +78,9 @@ class Maker:
 
 
 def parse(text: str) -> Notation:
-    """Take ``name(arguments)@preconditioner`` or ``module:Class(options)`` apart.
+    """Parse ``name(arguments)@preconditioner`` or ``module:Class(options)``.
 
-    Arguments are Python literals. Raises OptionError for text that does not follow the notation.
+    Arguments are Python literals. Raises OptionError for any other text.
     """
     text = text.strip()
     head, preconditioner = _split(text)
@@ -103,9 +102,9 @@ def parse(text: str) -> Notation:
 
 
 def resolve(text: str) -> Maker:
-    """The maker of the optimizer that ``text`` names.
+    """Resolve a notation.
 
-    Raises OptionError for what is no notation, an unknown name or class, SchemeError for a scheme that cannot train.
+    Raises OptionError for a text that cannot be parsed, an unknown name or class, SchemeError for an unusable scheme.
     """
     found = parse(text)
     return _class(found) if found.kind == "class" else _named(text, found)
@@ -120,7 +119,7 @@ def _class(found: Notation) -> Maker:
 
     def make(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
         if not getattr(kind, "takes_model", False):
-            # Classes of other packages do not all take pairs of name and parameter.
+            # Not every class accepts pairs of name and parameter.
             members = [member[1] if isinstance(member, tuple) else member for member in _named_of(members)]
         given = {**found.options, **options}
         return kind(members, **{key: _inner(value) for key, value in given.items()})
@@ -132,7 +131,7 @@ def _load(name: str) -> Callable[..., torch.optim.Optimizer]:
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:  # the last two: no module's name, such as "" or "..x"
+    except (ImportError, ValueError, TypeError) as error:  # the last two for names such as "" or "..x"
         raise OptionError(
             f"cannot import {module_name!r} for the optimizer {name!r}: {error}.",
             fix="Check the spelling, or install the package that has it.",
@@ -147,7 +146,7 @@ def _load(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 
 def _inner(value: Any) -> Any:
-    """An option that is itself an optimizer's class, as SAM's ``base_optimizer='torch.optim:SGD'``."""
+    """Load an option that names a class, such as SAM's ``base_optimizer='torch.optim:SGD'``."""
     return _load(value) if isinstance(value, str) and _CLASS.fullmatch(value) else value
 
 
@@ -229,7 +228,7 @@ def _check_named(found: Notation, given: Mapping[str, Any], accepts: Iterable[st
 
 
 def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, Option]]:
-    """(name with the scheme's own parameters, the options of the optimizer): told apart by name."""
+    """Split the arguments into (name with the parameters of the scheme, options of the optimizer), by name."""
     given = {key: value for key, value in found.options.items() if key not in family}
     shape = [
         *map(repr, found.arguments),

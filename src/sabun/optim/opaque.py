@@ -1,8 +1,8 @@
-"""What ``torch.compile`` around a training step sees of an optimizer step: one opaque call.
+"""An optimizer step as one opaque call inside ``torch.compile``.
 
-A step decides by step number, learning rate and the presence of gradients, which a tracer takes for constants: it would
-trace anew for every new value until it gives up. The step has its own compiled path (``fused=True``) that takes those
-as numbers; a tracer gains nothing here. Equal, then, with and without ``torch.compile``, and never traced again.
+A step branches on its number, the learning rate and the presence of gradients. A tracer takes those for constants and
+would retrace for every new value. The compiled step (``fused=True``) has them as operands, so nothing is lost: the
+step is not traced, and its result is the same with and without ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 def opaque(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """``torch.compiler.disable``, put off to the first call: it imports the compiler, which takes a second."""
+    """Apply ``torch.compiler.disable`` at the first call, because it imports the compiler, which takes a second."""
     hidden: Callable[_P, _T] | None = None
 
     @functools.wraps(function)

@@ -23,7 +23,7 @@ from sabun.errors import OptionError, StateError, unknown
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
 from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
-from sabun.optim.checkpoints import VERSION, encoding, examined, keep_precision, restore_lr_found, unpack
+from sabun.optim.checkpoints import VERSION, checking, encoding, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.controller import Controller
@@ -82,7 +82,8 @@ class Optimizer(torch.optim.Optimizer):
             the nearest power of √2), ``rms`` that of an update at lr = 1, which the preconditioner declares, and
             ``peak`` the largest lr so far (``group["lr_peak"] = 0`` resets it): a largest learning rate by shape, under
             any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
-        state_dtype: "float32": state and arithmetic in float32 for 16-bit parameters; None: in the parameter's dtype.
+        state_dtype: "float32": the state of 16-bit parameters is in float32; None: in the parameter's dtype. Their
+            arithmetic is in float32 with either, and what is stored is rounded once per step.
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
         fused: the compiled step: True, or the compiler ("native", "inductor"); "auto": where there is a C compiler.
@@ -428,7 +429,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self._averaged:
             raise StateError("load_state_dict() inside 'with optimizer.averaged()'.", fix="Leave the block first.")
-        with examined(self, LinearMultistep), keep_precision(self):
+        with checking(self, LinearMultistep), keep_precision(self):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
 

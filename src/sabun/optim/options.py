@@ -112,7 +112,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "state_dtype": Option(
         None, one_of(None, "float32"),
-        "dtype of state and arithmetic; None: the parameter's; 'float32': float32 for 16-bit parameters",
+        "dtype of the state of 16-bit parameters; None: the parameter's. Their arithmetic is in float32 with either",
         "arithmetic",
     ),
     "stochastic_rounding": Option(

@@ -1,7 +1,7 @@
 """Parameter groups for matrix preconditioners: hidden matrices, which those are for, and the rest, for ``adam``.
 
-Embeddings look like matrices but are tables of rows, each touched by few examples; the output layer ("head") has one
-row a class. Norms and biases are vectors. So the choice needs names beside shapes, and it can be overridden.
+Shapes do not suffice: an embedding is a table of rows, each used by few examples, and the output layer ("head") has one
+row per class. So names are used as well, and the choice can be overridden.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sabun.optim.tensors import is_matrix
 
 __all__ = ["named", "param_groups", "split"]
 
-# Tables of numbers, no maps: a row an entry of some vocabulary, a position, or a channel.
+# Tables: one row per entry of a vocabulary, position or channel.
 _TABLE = re.compile(
     r"(^|[._])(\w*embed(ding)?s?|\w*emb|wte|wpe|relative_attention_bias|relative_position_bias_table)([._]|$)"
     r"|(^|\.)(shared\.weight|A_log|rel_pos_[hw])$",
     re.IGNORECASE,
 )
-# A container's numbered member: "encoder.layer.3.". What lies in one is repeated, so it is no head, whatever its name.
+# A numbered member of a container, "encoder.layer.3.". Its modules are repeated, so none of them is the head.
 _REPEATED = r"[A-Za-z_]\w*\.\d+\."
 _HEAD = re.compile(
     r"(^|\.)(?!multi_?head|pre_classifier)(\w*head|heads|head_dist|(\w+_)?classifier|cls|qa_outputs|score|logits|lm_loss"
@@ -48,7 +48,7 @@ def named(params: nn.Module | Iterable[Any]) -> Named:
             pairs.append((str(item[0]), item[1]))
         else:
             raise OptionError(
-                f"cannot tell hidden matrices among {type(item).__name__} items.",
+                f"cannot find the hidden matrices among items of type {type(item).__name__}.",
                 fix="Pass a module, its named_parameters() or its parameters().",
             )
     return pairs
@@ -60,20 +60,20 @@ def _is_head(name: str) -> bool:
 
 
 def _is_map(shape: torch.Size) -> bool:
-    """Whether a matrix of this shape maps channels to channels; a kernel of one input channel is a stack of filters."""
+    """Whether a parameter of this shape maps channels to channels; a depthwise kernel does not."""
     return is_matrix(shape) and not (len(shape) > 2 and shape[1] == 1)
 
 
 def split(
     params: nn.Module | Iterable[Any], is_hidden: Callable[[str, Tensor], bool] | None = None
 ) -> tuple[Named, Named]:
-    """(hidden matrices, the rest), in order.
+    """Split parameters into hidden matrices and the rest, both in order.
 
-    A hidden matrix has two sides longer than one once it is flattened to (first dimension, all others), and is neither
-    a depthwise kernel, nor an embedding or another table, nor in the head. Embeddings are told by ``nn.Embedding`` or
-    by name. The head is told by name, outside of repeated blocks, and all of that module is; or else it is the last
-    matrix; beside an embedding only if it is called an output, for else the weights are tied. ``is_hidden(name,
-    parameter)`` decides instead, if given.
+    A hidden matrix, flattened to (first dimension, all others), has two sides longer than one, and is not a depthwise
+    kernel, an embedding or another table, or part of the head. Embeddings are recognised by ``nn.Embedding`` or by
+    name. The head is recognised by name, outside of repeated blocks; without such a name it is the last matrix. In a
+    model with embeddings the last matrix must also have the name of an output, because the weights may be tied.
+    ``is_hidden(name, parameter)``, if given, decides instead.
     """
     pairs = named(params)
     if is_hidden is not None:
@@ -83,7 +83,7 @@ def split(
         if isinstance(params, nn.Module):
             kinds = (nn.Embedding, nn.EmbeddingBag)
             tables = {id(p) for module in params.modules() if isinstance(module, kinds) for p in module.parameters()}
-        # Names as a module gives them, tied weights under each of theirs.
+        # Tied weights under each of their names.
         every = list(params.named_parameters(remove_duplicate=False)) if isinstance(params, nn.Module) else pairs
         tables |= {id(p) for name, p in every if _TABLE.search(name)}
         heads = {id(p) for name, p in every if _is_head(name) and is_matrix(p.shape)}
@@ -103,13 +103,13 @@ def param_groups(
     rest: Mapping[str, Any] | None = None,
     is_hidden: Callable[[str, Tensor], bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two parameter groups, the hidden matrices and the rest, for a matrix preconditioner::
+    """Make two parameter groups, the hidden matrices and the rest, for a matrix preconditioner::
 
         sabun.Optimizer(sabun.optim.param_groups(model), lr=0.01, scheme="nesterov", preconditioner="spectral")
 
     The rest gets ``preconditioner="adam"``. ``hidden`` and ``rest`` add or override options of the two groups,
-    ``is_hidden`` overrides the choice (:func:`split` says how it is made otherwise). An empty group is left out.
-    Raises OptionError for items that are no parameters.
+    ``is_hidden`` overrides the choice of :func:`split`. An empty group is left out. Raises OptionError for items that
+    are not parameters.
     """
     first, second = split(params, is_hidden)
     groups = []

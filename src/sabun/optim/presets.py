@@ -1,7 +1,7 @@
-"""The optimizers that people know, each as one row: scheme, preconditioner, average, and what it is equal to.
+"""Presets: named optimizers, each as one row with its scheme, preconditioner, average, and the equal implementation.
 
-Tests hold every row against the public implementation that it names, step for step; ``differs`` says where a row
-departs from it on purpose.
+Tests compare every row step by step with the public implementation that it names; ``differs`` lists the intended
+differences.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in _ROWS
 
 
 def presets() -> Mapping[str, Preset]:
-    """Name → row, read-only."""
+    """The presets by name, read-only."""
     return PRESETS
 
 
 def row_of(text: str) -> Preset:
-    """The row of that name, with the scheme's parameters that stand behind it; a bare scheme is a row of its own."""
+    """Return the row of a name, with the parameters of its scheme in parentheses; or a row for a bare scheme."""
     name, parenthesis, inner = text.strip().partition("(")
     row = PRESETS.get(name.strip())
     if row is None:
@@ -171,17 +171,17 @@ def row_of(text: str) -> Preset:
 def create(
     name: str, params: nn.Module | Iterable[Any], lr: float | Tensor | None = None, **overrides: Any
 ) -> Optimizer:
-    """An optimizer by the name that people know, such as ``"nadamw"``, over a module, named or bare parameters.
+    """Create an optimizer by name, such as ``"nadamw"``, over a module, named parameters or bare parameters.
 
-    Parameters behind the name are those of its scheme, ``"lion(0.95, 0.98)"`` or ``"mars(gamma=1)"``; what is not given
-    is as in the row. Names of the scheme catalogue work too.
+    Parameters in parentheses are those of the scheme, ``"lion(0.95, 0.98)"`` or ``"mars(gamma=1)"``; the others are as
+    in the row. Names of the scheme catalogue are accepted too.
 
     ``overrides`` are options of :class:`Optimizer`, and options of the chosen roles by their own name: ``beta2=0.95``
     is the same as ``preconditioner="adam(beta2=0.95)"``. For the presets with a matrix preconditioner the parameters
     are split into hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so
     that embeddings and the head are recognised). There, roles and their options concern the hidden matrices where the
     row has others for the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``,
-    ``step_limit``) both groups. Groups (dicts) are taken as they are.
+    ``step_limit``) both groups. Groups (dicts) are not split.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """

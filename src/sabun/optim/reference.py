@@ -1,4 +1,4 @@
-"""The same step, slowly, in textbook notation: what the fast path is tested against.
+"""A slow implementation of the step in textbook notation, which the tests compare the fast path with.
 
 It shares the options with the fast path, and the declarations, but no arithmetic. The scheme is its difference equation
 with whole histories of g and d (no filter state); the formulas of preconditioners and averages are the ``reference``
@@ -37,7 +37,7 @@ class _Memory:
 
 
 class Reference:
-    """Steps real ``params`` by the same options as :class:`sabun.Optimizer`, for fixed step lengths."""
+    """The optimizer of real ``params`` with the options of :class:`sabun.Optimizer`, without a step control."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, **options: Any) -> None:
         self.optimizer = Optimizer(params, lr, **options)

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from sabun.errors import OptionError, SchemeError, TrainingError, unknown
-from sabun.optim.checkpoints import VERSION, encoding, examined, restore_lr_found
+from sabun.errors import OptionError, TrainingError, unknown
+from sabun.optim.checkpoints import VERSION, checking, encoding, restore_lr_found
 from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
 from sabun.optim.control.embedded_error import PI
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
-from sabun.optim.scheme_codec import decode_any
+from sabun.optim.scheme_codec import tableau as tableau_of
 from sabun.optim.tensors import norm, refuse_sparse
 from sabun.optim.terms import Tensors
 from sabun.schemes import ButcherTableau
@@ -91,7 +91,7 @@ class RungeKutta(torch.optim.Optimizer):
             if name not in REFUSED:
                 raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
             refuse(name, value)
-        tableau = _tableau(scheme)
+        tableau = tableau_of(scheme)
         control = STEP_CONTROLS.make(step_control)
         if not isinstance(control, Fixed | EmbeddedError):
             known = [Fixed.name, EmbeddedError.name]
@@ -144,7 +144,7 @@ class RungeKutta(torch.optim.Optimizer):
         for group in self.param_groups:
             for name in _OWN:
                 group.setdefault(name, OPTIONS[name].default)
-            group["scheme"] = _tableau(group["scheme"])
+            group["scheme"] = tableau_of(group["scheme"])
             group["step_control"] = STEP_CONTROLS.make(group["step_control"])
         self._evaluations = len(self._used)
 
@@ -158,7 +158,7 @@ class RungeKutta(torch.optim.Optimizer):
 
         Raises StateError, and changes nothing, for what is not a checkpoint of this kind and step control.
         """
-        with examined(self, ButcherTableau):
+        with checking(self, ButcherTableau):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
 
@@ -320,13 +320,3 @@ class RungeKutta(torch.optim.Optimizer):
             group |= {key: lead[key] for key in _RUNNING if key.startswith("control_")}
             if found:
                 group["lr"] = lead["control_last"]
-
-
-def _tableau(scheme: str | ButcherTableau) -> ButcherTableau:
-    found = decode_any(scheme) if isinstance(scheme, str) else scheme
-    if not isinstance(found, ButcherTableau):
-        raise SchemeError(
-            f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
-            fix="Multistep schemes need one gradient per step: use sabun.Optimizer.",
-        )
-    return found

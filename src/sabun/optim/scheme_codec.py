@@ -1,6 +1,7 @@
-"""A scheme as text and back, so that a checkpoint holds plain strings.
+"""Encode a scheme as text, for checkpoints, and decode it.
 
-A catalogue scheme is its canonical name, ``"look-ahead(0.9, 2)"``; any other is its coefficients as JSON.
+The text of a catalogue scheme is its canonical name, ``"look-ahead(0.9, 2)"``; that of any other scheme is its
+coefficients as JSON.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from sabun import schemes
 from sabun.errors import SchemeError
 from sabun.schemes import ButcherTableau, LinearMultistep
 
-__all__ = ["decode", "decode_any", "encode"]
+__all__ = ["Scheme", "decode", "encode", "multistep", "tableau"]
 
 Scheme = LinearMultistep | ButcherTableau
 
 
 def encode(scheme: Scheme) -> str:
-    """The text from which :func:`decode_any` makes an equal scheme."""
+    """Return the text from which :func:`decode` makes an equal scheme."""
     try:
-        if decode_any(scheme.name) == scheme:
+        if decode(scheme.name) == scheme:
             return scheme.name
     except SchemeError:
         pass
@@ -42,20 +43,9 @@ def encode(scheme: Scheme) -> str:
     return json.dumps(fields)
 
 
-def decode(text: str) -> LinearMultistep:
-    """The multistep scheme of that name, or with those coefficients. Raises SchemeError for anything else."""
-    scheme = decode_any(text)
-    if not isinstance(scheme, LinearMultistep):
-        raise SchemeError(
-            f"{scheme.name!r} is not a linear multistep scheme.",
-            fix="Runge–Kutta schemes need several gradients a step: use sabun.optim.RungeKutta.",
-        )
-    return scheme
-
-
 @lru_cache(maxsize=4096)
-def decode_any(text: str) -> Scheme:
-    """The scheme of either kind. Raises SchemeError for a text that makes none."""
+def decode(text: str) -> Scheme:
+    """Return the scheme of a text, of either kind. Raises SchemeError for any other text."""
     if not text.startswith("{"):
         return schemes.get(text)
     try:
@@ -77,8 +67,10 @@ def decode_any(text: str) -> Scheme:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, SchemeError):
             raise
-        raise SchemeError(f"the coefficients {text[:80]!r} cannot be read.", fix="Was the text cut?") from error
-    # A catalogue scheme that only starts otherwise is still of its family, with parameters that can be cycled.
+        raise SchemeError(
+            f"the coefficients {text[:80]!r} cannot be read.", fix="Check that the text is complete."
+        ) from error
+    # A catalogue scheme with another start-up keeps its family, and with it the parameters that a scheduler may cycle.
     try:
         named = schemes.get(made.name)
     except SchemeError:
@@ -86,6 +78,37 @@ def decode_any(text: str) -> Scheme:
     if isinstance(named, LinearMultistep) and named.with_start_up(made.start_up) == made:
         return named.with_start_up(made.start_up)
     return made
+
+
+def multistep(scheme: object) -> LinearMultistep:
+    """Return the linear multistep scheme of a text or an object, in the form that its text decodes to.
+
+    Raises SchemeError for any other scheme.
+    """
+    found = _decoded(scheme)
+    if not isinstance(found, LinearMultistep):
+        raise SchemeError(
+            f"{getattr(found, 'name', found)!r} is not a linear multistep scheme.",
+            fix="Runge–Kutta schemes need several gradients per step: use sabun.optim.RungeKutta.",
+        )
+    return found
+
+
+def tableau(scheme: object) -> ButcherTableau:
+    """Return the Runge–Kutta scheme of a text or an object. Raises SchemeError for any other scheme."""
+    found = _decoded(scheme)
+    if not isinstance(found, ButcherTableau):
+        raise SchemeError(
+            f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
+            fix="Multistep schemes need one gradient per step: use sabun.Optimizer.",
+        )
+    return found
+
+
+def _decoded(scheme: object) -> object:
+    if isinstance(scheme, Scheme):
+        scheme = encode(scheme)
+    return decode(scheme) if isinstance(scheme, str) else scheme
 
 
 def _texts(row: tuple[Fraction, ...]) -> list[str]:

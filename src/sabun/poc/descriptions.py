@@ -1,4 +1,4 @@
-"""What ``sabun.optim`` knows of the arms' numerical methods, for the report."""
+"""Descriptions of the arms' numerical methods, for the report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ import torch
 from sabun import optim
 from sabun.errors import SabunError
 from sabun.poc.judgement.assessment import Tuning
+from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Study
 from sabun.script import arms
 
 __all__ = ["describe_arms"]
 
 
-def describe_arms(study: Study, tuning: Mapping[str, Tuning]) -> dict[str, Mapping[str, object] | None]:
-    """Return for each arm what :func:`sabun.optim.describe` says of its optimizer as tuned; None if it is unknown."""
+def describe_arms(
+    study: Study, tuning: Mapping[str, Tuning], resolved: ResolvedStudy | None = None
+) -> dict[str, Mapping[str, object] | None]:
+    """Return, for each arm, the description of its tuned optimizer (:func:`sabun.optim.describe`); None if unknown.
+
+    Without ``resolved`` the notations of the arms are read; the task is not needed.
+    """
     found: dict[str, Mapping[str, object] | None] = {}
     for arm in study.arms:
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
         best = tuning[arm.name].best if arm.name in tuning else {}
         try:
-            found[arm.name] = optim.describe(arms.recipe(arm).build(model, best))
+            recipe = arms.recipe(arm) if resolved is None else resolved.arms[arm.name].recipe
+            found[arm.name] = optim.describe(recipe.build(model, best))
         except (SabunError, ImportError):
             found[arm.name] = None
     return found

@@ -76,7 +76,7 @@ class ResolvedStudy:
             return self.arms[arm].recipe.build(model, hyperparameters)
 
     def epochs_of(self, run: Run) -> int | None:
-        """Return the number of epochs of a run; None if its script does not tell (a command without ``{epochs}``)."""
+        """Return the number of epochs of a run; None if only its script knows (no ``{epochs}``)."""
         if not isinstance(self.task, ScriptCommand):
             return 1 if run.phase == "time" else self.study.budget.epochs
         return self.task.stop_after(run) or (self.study.budget.epochs if self.task.takes_epochs else None)

@@ -76,6 +76,7 @@ where an epoch has been evaluated. Only val_loss is required.
 
     sabun.log(epoch=epoch, val_loss=val_loss, accuracy=accuracy)
 """
+"""The lines that a training script needs, with an explanation."""
 
 
 def write_template(file: Path, *, task: str | None = None, script: str | None = None) -> Study:

@@ -19,13 +19,25 @@ __all__ = ["APART", "BLUE", "GREEN", "GREY", "INK", "ORANGE", "RED", "Rows", "la
 
 Rows = list[dict[str, object]]
 """The data of a layer."""
-BLUE, ORANGE, GREEN, GREY, INK, RED = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#22262B", "#C2410C"
+BLUE = "#0072B2"
+"""Filled regions and the first series."""
+ORANGE = "#D55E00"
+"""The second series."""
+GREEN = "#009E73"
+"""The third series."""
+GREY = "#8A8F98"
+"""Grid lines and reference curves."""
+INK = "#22262B"
+"""Text."""
+RED = "#C2410C"
+"""The highlighted scheme."""
 FONT = "DejaVu Sans, Verdana, IPAexGothic, Noto Sans CJK JP, sans-serif"
 APART: Any = {"color": "independent", "strokeDash": "independent", "strokeWidth": "independent"}
 """Charts side by side keep their own colours and dashes."""
 
 
 def title(lang: Language, key: str) -> alt.TitleParams:
+    """Title and subtitle of a chart: the texts ``scheme_chart.KEY`` and ``scheme_chart.KEY_sub``."""
     return alt.TitleParams(text(f"scheme_chart.{key}", lang), subtitle=text(f"scheme_chart.{key}_sub", lang))
 
 

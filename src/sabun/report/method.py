@@ -19,7 +19,7 @@ class Method:
     """A scheme and its preconditioner. ``noise_gain`` is relative to forward Euler, at hλ = 0.05."""
 
     scheme: str
-    metric: str | None
+    preconditioner: str | None
     order: int
     error_constant: float | None
     stability_interval: float | None
@@ -33,7 +33,7 @@ class Method:
 def method(description: Mapping[str, object] | None) -> Method | None:
     """The method with the scheme ``description["scheme"]``; None without one, or if the catalogue does not have it."""
     description = description or {}
-    name, metric = description.get("scheme"), description.get("preconditioner")
+    name, preconditioner = description.get("scheme"), description.get("preconditioner")
     if not isinstance(name, str):
         return None
     try:
@@ -42,7 +42,7 @@ def method(description: Mapping[str, object] | None) -> Method | None:
         return None
     return Method(
         scheme=certificate.scheme,
-        metric=str(metric) if metric else None,
+        preconditioner=str(preconditioner) if preconditioner else None,
         order=certificate.order,
         error_constant=_finite(certificate.error_constant),
         stability_interval=_finite(certificate.stability_interval),

@@ -6,8 +6,8 @@ the measured time-to-target of candidate over baseline with its interval. Then
     saving a month = jobs · hours a job · price · (1 − ratio)
     break-even     = (cost of the PoC + cost of adoption) / saving a month
 
-Special cases: no time-to-target (never reached, or not computable) gives no saving; a saving whose interval reaches
-below zero gives no upper bound for break-even.
+Without a time-to-target (never reached, or not computable) there is no saving. A saving whose interval contains values
+below zero gives no upper bound on the break-even time.
 """
 
 from __future__ import annotations

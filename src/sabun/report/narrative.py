@@ -173,8 +173,8 @@ def untested(facts: Findings) -> tuple[Note, ...]:
     ]
     notes += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
     if not any(arm.summary.bit_exact is not None for arm in facts.arms):
-        together = any(arm.summary.together > 1 for arm in facts.arms)
-        notes.append(Note("untested.no_repeat_together" if together else "untested.no_repeat", values))
+        batched = any(arm.summary.batched_seeds > 1 for arm in facts.arms)
+        notes.append(Note("untested.no_repeat_batched" if batched else "untested.no_repeat", values))
     if any(
         key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True" for key, text in facts.environment.items()
     ):
@@ -202,11 +202,11 @@ def why(facts: Findings) -> tuple[Note, ...]:
     if today is None or new is None:
         notes = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
         return (*notes, *_margins(facts.arms[0], arm))
-    if today.scheme == new.scheme and today.metric == new.metric:
+    if today.scheme == new.scheme and today.preconditioner == new.preconditioner:
         return (Note("why.same", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
-    if today.metric != new.metric:
-        key = "why.metric_new" if new.metric else "why.metric_dropped"
-        notes.append(Note(key, names | {"metric": new.metric or today.metric}))
+    if today.preconditioner != new.preconditioner:
+        key = "why.preconditioner_new" if new.preconditioner else "why.preconditioner_dropped"
+        notes.append(Note(key, names | {"preconditioner": new.preconditioner or today.preconditioner}))
     if today.scheme == new.scheme:
         return (*notes, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
     if new.order != today.order:

@@ -56,13 +56,20 @@ class ArmText(Protocol):
     """What :func:`recipe` reads of an arm (:class:`sabun.poc.spec.Arm`)."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The arm's name."""
+
     @property
-    def optimizer(self) -> str: ...
+    def optimizer(self) -> str:
+        """Its optimizer in the notation of arms."""
+
     @property
-    def options(self) -> Mapping[str, Option]: ...
+    def options(self) -> Mapping[str, Option]:
+        """Its fixed options."""
+
     @property
-    def space(self) -> Mapping[str, Any]: ...
+    def space(self) -> Mapping[str, Any]:
+        """Its search space by hyperparameter."""
 
 
 class Recipe:

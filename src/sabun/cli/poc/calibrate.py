@@ -57,6 +57,7 @@ def calibrate(
 
     from sabun.errors import StudyError
     from sabun.poc.judgement import calibrate as calibration
+    from sabun.poc.judgement.simulation import study_arrays
 
     try:
         early = [int(part) for part in looks.split(",") if part.strip()]
@@ -67,7 +68,7 @@ def calibrate(
         from sabun.cli.poc.stored import evidence_of
 
         evidence = evidence_of(directory)
-        source = calibration.records_of(evidence.study, evidence.runs)
+        source = study_arrays(evidence.study, evidence.runs)
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
         seed=seed,
@@ -86,12 +87,12 @@ def calibrate(
             typer.echo(f"false no-go     {found.no_go_rate:.1%}")
         else:
             low, high = found.power_interval
-            promised = "" if found.promised is None else f"; promised: {found.promised:.1%}"
+            promised = "" if found.predicted_power is None else f"; promised: {found.predicted_power:.1%}"
             typer.echo(
                 f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{promised}"
             )
         if found.coverage is not None:
             typer.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
         typer.echo(f"seeds used      {found.mean_seeds:.1f} on average")
-    if effect == 0 and not found.kept:
+    if effect == 0 and not found.is_calibrated:
         raise typer.Exit(1)

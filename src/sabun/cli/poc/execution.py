@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sabun.poc.events import Event, Listener
     from sabun.poc.evidence import StudyEvidence
     from sabun.poc.executors.executor import Executor
+    from sabun.poc.resolved import ResolvedStudy
     from sabun.report.money import Prices
 
 __all__ = ["executor_of", "listener_of", "show_report"]
@@ -93,16 +95,26 @@ def _tracker_of(name: str | None, to: str | None, directory: Path) -> Iterator[L
 
 
 def show_report(
-    evidence: StudyEvidence, lang: Language, prices: Prices | None, *, gate: bool, as_json: bool, quiet: bool
+    evidence: StudyEvidence,
+    lang: Language,
+    prices: Prices | None,
+    *,
+    gate: bool,
+    as_json: bool,
+    quiet: bool,
+    resolved: ResolvedStudy | None = None,
 ) -> None:
-    """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code."""
+    """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code.
+
+    ``resolved`` is the study, if this process has resolved it already.
+    """
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
     from sabun.report import json as as_data
     from sabun.report import terminal
     from sabun.report.publish import publish
 
-    published = publish(evidence, describe=describe_arms, lang=lang, money=prices)
+    published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
         value = {**as_data.to_dict(published.report), "files": published.files}
         print(json.dumps(value, ensure_ascii=False, allow_nan=False))

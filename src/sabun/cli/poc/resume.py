@@ -60,14 +60,15 @@ def resume(
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():
             from sabun.poc import study as studies
-        study = specification_of(directory)
+            from sabun.poc.resolved import resolve
+        resolved = resolve(specification_of(directory))
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
             evidence = studies.run(
-                study,
+                resolved,
                 directory,
                 executor=chosen,
                 on_event=listen,
                 allow_mixed=allow_mixed,
                 retry_failed=retry_failed,
             )
-    show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet)
+    show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)

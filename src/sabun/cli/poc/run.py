@@ -122,6 +122,7 @@ def run(
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():  # torch is loaded here, after the workers have been started
             from sabun.poc import study as studies
+            from sabun.poc.resolved import resolve
             from sabun.poc.study_options import default_directory, study_from_options
         study = study_from_options(
             source,
@@ -133,6 +134,7 @@ def run(
             time_limit=time_limit,
         )
         directory = out if out is not None else default_directory(study)
+        resolved = resolve(study)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            evidence = studies.run(study, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
-    show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet)
+            evidence = studies.run(resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
+    show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)

@@ -1,20 +1,20 @@
-"""A step length for mini-batches, without a learning rate: the gradient against the way gone lately.
+"""The step control ``balance``: no learning rate, for mini-batches; the gradient against the recent path.
 
-With r the part of past gradients that the scheme has still to carry out, φ = θ − h·r moves by Euler steps, whatever the
+With r the part of past gradients that the scheme has not applied yet, φ = θ − h·r moves by Euler steps, whatever the
 linear scheme: φ ← φ − h·g. So for any point a
 
     ‖φ_next − a‖² − ‖φ − a‖² = −2h g·(φ − a) + h²‖g‖²
 
 Let a be the mean of φ over the last half or so of the run, and Y = 2 g·(φ − a) / (h‖g‖²), on average. Y < 0: the
-path runs downhill, away from where it was; a longer step would get further. Y = 1: it only wanders about a in what
-noise and overshoot keep up (stationarity), and a shorter step would settle lower. Y between 0 and 1 is the mean-square
-balance of the two. h grows while Y is below a threshold and shrinks above it. Gradient noise and curvature both enter
-as they act on the path; neither is estimated by itself, so no batch is looked at twice.
+path runs downhill, and a longer step would get further. Y = 1: it fluctuates about a, sustained by noise and overshoot
+(stationarity), and a shorter step would reach a lower loss. h grows while Y is below a threshold and shrinks above it.
+Gradient noise and curvature enter through their effect on the path; neither is estimated, so no batch is evaluated
+twice.
 
 Sources: the relation between ⟨g·θ⟩ and h⟨g²⟩ at stationarity is Yaida's fluctuation-dissipation theorem for SGD (2018,
-arXiv 1810.00004); Lang, Xiao & Zhang 2019 (arXiv 1909.09712) test it to decay a step; Pflug 1983 had g·g_previous < 0,
-which is Y with a = the last point. The threshold away from stationarity, the mean over a share of the run, the point φ
-and growth by the same rule are this project's.
+arXiv 1810.00004); Lang, Xiao & Zhang 2019 (arXiv 1909.09712) test it to decay the step; Pflug 1983 tests
+g·g_previous < 0, which is Y with a = the last point. The threshold away from stationarity, the mean over a share of the
+run, the point φ and growth by the same rule are this project's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ __all__ = ["Balance"]
 class Balance(StepControl):
     """log h moves by at most min(0.1, 2/n) per step, in proportion to Y − 0.3·n/(n + 100) in step n.
 
-    The threshold rises from 0, the step at which the next gradient is just not turned back on the way gone, because an
-    early Y rests on few steps. A step may be twice as long (‖h·u‖, root mean square over the last half of the run) as
-    those before; a longer one is *shortened*, direction kept, and counted. All constants were fixed on the tasks that
-    ``benchmarks/step_control.py`` names as such; docs/step-control.md says where they fall short.
+    The threshold rises from 0, because an early Y is the mean of few steps. A step may be twice as long (‖h·u‖) as the
+    root mean square over the last half of the run; a longer one is *shortened* in the same direction, and counted. The
+    constants were fixed on the tasks that ``benchmarks/step_control.py`` lists; docs/step-control.md has their limits.
     """
 
     name: ClassVar[str] = "balance"
@@ -80,14 +79,14 @@ class _BalanceController:
         self._balance = math.nan
 
     def before(self, context: StepContext) -> None:
-        """Nothing to do: no batch is looked at twice."""
+        """Nothing: no batch is evaluated twice."""
 
     def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
-        """One step for all groups; the scalars are the first group's, the others hold copies."""
+        """One length for all groups; the first group holds the scalars, the others copies."""
         lead = context.groups[0]
         groups = {p: group for group in context.groups for p in group["params"]}
         n, h = int(lead["control_count"]), float(lead["control_step"])
-        share = 2 / (n + 2)  # the mean then runs over the path with weights ∝ its age
+        share = 2 / (n + 2)  # the mean over the path then has weights ∝ the number of the step
         pull, energy, position, length = 0.0, 0.0, 0.0, 0.0
         for p, x, u, held in updates:
             g = _descent(p, x, u, groups[p])
@@ -132,7 +131,7 @@ class _BalanceController:
         return min(self.RATE, self.SETTLE / n) * min(1.0, max(-1.0, -excess))
 
     def _shortened(self, lead: dict[str, Any], n: int, h: float, size: float, share: float) -> float:
-        """The length to take. ``control_reach`` is the mean square of ‖h·u‖ lately."""
+        """The length to take. ``control_reach`` is the recent mean square of ‖h·u‖."""
         reach = h * size
         if n == 0:
             lead["control_reach"] = reach**2 if math.isfinite(reach) else 0.0
@@ -157,7 +156,7 @@ class _BalanceController:
 
 
 def _descent(p: Tensor, x: Tensor, u: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """g as the scheme got it: the sign of ``maximize`` and coupled decay in it, in the precision of the update."""
+    """g as in the scheme: with the sign of ``maximize`` and coupled decay, in the precision of the update."""
     g = real_view(p.grad).to(u.dtype) if p.grad is not None else torch.zeros_like(u)
     if group["maximize"]:
         g = -g

@@ -90,10 +90,10 @@ class _ErrorController:
         self._error = math.nan
 
     def before(self, context: StepContext) -> None:
-        """Nothing to do: the estimate is made of what the step computes anyhow."""
+        """Nothing: the estimate is made from the updates."""
 
     def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
-        """The controller keeps its scalars in the first group; the others hold copies."""
+        """One length for all groups; the first group holds the scalars, the others copies."""
         lead = context.groups[0]
         position, slope, change = 0.0, 0.0, 0.0
         known = lead["control_count"] > 0
@@ -101,14 +101,14 @@ class _ErrorController:
             position += float(torch.linalg.vector_norm(x)) ** 2
             slope += float(torch.linalg.vector_norm(u)) ** 2
             if "update_previous" not in held:
-                # A parameter that joins late is taken as unchanged.
+                # For a parameter that joins late the update counts as unchanged.
                 held["update_previous"] = torch.zeros_like(p, dtype=p.dtype if p.is_complex() else u.dtype)
                 real_view(held["update_previous"]).copy_(u)
             previous = real_view(held["update_previous"])
             change += float(torch.linalg.vector_norm(u - previous)) ** 2
             previous.copy_(u)
         position, slope, change = math.sqrt(position), math.sqrt(slope), math.sqrt(change)
-        # At θ = 0 there is nothing to be relative to; a unit step of the gradient is.
+        # At θ = 0 the error is relative to the gradient.
         unit = float(lead["step_control"].tolerance) * (position or slope or 1.0)
         h, last = lead["control_step"], lead["control_last"]
         if not known:

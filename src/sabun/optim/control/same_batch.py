@@ -1,4 +1,4 @@
-"""The gradient at other points, on the same batch, with the same random numbers: what probes and stages need."""
+"""Gradients at several points on the same batch with the same random numbers, for probes and Runge–Kutta stages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ __all__ = ["SameBatch"]
 
 
 class SameBatch:
-    """Calls ``closure`` as often as needed, each time as if it were the first time in this step.
+    """Calls of ``closure`` with the same random numbers.
 
-    Dropout and the like draw the same numbers at every point; afterwards the generators stand where one call leaves
-    them.
-    Batch-norm statistics do see every call.
+    Dropout draws the same numbers in every call; afterwards the generators are in the state after one call.
+    Batch-norm statistics are updated by every call.
     """
 
     def __init__(self, closure: Callable[[], Any]) -> None:
@@ -25,7 +24,7 @@ class SameBatch:
         self._after: list[Tensor] | None = None
 
     def loss(self) -> Any:
-        """Call the closure where the parameters stand, and return what it returns."""
+        """Call the closure at the present parameters and return its result."""
         if self._after is not None:
             _set_noise(self._noise)
         with torch.enable_grad():
@@ -38,13 +37,13 @@ class SameBatch:
 
     @torch.no_grad()
     def gradients(self, params: Sequence[Tensor], shifts: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients at params + shifts. Parameters and their ``.grad`` are afterwards what they were, to the bit."""
+        """Gradients at params + shifts. Parameters and their ``.grad`` are restored to the bit."""
         points = [p.clone() for p in params]
         kept = [p.grad for p in params]
         try:
             for p, shift in zip(params, shifts, strict=True):
                 p.add_(shift)
-                p.grad = None  # else the closure's zero_grad could clear the very tensor that is kept
+                p.grad = None  # else the closure's zero_grad could clear the saved tensor
             self.loss()
             return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         finally:

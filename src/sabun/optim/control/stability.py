@@ -62,7 +62,7 @@ class StabilityController:
         self.evaluations = 1 + self.FIRST  # what the first step will use
 
     def before(self, context: StepContext) -> None:
-        """Estimate λ when it is time to."""
+        """Estimate λ when a probe is due."""
         self.evaluations = 1
         batch = context.batch
         if batch is None:
@@ -79,7 +79,7 @@ class StabilityController:
             return
         due = lead["control_count"] % lead["step_control"].probe_every == 0
         jumped = size > self.GROWTH * lead["control_norm"] > 0
-        # Only what was in a probe has a direction; a parameter that joins may bring any curvature.
+        # A parameter that joins has no probe direction yet, and may have any curvature.
         joined = any("probe_direction" not in context.state.get(p, {}) for p, _ in places)
         for group in context.groups:
             group["control_count"] += 1
@@ -123,14 +123,14 @@ class StabilityController:
         return curvature
 
     def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
-        """lr, or less where hλ would leave the allowed part of the interval."""
+        """lr, or the largest h with hλ in the allowed part of the interval."""
         lengths = []
         for group in context.groups:
             lr, curvature, interval = float(group["lr"]), group["curvature"], self._interval(group)
             if math.isfinite(curvature) and curvature > 0:
                 lr = min(lr, group["step_control"].fraction * interval / curvature)
             elif not math.isfinite(curvature):
-                lr = 0.0  # the probe itself left the numbers: stay, and look again at the next step
+                lr = 0.0  # the probe overflowed: do not move, and probe again at the next step
             group["control_last"] = lr
             lengths.append(lr)
         return lengths

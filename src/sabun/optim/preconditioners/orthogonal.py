@@ -1,4 +1,4 @@
-"""Linear algebra of the matrix metrics: the orthogonal polar factor, and slowly turning eigenbases.
+"""Linear algebra of the matrix preconditioners: the orthogonal polar factor, and slowly turning eigenbases.
 
 Both avoid a factorisation in every step. The polar factor UVᵀ of G = UΣVᵀ is approached by odd polynomials in G, which
 act on the singular values alone; an eigenbasis that is nearly right is improved by one power iteration and a QR.
@@ -74,7 +74,7 @@ def orthogonalize_all(
             together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X))
         else:
             X = _directly(X, coefficients)
-            # In the order of entries that parameters have: whatever adds one to the other takes twice as long else.
+            # Contiguous, as parameters are: adding tensors of different memory order takes twice as long.
             found[place] = (X.mT.contiguous() if tall else X).to(stack.dtype)
     for members in together.values():
         Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X in members]), coefficients)
@@ -136,8 +136,8 @@ def arithmetic(matrices: Tensor, coefficients: Polynomials) -> torch.dtype:
     """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
 
     On a CPU without such units float32 is faster as well as finer, and with them it is for small matrices, where a call
-    costs more than its arithmetic, and for longer ones that can go through their Gram matrix; float64 is taken as a
-    wish for exactness there.
+    costs more than its arithmetic, and for longer ones that can go through their Gram matrix; float64 matrices
+    are iterated in float64.
     """
     if matrices.device.type != "cpu":
         return torch.bfloat16

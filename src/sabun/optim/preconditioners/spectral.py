@@ -68,6 +68,7 @@ class Spectral(Preconditioner):
 
     @cached_property
     def fallback(self) -> Adam:
+        """``adam`` with the same β₂ and ε, for parameters that are not matrices."""
         return Adam(self.beta2, self.eps)
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:

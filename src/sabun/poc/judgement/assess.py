@@ -1,7 +1,7 @@
 """From records to judgement: KPIs per seed, paired comparisons, verdicts. One pure function, :func:`assess`.
 
-The order of runs does not matter: seeds are paired by number and sorted. Special cases: an arm without a run gets empty
-summaries and an undecided verdict; runs of tuning and of repetition never enter a comparison.
+Only evaluation runs are compared, paired by seed; their order does not matter. An arm without a run has empty summaries
+and an undecided verdict.
 """
 
 from __future__ import annotations
@@ -39,31 +39,30 @@ from sabun.poc.spec import Study, Thresholds
 __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
 
 METHODS: Final = ("sign-flip", "signed-rank", "paired-t", "descriptive")
-"""What ``Comparison.method`` may say. ``paired-t`` stands only where there are too few seeds to decide: for
-information."""
+"""The values of ``Comparison.method``. ``paired-t`` is used only where there are too few seeds to decide."""
 
 PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
-"""What ``Comparison.problem`` may say."""
+"""The values of ``Comparison.problem``."""
 
 Runs = Mapping[int, RunResult]
 
 _HUGE: Final = 1e100
-"""A number beyond it is taken for infinite: its square still fits into a float."""
+"""A larger number counts as infinite. Its square still fits into a float."""
 
 
 def plan(study: Study) -> tuple[Look, ...]:
-    """The looks at which this study may be judged: one, or several with error spending (``budget.looks``)."""
+    """The planned looks of a study: one, or several with error spending (``budget.looks``)."""
     return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
 
 
 def decided(assessment: Assessment) -> bool:
-    """Whether a sequential study may stop here: every candidate has a go or a no-go."""
+    """Whether a sequential study may stop: every candidate has a go or a no-go."""
     return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
 
 
 def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
-    """Judge every candidate of ``study`` against its baseline on the evaluation runs among ``runs``."""
-    # Evidence may hold any float; what overflows is caught by value, not by warning.
+    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``."""
+    # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
         return _assess(study, runs, tuning)
 
@@ -84,7 +83,7 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
     divergence = {name: _divergence(base, by_arm[name]) for name in names}
-    verdicts = judge(comparisons, divergence, progress, study.thresholds, _starved(tuning.get(study.baseline.name)))
+    verdicts = judge(comparisons, divergence, progress, study.thresholds, _edge_of(tuning.get(study.baseline.name)))
     return Assessment(
         baseline=study.baseline.name,
         arms={arm.name: _summary(arm.name, by_arm[arm.name], base, runs, tuning.get(arm.name)) for arm in study.arms},
@@ -95,13 +94,13 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     )
 
 
-def _starved(tuning: Tuning | None) -> tuple[str, float] | None:
-    """Hyperparameter and value at which the baseline's tuning ended at an edge; None where it bracketed an optimum."""
+def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
+    """The hyperparameter whose best value was at an edge of its space, and this value; None if there is none."""
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
 def _progress(study: Study, base: Runs, own: Runs) -> LookState:
-    """How far this candidate's comparison is, and which error it may spend now."""
+    """Number of pairs, and the error that may be spent at this look."""
     n = sum(1 for seed, run in own.items() if seed in base and "failed" not in (run.status, base[seed].status))
     looks = plan(study)
     at = [look for look in looks if look.seeds == n] or ([looks[-1]] if n > looks[-1].seeds else [])
@@ -111,21 +110,21 @@ def _progress(study: Study, base: Runs, own: Runs) -> LookState:
     return LookState(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
 
 
-def _is_lost(run: RunResult) -> bool:
+def _diverged(run: RunResult) -> bool:
     return run.status != "failed" and not abs(run.final_loss) < _HUGE
 
 
 def _divergence(base: Runs, own: Runs) -> Divergence:
     seeds = [seed for seed in own if seed in base]
-    c = [_is_lost(own[seed]) for seed in seeds]
-    b = [_is_lost(base[seed]) for seed in seeds]
+    c = [_diverged(own[seed]) for seed in seeds]
+    b = [_diverged(base[seed]) for seed in seeds]
     only = [(x and not y, y and not x) for x, y in zip(c, b, strict=True)]
     return Divergence(len(seeds), sum(c), sum(b), sum(x for x, _ in only), sum(y for _, y in only))
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A comparison before Holm's correction: everything but level, interval and adjusted p-value."""
+    """A comparison before Holm's correction, without level, interval and adjusted p-value."""
 
     row: Comparison
     sample: Paired | SignedRank | None = None
@@ -134,7 +133,7 @@ class _Draft:
 
 
 def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
-    seeds, b, c, lost = [], [], [], False
+    seeds, b, c, diverged = [], [], [], False
     for seed in own:
         if seed not in base:
             continue
@@ -142,9 +141,9 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
         if x is None or y is None or math.isnan(x) or math.isnan(y):
             continue
         if kpi.analysis in ("relative", "ratio", "spread") and not (abs(x) < _HUGE and abs(y) < _HUGE):
-            # Both lost, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate: no
-            # mean.
-            lost = lost or abs(x) < _HUGE
+            # Both diverged, or only the baseline: the pair is left out, in the baseline's favour. Only the candidate
+            # diverged: there is no mean.
+            diverged = diverged or abs(x) < _HUGE
             continue
         seeds.append(seed)
         b.append(x)
@@ -154,7 +153,7 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
         p_adjusted=None, n=len(seeds), seeds=tuple(seeds), baseline=tuple(b), candidate=tuple(c),
         threshold=kpi.threshold(limits), method="descriptive",
     )  # fmt: skip
-    if lost and kpi.analysis != "spread":
+    if diverged and kpi.analysis != "spread":
         return _Draft(replace(row, problem="diverged"))
     if not seeds:
         return _Draft(replace(row, problem="no_data"))
@@ -168,7 +167,7 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
 
 
 def _censored(row: Comparison, ends: Sequence[float]) -> _Draft:
-    """``ends``: the candidate's training seconds in all; a target that was not reached lies beyond them."""
+    """Compare times to a target; ``ends`` are the candidate's training seconds, beyond which an unreached target is."""
     if any(not 0 < x < math.inf for x in row.baseline) or any(x <= 0 for x in (*row.candidate, *ends)):
         return _Draft(replace(row, problem="not_positive"))
     b = np.log(row.baseline)
@@ -208,7 +207,7 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
-    """Holm over the candidates that have a p-value, then each one's interval at the level at which Holm tests it."""
+    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test."""
     p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
     rows = []
     for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
@@ -233,7 +232,7 @@ def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
 def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, error: float) -> Comparison:
     sd = float(sample.deviation()) if row.n >= 2 else math.nan
     if attained(row.n, error) == 0:
-        # For information: the t interval needs no minimum, and decides nothing.
+        # The t interval needs no minimum of pairs. It is for information and decides nothing.
         row = replace(row, problem="too_few_seeds", method="paired-t")
         if row.n < 2 or sample.scale == "spread":
             return replace(row, method="descriptive")
@@ -244,7 +243,7 @@ def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, er
         return _with_interval(row, *(float(sample.to_effect(x)) for x in (middle - half, middle + half)))
     low, high = (float(sample.to_effect(x)) for x in interval(typical, row.n, error))
     if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(sd)):
-        # Pairs that tell nothing (the median seed of both arms) leave fewer than the test needs.
+        # Uninformative pairs (the median seed of both arms) leave fewer than the test needs.
         return replace(row, problem="too_few_seeds", method="descriptive")
     row = replace(row, low=low, high=high)
     if sample.scale == "spread":
@@ -258,13 +257,13 @@ def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, er
 
 
 def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) -> int | None:
-    """Seeds in all that would settle the side of the threshold; None when it is settled or out of reach."""
+    """Number of seeds in total that would decide the comparison; None if it is decided, or out of reach."""
     if row.effect is None or row.threshold is None or low > row.threshold or high < row.threshold:
         return None
     if row.scale == "ratio":
         shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
     elif row.threshold < row.effect:
-        # Between "better by the margin" and "equal" nothing is ever decided; beyond "equal" it would be a no-go.
+        # Nothing is decided between "better by the margin" and "equal"; beyond "equal" it would be a no-go.
         shift = row.effect
     else:
         shift = abs(row.effect - row.threshold)
@@ -296,19 +295,19 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         loss_low=tuple(min(column) for column in losses),
         loss_high=tuple(max(column) for column in losses),
         seconds_median=tuple(basic.median(column) for column in seconds),
-        diverged=sum(_is_lost(run) for run in own.values()),
+        diverged=sum(_diverged(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
         bit_exact=_bit_exact(arm, own, runs),
-        together=max((run.batched_seeds for run in own.values()), default=1),
+        batched_seeds=max((run.batched_seeds for run in own.values()), default=1),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
     )
 
 
 def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[float]]]:
-    """Epochs, and for each the validation losses and the training seconds gone by, over the runs.
+    """Epochs, and for each the validation losses and the cumulative training seconds of all runs.
 
-    A run that diverged early counts as inf from there on: a median over the survivors would flatter. Failed runs are
-    left out.
+    A run that diverged counts as inf from there on; a median over the other runs would be biased. Failed runs are left
+    out.
     """
     curves = []
     for run in own.values():
@@ -325,9 +324,7 @@ def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[fl
 
 
 def _bit_exact(arm: str, own: Runs, runs: Sequence[RunResult]) -> bool | None:
-    """Whether every repeated run ended with the same losses and the same weights; None without a repetition, or where
-    seeds were trained together: they round differently from the repeated run, which is alone.
-    """
+    """Whether every repeated run has the same losses and weights; None without a comparable repetition."""
     found = [
         _trace(run) == _trace(own[run.seed])
         for run in runs

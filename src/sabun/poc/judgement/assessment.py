@@ -12,7 +12,7 @@ from typing import Literal
 __all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
 
 Decision = Literal["go", "no-go", "undecided"]
-"""What a verdict says."""
+"""The decision on a candidate, or on a study."""
 Outcome = Literal["pass", "fail", "unclear"]
 """Outcome of one group of KPIs."""
 Mark = Literal["pass", "fail", "unclear", "open"]
@@ -21,19 +21,23 @@ Mark = Literal["pass", "fail", "unclear", "open"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One candidate against the baseline on one KPI.
+    """One candidate compared with the baseline on one KPI.
 
-    ``scale`` is ``relative`` (effect = candidate/baseline − 1 of paired means; 0 means equal, negative is better
-    when lower is better) or ``ratio`` (effect = candidate/baseline, computed on the log scale; 1 means equal).
-    ``low``..``high`` is the two-sided interval at ``level``, the level at which Holm's procedure (and the look of a
-    sequential study) tests this candidate: it excludes ``threshold`` exactly when the adjusted test rejects.
-    ``p_value`` is two-sided, of "the effect is ``threshold``"; ``p_adjusted`` after Holm over candidates.
-    ``baseline`` and ``candidate`` are the values per paired seed, in the order of ``seeds``. ``problem`` is a code
-    where the comparison decides nothing; numbers that could not be computed are then None (with ``too_few_seeds`` a
-    t interval stands for information). ``power`` is the chance that a study of this size shows an effect
-    ``detectable`` away from the threshold (a relative difference, or a factor above 1); ``seeds_to_decide``
-    estimates, for KPIs that decide, the number of seeds in all that would settle it (None: out of reach or
-    settled).
+    Attributes:
+        scale: ``relative`` (effect = candidate/baseline − 1 of paired means, 0 is equal) or ``ratio`` (effect =
+            candidate/baseline, computed on the log scale, 1 is equal).
+        effect: the estimate.
+        low, high: the two-sided interval at ``level``, at which Holm's procedure (and the look of a sequential study)
+            tests this candidate. It excludes ``threshold`` exactly when the adjusted test rejects.
+        p_value, p_adjusted: two-sided p-value of "the effect is ``threshold``", and after Holm over candidates.
+        n, seeds, baseline, candidate: the pairs, and the values of either arm in the order of ``seeds``.
+        method: one of :data:`sabun.poc.judgement.assess.METHODS`.
+        power, detectable: the probability that a study of this size detects an effect ``detectable`` away from the
+            threshold (a relative difference, or a factor above 1).
+        seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
+            None if it is decided, or out of reach.
+        problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
+            not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
 
     kpi: str
@@ -94,9 +98,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What tuning found for one arm: ``trials`` as (hyperparameters, objective); ``at_edge`` names a hyperparameter
-    whose best value lies within 5% (in log space) of the edge of its space, or is the smallest or largest of more than
-    two values tried: its optimum may lie outside."""
+    """The outcome of tuning for one arm.
+
+    ``trials`` are (hyperparameters, objective). ``at_edge`` names the hyperparameters whose optimum may be outside
+    their search space: the best value is within 5% (in log space) of the edge, or is the smallest or largest of more
+    than two values tried.
+    """
 
     arm: str
     best: Mapping[str, float | int | str | bool]
@@ -109,10 +116,13 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """One arm by itself: KPI values per seed, and their median. ``curves``: epoch → (median, low, high) over seeds.
+    """One arm by itself.
 
-    ``together``: how many seeds were trained as one model; ``bit_exact`` is then unknown, because the repeated run is
-    trained alone, which rounds differently.
+    ``values`` and ``medians`` are by KPI, ``values`` in the order of ``seeds``. The learning curve is ``loss_median``,
+    ``loss_low`` and ``loss_high`` over seeds and ``seconds_median``, at each of ``epochs``. ``batched_seeds`` is the
+    number of seeds trained as one batched model (1: trained alone). ``bit_exact`` says whether repeated runs ended with
+    the same bits; None where none was repeated or the seeds were batched, because a batched model rounds differently
+    from a run that is trained alone.
     """
 
     arm: str
@@ -128,12 +138,12 @@ class ArmSummary:
     failed: int
     bit_exact: bool | None
     lr_tolerance_decades: float | None
-    together: int = 1
+    batched_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Everything that the records say, computed once."""
+    """The judgement on a study's records."""
 
     baseline: str
     arms: Mapping[str, ArmSummary]

@@ -1,30 +1,23 @@
-"""Does the protocol keep its promise? Thousands of studies whose truth is known, judged by the rules of a real one.
+"""Error rates and power of the verdict, measured on thousands of studies whose truth is known.
 
-An *A/A study* compares an arm with itself: every "go" is false. A *planted* study gives the first candidate a known
-effect: its "go" rate is the power, to be held against what was promised. Studies are drawn from scenarios, or
-from stored records by resampling seeds and swapping arms at random within each pair, which makes any record an A/A.
-
-Judging works on arrays, many studies at once, with the functions of :mod:`sabun.poc.judgement.statistics` and the
-rules of
-:mod:`sabun.poc.judgement.verdict`; a test holds its verdicts against those of
-:func:`sabun.poc.judgement.assess.assess`. It leaves out
-what a simulation has none of: diverged runs, and a time-to-target that could excuse slow epochs.
+An *A/A study* compares an arm with itself: every go is false. In a study with a planted effect the go rate of the first
+candidate is the power. Many studies are judged at once, on arrays, with the functions of
+:mod:`sabun.poc.judgement.statistics` and the rules of :mod:`sabun.poc.judgement.verdict`; a test compares the verdicts
+with those of :func:`sabun.poc.judgement.assess.assess`. Diverged runs and times to a target are not simulated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from sabun.errors import StudyError, unknown
-from sabun.poc.judgement.kpis import deciding
+from sabun.poc.judgement.simulation import SCENARIOS, Scenario, StudyArrays, resample, simulate
 from sabun.poc.judgement.statistics import (
     GROUP_BITS,
     Floats,
@@ -36,67 +29,20 @@ from sabun.poc.judgement.statistics import (
     power,
     sequential_plan,
 )
-from sabun.poc.records import RunResult
-from sabun.poc.spec import Study, Thresholds
+from sabun.poc.spec import Thresholds
 
-__all__ = ["SCENARIOS", "Calibration", "Records", "Scenario", "calibrate", "judge_arrays", "records_of", "simulate"]
-
-Noise = Literal["normal", "heavy-tailed", "skewed", "two-basins"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What final losses look like over seeds. ``spread``: relative standard deviation over seeds; ``correlation``: of
-    the two arms' losses on one seed (same initial weights, same batches); ``candidate_spread``: the candidates'
-    spread relative to the baseline's; ``time_noise``: relative standard deviation of the seconds an
-    epoch. The defaults are near what small networks on scikit-learn's digits show: after tuning, arms agree on which
-    seeds are lucky."""
-
-    noise: Noise
-    spread: float = 0.10
-    correlation: float = 0.9
-    candidate_spread: float = 1.0
-    time_noise: float = 0.02
-
-
-SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
-    {
-        "normal": Scenario("normal"),
-        "heavy-tailed": Scenario("heavy-tailed"),
-        "skewed": Scenario("skewed"),
-        "two-basins": Scenario("two-basins"),
-    }
-)
-"""normal; Student's t with 3 degrees of freedom; lognormal (skewness 3.7); 15% of the seeds end in a worse basin. All
-with the same mean and variance, and a seed effect that both arms share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Studies as arrays (studies, 1 + candidates, seeds), the baseline first: final losses, seconds an epoch."""
-
-    loss: Floats
-    epoch_s: Floats
-
-    @property
-    def seeds(self) -> int:
-        """Paired seeds of each study."""
-        return int(self.loss.shape[-1])
-
-    def first(self, seeds: int) -> Records:
-        """The same studies after their first ``seeds`` seeds."""
-        return Records(self.loss[..., :seeds], self.epoch_s[..., :seeds])
+__all__ = ["Calibration", "calibrate", "clopper_pearson", "judge_arrays"]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What came out of ``studies`` studies.
+    """The verdicts on ``studies`` studies.
 
-    ``any_go``: studies in which any candidate got a go (under ``effect`` 0 each is false: family-wise). ``first_go``:
-    those in which the first candidate got one; with an effect this is the measured power, ``promised`` the one
-    computed in advance from the scenario's spread (a lower bound for several candidates or looks; None for stored
-    records). ``any_better`` and ``first_better`` ask K1 alone; ``any_no_go`` is like ``any_go``. ``covered``: of
-    ``intervals`` K1 intervals, how many hold the truth. ``mean_seeds``: seeds used on average.
+    ``any_go`` counts the studies in which some candidate has a go (with ``effect`` 0 each is false, so this is
+    family-wise), ``first_go`` those in which the first candidate has one, which with an effect is the power.
+    ``predicted_power`` is computed in advance from the scenario's spread (a lower bound for several candidates or
+    looks; None for stored records). ``any_better`` and ``first_better`` count by K1 alone, ``any_no_go`` as ``any_go``.
+    ``covered`` of ``intervals`` K1 intervals contain the true effect. ``mean_seeds`` is the mean number of seeds used.
     """
 
     scenario: str
@@ -113,12 +59,12 @@ class Calibration:
     first_better: int
     covered: int
     intervals: int
-    promised: float | None
+    predicted_power: float | None
     mean_seeds: float
 
     @property
     def go_rate(self) -> float:
-        """Share of studies with a go; of an A/A study, the rate of false ones."""
+        """Share of studies with a go; for A/A studies, the rate of false ones."""
         return self.any_go / self.studies
 
     @property
@@ -128,12 +74,12 @@ class Calibration:
 
     @property
     def no_go_rate(self) -> float:
-        """Share of studies in which some candidate got a no-go."""
+        """Share of studies in which some candidate has a no-go."""
         return self.any_no_go / self.studies
 
     @property
     def power(self) -> float:
-        """Share of studies in which the first candidate got a go."""
+        """Share of studies in which the first candidate has a go."""
         return self.first_go / self.studies
 
     @property
@@ -143,12 +89,12 @@ class Calibration:
 
     @property
     def coverage(self) -> float | None:
-        """Share of intervals that hold the true effect; None where no interval could be computed."""
+        """Share of intervals that contain the true effect; None without an interval."""
         return self.covered / self.intervals if self.intervals else None
 
     @property
-    def kept(self) -> bool:
-        """Whether the data are compatible with "at most 5% false go" (only for ``effect`` 0)."""
+    def is_calibrated(self) -> bool:
+        """Whether the go rate is compatible with at most 5% false go (for ``effect`` 0)."""
         return self.go_interval[0] <= 0.05
 
 
@@ -160,94 +106,9 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
     return low, high
 
 
-def _noise(rng: np.random.Generator, kind: Noise, shape: tuple[int, ...]) -> Floats:
-    """Mean 0, variance 1."""
-    if kind == "normal":
-        return rng.standard_normal(shape)
-    if kind == "heavy-tailed":
-        return rng.standard_t(3, shape) / math.sqrt(3)
-    if kind == "skewed":
-        s2 = 0.64
-        z = np.exp(math.sqrt(s2) * rng.standard_normal(shape))
-        scaled: Floats = (z - math.exp(s2 / 2)) / math.sqrt((math.exp(s2) - 1) * math.exp(s2))
-        return scaled
-    share, depth, width = 0.15, 3.0, 0.5
-    z = depth * (rng.random(shape) < share) + width * rng.standard_normal(shape)
-    basins: Floats = (z - depth * share) / math.sqrt(depth**2 * share * (1 - share) + width**2)
-    return basins
-
-
-def simulate(
-    rng: np.random.Generator,
-    scenario: Scenario,
-    *,
-    studies: int,
-    seeds: int,
-    candidates: int = 1,
-    effect: float = 0.0,
-    time_ratio: float = 1.0,
-) -> Records:
-    """Draw studies. ``effect``: how much lower the first candidate's mean loss is, relatively; the others equal the
-    baseline.
-
-    Loss of arm a on seed s: mean_a (1 + spread_a (√ρ·shared_s + √(1 − ρ)·own_as)), cut off at 2% of the mean.
-    """
-    shape = (studies, 1 + candidates, seeds)
-    rho = scenario.correlation
-    z = math.sqrt(rho) * _noise(rng, scenario.noise, (studies, 1, seeds))
-    z = z + math.sqrt(1 - rho) * _noise(rng, scenario.noise, shape)
-    spread = np.full((1, 1 + candidates, 1), scenario.spread)
-    spread[:, 1:] *= scenario.candidate_spread
-    loss = np.maximum(1 + spread * z, 0.02)
-    loss[:, 1] *= 1 - effect
-    seconds = np.exp(scenario.time_noise * rng.standard_normal(shape))
-    seconds[:, 1:] *= time_ratio
-    return Records(0.1 * loss, seconds)
-
-
-def records_of(study: Study, runs: Sequence[RunResult]) -> Records:
-    """One study's evaluation runs as arrays, over the seeds on which every arm finished.
-
-    Raises StudyError when there are fewer than two such seeds.
-    """
-    by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
-    for run in runs:
-        if run.phase == "evaluate" and run.status == "finished" and run.arm in by_arm:
-            by_arm[run.arm][run.seed] = run
-    seeds = sorted(set.intersection(*(set(own) for own in by_arm.values())))
-    loss, seconds = (
-        np.array([[_finite(deciding(group).of(own[seed])) for seed in seeds] for own in by_arm.values()])
-        for group in ("K1", "K3")
-    )
-    usable = np.all(np.isfinite(loss) & np.isfinite(seconds), axis=0)
-    if np.count_nonzero(usable) < 2:
-        raise StudyError(
-            "fewer than two seeds have a finished run of every arm: there is nothing to resample.",
-            fix="Finish the study first, or calibrate on simulated records.",
-        )
-    return Records(loss[None, :, usable], seconds[None, :, usable])
-
-
-def _finite(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def resample(rng: np.random.Generator, source: Records, *, studies: int, seeds: int, effect: float = 0.0) -> Records:
-    """A/A studies from one real study: draw seeds with replacement, and on each seed shuffle the arms.
-
-    Shuffling makes the arms exchangeable, whatever they were, and keeps the real tails and the real correlation.
-    """
-    arms = source.loss.shape[1]
-    picked = rng.integers(0, source.seeds, (studies, 1, seeds))
-    order = rng.permuted(np.broadcast_to(np.arange(arms)[None, :, None], (studies, arms, seeds)), axis=1)
-    loss = source.loss[0][order, picked]
-    loss[:, 1] *= 1 - effect
-    return Records(loss, source.epoch_s[0][order, picked])
-
-
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """Per study and candidate: the three decisions, and the K1 interval at the level at which Holm tests it."""
+class ArrayVerdicts:
+    """For each study and candidate: the decisions, and the K1 interval at the level of its test."""
 
     go: NDArray[np.bool_]
     no_go: NDArray[np.bool_]
@@ -256,7 +117,7 @@ class Verdicts:
     high: Floats
 
 
-def judge_arrays(records: Records, thresholds: Thresholds, alpha: float) -> Verdicts:
+def judge_arrays(records: StudyArrays, thresholds: Thresholds, alpha: float) -> ArrayVerdicts:
     """The rules of :func:`sabun.poc.judgement.verdict.judge` on arrays of finished runs, at a look that may spend
     ``alpha``."""
     margin, limit, widest = thresholds.margin, thresholds.max_time_ratio, thresholds.max_spread_ratio
@@ -279,7 +140,7 @@ def judge_arrays(records: Records, thresholds: Thresholds, alpha: float) -> Verd
     better, worse = high < -margin, low > 0
     go = better & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
     no_go = worse | (np.isfinite(high2) & (low2 > widest)) | (np.isfinite(high3) & (low3 > limit))
-    return Verdicts(go & ~no_go, no_go, better, low, high)
+    return ArrayVerdicts(go & ~no_go, no_go, better, low, high)
 
 
 def calibrate(
@@ -290,14 +151,14 @@ def calibrate(
     looks: Sequence[int] = (),
     effect: float = 0.0,
     scenario: str | Scenario = "mixed",
-    source: Records | None = None,
+    source: StudyArrays | None = None,
     thresholds: Thresholds | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Judge ``studies`` studies of known truth. ``looks``: numbers of seeds for early stopping, as in a study's budget.
+    """Judge ``studies`` studies whose truth is known. ``looks`` are numbers of seeds for interim looks, as in a budget.
 
-    ``scenario``: a name in SCENARIOS, "mixed" (all in turn), or one of your own; ``source`` takes stored records
-    instead, whose number of arms replaces ``candidates``. Raises StudyError for an unknown scenario or impossible
+    ``scenario`` is a name in SCENARIOS, "mixed" (all of them in turn), or a Scenario. ``source`` resamples stored
+    records instead; their number of arms replaces ``candidates``. Raises StudyError for an unknown scenario or invalid
     numbers.
     """
     if studies < 1 or candidates < 1 or seeds < 1 or not 0 <= effect < 1:
@@ -311,7 +172,7 @@ def calibrate(
         name, mix = "stored records", []
         candidates = source.loss.shape[1] - 1
     elif isinstance(scenario, Scenario):
-        name, mix = "own", [scenario]
+        name, mix = "custom", [scenario]
     elif scenario == "mixed":
         name, mix = scenario, list(SCENARIOS.values())
     elif scenario in SCENARIOS:
@@ -327,9 +188,9 @@ def calibrate(
             records = simulate(rng, kind or mix[0], studies=part, seeds=seeds, candidates=candidates, effect=effect)
         for key, value in _stop(records, plan, thresholds, effect).items():
             count[key] += value
-    promised = None
+    predicted = None
     if mix and effect > 0:
-        promised = sum(_promise(kind, plan, effect, thresholds.margin, candidates) for kind in mix) / len(mix)
+        predicted = sum(_predicted_power(kind, plan, effect, thresholds.margin, candidates) for kind in mix) / len(mix)
     mean_seeds = count.pop("seeds") / studies
     return Calibration(
         scenario=name,
@@ -339,7 +200,7 @@ def calibrate(
         looks=tuple(look.seeds for look in plan[:-1]),
         effect=effect,
         level=thresholds.level,
-        promised=promised,
+        predicted_power=predicted,
         mean_seeds=mean_seeds,
         **count,
     )
@@ -351,7 +212,7 @@ _COUNTED = ("any_go", "any_no_go", "any_better", "first_go", "first_better", "co
 def _portions(
     studies: int, mix: Sequence[Scenario], seeds: int, candidates: int
 ) -> Iterator[tuple[int, Scenario | None]]:
-    """Split the studies over the scenarios, and into blocks whose typical values fit into about 100 MB."""
+    """Split the studies over the scenarios, in blocks whose typical values take about 100 MB."""
     block = max(1, int(1.2e7 / candidates / 2 ** min(seeds, GROUP_BITS)))
     kinds: Sequence[Scenario | None] = mix or [None]
     for i, kind in enumerate(kinds):
@@ -361,8 +222,8 @@ def _portions(
             left -= block
 
 
-def _stop(records: Records, plan: Sequence[Look], thresholds: Thresholds, effect: float) -> dict[str, int]:
-    """Judge at each look; a study stops at the first at which every candidate is decided, or at the last."""
+def _stop(records: StudyArrays, plan: Sequence[Look], thresholds: Thresholds, effect: float) -> dict[str, int]:
+    """Judge at each look. A study stops at the first look at which every candidate is decided, or at the last."""
     count = dict.fromkeys(_COUNTED, 0)
     truth = np.zeros(records.loss.shape[1] - 1)
     truth[0] = -effect
@@ -382,15 +243,14 @@ def _stop(records: Records, plan: Sequence[Look], thresholds: Thresholds, effect
         for key, values in found.items():
             count[key] += int(np.count_nonzero(values))
         count["seeds"] += look.seeds * int(np.count_nonzero(stop))
-        records = Records(records.loss[~stop], records.epoch_s[~stop])
+        records = StudyArrays(records.loss[~stop], records.epoch_s[~stop])
     return count
 
 
-def _promise(scenario: Scenario, plan: Sequence[Look], effect: float, margin: float, candidates: int) -> float:
-    """Power promised in advance at the last look, for the smallest of Holm's levels.
+def _predicted_power(scenario: Scenario, plan: Sequence[Look], effect: float, margin: float, candidates: int) -> float:
+    """Power at the last look, at the smallest of Holm's levels.
 
-    Standard deviation of a pair's share in the relative difference of b and c = (1 − effect)(…): both spreads,
-    correlated.
+    The standard deviation of a pair's contribution is that of a relative difference of two correlated losses.
     """
     b, c = scenario.spread, scenario.spread * scenario.candidate_spread
     sd = (1 - effect) * math.sqrt(b * b + c * c - 2 * scenario.correlation * b * c)

@@ -24,6 +24,7 @@ from sabun.poc.spec import Thresholds
 __all__ = ["GROUPS", "KPIS", "Analysis", "Group", "Kpi", "Measure", "deciding", "lr_tolerance_decades", "stand_ins"]
 
 Group = Literal["K1", "K2", "K3"]
+"""K1 learning curve, K2 reproducibility, K3 cost."""
 GROUPS: Final[tuple[Group, ...]] = ("K1", "K2", "K3")
 """Learning curve, reproducibility, cost."""
 
@@ -98,7 +99,7 @@ def _loss_area(run: RunResult, reference: RunResult | None = None, /) -> float |
 
 
 def _clock(epochs: Sequence[Epoch]) -> list[float]:
-    """Training seconds gone by at the end of each epoch."""
+    """Cumulative training seconds at the end of each epoch."""
     total, clock = 0.0, []
     for epoch in epochs:
         total += epoch.train_s
@@ -107,10 +108,9 @@ def _clock(epochs: Sequence[Epoch]) -> list[float]:
 
 
 def _loss_at_equal_time(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Validation loss when the baseline's run of this seed has used up its training seconds.
+    """Validation loss at the time when the baseline's run of this seed ended, interpolated linearly between epochs.
 
-    Linear between epochs. An arm that ends earlier gets its final loss: it is not credited with what it might have
-    done.
+    An arm that ends earlier has its final loss.
     """
     final = _final_loss(run)
     reference = reference or run
@@ -129,7 +129,7 @@ def _loss_at_equal_time(run: RunResult, reference: RunResult | None = None, /) -
 def _time_to_target_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
     """Training seconds until the validation loss first reaches the final loss of the baseline's run of this seed.
 
-    Linear between epochs; inf when it is not reached within the budget (right-censored there).
+    Interpolated linearly between epochs; inf if it is not reached within the budget (right-censored).
     """
     reference = reference or run
     target = _final_loss(reference)
@@ -149,7 +149,7 @@ def _time_to_target_s(run: RunResult, reference: RunResult | None = None, /) -> 
 
 
 def _test_loss(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Loss on data that tuning never saw; inf for a diverged run."""
+    """Loss on data that tuning did not use; inf for a diverged run."""
     if run.status == "diverged":
         return math.inf
     if run.test_loss is None or run.status == "failed":
@@ -158,25 +158,24 @@ def _test_loss(run: RunResult, reference: RunResult | None = None, /) -> float |
 
 
 def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """The task's metric on data that tuning never saw. None for a diverged run: there is no model to score."""
+    """The task's metric on data that tuning did not use; None for a diverged run, which has no model to score."""
     finite = run.test_metric is not None and math.isfinite(run.test_metric)
     return run.test_metric if finite and run.status == "finished" else None
 
 
 def _timed(run: RunResult) -> list[Epoch]:
-    """Epochs whose clock counts: after the start, and with the machine to itself where the record says which had
-    that."""
+    """Epochs with valid timings: after the start, and, where it was recorded, with the machine to themselves."""
     return [epoch for epoch in run.epochs if epoch.epoch > 0]
 
 
 def _epoch_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Median training seconds an epoch; evaluation and logging excluded."""
+    """Median training seconds per epoch, without evaluation and logging."""
     seconds = [epoch.train_s for epoch in _timed(run) if epoch.train_s > 0 and math.isfinite(epoch.train_s)]
     return statistics.median(seconds) if seconds and run.status != "failed" else None
 
 
 def _optimizer_step_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Median seconds an epoch spent inside ``optimizer.step``."""
+    """Median seconds per epoch spent in ``optimizer.step``."""
     seconds = [epoch.optimizer_s for epoch in _timed(run) if epoch.optimizer_s > 0 and math.isfinite(epoch.optimizer_s)]
     return statistics.median(seconds) if seconds and run.status != "failed" else None
 
@@ -219,12 +218,11 @@ def stand_ins(kpi: Kpi) -> tuple[Kpi, ...]:
 def lr_tolerance_decades(
     trials: Sequence[tuple[Mapping[str, float | int | str | bool], float]], *, within: float = 0.10
 ) -> float | None:
-    """Width, in decades, of the band of learning rates around the best whose objective is within 10% of the best.
+    """Width in decades of the band of learning rates around the best whose objective is within 10% of the best.
 
-    The objective is interpolated linearly in the logarithm of the learning rate between neighbouring trials; a band
-    that reaches the last trial on a side ends there, so the width is what was seen and not extrapolated. The
-    hyperparameter is ``lr``, or the only one that was searched. None with fewer than three usable trials, or when the
-    best objective is not positive.
+    The objective is interpolated linearly in log(lr) between neighbouring trials and not extrapolated: the band ends at
+    the outermost trial. The hyperparameter is ``lr``, or the only one that was searched. None with fewer than three
+    usable trials, or if the best objective is not positive.
     """
     name = _step_length(trials)
     points: dict[float, float] = {}
@@ -247,7 +245,7 @@ def lr_tolerance_decades(
 
 
 def _reach(curve: Sequence[tuple[float, float]], limit: float) -> float:
-    """How far from its first point the curve stays at or below ``limit``."""
+    """Distance from the first point up to which the curve is at most ``limit``."""
     for (left, low), (right, high) in itertools.pairwise(curve):
         if high > limit:
             share = (limit - low) / (high - low) if math.isfinite(high) else 0.0

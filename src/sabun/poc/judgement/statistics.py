@@ -1,21 +1,20 @@
-"""Paired statistics that keep their promise with few seeds: one exact test, and the interval that inverts it.
+"""Paired statistics that are exact with few seeds: a sign-flip test, and the interval that inverts it.
 
-Everything rests on one idea. For a paired difference that is symmetric about its centre, flipping the signs of any
-set F of pairs changes nothing; so the means over all non-empty subsets F of the pairs, sorted, cut the line into
-pieces that hold the true centre with equal chance (Hartigan 1969, "Using subsample values as typical values", JASA
-64:1303). Those *typical values* give the interval (order statistics) and the sign-flip p-value (a count), so the two
-never disagree:
+If a paired difference is symmetric about its centre, its distribution does not change when the signs of any set F of
+pairs are flipped. The means over all non-empty subsets F, sorted, therefore divide the line into pieces that contain
+the true centre with equal probability (Hartigan 1969, "Using subsample values as typical values", JASA 64:1303). These
+*typical values* give the interval (order statistics) and the sign-flip p-value (a count), so the two always agree:
 
     p(theta) = (1 + #{F : typical value of F on the wrong side of theta}) / G,   G = number of sign patterns
 
-Special cases of one formula, ``sum_F c / sum_F b``:
+The formula ``sum_F c / sum_F b`` covers three analyses:
 
     relative difference   b, c the losses           candidate/baseline − 1 of paired means (inverts c − (1+theta) b)
     log ratio             b = 1, c = log(c/b)       geometric mean of paired ratios
     spread ratio          distances from medians    ratio of mean absolute deviations
 
-No normality is assumed. Under "the arm against itself" the pair is exchangeable, the difference is symmetric whatever
-the tails, and the test is exact. Its price: n pairs cannot give a one-sided p below 2⁻ⁿ.
+No normality is assumed. If an arm is compared with itself the pairs are exchangeable, the difference is symmetric
+whatever its tails, and the test is exact. With n pairs no one-sided p-value is below 2⁻ⁿ.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 GROUP_BITS: Final = 12
-"""Up to this many pairs every sign pattern is enumerated; above, a fixed subgroup of 2¹² patterns: still exact."""
+"""Number of pairs up to which all sign patterns are enumerated; above, a fixed subgroup of 2¹² is exact too."""
 
 TARGET_POWER: Final = 0.8
 
@@ -80,15 +79,15 @@ def _subsets(n: int) -> Floats:
 
 
 def group_size(n: int) -> int:
-    """Number of sign patterns that a test of n pairs uses."""
+    """Number of sign patterns in a test of n pairs."""
     return 1 << min(n, GROUP_BITS)
 
 
 def typical_values(b: Floats, c: Floats) -> Floats:
     """Sorted ``sum_F c / sum_F b`` over the subsets F; b, c have shape (..., n), the result (..., G − 1).
 
-    b must not be negative. Special case b = 1: the means of c over subsets. A subset with 0/0 tells nothing and gives
-    NaN, sorted last; :func:`interval` and :func:`p_value` count it on the wrong side.
+    b must not be negative; b = 1 gives the means of c over subsets. A subset with 0/0 gives NaN, sorted last, which
+    :func:`interval` and :func:`p_value` count on the wrong side.
     """
     subsets = _subsets(b.shape[-1])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -98,17 +97,17 @@ def typical_values(b: Floats, c: Floats) -> Floats:
 
 
 def cut(n: int, alpha: float) -> int:
-    """How many typical values a two-sided test at ``alpha`` cuts off at each end; 0: it can never reject."""
+    """Number of typical values beyond each end of the interval of level 1 − alpha; at 0 the test never rejects."""
     return math.floor(alpha / 2 * group_size(n) * (1 + 1e-12))
 
 
 def attained(n: int, alpha: float) -> float:
-    """The two-sided error that the discrete test really spends of ``alpha``; 0 below :func:`needed_pairs`."""
+    """The two-sided error of the discrete test at ``alpha``; 0 below :func:`needed_pairs`."""
     return 2 * cut(n, alpha) / group_size(n)
 
 
 def needed_pairs(alpha: float) -> int:
-    """Smallest number of pairs with 2⁻ⁿ ≤ alpha/2: below it no result could be significant. 6 at alpha = 0.05."""
+    """Smallest number of pairs that can give a significant result, 2⁻ⁿ ≤ alpha/2: 6 at alpha = 0.05."""
     n = 1
     while cut(n, alpha) < 1 and n < GROUP_BITS:
         n += 1
@@ -157,11 +156,11 @@ def holm(p_values: Floats) -> Floats:
 
 
 def holm_levels(p_values: Floats, alpha: float) -> Floats:
-    """For each hypothesis the alpha at which Holm's procedure tests it, so that an interval of level 1 − that alpha
-    excludes the null value exactly when Holm rejects.
+    """The alpha at which Holm's procedure tests each hypothesis.
 
-    The j-th smallest p-value is held against alpha/(k − j + 1); after the first that is not rejected, all others keep
-    its alpha (they are not rejected either, and their larger p-values do not fall below it).
+    An interval of level 1 − this alpha excludes the null value exactly when Holm rejects. The j-th smallest p-value is
+    compared with alpha/(k − j + 1). After the first that is not rejected, all others are tested at its alpha: their
+    p-values are larger, so they are not rejected either.
     """
     k = p_values.shape[-1]
     order = np.argsort(p_values, axis=-1, kind="stable")
@@ -174,19 +173,22 @@ def holm_levels(p_values: Floats, alpha: float) -> Floats:
 
 
 def discordant_p(candidate_only: int, baseline_only: int) -> float:
-    """Exact McNemar test, one-sided: the chance that at least ``candidate_only`` of the discordant pairs fall to the
-    candidate when each does so with probability 1/2. 1 without discordant pairs."""
+    """One-sided p-value of the exact McNemar test that the candidate diverges more often.
+
+    It is the probability of at least ``candidate_only`` of the discordant pairs when each side has probability 1/2; 1
+    without discordant pairs.
+    """
     return (
         float(scipy.stats.binom.sf(candidate_only - 1, candidate_only + baseline_only, 0.5)) if candidate_only else 1.0
     )
 
 
 def power(shift: float, sd: float, n: int, alpha: float) -> float:
-    """Chance that n pairs of normal differences of standard deviation ``sd`` show a shift of this size, in the right
-    direction. 0 below :func:`needed_pairs`.
+    """Probability that n pairs of normal differences with standard deviation ``sd`` show ``shift`` in its direction.
 
-    Noncentral t with n − 1 degrees of freedom and noncentrality shift·√n/sd, at the error that the discrete test
-    attains. Where nothing less than "all pairs on one side" rejects, it is Φ(shift/sd)ⁿ, and the t would promise more.
+    It is that of a noncentral t with n − 1 degrees of freedom and noncentrality shift·√n/sd, at the error of the
+    discrete test. Where only "all pairs on one side" rejects it is Φ(shift/sd)ⁿ, which is less. 0 below
+    :func:`needed_pairs`.
     """
     size = attained(n, alpha)
     if size == 0 or n < 2:
@@ -201,7 +203,7 @@ def power(shift: float, sd: float, n: int, alpha: float) -> float:
 
 
 def detectable(sd: float, n: int, alpha: float, target: float = TARGET_POWER) -> float | None:
-    """The shift that n pairs show with probability ``target``; None below :func:`needed_pairs`."""
+    """The shift that n pairs detect with probability ``target``; None below :func:`needed_pairs`."""
     if attained(n, alpha) == 0 or n < 2:
         return None
     if sd == 0:
@@ -215,11 +217,11 @@ def _unit_shift(n: int, alpha: float, target: float) -> float:
 
 
 def detectable_spread(sd: float, n: int, alpha: float, cap: float = 10.0) -> tuple[float, float] | None:
-    """The ratio of spreads that n pairs show with probability 0.8, or ``cap`` if that is less, and the power there.
+    """The ratio of spreads that n pairs detect with probability 0.8 (at most ``cap``), and the power there.
 
-    ``sd`` is the standard deviation of a pair's share in the log ratio (about 1 for a normal loss). The distances
-    of an arm q times as wide vary q times as much, so the power at q is that of a shift q − 1 against sd·√((1 +
-    q²)/2), and stays below 1 for every q. None below :func:`needed_pairs`.
+    ``sd`` is the standard deviation of a pair's contribution to the log ratio (about 1 for a normal loss). The
+    distances of an arm with q times the spread vary q times as much, so the power at q is that of a shift q − 1 against
+    sd·√((1 + q²)/2); it is below 1 for every q. None below :func:`needed_pairs`.
     """
     if attained(n, alpha) == 0 or n < 2:
         return None
@@ -234,9 +236,9 @@ def detectable_spread(sd: float, n: int, alpha: float, cap: float = 10.0) -> tup
 
 
 def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: int = 200) -> int | None:
-    """Number of seeds in all, more than ``above``, whose power for ``shift`` reaches 0.8; None beyond ``cap``.
+    """Number of seeds in total, more than ``above``, with power 0.8 for ``shift``; None beyond ``cap``.
 
-    It takes the observed shift for the true one, so it is an estimate and no promise.
+    It is an estimate, because it takes the observed shift for the true one.
     """
     if not shift > 0 or above >= cap or power(shift, sd, cap, alpha) < TARGET_POWER:
         return None
@@ -249,7 +251,7 @@ def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: i
 
 @functools.lru_cache(maxsize=64)
 def _signed_rank_cdf(n: int) -> Floats:
-    """P(W ≤ w) for w = 0 … n(n + 1)/2, where W sums the ranks 1 … n that a fair coin picks."""
+    """P(W ≤ w) for w = 0 … n(n + 1)/2, where W is the sum of a random subset of the ranks 1 … n."""
     mass = np.ones(1)
     for rank in range(1, n + 1):
         longer = np.zeros(len(mass) + rank)
@@ -261,11 +263,11 @@ def _signed_rank_cdf(n: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class SignedRank:
-    """Wilcoxon's signed ranks when some values are only known to lie in a range: ``lower`` ≤ value ≤ ``upper``.
+    """Wilcoxon's signed ranks for values of which only a range is known: ``lower`` ≤ value ≤ ``upper``.
 
-    The ends are equal where the value is known, upper = inf where it is right-censored. Lower bounds are computed
-    from the lower values and upper bounds from the upper ones, so each errs on the safe side. Walsh averages (Hodges
-    & Lehmann 1963), sorted.
+    The ends are equal where the value is known; upper = inf where it is right-censored. Lower bounds are computed from
+    the lower values and upper bounds from the upper ones, so both are conservative. ``low`` and ``high`` are the sorted
+    Walsh averages (Hodges & Lehmann 1963).
     """
 
     low: Floats
@@ -290,8 +292,7 @@ class SignedRank:
         return (float(self.low[k - 1]), float(self.high[-k])) if k else (-math.inf, math.inf)
 
     def p_value(self, theta: float = 0.0) -> float:
-        """Exact two-sided p-value of "the centre is ``theta``"; at most alpha exactly when the interval excludes
-        theta."""
+        """Exact two-sided p-value of "the centre is ``theta``", in agreement with :meth:`interval`."""
         cdf = _signed_rank_cdf(self.n)
         below, above = np.count_nonzero(self.low <= theta), np.count_nonzero(self.high >= theta)
         return min(1.0, 2 * float(min(cdf[below], cdf[above])))
@@ -299,7 +300,7 @@ class SignedRank:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One planned analysis: with how many seeds, and the two-sided error that it may spend."""
+    """A planned analysis: the number of seeds, and the two-sided error that may be spent."""
 
     seeds: int
     alpha: float
@@ -312,14 +313,13 @@ def sequential_plan(
     *,
     spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming",
 ) -> tuple[Look, ...]:
-    """Analyses at ``looks`` seeds and at ``max_seeds``, spending 1 − level in all (Lan & DeMets 1983, Biometrika
-    70:659).
+    """Analyses at ``looks`` seeds and at ``max_seeds``, spending 1 − level in total.
 
-    By look t = seeds/max_seeds the design may have spent α*(t): 2 − 2Φ(z/√t) (O'Brien–Fleming type: little at first) or
-    α·ln(1 + (e − 1)t) (Pocock type). A look may spend what is allowed by then minus what earlier looks could really
-    spend, the test being discrete. The errors are added up (Bonferroni), with no normal theory between the looks, so
-    the sum of all false decisions is at most 1 − level whatever the distribution and the rule for stopping. One look:
-    level.
+    Error spending after Lan & DeMets (1983, Biometrika 70:659): by t = seeds/max_seeds the design may have spent
+    2 − 2Φ(z/√t) (O'Brien–Fleming type, little at first) or α·ln(1 + (e − 1)t) (Pocock type). A look may spend what is
+    allowed by then minus what the discrete tests of earlier looks could spend. The errors are added (Bonferroni)
+    without normal theory between looks, so the probability of a false decision is at most 1 − level for any
+    distribution and any stopping rule.
     """
     alpha = 1 - level
     spent = 0.0
@@ -343,7 +343,7 @@ Scale = Literal["relative", "ratio", "spread"]
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Paired numbers made ready for one analysis: ``c`` and its weights ``b``, of shape (..., n).
+    """Paired values prepared for an analysis: ``c`` and its weights ``b``, of shape (..., n).
 
     ``scale`` maps a typical value x to the effect: ``relative`` x − 1, ``ratio`` exp x, ``spread`` x itself.
     """
@@ -356,10 +356,10 @@ class Paired:
     def of(cls, baseline: Floats, candidate: Floats, scale: Scale) -> Paired:
         """Prepare values of shape (..., n).
 
-        ``spread`` takes distances from each arm's median, as the test of Brown & Forsythe (1974, JASA 69:364) does: the
-        effect is the ratio of mean absolute deviations, which is that of standard deviations for arms that differ in
-        scale alone. For skewed losses squares, or the mean as centre, spend more than twice the error that they
-        promise, the Pitman–Morgan test more than four times; this one keeps it, at the price of some power.
+        ``spread`` uses distances from each arm's median, as the test of Brown & Forsythe (1974, JASA 69:364). The
+        effect is the ratio of mean absolute deviations, which equals that of standard deviations for arms that differ
+        in scale alone. For skewed losses, squared distances or the mean as centre exceed the nominal error more than
+        twofold, the Pitman–Morgan test more than fourfold; this analysis does not, at the cost of some power.
         """
         if scale == "relative":
             return cls(baseline, candidate, scale)
@@ -398,7 +398,7 @@ class Paired:
             return np.asarray(self.c.sum(axis=-1) / self.b.sum(axis=-1))
 
     def deviation(self) -> Floats:
-        """Standard deviation of one pair's share in the effect: of the relative difference, or of the log ratio."""
+        """Standard deviation of a pair's contribution to the effect: to the relative difference, or the log ratio."""
         residual = self.c - self.centre()[..., None] * self.b
         sd = residual.std(axis=-1, ddof=1) / self.b.mean(axis=-1)
         return np.asarray(sd / np.maximum(self.centre(), 1e-300) if self.scale == "spread" else sd)

@@ -21,50 +21,52 @@ from sabun.poc.spec import Thresholds
 __all__ = ["REASONS", "Divergence", "LookState", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
-"""effect, low, high: as in Comparison (K1: relative difference, 0 is equal; K2, K3: ratio, 1 is equal); limit: the
-threshold on the same scale; level: of the interval, after Holm and sequential looks; p: two-sided against the limit,
-after Holm; n: pairs."""
+"""effect, low, high: as in Comparison. limit: the threshold on the same scale. level: that of the interval, after Holm
+and sequential looks. p: two-sided p-value against the limit, after Holm. n: number of pairs."""
 _POWER = ("power", "detectable")
-"""power: chance that a study of this size shows an effect ``detectable`` away from the limit (K1: a relative
+"""power: probability that a study of this size detects an effect ``detectable`` away from the limit (K1: a relative
 difference; K2, K3: a factor above 1); 0.8 where such an effect exists."""
 _FEW = ("n", "needed")
-"""n pairs are there, the exact test needs ``needed`` before any result could be significant."""
+"""n: number of pairs. needed: number of pairs below which no result of the exact test is significant."""
 _DIVERGED = ("candidate", "baseline", "n")
-"""How many of the n paired seeds diverged, in either arm."""
+"""Number of diverged runs of either arm, among n paired seeds."""
 
 REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         # K1, final validation loss. pass: better; fail: worse, or diverges more; the rest is unclear.
         "k1_better": _INTERVAL,
         "k1_worse": _INTERVAL,
-        "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, and no number of seeds within reach would
-        "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in all would decide
-        "k1_below_margin": _INTERVAL,  # unclear: neither worse nor better by the margin, and that for sure
+        "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, by any feasible number of seeds
+        "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in total would decide
+        "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, but not worse
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
-        "k1_incomplete": _FEW,  # n of the `needed` planned pairs are there; judging now would break the promise
+        "k1_incomplete": _FEW,  # n of the `needed` planned pairs are available; judging now would exceed the error rate
         "k1_too_few_seeds": _FEW,
         "k1_diverged": _DIVERGED,  # the candidate diverged where the baseline did not: no mean loss to compare
         "k1_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more diverged runs than the baseline
-        # unclear: worse on the seeds left, but only the baseline diverged on others
+        # unclear: worse on the remaining seeds, but only the baseline diverged on others
         "k1_baseline_diverged": ("effect", "low", "high", *_DIVERGED),
-        # unclear: better, but than a baseline whose best trial was the outermost: its tuning did not bracket an optimum
+        # unclear: better than a baseline whose tuning did not bracket an optimum (its best trial was the outermost)
         "k1_baseline_at_edge": ("effect", "low", "high", "hyperparameter", "value"),
-        "k1_identical": ("n",),  # every pair has equal losses: the same arm twice, or a constant metric
-        "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed: the seeds change nothing
-        "k1_not_positive": ("n",),  # the baseline's losses are not positive: a relative difference means nothing
+        "k1_identical": ("n",),  # every pair has equal losses: the same arm twice, or a constant loss
+        "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed
+        "k1_not_positive": ("n",),  # the baseline's losses are not positive: no relative difference is defined
         "k1_no_data": (),  # no pair of finished runs
         # K2, standard deviation of the final loss over seeds, and diverged runs. pass: not significantly worse.
-        "k2_not_worse": (*_INTERVAL, *_POWER),  # says little with few seeds: only a ratio of `detectable` would show
+        "k2_not_worse": (*_INTERVAL, *_POWER),  # weak with few seeds: only a ratio of `detectable` would be found
         "k2_worse": _INTERVAL,
         "k2_suspect": _INTERVAL,  # unclear: significantly worse before Holm's correction, not after it
         "k2_too_few_seeds": _FEW,
-        "k2_diverged": _DIVERGED,  # unclear: more diverged runs than the baseline, by chance perhaps
+        "k2_diverged": _DIVERGED,  # unclear: more diverged runs than the baseline, possibly by chance
         "k2_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more
         "k2_no_variation": ("n",),  # an arm's final loss is the same for every seed: no spread to compare
         "k2_no_data": (),
-        # K3, training seconds an epoch. pass: within the limit, or the target reached sooner; fail: beyond the limit.
+        # K3, training seconds per epoch. pass: within the limit, or the target reached sooner; fail: beyond the limit.
         "k3_within": _INTERVAL,
-        "k3_time_to_target": (*_INTERVAL, "ratio"),  # interval is of time-to-target; `ratio` is seconds an epoch
+        "k3_time_to_target": (
+            *_INTERVAL,
+            "ratio",
+        ),  # the interval is that of time-to-target; `ratio` is seconds per epoch
         "k3_beyond": _INTERVAL,
         "k3_unclear": (*_INTERVAL, *_POWER),
         "k3_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),
@@ -78,7 +80,11 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class LookState:
-    """Where a comparison stands in its plan: n pairs, the look it is at (or waits for), and the error it may spend."""
+    """The state of a comparison in its plan.
+
+    It has n of ``planned`` pairs; ``look`` is the number of pairs at the current or next look, ``alpha`` the error that
+    may be spent there. ``complete``: the comparison is at a look. ``final``: it is the last one.
+    """
 
     n: int
     look: int
@@ -90,7 +96,7 @@ class LookState:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Diverged runs among n paired seeds; ``*_only``: where the other arm did not diverge."""
+    """Numbers of diverged runs among n paired seeds; ``*_only``: where the other arm did not diverge."""
 
     n: int
     candidate: int
@@ -104,14 +110,16 @@ def judge(
     divergence: Mapping[str, Divergence],
     progress: Mapping[str, LookState],
     thresholds: Thresholds,
-    starved: tuple[str, float] | None = None,
+    edge: tuple[str, float] | None = None,
 ) -> tuple[Verdict, ...]:
-    """The verdict on each candidate. ``starved``: hyperparameter and value at which the baseline's tuning hit an edge.
+    """Decide on each candidate.
 
-    ``go``: K1 passes (interval clear of the margin), K2 passes (not significantly worse, no more diverged runs), K3
-    passes (interval within the limit, or the target reached sooner), and the baseline's tuning bracketed an optimum:
-    being better than an under-tuned baseline is no reason to adopt. ``no-go``: a group fails. ``undecided``:
-    everything else, and always while the study is between its planned looks.
+    ``go``: K1 passes (the interval is better than the margin), K2 passes (not significantly worse, not more diverged
+    runs), K3 passes (the interval is within the limit, or the target is reached sooner), and the baseline's tuning
+    bracketed an optimum. ``no-go``: a group fails. ``undecided``: everything else, and always between planned looks.
+
+    ``edge`` is the hyperparameter and value at which the baseline's tuning ended at an edge of the search space: to be
+    better than an under-tuned baseline is no reason to adopt.
     """
     names = list(comparisons)
     # Two-sided on the two directions of "diverges more"; Holm over candidates as everywhere.
@@ -121,14 +129,14 @@ def judge(
         rows, state, lost = comparisons[name], progress[name], divergence[name]
         more = p if lost.candidate > lost.baseline and p <= state.alpha * (1 + 1e-12) else None
         reasons = (
-            _k1(rows[deciding("K1").id], state, lost, more, starved),
+            _k1(rows[deciding("K1").id], state, lost, more, edge),
             _k2(rows[deciding("K2").id], state, lost, more, thresholds),
             _k3(rows[deciding("K3").id], [rows[kpi.id] for kpi in stand_ins(deciding("K3"))], state),
         )
         outcomes = {reason.outcome for reason in reasons}
         decision: Decision = "undecided"
         if "fail" in outcomes:
-            # Between two looks nothing is decided: whoever peeks until it suits decides too often.
+            # Between two looks nothing is decided: repeated looks would increase the error rate.
             decision = "no-go" if state.complete else "undecided"
         elif outcomes == {"pass"}:
             decision = "go"
@@ -157,7 +165,7 @@ def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
 
 
 def _k1(
-    row: Comparison, state: LookState, lost: Divergence, more: float | None, starved: tuple[str, float] | None
+    row: Comparison, state: LookState, lost: Divergence, more: float | None, edge: tuple[str, float] | None
 ) -> Reason:
     if row.problem == "no_data" and lost.candidate == 0:
         return _reason("K1", "k1_no_data", "unclear")
@@ -171,13 +179,13 @@ def _k1(
         return _reason("K1", "k1_too_few_seeds", "unclear", **_few(row, state))
     if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
         return _reason("K1", f"k1_{row.problem}", "unclear", n=row.n, effect=row.effect)
-    if row.high < row.threshold and starved is not None:
-        name, value = starved
+    if row.high < row.threshold and edge is not None:
+        name, value = edge
         return _reason("K1", "k1_baseline_at_edge", "unclear", hyperparameter=name, value=value, **_numbers(row))
     if row.high < row.threshold:
         return _reason("K1", "k1_better", "pass", **_numbers(row))
     if row.low > 0 and lost.baseline_only > 0:
-        # Pairs that only the baseline lost were left out in its favour: they must not count against the candidate.
+        # Pairs in which only the baseline diverged are left out in its favour, so "worse" may be an artefact.
         return _reason("K1", "k1_baseline_diverged", "unclear", **(_numbers(row) | _diverged(lost)))
     if row.low > 0:
         return _reason("K1", "k1_worse", "fail", **_numbers(row))
@@ -200,7 +208,7 @@ def _k2(row: Comparison, state: LookState, lost: Divergence, more: float | None,
         return _reason("K2", f"k2_{row.problem or 'no_data'}", "unclear", n=row.n)
     if row.low > row.threshold:
         return _reason("K2", "k2_worse", "fail", **_numbers(row))
-    # Holm protects against false alarms; the go must not profit from it, so it asks the raw p-value.
+    # Holm protects against false alarms. A go must not profit from it, so the raw p-value counts here.
     worse = row.effect is not None and row.effect > row.threshold
     if worse and row.p_value is not None and row.p_value <= (1 - limits.level) * (1 + 1e-12):
         return _reason("K2", "k2_suspect", "unclear", **_numbers(row))

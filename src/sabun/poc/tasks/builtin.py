@@ -210,9 +210,9 @@ class Cifar10(_Classification):
         archive = None if data.provided(_CIFAR.name) else data.provided("cifar10_20k.npz")
         x, y, test_x, test_y = _npz(archive) if archive is not None else _cifar(data.fetch(_CIFAR))
         x, y = x[: self.images], y[: self.images]
-        held = max(1, len(x) // 10)
+        count = max(1, len(x) // 10)
         return {
-            "train": (x[held:], y[held:]), "validation": (x[:held], y[:held]), "test": (test_x, test_y)
+            "train": (x[count:], y[count:]), "validation": (x[:count], y[:count]), "test": (test_x, test_y)
         }  # fmt: skip
 
     def provenance(self) -> str:
@@ -255,8 +255,8 @@ _CIFAR = data.Source(
 
 
 def _npz(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with np.load(path) as held:
-        x, y, test_x, test_y = (torch.from_numpy(held[key]) for key in ("x_train", "y_train", "x_test", "y_test"))
+    with np.load(path) as arrays:
+        x, y, test_x, test_y = (torch.from_numpy(arrays[key]) for key in ("x_train", "y_train", "x_test", "y_test"))
     return x.permute(0, 3, 1, 2).contiguous(), y.long(), test_x.permute(0, 3, 1, 2).contiguous(), test_y.long()
 
 
@@ -268,8 +268,8 @@ def _cifar(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             member = archive.extractfile(f"cifar-10-batches-py/{name}")
             if member is None:
                 raise StudyError(f"{path} has no {name}.", fix="Download the file again.")
-            held = pickle.load(member, encoding="bytes")
-            return torch.from_numpy(held[b"data"]).view(-1, 3, 32, 32), torch.tensor(held[b"labels"])
+            batch = pickle.load(member, encoding="bytes")
+            return torch.from_numpy(batch[b"data"]).view(-1, 3, 32, 32), torch.tensor(batch[b"labels"])
 
         parts = [read(f"data_batch_{number}") for number in range(1, 6)]
         test_x, test_y = read("test_batch")

@@ -200,16 +200,16 @@ class _StackedModel(nn.Module):
 
     def __init__(self, skeleton: nn.Module, stacked: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
-        self._held = (skeleton, stacked)  # in a tuple, so that torch registers neither as a submodule
+        self._parts = (skeleton, stacked)  # in a tuple, so that torch registers neither as a submodule
 
     def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self._held[1].items()
+        yield from self._parts[1].items()
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        yield from self._held[1].values()
+        yield from self._parts[1].values()
 
     def train(self, mode: bool = True) -> _StackedModel:
-        self._held[0].train(mode)
+        self._parts[0].train(mode)
         return self
 
 
@@ -229,10 +229,10 @@ class _StackedSessions(Trained):
                 f"task {study.task!r}: its model has buffers (running statistics?), which batched seeds cannot share.",
                 fix="Leave out batch_seeds.",
             )
-        held, _ = stack_module_state(self.models)
+        stacked, _ = stack_module_state(self.models)
         self.stacked = {
             name: nn.Parameter(value.detach(), requires_grad=parameter.requires_grad)
-            for (name, value), parameter in zip(held.items(), skeleton.parameters(), strict=True)
+            for (name, value), parameter in zip(stacked.items(), skeleton.parameters(), strict=True)
         }
         self.trained = [name for name, value in self.stacked.items() if value.requires_grad]
         self.model = _StackedModel(skeleton, self.stacked)
@@ -265,7 +265,7 @@ class _StackedSessions(Trained):
             source, skeleton = self.task.source, self._skeleton
 
             def one(trained: Any, fixed: Any, batch: Any) -> Tensor:
-                return source.loss(_Model(skeleton, {**trained, **fixed}), batch)  # type: ignore[no-any-return]
+                return source.loss(_SeedModel(skeleton, {**trained, **fixed}), batch)  # type: ignore[no-any-return]
 
             self._graphs[key] = _simplified(make_fx(vmap(grad_and_value(one)))(trained, fixed, batch))
         return self._graphs[key]
@@ -274,8 +274,8 @@ class _StackedSessions(Trained):
         """Return loss and metric of every seed over a whole split."""
         data, size, skeleton = self.task.splits[split], self.task.evaluation_batch_size, self._skeleton
 
-        def score(held: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
-            model = _Model(skeleton, held)
+        def score(parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
+            model = _SeedModel(skeleton, parameters)
             functions = (source.loss, source.metric) if self.task.has_metric else (source.loss,)
             return tuple(torch.as_tensor(function(model, batch)) for function in functions)
 
@@ -296,22 +296,22 @@ class _StackedSessions(Trained):
         return [Scores(*pair) for pair in zip(loss.tolist(), metrics, strict=True)]
 
 
-class _Model:
+class _SeedModel:
     """The callable passed to a task's loss as its model: the skeleton with the parameters of one seed.
 
     Loss and metric call it with the same input one after the other, so the last output is cached.
     """
 
-    def __init__(self, skeleton: nn.Module, held: Mapping[str, Tensor]) -> None:
+    def __init__(self, skeleton: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         self._skeleton = skeleton
-        self._held = held
+        self._parameters = parameters
         self.training = skeleton.training
         self._last: tuple[tuple[Any, ...], Any] = ((), None)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         asked, output = self._last
         if options or not arguments or len(asked) != len(arguments) or any(map(operator.is_not, asked, arguments)):
-            output = functional_call(self._skeleton, dict(self._held), arguments, options)
+            output = functional_call(self._skeleton, dict(self._parameters), arguments, options)
             self._last = (arguments, output)
         return output
 

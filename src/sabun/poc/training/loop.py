@@ -2,7 +2,7 @@
 
 **Paired seeds.** Initial weights and mini-batches come from seeds hashed from (study seed, "init", seed) and (study
 seed, "batches", seed). The arm does not enter, so every arm starts from the same weights and sees the same batches.
-Tuning has seeds of its own.
+Tuning uses other seeds.
 
 **Budget.** An epoch is ``steps_per_epoch`` gradient evaluations. A method with s evaluations per step (Runge–Kutta,
 LBFGS) takes s times fewer steps. The learning-rate schedule is a function of the evaluations spent, so it ends at the

@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(self, resolved: ResolvedStudy) -> None:
         if isinstance(resolved.task, ScriptCommand):
-            raise TrainingError("a script trains in a process of its own.", fix="Use ScriptTrainer.")
+            raise TrainingError("Trainer cannot run a script.", fix="Use ScriptTrainer.")
         self.resolved = resolved
         self.task: Task = resolved.task
         self.graphs: dict[object, Callable[..., Any]] = {}
