@@ -333,8 +333,8 @@ class Optimizer(torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """Replace the parameters by their average inside the ``with`` block, and restore them to the bit after it.
 
-        A checkpoint taken inside or outside of the block holds both points. Without averaging, or before the first step, the block
-        changes nothing. Raises StateError when the blocks are nested; ``step()`` inside raises it too.
+        A checkpoint taken inside or outside of the block holds both points. Without averaging, or before the first step,
+        the block changes nothing. Raises StateError for nested blocks; ``step()`` inside raises it too.
         """
         if self._averaged:
             raise StateError("averaged() is already active.", fix="Use one block only.")
@@ -389,7 +389,7 @@ class Optimizer(torch.optim.Optimizer):
         return self.stats().get("margin")
 
     def stats(self) -> dict[str, float]:
-        """Return figures of the step control: the step length h, and where known λ, hλ, margin, error, rejected steps."""
+        """Return figures of the step control: the step length h; if known λ, hλ, margin, error, rejected steps."""
         figures = {"step_length": float(self.param_groups[0]["lr"])}
         if self._controller is not None:
             figures |= self._controller.stats(self.param_groups)
