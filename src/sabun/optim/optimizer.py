@@ -333,8 +333,8 @@ class Optimizer(torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """Replace the parameters by their average inside the ``with`` block, and restore them to the bit after it.
 
-        A checkpoint taken inside or outside of the block holds both points. Without averaging, or before the first step,
-        the block changes nothing. Raises StateError for nested blocks; ``step()`` inside raises it too.
+        A checkpoint taken inside or outside of the block holds both points. Without averaging, or before the first
+        step, the block changes nothing. Raises StateError for nested blocks; ``step()`` inside raises it too.
         """
         if self._averaged:
             raise StateError("averaged() is already active.", fix="Use one block only.")

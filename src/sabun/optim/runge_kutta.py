@@ -170,7 +170,7 @@ class RungeKutta(torch.optim.Optimizer):
 
     @property
     def gradient_evaluations(self) -> int:
-        """Number of gradients that the last step evaluated, with rejected attempts (before the first: of one attempt)."""
+        """Number of gradients that the last step evaluated, with rejected attempts (before the first: one attempt)."""
         return self._evaluations
 
     def stats(self) -> dict[str, float]:
