@@ -11,14 +11,14 @@ from types import ModuleType
 import sabun
 
 PACKAGES = {
-    "schemes": "Needs the standard library and NumPy only. A scheme is data; its properties are computed from its exact "
+    "schemes": "Needs the standard library and NumPy only. The properties of a scheme are computed from exact "
     "coefficients.",
     "design": "Coefficients optimised for an objective under bounds. Needs the extra `sabun[design]` (SciPy).",
     "optim": "Optimizers with torch's whole contract. The [catalogue](../catalogue.md) lists the choices for each role.",
-    "poc": "Import modules by name: `from sabun.poc import study`. `sabun.poc.judgement` contains pure functions of plain "
-    "values.",
-    "script": "Runs inside a training script: `sabun.swap`, `sabun.log`, and the protocol for driving any optimizer. Needs torch "
-    "only.",
+    "poc": "Import modules by name: `from sabun.poc import study`. `sabun.poc.judgement` contains pure functions of "
+    "plain values.",
+    "script": "Runs inside a training script: `sabun.swap`, `sabun.log`, and the protocol for driving any optimizer. "
+    "Needs torch only.",
     "rollout": "Choosing an optimizer for a job needs the core package only; see [staged roll-out](../rollout.md).",
     "report": "The report of a study as one value, and its formats.",
     "integrations": "One module per framework, each with its own extra. Import modules by name.",

@@ -156,7 +156,8 @@ def is_simple_von_neumann(p: Polynomial) -> bool:
 def roots(p: Polynomial) -> tuple[complex, ...]:
     """All roots, repeated by multiplicity, largest modulus first.
 
-    Factors of equal multiplicity are split off exactly (Yun), so that a multiple root is as accurate as a simple one.
+    Factors of equal multiplicity are separated exactly (Yun's algorithm), so a multiple root is as accurate as a simple
+    one.
     """
     found: list[complex] = []
     zeros = 0
@@ -235,7 +236,7 @@ def _changes(chain: Sequence[Integers], x: Fraction) -> int:
 def real_roots(p: Polynomial, low: Fraction, high: Fraction, *, bits: int = 80) -> list[Fraction]:
     """The distinct real roots in (low, high], ascending, with an error below 2^−bits of the interval's width.
 
-    Counted by Sturm's theorem in integer arithmetic, so that none is missed and none invented.
+    Sturm's theorem, in integer arithmetic, counts them exactly.
     """
     if len(p) < 2:
         return []
