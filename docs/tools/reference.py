@@ -14,7 +14,7 @@ PACKAGES = {
     "schemes": "Needs the standard library and NumPy only. The properties of a scheme are computed from exact "
     "coefficients.",
     "design": "Coefficients optimised for an objective under bounds. Needs the extra `sabun[design]` (SciPy).",
-    "optim": "Optimizers with torch's whole contract. The [catalogue](../catalogue.md) lists the choices for each role.",
+    "optim": "Optimizers with torch's contract. The [catalogue](../catalogue.md) lists the choices for each role.",
     "poc": "Import modules by name: `from sabun.poc import study`. `sabun.poc.judgement` contains pure functions of "
     "plain values.",
     "script": "Runs inside a training script: `sabun.swap`, `sabun.log`, and the protocol for driving any optimizer. "
