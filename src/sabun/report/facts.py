@@ -145,6 +145,6 @@ class Report:
         return text(note.key, lang, note.values, currency=self.currency)
 
     def reason_sentence(self, reason: Reason, lang: Language) -> str:
-        """Return the reason of a verdict as a sentence: the message ``reason.CODE``, with an en dash for missing values."""
+        """Return the reason of a verdict as a sentence: the message ``reason.CODE``. Missing values are dashes."""
         key = f"reason.{reason.code}"
         return text(key, lang, {**dict.fromkeys(wanted(key, lang)), **reason.values})

@@ -170,7 +170,7 @@ def look_ahead_plane(
 
 
 def _contours(high: float, top: float) -> tuple[Rows, Rows]:
-    """Return lines of equal stability interval 2(1+β)/((1−β)(1+2γ)), γ ≥ 0, and their labels at the edge of the chart."""
+    """Return lines of equal stability interval 2(1+β)/((1−β)(1+2γ)), γ ≥ 0, and their labels at the edge."""
     memory = np.geomspace(1.0, high, 160)
     # Even on the screen: linear near 0, logarithmic beyond.
     gamma = np.concatenate([np.linspace(0.0, 1.0, 40)[:-1], np.geomspace(1.0, top, 100)])

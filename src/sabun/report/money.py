@@ -81,7 +81,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Time ratio and saving per month of a candidate with intervals, and break-even in months (None: never, or unbounded).
+    """Time ratio, saving per month and break-even in months of a candidate, with intervals (None: never, or unbounded).
 
     A negative saving is an extra cost.
     """

@@ -24,7 +24,7 @@ _EPOCH = tuple(f.name for f in fields(Epoch) if f.name != "extra")
 
 
 def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
-    """Return a row for every epoch of every run, or one row for a run without epochs. All rows have the same columns."""
+    """Return a row for every epoch of every run, or one for a run without epochs, all with the same columns."""
     hyper = sorted({name for run in runs for name in run.hyperparameters})
     extra = sorted({name for run in runs for epoch in run.epochs for name in epoch.extra})
     found: list[dict[str, Cell]] = []
