@@ -93,7 +93,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     rows.append(Claim("diverged runs of `sabun`", 0.0, float(lost)))
     rows += [
         Claim(
-            f"seconds a step on {task}, AdamW's = 1", 1.10, arms[OURS].cost,
+            f"seconds per step on {task}, AdamW's = 1", 1.10, arms[OURS].cost,
             compiled=_over(arms[OURS].cost, compiled.tasks.get(task, {}).get(BASELINE)),
         )
         for task, arms in e.tasks.items()

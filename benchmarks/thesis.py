@@ -51,9 +51,9 @@ def _setting(kind: str, points: int, interval: int, **options: Any) -> Setting:
 
 
 REGIMES: Mapping[str, tuple[str, Setting]] = {
-    "noise": ("small batches: digits, 16 of 1,077 images a step", _setting("Digits", 4, 60, batch_size=16)),
-    "full": ("full batch: digits, all 1,077 images a step", _setting("Digits", 4, 60, batch_size=1077)),
-    "small": ("small data: diabetes, 264 patients, 16 a step", _setting("Diabetes", 4, 60)),
+    "noise": ("small batches: digits, 16 of 1,077 images per step", _setting("Digits", 4, 60, batch_size=16)),
+    "full": ("full batch: digits, all 1,077 images per step", _setting("Digits", 4, 60, batch_size=1077)),
+    "small": ("small data: diabetes, 264 patients, 16 per step", _setting("Diabetes", 4, 60)),
 }
 """All with 240 gradient evaluations: divisible by 1, 2, 3, 4 and 5, so that every method spends them all."""
 
@@ -223,7 +223,7 @@ def chosen(rows: Rows, regime: str, arm: str, score: Callable[[Mapping[str, Any]
 
 def scheme_table(rows: Rows, regime: str, seconds: Mapping[str, float]) -> list[str]:
     lines = [
-        "| scheme | order | gradients a step | stable to hλ | best lr | training loss | validation loss | seconds |",
+        "| scheme | order | gradients per step | stable to hλ | best lr | training loss | validation loss | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     found = []

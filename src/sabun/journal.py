@@ -22,9 +22,9 @@ synced one: for a writer of many records that seals every few seconds.
 **Unsealed journals** have one writer, which keeps the file open and holds a lock elsewhere. Something else must count
 their lines. A damaged last line is then indistinguishable from one torn by a power cut, and is treated as torn.
 
-**Limits.** Lines removed at the end are detected up to the last sealed one. The chain contains no secret: a process
-that can write both files can compute a new chain and a new seal, or restore an older copy of both. A head hash kept
-elsewhere detects that: ``verify(anchor=hash)`` demands that the chain still contains it.
+**Limits.** Lines removed at the end are detected up to the last sealed one. The chain contains no secret: anyone who
+can write both files can compute a new chain and a new seal, or restore an older copy of both. A head hash kept
+elsewhere detects that: ``verify(anchor=hash)`` requires that the chain still contains it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_claims_are_the_ratios_of_the_records() -> None:
     assert values["spread over seeds against AdamW's"][0] == pytest.approx(2.0)  # of final losses, twice as steep
     assert values["learning-rate tolerance in decades, AdamW's = 1 (at least)"][0] == pytest.approx(1.0)
     assert values["diverged runs of `sabun`"][0] == 0
-    assert values["seconds a step on cifar10, AdamW's = 1"][0] == pytest.approx(1.2)
+    assert values["seconds per step on cifar10, AdamW's = 1"][0] == pytest.approx(1.2)
     # With torch's compiled step AdamW costs 4/5 and SGD 3/5: 5/8 · 6/5 · 5/3 against SGD, which is then the best peer,
     # 4/5 · 6/5 · 5/4 untuned against AdamW; Muon is the same as before.
     compiled = [row.compiled for row in rows]
@@ -104,7 +104,7 @@ def test_the_column_of_compiled_steps_has_what_was_clocked() -> None:
     assert "It excludes digits, charlm, where that step was not timed." in some
     row = next(line for line in some.splitlines() if line.startswith("| `sabun` against the better of tuned"))
     assert row.endswith("| reached |")  # a mean over some of the tasks overrules nothing
-    row = next(line for line in some.splitlines() if line.startswith("| seconds a step on charlm, AdamW's"))
+    row = next(line for line in some.splitlines() if line.startswith("| seconds per step on charlm, AdamW's"))
     assert row.split("|")[3:5] == [" 1.2 ", "  "]
     none = page(without(e, *TASKS))
     assert "| claim | target | in seconds | in steps | |" in none

@@ -161,7 +161,7 @@ def test_a_promotion_stands_when_the_server_is_gone(
         assert code == 1
         assert f"trial: stage {rollout.state().stage.name}" in told.out
         assert "error: MLflow failed while the aliases of 'forecast' were moved" in told.err
-        assert "fix: Once MLflow answers again: sabun rollout mlflow forecast" in told.err
+        assert "fix: When MLflow is available again, run: sabun rollout mlflow forecast" in told.err
         assert told.err.count("\n") == 2
         assert rollout.verify()[1] == []
     names = [record.event for record in rollout.log.read()]

@@ -186,11 +186,14 @@ class Rollout:
     def verify(self, *, anchor: str | None = None) -> tuple[JournalVerification, list[str]]:
         """Verify the log; return the result, and in sentences what else does not agree with the log."""
         found, events = self.log.load(anchor=anchor)
-        state, problem = self.state_or_problem()
         if not found.ok:
             return found, []
+        try:
+            state = _replay(events)
+        except RolloutError as error:
+            return found, [error.cause]
         if state is None:
-            return found, [problem or "the roll-out was not started."]
+            return found, ["the roll-out was not started."]
         wrong = []
         try:
             if self.plan() != state.plan:
@@ -277,9 +280,7 @@ def _replay(records: list[AuditEvent]) -> RolloutState | None:
             raise RolloutError(f"event {record.seq} ({record.event}) lacks {error}.") from None
         override = str(data.get("override", ""))
         state = RolloutState(plan, stage, record.time, record.seq, override, record.hash)
-    if state is None:
-        return None
-    return RolloutState(state.plan, state.stage, state.since, state.seq, state.override, records[-1].hash)
+    return None if state is None else dataclasses.replace(state, head=records[-1].hash)
 
 
 def _mapping(value: Json) -> Mapping[str, Json]:

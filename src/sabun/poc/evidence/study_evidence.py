@@ -83,11 +83,11 @@ def log_verdicts(evidence: StudyEvidence, verdicts: Mapping[str, str]) -> str:
 
     Where the log cannot be written (a copy that is read-only), return the head that it has.
     """
-    said = {"verdicts": dict(verdicts), "runs": len(evidence.records.results), **evidence.records.newest}
+    content = {"verdicts": dict(verdicts), "runs": len(evidence.records.results), **evidence.records.newest}
     before = [event for event in evidence.events if event.event == VERDICT]
-    if before and before[-1].data == said:
+    if before and before[-1].data == content:
         return evidence.verification.audit_head
     try:
-        return AuditLog(evidence.path / AUDIT).append(VERDICT, said).hash
+        return AuditLog(evidence.path / AUDIT).append(VERDICT, content).hash
     except StoreError:
         return evidence.verification.audit_head

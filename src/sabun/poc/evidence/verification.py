@@ -60,10 +60,10 @@ class VerifiedRecords:
 def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     """Read and verify the study in the directory ``path``.
 
-    Detects an edit, a deletion (at the end too), an addition or a reordering of records and events. A process
-    that can write all files can write new chains; ``anchor``, a head hash of the audit log kept elsewhere, detects
-    that. Tampering is logged as an event if the log itself is valid and writable. Raises StoreError if there is no
-    study, or its specification was changed.
+    Detects an edit, a deletion (at the end too), an addition or a reordering of records and events. Anyone who can
+    write all files can write new chains; ``anchor``, a head hash of the audit log kept elsewhere, detects that.
+    Tampering is logged as an event where the log itself is valid and can be written. Raises StoreError where there is
+    no study, or its specification was changed.
     """
     started = (path / AUDIT).exists()
     # The log first: where a study is running, a record may then lack its event, but never an event its record.
@@ -87,7 +87,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     if problem:
         _report_tampering(path, log, events, problem)
     elif anchor is not None and all(event.hash != anchor for event in events):
-        problem = missing_anchor(anchor)  # perhaps mistyped, so that it is no evidence of tampering
+        problem = missing_anchor(anchor)  # perhaps mistyped, so not evidence of tampering
     found = StudyVerification(
         ok=not problem,
         records=records.count,

@@ -157,7 +157,7 @@ class Guard:
         *,
         scaler: torch.amp.GradScaler | None = None,
     ) -> bool:
-        """Judge the step, and take it if there is no anomaly. Return whether it was taken and stands.
+        """Judge the step, and take it if there is no anomaly. Return whether it was taken and kept.
 
         Pass the unscaled ``loss`` whose gradients were just computed, or a ``closure`` as for ``optimizer.step``. With
         a ``scaler`` this replaces ``scaler.step(optimizer)``; call ``scaler.update()`` afterwards. Raises TrainingError
