@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from sabun.optim.kernels import Tensors, Terms, accumulate
 from torch import Tensor, nn
 from training import backward, batches, flat, network
 
@@ -23,6 +22,7 @@ from sabun.optim.notation import resolve
 from sabun.optim.options import ABOVE_ZERO, option
 from sabun.optim.preconditioners import Work
 from sabun.optim.reference import Reference
+from sabun.optim.terms import Tensors, Terms, accumulate
 from sabun.poc.resolved import search_space
 from sabun.poc.spec import Arm, LogUniform
 from sabun.schemes.catalogue import Entry
