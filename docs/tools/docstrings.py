@@ -1,8 +1,4 @@
-"""Docstrings as the site shows them: their cross-references become links.
-
-The code refers to its parts as ``:func:`~sabun.schemes.get```, which editors and Sphinx
-understand and Markdown does not.
-"""
+"""Docstrings for the site: cross-references such as ``:func:`~sabun.schemes.get``` become links."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ LITERAL = re.compile(r"::$", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
-    """Rewrites every docstring of the package once, when it has been loaded."""
+    """Rewrites every docstring of the package once, after loading."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
@@ -24,7 +20,7 @@ class Roles(griffe.Extension):
 
 
 def markdown(text: str, obj: griffe.Object) -> str:
-    """``text`` with links in the place of roles, and an indented block announced by one colon."""
+    """``text`` with roles replaced by links and ``::`` by a single colon."""
 
     def link(match: re.Match[str]) -> str:
         title, short, target = match.groups()

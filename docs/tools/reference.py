@@ -1,4 +1,4 @@
-"""The reference pages: every public symbol of a package, taken from its ``__all__``, so that none can be left out."""
+"""The reference pages, generated from the ``__all__`` of every package."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from types import ModuleType
 import sabun
 
 PACKAGES = {
-    "schemes": "Numbers only: the standard library and NumPy. A scheme is data, and everything known of it is computed "
-    "from its exact coefficients.",
+    "schemes": "Needs the standard library and NumPy only. The properties of a scheme are computed from exact "
+    "coefficients.",
     "design": "Coefficients optimised for an objective under bounds. Needs the extra `sabun[design]` (SciPy).",
-    "optim": "Optimizers that keep torch's whole contract. What each role may be is listed in the "
-    "[catalogue](../catalogue.md), generated from the tables below.",
-    "poc": "Modules are imported by name: `from sabun.poc import study`. The parts that judge (`kpis`, `statistics`, "
-    "`verdict`, `assess`) are pure functions of plain values.",
-    "script": "What runs inside a training script: `sabun.swap`, `sabun.log`, and how any optimizer is "
-    "driven. Needs torch alone.",
-    "rollout": "Choosing an optimizer for a job needs the core install alone; see "
-    "[the roll-out page](../rollout.md) for the whole story.",
-    "report": "One report value, and its renderings.",
-    "integrations": "Thin leaves, one extra each. They are imported by name.",
+    "optim": "Optimizers with torch's contract. The [catalogue](../catalogue.md) lists the choices for each role.",
+    "poc": "Import modules by name: `from sabun.poc import study`. `sabun.poc.judgement` contains pure functions of "
+    "plain values.",
+    "script": "Runs inside a training script: `sabun.swap`, `sabun.log`, and the protocol for driving any optimizer. "
+    "Needs torch only.",
+    "rollout": "Choosing an optimizer for a job needs the core package only; see [staged roll-out](../rollout.md).",
+    "report": "The report of a study as one value, and its formats.",
+    "integrations": "One module per framework, each with its own extra. Import modules by name.",
 }
-"""Package → what its page begins with."""
+"""Package → introduction of its page."""
 
 
 def package(name: str) -> ModuleType:
@@ -33,7 +31,7 @@ def package(name: str) -> ModuleType:
 
 
 def modules(name: str) -> Iterator[ModuleType]:
-    """The modules of a package that have public names of their own."""
+    """The modules of a package that define public names."""
     for found in pkgutil.walk_packages(package(name).__path__, f"sabun.{name}."):
         module = importlib.import_module(found.name)
         if getattr(module, "__all__", None):
@@ -41,7 +39,7 @@ def modules(name: str) -> Iterator[ModuleType]:
 
 
 def symbols(name: str) -> list[str]:
-    """Full names of what the page of a package documents: its own ``__all__``, else that of its modules."""
+    """Full names documented on the page of a package: its ``__all__``, or those of its modules."""
     own = getattr(package(name), "__all__", None)
     if own:
         return [f"sabun.{name}.{symbol}" for symbol in own]
@@ -77,8 +75,8 @@ def _module(path: str) -> str:
 
 
 def front() -> str:
-    """Markdown of the first page of the reference: what ``sabun`` itself offers."""
-    rows = ["| name | what it is |", "|---|---|"]
+    """Markdown of the first page of the reference: the names of ``sabun`` itself."""
+    rows = ["| name | meaning |", "|---|---|"]
     for name in sabun.__all__:
         value = getattr(sabun, name)
         rows.append(f"| {_entry(name, value)} | {summary(name, value)} |")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sabun.messages import languages as language_files
 from sabun.messages.formatting import STYLES, Formatter, money, show
 from sabun.messages.languages import Language, languages
+
+from .. import pseudo
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,18 @@ def test_no_number_breaks_a_style(value: float, style: str, lang: Language) -> N
 @given(st.floats(min_value=1e-4, max_value=1e8))
 def test_a_shown_loss_is_within_its_four_digits(value: float) -> None:
     assert float(show(value, "loss", "en").replace(",", "")) == pytest.approx(value, rel=5.1e-4)
+
+
+def test_separators_units_and_dates_are_those_of_the_language_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pseudo.write(tmp_path)
+    source = path.read_text(encoding="utf-8")
+    source = source.replace('"decimal" = "."', '"decimal" = ","').replace('"thousands" = ","', '"thousands" = "."')
+    path.write_text(source, encoding="utf-8")
+    monkeypatch.setitem(language_files._LANGUAGES, pseudo.CODE, path)
+    shown = [show(1234.5, style, pseudo.CODE) for style in ("int", "loss", "ratio", "s")]
+    assert shown == ["1.234", "1.234", "⟦1.234×⟧", "⟦20 míñ 34 š⟧"]
+    assert show(0.0123, "pct", pseudo.CODE) == "⟦1,2%⟧"
+    assert money(1234.5, "EUR", pseudo.CODE) == "⟦€1.230⟧"
+    assert Formatter(pseudo.CODE).format("{when:date}", when="2026-08-01T10:00:00") == "⟦1 Áúgúšt 2026, 10:00⟧"

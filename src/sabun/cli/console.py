@@ -8,6 +8,9 @@ from rich.console import Console
 
 __all__ = ["stderr", "stdout"]
 
+WIDTH = 120
+"""Columns of a file or pipe, which keep names and paths on one line, so that they can be searched for."""
+
 
 def stdout() -> Console:
     """Return the console for results."""
@@ -21,5 +24,4 @@ def stderr() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    # A file or pipe has no width; 120 columns keep names and paths on one line, so that they can be searched for.
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 120)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else WIDTH)

@@ -36,14 +36,14 @@ CURVE_POINTS = 250
 
 
 def thin(count: int) -> list[int]:
-    """Indices of at most :data:`CURVE_POINTS` of ``count`` points, evenly spread, first and last among them."""
+    """Return at most :data:`CURVE_POINTS` evenly spaced indices of ``count`` points, with both ends."""
     if count <= CURVE_POINTS:
         return list(range(count))
     return sorted({round(i * (count - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
 
 
 def series(index: int) -> str:
-    """CSS class of the arm at ``index``: 0 is the baseline; beyond the palette the colours repeat with a dash."""
+    """Return the CSS class of the arm at ``index``; 0 is the baseline. Beyond the palette colours repeat, dashed."""
     return f"s{index}" if index <= COLOURS else f"s{(index - 1) % COLOURS + 1} again"
 
 
@@ -56,10 +56,7 @@ def _number(value: float, style: str) -> Label:
 
 
 def forest(report: Report, group: Group, label_id: str) -> str:
-    """Effect and interval of every candidate on the deciding KPI of ``group``, with the threshold.
-
-    The shaded side passes.
-    """
+    """Draw effect and interval of every candidate on the deciding KPI of ``group``; the shaded side passes."""
     rows = [(candidate, candidate.deciding(group)) for candidate in report.candidates]
     ratio = deciding(group).scale == "ratio"
     equal = 1.0 if ratio else 0.0
@@ -140,7 +137,7 @@ def _interval(
 
 
 def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> str:
-    """Median validation loss with the band from lowest to highest seed, against ``epoch`` or ``seconds``."""
+    """Draw the median validation loss, and its range over seeds, against ``epoch`` or ``seconds``."""
     height, left, right, top, bottom = 330.0, 54.0, width - 12, 28.0, 288.0
     losses, places = [], []
     for arm in report.arms:
@@ -182,7 +179,7 @@ def _places(arm: ArmFacts, axis: str) -> Sequence[float]:
 
 
 def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
-    """Grid, ticks and axis titles. The title of the y-axis lies above it: turned text is hard to read."""
+    """Draw grid, ticks and axis titles. The title of the y-axis is above it, because rotated text is hard to read."""
     for tick in y.ticks(5):
         c.line(x.start, y(tick), x.end, y(tick), "grid")
         c.text(x.start - 8, y(tick) + 4, _number(tick, "tick"), "tick", anchor="end")
@@ -195,7 +192,7 @@ def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
 
 
 def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
-    """The values of a KPI, one dot per seed and one row per arm.
+    """Draw the values of a KPI, one dot per seed and one row per arm.
 
     A value that is not finite is an open dot at the right edge.
     """
@@ -238,7 +235,7 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
 
 
 def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
-    """Validation loss of every tuning trial against its learning rate; a ring marks the one that was used."""
+    """Draw the validation loss of each tuning trial against its learning rate, with a ring at the one that was used."""
     height, left, right, top, bottom = 330.0, 54.0, width - 14, 28.0, 288.0
     found = [(i, arm) for i, arm in enumerate(report.arms) if arm.lr_trials]
     rates = [lr for _, arm in found for lr, _ in arm.lr_trials]
@@ -271,7 +268,7 @@ LEAST_USED = 1e-3
 
 
 def edge(report: Report, label_id: str, *, width: float = 520) -> str:
-    """hλ over the stability interval by epoch, one line an arm whose margin was measured; 1 is the edge."""
+    """Draw the used share of the stability interval by epoch, one line per arm for which it was measured."""
     height, left, right, top, bottom = 300.0, 54.0, width - 14, 28.0, 258.0
     found = [(i, arm, arm.interval_used) for i, arm in enumerate(report.arms) if arm.interval_used]
     shares = [max(share, LEAST_USED) for _, _, used in found for _, share in used]
@@ -310,7 +307,7 @@ def edge(report: Report, label_id: str, *, width: float = 520) -> str:
 
 
 def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
-    """Error constant against stability interval of the schemes of all arms, on logarithmic axes."""
+    """Draw the error constant against the stability interval of the schemes of all arms, on logarithmic axes."""
     height, left, right, top, bottom = 300.0, 54.0, width - 20, 28.0, 258.0
     found = [
         (i, arm, arm.method.stability_interval, arm.method.error_constant)
@@ -340,7 +337,7 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
 def _free_place(
     px: float, py: float, width: float, boxes: list[tuple[float, float, float, float]], frame: tuple[float, float]
 ) -> tuple[float, float, str]:
-    """Where a name beside the dot at (px, py) hides nothing: right, left, above or below; its box joins ``boxes``."""
+    """Return the position and anchor with the least overlap for the name of a dot, and add its box to ``boxes``."""
     places = [
         (px + 11, py + 4, "start", px + 11),
         (px - 11, py + 4, "end", px - 11 - width),

@@ -26,7 +26,7 @@ Option = str | int | float | bool | tuple[float | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence: message key and the values of its placeholders."""
+    """A sentence: the key of a message and the values of its placeholders."""
 
     key: str
     values: Mapping[str, Value] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What was fixed before the first run: budget and thresholds. ``epochs``: as trained; a script may set its own."""
+    """Budget and thresholds, fixed before the first run. ``epochs`` are as trained: a script may set its own."""
 
     task: str
     task_options: Mapping[str, Option]
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ArmFacts:
-    """One arm: what it is, what tuning chose, and how it did. ``lr_trials``: (learning rate, validation loss) pairs."""
+    """An arm: settings, tuning and results. ``lr_trials`` are pairs of learning rate and validation loss."""
 
     name: str
     baseline: bool
@@ -73,24 +73,24 @@ class ArmFacts:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The judgement on one candidate: its verdict, and its comparison with the baseline by KPI."""
+    """The judgement on a candidate: its verdict, and the comparison with the baseline for each KPI."""
 
     arm: str
     verdict: Verdict
     kpis: Mapping[str, Comparison]
 
     def deciding(self, group: Group) -> Comparison | None:
-        """The comparison that decides in group K1, K2 or K3."""
+        """Return the comparison on the deciding KPI of a group."""
         return self.kpis.get(deciding(group).id)
 
     def mark(self, group: Group) -> Mark:
-        """The outcome of the group, as reports draw it."""
+        """Return the outcome of a group, as reports draw it."""
         return self.verdict.reason(group).mark
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Where the evidence comes from and how to recognise it."""
+    """The origin of the evidence: hashes, seeds, dates and environment."""
 
     study_hash: str
     records_sha256: str
@@ -106,7 +106,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that any rendering shows."""
+    """The content of every rendering of a report."""
 
     schema_version: int
     generator: str
@@ -128,11 +128,11 @@ class Report:
     audit: Audit
 
     def arm(self, name: str) -> ArmFacts:
-        """The arm called ``name``."""
+        """Return the arm ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def candidate(self, name: str) -> Candidate:
-        """The judgement on the candidate called ``name``."""
+        """Return the candidate ``name``."""
         return next(candidate for candidate in self.candidates if candidate.arm == name)
 
     @property
@@ -141,16 +141,10 @@ class Report:
         return "" if self.money is None else self.money.currency
 
     def sentence(self, note: Note, lang: Language) -> str:
-        """A note as a sentence."""
+        """Return a note as a sentence."""
         return text(note.key, lang, note.values, currency=self.currency)
 
-    def reason_sentence(self, reason: Reason, arm: str, lang: Language) -> str:
-        """The reason of a verdict on ``arm`` as a sentence: the message ``reason.CODE``.
-
-        ``{arm}`` and ``{today}`` are the names of candidate and baseline; the other placeholders are the reason's
-        values, an en dash where one is missing.
-        """
+    def reason_sentence(self, reason: Reason, lang: Language) -> str:
+        """Return the reason of a verdict as a sentence: the message ``reason.CODE``. Missing values are dashes."""
         key = f"reason.{reason.code}"
-        return text(
-            key, lang, {**dict.fromkeys(wanted(key, lang)), "arm": arm, "today": self.baseline, **reason.values}
-        )
+        return text(key, lang, {**dict.fromkeys(wanted(key, lang)), **reason.values})

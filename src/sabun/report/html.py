@@ -25,7 +25,7 @@ from sabun.messages.sentences import Value, interval, joined, listed, text
 from sabun.poc.judgement.assessment import Reason
 from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
 from sabun.report import charts
-from sabun.report.facts import Candidate, Note, Report
+from sabun.report.facts import Note, Report
 from sabun.text_safety import clean
 
 __all__ = ["render"]
@@ -132,9 +132,9 @@ class _View:
         """The sentence of a note."""
         return self.each(lambda lang: self.report.sentence(note, lang))
 
-    def reason(self, reason: Reason, candidate: Candidate) -> Markup:
+    def reason(self, reason: Reason) -> Markup:
         """The sentence of a verdict's reason."""
-        return self.each(lambda lang: self.report.reason_sentence(reason, candidate.arm, lang))
+        return self.each(lambda lang: self.report.reason_sentence(reason, lang))
 
     def v(self, value: Value, style: str = "num") -> Markup:
         """A number in a style, with its exact value beside it for machines."""

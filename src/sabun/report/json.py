@@ -1,7 +1,7 @@
-"""The report for machines. The schema is documented in docs/report-json.md; ``schema_version`` guards its meaning.
+"""The report as JSON, documented in docs/report-json.md.
 
-Every field of :class:`~sabun.report.facts.Report` under its own name, and ``sentences``: the texts in every language.
-A number that is missing or not finite is null.
+It has every field of :class:`~sabun.report.facts.Report` under its name, and ``sentences`` in every language. A number
+that is missing or not finite is null.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def render(report: Report) -> str:
-    """The report as JSON text, ending in a newline."""
+    """Return the report as JSON text, ending in a newline."""
     return json.dumps(to_dict(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def to_dict(report: Report) -> dict[str, Json]:
-    """The report as plain values."""
+    """Return the report as plain values."""
     tree = plain(report)
     if not isinstance(tree, dict):
         raise TypeError("a report is an object")
@@ -36,7 +36,7 @@ def to_dict(report: Report) -> dict[str, Json]:
 
 
 def plain(value: object) -> Json:
-    """Dataclasses, mappings and sequences as JSON values."""
+    """Return dataclasses, mappings and sequences as JSON values."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -58,7 +58,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
         "verdict": text(f"word.{report.decision}", lang),
         "headline": report.sentence(report.headline, lang),
         "reasons": {
-            candidate.arm: [report.reason_sentence(reason, candidate.arm, lang) for reason in candidate.verdict.reasons]
+            candidate.arm: [report.reason_sentence(reason, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates
         },
         "phrases": all_of(report.phrases),

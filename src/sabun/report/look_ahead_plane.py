@@ -41,7 +41,7 @@ _LEVELS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def coordinates(scheme: Scheme) -> tuple[float, float] | None:
-    """(β, γ) of a scheme on the look-ahead plane; None for one that is not on it."""
+    """Return (β, γ) of a scheme on the look-ahead plane; None if it is not on it."""
     if not isinstance(scheme, LinearMultistep):
         return None
     f = scheme.to_filter()
@@ -60,11 +60,10 @@ def look_ahead_plane(
     height: int = 520,
     configured: bool = True,
 ) -> alt.LayerChart:
-    """β × γ with contours of the stability interval, the curve of order 2, and known optimizers as labelled dots.
+    """Draw the plane with contours of the stability interval, the curve of order 2, and known optimizers as dots.
 
-    β is drawn on the scale of its memory 1/(1−β), logarithmically; γ on a scale that is linear near 0 and logarithmic
-    far from it, so that all dots can be told apart. ``highlight`` adds one scheme; SchemeError when it is not on the
-    plane.
+    The scale of β is that of its memory 1/(1−β), logarithmic; that of γ is linear near 0 and logarithmic far from it.
+    ``highlight`` marks one scheme; raises SchemeError if it is not on the plane.
     """
     low, high = 0.87, 1300.0
     bottom, top = -0.24, 900.0
@@ -171,7 +170,7 @@ def look_ahead_plane(
 
 
 def _contours(high: float, top: float) -> tuple[Rows, Rows]:
-    """Lines of equal stability interval 2(1+β)/((1−β)(1+2γ)), γ ≥ 0, and a label where each leaves the picture."""
+    """Return lines of equal stability interval 2(1+β)/((1−β)(1+2γ)), γ ≥ 0, and their labels at the edge."""
     memory = np.geomspace(1.0, high, 160)
     # Even on the screen: linear near 0, logarithmic beyond.
     gamma = np.concatenate([np.linspace(0.0, 1.0, 40)[:-1], np.geomspace(1.0, top, 100)])

@@ -1,4 +1,4 @@
-"""The report for a pull request: verdict, table, reasons, limits. Names are escaped, so they cannot break the table."""
+"""The report for a pull request: verdict, table, reasons, limits. Names are escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 
 def render(report: Report, lang: Language = "en") -> str:
-    """The report as GitHub-flavoured Markdown, ending in a newline."""
+    """Return the report as GitHub-flavoured Markdown, ending in a newline."""
 
     def sentence(note: Note) -> str:
         return escape(report.sentence(note, lang))
@@ -44,7 +44,7 @@ def render(report: Report, lang: Language = "en") -> str:
     lines += ["", f"<details><summary>{t('ui.col_reason')}</summary>", ""]
     for candidate in report.candidates:
         for reason in candidate.verdict.reasons:
-            why = escape(report.reason_sentence(reason, candidate.arm, lang))
+            why = escape(report.reason_sentence(reason, lang))
             lines.append(f"- {SIGN[reason.mark]} **{escape(candidate.arm)}**: {why}")
     lines += ["", "</details>", "", f"<details><summary>{t('ui.untested')}</summary>", ""]
     lines += [f"- {sentence(note)}" for note in report.untested]
@@ -58,7 +58,7 @@ def render(report: Report, lang: Language = "en") -> str:
 
 
 def cell(comparison: Comparison | None, lang: Language) -> str:
-    """Effect and interval, or a dash: ``−13.6% (−14.9% to −12.4%)``."""
+    """Return effect and interval, such as ``−13.6% (−14.9% to −12.4%)``, or a dash."""
     if comparison is None or comparison.effect is None:
         return text("word.none", lang)
     style = "ratio" if comparison.scale == "ratio" else "spct"
@@ -66,7 +66,7 @@ def cell(comparison: Comparison | None, lang: Language) -> str:
 
 
 def escape(raw: str) -> str:
-    """One line in which nothing is markup."""
+    """Return ``raw`` as one line without markup."""
     return _SPECIAL.sub(lambda m: _ENTITY.get(m[1], "\\" + m[1]), visible(" ".join(raw.split())))
 
 

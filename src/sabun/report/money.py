@@ -1,10 +1,10 @@
-"""What a verdict is worth: machine hours times price. Pure arithmetic on the intervals of the comparison.
+"""Costs and savings: machine hours times price, computed from the interval of the time to target.
 
-A job that is stopped when it reaches the quality of today's optimizer takes ``ratio`` of its time, where ``ratio`` is
-the measured time-to-target of candidate over baseline with its interval. Then
+A job that is stopped at the baseline's final loss takes ``ratio`` of its time, where ``ratio`` is the measured time to
+target of the candidate relative to the baseline. Then
 
-    saving a month = jobs · hours a job · price · (1 − ratio)
-    break-even     = (cost of the PoC + cost of adoption) / saving a month
+    saving per month = jobs · hours per job · price · (1 − ratio)
+    break-even       = (cost of the PoC + cost of adoption) / saving per month
 
 Without a time-to-target (never reached, or not computable) there is no saving. A saving whose interval contains values
 below zero gives no upper bound on the break-even time.
@@ -26,7 +26,7 @@ BASIS = "time_to_target_s"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What the study itself took, in seconds of computing: tuning, evaluation (with repeats), and both."""
+    """Computing time of the study in seconds: tuning, evaluation (with repeated runs), and both."""
 
     runs: int
     tuning_s: float
@@ -81,8 +81,10 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """For one candidate: time ratio and saving a month with intervals, and break-even in months (None: never, or no
-    bound). A negative saving is an extra cost."""
+    """Time ratio, saving per month and break-even in months of a candidate, with intervals (None: never, or unbounded).
+
+    A negative saving is an extra cost.
+    """
 
     arm: str
     ratio: float | None
@@ -97,7 +99,7 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Prices, today's monthly cost, the cost of the PoC, and the saving by candidate."""
+    """Prices, the current monthly cost, the cost of the PoC, and the saving of each candidate."""
 
     currency: str
     price_per_hour: float
@@ -114,7 +116,7 @@ class Money:
 def appraise(
     prices: Prices, effort: Effort, job_s: float | None, kpis: Mapping[str, Mapping[str, Comparison]]
 ) -> Money | None:
-    """Money by candidate; None when neither the reader nor the study says how long a job takes."""
+    """Return costs and savings; None if the length of a job is neither given nor measured."""
     if prices.hours_per_job is not None:
         hours = prices.hours_per_job
     elif job_s is not None:

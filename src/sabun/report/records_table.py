@@ -1,7 +1,7 @@
-"""Records as one flat table, a row an epoch: for spreadsheets and data frames.
+"""The records as one flat table with a row per epoch, for spreadsheets and data frames.
 
-Hyperparameters stand under ``hyperparameter.NAME``, what a task adds under ``extra.NAME``. Losses that are not finite
-stay as they are (``inf``, ``nan``); what does not exist is empty.
+The columns of hyperparameters are ``hyperparameter.NAME``, those of a task's own values ``extra.NAME``. Losses that are
+not finite are ``inf`` or ``nan``; missing values are empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EPOCH = tuple(f.name for f in fields(Epoch) if f.name != "extra")
 
 
 def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
-    """Every epoch of every run, all rows with the same columns. A run without an epoch has one row."""
+    """Return a row for every epoch of every run, or one for a run without epochs, all with the same columns."""
     hyper = sorted({name for run in runs for name in run.hyperparameters})
     extra = sorted({name for run in runs for epoch in run.epochs for name in epoch.extra})
     found: list[dict[str, Cell]] = []
@@ -41,7 +41,7 @@ def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
 
 
 def to_csv(runs: Sequence[RunResult]) -> str:
-    """The table as CSV with a header line. Text that a spreadsheet would run as a formula gets an apostrophe."""
+    """Return the table as CSV with a header. Text that a spreadsheet would evaluate as a formula gets an apostrophe."""
     table = rows(runs)
     out = io.StringIO()
     if table:

@@ -26,12 +26,12 @@ def _amplification(scheme: Scheme, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _reach(scheme: Scheme) -> float:
-    """The hλ up to which pictures go: a little beyond the interval; 1 for a scheme without one."""
+    """Return the largest hλ of the charts: a little beyond the interval, or 1 without one."""
     return 1.25 * scheme.stability_interval if scheme.stability_interval > 0 else 1.0
 
 
 def stability_region(scheme: Scheme, lang: Language = "en", *, size: int = 280) -> alt.LayerChart:
-    """The set of complex hλ with |ζ|max ≤ 1, and the stability interval on the real axis."""
+    """Draw the set of complex hλ with |ζ|max ≤ 1, and the stability interval on the real axis."""
     reach = _reach(scheme)
     lines = _region(scheme, reach, 1.6 * reach, 90)
     heights = [float(np.abs(line[:, 1]).max()) for line in lines]
@@ -65,7 +65,7 @@ def stability_region(scheme: Scheme, lang: Language = "en", *, size: int = 280) 
 
 
 def _region(scheme: Scheme, reach: float, height: float, points: int) -> list[npt.NDArray[np.float64]]:
-    """Closed curves |ζ|max = 1 in the frame: computed for the upper half plane and mirrored."""
+    """Return the closed curves |ζ|max = 1 in the frame, computed in the upper half plane and mirrored."""
     x = np.linspace(-0.12 * reach, 1.02 * reach, points)
     half = np.linspace(0.0, height, points // 2)
     upper = _amplification(scheme, x[None, :] + 1j * half[:, None])
@@ -80,7 +80,7 @@ def _region(scheme: Scheme, reach: float, height: float, points: int) -> list[np
 
 
 def root_locus(scheme: Scheme, lang: Language = "en", *, size: int = 280) -> alt.LayerChart:
-    """The roots ζ of ρ(ζ) + hλσ(ζ) as hλ runs from 0 to a little beyond the stability interval."""
+    """Draw the roots ζ of ρ(ζ) + hλσ(ζ) for hλ from 0 to a little beyond the stability interval."""
     reach = _reach(scheme)
     rows: Rows = []
     for at in np.linspace(0.0, reach, 500):
@@ -126,7 +126,7 @@ def root_locus(scheme: Scheme, lang: Language = "en", *, size: int = 280) -> alt
 def amplification_curve(
     scheme: Scheme, lang: Language = "en", *, width: int = 320, height: int = 280
 ) -> alt.LayerChart:
-    """|ζ|max over hλ on the real axis, with Euler's |1 − hλ| and the exact flow's e^{−hλ} for comparison."""
+    """Draw |ζ|max over real hλ, with Euler's |1 − hλ| and the exact flow's e^{−hλ} for comparison."""
     reach = _reach(scheme)
     at = np.linspace(0.0, reach, 401)
     top = 1.5 if scheme.is_usable else max(1.5, 1.05 * float(_amplification(scheme, [reach])[0]))
@@ -183,7 +183,7 @@ def amplification_curve(
 
 
 def explain(scheme: Scheme, lang: Language = "en", *, lr: float | None = None) -> alt.VConcatChart:
-    """Everything of one scheme on one page; with the look-ahead plane where the scheme lies on it."""
+    """Draw all charts of a scheme on one page, with the look-ahead plane if the scheme is on it."""
     certificate = certify(scheme)
     facts = [text("scheme_chart.order", lang, {"order": certificate.order})]
     if not certificate.usable:

@@ -22,7 +22,7 @@ Label = Callable[[Language], str]
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps [low, high] in data to [start, end] in pixels, linear or logarithmic; clamps what lies outside."""
+    """A linear or logarithmic map from [low, high] in data to [start, end] in pixels, clamped at both ends."""
 
     low: float
     high: float
@@ -38,14 +38,14 @@ class Scale:
         return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
 
     def covers(self, x: float) -> bool:
-        """Whether ``x`` lies inside the scale."""
+        """Return whether ``x`` is inside the scale."""
         return self.low <= x <= self.high
 
     @classmethod
     def fit(
         cls, values: Sequence[float], start: float, end: float, *, log: bool | None = False, pad: float = 0.05
     ) -> Scale:
-        """A scale around the finite ``values``. ``log=None`` chooses: logarithmic beyond a factor of 8."""
+        """Return a scale around the finite ``values``; with ``log=None`` it is logarithmic beyond a factor of 8."""
         finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
         if log is None:
@@ -59,7 +59,7 @@ class Scale:
         return cls(low - margin, high + margin, start, end)
 
     def ticks(self, count: int) -> list[float]:
-        """Round numbers inside the scale, about ``count`` of them."""
+        """Return about ``count`` round numbers inside the scale."""
         if not self.log:
             return _linear(self.low, self.high, count)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
@@ -83,29 +83,29 @@ def _linear(low: float, high: float, count: int) -> list[float]:
 
 @dataclass
 class Canvas:
-    """Collects marks; :meth:`render` gives the ``<svg>`` element."""
+    """A drawing: a list of marks that :meth:`render` turns into an ``<svg>`` element."""
 
     width: float
     height: float
     parts: list[str] = field(default_factory=list)
 
     def add(self, markup: str) -> None:
-        """Raw markup; the caller has cleaned it."""
+        """Add raw markup, which must be escaped."""
         self.parts.append(markup)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
-        """A straight line."""
+        """Add a straight line."""
         self.add(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>')
 
     def rect(self, x: float, y: float, width: float, height: float, css: str, *, radius: float = 0) -> None:
-        """A rectangle."""
+        """Add a rectangle."""
         self.add(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0, width):.1f}" height="{max(0, height):.1f}" rx="{radius:g}" '
             f'class="{css}"/>'
         )
 
     def path(self, points: Sequence[tuple[float, float]], css: str, *, closed: bool = False) -> None:
-        """A polyline; points that are not finite break it."""
+        """Add a polyline, interrupted at points that are not finite."""
         text, pen = [], "M"
         for x, y in points:
             if not (math.isfinite(x) and math.isfinite(y)):
@@ -117,13 +117,11 @@ class Canvas:
             self.add(f'<path d="{"".join(text)}{"Z" if closed else ""}" class="{css}"/>')
 
     def dot(self, x: float, y: float, radius: float, css: str, *, tip: Label | None = None) -> None:
-        """A circle; ``tip`` is shown when it is pointed at."""
+        """Add a circle with an optional tooltip."""
         self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"{tips(tip)}/>')
 
     def mark(self, x: float, y: float, kind: str, css: str, *, tip: Label | None = None) -> None:
-        """The mark of an outcome: disc (pass), ring (open), triangle (unclear) or cross (fail). Shape tells, not colour
-        alone.
-        """
+        """Add the mark of an outcome: disc (pass), ring (open), triangle (unclear) or cross (fail)."""
         if kind in ("pass", "open"):
             self.dot(x, y, 5.5, f"mark {css}", tip=tip)
         elif kind == "fail":
@@ -133,7 +131,7 @@ class Canvas:
             self.add(f'<path d="M{x:.1f} {y - 6.5:.1f}l6.3 11h-12.6Z" class="mark {css}"{tips(tip)}/>')
 
     def text(self, x: float, y: float, label: Label | str, css: str = "", *, anchor: str = "start") -> None:
-        """Text in every language of the page, or once where it does not differ."""
+        """Add text in every language, or once where it is the same."""
         texts = {lang: label if isinstance(label, str) else label(lang) for lang in languages()}
         place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
         if len(set(texts.values())) == 1:
@@ -143,7 +141,7 @@ class Canvas:
             self.add(f'<text {place} class="{css}" lang="{lang}">{clean(words)}</text>')
 
     def render(self, label_id: str, css: str = "") -> str:
-        """The drawing, named by the element ``label_id`` of the page."""
+        """Return the ``<svg>`` element, labelled by the element ``label_id`` of the page."""
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" class="chart {css}" role="img" '
             f'aria-labelledby="{label_id}" style="max-width:{self.width * 1.25:g}px">{"".join(self.parts)}</svg>'
@@ -151,7 +149,7 @@ class Canvas:
 
 
 def tips(tip: Label | None) -> str:
-    """Attributes that the page's script shows beside the pointer."""
+    """Return the attributes of a tooltip, one per language."""
     return (
         ""
         if tip is None

@@ -1,6 +1,6 @@
-"""The report as a rich renderable: verdict, a row for each candidate, and what is doubtful. Fits 80 columns.
+"""The report for the terminal, in 80 columns: the verdict, and a table with a row per candidate.
 
-Colour is an addition, never the message: signs and words carry it too. Control characters in names are made visible.
+Colour only repeats what signs and words say. Control characters in names are made visible.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TONE = {
 
 
 def render(report: Report, lang: Language = "en") -> RenderableType:
-    """What to print at the end of a study."""
+    """Return the report as a rich renderable."""
 
     tone = TONE[report.decision]
     title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")

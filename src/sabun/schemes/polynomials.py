@@ -1,8 +1,8 @@
-"""Exact polynomial arithmetic: where the roots of a polynomial lie is decided in rational numbers, never guessed.
+"""Exact polynomial arithmetic: the location of roots is decided in rational numbers.
 
-A polynomial is a tuple of Fractions, highest power first, without leading zeros; () is zero. Special cases that a
-scheme analysis needs: the root condition (:func:`is_simple_von_neumann`), strict stability (:func:`is_schur`), and the
-real roots inside an interval (:func:`real_roots`).
+A polynomial is a tuple of Fractions, highest power first, without leading zeros; () is zero. The analysis of schemes
+uses the root condition (:func:`is_simple_von_neumann`), strict stability (:func:`is_schur`), and the real roots in an
+interval (:func:`real_roots`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Polynomial = tuple[Fraction, ...]
 
 
 def make(coefficients: Iterable[Fraction | int]) -> Polynomial:
-    """Coefficients, highest power first, as a polynomial: leading zeros go."""
+    """Make a polynomial from coefficients, highest power first; leading zeros are removed."""
     return tuple(itertools.dropwhile(lambda c: c == 0, (Fraction(c) for c in coefficients)))
 
 
@@ -63,7 +63,7 @@ def multiply(p: Polynomial, q: Polynomial) -> Polynomial:
 
 
 def divide(p: Polynomial, q: Polynomial) -> tuple[Polynomial, Polynomial]:
-    """Quotient and remainder of p / q, q not zero."""
+    """Quotient and remainder of p / q; q must not be zero."""
     rest = list(p)
     quotient = []
     for i in range(len(p) - len(q) + 1):
@@ -75,7 +75,7 @@ def divide(p: Polynomial, q: Polynomial) -> tuple[Polynomial, Polynomial]:
 
 
 def gcd(p: Polynomial, q: Polynomial) -> Polynomial:
-    """The monic greatest common divisor; () when both are zero."""
+    """The monic greatest common divisor; () if both are zero."""
     while q:
         p, q = q, _primitive(divide(p, q)[1])
     return scale(p, 1 / p[0]) if p else ()
@@ -94,7 +94,7 @@ def evaluate(p: Polynomial, x: Fraction) -> Fraction:
 
 
 def _primitive(p: Polynomial) -> Polynomial:
-    """p divided by a positive number so that its coefficients are coprime integers: keeps remainders small."""
+    """p times a positive number that makes its coefficients coprime integers, which keeps remainders small."""
     if not p:
         return ()
     denominator = math.lcm(*(c.denominator for c in p))
@@ -106,13 +106,13 @@ def _primitive(p: Polynomial) -> Polynomial:
 
 
 def _schur_transform(p: Polynomial) -> Polynomial:
-    """(p̄(0)* p(z) − p(0) p*(z)) / z with p*(z) = zⁿ p(1/z): one degree less, same place relative to the unit circle."""
+    """(p̄(0)* p(z) − p(0) p*(z)) / z with p*(z) = zⁿ p(1/z). It preserves the location relative to the unit circle."""
     reduced = [p[0] * c - p[-1] * d for c, d in zip(p, reversed(p), strict=True)]
     return _primitive(make(reduced[:-1]))
 
 
 def is_schur(p: Polynomial) -> bool:
-    """Whether every root lies strictly inside the unit circle (Schur 1917; Miller 1971, theorem 6.1)."""
+    """Whether every root is strictly inside the unit circle (Schur 1917; Miller 1971, theorem 6.1)."""
     while len(p) > 1:
         if abs(p[-1]) >= abs(p[0]):
             return False
@@ -121,7 +121,7 @@ def is_schur(p: Polynomial) -> bool:
 
 
 def is_von_neumann(p: Polynomial) -> bool:
-    """Whether every root lies in the closed unit disk (Miller 1971, theorem 6.2)."""
+    """Whether every root is in the closed unit disk (Miller 1971, theorem 6.2)."""
     while len(p) > 1:
         reduced = _schur_transform(p)
         if not reduced:
@@ -135,7 +135,7 @@ def is_von_neumann(p: Polynomial) -> bool:
 
 
 def is_simple_von_neumann(p: Polynomial) -> bool:
-    """The root condition: every root in the closed unit disk, those on the circle simple.
+    """Whether the root condition holds: every root in the closed unit disk, those on the circle simple.
 
     J. J. H. Miller, "On the location of zeros of certain classes of polynomials with applications to numerical
     analysis", J. Inst. Maths Applics 8 (1971), theorem 6.3.
@@ -156,7 +156,8 @@ def is_simple_von_neumann(p: Polynomial) -> bool:
 def roots(p: Polynomial) -> tuple[complex, ...]:
     """All roots, repeated by multiplicity, largest modulus first.
 
-    Factors of equal multiplicity are split off exactly (Yun), so that a multiple root is as accurate as a simple one.
+    Factors of equal multiplicity are separated exactly (Yun's algorithm), so a multiple root is as accurate as a simple
+    one.
     """
     found: list[complex] = []
     zeros = 0
@@ -177,7 +178,7 @@ def roots(p: Polynomial) -> tuple[complex, ...]:
 
 
 def _polished(p: Polynomial) -> list[complex]:
-    """Simple roots by eigenvalues, then Newton steps."""
+    """The simple roots of p, by eigenvalues and Newton steps."""
     coefficients = np.array([float(c / p[0]) for c in p])
     slopes = np.polyder(coefficients)
     z = np.roots(coefficients).astype(complex)
@@ -198,7 +199,7 @@ def _integers(p: Polynomial) -> Integers:
 
 
 def _sign(p: Integers, x: Fraction) -> int:
-    """Sign of p(x), in integers: n^d p(m/n) by Horner's rule."""
+    """The sign of p(x) for x = m/n: that of n^d p(m/n), by Horner's rule in integers."""
     value, power = 0, 1
     for c in p:
         value = value * x.numerator + c * power
@@ -207,7 +208,7 @@ def _sign(p: Integers, x: Fraction) -> int:
 
 
 def _sturm(p: Polynomial) -> list[Integers]:
-    """p, p′ and the negated remainders, each up to a positive factor: a primitive remainder sequence."""
+    """Sturm's sequence of p, each element up to a positive factor (a primitive remainder sequence)."""
     chain = [_integers(p), _integers(derivative(p))]
     while len(chain[-1]) > 1:
         rest, divisor = list(chain[-2]), chain[-1]
@@ -233,9 +234,9 @@ def _changes(chain: Sequence[Integers], x: Fraction) -> int:
 
 
 def real_roots(p: Polynomial, low: Fraction, high: Fraction, *, bits: int = 80) -> list[Fraction]:
-    """The distinct real roots in (low, high], ascending, each to within 2^−bits of the interval's width.
+    """The distinct real roots in (low, high], ascending, with an error below 2^−bits of the interval's width.
 
-    Counted by Sturm's theorem in integer arithmetic, so that none is missed and none invented.
+    Sturm's theorem, in integer arithmetic, counts them exactly.
     """
     if len(p) < 2:
         return []
@@ -264,7 +265,7 @@ def real_roots(p: Polynomial, low: Fraction, high: Fraction, *, bits: int = 80) 
 
 
 def _bisect(p: Integers, a: Fraction, b: Fraction, steps: int) -> Fraction:
-    """The one root in (a, b), where p(b) ≠ 0. p(a) may be 0: that root belongs to the neighbour."""
+    """The only root in (a, b), where p(b) ≠ 0. If p(a) = 0, that root belongs to the interval before."""
     at_b = _sign(p, b)
     for _ in range(max(steps, 0)):
         middle = (a + b) / 2
@@ -282,12 +283,12 @@ def _bisect(p: Integers, a: Fraction, b: Fraction, steps: int) -> Fraction:
 
 
 def chebyshev_t(n: int) -> Polynomial:
-    """T_n, with T_n(cos θ) = cos nθ."""
+    """The Chebyshev polynomial T_n, with T_n(cos θ) = cos nθ."""
     return _chebyshev(n, make((1, 0)))
 
 
 def chebyshev_u(n: int) -> Polynomial:
-    """U_n, with U_n(cos θ) sin θ = sin (n+1)θ."""
+    """The Chebyshev polynomial U_n, with U_n(cos θ) sin θ = sin (n+1)θ."""
     return _chebyshev(n, make((2, 0)))
 
 

@@ -1,4 +1,4 @@
-"""The step control: a controller of the step length beside the method, as in ODE codes.
+"""The step control: it determines the length of a step, like the controller of an ODE solver.
 
 An entry is a subclass of :class:`StepControl`, registered in :data:`STEP_CONTROLS`; its :meth:`StepControl.make` makes
 the :class:`Controller` of an optimizer. ``fixed`` has none: the step length is lr, from any
