@@ -15,7 +15,7 @@ import pytest
 from sabun.errors import SabunError, SchemeError, StoreError, StudyError
 from sabun.poc import events
 from sabun.poc import evidence as stored
-from sabun.poc import schedule as plan_module
+from sabun.poc import schedule as schedule_module
 from sabun.poc.executors.executor import Executor, Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
@@ -345,8 +345,8 @@ def test_a_sequential_study_ends_at_the_look_that_decides(
         assert sum(r.phase == "repeat" for r in runs) == 2
         return len(shown)
 
-    monkeypatch.setattr(plan_module, "assess", assess)
-    monkeypatch.setattr(plan_module, "decided", lambda look: stops and look == 2)
+    monkeypatch.setattr(schedule_module, "assess", assess)
+    monkeypatch.setattr(schedule_module, "decided", lambda look: stops and look == 2)
     heard: list[events.Event] = []
     evidence = run(study, tmp_path, jobs=jobs, on_event=heard.append)
     assert shown == [[0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]]

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fix: {EXTRA}", file=sys.stderr)
         raise SystemExit(2) from None
     from sabun.cli.app import run
-    from sabun.poc.startup import own_process
+    from sabun.poc.torch_loading import own_process
 
     own_process()
     raise SystemExit(run(arguments))

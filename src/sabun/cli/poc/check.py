@@ -63,7 +63,7 @@ def check(
     quiet: options.Quiet = False,
 ) -> None:
     """Try every arm for one epoch before hours are spent, and estimate the duration of the study."""
-    from sabun.poc.startup import uncollected
+    from sabun.poc.torch_loading import uncollected
 
     with uncollected():
         from sabun.poc.study_options import study_from_options

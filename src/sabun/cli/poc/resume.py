@@ -54,7 +54,7 @@ def resume(
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.cli.poc.stored import specification_of
     from sabun.messages.languages import language
-    from sabun.poc.startup import uncollected
+    from sabun.poc.torch_loading import uncollected
 
     shown_in = language(lang)
     with executor_of(executor, jobs, address) as chosen:

@@ -105,7 +105,7 @@ def run(
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
     from sabun.messages.languages import language
-    from sabun.poc.startup import uncollected
+    from sabun.poc.torch_loading import uncollected
     from sabun.report.money import Prices
 
     shown_in = language(lang)

@@ -16,7 +16,7 @@ __all__ = ["evidence_of", "require_study", "specification_of"]
 
 def require_study(directory: Path) -> None:
     """Raise StudyError, which is bad input, where there is no study in ``directory``."""
-    from sabun.poc.startup import uncollected
+    from sabun.poc.torch_loading import uncollected
 
     with uncollected():
         from sabun.poc.evidence import exists

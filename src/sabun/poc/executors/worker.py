@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sabun.poc.executors.wire import decode_unit, run_unit
 from sabun.poc.spec import Study
-from sabun.poc.startup import first_optimizer, own_process, uncollected
+from sabun.poc.torch_loading import first_optimizer, own_process, uncollected
 
 if TYPE_CHECKING:
     from sabun.poc.executors.in_process import InProcess  # imports torch

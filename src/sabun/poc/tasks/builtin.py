@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sabun.errors import MissingExtraError, StudyError
-from sabun.poc.startup import uncollected
 from sabun.poc.tasks import data
+from sabun.poc.torch_loading import uncollected
 
 __all__ = [
     "TASKS", "BreastCancer", "CharLM", "Cifar10", "Diabetes", "Digits", "DigitsCNN", "mlp", "split", "standardised",

@@ -12,9 +12,9 @@ from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run
-from sabun.poc.startup import first_optimizer
 from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.tasks.task import Task, seeded
+from sabun.poc.torch_loading import first_optimizer
 from sabun.poc.training.loop import now
 from sabun.poc.training.single import SingleTraining
 from sabun.poc.user_errors import describe, user_code

@@ -1,0 +1,207 @@
+"""One run of a study inside the user's training script: its records, and the hooks that time its steps.
+
+``train_s`` of an epoch runs from the end of the last ``log`` (from ``swap``, for the first) to the end of its last
+optimizer step, so an evaluation between the last step and ``log`` is not included. On CUDA it is the time of the device
+between the two, because a step ends later than the call that launched it. ``optimizer_s`` is the time inside
+``optimizer.step``, without its closure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sabun import _files
+from sabun.errors import TrainingError
+from sabun.script.evaluation_hooks import EvaluationPoint
+from sabun.script.protocol import needs_closure, state_bytes
+
+if sys.platform != "win32":
+    import resource
+
+__all__ = ["CHECKED_STEPS", "RunSession", "StepClock"]
+
+CHECKED_STEPS = 3
+"""Number of first steps in which parameters must not move before the closure is called."""
+
+
+class RunSession:
+    """One run of a study, in the training process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.task: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.records = path.with_name("records.jsonl")
+        self.stop_after: int | None = self.task.get("stop_after")
+        self.optimizer: Any = None
+        self.point: EvaluationPoint | None = None
+        self.clock = StepClock()
+        self.steps = self.evaluations = self.logs = 0
+        self.optimizer_s = 0.0
+        self.epoch = -1
+        self.ended = False
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes records: of several processes that train one model, rank 0."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank() == 0
+        return os.environ.get("RANK", "0") == "0"
+
+    def write(self, **fields: object) -> None:
+        """Append a record. Ends the script if the study that started it has ended."""
+        if _unlocked(self.path):
+            sys.exit("sabun: the study that started this run has ended.")
+        if self.is_writer:
+            with self.records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
+
+    def watch(self, optimizer: Any) -> None:
+        """Count and time the steps of ``optimizer`` with hooks, so that the script keeps its optimizer object."""
+        several = needs_closure(optimizer)
+        point = self.point = EvaluationPoint.watch(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        begin = inside = 0.0
+        calls = versions = 0
+
+        def timed(closure: Callable[[], object]) -> Callable[[], object]:
+            def inner() -> object:
+                nonlocal inside, calls
+                start = time.perf_counter()
+                if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
+                    raise TrainingError(
+                        f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
+                        "along the gradient of the previous batch.",
+                        fix="Compare it on a task (mytask.py:Task), which computes the gradient first.",
+                    )
+                value = closure()
+                calls += 1
+                inside += time.perf_counter() - start
+                return value
+
+            return inner
+
+        def before(_: object, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            nonlocal begin, inside, calls, versions
+            inside, calls = 0.0, 0
+            if point is not None:
+                point.before_step()
+            closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # arguments[0] is the optimizer
+            if callable(closure):
+                if self.steps < CHECKED_STEPS:
+                    versions = sum(p._version for p in parameters)
+                if len(arguments) > 1:
+                    arguments = (arguments[0], timed(closure), *arguments[2:])
+                else:
+                    options = {**options, "closure": timed(closure)}
+            elif several:
+                raise TrainingError(
+                    f"{type(optimizer).__name__} needs a closure, and this script calls step() without one.",
+                    fix="Compare it on a task (mytask.py:Task), or let the script call optimizer.step(closure).",
+                )
+            begin = time.perf_counter()
+            return arguments, options
+
+        def after(*_: object) -> None:
+            self.clock.lap()
+            self.steps += 1
+            self.optimizer_s += time.perf_counter() - begin - inside
+            self.evaluations += calls or 1
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+        self.clock = StepClock(next((p.device for p in parameters if p.device.type == "cuda"), None))
+
+    def end(self, *, enough: bool = False) -> None:
+        """Write the final record: hash of the weights, state size, peak memory. Called at exit or when ``enough``."""
+        if self.optimizer is None or self.epoch < 0 or self.ended:
+            return
+        self.ended = True
+        digest = hashlib.sha256()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # a shard of FSDP
+                flat = local.detach().cpu().contiguous().flatten()
+                digest.update(f"{flat.dtype}|{tuple(parameter.shape)}|".encode())
+                digest.update(_bytes(flat))
+        peak = self.clock.peak_memory()
+        self.write(
+            kind="end",
+            enough=enough,
+            weights_sha256=digest.hexdigest(),
+            optimizer_state_bytes=state_bytes(self.optimizer),
+            peak_memory_bytes=peak,
+        )
+
+
+class StepClock:
+    """Measures the seconds from ``start`` to the last ``lap`` and from there on. On CUDA: the time of the device."""
+
+    def __init__(self, cuda: torch.device | None = None) -> None:
+        self.cuda = cuda
+        self.start()
+
+    def start(self) -> None:
+        """Start the measurement."""
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+            self.first = self.last = self._event()
+        self.begun = self.lapped = time.perf_counter()
+
+    def lap(self) -> None:
+        """Mark the end of a step."""
+        self.lapped = time.perf_counter()
+        if self.cuda is not None:
+            self.last = self._event()
+
+    def read(self) -> tuple[float, float]:
+        """Return the seconds to the last lap, and the seconds since then."""
+        if self.cuda is None:
+            return self.lapped - self.begun, time.perf_counter() - self.lapped
+        self.last.synchronize()
+        trained = self.first.elapsed_time(self.last) / 1000
+        torch.cuda.synchronize(self.cuda)
+        return trained, max(0.0, time.perf_counter() - self.begun - trained)
+
+    def peak_memory(self) -> int | None:
+        """Return the peak bytes of the allocator on CUDA, otherwise of the process."""
+        if self.cuda is not None:
+            return int(torch.cuda.max_memory_allocated(self.cuda))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if sys.platform == "linux" else None
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.cuda))
+        return event
+
+
+def _unlocked(path: Path) -> bool:
+    """Return whether the study has released the lock that it holds during a run. A killed study releases it too."""
+    with path.open("rb") as file:
+        try:
+            _files.lock(file.fileno(), shared=True, wait=False)
+        except OSError:
+            return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _bytes(flat: Any) -> bytes:
+    return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""
