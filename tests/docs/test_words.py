@@ -29,15 +29,16 @@ BANNED = {
     r"\bbears?\b",
     "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
 }
-# Lines that may contain such a word, with the reason.
-ALLOWED: dict[str, str] = {}
+# Lines that may contain such a word: page and beginning of the line → reason.
+ALLOWED = {("CHANGELOG.md", "| `"): "the table of names quotes the former names"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_banned_words(page: Path) -> None:
     found = []
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if any(page.name == name and line.startswith(start) for name, start in ALLOWED):
+            continue
         for kind, pattern in BANNED.items():
-            found += [f"{number}: {match[0]!r} ({kind})" for match in re.finditer(pattern, line, re.IGNORECASE)
-                      if not any(allowed in line for allowed in ALLOWED)]  # fmt: skip
+            found += [f"{number}: {match[0]!r} ({kind})" for match in re.finditer(pattern, line, re.IGNORECASE)]
     assert not found, found

@@ -62,7 +62,7 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('study = "studies/pilot"', 'study = "s", max_age_days = 0', "must be positive"),
         ('name = "pilot"', 'name = "poc"', "two stages are called 'poc'"),
         ('name = "pilot"', 'name = "a b"', "is not a valid name for a stage"),
-        ('name = "pilot"', 'name = "pilot"\nkill_file = "../../etc/x"', "a name beside the plan"),
+        ('name = "pilot"', 'name = "pilot"\nkill_file = "../../etc/x"', "a name next to the plan"),
         ('name = "trial"', 'name = " "', "has no name"),
         ('name = "trial"', "", "has no 'name'"),
         ('name = "trial"', 'name = "trial"\nschema_version = 2', "this version reads 1"),

@@ -11,8 +11,7 @@ import string
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -46,10 +45,8 @@ class LanguageFile:
 
 _OWN = ("currency", "large")
 """Tables of ``[format]`` whose entries are the language's own."""
-_LANGUAGES: dict[Language, Traversable | LanguageFile] = {
-    file.name.removesuffix(".toml"): file
-    for file in sorted(resources.files("sabun.messages").iterdir(), key=lambda f: (f.name != "en.toml", f.name))
-    if file.name.endswith(".toml")
+_LANGUAGES: dict[Language, Path | LanguageFile] = {
+    file.stem: file for file in sorted(Path(__file__).parent.glob("*.toml"), key=lambda f: (f.stem != DEFAULT, f.stem))
 }
 """The languages by code, each read when it is first used."""
 
@@ -66,7 +63,7 @@ def language(name: str) -> Language:
     return name
 
 
-def add_language(path: Traversable) -> Language:
+def add_language(path: Path) -> Language:
     """Register the file ``CODE.toml`` as the language CODE.
 
     Raises OptionError when its keys or placeholders are not those of ``en.toml``.
@@ -78,9 +75,8 @@ def add_language(path: Traversable) -> Language:
             f"{path.name} differs from en.toml in {len(found)} entries: {', '.join(found[:5])}.",
             fix="Give every message of en.toml, with the same placeholders.",
         )
-    code = path.name.removesuffix(".toml")
-    _LANGUAGES[code] = file
-    return code
+    _LANGUAGES[path.stem] = file
+    return path.stem
 
 
 def add_messages(lang: Language, messages: Mapping[str, str]) -> None:
@@ -97,7 +93,7 @@ def read(lang: Language) -> LanguageFile:
     return found
 
 
-def _parse(source: Traversable) -> LanguageFile:
+def _parse(source: Path) -> LanguageFile:
     tree = tomllib.loads(source.read_text(encoding="utf-8"))
     conventions = tree.pop("format")
     messages: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The average: the point that is evaluated, while training goes on at another.
+"""The averaging: the point at which the model is evaluated, while training continues at another.
 
 In training the parameters always hold the training point. ``with optimizer.averaged():`` replaces it by the mean for
 the length of the block; there is no training or evaluation mode. An entry is a subclass of :class:`Averaging`,

@@ -212,7 +212,7 @@ class RungeKutta(torch.optim.Optimizer):
                 stages = self._stages(places, start, first, lengths, batch)
                 self._move(places, start, stages, self.tableau.b, lengths)
         except BaseException:
-            # A closure that fails between stages must not leave the model at a point that is nobody's.
+            # A closure that fails between stages must not leave the model at an intermediate point.
             for (p, _), origin in zip(places, start, strict=True):
                 p.copy_(origin)
             raise

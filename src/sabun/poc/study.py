@@ -1,7 +1,7 @@
 """Run a study from its specification to its records: validate, tune every arm, compare in pairs, repeat.
 
 :func:`run` may be killed at any time and started again on the same directory. Finished runs are kept, the rest is done,
-and the records are those of an undisturbed study, timings aside. Order of work:
+and the records are those of an uninterrupted study, timings aside. Order of work:
 
 1. tuning (:mod:`sabun.poc.tuning`);
 2. evaluation: for each seed all arms, in an order that rotates and reverses (A B B A …), so that a machine that slows

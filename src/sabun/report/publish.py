@@ -60,7 +60,7 @@ def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None =
 def publish(
     evidence: StudyEvidence, *, describe: Describe, lang: Language = "en", money: Prices | None = None
 ) -> Published:
-    """Judge ``evidence``, record the verdict in the audit log, and write the report files beside the records.
+    """Judge ``evidence``, record the verdict in the audit log, and write the report files next to the records.
 
     The report holds the hash of the log's end after the verdict. Each file is written whole or not at all. Raises
     OptionError where one cannot be written.

@@ -8,7 +8,7 @@ also chosen in doubt: with a kill switch, before the roll-out was started, and w
 
 Kill switches act from the next job on: a running job keeps its optimizer, which cannot be changed under a checkpoint;
 inside the job, the guard is responsible. The switches are the environment variable ``SABUN_KILL``, set to anything but
-0, false, no or off, and a file beside the plan (``KILL`` unless the stage names another). Anything of that name counts
+0, false, no or off, and a file next to the plan (``KILL`` unless the stage names another). Anything of that name counts
 (an empty file, a directory, a dangling link), and so does a name that cannot be looked up.
 """
 

@@ -80,7 +80,7 @@ class Gate:
 class Stage:
     """One stage: the challenger's ``share`` of jobs, the ``gate`` in front of it, and the name of the ``kill_file``.
 
-    While a file of that name is beside the plan, every new job of the stage trains with the champion.
+    While a file of that name is next to the plan, every new job of the stage trains with the champion.
     """
 
     name: str
@@ -98,7 +98,9 @@ class Stage:
                 f"stage {self.name!r}: share must be between 0 and 1 (given: {self.share!r}).", fix="0.05 is 5%."
             )
         if not self.kill_file or Path(self.kill_file).is_absolute() or ".." in Path(self.kill_file).parts:
-            raise RolloutError(f"stage {self.name!r}: kill_file must be a name beside the plan.", fix="Such as 'KILL'.")
+            raise RolloutError(
+                f"stage {self.name!r}: kill_file must be a name next to the plan.", fix="Such as 'KILL'."
+            )
 
 
 @dataclass(frozen=True, slots=True)

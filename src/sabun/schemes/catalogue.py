@@ -170,7 +170,7 @@ _MOMENTUM = "decay of the momentum"
 _BETA = _share("beta", "0.9", _MOMENTUM)
 _GAMMA = Parameter("gamma", Fraction(2), Fraction(-1, 2), Fraction(10**6),
                    meaning="weight of the gradient's last change")  # fmt: skip
-_NU = Parameter("nu", Fraction("0.7"), Fraction(0), Fraction(1), meaning="share of the momentum beside the gradient")
+_NU = Parameter("nu", Fraction("0.7"), Fraction(0), Fraction(1), meaning="weight of the momentum in the step")
 _STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST_STAGES), whole=True,
                     meaning="gradients a step")  # fmt: skip
 _STAGES_2 = Parameter("stages", Fraction(5), Fraction(2), Fraction(stabilised.MOST_STAGES), whole=True,

@@ -26,7 +26,7 @@ def build() -> typer.Typer:
 
 - `sabun rollout status` — the current stage, and what the next gate requires
 
-- `touch KILL` beside the plan — from now on every new job trains with the champion
+- `touch KILL` next to the plan — from now on every new job trains with the champion
 """,
     )
     app.command("init", epilog=init.EPILOG)(init.init)

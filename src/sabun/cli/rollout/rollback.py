@@ -12,7 +12,7 @@ from sabun.cli.rollout.output import print_state, update_aliases
 __all__ = ["EPILOG", "rollback"]
 
 EPILOG = """**Writes** the audit log and the state file. No gate is asked. Jobs that are running are not stopped. To act
-without this command, create the file KILL beside the plan.
+without this command, create the file KILL next to the plan.
 
 **Examples**
 

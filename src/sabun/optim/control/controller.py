@@ -1,4 +1,4 @@
-"""The step control: the length of a step. A controller beside the method, as ODE codes have it.
+"""The step control: it determines the length of a step, like the controller of an ODE solver.
 
 An entry is a subclass of :class:`StepControl`, registered in :data:`STEP_CONTROLS`; its :meth:`StepControl.make` gives
 the :class:`Controller` that runs. ``fixed`` has none: lr is taken as it is, from any ``torch.optim.lr_scheduler``.

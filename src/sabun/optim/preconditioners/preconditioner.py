@@ -1,6 +1,6 @@
 """The preconditioner: the metric P in which the direction of the scheme is the steepest, u = P⁻¹d.
 
-An entry is a subclass of :class:`Preconditioner` in a module beside this one, or anywhere else, registered in
+An entry is a subclass of :class:`Preconditioner` in a module of this package or any other, registered in
 :data:`PRECONDITIONERS`. A preconditioner does not depend on the scheme, nor the scheme on the preconditioner.
 """
 
