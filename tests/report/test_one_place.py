@@ -88,7 +88,7 @@ def test_a_language_is_one_file(tmp_path: Path) -> None:
     """A copy of the package with ``de.toml`` beside the others speaks it, with nothing else changed."""
     package = tmp_path / "sabun"
     shutil.copytree(Path(sabun.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    pseudo.write(package / "messages", "de")
+    pseudo.write(package / "messages" / "locales", "de")
     done = subprocess.run(
         [sys.executable, "-m", "sabun", "explain", "euler", "--lang", "de"],
         env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
