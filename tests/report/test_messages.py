@@ -23,9 +23,8 @@ def test_languages_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_every_language_file_is_a_language() -> None:
-    files = {
-        f.name.removesuffix(".toml") for f in resources.files("sabun.messages").iterdir() if f.name.endswith(".toml")
-    }
+    locales = resources.files("sabun.messages").joinpath("locales")
+    files = {f.name.removesuffix(".toml") for f in locales.iterdir()}
     assert files == set(languages())
     assert languages()[0] == "en"
 

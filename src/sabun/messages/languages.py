@@ -46,7 +46,8 @@ class LanguageFile:
 _OWN = ("currency", "large")
 """Tables of ``[format]`` whose entries are the language's own."""
 _LANGUAGES: dict[Language, Path | LanguageFile] = {
-    file.stem: file for file in sorted((Path(__file__).parent / "locales").glob("*.toml"), key=lambda f: (f.stem != DEFAULT, f.stem))
+    file.stem: file
+    for file in sorted((Path(__file__).parent / "locales").glob("*.toml"), key=lambda f: (f.stem != DEFAULT, f.stem))
 }
 """The languages by code, each read when it is first used."""
 
