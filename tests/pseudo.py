@@ -48,7 +48,7 @@ def _table(name: str, table: dict[str, Any]) -> Iterable[str]:
 
 def write(folder: Path, code: str = CODE) -> Path:
     """Write the language file ``CODE.toml`` and return its path."""
-    tree = tomllib.loads(resources.files("sabun.messages").joinpath("en.toml").read_text(encoding="utf-8"))
+    tree = tomllib.loads(resources.files("sabun.messages").joinpath("locales", "en.toml").read_text(encoding="utf-8"))
     path = folder / f"{code}.toml"
     path.write_text("\n".join(line for name, table in tree.items() for line in _table(name, table)), encoding="utf-8")
     return path

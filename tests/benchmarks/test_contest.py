@@ -80,7 +80,7 @@ def test_muon_and_adamw_side_by_side_is_the_preset_muon() -> None:
     for make in (
         lambda m: MuonAdamW(m, lr=0.01),
         # torch decays all with 0.1, and so does the preset.
-        lambda m: create("muon", m, 0.01, orthogonalization_dtype="bfloat16", foreach=False),
+        lambda m: create("muon", m, 0.01, dtype="bfloat16", foreach=False),
     ):
         model = _Net().double()
         optimizer = make(model)

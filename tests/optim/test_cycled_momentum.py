@@ -40,7 +40,7 @@ def gradients() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(STEPS, 5))
 
 
-def textbook(name: str, metric: str | None, start_up: str) -> np.ndarray:
+def textbook(name: str, preconditioner: str | None, start_up: str) -> np.ndarray:
     """The trajectory from θ = 0."""
     theta, m, v, path = np.zeros(5), np.zeros(5), np.zeros(5), []
     for n, (beta, g) in enumerate(zip(BETAS, gradients(), strict=True), start=1):
@@ -53,7 +53,7 @@ def textbook(name: str, metric: str | None, start_up: str) -> np.ndarray:
         if start_up == "unbiased":
             d = d / (of_g + of_m * (1 - beta ** (n - 1)))
         v = 0.999 * v + 0.001 * g**2
-        theta = theta - LR * (d if metric is None else d / (np.sqrt(v / (1 - 0.999**n)) + 1e-8))
+        theta = theta - LR * (d if preconditioner is None else d / (np.sqrt(v / (1 - 0.999**n)) + 1e-8))
         path.append(theta)
     return np.array(path)
 
@@ -78,12 +78,12 @@ def make(name: str, path: str, **options: Any) -> tuple[Any, torch.Tensor]:
 
 
 @pytest.mark.parametrize("start_up", ["rest", "unbiased", "hold"])
-@pytest.mark.parametrize("metric", [None, "adam"])
+@pytest.mark.parametrize("preconditioner", [None, "adam"])
 @pytest.mark.parametrize("path", ["foreach", "loop", "reference", "native"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_path_follows_the_recursion(name: str, path: str, metric: str | None, start_up: str) -> None:
-    optimizer, p = make(name, path, preconditioner=metric, start_up=start_up)
-    np.testing.assert_allclose(run(optimizer, p), textbook(name, metric, start_up), rtol=1e-12, atol=1e-13)
+def test_every_path_follows_the_recursion(name: str, path: str, preconditioner: str | None, start_up: str) -> None:
+    optimizer, p = make(name, path, preconditioner=preconditioner, start_up=start_up)
+    np.testing.assert_allclose(run(optimizer, p), textbook(name, preconditioner, start_up), rtol=1e-12, atol=1e-13)
     if path == "native" and start_up != "hold":
         assert optimizer.compile_s > 0, "the foreach step was taken instead"
 

@@ -220,21 +220,21 @@ def test_kronecker_forgets_a_side_that_is_too_long() -> None:
     assert set(optimizer.state[p]) == {"velocity_0", "second_moment", "factor_left", "basis_left", "step"}
 
 
-@pytest.mark.parametrize("metric", PRECONDITIONERS)
+@pytest.mark.parametrize("preconditioner", PRECONDITIONERS)
 @pytest.mark.parametrize("scheme", USABLE)
 @pytest.mark.parametrize("averaging", AVERAGING)
-def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, averaging: str) -> None:
-    """Bytes of state, measured, against the copies that scheme, metric and average declare."""
+def test_the_memory_between_steps_is_what_is_declared(preconditioner: str, scheme: str, averaging: str) -> None:
+    """Bytes of state, measured, against the copies that scheme, preconditioner and average declare."""
     rows, columns = 48, 32
     p = torch.randn(rows, columns).requires_grad_()
-    optimizer = sabun.Optimizer([p], 0.1, scheme=scheme, preconditioner=metric, averaging=averaging)
+    optimizer = sabun.Optimizer([p], 0.1, scheme=scheme, preconditioner=preconditioner, averaging=averaging)
     for _ in range(2):
         p.grad = torch.randn(rows, columns)
         optimizer.step()
     held = sum(t.untyped_storage().nbytes() for k, t in optimizer.state[p].items() if k != "step")
     declared = (
         sabun.schemes.get(scheme).state_copies
-        + PRECONDITIONERS[metric].copies(rows, columns)
+        + PRECONDITIONERS[preconditioner].copies(rows, columns)
         + len(AVERAGING[averaging].like)
     )
     assert held == round(declared * p.untyped_storage().nbytes())
@@ -243,7 +243,7 @@ def test_the_memory_between_steps_is_what_is_declared(metric: str, scheme: str, 
 @pytest.mark.parametrize(
     "scheme", ["euler", "heavy-ball", "nesterov", "look-ahead(0.9, 2)", "adams-bashforth-2", "taylor-4"]
 )
-def test_a_step_without_metric_allocates_nothing_of_the_size_of_the_parameters(scheme: str) -> None:
+def test_a_step_without_preconditioner_allocates_nothing_of_the_size_of_the_parameters(scheme: str) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

@@ -119,7 +119,7 @@ def test_muon_is_torch_muon_in_bfloat16() -> None:
 
 
 def test_mars_has_the_momentum_of_mars() -> None:
-    # With its sign metric (mars_type='lion') and gradients too small to be clipped, MARS is this momentum and no more.
+    # With the sign (mars_type='lion') and gradients too small to be clipped, MARS is this momentum and no more.
     def mars(p):
         return pytorch_optimizer.MARS(
             p, lr=0.01, betas=(0.95, 0.99), gamma=0.025, mars_type="lion", optimize_1d=True, foreach=False

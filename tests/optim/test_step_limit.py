@@ -45,21 +45,23 @@ def warm(lr: float) -> list[float]:
 
 @pytest.mark.parametrize("schedule", [falling, warm])
 @pytest.mark.parametrize("fused", [None, True])
-@pytest.mark.parametrize("metric", ["spectral", "adam", "sign", "kronecker"])
-def test_equals_the_reference(metric: str, fused: bool | None, schedule: Callable[[float], list[float]]) -> None:
+@pytest.mark.parametrize("preconditioner", ["spectral", "adam", "sign", "kronecker"])
+def test_equals_the_reference(
+    preconditioner: str, fused: bool | None, schedule: Callable[[float], list[float]]
+) -> None:
     """At rates that are within the limit of all shapes, of some, and of none. kronecker: its QR amplifies rounding."""
     for lr in (1e-4, 0.02, 1.0):
         ours, slow = parameters(), parameters()
         options: dict[str, Any] = {
             "scheme": "nesterov",
-            "preconditioner": metric,
+            "preconditioner": preconditioner,
             "step_limit": 0.05,
             "weight_decay": 0.1,
         }
         got = run(ours, Optimizer(ours, lr, fused=fused, **options), schedule(lr))
         expected = run(slow, Reference(slow, lr, **options), schedule(lr))
         for a, b in zip(got, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-9 if metric == "kronecker" else 1e-12)
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9 if preconditioner == "kronecker" else 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_equals_the_reference(metric: str, fused: bool | None, schedule: Callabl
         ((1, 3, 64), 192**-0.5), ((1, 64), 192**-0.5), ((7,), 0.05), ((), 0.05),
     ],
 )  # fmt: skip
-def test_the_sign_metric_moves_by_the_limit_exactly(shape: tuple[int, ...], size: float) -> None:
+def test_sign_moves_by_the_limit_exactly(shape: tuple[int, ...], size: float) -> None:
     """2^6.25 = 76.1: below it a fan-in counts as 64, above as 64·√2. A batch of one before a
     table is none of its dimensions. At half the largest rate, half the limit."""
     for peak, limit in ((1.0, 0.1), (1e-4, 0.1)):
@@ -135,7 +137,7 @@ def test_a_limit_that_is_changed_holds_from_the_next_step() -> None:
         torch.testing.assert_close(before - p.detach(), torch.full_like(before, moved))
 
 
-def test_a_metric_whose_updates_have_any_size_is_refused() -> None:
+def test_a_preconditioner_whose_updates_have_any_size_is_refused() -> None:
     params = parameters()
     with pytest.raises(OptionError, match="known size"):
         Optimizer(params, 0.1, step_limit=0.1)
@@ -143,7 +145,7 @@ def test_a_metric_whose_updates_have_any_size_is_refused() -> None:
         Optimizer([{"params": params[:1], "preconditioner": None}], 0.1, preconditioner="adam", step_limit=0.1)
 
 
-def test_a_metric_that_is_changed_later_is_refused_before_anything_moves() -> None:
+def test_a_preconditioner_that_is_changed_later_is_refused_before_anything_moves() -> None:
     params = parameters()
     before = [p.detach().clone() for p in params]
     optimizer = Optimizer(params, 0.1, preconditioner="adam", step_limit=0.1)
@@ -169,7 +171,7 @@ def _limits(optimizer: torch.optim.Optimizer) -> list[Any]:
     return [group["step_limit"] for group in optimizer.param_groups]
 
 
-def test_the_preset_has_it_and_gives_it_up_with_its_metric() -> None:
+def test_the_preset_has_it_and_gives_it_up_with_its_preconditioner() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     assert _limits(sabun.create("sabun", model)) == [0.125, 0.125]
     assert _limits(sabun.create("sabun", model, step_limit=None)) == [None, None]

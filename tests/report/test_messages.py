@@ -23,15 +23,14 @@ def test_languages_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_every_language_file_is_a_language() -> None:
-    files = {
-        f.name.removesuffix(".toml") for f in resources.files("sabun.messages").iterdir() if f.name.endswith(".toml")
-    }
+    locales = resources.files("sabun.messages").joinpath("locales")
+    files = {f.name.removesuffix(".toml") for f in locales.iterdir()}
     assert files == set(languages())
     assert languages()[0] == "en"
 
 
 def test_a_file_that_lacks_a_message_is_refused(tmp_path: Path) -> None:
-    whole = resources.files("sabun.messages").joinpath("en.toml").read_text(encoding="utf-8")
+    whole = resources.files("sabun.messages").joinpath("locales", "en.toml").read_text(encoding="utf-8")
     path = tmp_path / "de.toml"
     path.write_text(re.sub(r"^go = .*\n", "", whole, count=1, flags=re.M), encoding="utf-8")
     with pytest.raises(OptionError, match=r"de\.toml differs from en\.toml in 1 entries: word\.go"):

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 import sabun
 from sabun import schemes
+from sabun.cli import tables
 from sabun.messages import languages as language_files
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.kpis import KPIS
-from sabun.report import build, html, json, look_ahead_plane, markdown, scheme_charts, terminal
+from sabun.report import build, compare, html, json, look_ahead_plane, markdown, scheme_charts, terminal
 from sabun.report.money import Prices
 
 from .. import pseudo
@@ -87,7 +88,7 @@ def test_a_language_is_one_file(tmp_path: Path) -> None:
     """A copy of the package with ``de.toml`` beside the others speaks it, with nothing else changed."""
     package = tmp_path / "sabun"
     shutil.copytree(Path(sabun.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    pseudo.write(package / "messages", "de")
+    pseudo.write(package / "messages" / "locales", "de")
     done = subprocess.run(
         [sys.executable, "-m", "sabun", "explain", "euler", "--lang", "de"],
         env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
@@ -169,6 +170,17 @@ def test_no_sentence_of_the_other_renderings_is_left_untranslated(lang: str) -> 
 
         data = stdlib_json.loads(json.render(report))["sentences"][lang]
         assert all(pseudo.untranslated(sentence, names) == [] for sentence in sentences(data))
+
+
+def test_no_sentence_of_a_comparison_of_studies_is_left_untranslated(lang: str) -> None:
+    (first, names), (second, more), *_ = reports()
+    other = cases.report(cases.make(only=("nesterov",), candidates=6, names={"study": "second"}))
+    for pair in ((first, second), (first, other)):
+        found = compare.compare(*pair)
+        out = StringIO()
+        Console(file=out, width=4000).print(tables.comparison(found, lang))
+        values = {text for difference in found.differences for text in difference}
+        assert pseudo.untranslated(out.getvalue(), names | more | values | set(found.names)) == []
 
 
 def words_of(chart: Any) -> Iterator[str]:

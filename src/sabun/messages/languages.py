@@ -1,7 +1,7 @@
 """The languages: one TOML file each, with every sentence and the conventions for numbers, dates and money.
 
 ``[format]`` holds the conventions, every other table holds sentences. All files have the keys and placeholders of
-``en.toml``; only the currencies and the names of large numbers may differ. A file in this folder is a language of
+``en.toml``; only the currencies and the names of large numbers may differ. A file in ``locales`` is a language of
 sabun, :func:`add_language` registers another one.
 """
 
@@ -46,7 +46,8 @@ class LanguageFile:
 _OWN = ("currency", "large")
 """Tables of ``[format]`` whose entries are the language's own."""
 _LANGUAGES: dict[Language, Path | LanguageFile] = {
-    file.stem: file for file in sorted(Path(__file__).parent.glob("*.toml"), key=lambda f: (f.stem != DEFAULT, f.stem))
+    file.stem: file
+    for file in sorted((Path(__file__).parent / "locales").glob("*.toml"), key=lambda f: (f.stem != DEFAULT, f.stem))
 }
 """The languages by code, each read when it is first used."""
 

@@ -1,4 +1,4 @@
-"""Parameter groups: from what a user writes to role objects, and to the plain values of a checkpoint."""
+"""The roles in a parameter group: resolved from text to objects, and encoded as text for a checkpoint."""
 
 from __future__ import annotations
 

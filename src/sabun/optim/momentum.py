@@ -1,4 +1,4 @@
-"""The scheme of a step: β as it is now, and the filter that runs with it."""
+"""The present momentum β of a group, and the scheme and filter with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def momentum_of(group: Mapping[str, Any]) -> float | None:
 
 
 def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
-    """The group's scheme with β as it is now: its interval and its certificate are those of the coming step."""
+    """The group's scheme at the present β; its stability interval is that of the coming step."""
     scheme: schemes.LinearMultistep = group["scheme"]
     beta = momentum_of(group)
     return scheme if beta is None or beta == scheme.parameters["beta"] else schemes.get(scheme, beta=beta)

@@ -150,7 +150,7 @@ class Optimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------ groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its own keys override the optimizer's. Nothing is changed when one of them is wrong."""
+        """Add a parameter group, whose keys override the defaults. If one is not legal, nothing is changed."""
         if isinstance(param_group, dict):
             for name in REFUSED:
                 refuse(name, param_group.get(name))
@@ -180,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
         self._plans.clear()
 
     def _name_parameters(self, param_group: dict[str, Any]) -> None:
-        """Give names to bare parameters where the other groups have named ones, which torch would refuse."""
+        """Name bare parameters if the other groups have names; torch refuses groups of both kinds."""
         params = param_group.get("params")
         if isinstance(params, Tensor):
             params = [params]
@@ -242,7 +242,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     @opaque
     def step(self, closure: Closure | None = None) -> Any:
-        """One step of every group. Returns what ``closure`` returns, or None.
+        """Take one step in every group and return the result of ``closure``, or None.
 
         ``closure`` clears the gradients, computes the loss, calls ``backward`` and returns the loss. It is needed by
         the ``stability`` control only. Raises StateError inside ``with optimizer.averaged()``, GradientError for a
@@ -258,7 +258,7 @@ class Optimizer(torch.optim.Optimizer):
         controller = self._control()
         if closure is None and self.defaults["step_control"].needs_closure:
             raise OptionError(
-                f"step_control={self.defaults['step_control'].name!r} looks at the batch again and needs a closure.",
+                f"step_control={self.defaults['step_control'].name!r} evaluates each batch again and needs a closure.",
                 fix="Call optimizer.step(closure), where closure computes the loss and calls backward.",
             )
         if closure is not None and controller is not None:
@@ -288,7 +288,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _ready(self) -> list[_Ready]:
-        """What is to be stepped, group by group. Whatever cannot be stepped is refused here, before anything moves."""
+        """The groups with gradients, with their buckets. Raises what makes a step impossible before anything moves."""
         found = []
         for number, group in enumerate(self.param_groups):
             grads = [p.grad for p in group["params"]]
@@ -331,10 +331,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged parameters inside the ``with`` block, the training point again after it, to the bit.
+        """Replace the parameters by their average inside the ``with`` block, and restore them to the bit after it.
 
-        A checkpoint taken inside or outside holds both points. Without averaging, or before the first step, the block
-        changes nothing. Raises StateError when the blocks are nested; ``step()`` inside raises it too.
+        A checkpoint taken inside or outside of the block holds both points. Without averaging, or before the first
+        step, the block changes nothing. Raises StateError for nested blocks; ``step()`` inside raises it too.
         """
         if self._averaged:
             raise StateError("averaged() is already active.", fix="Use one block only.")
@@ -363,7 +363,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def compile_s(self) -> float:
-        """Seconds spent so far on compiling the fused step; 0 without ``fused``."""
+        """Seconds spent on compiling the fused step so far; 0 without ``fused``."""
         return self._engine.compile_s
 
     def _control(self) -> Controller | None:
@@ -376,7 +376,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def gradient_evaluations(self) -> int:
-        """Gradients that the last step used (before the first: what it will use).
+        """Number of gradients that the last step evaluated (before the first: will evaluate).
 
         It is 1, and more where the step control probes the curvature.
         """
@@ -385,11 +385,11 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def margin(self) -> float | None:
-        """Share of the stability interval that the last step left unused, 1 − hλ/X; None unless λ is estimated."""
+        """Unused share of the stability interval in the last step, 1 − hλ/X; None unless λ is estimated."""
         return self.stats().get("margin")
 
     def stats(self) -> dict[str, float]:
-        """What the step control measured: the step length h, and where known λ, hλ, margin, error, rejected steps."""
+        """Return figures of the step control: the step length h; if known λ, hλ, margin, error, rejected steps."""
         figures = {"step_length": float(self.param_groups[0]["lr"])}
         if self._controller is not None:
             figures |= self._controller.stats(self.param_groups)
@@ -413,12 +413,12 @@ class Optimizer(torch.optim.Optimizer):
                         p.copy_(held.pop("training_point"))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, and the groups with their roles as text: plain values, which ``torch.load`` takes safely."""
+        """Return the state and the groups, with roles as text: plain values, loadable with ``weights_only=True``."""
         with encoding(self):
             return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave: the continuation is equal to the bit. Load the model first.
+        """Load the result of :meth:`state_dict`; training then continues equal to the bit. Load the model first.
 
         As in torch, the checkpoint's groups take the place of the optimizer's: lr, all roles and all options become
         those that it was saved with; state keeps its precision. Where it was taken inside ``averaged()`` the parameters
@@ -435,13 +435,13 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def _unknown(what: str, name: str) -> OptionError:
-    """The error for an option that does not exist here; one that a role declares is shown in the role."""
+    """The error for an unknown option, with the way to write an option of a role."""
     for role, table in ROLES.items():
         for entry in table.values():
             if name in entry.options():
                 return OptionError(
                     f"{name!r} is an option of the {role.replace('_', ' ')} {entry.name!r}, not of the optimizer.",
-                    fix=f"Write it into the role: {role}='{entry.name}({name}=...)'. create() takes it by name too.",
+                    fix=f"Write {role}='{entry.name}({name}=...)', or use create(), which accepts it by its name.",
                 )
     known = [*inspect.signature(Optimizer).parameters][1:-1]
-    return unknown(OptionError, what, name, known, see="Keys of your own can be added to optimizer.param_groups later.")
+    return unknown(OptionError, what, name, known, see="Other keys can be added to optimizer.param_groups afterwards.")

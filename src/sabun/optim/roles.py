@@ -96,7 +96,7 @@ class Table(Mapping[str, type[R]], Generic[R]):
         if value is not None and not isinstance(value, str):
             raise OptionError(
                 f"{self.role} must be a name, an object or None, not {value!r}.",
-                fix=f"Known: {', '.join(self)}. A class of your own is registered by its table's register().",
+                fix=f"Known: {', '.join(self)}. Register another class with the table's register().",
             )
         name, positional, options = parse_call(self._default if value is None else value)
         entry = self._entries.get(name)

@@ -45,7 +45,7 @@ _MOST_REJECTIONS = 10
 
 
 class RungeKutta(torch.optim.Optimizer):
-    r"""Explicit Runge–Kutta steps; ``step(closure)`` needs its closure::
+    r"""Explicit Runge–Kutta methods; ``step`` needs a closure::
 
         for x, y in loader:
             def closure():
@@ -149,14 +149,14 @@ class RungeKutta(torch.optim.Optimizer):
         self._evaluations = len(self._used)
 
     def state_dict(self) -> dict[str, Any]:
-        """The groups, with scheme and step control as text; there is no state of the size of θ."""
+        """Return the groups, with scheme and step control as text; there is no state of the size of θ."""
         with encoding(self):
             return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave, as :meth:`sabun.Optimizer.load_state_dict` does.
+        """Load the result of :meth:`state_dict`, as :meth:`sabun.Optimizer.load_state_dict` does.
 
-        Raises StateError, and changes nothing, for what is not a checkpoint of this kind and step control.
+        Raises StateError, and changes nothing, for a checkpoint of another kind or step control.
         """
         with checking(self, ButcherTableau):
             super().load_state_dict(state_dict)
@@ -170,7 +170,7 @@ class RungeKutta(torch.optim.Optimizer):
 
     @property
     def gradient_evaluations(self) -> int:
-        """Gradients that the last step used (before the first: what a step will use), rejected attempts included."""
+        """Number of gradients that the last step evaluated, with rejected attempts (before the first: one attempt)."""
         return self._evaluations
 
     def stats(self) -> dict[str, float]:
@@ -186,10 +186,10 @@ class RungeKutta(torch.optim.Optimizer):
     @torch.no_grad()
     @opaque
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns the loss at its beginning.
+        """Take one step and return the loss at its beginning.
 
-        Raises OptionError without a closure, and TrainingError where error control accepts no step at all. Whatever is
-        raised, the parameters then stand where they stood.
+        Raises OptionError without a closure, and TrainingError if error control rejects every attempt. After any error
+        the parameters are those before the step.
         """
         if closure is None:
             raise OptionError(
@@ -199,7 +199,7 @@ class RungeKutta(torch.optim.Optimizer):
         refuse_capture()
         batch = SameBatch(closure)
         loss = batch.loss()
-        # As in torch, a parameter without a gradient stands still: no decay either.
+        # As in torch, a parameter without a gradient does not move, not even by decay.
         places = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         start = [p.clone() for p, _ in places]
         first = self._gradients(places)
@@ -221,7 +221,7 @@ class RungeKutta(torch.optim.Optimizer):
         return loss
 
     def _gradients(self, places: Sequence[tuple[Tensor, dict[str, Any]]]) -> Tensors:
-        """k at the point where the parameters stand: copies, with ascent and coupled decay in them."""
+        """k at the present parameters: copies of the gradients, with the sign of ``maximize`` and coupled decay."""
         ks = []
         for p, group in places:
             g = p.grad
@@ -243,7 +243,7 @@ class RungeKutta(torch.optim.Optimizer):
         lengths: Sequence[float],
         batch: SameBatch,
     ) -> list[Tensors]:
-        """k_1 … k_s; a stage that nothing uses is left empty, and costs nothing."""
+        """k_1 … k_s; a stage with no use in the result is left empty and not evaluated."""
         tableau = self.tableau
         stages = [first]
         for i in range(1, tableau.stages):
@@ -309,7 +309,7 @@ class RungeKutta(torch.optim.Optimizer):
         else:
             raise TrainingError(
                 f"no step was accepted in {_MOST_REJECTIONS} attempts; the last error was {error:g} × tolerance.",
-                fix="Nothing was moved. Check the loss for nan, or allow a larger tolerance.",
+                fix="The parameters were not changed. Check the loss for nan, or allow a larger tolerance.",
             )
         self._move(places, start, stages, tableau.b, lengths)
         self._error = error

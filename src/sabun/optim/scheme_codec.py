@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from functools import lru_cache
+from typing import TypeVar
 
 from sabun import schemes
 from sabun.errors import SchemeError
@@ -85,30 +86,26 @@ def multistep(scheme: object) -> LinearMultistep:
 
     Raises SchemeError for any other scheme.
     """
-    found = _decoded(scheme)
-    if not isinstance(found, LinearMultistep):
-        raise SchemeError(
-            f"{getattr(found, 'name', found)!r} is not a linear multistep scheme.",
-            fix="Runge–Kutta schemes need several gradients per step: use sabun.optim.RungeKutta.",
-        )
-    return found
+    fix = "Runge–Kutta schemes need several gradients per step: use sabun.optim.RungeKutta."
+    return _of_kind(LinearMultistep, scheme, "a linear multistep scheme", fix)
 
 
 def tableau(scheme: object) -> ButcherTableau:
     """Return the Runge–Kutta scheme of a text or an object. Raises SchemeError for any other scheme."""
-    found = _decoded(scheme)
-    if not isinstance(found, ButcherTableau):
-        raise SchemeError(
-            f"{getattr(found, 'name', found)!r} is not a Runge–Kutta scheme.",
-            fix="Multistep schemes need one gradient per step: use sabun.Optimizer.",
-        )
-    return found
+    fix = "Multistep schemes need one gradient per step: use sabun.Optimizer."
+    return _of_kind(ButcherTableau, scheme, "a Runge–Kutta scheme", fix)
 
 
-def _decoded(scheme: object) -> object:
+S = TypeVar("S", LinearMultistep, ButcherTableau)
+
+
+def _of_kind(kind: type[S], scheme: object, what: str, fix: str) -> S:
     if isinstance(scheme, Scheme):
         scheme = encode(scheme)
-    return decode(scheme) if isinstance(scheme, str) else scheme
+    found = decode(scheme) if isinstance(scheme, str) else scheme
+    if not isinstance(found, kind):
+        raise SchemeError(f"{getattr(found, 'name', found)!r} is not {what}.", fix=fix)
+    return found
 
 
 def _texts(row: tuple[Fraction, ...]) -> list[str]:

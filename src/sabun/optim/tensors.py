@@ -1,4 +1,4 @@
-"""The plain tensors behind parameters: shards, real views, shapes; and the refusal of sparse gradients."""
+"""Plain real tensors of parameters: local shards and real views; shapes, norms, and the check for dense gradients."""
 
 from __future__ import annotations
 

@@ -105,8 +105,9 @@ class Budget(_Frozen):
     ``trials`` per arm in tuning, each over ``tuning_seeds``; then ``seeds`` paired evaluation runs of ``epochs``. The
     unit is the gradient evaluation: a scheme with several evaluations per step takes proportionally fewer steps.
     ``looks``: numbers of seeds below ``seeds`` at which the study is judged and may stop early. Each look assesses the
-    runs so far and stops if ``poc.assess.decided`` returns True. The error probabilities of all looks add up to the
-    level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at ``seeds``.
+    runs so far and stops if :func:`sabun.poc.judgement.assess.decided` returns True. The error probabilities of all
+    looks add up to the level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at
+    ``seeds``.
     ``batch_seeds``: train the seeds of an arm as one batched model where the task and the optimizer allow it
     (:mod:`sabun.poc.training.batched`). It is part of the specification because it changes the last bits of a result.
     ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`).

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import Averaging
-from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, StepContext, StepControl, UpdateEntry
 from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.tensors import real_view
 
@@ -81,7 +81,7 @@ class _BalanceController:
     def before(self, context: StepContext) -> None:
         """Nothing: no batch is evaluated twice."""
 
-    def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
+    def lengths(self, context: StepContext, updates: Iterator[UpdateEntry]) -> list[float]:
         """One length for all groups; the first group holds the scalars, the others copies."""
         lead = context.groups[0]
         groups = {p: group for group in context.groups for p in group["params"]}

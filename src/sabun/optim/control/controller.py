@@ -1,7 +1,8 @@
 """The step control: it determines the length of a step, like the controller of an ODE solver.
 
-An entry is a subclass of :class:`StepControl`, registered in :data:`STEP_CONTROLS`; its :meth:`StepControl.make` gives
-the :class:`Controller` that runs. ``fixed`` has none: lr is taken as it is, from any ``torch.optim.lr_scheduler``.
+An entry is a subclass of :class:`StepControl`, registered in :data:`STEP_CONTROLS`; its :meth:`StepControl.make` makes
+the :class:`Controller` of an optimizer. ``fixed`` has none: the step length is lr, from any
+``torch.optim.lr_scheduler``.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.roles import Role, Table
 
-__all__ = ["STEP_CONTROLS", "Controller", "Entry", "Fixed", "StepContext", "StepControl"]
+__all__ = ["STEP_CONTROLS", "Controller", "Fixed", "StepContext", "StepControl", "UpdateEntry"]
 
-Entry = tuple[Tensor, Tensor, Tensor, dict[str, Any]]
+UpdateEntry = tuple[Tensor, Tensor, Tensor, dict[str, Any]]
 """A parameter, its plain real view, the update u in the same form, and the parameter's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a controller sees of the optimizer: its groups, its state, and whether the controller finds lr by itself.
+    """The parts of an optimizer that a controller reads and writes.
 
-    A controller may write the scalars named by ``StepControl.running`` and, where ``lr_found``, ``lr`` into the groups,
-    and tensors of its own into the state. ``batch`` is there when ``step`` got a closure.
+    It may write the scalars named by ``StepControl.running`` into the groups, ``lr`` too if ``lr_found``, and further
+    tensors into the state. ``batch`` is None for a step without a closure.
     """
 
     groups: list[dict[str, Any]]
@@ -57,13 +58,13 @@ class Controller(Protocol):
     evaluations: int
 
     def before(self, context: StepContext) -> None:
-        """Called with the gradients in place, before anything is computed from them."""
+        """Called before the step, when the parameters have their gradients."""
 
-    def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
-        """h of every group. ``updates`` yields what the step is about to do, parameter by parameter."""
+    def lengths(self, context: StepContext, updates: Iterator[UpdateEntry]) -> list[float]:
+        """h of every group. ``updates`` yields the update of every parameter."""
 
     def stats(self, groups: list[dict[str, Any]]) -> dict[str, float]:
-        """Figures of the last step, by name."""
+        """Figures of the last step by name."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ STEP_CONTROLS: Table[StepControl] = Table("step control", "fixed")
 @STEP_CONTROLS.register
 @dataclass(frozen=True)
 class Fixed(StepControl):
-    """lr as it is."""
+    """The step length is lr."""
 
     name: ClassVar[str] = "fixed"
     summary: ClassVar[str] = "lr as it is; any lr_scheduler"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, StepContext, StepControl, UpdateEntry
 from sabun.optim.options import ABOVE_ZERO, option
 from sabun.optim.tensors import real_view
 
@@ -92,7 +92,7 @@ class _ErrorController:
     def before(self, context: StepContext) -> None:
         """Nothing: the estimate is made from the updates."""
 
-    def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
+    def lengths(self, context: StepContext, updates: Iterator[UpdateEntry]) -> list[float]:
         """One length for all groups; the first group holds the scalars, the others copies."""
         lead = context.groups[0]
         position, slope, change = 0.0, 0.0, 0.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.averaging import Averaging
-from sabun.optim.control.controller import STEP_CONTROLS, Controller, Entry, StepContext, StepControl
+from sabun.optim.control.controller import STEP_CONTROLS, Controller, StepContext, StepControl, UpdateEntry
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.momentum import scheme_of
 from sabun.optim.options import SHARE, integer, option
@@ -122,7 +122,7 @@ class StabilityController:
                 vector.copy_(image / curvature)
         return curvature
 
-    def lengths(self, context: StepContext, updates: Iterator[Entry]) -> list[float]:
+    def lengths(self, context: StepContext, updates: Iterator[UpdateEntry]) -> list[float]:
         """lr, or the largest h with hλ in the allowed part of the interval."""
         lengths = []
         for group in context.groups:

@@ -19,6 +19,7 @@ from sabun.poc.spec import Study
 __all__ = ["SCENARIOS", "Noise", "Scenario", "StudyArrays", "resample", "simulate", "study_arrays"]
 
 Noise = Literal["normal", "heavy-tailed", "skewed", "two-basins"]
+"""Distribution of the simulated losses over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
