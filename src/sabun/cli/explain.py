@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from sabun.cli.options import OUTPUT, Json, Lang
+from sabun.cli.options import OUTPUT, Json, Lang, argument, flag, option
 
 if TYPE_CHECKING:
     from sabun.schemes import Certificate, Scheme
@@ -33,19 +31,11 @@ too, with a scheme to use instead.
 
 
 def explain(
-    name: Annotated[
-        str | None, typer.Argument(help="A scheme, such as nesterov or 'look-ahead(0.9, 2)'.", metavar="SCHEME")
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Learning rate to judge: the time step h of the gradient flow.", metavar="H"),
-    ] = None,
-    png: Annotated[
-        Path | None, typer.Option(help="Write the pictures to this file.", metavar="FILE.png", rich_help_panel=OUTPUT)
-    ] = None,
+    name: Annotated[str | None, argument("A scheme, such as nesterov or 'look-ahead(0.9, 2)'.", "SCHEME")] = None,
+    lr: Annotated[float | None, option("Learning rate to judge: the time step h of the gradient flow.", "H")] = None,
+    png: Annotated[Path | None, option("Write the pictures to this file.", "FILE.png", OUTPUT)] = None,
     plane: Annotated[
-        bool,
-        typer.Option("--plane", help="Draw only the map of look-ahead schemes; needs --png.", rich_help_panel=OUTPUT),
+        bool, flag("Draw only the map of look-ahead schemes; needs --png.", "--plane", panel=OUTPUT)
     ] = False,
     lang: Lang = "en",
     as_json: Json = False,

@@ -98,7 +98,7 @@ class Rollout:
     def state_or_problem(self) -> tuple[RolloutState | None, str]:
         """Return the state (None before the start), and what is wrong with the log (empty: nothing). Never raises."""
         try:
-            if not self.log.path.exists() and not self.log.head_path.exists():
+            if not self.log.journal.exists():
                 return None, ""
         except OSError as error:
             return None, f"cannot look at the audit log {self.log.path}: {error.strerror}."

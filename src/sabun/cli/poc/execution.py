@@ -110,13 +110,12 @@ def show_report(
     """
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
-    from sabun.report import json as as_data
-    from sabun.report import terminal
+    from sabun.report import report_json, terminal
     from sabun.report.publish import publish
 
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
-        value = {**as_data.to_dict(published.report), "files": published.files}
+        value = {**report_json.to_dict(published.report), "files": published.files}
         print(json.dumps(value, ensure_ascii=False, allow_nan=False))
     elif not quiet:
         out = console.stdout()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sabun.cli import options
+from sabun.cli.options import argument
 
 __all__ = ["EPILOG", "choose"]
 
@@ -27,7 +28,7 @@ answer.
 
 
 def choose(
-    job: Annotated[str, typer.Argument(help="Identifier of the training job.", metavar="JOB_ID")],
+    job: Annotated[str, argument("Identifier of the training job.", "JOB_ID")],
     plan: options.Plan = None,
     as_json: options.Json = False,
 ) -> None:
