@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sabun import report
 from sabun.audit import AuditLog
 from sabun.errors import StoreError
 from sabun.journal import GENESIS
@@ -25,6 +24,8 @@ from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.judgement.assess import assess
 from sabun.poc.spec import Study
+from sabun.report import report_json
+from sabun.report.build import build
 from sabun.rollout import gate as gates
 from sabun.rollout.rollout_plan import Gate
 
@@ -241,7 +242,7 @@ def mutations(tree: Any) -> Iterator[Any]:
 def reported(evidence: StudyEvidence) -> object:
     """Everything that a reader of the report sees."""
     judged = assess(evidence.study, evidence.runs, evidence.tuning)
-    return report.report_json.to_dict(report.build(evidence, judged))
+    return report_json.to_dict(build(evidence, judged))
 
 
 def seen(evidence: StudyEvidence) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.rollout.output import print_notes
 
 __all__ = ["EPILOG", "verify"]
@@ -36,7 +35,7 @@ def verify(
 
     found, notes = Rollout(plan).verify(anchor=anchor)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(found), "notes": list(notes)}, ensure_ascii=False, indent=2))
+        console.print_json({**dataclasses.asdict(found), "notes": list(notes)}, indent=2)
     elif found.ok:
         typer.echo(f"{found.count} events verified. Head: {found.head}")
         if found.torn:

@@ -34,6 +34,7 @@ from sabun.errors import MixedEvidenceError, StoreError
 from sabun.journal import Journal, JournalWriter, cannot_write
 from sabun.poc.codec import encode
 from sabun.poc.evidence.audit_trail import AuditTrail, runs_without_result
+from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
 from sabun.poc.evidence.specification import (
@@ -46,7 +47,6 @@ from sabun.poc.evidence.specification import (
     require_place,
 )
 from sabun.poc.evidence.study_evidence import StudyEvidence
-from sabun.poc.evidence.verification import StudyVerification, VerifiedRecords, load
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 

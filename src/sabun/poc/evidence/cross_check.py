@@ -122,7 +122,7 @@ def _log_problem(path: Path, log: JournalVerification, records: StudyRecords) ->
     if log.ok:
         return ""
     # The first event precedes the first record, so that only a study without records may lack its log.
-    missing = not (path / AUDIT).exists() and not AuditLog(path / AUDIT, actor="").head_path.exists()
+    missing = not Journal(path / AUDIT).exists()
     return "" if missing and not records.count else f"the audit log is not valid: {log.problem}"
 
 
