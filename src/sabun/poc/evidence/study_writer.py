@@ -214,10 +214,14 @@ class StudyWriter:
 def _take_lock(path: Path) -> int:
     handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     for patience in (0.05, 0.05, 0.0):  # a reader that tests the lock holds it for a moment
-        with contextlib.suppress(OSError):
+        try:
             _files.lock(handle, wait=False)
             break
-        time.sleep(patience)
+        except BlockingIOError:
+            time.sleep(patience)
+        except OSError:  # a file system without locks
+            os.close(handle)
+            raise
     else:
         owner = os.read(handle, 64).decode(errors="replace").strip()
         os.close(handle)
