@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy as copies
 import dataclasses
+import errno
 import hashlib
 import json
 import random
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sabun import _files
 from sabun.audit import AuditLog
 from sabun.errors import StoreError
 from sabun.journal import GENESIS
@@ -277,7 +279,9 @@ def test_every_field_of_every_file_is_covered(copy: Path) -> None:
         for index in (0, 1, len(lines) // 2, len(lines) - 1):
             for tree in mutations(lines[index]):
                 changed = [*lines[:index], tree, *lines[index + 1 :]]
-                text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in changed]
+                text = [
+                    json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in changed
+                ]
                 found_or_nothing_changed(name, b"".join(text))
                 if name == "records.jsonl" and chained(changed) != whole[name]:
                     found_or_nothing_changed(name, chained(changed))
@@ -358,3 +362,57 @@ def test_any_damage_is_found_or_changes_nothing(finished: Path, foreign: Path, t
                 (path / file).write_bytes(raw)
 
     check()
+
+
+# ------------------------------------------------------------------------------------------- a directory that goes away
+
+
+def gone(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replaced(path: Path) -> None:
+    moved(path)
+    path.mkdir()
+
+
+def emptied(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("when", ["RunStarted", "RunFinished", "EpochDone"])
+@pytest.mark.parametrize("vanish", [gone, moved, replaced, emptied])
+def test_a_study_whose_directory_goes_away_stops_and_keeps_its_runs(
+    tmp_path: Path, vanish: Callable[[Path], None], when: str
+) -> None:
+    path, seen_events, finished_runs = tmp_path / "s", 0, 0
+
+    def listen(event: object) -> None:
+        nonlocal seen_events, finished_runs
+        finished_runs += type(event).__name__ == "RunFinished"
+        seen_events += type(event).__name__ == when
+        if seen_events == 3:
+            seen_events += 1
+            vanish(path)
+
+    with pytest.raises(StoreError, match="moved, deleted or replaced while the study was running"):
+        studies.run(small(trials=0), path, on_event=listen)
+    assert not path.exists() or not [file for file in path.iterdir() if file.suffix == ".jsonl"]
+    if (tmp_path / "moved").exists():
+        kept = read(tmp_path / "moved")
+        assert len(kept.runs) == finished_runs
+        assert studies.run(small(trials=0), tmp_path / "moved").verification.ok
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_files, "lock", lock)
+    with pytest.raises(StoreError, match=r"No locks available.*use a directory on another one"):
+        studies.run(small(trials=0), tmp_path / "s")

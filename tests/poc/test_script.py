@@ -41,7 +41,9 @@ SCRIPTS = Path(__file__).parent / "scripts"
 PLAIN = SCRIPTS / "plain.py"
 LOOP = ROOT / "examples" / "scripts" / "plain_loop.py"
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-NAMES = st.sampled_from(["kind", "epoch", "val_loss", "train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr", "x"])
+NAMES = st.sampled_from(
+    ["kind", "epoch", "val_loss", "train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr", "x"]
+)
 JSON = st.dictionaries(NAMES, VALUES | st.sampled_from(["log", "swap", "end", "NaN"]))
 ADAMW = "torch.optim:AdamW(weight_decay=0.1)"
 

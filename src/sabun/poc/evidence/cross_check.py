@@ -157,7 +157,9 @@ def _with_later(path: Path, events: Sequence[AuditEvent], records: StudyRecords)
         return events
     return [
         *events,
-        *itertools.takewhile(lambda event: int(str(event.data.get("record", 0))) <= records.count, later[len(events) :]),
+        *itertools.takewhile(
+            lambda event: int(str(event.data.get("record", 0))) <= records.count, later[len(events) :]
+        ),
     ]
 
 

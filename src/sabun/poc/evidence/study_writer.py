@@ -162,7 +162,9 @@ class StudyWriter:
             audit_head=last.hash,
             runs_without_result=runs_without_result(self.trail.events),
         )
-        written = dataclasses.replace(self._opened, events=tuple(self.trail.events), verification=found, size=self._size)
+        written = dataclasses.replace(
+            self._opened, events=tuple(self.trail.events), verification=found, size=self._size
+        )
         return StudyEvidence.of(self.path, written)
 
     def close(self) -> None:
@@ -205,8 +207,8 @@ class StudyWriter:
     def _write(self, body: dict[str, Any]) -> None:
         if self._journal is None:
             raise StoreError(f"the study in {self.path} is closed.", fix="Open it again with StudyWriter.start.")
-        self.trail.sync()
         require_place(self.path / RECORDS, self._file)
+        self.trail.sync()
         self.records.apply(self._journal.append(body))
         self._size = self._journal.end.size
 
