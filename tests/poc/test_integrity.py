@@ -1,4 +1,4 @@
-"""Nothing gets past verification: a change of a study's files is found, or changes nothing that is judged or reported."""
+"""A change of a study's files is found by verification, or changes nothing that is judged or reported."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def evaluated(path: Path) -> list[Record]:
     return [r for r in records_of(path) if r["kind"] == "run" and r["result"]["phase"] == "evaluate"]
 
 
-# ----------------------------------------------------------------------------------------------- records that were added
+# ---------------------------------------------------------------------------------------------- records that were added
 
 
 def forged(path: Path) -> list[Record]:
@@ -188,7 +188,7 @@ def test_the_record_of_a_run_under_way_at_a_verdict_does_not_count(tmp_path: Pat
 
 
 def test_a_run_has_two_records_only_through_a_logged_withdrawal(tmp_path: Path) -> None:
-    path, (first, _, _) = crashed(tmp_path)
+    path, _ = crashed(tmp_path)
     known = read(path).records.results
     with StudyWriter.start(path, small(trials=0), read(path).environment) as writer:
         run = next(iter(known))

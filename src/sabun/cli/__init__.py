@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open standard streams that the caller closed (``>&-``) to nothing, so that no file of a study takes their number."""
+    """Open closed standard streams (``>&-``) to nothing, so that no file of a study takes their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

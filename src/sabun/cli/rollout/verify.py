@@ -25,11 +25,7 @@ EPILOG = """**Reads** the audit log, the plan and the state file. **Writes** not
 """
 
 
-def verify(
-    anchor: options.Anchor = None,
-    plan: options.Plan = None,
-    as_json: options.Json = False,
-) -> None:
+def verify(anchor: options.Anchor = None, plan: options.Plan = None, as_json: options.Json = False) -> None:
     """Check every hash of the audit log, and that plan and state file agree with it."""
     from sabun.rollout.state import Rollout
 

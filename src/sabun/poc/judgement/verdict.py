@@ -41,7 +41,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, but not worse
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
         "k1_incomplete": _FEW,  # n of the `needed` planned pairs are available; judging now would exceed the error rate
-        # `failed` runs of either arm raised an error. A comparison of the others would choose the pairs by their outcome.
+        # `failed` runs raised an error. A comparison of the others would choose the pairs by their outcome.
         "k1_failed": ("failed", *_FEW),
         "k1_too_few_seeds": _FEW,
         "k1_diverged": _DIVERGED,  # the candidate diverged where the baseline did not: no mean loss to compare

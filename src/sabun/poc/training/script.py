@@ -7,8 +7,8 @@ the study's number of epochs; without it the command has its own. The learning-r
 script's; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
-a task option), never calls ``swap`` or ``log``, or writes a line that is not a record. Other runs are not affected. Runs that do not need the whole curve
-(timing, ``check``) are stopped after the epochs that they need.
+a task option), never calls ``swap`` or ``log``, or writes a line that is not a record. Other runs are not
+affected. Runs that do not need the whole curve (timing, ``check``) are stopped after the epochs that they need.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     {"kind":"log","epoch":1,"val_loss":0.5,"train_s":1.2,…}                    one point of the learning curve
     {"kind":"end","enough":false,"peak_memory_bytes":…,"weights_sha256":…}     the script ends, or has logged enough
 
-:mod:`sabun.script.session` writes them, but a script may write to the same file, and a crash or a full disk may cut a line.
-A line that is not such a record makes the run fail; it never enters the study's records.
+:mod:`sabun.script.session` writes them, but a script may write to the same file, and a crash or a full disk may cut a
+line. A line that is not such a record makes the run fail; it never enters the study's records.
 """
 
 from __future__ import annotations
