@@ -18,7 +18,7 @@ from sabun.cli import app
 
 ROOT = Path(sabun.__file__).parent
 COMMAND = ["poc", "run", "--no-tuning", "--seeds", "2", "--epochs", "1", "--candidate", "euler", "--quiet", "--out"]
-OPENS = {("poc/evidence/verification.py", "load"), ("poc/store.py", "Store.open")}
+OPENS = {("poc/evidence/cross_check.py", "load"), ("poc/store.py", "Store.open")}
 """The functions that read a study's records and log; the second is that of version 0.1."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sabun.optim.parameter_groups import split
+from sabun.optim.hidden_matrices import split
 
 __all__ = ["MuonAdamW"]
 

@@ -169,10 +169,10 @@ def test_the_citation_file_fits_the_package() -> None:
 
 
 def test_the_changelog_is_in_shape() -> None:
-    """Newest first: what is unreleased, then versions with their dates; every section says something."""
+    """Newest first: the version in preparation, without a date, then released versions; no section is empty."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert heads[0] == "Unreleased"
+    assert heads[0] == PROJECT["version"]
     released = [re.fullmatch(r"(\d+\.\d+\.\d+) \((\d{4}-\d\d-\d\d)\)", head) for head in heads[1:]]
     assert all(released)
     for section in re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]:

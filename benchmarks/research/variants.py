@@ -13,8 +13,8 @@ import torch
 
 import sabun
 from sabun.optim import Adam, Preconditioner, param_groups
-from sabun.optim.group_roles import ROLES
-from sabun.optim.roles import route
+from sabun.optim.resolve_groups import ROLES
+from sabun.optim.role_registry import route
 from sabun.optim.tensors import is_matrix
 
 __all__ = ["Limited", "Variant"]

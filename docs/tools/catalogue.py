@@ -13,7 +13,7 @@ from sabun import optim, schemes
 from sabun.messages.formatting import short
 from sabun.optim import AVERAGING, OPTIONS, PRECONDITIONERS, STEP_CONTROLS
 from sabun.optim.options import Option
-from sabun.optim.roles import Role
+from sabun.optim.role_registry import Role
 from sabun.schemes.numbers import show
 
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sabun.errors import OptionError, StoreError
-from sabun.journal import GENESIS, Journal, JournalRecord, JournalVerification, JournalWriter, Json, not_verified
+from sabun.journal import GENESIS, Journal, JournalRecord, JournalVerification, JournalWriter, Json
 
 __all__ = ["AuditEvent", "AuditLog", "clock_set_back", "read", "to_csv", "to_markdown", "verify"]
 
@@ -87,10 +87,7 @@ class AuditLog:
 
     def read(self) -> list[AuditEvent]:
         """Return all events, oldest first. Raises StoreError where the log is missing or not valid."""
-        found, events = self.load()
-        if not found.ok:
-            raise not_verified(self.path, found.problem)
-        return events
+        return [_event(record) for record in self.journal.read()]
 
     def load(self, *, anchor: str | None = None) -> tuple[JournalVerification, list[AuditEvent]]:
         """Verify the log and return its valid events, in one pass."""
@@ -107,9 +104,7 @@ class AuditLog:
 
     def _write(self, writer: JournalWriter, event: str, data: Mapping[str, Json], *, sync: bool) -> AuditEvent:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return _event(
-            writer.append({"time": now, "event": event, "actor": self.actor, "data": data}, sync=sync),
-        )
+        return _event(writer.append({"time": now, "event": event, "actor": self.actor, "data": data}, sync=sync))
 
 
 def read(path: str | Path) -> list[AuditEvent]:

@@ -20,7 +20,7 @@ from training import backward, batches, flat, network, train
 import sabun
 from sabun.errors import GradientError, OptionError
 from sabun.optim import OPTIONS, Adam, Ema
-from sabun.optim.roles import Role
+from sabun.optim.role_registry import Role
 from sabun.schemes import ButcherTableau, LinearMultistep
 
 
@@ -528,7 +528,11 @@ def test_a_steady_step_reads_no_text_and_makes_no_filter(monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a steady step came here")
 
-    for name in ("sabun.optim.momentum.realize", "sabun.optim.roles.parse_call", "sabun.optim.scheme_codec.decode"):
+    for name in (
+        "sabun.optim.momentum.realize",
+        "sabun.optim.role_registry.parse_call",
+        "sabun.optim.scheme_codec.decode",
+    ):
         monkeypatch.setattr(name, refuse)
     monkeypatch.setattr(LinearMultistep, "__hash__", refuse)
     train(model, optimizer, batches(3))

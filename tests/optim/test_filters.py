@@ -65,17 +65,17 @@ def test_the_direction_is_that_of_lfilter(name: str, start_up: str) -> None:
     if start_up == "unbiased":
         expected = expected / scipy.signal.lfilter(b, a, np.ones(60))[:, None]
     filter_ = realize(scheme, None, start_up)
-    assert filter_.taps == scheme.state_copies
-    taps = [[torch.zeros(4, dtype=torch.float64)] for _ in range(filter_.taps)]
+    assert filter_.buffer_count == scheme.state_copies
+    buffers = [[torch.zeros(4, dtype=torch.float64)] for _ in range(filter_.buffer_count)]
     for n, row in enumerate(signal):
         grads = [torch.tensor(row)]
         if n == 0:
-            begin(filter_, taps, grads)
-        terms = advance(filter_, taps, grads)
+            begin(filter_, buffers, grads)
+        terms = advance(filter_, buffers, grads)
         direction = accumulate(terms)[0]
         if start_up == "unbiased":
             direction = direction / filter_.mass(n + 1)
-        finish(filter_, taps, grads)
+        finish(filter_, buffers, grads)
         np.testing.assert_allclose(direction.numpy(), expected[n], rtol=1e-10, atol=1e-12)
 
 
@@ -89,22 +89,22 @@ def test_the_look_ahead_plane_runs_in_pole_form_and_nothing_is_copied() -> None:
         filter_ = realize(sabun.schemes.get(name), None, "rest")
         assert filter_.kind == "pole"
         assert filter_.weights == pytest.approx((weight, 1 - weight))
-    taps, grads = [[torch.zeros(3)]], [torch.ones(3)]
-    terms = advance(realize(sabun.nesterov(), None, "rest"), taps, grads)
+    buffers, grads = [[torch.zeros(3)]], [torch.ones(3)]
+    terms = advance(realize(sabun.nesterov(), None, "rest"), buffers, grads)
     assert terms[0][1] is grads
-    assert terms[1][1] is taps[0]
+    assert terms[1][1] is buffers[0]
     assert realize(sabun.schemes.get("adams-bashforth-2"), None, "hold").kind == "direct"
     assert realize(sabun.look_ahead(0.5, 40), None, "rest").kind == "lagged"  # its weight would lose digits
 
 
 def test_buffers_change_places_instead_of_being_copied() -> None:
     filter_ = realize(sabun.schemes.get("taylor-4"), None, "hold")
-    taps, grads = [[torch.zeros(3)], [torch.zeros(3)]], [torch.ones(3)]
-    first, second = taps[0][0], taps[1][0]
-    advance(filter_, taps, grads)
-    assert finish(filter_, taps, grads)
-    assert taps[0][0] is second
-    assert taps[1][0] is first
+    buffers, grads = [[torch.zeros(3)], [torch.zeros(3)]], [torch.ones(3)]
+    first, second = buffers[0][0], buffers[1][0]
+    advance(filter_, buffers, grads)
+    assert finish(filter_, buffers, grads)
+    assert buffers[0][0] is second
+    assert buffers[1][0] is first
 
 
 @pytest.mark.parametrize("name", USABLE)

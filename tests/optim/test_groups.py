@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sabun.optim.parameter_groups import split
+from sabun.optim.hidden_matrices import split
 
 ATTENTION = {f"attention.self.{part}.weight": (8, 8) for part in ("query", "key", "value")}
 BERT_LAYER = {

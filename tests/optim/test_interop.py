@@ -183,3 +183,19 @@ def test_describe_speaks_of_time_steps() -> None:
     assert describe(RungeKutta(params, 0.1, scheme="rk4"))["gradient_evaluations"] == 4
     for description in (known, mine):
         json.dumps(description)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_without_the_group_key_the_class_decides_how_weights_decay(kind: type[torch.optim.Optimizer]) -> None:
+    """torch before 2.7 has no ``decoupled_weight_decay`` in its groups."""
+    theirs, ours = (torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64)) for _ in range(2))
+    reference = kind([theirs], lr=0.1, weight_decay=0.3)
+    old = kind([ours], lr=0.1, weight_decay=0.3)
+    for group in old.param_groups:
+        group.pop("decoupled_weight_decay", None)
+    converted = sabun.from_torch(old)
+    for _ in range(5):
+        for p, optimizer in ((theirs, reference), (ours, converted)):
+            p.grad = p.detach().sin()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ import torch
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim.stochastic_rounding import narrow
+from sabun.optim.stochastic_rounding import round_to_dtype
 
 
 def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -> None:
@@ -20,7 +20,7 @@ def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -
     draws = 4000
     for step in range(draws):
         out = torch.zeros_like(low)
-        narrow([out], [values], at_random=True, step=step, places=[0])
+        round_to_dtype([out], [values], at_random=True, step=step, places=[0])
         total += out.double()
         for place, value in zip(seen, out.tolist(), strict=True):
             place.add(value)
@@ -33,7 +33,7 @@ def test_rounding_at_random_is_right_on_average_and_only_ever_to_a_neighbour() -
 def test_infinities_and_nans_are_handed_through() -> None:
     wide = torch.tensor([torch.inf, -torch.inf, torch.nan])
     out = torch.zeros(3, dtype=torch.bfloat16)
-    narrow([out], [wide], at_random=True, step=1, places=[0])
+    round_to_dtype([out], [wide], at_random=True, step=1, places=[0])
     assert out[0] == torch.inf
     assert out[1] == -torch.inf
     assert out[2].isnan()

@@ -65,7 +65,7 @@ def test_the_limit_is_what_the_documentation_says() -> None:
     level = statistics.median(losses)
     noise = 1.4826 * statistics.median(abs(loss - level) for loss in losses)
     progress = statistics.median(losses[:16]) - level
-    assert watch.limit() == pytest.approx(level + max(8 * noise, 0.5 * progress))
+    assert watch.limit == pytest.approx(level + max(8 * noise, 0.5 * progress))
 
 
 def test_a_slow_divergence_is_a_drift() -> None:

@@ -82,7 +82,9 @@ def run(arguments: Sequence[str]) -> int:
         _report(MissingExtraError(f"this command needs {package}, which is not installed.", fix=EXTRA))
         return 2
     except KeyboardInterrupt:
-        print("interrupted. Finished runs are kept; the same command resumes the study.", file=sys.stderr)
+        resumable = list(arguments[:2]) in (["poc", "run"], ["poc", "resume"])
+        kept = " Finished runs are kept; the same command resumes the study." if resumable else ""
+        print(f"interrupted.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of the output is gone (``sabun … | head``): write nothing more, not even at exit.

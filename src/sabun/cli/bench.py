@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sabun.cli.options import OUTPUT
+from sabun.cli.options import OUTPUT, argument, option
 from sabun.errors import OptionError
 
 __all__ = ["EPILOG", "bench"]
@@ -30,33 +30,25 @@ EPILOG = """**Examples**
 def bench(
     comparisons: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Any of momentum, momentum-foreach, adam, adam-foreach, matrix. Default: all.",
-            metavar="COMPARISON",
-        ),
+        argument("Any of momentum, momentum-foreach, adam, adam-foreach, matrix. Default: all.", "COMPARISON"),
     ] = None,
     shapes: Annotated[
         str,
-        typer.Option(
-            help="Parameter shapes: gpt2-small, resnet18, many-small, mixed, or a JSON file with a list of shapes.",
-            metavar="NAME|FILE.json",
+        option(
+            "Parameter shapes: gpt2-small, resnet18, many-small, mixed, or a JSON file with a list of shapes.",
+            "NAME|FILE.json",
         ),
     ] = "gpt2-small",
-    device: Annotated[str, typer.Option(help="Device to measure on.", metavar="cpu|cuda")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions; the median is shown.", metavar="N")] = 15,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use.", metavar="N")] = 1,
+    device: Annotated[str, option("Device to measure on.", "cpu|cuda")] = "cpu",
+    rounds: Annotated[int, option("Interleaved repetitions; the median is shown.", "N", least=1)] = 15,
+    threads: Annotated[int, option("Threads that torch may use.", "N", least=1)] = 1,
     limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest number of parameters; the largest tensors are left out first.", metavar="N"),
+        int | None, option("Largest number of parameters; the largest tensors are left out first.", "N", least=1)
     ] = None,
     json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Also write the results to a file.", metavar="FILE", rich_help_panel=OUTPUT),
+        Path | None, option("Also write the results to a file.", "FILE", OUTPUT, name="--json")
     ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help="Also draw the ratios.", metavar="FILE.svg|FILE.png", rich_help_panel=OUTPUT),
-    ] = None,
+    picture: Annotated[Path | None, option("Also draw the ratios.", "FILE.svg|FILE.png", OUTPUT)] = None,
 ) -> None:
     """Measure the optimizer step: time, memory bandwidth, memory and compile time, relative to torch's optimizers.
 

@@ -1,13 +1,13 @@
 """The options that commands share: each is declared once, with the help text that ``--help`` shows.
 
-Options of a single command are declared with that command.
+Options of a single command are declared with that command, by the same three helpers.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,28 @@ from sabun.messages.languages import languages
 
 STUDY, BUDGET, EXECUTION, MONEY, OUTPUT = "What to compare", "Budget", "Execution", "Money", "Output"
 """Headings of the groups of options in ``--help``."""
+
+
+def option(
+    help: str, metavar: str, panel: str | None = None, *, name: str | None = None, least: int | None = None
+) -> Any:
+    """Declare an option with a value, as in ``Annotated[int, option("Number of studies.", "N")]``.
+
+    Its name is that of the parameter unless ``name`` is given; ``panel`` is the heading of its group in ``--help``,
+    ``least`` its smallest value.
+    """
+    names = () if name is None else (name,)
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, min=least)
+
+
+def flag(help: str, *names: str, panel: str | None = None) -> Any:
+    """Declare an option without a value, false unless given; it has no ``--no-`` form."""
+    return typer.Option(*names, help=help, rich_help_panel=panel)
+
+
+def argument(help: str, metavar: str) -> Any:
+    """Declare a positional argument."""
+    return typer.Argument(help=help, metavar=metavar)
 
 
 class LogFormat(StrEnum):
@@ -27,181 +49,96 @@ class LogFormat(StrEnum):
 
 # Output
 Lang = Annotated[
-    str,
-    typer.Option(
-        help="Language of the output. HTML reports hold every language.",
-        metavar="|".join(languages()),
-        rich_help_panel=OUTPUT,
-    ),
+    str, option("Language of the output. HTML reports hold every language.", "|".join(languages()), OUTPUT)
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value to standard output, nothing else.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print no progress and no table, only errors.", rich_help_panel=OUTPUT)
-]
+Json = Annotated[bool, flag("Print one JSON value to standard output, nothing else.", "--json", panel=OUTPUT)]
+Quiet = Annotated[bool, flag("Print no progress and no table, only errors.", "--quiet", "-q", panel=OUTPUT)]
 Gate = Annotated[
-    bool,
-    typer.Option(
-        "--gate", help="Exit with 0 for go, 10 for no-go and 11 for undecided: for pipelines.", rich_help_panel=OUTPUT
-    ),
+    bool, flag("Exit with 0 for go, 10 for no-go and 11 for undecided: for pipelines.", "--gate", panel=OUTPUT)
 ]
-Format = Annotated[
-    LogFormat,
-    typer.Option("--format", help="Format of the export.", metavar="markdown|csv|json", rich_help_panel=OUTPUT),
-]
+Format = Annotated[LogFormat, option("Format of the export.", "markdown|csv|json", OUTPUT, name="--format")]
 Anchor = Annotated[
     str | None,
-    typer.Option(
-        help="Head of the log that you kept elsewhere, which it must contain. Reports and `verify` print it.",
-        metavar="HASH",
-    ),
+    option("Head of the log that you kept elsewhere, which it must contain. Reports and `verify` print it.", "HASH"),
 ]
 
 # A study that exists
-Directory = Annotated[Path, typer.Argument(help="Directory of a study.", metavar="DIR")]
+Directory = Annotated[Path, argument("Directory of a study.", "DIR")]
 
 # A study to be made
 Source = Annotated[
     str | None,
-    typer.Argument(
-        help="A study file, or a task of your own: a Python file and the class in it.",
-        metavar="STUDY.toml|FILE.py:CLASS",
-    ),
+    argument("A study file, or a task of your own: a Python file and the class in it.", "STUDY.toml|FILE.py:CLASS"),
 ]
-Task = Annotated[
-    str | None,
-    typer.Option(help="Built-in task, such as digits (the default).", metavar="NAME", rich_help_panel=STUDY),
-]
+Task = Annotated[str | None, option("Built-in task, such as digits (the default).", "NAME", STUDY)]
 Script = Annotated[
     str | None,
-    typer.Option(
-        help="Your own training command. The script calls sabun.swap(optimizer) and sabun.log(...).",
-        metavar="COMMAND",
-        rich_help_panel=STUDY,
-    ),
+    option("Your own training command. The script calls sabun.swap(optimizer) and sabun.log(...).", "COMMAND", STUDY),
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option(
-        help="The optimizer you use today: torch.optim:CLASS, a preset, or scheme@preconditioner. "
+    option(
+        "The optimizer you use today: torch.optim:CLASS, a preset, or scheme@preconditioner. "
         "Default: SGD with momentum 0.9; with --script, the script's own.",
-        metavar="OPTIMIZER",
-        rich_help_panel=STUDY,
+        "OPTIMIZER",
+        STUDY,
     ),
 ]
 Candidates = Annotated[
     list[str] | None,
-    typer.Option(
-        "--candidate",
-        help="An optimizer to compare with the baseline, such as nesterov@adam. Repeatable.",
-        metavar="OPTIMIZER",
-        rich_help_panel=STUDY,
+    option(
+        "An optimizer to compare with the baseline, such as nesterov@adam. Repeatable.",
+        "OPTIMIZER",
+        STUDY,
+        name="--candidate",
     ),
 ]
 TimeLimit = Annotated[
-    float | None,
-    typer.Option(
-        help="With --script: stop a run that takes longer and record it as failed.",
-        metavar="SECONDS",
-        rich_help_panel=BUDGET,
-    ),
+    float | None, option("With --script: stop a run that takes longer and record it as failed.", "SECONDS", BUDGET)
 ]
 
 # How a study is carried out
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        help="Runs that train at the same time. Default: 1; with --executor ray, every CPU of the cluster.",
-        metavar="N",
-        rich_help_panel=EXECUTION,
-    ),
-]
+    option("Runs that train at the same time. Default: 1; with --executor ray, every CPU of the cluster.", "N",
+           EXECUTION),
+]  # fmt: skip
 Executor = Annotated[
     str | None,
-    typer.Option(
-        help="Where runs train: in processes on this machine, or on a Ray cluster.",
-        metavar="processes|ray",
-        rich_help_panel=EXECUTION,
-    ),
+    option("Where runs train: in processes on this machine, or on a Ray cluster.", "processes|ray", EXECUTION),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(
-        help="With --executor ray: address of the cluster. Default: $RAY_ADDRESS, else a local cluster.",
-        metavar="ADDRESS",
-        rich_help_panel=EXECUTION,
-    ),
-]
+    option("With --executor ray: address of the cluster. Default: $RAY_ADDRESS, else a local cluster.", "ADDRESS",
+           EXECUTION),
+]  # fmt: skip
 AllowMixed = Annotated[
     bool,
-    typer.Option(
-        "--allow-mixed",
-        help="Resume on another machine or with other versions. The report says so.",
-        rich_help_panel=EXECUTION,
-    ),
+    flag("Resume on another machine or with other versions. The report says so.", "--allow-mixed", panel=EXECUTION),
 ]
 Track = Annotated[
-    str | None,
-    typer.Option(
-        help="Also send the records to a tracker while the study runs.",
-        metavar="tensorboard|mlflow",
-        rich_help_panel=EXECUTION,
-    ),
+    str | None, option("Also send the records to a tracker while the study runs.", "tensorboard|mlflow", EXECUTION)
 ]
 TrackTo = Annotated[
     str | None,
-    typer.Option(
-        help="Directory for TensorBoard (default: in the study's), tracking URI for MLflow.",
-        metavar="DIR|URI",
-        rich_help_panel=EXECUTION,
-    ),
+    option("Directory for TensorBoard (default: in the study's), tracking URI for MLflow.", "DIR|URI", EXECUTION),
 ]
 
 # Money in the report
-PricePerHour = Annotated[
-    float | None,
-    typer.Option(help="Price of one machine hour.", metavar="AMOUNT", rich_help_panel=MONEY),
-]
+PricePerHour = Annotated[float | None, option("Price of one machine hour.", "AMOUNT", MONEY)]
 JobsPerMonth = Annotated[
-    float | None,
-    typer.Option(
-        help="Training jobs per month. With --price-per-hour, the report computes savings.",
-        metavar="N",
-        rich_help_panel=MONEY,
-    ),
+    float | None, option("Training jobs per month. With --price-per-hour, the report computes savings.", "N", MONEY)
 ]
-Currency = Annotated[
-    str, typer.Option(help="Three-letter code: JPY, USD, EUR …", metavar="CODE", rich_help_panel=MONEY)
-]
+Currency = Annotated[str, option("Three-letter code: JPY, USD, EUR …", "CODE", MONEY)]
 HoursPerJob = Annotated[
-    float | None,
-    typer.Option(
-        help="Hours that a job takes today. Default: the time of a run of the study.",
-        metavar="HOURS",
-        rich_help_panel=MONEY,
-    ),
+    float | None, option("Hours that a job takes today. Default: the time of a run of the study.", "HOURS", MONEY)
 ]
-SetupCost = Annotated[
-    float,
-    typer.Option(
-        help="One-time cost of adopting the candidate, labour included.", metavar="AMOUNT", rich_help_panel=MONEY
-    ),
-]
+SetupCost = Annotated[float, option("One-time cost of adopting the candidate, labour included.", "AMOUNT", MONEY)]
 
 # Roll-outs
 Plan = Annotated[
-    Path | None,
-    typer.Option(help="The plan file, or its directory. Default: $SABUN_ROLLOUT, else ./rollout.toml.", metavar="PATH"),
+    Path | None, option("The plan file, or its directory. Default: $SABUN_ROLLOUT, else ./rollout.toml.", "PATH")
 ]
-Reason = Annotated[
-    str, typer.Option(help="The reason, in one sentence. It is recorded in the audit log.", metavar="TEXT")
-]
-Override = Annotated[
-    str | None,
-    typer.Option(help="Proceed although the gate is closed, for this recorded reason.", metavar="REASON"),
-]
-Mlflow = Annotated[
-    str | None,
-    typer.Option(help="Afterwards, update the aliases of this registered MLflow model.", metavar="MODEL"),
-]
+Reason = Annotated[str, option("The reason, in one sentence. It is recorded in the audit log.", "TEXT")]
+Override = Annotated[str | None, option("Proceed although the gate is closed, for this recorded reason.", "REASON")]
+Mlflow = Annotated[str | None, option("Afterwards, update the aliases of this registered MLflow model.", "MODEL")]

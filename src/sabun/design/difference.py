@@ -27,7 +27,7 @@ import numpy as np
 from sabun.design import estimates
 from sabun.design.optimise import Vector, minimise, solve
 from sabun.errors import SchemeError
-from sabun.schemes.multistep import LinearMultistep
+from sabun.schemes.linear_multistep import LinearMultistep
 
 __all__ = ["design_difference"]
 

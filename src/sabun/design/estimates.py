@@ -13,7 +13,7 @@ import numpy as np
 from sabun.design.optimise import Vector
 from sabun.schemes import analysis
 from sabun.schemes import polynomials as poly
-from sabun.schemes.multistep import LinearMultistep
+from sabun.schemes.linear_multistep import LinearMultistep
 
 __all__ = ["damped_interval", "interval", "largest_root", "noise", "slowest", "slowest_root"]
 

@@ -21,7 +21,7 @@ from sabun.design.estimates import slowest_root
 from sabun.design.optimise import Vector, minimise, solve
 from sabun.errors import SchemeError, unknown
 from sabun.schemes import polynomials as poly
-from sabun.schemes.multistep import LinearMultistep
+from sabun.schemes.linear_multistep import LinearMultistep
 from sabun.schemes.numbers import exact
 
 __all__ = ["Objective", "design_multistep"]

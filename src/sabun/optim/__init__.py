@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from sabun.optim.averaging import AVERAGING, Averaging, Ema, NoAveraging, ScheduleFree, Tail, recalibrated
 from sabun.optim.control import STEP_CONTROLS, Balance, EmbeddedError, Fixed, Stability, StepControl
-from sabun.optim.conversion import describe, from_torch
+from sabun.optim.conversion import from_torch
+from sabun.optim.description import describe
+from sabun.optim.hidden_matrices import param_groups
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS
-from sabun.optim.parameter_groups import param_groups
 from sabun.optim.preconditioners import (
     PRECONDITIONERS,
     Adam,

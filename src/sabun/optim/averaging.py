@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sabun.errors import OptionError
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, SHARE, integer, option
-from sabun.optim.roles import Role, Table
+from sabun.optim.role_registry import Registry, Role
 from sabun.optim.terms import Tensors, Terms, add_terms
 
 __all__ = ["AVERAGING", "Averaging", "Ema", "NoAveraging", "ScheduleFree", "Tail", "recalibrated"]
@@ -83,7 +83,7 @@ class Averaging(Role):
         return iterates[-1]
 
 
-AVERAGING: Table[Averaging] = Table("averaging", "none")
+AVERAGING: Registry[Averaging] = Registry("averaging", "none")
 """The averages by name."""
 
 

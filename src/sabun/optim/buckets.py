@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from sabun.errors import OptionError
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.filters import Realization
+from sabun.optim.filters import FilterForm
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.tensors import refuse_sparse
@@ -49,28 +49,28 @@ class Bucket:
 
     - ``indices``: places of the parameters in the group; ``first``: place of the group's first parameter in the
       optimizer.
-    - ``taps``: the buffers of the filter, the scheme at β = ``beta``.
+    - ``filter_buffers``: the buffers of the filter, the scheme at β = ``beta``.
     - ``state``: the buffers of the preconditioner by name; None for one that a parameter does not have.
     - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
     - ``fresh``: positions of the parameters whose history begins with the next step.
     - ``special``: complex or sharded parameters are among them.
-    - ``widen``: the parameters have 16 bits and are computed in float32; ``narrow_state``: so has the state.
+    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the state.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
     """
 
     preconditioner: Preconditioner
     averaging: Averaging
-    filter_: Realization
+    filter_: FilterForm
     beta: float | None
     count: int
     first: int
     largest: float
-    widen: bool
-    narrow_state: bool
+    upcast: bool
+    low_precision_state: bool
     special: bool = False
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
-    taps: list[Tensors] = field(default_factory=list)
+    filter_buffers: list[Tensors] = field(default_factory=list)
     state: dict[str, list[Any]] = field(default_factory=dict)
     averaged: dict[str, Tensors] = field(default_factory=dict)
     steps: Tensors = field(default_factory=list)
@@ -83,10 +83,10 @@ class Bucket:
             self.fresh.append(len(self.params))
         self.params.append(p)
         self.indices.append(index)
-        if not self.taps:
-            self.taps = [[] for _ in range(self.filter_.taps)]
-        for j, tap in enumerate(self.taps):
-            tap.append(held[f"velocity_{j}"])
+        if not self.filter_buffers:
+            self.filter_buffers = [[] for _ in range(self.filter_.buffer_count)]
+        for j, buffer in enumerate(self.filter_buffers):
+            buffer.append(held[f"velocity_{j}"])
         for name in (*self.preconditioner.like, *self.preconditioner.matrix_keys):
             self.state.setdefault(name, []).append(held.get(name))
         for name in self.averaging.like:
@@ -107,8 +107,8 @@ class Bucket:
         """Whether the optimizer's state still holds this bucket's tensors (of its first and its last parameter)."""
         for i in (0, -1):
             held = state.get(self.params[i], {})
-            for j, tap in enumerate(self.taps):
-                if held.get(f"velocity_{j}") is not tap[i]:
+            for j, buffer in enumerate(self.filter_buffers):
+                if held.get(f"velocity_{j}") is not buffer[i]:
                     return False
             for tensors in (self.state, self.averaged):
                 for key, values in tensors.items():
@@ -184,10 +184,10 @@ def build(
     for index, p in _members(group, active):
         preconditioner = group["preconditioner"].for_shape(p.shape)
         filter_ = filter_of(group, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
-        widen = p.dtype in _LOW
-        narrow_state = widen and group["state_dtype"] is None and not group["stochastic_rounding"]
+        upcast = p.dtype in _LOW
+        low_precision_state = upcast and group["state_dtype"] is None and not group["stochastic_rounding"]
         held = state.get(p, {})
-        dtype = torch.float32 if widen and not narrow_state else p.dtype
+        dtype = torch.float32 if upcast and not low_precision_state else p.dtype
         counts = _counts(preconditioner, filter_, group)
         fresh = _fill(held, p, dtype, preconditioner, filter_, group["averaging"], counts=counts)
         if held:
@@ -197,7 +197,15 @@ def build(
         key = sorter.key(index, p, preconditioner, count, largest)
         if key not in by_key:
             by_key[key] = Bucket(
-                preconditioner, group["averaging"], filter_, momentum, count, first, largest, widen, narrow_state
+                preconditioner,
+                group["averaging"],
+                filter_,
+                momentum,
+                count,
+                first,
+                largest,
+                upcast,
+                low_precision_state,
             )
         by_key[key].add(p, index, held, fresh=fresh, counts=counts)
     built.members.extend(by_key.values())
@@ -261,7 +269,7 @@ def _fill(
     p: Tensor,
     dtype: torch.dtype,
     preconditioner: Preconditioner,
-    filter_: Realization,
+    filter_: FilterForm,
     averaging: Averaging,
     *,
     counts: bool,
@@ -275,7 +283,7 @@ def _fill(
     if "velocity_0" in held and any(name not in held for name in (*preconditioner.like, *matrices)):
         _forget(held)
         held.pop("step", None)
-    velocities = [f"velocity_{j}" for j in range(filter_.taps)]
+    velocities = [f"velocity_{j}" for j in range(filter_.buffer_count)]
     fresh = any(name not in held for name in velocities)
     for name in (*velocities, *preconditioner.like):
         if name not in held:
@@ -292,7 +300,7 @@ def _fill(
     return fresh
 
 
-def _counts(preconditioner: Preconditioner, filter_: Realization, group: Mapping[str, Any]) -> bool:
+def _counts(preconditioner: Preconditioner, filter_: FilterForm, group: Mapping[str, Any]) -> bool:
     """Whether the number of steps that a parameter has taken is needed."""
     roles = preconditioner.counts_steps or group["averaging"].counts_steps
     return bool(roles or filter_.start_up == "unbiased" or group["stochastic_rounding"])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sabun.errors import SabunError, StateError
-from sabun.optim.group_roles import ROLES, encoded
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
+from sabun.optim.resolve_groups import ROLES, encoded
 from sabun.optim.scheme_codec import Scheme, decode
 from sabun.schemes import require_usable
 

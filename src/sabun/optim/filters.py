@@ -29,20 +29,20 @@ import torch
 from sabun import schemes
 from sabun.optim.terms import Tensors, Terms
 
-__all__ = ["Realization", "advance", "begin", "finish", "realize"]
+__all__ = ["FilterForm", "advance", "begin", "finish", "realize"]
 
 # |w| above this would lose digits to cancellation between w·g and (1−w)·m; direct form has no such term.
 _LARGEST_WEIGHT = 16.0
 
 
 @dataclass(frozen=True)
-class Realization:
+class FilterForm:
     """A filter ready to run: coefficients as floats, how its history begins, and how much of it there is."""
 
     kind: Literal["pole", "lagged", "direct"]
     b: tuple[float, ...]
     a: tuple[float, ...]
-    taps: int
+    buffer_count: int
     start_up: str
 
     @cached_property
@@ -62,7 +62,7 @@ class Realization:
     @property
     def history(self) -> object:
         """What the buffers mean: equal for two realizations of which one can go on from the other's buffers."""
-        return (self.a, self.b) if self.kind == "direct" and self.taps else "mean"
+        return (self.a, self.b) if self.kind == "direct" and self.buffer_count else "mean"
 
     def mass(self, n: int) -> float:
         """Σ of the first ``n`` impulse response values: what a constant gradient of 1 has become after n steps."""
@@ -87,7 +87,7 @@ def _direct_mass(b: tuple[float, ...], a: tuple[float, ...], n: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def realize(scheme: schemes.LinearMultistep, momentum: float | None, start_up: str) -> Realization:
+def realize(scheme: schemes.LinearMultistep, momentum: float | None, start_up: str) -> FilterForm:
     """The scheme as a filter to run.
 
     β is replaced by ``momentum`` where that is given, for it may be cycled: over all of [0, 1), else SchemeError.
@@ -100,7 +100,7 @@ def realize(scheme: schemes.LinearMultistep, momentum: float | None, start_up: s
     else:
         b, a = _coefficients(scheme)
         kind = "pole" if len(a) == 2 and _has_weight(b, a) else "direct"
-    return Realization(kind, b, a, len(a) - 1, start_up)
+    return FilterForm(kind, b, a, len(a) - 1, start_up)
 
 
 def _has_weight(b: tuple[float, ...], a: tuple[float, ...]) -> bool:
@@ -120,7 +120,7 @@ def _coefficients(scheme: schemes.LinearMultistep, *, at_least: int = 1) -> tupl
     return (*b, *[0.0] * (size - len(b))), (*a, *[0.0] * (size - len(a)))
 
 
-def begin(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> None:
+def begin(filter_: FilterForm, buffers: Sequence[Tensors], grads: Tensors) -> None:
     """Fill new buffers as the start-up says: zero (they are), or the steady state under the first gradient.
 
     ``hold``: every buffer s_j = z_j·g with z that of ``scipy.signal.lfilter_zi``, so that the first step is Euler's.
@@ -128,44 +128,44 @@ def begin(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> None
     if filter_.start_up != "hold":
         return
     if filter_.kind != "direct":
-        torch._foreach_copy_(taps[0], grads)
+        torch._foreach_copy_(buffers[0], grads)
         return
     steady = 1.0
-    for j, tap in enumerate(taps):
+    for j, buffer in enumerate(buffers):
         steady += (filter_.a[j] if j else 0.0) - filter_.b[j]
-        torch._foreach_copy_(tap, grads)
-        torch._foreach_mul_(tap, steady)
+        torch._foreach_copy_(buffer, grads)
+        torch._foreach_mul_(buffer, steady)
 
 
-def advance(filter_: Realization, taps: Sequence[Tensors], grads: Tensors) -> Terms:
+def advance(filter_: FilterForm, buffers: Sequence[Tensors], grads: Tensors) -> Terms:
     """Take in the new gradients and return the direction d = H g as terms. :func:`finish` must follow its use."""
-    if not taps:
+    if not buffers:
         return [(filter_.b[0], grads)]
     if filter_.kind == "pole":
-        torch._foreach_lerp_(taps[0], grads, 1 - filter_.pole)
+        torch._foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
     if filter_.kind != "direct":
         fresh, mean = filter_.weights
-        return [(w, tensors) for w, tensors in ((fresh, grads), (mean, taps[0])) if w]
-    torch._foreach_add_(taps[0], grads, alpha=filter_.b[0])
-    return [(1.0, taps[0])]
+        return [(w, tensors) for w, tensors in ((fresh, grads), (mean, buffers[0])) if w]
+    torch._foreach_add_(buffers[0], grads, alpha=filter_.b[0])
+    return [(1.0, buffers[0])]
 
 
-def finish(filter_: Realization, taps: list[Tensors], grads: Tensors) -> bool:
+def finish(filter_: FilterForm, buffers: list[Tensors], grads: Tensors) -> bool:
     """Bring the history up to date once the direction has been used. True when the buffers changed places."""
-    if not taps or filter_.kind == "pole":
+    if not buffers or filter_.kind == "pole":
         return False
     if filter_.kind == "lagged":
         if filter_.pole:
-            torch._foreach_lerp_(taps[0], grads, 1 - filter_.pole)
+            torch._foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
         else:
-            torch._foreach_copy_(taps[0], grads)
+            torch._foreach_copy_(buffers[0], grads)
         return False
-    a, b, d = filter_.a, filter_.b, taps[0]
-    for j in range(1, len(taps)):
+    a, b, d = filter_.a, filter_.b, buffers[0]
+    for j in range(1, len(buffers)):
         if a[j]:
-            torch._foreach_add_(taps[j], d, alpha=-a[j])
+            torch._foreach_add_(buffers[j], d, alpha=-a[j])
         if b[j]:
-            torch._foreach_add_(taps[j], grads, alpha=b[j])
+            torch._foreach_add_(buffers[j], grads, alpha=b[j])
     if a[-1]:
         torch._foreach_mul_(d, -a[-1])
         if b[-1]:
@@ -173,7 +173,7 @@ def finish(filter_: Realization, taps: list[Tensors], grads: Tensors) -> bool:
     else:
         torch._foreach_copy_(d, grads)
         torch._foreach_mul_(d, b[-1])
-    if len(taps) == 1:
+    if len(buffers) == 1:
         return False
-    taps.append(taps.pop(0))
+    buffers.append(buffers.pop(0))
     return True

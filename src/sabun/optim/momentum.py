@@ -8,7 +8,7 @@ from typing import Any
 
 from sabun import schemes
 from sabun.errors import OptionError
-from sabun.optim.filters import Realization, realize
+from sabun.optim.filters import FilterForm, realize
 
 __all__ = ["check_momentum", "filter_of", "momentum_of", "require_unbiased", "scheme_of"]
 
@@ -42,7 +42,7 @@ def scheme_of(group: Mapping[str, Any]) -> schemes.LinearMultistep:
     return scheme if beta is None or beta == scheme.parameters["beta"] else schemes.get(scheme, beta=beta)
 
 
-def filter_of(group: Mapping[str, Any], *, asks_unbiased: bool, momentum: float | None) -> Realization:
+def filter_of(group: Mapping[str, Any], *, asks_unbiased: bool, momentum: float | None) -> FilterForm:
     """The group's scheme as a filter at β = ``momentum``; ``asks_unbiased`` is that of the preconditioner."""
     scheme = group["scheme"]
     start_up = group["start_up"]

@@ -23,10 +23,10 @@ from torch import nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
-from sabun.optim.group_roles import ROLES
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.presets import Preset, create, presets, row_of
-from sabun.optim.roles import Role, parse_call, route
+from sabun.optim.resolve_groups import ROLES
+from sabun.optim.role_registry import Role, parse_call, route
 from sabun.optim.runge_kutta import RungeKutta
 from sabun.schemes.catalogue import parse as parse_scheme
 

@@ -28,11 +28,11 @@ from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.controller import Controller
 from sabun.optim.control.same_batch import SameBatch
-from sabun.optim.group_roles import ROLES, resolve, resolve_edits
 from sabun.optim.momentum import momentum_of
 from sabun.optim.opaque import opaque
 from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
 from sabun.optim.preconditioners import Preconditioner
+from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
 from sabun.optim.tensors import refuse_sparse
 from sabun.optim.terms import Tensors
 from sabun.schemes import LinearMultistep
@@ -115,10 +115,10 @@ class Optimizer(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
         fused: bool | str | None = None,
-        **misspelt: object,
+        **unknown_options: object,
     ) -> None:
         named = locals()
-        for name, value in misspelt.items():
+        for name, value in unknown_options.items():
             if name not in REFUSED:
                 raise _unknown("option", name)
             refuse(name, value)

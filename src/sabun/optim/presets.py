@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
-from sabun.optim.group_roles import ROLES
+from sabun.optim.hidden_matrices import param_groups
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS, check_learning_rate
-from sabun.optim.parameter_groups import param_groups
-from sabun.optim.roles import Role, route
+from sabun.optim.resolve_groups import ROLES
+from sabun.optim.role_registry import Role, route
 from sabun.schemes.catalogue import parse
 
 __all__ = ["PRESETS", "Preset", "create", "presets", "row_of"]

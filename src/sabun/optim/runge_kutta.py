@@ -85,9 +85,9 @@ class RungeKutta(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         decoupled: bool = True,
         maximize: bool = False,
-        **misspelt: object,
+        **unknown_options: object,
     ) -> None:
-        for name, value in misspelt.items():
+        for name, value in unknown_options.items():
             if name not in REFUSED:
                 raise unknown(OptionError, "option of RungeKutta", name, ["lr", "scheme", "step_control", *_OWN])
             refuse(name, value)

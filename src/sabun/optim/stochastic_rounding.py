@@ -10,10 +10,10 @@ import torch
 
 from sabun.optim.terms import Tensors
 
-__all__ = ["narrow"]
+__all__ = ["round_to_dtype"]
 
 
-def narrow(params: Tensors, wide: Tensors, *, at_random: bool, step: int, places: list[int]) -> None:
+def round_to_dtype(params: Tensors, wide: Tensors, *, at_random: bool, step: int, places: list[int]) -> None:
     """Write ``wide`` (float32) into ``params`` (16-bit).
 
     The noise depends on the number of the step and the parameter's place in the optimizer only, so a resumed run rounds

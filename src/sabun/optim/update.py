@@ -24,7 +24,7 @@ from sabun.optim.compiled.engine import Engine
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
 from sabun.optim.preconditioners.preconditioner import Work
-from sabun.optim.stochastic_rounding import narrow
+from sabun.optim.stochastic_rounding import round_to_dtype
 from sabun.optim.tensors import real_views
 from sabun.optim.terms import Tensors, Terms, accumulate
 
@@ -43,7 +43,7 @@ class _Operands:
 
     params: Tensors
     grads: Tensors
-    taps: list[Tensors]
+    filter_buffers: list[Tensors]
     state: Mapping[str, list[Any]]
     averaged: Mapping[str, Tensors]
 
@@ -51,18 +51,20 @@ class _Operands:
     def of(cls, bucket: Bucket, gradients: Sequence[Tensor | None]) -> _Operands:
         """The operands of a bucket; ``gradients`` are those of the whole group."""
         grads = [cast("Tensor", gradients[i]) for i in bucket.indices]
-        plain = cls(bucket.params, grads, bucket.taps, bucket.state, bucket.averaged)
+        plain = cls(bucket.params, grads, bucket.filter_buffers, bucket.state, bucket.averaged)
         return plain.each(real_views) if bucket.special else plain
 
     def each(self, convert: Any) -> _Operands:
         """The same with every list of tensors converted."""
         state = {key: convert(tensors) for key, tensors in self.state.items()}
         averaged = {key: convert(tensors) for key, tensors in self.averaged.items()}
-        return _Operands(convert(self.params), convert(self.grads), [convert(t) for t in self.taps], state, averaged)
+        return _Operands(
+            convert(self.params), convert(self.grads), [convert(t) for t in self.filter_buffers], state, averaged
+        )
 
-    def buffers(self) -> Tensors:
+    def state_tensors(self) -> Tensors:
         """All tensors of the state."""
-        columns = [*self.taps, *self.state.values(), *self.averaged.values()]
+        columns = [*self.filter_buffers, *self.state.values(), *self.averaged.values()]
         return [t for column in columns for t in column if t is not None]
 
 
@@ -117,16 +119,20 @@ def form(group: dict[str, Any], bucket: Bucket, gradients: Sequence[Tensor | Non
 
 def _form(group: dict[str, Any], bucket: Bucket, stored: _Operands) -> Update:
     filter_ = bucket.filter_
-    operands = stored.each(_in_float32) if bucket.widen else stored
+    operands = stored.each(_in_float32) if bucket.upcast else stored
     grads = operands.grads
     if group["maximize"]:
         grads = list(torch._foreach_neg(grads))
     if group["weight_decay"] and not group["decoupled"]:
         grads = list(torch._foreach_add(grads, operands.params, alpha=group["weight_decay"]))
     if bucket.fresh:
-        begin(filter_, [[tap[i] for i in bucket.fresh] for tap in operands.taps], [grads[i] for i in bucket.fresh])
+        begin(
+            filter_,
+            [[buffer[i] for i in bucket.fresh] for buffer in operands.filter_buffers],
+            [grads[i] for i in bucket.fresh],
+        )
     _count(bucket)
-    terms = advance(filter_, operands.taps, grads)
+    terms = advance(filter_, operands.filter_buffers, grads)
     if filter_.start_up == "unbiased":
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
@@ -146,20 +152,20 @@ def apply(group: dict[str, Any], update: Update, *, lr: float, weight: float, st
         operands.params, operands.averaged, update.terms, update.denominators,
         lr=lr, decay=decay, weight=weight, count=bucket.count,
     )  # fmt: skip
-    rotated = finish(bucket.filter_, operands.taps, update.grads)
-    if bucket.narrow_state:
-        if buffers := stored.buffers():
-            torch._foreach_copy_(buffers, operands.buffers())
+    rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
+    if bucket.low_precision_state:
+        if held := stored.state_tensors():
+            torch._foreach_copy_(held, operands.state_tensors())
     elif rotated:
-        if operands.taps is not bucket.taps:
-            bucket.taps.append(bucket.taps.pop(0))
+        if operands.filter_buffers is not bucket.filter_buffers:
+            bucket.filter_buffers.append(bucket.filter_buffers.pop(0))
         for i, p in enumerate(bucket.params):
-            for j, tap in enumerate(bucket.taps):
-                state[p][f"velocity_{j}"] = tap[i]
-    if bucket.widen:
+            for j, buffer in enumerate(bucket.filter_buffers):
+                state[p][f"velocity_{j}"] = buffer[i]
+    if bucket.upcast:
         places = [bucket.first + index for index in bucket.indices]
         at_random = group["stochastic_rounding"]
-        narrow(stored.params, operands.params, at_random=at_random, step=bucket.count, places=places)
+        round_to_dtype(stored.params, operands.params, at_random=at_random, step=bucket.count, places=places)
 
 
 def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float) -> bool:
@@ -169,7 +175,9 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
         not averaging.steps_iterate
         or group["stochastic_rounding"]
         or (preconditioner.needs_matrix and bucket.special)
-        or (bucket.widen and not bucket.narrow_state and averaging.like)  # a float32 average of unrounded parameters
+        or (
+            bucket.upcast and not bucket.low_precision_state and averaging.like
+        )  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):
         return False
@@ -178,7 +186,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
     done = engine.step(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
-        state=[*operands.taps, *[held[name] for name in preconditioner.like]], rows=rows,
+        state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like]], rows=rows,
     )  # fmt: skip
     if done:
         _count(bucket)

@@ -19,8 +19,7 @@ from sabun.poc.evidence import StudyEvidence, log_verdicts
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.assessment import Decision, Tuning
 from sabun.poc.spec import Study
-from sabun.report import html, markdown
-from sabun.report import json as as_data
+from sabun.report import html, markdown, report_json
 from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
@@ -71,7 +70,7 @@ def publish(
     report = dataclasses.replace(report, audit=dataclasses.replace(report.audit, log_head=head))
     contents = {
         "html": html.render(report, lang),
-        "json": as_data.render(report),
+        "json": report_json.render(report),
         "md": markdown.render(report, lang),
     }
     files = {}

@@ -23,40 +23,24 @@ if TYPE_CHECKING:
     from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
     from sabun.rollout.state import Rollout, RolloutState
 
+# module → the public names that it defines
 _PUBLIC = {
-    "Choice": "choice",
-    "Gate": "rollout_plan",
-    "Guard": "guard.guard",
-    "Rollout": "state",
-    "RolloutPlan": "rollout_plan",
-    "RolloutState": "state",
-    "Side": "rollout_plan",
-    "Stage": "rollout_plan",
-    "champion": "jobs",
-    "choice_of": "jobs",
-    "choose": "choice",
-    "optimizer": "jobs",
+    "choice": ("Choice", "choose"),
+    "guard.guard": ("Guard",),
+    "jobs": ("champion", "choice_of", "optimizer"),
+    "rollout_plan": ("Gate", "RolloutPlan", "Side", "Stage"),
+    "state": ("Rollout", "RolloutState"),
 }
 
 __all__ = [
-    "Choice",
-    "Gate",
-    "Guard",
-    "Rollout",
-    "RolloutPlan",
-    "RolloutState",
-    "Side",
-    "Stage",
-    "champion",
-    "choice_of",
-    "choose",
-    "optimizer",
-]
+    "Choice", "Gate", "Guard", "Rollout", "RolloutPlan", "RolloutState", "Side", "Stage",
+    "champion", "choice_of", "choose", "optimizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'sabun.rollout' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sabun.rollout.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _PUBLIC.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f"sabun.rollout.{module}"), name)
+            return value
+    raise AttributeError(f"module 'sabun.rollout' has no attribute {name!r}")

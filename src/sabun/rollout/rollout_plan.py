@@ -30,7 +30,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -174,7 +174,7 @@ class RolloutPlan:
     @classmethod
     def from_json(cls, fields: Mapping[str, object]) -> RolloutPlan:
         """Build a plan from plain values. Raises RolloutError for an unknown key or a wrong type."""
-        return _plan(fields)
+        return _read(cls, fields, "", _PLAN)
 
     @property
     def hash(self) -> str:
@@ -218,70 +218,33 @@ class RolloutPlan:
         return "\n".join([*lines, ""])
 
 
-def _plan(fields: Mapping[str, object]) -> RolloutPlan:
-    given = _known(fields, RolloutPlan, "the plan", required=("name", "champion", "challenger", "stages"))
-    stages = given["stages"]
-    if not isinstance(stages, Sequence) or isinstance(stages, str):
-        raise RolloutError("the plan's stages are not a list.", fix="Write each as [[stages]].")
-    return RolloutPlan(
-        name=_typed(given["name"], str, "name"),
-        champion=_side(given["champion"], "champion"),
-        challenger=_side(given["challenger"], "challenger"),
-        stages=tuple(_stage(stage, number) for number, stage in enumerate(stages, start=1)),
-        schema_version=_typed(given.get("schema_version", 1), int, "schema_version"),
-    )
-
-
-def _side(fields: object, title: str) -> Side:
-    given = _known(fields, Side, title, required=("optimizer",))
-    options = _typed(given.get("options", {}), dict, f"{title}.options")
-    return Side(
-        optimizer=_typed(given["optimizer"], str, f"{title}.optimizer"),
-        options={str(key): _option(value, f"{title}.options.{key}") for key, value in options.items()},
-        arm=_typed(given.get("arm", ""), str, f"{title}.arm"),
-    )
-
-
-def _stage(fields: object, number: int) -> Stage:
-    where = f"stage {number}"
-    given = _known(fields, Stage, where, required=("name", "share"))
-    gate = given.get("gate")
-    return Stage(
-        name=_typed(given["name"], str, f"{where}: name"),
-        share=_number(given["share"], f"{where}: share"),
-        gate=None if gate is None else _gate(gate, f"{where}: gate"),
-        kill_file=_typed(given.get("kill_file", "KILL"), str, f"{where}: kill_file"),
-    )
-
-
-def _gate(fields: object, where: str) -> Gate:
-    given = _known(fields, Gate, where, required=("study",))
-    return Gate(
-        study=_typed(given["study"], str, f"{where}.study"),
-        verdict=_typed(given.get("verdict", "go"), str, f"{where}.verdict"),
-        max_age_days=_number(given.get("max_age_days", 30.0), f"{where}.max_age_days"),
-        min_seeds=_typed(given.get("min_seeds", 10), int, f"{where}.min_seeds"),
-        study_hash=_typed(given.get("study_hash", ""), str, f"{where}.study_hash"),
-    )
-
-
-def _known(fields: object, kind: type, where: str, *, required: tuple[str, ...]) -> Mapping[str, object]:
+def _read(kind: type[T], fields: object, where: str, readers: Mapping[str, Callable[[object, str], object]]) -> T:
+    """Return a dataclass from a table. ``readers`` has a function for each field, which checks its value."""
+    title = where or "the plan"
     if not isinstance(fields, Mapping):
-        raise RolloutError(f"{where} is not a table.", fix="Write its keys as key = value.")
-    known = [item.name for item in dataclasses.fields(kind)]
+        raise RolloutError(f"{title} is not a table.", fix="Write its keys as key = value.")
     for key in fields:
-        if key not in known:
-            raise unknown(RolloutError, f"key in {where}", str(key), known)
-    for key in required:
-        if key not in fields:
-            raise RolloutError(f"{where} has no {key!r}.", fix="Add it to rollout.toml.")
-    return fields
+        if key not in readers:
+            raise unknown(RolloutError, f"key in {title}", str(key), readers)
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name not in fields and item.default is item.default_factory is dataclasses.MISSING:
+            raise RolloutError(f"{title} has no {item.name!r}.", fix="Add it to rollout.toml.")
+    prefix = f"{where}: " if where else ""
+    return kind(**{key: readers[key](value, prefix + key) for key, value in fields.items()})
 
 
 def _typed(value: object, kind: type[T], where: str) -> T:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RolloutError(f"{where}: {value!r} is not of type {kind.__name__}.", fix="Correct it in rollout.toml.")
     return value
+
+
+def _text(value: object, where: str) -> str:
+    return _typed(value, str, where)
+
+
+def _whole(value: object, where: str) -> int:
+    return _typed(value, int, where)
 
 
 def _number(value: object, where: str) -> float:
@@ -296,6 +259,29 @@ def _option(value: object, where: str) -> Option:
     if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
         return tuple(value)
     raise RolloutError(f"{where}: {value!r} cannot be an option.", fix="Give a number, a text, true/false or numbers.")
+
+
+def _options(value: object, where: str) -> dict[str, Option]:
+    return {str(key): _option(item, f"{where}.{key}") for key, item in _typed(value, dict, where).items()}
+
+
+def _gate(value: object, where: str) -> Gate | None:
+    return None if value is None else _read(Gate, value, where, _GATE)
+
+
+def _side(value: object, where: str) -> Side:
+    return _read(Side, value, where, {"optimizer": _text, "options": _options, "arm": _text})
+
+
+def _stages(value: object, where: str) -> tuple[Stage, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RolloutError(f"the plan's {where} are not a list.", fix="Write each as [[stages]].")
+    return tuple(_read(Stage, stage, f"stage {number}", _STAGE) for number, stage in enumerate(value, start=1))
+
+
+_GATE = {"study": _text, "verdict": _text, "max_age_days": _number, "min_seeds": _whole, "study_hash": _text}
+_STAGE = {"name": _text, "share": _number, "gate": _gate, "kill_file": _text}
+_PLAN = {"name": _text, "champion": _side, "challenger": _side, "stages": _stages, "schema_version": _whole}
 
 
 def _toml(value: object) -> str:

@@ -13,7 +13,7 @@ from sabun.errors import RolloutError, SabunError
 from sabun.optim import notation
 from sabun.rollout.rollout_plan import RolloutPlan, Side
 
-__all__ = ["Params", "build", "check_sides"]
+__all__ = ["Params", "advice", "build", "check_sides"]
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -48,3 +48,13 @@ def check_sides(plan: RolloutPlan) -> tuple[list[str], list[str]]:
             except SabunError:
                 wrong.append(f"no job could build the {role}: {error.cause.rstrip('.')}.")
     return wrong, untested
+
+
+def advice(plan: RolloutPlan) -> list[str]:
+    """Return sentences on sides that cannot be built, cannot be tested here, or have no learning rate."""
+    wrong, untested = check_sides(plan)
+    notes = [f"{problem} Correct rollout.toml, then run `sabun rollout apply`." for problem in wrong]
+    for role, side in (("champion", plan.champion), ("challenger", plan.challenger)):
+        if not wrong and "lr" not in side.options and "lr=" not in "".join(side.optimizer.split()):
+            notes.append(f"the {role} has no lr: the default of {side.optimizer} is used.")
+    return notes + untested

@@ -20,7 +20,7 @@ from sabun.schemes.catalogue import (
     require_usable,
 )
 from sabun.schemes.certificate import Certificate, certify
-from sabun.schemes.multistep import Filter, LinearMultistep, StartUp, StateSpace
+from sabun.schemes.linear_multistep import Filter, LinearMultistep, StartUp, StateSpace
 from sabun.schemes.runge_kutta import ButcherTableau
 
 __all__ = [

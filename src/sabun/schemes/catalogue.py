@@ -19,7 +19,7 @@ from typing import cast, overload
 
 from sabun.errors import SchemeError, unknown
 from sabun.schemes import stabilised
-from sabun.schemes.multistep import LinearMultistep, StartUp
+from sabun.schemes.linear_multistep import LinearMultistep, StartUp
 from sabun.schemes.numbers import Number, exact, root_text, show
 from sabun.schemes.runge_kutta import ButcherTableau
 

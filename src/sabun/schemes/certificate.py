@@ -19,7 +19,7 @@ from sabun.messages.formatting import show
 from sabun.messages.languages import Language, languages
 from sabun.messages.sentences import Value, has, joined, text
 from sabun.schemes.catalogue import SCHEMES, Scheme, alternative, get, refusal
-from sabun.schemes.multistep import LinearMultistep
+from sabun.schemes.linear_multistep import LinearMultistep
 from sabun.schemes.numbers import Number, exact, root_text
 
 __all__ = ["NOISE_AT", "Certificate", "certify"]

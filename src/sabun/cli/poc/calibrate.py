@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
+from sabun.cli.options import argument, option
 
 __all__ = ["EPILOG", "calibrate"]
 
@@ -30,26 +30,20 @@ Without an effect all arms are equal (A/A studies), so that every go is false; a
 
 def calibrate(
     directory: Annotated[
-        Path | None,
-        typer.Argument(help="A study whose records are resampled. Default: simulated records.", metavar="DIR"),
+        Path | None, argument("A study whose records are resampled. Default: simulated records.", "DIR")
     ] = None,
-    studies: Annotated[int, typer.Option(help="Number of studies to judge.", metavar="N")] = 1000,
-    candidates: Annotated[int, typer.Option(help="Candidates per study (simulated records only).", metavar="N")] = 1,
-    seeds: Annotated[int, typer.Option(help="Paired seeds per study.", metavar="N")] = 10,
-    looks: Annotated[
-        str, typer.Option(help="Interim looks: numbers of seeds, such as 6,8. Default: none.", metavar="N,N,…")
-    ] = "",
+    studies: Annotated[int, option("Number of studies to judge.", "N")] = 1000,
+    candidates: Annotated[int, option("Candidates per study (simulated records only).", "N")] = 1,
+    seeds: Annotated[int, option("Paired seeds per study.", "N")] = 10,
+    looks: Annotated[str, option("Interim looks: numbers of seeds, such as 6,8. Default: none.", "N,N,…")] = "",
     effect: Annotated[
-        float, typer.Option(help="True effect: 0.03 makes candidates 3% better; 0 makes all arms equal.", metavar="X")
+        float, option("True effect: 0.03 makes candidates 3% better; 0 makes all arms equal.", "X")
     ] = 0.0,
     scenario: Annotated[
         str,
-        typer.Option(
-            help="Distribution of the simulated records: normal, heavy-tailed, skewed, two-basins, or mixed.",
-            metavar="NAME",
-        ),
+        option("Distribution of the simulated records: normal, heavy-tailed, skewed, two-basins, or mixed.", "NAME"),
     ] = "mixed",
-    seed: Annotated[int, typer.Option(help="Seed of the simulation.", metavar="N")] = 0,
+    seed: Annotated[int, option("Seed of the simulation.", "N")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Measure how often the verdict is wrong, and how often it finds a true effect."""
@@ -75,7 +69,7 @@ def calibrate(
     )  # fmt: skip
     low, high = found.go_interval
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "go_rate": found.go_rate, "power": found.power}))
+        console.print_json({**asdict(found), "go_rate": found.go_rate, "power": found.power})
     else:
         typer.echo(
             f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "

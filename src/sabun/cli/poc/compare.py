@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sabun.cli import console, options
+from sabun.cli.options import argument
 
 __all__ = ["EPILOG", "compare"]
 
@@ -28,8 +26,8 @@ table describes and does not test.
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="A")],
-    second: Annotated[Path, typer.Argument(help="Directory of another study.", metavar="B")],
+    first: Annotated[Path, argument("Directory of a study.", "A")],
+    second: Annotated[Path, argument("Directory of another study.", "B")],
     lang: options.Lang = "en",
     as_json: options.Json = False,
 ) -> None:
@@ -38,13 +36,13 @@ def compare(
     from sabun.cli.poc.stored import evidence_of
     from sabun.messages.languages import language
     from sabun.poc.descriptions import describe_arms
-    from sabun.report import json as as_data
+    from sabun.report import report_json
     from sabun.report.compare import compare as differences
     from sabun.report.publish import judge
 
     shown_in = language(lang)
     found = differences(*(judge(evidence_of(directory), describe=describe_arms) for directory in (first, second)))
     if as_json:
-        print(json.dumps(as_data.plain(found), ensure_ascii=False, allow_nan=False))
+        console.print_json(report_json.plain(found))
     else:
         console.stdout().print(tables.comparison(found, shown_in))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -110,14 +109,13 @@ def show_report(
     """
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
-    from sabun.report import json as as_data
-    from sabun.report import terminal
+    from sabun.report import report_json, terminal
     from sabun.report.publish import publish
 
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
-        value = {**as_data.to_dict(published.report), "files": published.files}
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        value = {**report_json.to_dict(published.report), "files": published.files}
+        console.print_json(value)
     elif not quiet:
         out = console.stdout()
         out.print(terminal.render(published.report, lang))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from sabun.cli import options
-from sabun.cli.options import OUTPUT
+from sabun.cli import console, options
+from sabun.cli.options import OUTPUT, option
 
 __all__ = ["EPILOG", "export"]
 
@@ -31,26 +28,21 @@ EPILOG = """**Reads** the records of a study. **Writes** one file, or standard o
 
 def export(
     directory: options.Directory,
-    csv: Annotated[
-        Path | None, typer.Option(help="CSV file; - for standard output.", metavar="FILE|-", rich_help_panel=OUTPUT)
-    ] = None,
-    parquet: Annotated[
-        Path | None, typer.Option(help="Parquet file (needs pyarrow).", metavar="FILE", rich_help_panel=OUTPUT)
-    ] = None,
+    csv: Annotated[Path | None, option("CSV file; - for standard output.", "FILE|-", OUTPUT)] = None,
+    parquet: Annotated[Path | None, option("Parquet file (needs pyarrow).", "FILE", OUTPUT)] = None,
     as_json: options.Json = False,
 ) -> None:
     """Export every epoch of every run as one flat table."""
     from sabun.cli.poc.stored import evidence_of
     from sabun.errors import OptionError
-    from sabun.report import json as as_data
-    from sabun.report import records_table
+    from sabun.report import records_table, report_json
     from sabun.report.publish import save
 
     if sum((csv is not None, parquet is not None, as_json)) != 1:
         raise OptionError("export writes exactly one format.", fix="Give --csv FILE, --parquet FILE or --json.")
     runs = list(evidence_of(directory).records.results.values())
     if as_json:
-        print(json.dumps(as_data.plain(records_table.rows(runs)), ensure_ascii=False, allow_nan=False))
+        console.print_json(report_json.plain(records_table.rows(runs)))
     elif parquet is not None:
         save(parquet, records_table.to_parquet(runs))
     elif str(csv) == "-":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
+from sabun.cli.options import argument, flag
 
 __all__ = ["EPILOG", "init"]
 
@@ -27,10 +27,10 @@ EPILOG = """**Writes** one new file; an existing file is never overwritten.
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="The study file to write.", metavar="STUDY.toml")] = Path("study.toml"),
+    file: Annotated[Path, argument("The study file to write.", "STUDY.toml")] = Path("study.toml"),
     task: options.Task = None,
     script: options.Script = None,
-    check: Annotated[bool, typer.Option("--check", help="Then run `sabun poc check` on it.")] = False,
+    check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a commented study file to start from."""
@@ -39,7 +39,7 @@ def init(
 
     study = write_template(file, task=task, script=script)
     if as_json:
-        typer.echo(json.dumps({"file": str(file), "study": study.hash}))
+        console.print_json({"file": str(file), "study": study.hash})
     else:
         typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:

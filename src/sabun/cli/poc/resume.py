@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from sabun.cli import options
-from sabun.cli.options import EXECUTION
+from sabun.cli.options import EXECUTION, flag
 
 __all__ = ["EPILOG", "resume"]
 
@@ -29,10 +27,8 @@ def resume(
     directory: options.Directory,
     retry_failed: Annotated[
         bool,
-        typer.Option(
-            "--retry-failed",
-            help="Repeat failed runs, and the runs that depend on a failed tuning trial.",
-            rich_help_panel=EXECUTION,
+        flag(
+            "Repeat failed runs, and the runs that depend on a failed tuning trial.", "--retry-failed", panel=EXECUTION
         ),
     ] = False,
     jobs: options.Jobs = None,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sabun.cli import options
-from sabun.cli.options import BUDGET, OUTPUT
+from sabun.cli.options import BUDGET, OUTPUT, flag, option
 
 __all__ = ["EPILOG", "run"]
 
@@ -39,38 +37,27 @@ def run(
     script: options.Script = None,
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Paired evaluation runs of every arm.", metavar="N", rich_help_panel=BUDGET)
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Tuning trials of every arm.", metavar="N", rich_help_panel=BUDGET)
-    ] = None,
-    no_tuning: Annotated[
-        bool, typer.Option("--no-tuning", help="Run no trials; use every arm as given.", rich_help_panel=BUDGET)
-    ] = False,
+    seeds: Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)] = None,
+    trials: Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)] = None,
+    no_tuning: Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)] = False,
     epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Epochs of every run. For a script, put {epochs} into its command.",
-            metavar="N",
-            rich_help_panel=BUDGET,
-        ),
+        int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)
     ] = None,
     time_limit: options.TimeLimit = None,
     pruning: Annotated[
         str | None,
-        typer.Option(
-            help="Whether a tuning run ends early when it is worse than the median. Same rule for every arm.",
-            metavar="none|median",
-            rich_help_panel=BUDGET,
+        option(
+            "Whether a tuning run ends early when it is worse than the median. Same rule for every arm.",
+            "none|median",
+            BUDGET,
         ),
     ] = None,
     batch_seeds: Annotated[
         bool,
-        typer.Option(
+        flag(
+            "Train the seeds of an arm as one batched model where task and optimizer allow it.",
             "--batch-seeds",
-            help="Train the seeds of an arm as one batched model where task and optimizer allow it.",
-            rich_help_panel=BUDGET,
+            panel=BUDGET,
         ),
     ] = False,
     jobs: options.Jobs = None,
@@ -85,12 +72,7 @@ def run(
     hours_per_job: options.HoursPerJob = None,
     setup_cost: options.SetupCost = 0.0,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Directory of the study: records and reports. Default: runs/NAME.",
-            metavar="DIR",
-            rich_help_panel=OUTPUT,
-        ),
+        Path | None, option("Directory of the study: records and reports. Default: runs/NAME.", "DIR", OUTPUT)
     ] = None,
     lang: options.Lang = "en",
     gate: options.Gate = False,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
+from sabun.cli.options import option
 from sabun.cli.rollout.output import print_notes
 from sabun.errors import OptionError
 
@@ -34,36 +34,29 @@ audit log and its state file. After an edit of the plan: `sabun rollout apply`.
 
 def init(
     study: Annotated[
-        Path | None,
-        typer.Option(help="A study. Its baseline and its candidate become champion and challenger.", metavar="DIR"),
+        Path | None, option("A study. Its baseline and its candidate become champion and challenger.", "DIR")
     ] = None,
-    candidate: Annotated[
-        str, typer.Option(help="The candidate of the study to use, if it has several.", metavar="NAME")
-    ] = "",
+    candidate: Annotated[str, option("The candidate of the study to use, if it has several.", "NAME")] = "",
     champion: Annotated[
         str,
-        typer.Option(
-            help="Today's optimizer, such as torch.optim:AdamW. Needed without a study, and if the study's baseline is "
+        option(
+            "Today's optimizer, such as torch.optim:AdamW. Needed without a study, and if the study's baseline is "
             "a script.",
-            metavar="OPTIMIZER",
+            "OPTIMIZER",
         ),
     ] = "",
     challenger: Annotated[
-        str,
-        typer.Option(help="The new optimizer, such as nesterov@adam. Only without a study.", metavar="OPTIMIZER"),
+        str, option("The new optimizer, such as nesterov@adam. Only without a study.", "OPTIMIZER")
     ] = "",
-    champion_lr: Annotated[float | None, typer.Option(help="Learning rate of the champion.", metavar="LR")] = None,
-    challenger_lr: Annotated[float | None, typer.Option(help="Learning rate of the challenger.", metavar="LR")] = None,
-    name: Annotated[
-        str,
-        typer.Option(help="Name of the roll-out. The assignment of jobs depends on it.", metavar="NAME"),
-    ] = "",
+    champion_lr: Annotated[float | None, option("Learning rate of the champion.", "LR")] = None,
+    challenger_lr: Annotated[float | None, option("Learning rate of the challenger.", "LR")] = None,
+    name: Annotated[str, option("Name of the roll-out. The assignment of jobs depends on it.", "NAME")] = "",
     plan: options.Plan = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a plan, or take an existing one, and start its audit log at the first stage."""
-    from sabun.rollout.advice import advice
     from sabun.rollout.proposal import propose, template
+    from sabun.rollout.sides import advice
     from sabun.rollout.state import Rollout
 
     rollout = Rollout(plan)
@@ -86,7 +79,7 @@ def init(
     state = rollout.start(proposed)
     notes = advice(state.plan)
     if as_json:
-        typer.echo(json.dumps({**state.to_json(), "head": state.head, "notes": notes}, ensure_ascii=False, indent=2))
+        console.print_json({**state.to_json(), "head": state.head, "notes": notes}, indent=2)
         return
     typer.echo(f"{rollout.plan_path}: roll-out {state.plan.name!r} starts at stage {state.stage.name!r}.")
     print_notes(notes)

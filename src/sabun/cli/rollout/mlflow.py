@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from sabun.cli import options
+from sabun.cli.options import argument
 from sabun.cli.rollout.output import update_aliases
 
 __all__ = ["EPILOG", "mlflow"]
@@ -25,8 +24,7 @@ in the model registry that MLflow is configured for.
 
 
 def mlflow(
-    model: Annotated[str, typer.Argument(help="Name of the registered model.", metavar="MODEL")],
-    plan: options.Plan = None,
+    model: Annotated[str, argument("Name of the registered model.", "MODEL")], plan: options.Plan = None
 ) -> None:
     """Set the aliases of a registered MLflow model to the versions that the current stage calls for."""
     from sabun.rollout.state import Rollout

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from sabun.cli import options
+from sabun.cli.options import option
 from sabun.cli.rollout.output import print_state, update_aliases
 
 __all__ = ["EPILOG", "rollback"]
@@ -28,7 +27,7 @@ without this command, create the file KILL next to the plan.
 
 def rollback(
     reason: options.Reason,
-    to: Annotated[str | None, typer.Option(help="Stage to return to. Default: the first.", metavar="STAGE")] = None,
+    to: Annotated[str | None, option("Stage to return to. Default: the first.", "STAGE")] = None,
     mlflow: options.Mlflow = None,
     plan: options.Plan = None,
     as_json: options.Json = False,

@@ -130,7 +130,7 @@ class MatrixKernel:
     """A compiled rule. Raises NoCompilerError if it cannot be compiled."""
 
     def __init__(self, rule: Rule, dtype: torch.dtype) -> None:
-        self._columns = rule.taps + 2
+        self._columns = rule.buffer_count + 2
         self._step = step_function(source(rule, dtype), "pippipii")
 
     def __call__(self, table: MatrixTable, grads: Tensors, numbers: Sequence[float]) -> None:
@@ -158,7 +158,7 @@ class MatrixKernel:
 
 def source(rule: Rule, dtype: torch.dtype) -> str:
     """The C text of ``rule`` for matrices of this dtype."""
-    states = [f"s{j}" for j in range(rule.taps)]
+    states = [f"s{j}" for j in range(rule.buffer_count)]
     emitter = CEmitter()
     operands = {name: f"k_{name}" for name in rule.operands}
     d, _, buffers = direction(emitter, rule, operands, "p", "g", states)

@@ -27,7 +27,7 @@ from sabun.optim.compiled.c_matrices import MatrixTable
 from sabun.optim.compiled.c_tables import CKernel, PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
-from sabun.optim.filters import Realization
+from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import MatrixForm, Preconditioner
 from sabun.optim.terms import Tensors
 
@@ -53,7 +53,7 @@ class Engine:
     def step(
         self,
         group: Mapping[str, Any],
-        filter_: Realization,
+        filter_: FilterForm,
         preconditioner: Preconditioner,
         *,
         lr: float,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
-from sabun.optim.filters import Realization
+from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import ElementwiseForm, MatrixForm, Preconditioner
 
 __all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule_of", "step"]
@@ -37,13 +37,14 @@ class Arithmetic(Protocol[V]):
 class Rule:
     """What decides the form of the pass; everything else is an operand. Equal rules are one object.
 
-    ``form`` and ``taps`` are those of the filter (:class:`sabun.optim.filters.Realization`); ``states`` is the number
-    of buffers of the size of θ, the filter's and the preconditioner's; ``plain`` means that g is used as it is, neither
-    negated nor with L2 decay added; ``operands`` are the names of the numbers that :func:`step` takes, in order.
+    ``form`` and ``buffer_count`` are those of the filter (:class:`sabun.optim.filters.FilterForm`); ``states`` is the
+    number of buffers of the size of θ, the filter's and the preconditioner's; ``plain`` means that g is used as it is,
+    neither negated nor with L2 decay added; ``operands`` are the names of the numbers that :func:`step`
+    takes, in order.
     """
 
     form: str
-    taps: int
+    buffer_count: int
     states: int
     plain: bool
     preconditioner: ElementwiseForm | MatrixForm
@@ -51,34 +52,34 @@ class Rule:
 
 
 @lru_cache(maxsize=256)
-def _rule(form: str, taps: int, states: int, plain: bool, preconditioner: ElementwiseForm | MatrixForm) -> Rule:
+def _rule(form: str, buffer_count: int, states: int, plain: bool, preconditioner: ElementwiseForm | MatrixForm) -> Rule:
     names = ["keep", "scale"] if plain else ["keep", "scale", "sense", "l2"]
     if form != "direct":
         names += ["pole", "rest", "fresh", "mean"]
     else:
-        names += [f"b{j}" for j in range(taps + 1)] + [f"c{j}" for j in range(1, taps + 1)]
+        names += [f"b{j}" for j in range(buffer_count + 1)] + [f"c{j}" for j in range(1, buffer_count + 1)]
     if isinstance(preconditioner, ElementwiseForm):
         names += preconditioner.operands
-    return Rule(form, taps, states, plain, preconditioner, tuple(names))
+    return Rule(form, buffer_count, states, plain, preconditioner, tuple(names))
 
 
-def rule_of(filter_: Realization, preconditioner: Preconditioner, group: Mapping[str, Any]) -> Rule:
+def rule_of(filter_: FilterForm, preconditioner: Preconditioner, group: Mapping[str, Any]) -> Rule:
     """The rule of a filter and a preconditioner that has a compiled form."""
     assert preconditioner.compiled is not None
     plain = not (group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
-    states = filter_.taps + len(preconditioner.like)
-    form = filter_.kind if filter_.taps else "direct"
-    return _rule(form, filter_.taps, states, plain, preconditioner.compiled)
+    states = filter_.buffer_count + len(preconditioner.like)
+    form = filter_.kind if filter_.buffer_count else "direct"
+    return _rule(form, filter_.buffer_count, states, plain, preconditioner.compiled)
 
 
-def mass(filter_: Realization, count: int) -> float:
+def mass(filter_: FilterForm, count: int) -> float:
     """The divisor of the direction in step ``count``: Adam's bias correction with start-up "unbiased", else 1."""
     return filter_.mass(count) if filter_.start_up == "unbiased" else 1.0
 
 
 def numbers(
     rule: Rule,
-    filter_: Realization,
+    filter_: FilterForm,
     preconditioner: Preconditioner,
     group: Mapping[str, Any],
     *,
@@ -111,10 +112,10 @@ def step(on: Arithmetic[V], rule: Rule, k: Mapping[str, V], p: V, g: V, state: S
     then     u from d by the compiled form of the preconditioner,  p ← p(1 − lr·λ) − (lr/mass)·u
     """
     add, mul = on.add, on.mul
-    d, g, taps = direction(on, rule, k, p, g, state)
+    d, g, buffers = direction(on, rule, k, p, g, state)
     assert isinstance(rule.preconditioner, ElementwiseForm)
-    u, kept = rule.preconditioner.update(on, k, d, g, state[rule.taps :])
-    return add(mul(p, k["keep"]), mul(u, k["scale"])), [*taps, *kept]
+    u, kept = rule.preconditioner.update(on, k, d, g, state[rule.buffer_count :])
+    return add(mul(p, k["keep"]), mul(u, k["scale"])), [*buffers, *kept]
 
 
 def direction(
@@ -124,17 +125,17 @@ def direction(
     add, mul = on.add, on.mul
     if not rule.plain:
         g = add(mul(g, k["sense"]), mul(p, k["l2"]))
-    taps = list(state[: rule.taps])
+    buffers = list(state[: rule.buffer_count])
     if rule.form != "direct":
-        mean = add(mul(taps[0], k["pole"]), mul(g, k["rest"]))
-        seen = mean if rule.form == "pole" else taps[0]
+        mean = add(mul(buffers[0], k["pole"]), mul(g, k["rest"]))
+        seen = mean if rule.form == "pole" else buffers[0]
         d = add(mul(g, k["fresh"]), mul(seen, k["mean"]))
-        taps[0] = mean
+        buffers[0] = mean
     else:
         d = mul(g, k["b0"])
-        if taps:
-            d = add(d, taps[0])
-        for j in range(1, rule.taps + 1):
+        if buffers:
+            d = add(d, buffers[0])
+        for j in range(1, rule.buffer_count + 1):
             fed = add(mul(g, k[f"b{j}"]), mul(d, k[f"c{j}"]))
-            taps[j - 1] = add(taps[j], fed) if j < rule.taps else fed
-    return d, g, taps
+            buffers[j - 1] = add(buffers[j], fed) if j < rule.buffer_count else fed
+    return d, g, buffers

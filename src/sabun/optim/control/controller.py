@@ -16,7 +16,7 @@ from torch import Tensor
 from sabun.optim.averaging import Averaging
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.preconditioners.preconditioner import Preconditioner
-from sabun.optim.roles import Role, Table
+from sabun.optim.role_registry import Registry, Role
 
 __all__ = ["STEP_CONTROLS", "Controller", "Fixed", "StepContext", "StepControl", "UpdateEntry"]
 
@@ -93,7 +93,7 @@ class StepControl(Role):
         return True
 
 
-STEP_CONTROLS: Table[StepControl] = Table("step control", "fixed")
+STEP_CONTROLS: Registry[StepControl] = Registry("step control", "fixed")
 """The step controls by name."""
 
 

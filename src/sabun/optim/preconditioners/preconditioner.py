@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.distributed import Team
-from sabun.optim.roles import Role, Table
+from sabun.optim.role_registry import Registry, Role
 from sabun.optim.tensors import is_matrix
 from sabun.optim.terms import Tensors, Terms
 
@@ -135,5 +135,5 @@ class Preconditioner(Role):
         return cls.scale is not Preconditioner.scale
 
 
-PRECONDITIONERS: Table[Preconditioner] = Table("preconditioner", "none")
+PRECONDITIONERS: Registry[Preconditioner] = Registry("preconditioner", "none")
 """The preconditioners by name."""

@@ -11,9 +11,9 @@ from typing import Any
 from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import StoreError
 from sabun.poc.evidence.audit_trail import VERDICT
+from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.specification import AUDIT, RECORDS
 from sabun.poc.evidence.study_records import StudyRecords
-from sabun.poc.evidence.verification import StudyVerification, VerifiedRecords, load
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study

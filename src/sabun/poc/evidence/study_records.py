@@ -9,6 +9,8 @@ Each line is one record of an unsealed :mod:`sabun.journal`:
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +19,6 @@ from sabun.journal import GENESIS, JournalRecord, Json
 from sabun.poc.codec import decode
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
-from sabun.poc.evidence.timing import with_exclusive_timing
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.judgement.trials import summarize
 from sabun.poc.records import RunResult
@@ -118,7 +119,7 @@ class StudyRecords:
         """
         timed = {(r.arm, r.seed): r for r in self.results.values() if r.phase == "time"}
         return [
-            with_exclusive_timing(result, timed.get((result.arm, result.seed)))
+            _with_exclusive_timing(result, timed.get((result.arm, result.seed)))
             for result in self.results.values()
             if result.phase != "time"
         ]
@@ -129,3 +130,22 @@ class StudyRecords:
             for held in (self.results, self.environment_of, self.trials):
                 held.pop(run, None)
             self.exclusive.discard(run)
+
+
+def _with_exclusive_timing(result: RunResult, timed: RunResult | None) -> RunResult:
+    """Return ``result`` with, in every epoch, the medians of ``timed``: a run of phase ``time``, same arm and seed."""
+    if timed is None or result.phase != "evaluate":
+        return result
+    measured = [epoch for epoch in timed.epochs if epoch.epoch > 0]
+    if not measured:
+        return result
+    train_s, optimizer_s = (
+        statistics.median([getattr(epoch, key) for epoch in measured]) for key in ("train_s", "optimizer_s")
+    )
+    epochs = tuple(
+        dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
+        for epoch in result.epochs
+    )
+    # Seeds that were trained as one model shared their memory too.
+    memory = timed.peak_memory_bytes if result.batched_seeds > 1 else result.peak_memory_bytes
+    return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)

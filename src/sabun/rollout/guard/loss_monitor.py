@@ -21,13 +21,14 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
 
 AnomalyKind = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+_STORED = ("seen", "first", "highest", "start", "best", "best_noise", "limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,13 @@ class LossMonitor:
     """Lowest median of a full window so far."""
     best_noise: float = 0.0
     """The noise s of that window."""
-    _limit: float = math.inf
+    limit: float = math.inf
+    """Largest loss that is not a spike. It is updated with every eighth loss, which costs little."""
 
     @property
     def level(self) -> float:
         """Median of the recent losses; infinite before the first."""
         return statistics.median(self.recent) if self.recent else math.inf
-
-    def limit(self) -> float:
-        """Return the largest loss that is not a spike. It is updated with every eighth loss, which costs little."""
-        return self._limit
 
     def judge(self, loss: float, gradient_norm: float | None = None) -> Anomaly | None:
         """Return the anomaly of this step, or None; a loss without an anomaly enters the window."""
@@ -74,8 +72,8 @@ class LossMonitor:
             return Anomaly("loss-not-finite", loss)
         if gradient_norm is not None and not math.isfinite(gradient_norm):
             return Anomaly("gradient-not-finite", gradient_norm)
-        if loss > self._limit:
-            return Anomaly("loss-spike", loss, self._limit)
+        if loss > self.limit:
+            return Anomaly("loss-spike", loss, self.limit)
         if self.seen == 0:
             self.first = loss
         if loss > self.highest:
@@ -93,10 +91,10 @@ class LossMonitor:
         if self.seen == self.warm_up:
             self.start = level
         if self.seen < self.warm_up or len(self.recent) < min(8, self.warm_up):
-            self._limit = self.highest + abs(self.first)
+            self.limit = self.highest + abs(self.first)
             return None
         noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
-        self._limit = level + max(self.z * noise, self.share * max(self.start - level, 0.0))
+        self.limit = level + max(self.z * noise, self.share * max(self.start - level, 0.0))
         if len(self.recent) < self.window:
             return None
         tolerated = self.best + max(3 * self.best_noise, self.share * max(self.start - self.best, 0.0))
@@ -109,30 +107,14 @@ class LossMonitor:
     def forget(self) -> None:
         """Clear the window, whose losses are not those of a restored state; keep start and best."""
         self.recent.clear()
-        self._limit = self.highest + abs(self.first)
+        self.limit = self.highest + abs(self.first)
 
-    def state_dict(self) -> dict[str, float | list[float]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {
-            "recent": list(self.recent),
-            "seen": self.seen,
-            "first": self.first,
-            "highest": self.highest,
-            "start": self.start,
-            "best": self.best,
-            "best_noise": self.best_noise,
-            "limit": self._limit,
-        }
+        return {"recent": list(self.recent), **{name: getattr(self, name) for name in _STORED}}
 
-    def load_state_dict(self, state: Mapping[str, float | list[float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        recent = state["recent"]
-        self.recent = deque(recent if isinstance(recent, list) else [])
-        self.seen = int(_number(state["seen"]))
-        for key in ("first", "highest", "start", "best", "best_noise"):
-            setattr(self, key, _number(state[key]))
-        self._limit = _number(state["limit"])
-
-
-def _number(value: float | list[float]) -> float:
-    return value if isinstance(value, int | float) else math.nan
+        self.recent = deque(state["recent"])
+        for name in _STORED:
+            setattr(self, name, state[name])

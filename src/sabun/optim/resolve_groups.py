@@ -12,13 +12,13 @@ from sabun.optim.control import STEP_CONTROLS
 from sabun.optim.momentum import check_momentum, require_unbiased
 from sabun.optim.options import check_learning_rate
 from sabun.optim.preconditioners import PRECONDITIONERS
-from sabun.optim.roles import Role, Table
+from sabun.optim.role_registry import Registry, Role
 from sabun.optim.scheme_codec import Scheme, encode, multistep
 from sabun.schemes import LinearMultistep, get, require_usable
 
 __all__ = ["ROLES", "encoded", "resolve", "resolve_edits"]
 
-ROLES: Mapping[str, Table[Any]] = MappingProxyType(
+ROLES: Mapping[str, Registry[Any]] = MappingProxyType(
     {"preconditioner": PRECONDITIONERS, "averaging": AVERAGING, "step_control": STEP_CONTROLS}
 )
 """The tables of the roles by their key in a parameter group. The fourth role is the scheme."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from sabun.errors import OptionError, unknown
 from sabun.optim.options import Option
 
-__all__ = ["Role", "Table", "parse_call", "route"]
+__all__ = ["Registry", "Role", "parse_call", "route"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Role:
 R = TypeVar("R", bound=Role)
 
 
-class Table(Mapping[str, type[R]], Generic[R]):
+class Registry(Mapping[str, type[R]], Generic[R]):
     """The entries of one role by name, in order of registration."""
 
     def __init__(self, role: str, default: str) -> None:
