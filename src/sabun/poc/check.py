@@ -122,9 +122,16 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
 
 def _scaled(group: GroupRates, step: float) -> GroupRates:
     """Return the rates of a run at :data:`TINY` as they are at ``step``."""
-    rates = {key: getattr(group, key) for key in ("asked", "first", "last", "largest")}
+
+    def scaled(rate: float | None) -> float | None:
+        return None if rate is None else rate / TINY * step
+
     return dataclasses.replace(
-        group, **{key: None if rate is None else rate / TINY * step for key, rate in rates.items()}
+        group,
+        asked=scaled(group.asked),
+        first=scaled(group.first),
+        last=scaled(group.last),
+        largest=scaled(group.largest),
     )
 
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -305,8 +306,9 @@ def _setter() -> str:
     except (OSError, SyntaxError, ValueError):
         return ""
     for node in nodes:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
+        if not isinstance(node, ast.Assign | ast.AugAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             if isinstance(target, ast.Subscript) and getattr(target.slice, "value", None) == "lr":
                 line = text.splitlines()[node.lineno - 1].strip()
                 return f" (line {node.lineno} of {Path(str(file)).name}: {line})"
@@ -315,9 +317,10 @@ def _setter() -> str:
 
 def _is_nested(optimizer: Any) -> bool:
     """Return whether ``step`` of ``optimizer`` is running within another call of it, as by ``super().step()``."""
-    frame, found = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    found = 0
     while frame is not None:
         if "profile_name" in frame.f_locals and frame.f_locals.get("self") is optimizer:  # torch's wrapper of step
             found += 1
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found > 1

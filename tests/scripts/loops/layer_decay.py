@@ -1,8 +1,9 @@
 """Layer-wise decay as in fine-tuning of MAE and BEiT: the factor is a note of the group, the schedule reads it."""
 
-import sabun
 import torch
 from problem import batches, data, evaluate, gradient, net
+
+import sabun
 
 (x, y), validation = data()
 model = net()

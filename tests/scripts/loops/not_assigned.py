@@ -1,8 +1,9 @@
 """A loop that forgets what ``swap`` returns."""
 
-import sabun
 import torch
 from problem import batches, data, evaluate, gradient, net
+
+import sabun
 
 (x, y), validation = data()
 model = net()

@@ -2,9 +2,10 @@
 
 import sys
 
-import sabun
 import torch
 from problem import batches, data, evaluate, gradient, net
+
+import sabun
 
 (x, y), validation = data()
 model = net()

@@ -1,11 +1,12 @@
-"""Fine-tuning with a schedule that is created before ``swap`` or after it: ``scheduler.py before|after KIND GROUPS``."""
+"""Training under a schedule that is created before ``swap`` or after it: ``scheduler.py before|after KIND GROUPS``."""
 
 import sys
 
-import sabun
 import torch
 from problem import STEPS, batches, data, evaluate, gradient, net
 from torch.optim import lr_scheduler
+
+import sabun
 
 placement, kind, shape = sys.argv[1:]
 (x, y), validation = data()

@@ -3,9 +3,10 @@
 import math
 import sys
 
-import sabun
 import torch
 from problem import STEPS, batches, data, evaluate, gradient, net
+
+import sabun
 
 learning_rate, min_lr, warmup_iters, max_iters = 1e-2, 1e-3, 5, 3 * STEPS
 (x, y), validation = data()
