@@ -44,7 +44,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 NAMES = st.sampled_from(
     ["kind", "epoch", "val_loss", "train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr", "x"]
 )
-JSON = st.dictionaries(NAMES, VALUES | st.sampled_from(["log", "swap", "end", "NaN"]))
+JSON = st.dictionaries(NAMES, VALUES | st.sampled_from(["log", "swap", "fault", "end", "NaN"]))
 ADAMW = "torch.optim:AdamW(weight_decay=0.1)"
 
 
@@ -95,16 +95,16 @@ def test_outside_of_a_study_both_lines_do_nothing(python: str) -> None:
     assert done.stdout.startswith("groups [(0.02, 0.01), (0.01, 0.0)]")
 
 
-def test_a_script_is_trained_with_the_arms_optimizer_and_its_groups_keep_their_ratio(
-    python: str, tmp_path: Path
-) -> None:
+def test_a_script_is_trained_with_the_arms_optimizer_and_sees_its_own_rates(python: str, tmp_path: Path) -> None:
     study = script_study(f"{python} {PLAIN}")
     own, printed = one(study, "script", tmp_path, lr_multiplier=0.5)
     assert own.status == "finished", own.failure
-    assert printed.startswith("groups [(0.01, 0.01), (0.005, 0.0)]")
+    assert printed.startswith("groups [(0.02, 0.01), (0.01, 0.0)]")  # of the script, whatever the arm's rate
+    assert [group.asked for group in own.rates] == pytest.approx([0.01, 0.005])
     other, printed = one(study, ADAMW, tmp_path, lr=0.004)
     assert other.status == "finished", other.failure
-    assert printed.startswith("groups [(0.004, 0.1), (0.002, 0.0)]")
+    assert printed.startswith("groups [(0.02, 0.1), (0.01, 0.0)]")
+    assert [group.asked for group in other.rates] == pytest.approx([0.004, 0.002])
     for result, lr in ((own, 0.01), (other, 0.004)):
         assert [e.epoch for e in result.epochs] == [1, 2, 3]
         assert [e.gradient_evaluations for e in result.epochs] == [8, 16, 24]
@@ -332,7 +332,7 @@ def test_a_line_is_a_record_that_can_be_stored_or_an_error(line: bytes) -> None:
         assert problem.isprintable()
     else:
         json.dumps(to_json(record), allow_nan=False)
-        assert record["kind"] in ("swap", "log", "end")
+        assert record["kind"] in ("swap", "log", "fault", "end")
 
 
 def test_what_a_script_printed_is_not_read_into_memory(tmp_path: Path) -> None:

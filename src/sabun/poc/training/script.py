@@ -7,8 +7,9 @@ the study's number of epochs; without it the command has its own. The learning-r
 script's; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
-a task option), never calls ``swap`` or ``log``, or writes a line that is not a record. Other runs are not
-affected. Runs that do not need the whole curve (timing, ``check``) are stopped after the epochs that they need.
+a task option), never calls ``swap`` or ``log``, never steps the optimizer that ``swap`` returned, or writes a line that
+is not a record. Other runs are not affected. Runs that do not need the whole curve (timing, ``check``) are stopped after
+the epochs that they need.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 from sabun import _files
 from sabun.errors import StoreError, TrainingError
+from sabun.poc.codec import decode_rates
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
@@ -163,6 +165,7 @@ class ScriptTrainer:
             peak_memory_bytes=follow.end.get("peak_memory_bytes"),
             optimizer_state_bytes=follow.end.get("optimizer_state_bytes"),
             weights_sha256=follow.end.get("weights_sha256"),
+            rates=decode_rates(follow.end.get("rates") or ()),
             started=started,
             ended=now(),
             failure=f"{fault}.{f'{PRINTED_LAST}{last_lines}' if last_lines else ''}" if fault else "",
@@ -176,6 +179,7 @@ class _Follower:
         self.path = path
         self.position = 0
         self.swapped = self.stopped = False
+        self.reason: str | None = None
         self.epochs: list[Epoch] = []
         self.test_loss: float | None = None
         self.test_metric: float | None = None
@@ -210,6 +214,8 @@ class _Follower:
         kind = record.pop("kind")
         if kind == "swap":
             self.swapped = True
+        elif kind == "fault":
+            self.reason = record["reason"]
         elif kind == "end":
             self.end = record
         elif kind == "log":
@@ -222,6 +228,11 @@ class _Follower:
 
 def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
     code = process.returncode
+    if follow.reason is not None:
+        return follow.reason
+    unstepped = follow.epochs and not follow.epochs[-1].gradient_evaluations
+    if unstepped and (follow.stopped or code == 0):
+        return "the swapped optimizer was never stepped: put 'optimizer = sabun.swap(optimizer)' where it is made"
     if follow.stopped:  # stopped by the study, so its exit status does not matter
         return None
     if code < 0:

@@ -2,6 +2,7 @@
 
     {"kind":"swap","optimizer":"AdamW"}                                        the arm's optimizer is in place
     {"kind":"log","epoch":1,"val_loss":0.5,"train_s":1.2,…}                    one point of the learning curve
+    {"kind":"fault","reason":"…"}                                              the run has failed
     {"kind":"end","enough":false,"peak_memory_bytes":…,"weights_sha256":…}     the script ends, or has logged enough
 
 :mod:`sabun.script.session` writes them, but a script may write to the same file, and a crash or a full disk may cut a
@@ -82,10 +83,29 @@ def _digest(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{1,128}", value) is not None
 
 
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _rates(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(group, dict) and _group(group) for group in value)
+
+
+def _group(group: Mapping[str, object]) -> bool:
+    numbers = ("asked", "first", "last", "largest")
+    return (
+        {*group} == {"group", "name", "parameters", "steps", *numbers}
+        and all(_count(group[key]) for key in ("group", "parameters", "steps"))
+        and (group["name"] is None or _text(group["name"]))
+        and all(group[key] is None or _number(decode_float(group[key])) for key in numbers)
+    )
+
+
 Field = tuple[Callable[[object], bool], bool]
 """A test of a value, and whether the field must be there."""
 _FIELDS: Mapping[str, Mapping[str, Field]] = {
-    "swap": {"optimizer": (lambda value: isinstance(value, str), False)},
+    "swap": {"optimizer": (_text, False)},
+    "fault": {"reason": (_text, True)},
     "log": {
         "epoch": (_count, True),
         "train_loss": (_number, False),
@@ -104,5 +124,6 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "peak_memory_bytes": (_count, False),
         "optimizer_state_bytes": (_count, False),
         "weights_sha256": (_digest, False),
+        "rates": (_rates, False),
     },
 }
