@@ -279,7 +279,7 @@ BAD_LINES = {
     "no loss": b'{"kind":"log","epoch":1,' + REST,
     "an epoch that is no number": b'{"kind":"log","epoch":null,"val_loss":1.0,' + REST,
     "a number that is too long": b'{"kind":"end","peak_memory_bytes":1' + b"0" * 400 + b"}",
-    "too long": b"x" * 100_000,
+    "too long": b"x" * 5_000_000,
 }
 
 

@@ -8,8 +8,8 @@ script's; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
 a task option), never calls ``swap`` or ``log``, never steps the optimizer that ``swap`` returned, or writes a line that
-is not a record. Other runs are not affected. Runs that do not need the whole curve (timing, ``check``) are stopped after
-the epochs that they need.
+is not a record. Other runs are not affected. Runs that do not need the whole curve (timing, ``check``) are stopped
+after the epochs that they need.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ from sabun.poc.codec import decode_float
 
 __all__ = ["LONGEST", "MalformedLineError", "quoted", "read_record"]
 
-LONGEST = 1 << 16
+LONGEST = 1 << 22
 """Maximum length of a line in bytes."""
+LONGEST_TEXT = 10_000
 SHOWN = 120
 """Number of characters of a malformed line that are quoted."""
 
@@ -84,7 +85,7 @@ def _digest(value: object) -> bool:
 
 
 def _text(value: object) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
 
 
 def _rates(value: object) -> bool:
