@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,8 @@ if sys.platform != "win32":
 
 __all__ = ["lock", "locked", "replace", "replacing", "sync_directory", "write_all"]
 
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""Flag for opening a file of a directory that was received: its name must not be a link to another file."""
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""
 
@@ -38,7 +41,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """
     draft = path.with_name(path.name + DRAFT)
     try:
-        with draft.open("wb") as file:
+        with open(_open_new(draft), "wb") as file:
             yield file
             file.flush()
             if sync:
@@ -52,6 +55,16 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         # The new content is in place: without this, a power cut may bring back the old one, and nothing worse.
         with contextlib.suppress(OSError):
             sync_directory(path.parent)
+
+
+def _open_new(path: Path) -> int:
+    """Open a file that did not exist: never one that a link of this name leads to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:  # left by a kill, or planted
+        path.unlink()
+        return os.open(path, flags, 0o666)
 
 
 def replace(path: Path, content: bytes, *, sync: bool = True) -> None:
@@ -69,11 +82,29 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def lock(handle: int, *, shared: bool = False, wait: bool = True) -> None:
-    """Lock an open file; closing it releases the lock. Without ``wait``, raise BlockingIOError where it is held."""
+def lock(handle: int, *, shared: bool = False, wait: bool = True, seconds: float | None = None) -> None:
+    """Lock an open file; closing it releases the lock.
+
+    Where the lock is held, raise BlockingIOError: at once without ``wait``, or after ``seconds`` where they are given.
+    Anyone who can read a file can hold its lock, so that a process must not wait for it forever.
+    """
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "file locks need Linux or macOS")
-    fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait and seconds is None:
+        fcntl.flock(handle, kind)
+        return
+    deadline = time.monotonic() + (seconds or 0.0)
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not wait or time.monotonic() >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 @contextlib.contextmanager
