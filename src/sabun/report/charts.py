@@ -241,7 +241,7 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
 def _edge_key(arm: ArmFacts, kpi: str, n: int) -> str:
     """The message for the ``n``-th value of a KPI, which is not finite.
 
-    inf is worse than any number (diverged, not reached). NaN is no number: the run failed, or its value has no
+    inf is worse than any number (diverged, not reached). NaN: the run failed, or the value has no
     definition, as the time to the final loss of a baseline that diverged.
     """
     values = arm.summary.values
