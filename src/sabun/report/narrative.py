@@ -98,7 +98,7 @@ def headline(findings: Findings) -> Note:
 # The reasons for "unclear", by what can be done about them; the first that applies is the advice.
 _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "unfinished": ("k1_incomplete", "k1_continue"),
+        "unfinished": ("k1_failed", "k1_incomplete", "k1_continue"),
         "data": (
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
             "k3_no_data", "k3_no_variation",
@@ -136,7 +136,7 @@ def _undecided(findings: Findings, values: dict[str, Value]) -> Note:
     comparison = findings.lead.deciding(group)
     if reason.code.endswith("_too_few_seeds"):
         return Note("headline.undecided_few", values)
-    if reason.code == "k1_incomplete":
+    if reason.code in ("k1_failed", "k1_incomplete"):
         return Note("headline.undecided_incomplete", values)
     if comparison is None or not _known(comparison) or reason.code == "k1_baseline_diverged":
         return Note("headline.undecided", values)
@@ -259,9 +259,10 @@ def why(findings: Findings) -> tuple[Note, ...]:
     if today is None or new is None:
         notes = [Note("why.unknown", {"arm": a.name}) for a in (findings.arms[0], arm) if a.method is None]
         return (*notes, *_margins(findings.arms[0], arm))
-    if today.scheme == new.scheme and today.preconditioner == new.preconditioner:
+    same_preconditioner = _without_options(today.preconditioner) == _without_options(new.preconditioner)
+    if today.scheme == new.scheme and same_preconditioner:
         return (Note("why.same", names | {"scheme": new.scheme}), *_margins(findings.arms[0], arm))
-    if today.preconditioner != new.preconditioner:
+    if not same_preconditioner:
         key = "why.preconditioner_new" if new.preconditioner else "why.preconditioner_dropped"
         notes.append(Note(key, names | {"preconditioner": new.preconditioner or today.preconditioner}))
     if today.scheme == new.scheme:
@@ -279,6 +280,10 @@ def why(findings: Findings) -> tuple[Note, ...]:
             Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
         )
     return (*notes, *_margins(findings.arms[0], arm))
+
+
+def _without_options(preconditioner: str | None) -> str | None:
+    return None if preconditioner is None else preconditioner.partition("(")[0]
 
 
 def _margins(*arms: ArmFacts) -> tuple[Note, ...]:
