@@ -281,3 +281,16 @@ def test_a_script_ends_when_its_study_has_ended(opened: Opened, tmp_path: Path) 
     with pytest.raises(SystemExit, match="has ended"):
         client.log(val_loss=0.5)
     assert found.read_bytes() == before
+
+
+def test_a_loss_with_its_graph_is_logged_without_a_warning(opened: Opened, recwarn: pytest.WarningsRecorder) -> None:
+    found = opened("script")
+    p = torch.ones(1, requires_grad=True)
+    client.swap(torch.optim.SGD([p], lr=0.1))
+    torch.set_warn_always(True)  # torch gives this warning once per process
+    try:
+        client.log(val_loss=(2 * p).sum(), train_loss=p)
+    finally:
+        torch.set_warn_always(False)
+    assert [(record["val_loss"], record["train_loss"]) for record in records(found)] == [(2.0, 1.0)]
+    assert not recwarn.list
