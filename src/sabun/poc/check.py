@@ -5,6 +5,8 @@ between arms if these start from the same weights and see the same batches, and 
 comparison would not be paired, or its spread over seeds would be meaningless. Each arm runs once like this, the
 baseline also from another seed, and the baseline runs twice unchanged to test determinism. Every run is one epoch long;
 a script is stopped after its first logged epoch.
+
+The runs of a script work in copies of its directory. Files that they write elsewhere are listed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Arm, Run, Scalar, Study
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.run_directory import Project, written
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 from sabun.script.arms import SCRIPT
@@ -28,7 +31,9 @@ __all__ = ["CheckFinding", "CheckResult", "check"]
 TINY = 1e-30
 """A learning rate that changes no weight."""
 
-Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored"]
+FILES_SHOWN = 5
+
+Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored", "writes-outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class CheckFinding:
 
     fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
     not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
+    writes-outside: runs wrote files outside their own directory, which all runs share.
     """
 
     code: Code
@@ -69,6 +75,8 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
     short = study.model_copy(update={"budget": study.budget.model_copy(update={"epochs": 1})})
     findings: list[CheckFinding] = []
     epoch_s: dict[str, float] = {}
+    project = Project(command.directory) if command else None
+    before = project.snapshot() if project else {}
     with one_thread():
         trainer = ScriptTrainer(resolved, short=1) if command else Trainer(dataclasses.replace(resolved, study=short))
         trainer.check()
@@ -87,9 +95,19 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             findings.append(CheckFinding("fails", arm.name, result.failure or f"the run {result.status}"))
             return None
 
+        def shared_files() -> list[CheckFinding]:
+            if project is None or not isinstance(trainer, ScriptTrainer):
+                return []
+            changed = {str(project.root / name) for name in written(before, project.snapshot())}
+            files = sorted(changed | trainer.outside)
+            shown = ", ".join(files[:FILES_SHOWN]) + (
+                f" and {len(files) - FILES_SHOWN} more" * (len(files) > FILES_SHOWN)
+            )
+            return [CheckFinding("writes-outside", study.baseline.name, shown)] if files else []
+
         first = train(study.baseline, 0, frozen=True)
         if first is None and command:  # every other run would fail for the same reason
-            return CheckResult(findings, _runs(study), epoch_s, None)
+            return CheckResult(findings + shared_files(), _runs(study), epoch_s, None)
         for arm in study.candidates:
             other = train(arm, 0, frozen=True)
             if first and other and _curve(first) != _curve(other):
@@ -103,6 +121,7 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
         if first and other and _curve(first) == _curve(other):
             detail = f"losses {_losses(first)} from both seeds"
             findings.append(CheckFinding("seed-ignored", study.baseline.name, detail))
+        findings += shared_files()
     known = command is None or command.takes_epochs
     return CheckResult(findings, _runs(study), epoch_s, _cost(study, epoch_s) if known else None)
 

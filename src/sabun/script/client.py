@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, SupportsFloat
+from typing import Any, NoReturn, SupportsFloat
 
 import numpy as np
 import torch
@@ -38,12 +38,19 @@ def begin() -> None:
     path = os.environ.get(VARIABLE)
     if not path or _session is not None:
         return
-    _session = RunSession(Path(path))
+    session = _session = RunSession(Path(path))
     seed = int(_session.task["seed"])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     atexit.register(_session.end)
+    leave = os._exit
+
+    def end_and_leave(status: int) -> NoReturn:
+        session.end()  # os._exit runs no exit handlers
+        leave(status)
+
+    os._exit = end_and_leave
 
 
 def swap(optimizer: Any) -> Any:
@@ -169,6 +176,7 @@ def log(
     _session.logs += number > 0
     if _session.stop_after is not None and _session.logs >= _session.stop_after:
         _session.end(enough=True)  # the study stops this process when it reads this record
+        _session.wait_for_stop()
     _session.clock.start()
 
 

@@ -48,6 +48,10 @@ PROBLEMS = {
         "ignores the seed, so the spread over seeds has no meaning",
         "Remove other calls that set the seed, such as the script's own manual_seed, or put {seed} into the command.",
     ),
+    "writes-outside": (
+        "writes files outside the directory of the run, which all runs share",
+        "Write relative to the working directory, which each run has for itself, or put {run_dir} into the command.",
+    ),
 }
 """What is wrong, and how to correct it, for each code of a finding."""
 
