@@ -128,13 +128,20 @@ def test_an_error_is_two_lines_and_a_code(
     assert capsys.readouterr().err == "error: the cause\ufffd[31m.\nfix: the fix.\n"
 
 
-def test_an_interruption_has_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "resumes"), [(["poc", "run"], True), (["poc", "resume", "d"], True), (["poc", "check"], False)]
+)
+def test_an_interruption_has_no_traceback(
+    command: list[str], resumes: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(**_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "build", lambda: fail)
-    assert app.run([]) == 130
-    assert "resumes" in capsys.readouterr().err
+    assert app.run(command) == 130
+    output = capsys.readouterr().err
+    assert output.startswith("interrupted.")
+    assert ("the same command resumes the study" in output) == resumes
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

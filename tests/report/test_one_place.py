@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as stdlib_json
+import json
 import re
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ from sabun.cli import tables
 from sabun.messages import languages as language_files
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.kpis import KPIS
-from sabun.report import build, compare, html, json, look_ahead_plane, markdown, scheme_charts, terminal
+from sabun.report import build, compare, html, look_ahead_plane, markdown, report_json, scheme_charts, terminal
 from sabun.report.money import Prices
 
 from .. import pseudo
@@ -80,7 +80,7 @@ def test_a_kpi_is_one_entry_and_its_messages(
     page = html.render(report, lang)
     assert f"{name}</span>" in page
     assert f"{name}_axis" in page
-    data = stdlib_json.loads(json.render(report))
+    data = json.loads(report_json.render(report))
     assert data["candidates"][0]["kpis"]["last_drop"]["n"] == case.study.budget.seeds
 
 
@@ -168,7 +168,7 @@ def test_no_sentence_of_the_other_renderings_is_left_untranslated(lang: str) -> 
                 for item in value.values() if isinstance(value, dict) else value:
                     yield from sentences(item)
 
-        data = stdlib_json.loads(json.render(report))["sentences"][lang]
+        data = json.loads(report_json.render(report))["sentences"][lang]
         assert all(pseudo.untranslated(sentence, names) == [] for sentence in sentences(data))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json as stdlib_json
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ from rich.console import Console
 from sabun.messages.languages import Language, languages
 from sabun.poc.judgement.kpis import GROUPS, deciding
 from sabun.report import facts as facts_module
-from sabun.report import html, json, markdown, method, money, terminal
+from sabun.report import html, markdown, method, money, report_json, terminal
 from sabun.report.facts import Report
 from sabun.report.money import Prices
 
@@ -103,7 +103,7 @@ def numbers(said: str) -> list[float]:
 @pytest.mark.parametrize("lang", languages())
 def test_html_json_markdown_and_terminal_agree(case: Make, lang: Language) -> None:
     r = report(case())
-    data = stdlib_json.loads(json.render(r))
+    data = json.loads(report_json.render(r))
     page = html.render(r, lang)
     rows = dict(
         re.findall(r'<tr data-arm="([^"]+)"><th scope="row"><span class="chip[^>]*></span>(.*?)</tr>', page, re.S)
@@ -153,9 +153,8 @@ def test_json_is_strict_and_documented(case: Make) -> None:
     c = case()
     summary = dataclasses.replace(c.assessment.arms["euler"], loss_high=(float("inf"),) * 21)
     broken = dataclasses.replace(c.assessment, arms={**c.assessment.arms, "euler": summary})
-    data = stdlib_json.loads(
-        json.render(report(dataclasses.replace(c, assessment=broken))), parse_constant=lambda name: pytest.fail(name)
-    )
+    rendered = report_json.render(report(dataclasses.replace(c, assessment=broken)))
+    data = json.loads(rendered, parse_constant=lambda name: pytest.fail(name))
     assert data["schema_version"] == 1
     assert data["arms"][3]["summary"]["loss_high"][0] is None
     documented = set(re.findall(r"`([a-z_0-9]+)`", DOCS.read_text(encoding="utf-8")))

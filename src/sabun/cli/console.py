@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from rich.console import Console
 
-__all__ = ["stderr", "stdout"]
+__all__ = ["print_json", "stderr", "stdout"]
 
 WIDTH = 120
 """Columns of a file or pipe, which keep names and paths on one line, so that they can be searched for."""
@@ -20,6 +21,13 @@ def stdout() -> Console:
 def stderr() -> Console:
     """Return the console for progress and errors."""
     return _console(stderr=True)
+
+
+def print_json(value: object, *, indent: int | None = None) -> None:
+    """Print one JSON value to standard output."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # backslashreplace turns a lone surrogate (from a file name that is not UTF-8) into its JSON escape.
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _console(*, stderr: bool) -> Console:

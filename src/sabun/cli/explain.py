@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from sabun.cli import console
 from sabun.cli.options import OUTPUT, Json, Lang, argument, flag, option
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def explain(
             found["largest_curvature"] = certificate.largest_curvature(lr)
         if png is not None:
             found["png"] = str(png)
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        console.print_json(found, indent=2)
         return
     _print(scheme, certificate, sentences, lr, lang)
     if png is not None:
@@ -91,17 +91,16 @@ def _draw_plane(name: str | None, png: Path, lang: str) -> None:
 def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: float | None, lang: str) -> None:
     from rich.table import Table
 
-    from sabun.cli.console import stdout
     from sabun.messages.sentences import text
 
-    console = stdout()
+    out = console.stdout()
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in certificate.rows(lang):
         table.add_row(label, value)
-    console.print(table)
-    console.print()
+    out.print(table)
+    out.print()
     more = list(sentences)
     if certificate.usable:
         torch = _in_torch(scheme, lr, lang)
@@ -113,7 +112,7 @@ def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: f
         more.append(text("certificate.alternative", lang, {"name": other.scheme}))
         more += other.sentences(lang, lr=lr)[:2]
     for sentence in more:
-        console.print(f"• {sentence}", soft_wrap=True)
+        out.print(f"• {sentence}", soft_wrap=True)
 
 
 def _in_torch(scheme: Scheme, lr: float | None, lang: str) -> str | None:

@@ -117,8 +117,7 @@ AllowMixed = Annotated[
     flag("Resume on another machine or with other versions. The report says so.", "--allow-mixed", panel=EXECUTION),
 ]
 Track = Annotated[
-    str | None,
-    option("Also send the records to a tracker while the study runs.", "tensorboard|mlflow", EXECUTION),
+    str | None, option("Also send the records to a tracker while the study runs.", "tensorboard|mlflow", EXECUTION)
 ]
 TrackTo = Annotated[
     str | None,

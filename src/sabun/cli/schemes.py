@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from sabun.cli import console
 from sabun.cli.options import Json, Lang
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ def schemes(lang: Lang = "en", as_json: Json = False) -> None:
 
     certificates = [certify(entry.build()) for entry in SCHEMES.values()]
     if as_json:
-        print(json.dumps([c.to_dict() for c in certificates], ensure_ascii=False, indent=2))
+        console.print_json([c.to_dict() for c in certificates], indent=2)
         return
     from rich.table import Table
-
-    from sabun.cli.console import stdout
 
     table = Table(
         box=None, pad_edge=False, header_style="bold", caption=text("certificate.caption", lang), caption_justify="left"
@@ -51,7 +49,7 @@ def schemes(lang: Lang = "en", as_json: Json = False) -> None:
     table.add_column(text("certificate.what", lang), overflow="fold")
     for c in certificates:
         table.add_row(*_cells(c, lang), style=None if c.usable else "dim")
-    stdout().print(table)
+    console.stdout().print(table)
 
 
 def _cells(c: Certificate, lang: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import typer
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sabun import audit
+from sabun.cli import console
 from sabun.cli.options import LogFormat
 from sabun.messages.languages import Language
 from sabun.messages.sentences import text
@@ -65,6 +65,6 @@ def comparison(found: StudyComparison, lang: Language) -> RenderableType:
 def print_log(events: Sequence[audit.AuditEvent], form: LogFormat) -> None:
     """Print the events of an audit log, oldest first."""
     if form is LogFormat.json:
-        typer.echo(json.dumps([dataclasses.asdict(event) for event in events], ensure_ascii=False, indent=2))
+        console.print_json([dataclasses.asdict(event) for event in events], indent=2)
     else:
         typer.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(events), nl=False)

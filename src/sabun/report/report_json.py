@@ -11,14 +11,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+from sabun.journal import Json
 from sabun.messages.languages import Language, languages
 from sabun.messages.sentences import text
 from sabun.report.facts import Note, Report
 
-__all__ = ["Json", "render", "to_dict"]
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A value as JSON has them."""
+__all__ = ["plain", "render", "to_dict"]
 
 
 def render(report: Report) -> str:
@@ -28,11 +26,8 @@ def render(report: Report) -> str:
 
 def to_dict(report: Report) -> dict[str, Json]:
     """Return the report as plain values."""
-    tree = plain(report)
-    if not isinstance(tree, dict):
-        raise TypeError("a report is an object")
-    tree["sentences"] = {lang: _sentences(report, lang) for lang in languages()}
-    return tree
+    fields = {field.name: plain(getattr(report, field.name)) for field in dataclasses.fields(report)}
+    return {**fields, "sentences": {lang: _sentences(report, lang) for lang in languages()}}
 
 
 def plain(value: object) -> Json:

@@ -25,11 +25,7 @@ KEY = "sabun_rollout"
 
 
 def optimizer(
-    params: Params,
-    *,
-    job_id: str,
-    path: str | Path | None = None,
-    checkpoint: Mapping[str, Any] | None = None,
+    params: Params, *, job_id: str, path: str | Path | None = None, checkpoint: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
     """Return the optimizer that job ``job_id`` trains with. Call it on every rank.
 

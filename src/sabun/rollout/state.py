@@ -227,16 +227,15 @@ class Rollout:
         self, before: RolloutState, plan: RolloutPlan, target: Stage, override: str | None, now: datetime | None
     ) -> GateFinding:
         finding, wrong = self._examined(plan, target, now)
+        if finding.passed or (override is not None and not wrong):
+            return finding
+        self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
         if wrong:  # an override does not make it trainable
-            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
             raise RolloutError(f"{target.name!r} is refused: {' '.join(wrong)}", fix=_CORRECT)
-        if not finding.passed and override is None:
-            self.log.append(REFUSED, {"to": target.name, "gate": finding.to_json()}, after=before.head)
-            raise RolloutError(
-                f"the gate of {target.name!r} does not pass: {' '.join(finding.problems)}",
-                fix="Correct that, or give a reason with --override; it is logged as an override.",
-            )
-        return finding
+        raise RolloutError(
+            f"the gate of {target.name!r} does not pass: {' '.join(finding.problems)}",
+            fix="Correct that, or give a reason with --override; it is logged as an override.",
+        )
 
     def _examined(self, plan: RolloutPlan, target: Stage, now: datetime | None) -> tuple[GateFinding, list[str]]:
         """Return the finding of the gate of ``target``, and which of its problems are sides that no job could build."""

@@ -8,19 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from sabun.cli.poc import (
-    calibrate,
-    check,
-    compare,
-    export,
-    init,
-    log,
-    report,
-    resume,
-    run,
-    status,
-    verify,
-)
+from sabun.cli.poc import calibrate, check, compare, export, init, log, report, resume, run, status, verify
 
 __all__ = ["build"]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import argument, option
 
 __all__ = ["EPILOG", "calibrate"]
@@ -70,7 +69,7 @@ def calibrate(
     )  # fmt: skip
     low, high = found.go_interval
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "go_rate": found.go_rate, "power": found.power}))
+        console.print_json({**asdict(found), "go_rate": found.go_rate, "power": found.power})
     else:
         typer.echo(
             f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -87,7 +86,7 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
 
     checked = checks.check(study, on_run=None if quiet or as_json else announce)
     if as_json:
-        typer.echo(json.dumps(asdict(checked), ensure_ascii=False))
+        console.print_json(asdict(checked))
     else:
         for finding in checked.findings:
             problem, fix = PROBLEMS[finding.code]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +43,6 @@ def compare(
     shown_in = language(lang)
     found = differences(*(judge(evidence_of(directory), describe=describe_arms) for directory in (first, second)))
     if as_json:
-        print(json.dumps(report_json.plain(found), ensure_ascii=False, allow_nan=False))
+        console.print_json(report_json.plain(found))
     else:
         console.stdout().print(tables.comparison(found, shown_in))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -116,7 +115,7 @@ def show_report(
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
         value = {**report_json.to_dict(published.report), "files": published.files}
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        console.print_json(value)
     elif not quiet:
         out = console.stdout()
         out.print(terminal.render(published.report, lang))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import OUTPUT, option
 
 __all__ = ["EPILOG", "export"]
@@ -43,7 +42,7 @@ def export(
         raise OptionError("export writes exactly one format.", fix="Give --csv FILE, --parquet FILE or --json.")
     runs = list(evidence_of(directory).records.results.values())
     if as_json:
-        print(json.dumps(report_json.plain(records_table.rows(runs)), ensure_ascii=False, allow_nan=False))
+        console.print_json(report_json.plain(records_table.rows(runs)))
     elif parquet is not None:
         save(parquet, records_table.to_parquet(runs))
     elif str(csv) == "-":

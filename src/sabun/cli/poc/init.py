@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import argument, flag
 
 __all__ = ["EPILOG", "init"]
@@ -40,7 +39,7 @@ def init(
 
     study = write_template(file, task=task, script=script)
     if as_json:
-        typer.echo(json.dumps({"file": str(file), "study": study.hash}))
+        console.print_json({"file": str(file), "study": study.hash})
     else:
         typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -55,7 +54,7 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
             "runs": running,
             "failures": [asdict(failure) for failure in failed],
         }
-        print(json.dumps(value, indent=1))
+        console.print_json(value, indent=2)
         return
     out = console.stdout()
     out.print(f"{visible(study.name)}: {done}{f' of {total}' if total else ''} runs, {state}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import typer
 
@@ -34,7 +33,7 @@ def verify(directory: options.Directory, anchor: options.Anchor = None, as_json:
     require_study(directory)
     found = evidence.verify(directory, anchor)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
+        console.print_json(dataclasses.asdict(found))
     elif found.ok:
         out = console.stdout()
         out.print(f"{found.records} records verified. Hash of the last: {found.head}", soft_wrap=True)

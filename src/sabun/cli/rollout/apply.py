@@ -22,10 +22,7 @@ needs an open gate.
 
 
 def apply(
-    reason: options.Reason,
-    override: options.Override = None,
-    plan: options.Plan = None,
-    as_json: options.Json = False,
+    reason: options.Reason, override: options.Override = None, plan: options.Plan = None, as_json: options.Json = False
 ) -> None:
     """Put an edited plan into force and record why."""
     from sabun.rollout.state import Rollout

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import argument
 
 __all__ = ["EPILOG", "choose"]
@@ -36,4 +35,7 @@ def choose(
     from sabun.rollout import choice
 
     chosen = choice.choose(job, path=plan)
-    typer.echo(json.dumps(chosen.state_dict(), ensure_ascii=False, indent=2) if as_json else chosen.role)
+    if as_json:
+        console.print_json(chosen.state_dict(), indent=2)
+    else:
+        typer.echo(chosen.role)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import option
 from sabun.cli.rollout.output import print_notes
 from sabun.errors import OptionError
@@ -80,7 +79,7 @@ def init(
     state = rollout.start(proposed)
     notes = advice(state.plan)
     if as_json:
-        typer.echo(json.dumps({**state.to_json(), "head": state.head, "notes": notes}, ensure_ascii=False, indent=2))
+        console.print_json({**state.to_json(), "head": state.head, "notes": notes}, indent=2)
         return
     typer.echo(f"{rollout.plan_path}: roll-out {state.plan.name!r} starts at stage {state.stage.name!r}.")
     print_notes(notes)

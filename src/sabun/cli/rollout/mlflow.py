@@ -24,8 +24,7 @@ in the model registry that MLflow is configured for.
 
 
 def mlflow(
-    model: Annotated[str, argument("Name of the registered model.", "MODEL")],
-    plan: options.Plan = None,
+    model: Annotated[str, argument("Name of the registered model.", "MODEL")], plan: options.Plan = None
 ) -> None:
     """Set the aliases of a registered MLflow model to the versions that the current stage calls for."""
     from sabun.rollout.state import Rollout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import typer
+
+from sabun.cli import console
 
 if TYPE_CHECKING:
     from sabun.rollout.state import Rollout, RolloutState
@@ -17,7 +18,7 @@ __all__ = ["print_notes", "print_state", "update_aliases"]
 def print_state(state: RolloutState, *, as_json: bool = False) -> None:
     """Print the stage, its share of new jobs and the two optimizers."""
     if as_json:
-        typer.echo(json.dumps({**state.to_json(), "head": state.head}, ensure_ascii=False, indent=2))
+        console.print_json({**state.to_json(), "head": state.head}, indent=2)
         return
     entered = f"since {state.since}" + (f", by override: {state.override}" if state.override else "")
     typer.echo(f"{state.plan.name}: stage {state.stage.name}, {state.stage.share:.0%} of new jobs, {entered}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.rollout.output import print_notes, print_state
 from sabun.errors import RolloutError
 
@@ -47,7 +46,7 @@ def status(plan: options.Plan = None, as_json: options.Json = False) -> None:
         facts = {**state.to_json(), "killed": switch, "head": state.head, "notes": notes}
         if following and finding:
             facts["next"] = {"stage": following.name, "share": following.share, **finding.to_json()}
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        console.print_json(facts, indent=2)
         return
     print_state(state)
     if switch:

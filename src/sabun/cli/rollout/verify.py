@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import typer
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.rollout.output import print_notes
 
 __all__ = ["EPILOG", "verify"]
@@ -26,17 +25,13 @@ EPILOG = """**Reads** the audit log, the plan and the state file. **Writes** not
 """
 
 
-def verify(
-    anchor: options.Anchor = None,
-    plan: options.Plan = None,
-    as_json: options.Json = False,
-) -> None:
+def verify(anchor: options.Anchor = None, plan: options.Plan = None, as_json: options.Json = False) -> None:
     """Check every hash of the audit log, and that plan and state file agree with it."""
     from sabun.rollout.state import Rollout
 
     found, notes = Rollout(plan).verify(anchor=anchor)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(found), "notes": list(notes)}, ensure_ascii=False, indent=2))
+        console.print_json({**dataclasses.asdict(found), "notes": list(notes)}, indent=2)
     elif found.ok:
         typer.echo(f"{found.count} events verified. Head: {found.head}")
         if found.torn:

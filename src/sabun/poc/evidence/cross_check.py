@@ -36,6 +36,22 @@ class StudyVerification:
     audit_head: str = ""
     runs_without_result: int = 0
 
+    @classmethod
+    def of(
+        cls, records: StudyRecords, events: Sequence[AuditEvent], *, problem: str = "", torn: bool = False
+    ) -> StudyVerification:
+        """Return what was found for these records and events."""
+        return cls(
+            ok=not problem,
+            records=records.count,
+            head=records.hashes[-1] if records.hashes else GENESIS,
+            problem=problem,
+            torn=torn,
+            events=events[-1].seq + 1 if events else 0,
+            audit_head=events[-1].hash if events else "",
+            runs_without_result=runs_without_result(events),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRecords:
@@ -88,16 +104,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
         _report_tampering(path, log, events, problem)
     elif anchor is not None and all(event.hash != anchor for event in events):
         problem = missing_anchor(anchor)  # perhaps mistyped, so not evidence of tampering
-    found = StudyVerification(
-        ok=not problem,
-        records=records.count,
-        head=records.hashes[-1] if records.hashes else GENESIS,
-        problem=problem,
-        torn=journal.torn,
-        events=log.count,
-        audit_head=log.head if log.count else "",
-        runs_without_result=runs_without_result(events),
-    )
+    found = StudyVerification.of(records, events, problem=problem, torn=journal.torn)
     return VerifiedRecords(records, tuple(events), journal, found)
 
 

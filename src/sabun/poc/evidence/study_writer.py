@@ -30,7 +30,7 @@ from sabun import _files
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.journal import Journal, JournalWriter, cannot_write
 from sabun.poc.codec import encode
-from sabun.poc.evidence.audit_trail import AuditTrail, runs_without_result
+from sabun.poc.evidence.audit_trail import AuditTrail
 from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
@@ -141,17 +141,9 @@ class StudyWriter:
 
     def evidence(self) -> StudyEvidence:
         """Return the study's evidence as written so far, without reading it again."""
-        last = self.trail.events[-1]
-        found = StudyVerification(
-            ok=True,
-            records=self.records.count,
-            head=self.records.hashes[-1],
-            events=last.seq + 1,
-            audit_head=last.hash,
-            runs_without_result=runs_without_result(self.trail.events),
-        )
-        written = dataclasses.replace(self._opened, events=tuple(self.trail.events), verification=found)
-        return StudyEvidence.of(self.path, written)
+        events = tuple(self.trail.events)
+        found = StudyVerification.of(self.records, events)
+        return StudyEvidence.of(self.path, dataclasses.replace(self._opened, events=events, verification=found))
 
     def close(self) -> None:
         """Release the directory for other writers."""

@@ -21,13 +21,14 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
 
 AnomalyKind = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+_STORED = ("seen", "first", "highest", "start", "best", "best_noise", "limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +109,12 @@ class LossMonitor:
         self.recent.clear()
         self.limit = self.highest + abs(self.first)
 
-    def state_dict(self) -> dict[str, float | list[float]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {
-            "recent": list(self.recent),
-            "seen": self.seen,
-            "first": self.first,
-            "highest": self.highest,
-            "start": self.start,
-            "best": self.best,
-            "best_noise": self.best_noise,
-            "limit": self.limit,
-        }
+        return {"recent": list(self.recent), **{name: getattr(self, name) for name in _STORED}}
 
-    def load_state_dict(self, state: Mapping[str, float | list[float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        recent = state["recent"]
-        self.recent = deque(recent if isinstance(recent, list) else [])
-        self.seen = int(_number(state["seen"]))
-        for key in ("first", "highest", "start", "best", "best_noise"):
-            setattr(self, key, _number(state[key]))
-        self.limit = _number(state["limit"])
-
-
-def _number(value: float | list[float]) -> float:
-    return value if isinstance(value, int | float) else math.nan
+        self.recent = deque(state["recent"])
+        for name in _STORED:
+            setattr(self, name, state[name])

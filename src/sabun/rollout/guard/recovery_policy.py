@@ -21,6 +21,7 @@ from sabun.rollout.guard.loss_monitor import Anomaly
 __all__ = ["Action", "RecoveryPolicy"]
 
 Action = Literal["skip", "skip-batch", "roll-back", "fall-back", "give-up", "bad-data"]
+_STORED = ("scale", "rollbacks", "good_steps", "last_anomaly")
 
 
 @dataclass(slots=True)
@@ -91,10 +92,9 @@ class RecoveryPolicy:
 
     def state_dict(self) -> dict[str, float]:
         """Return plain values for a checkpoint."""
-        return {name: getattr(self, name) for name in ("scale", "rollbacks", "good_steps", "last_anomaly")}
+        return {name: getattr(self, name) for name in _STORED}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Continue from ``state_dict``."""
-        self.scale = state["scale"]
-        self.rollbacks, self.good_steps = int(state["rollbacks"]), int(state["good_steps"])
-        self.last_anomaly = int(state["last_anomaly"])
+        for name in _STORED:
+            setattr(self, name, state[name])
