@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sabun.errors import OptionError, StoreError
-from sabun.journal import GENESIS, Journal, JournalRecord, JournalVerification, JournalWriter, Json
+from sabun.journal import GENESIS, Journal, JournalRecord, JournalVerification, JournalWriter, Json, cannot_write
 
 __all__ = ["AuditEvent", "AuditLog", "clock_set_back", "read", "to_csv", "to_markdown", "verify"]
 
@@ -84,6 +84,17 @@ class AuditLog:
             with self.journal.writer() as writer:
                 self._note_recovery(writer)
                 writer.seal()
+
+    def sync(self) -> None:
+        """Write to disk what was appended without ``sync``. It is not sealed. Raises StoreError as ``append`` does."""
+        try:
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def read(self) -> list[AuditEvent]:
         """Return all events, oldest first. Raises StoreError where the log is missing or not valid."""

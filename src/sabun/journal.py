@@ -30,6 +30,7 @@ elsewhere detects that: ``verify(anchor=hash)`` requires that the chain still co
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -228,7 +229,7 @@ class Journal:
             return None, "was changed: its hash does not match its content."
         try:
             body = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None, "is not a journal record."
         keys = tuple(body)
         if (keys[0], *keys[-2:]) != ("seq", "prev", "hash") or self._keys not in (None, keys):
@@ -364,10 +365,13 @@ def not_verified(path: Path, problem: str) -> StoreError:
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """Return the error for a place that refuses to be written."""
-    return StoreError(
-        f"cannot write to {path}: {error.strerror or error}.",
-        fix="Free space or correct the permissions, then repeat the command: finished work is kept.",
-    )
+    if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+        fix = "Its file system cannot lock files, as some network file systems: use a directory on another one."
+    elif error.errno == errno.ENAMETOOLONG:
+        fix = "Give a shorter path."
+    else:
+        fix = "Free space or correct the permissions, then repeat the command: finished work is kept."
+    return StoreError(f"cannot write to {path}: {error.strerror or error}.", fix=fix)
 
 
 def _size_of(raw: bytes, count: int) -> int:

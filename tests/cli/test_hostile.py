@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from sabun.cli import app
+from sabun.optim.compiled import c_compiler
 from sabun.poc import evidence as stored
+
+from ..fixtures.make_study import FINISHED
 
 Capture = pytest.CaptureFixture[str]
 ARMS = ["--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "0"]
@@ -227,7 +231,10 @@ FULL = """
 import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
+from sabun.optim.compiled import c_compiler
 from sabun.poc import evidence as stored
+
+from ..fixtures.make_study import FINISHED
 
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -278,3 +285,45 @@ def test_a_full_disk_stops_a_study_without_loss_and_the_same_command_continues(t
     assert list(disturbed) == list(undisturbed)
     for run, result in disturbed.items():
         assert [e.val_loss for e in result.epochs] == [e.val_loss for e in undisturbed[run].epochs]
+
+
+DEEP = {"arrays": "a = " + "[" * 20_000 + "]" * 20_000, "tables": "[" + ".".join(["a"] * 20_000) + "]\nb = 1"}
+
+
+@pytest.mark.parametrize("how", DEEP)
+def test_a_deeply_nested_file_is_bad_input(how: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "deep.toml").write_text(DEEP[how], encoding="utf-8")
+    assert app.run(["poc", "run", str(tmp_path / "deep.toml"), "--out", str(tmp_path / "out")]) == 2
+    cause, fix = capsys.readouterr().err.splitlines()
+    assert cause.startswith("error: ")
+    assert fix.startswith("fix: ")
+
+
+@pytest.mark.parametrize("command", [["poc", "status"], ["poc", "verify"], ["poc", "report"], ["poc", "run", "--out"]])
+def test_a_path_that_is_too_long_is_bad_input(command: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert app.run([*command, str(tmp_path / ("a" * 300))]) == 2
+    cause, fix = capsys.readouterr().err.splitlines()
+    assert cause.endswith("File name too long.")
+    assert fix.startswith("fix: ")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["schemes"], 0), (["poc", "report", "{study}", "--gate"], 11)])
+def test_an_output_that_is_full_is_one_error_and_one_that_is_closed_is_none(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    shutil.copytree(FINISHED, tmp_path / "s")
+    command = " ".join([sys.executable, "-m", "sabun", *arguments]).replace("{study}", str(tmp_path / "s"))
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[0] == "error: standard output: No space left on device."
+    assert len(full.stderr.splitlines()) == 2
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (code, "")
+
+
+def test_a_compiler_variable_that_is_no_command_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "'cc")
+    assert c_compiler.compiler() is None
+    assert not c_compiler.compiles("auto")
+    with pytest.raises(c_compiler.NoCompilerError, match="is not a command"):
+        c_compiler.library("int x;")

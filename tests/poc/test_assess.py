@@ -249,7 +249,8 @@ def test_a_study_that_is_not_complete_is_not_judged() -> None:
     assert slow.verdicts[0].decision == "undecided", "not even against the candidate"
     full = runs_of(data([0.5]), clock([1.0]))
     failed = [dataclasses.replace(r, status="failed") if r.arm == "c0" and r.seed == 3 else r for r in full]
-    assert codes(assess(spec, failed, {}))[0] == "k1_incomplete"
+    assert codes(assess(spec, failed, {}))[0] == "k1_failed"
+    assert assess(spec, failed, {}).verdicts[0].reasons[0].values == {"failed": 1, "n": 9, "needed": 10}
     assert assess(spec, failed, {}).arms["c0"].failed == 1
     lost = [r for r in full if not (r.arm == "base" and r.seed == 3)]
     assert assess(spec, lost, {}).verdicts[0].decision == "undecided"
@@ -342,6 +343,37 @@ def test_intervals_say_what_holm_says() -> None:
             assert row.low is not None
             assert (row.p_adjusted <= 0.05) == (row.high < 0 or row.low > 0)
             assert 0.95 <= row.level <= 0.99 + 1e-12
+
+
+# -------------------------------------------------------------------------------------------------------- failed runs
+
+
+@pytest.mark.parametrize("crashed", [1, 6])
+@pytest.mark.parametrize("arm", ["c0", "base"])
+def test_failed_runs_never_become_a_go_by_a_look_without_them(crashed: int, arm: str) -> None:
+    """Sixteen seeds of which some failed, and a look at the number that did not."""
+    spec = study(1, seeds=16, looks=(16 - crashed,))
+    full = runs_of(data([0.5], n=16), clock([1.0], n=16))
+    for seeds in range(1, 17):
+        runs = [
+            dataclasses.replace(r, status="failed", failure="out of memory") if r.arm == arm and r.seed < crashed else r
+            for r in full
+            if r.seed < seeds
+        ]
+        found = assess(spec, runs, {})
+        assert found.verdicts[0].decision == "undecided", seeds
+        assert codes(found)[0] == "k1_failed"
+    assert assess(spec, full, {}).verdicts[0].decision == "go"
+
+
+def test_a_failed_repetition_is_not_a_go() -> None:
+    full = runs_of(data([0.5]), clock([1.0]))
+    repeated = [dataclasses.replace(r, run="again", phase="repeat") for r in full if r.seed == 0]
+    assert assess(study(1), [*full, *repeated], {}).verdicts[0].decision == "go"
+    for failing in repeated:
+        runs = [*full, *(dataclasses.replace(r, status="failed") if r is failing else r for r in repeated)]
+        assert assess(study(1), runs, {}).verdicts[0].decision == "undecided"
+        assert codes(assess(study(1), runs, {}))[0] == "k1_failed"
 
 
 # ----------------------------------------------------------------------------------------------------- sequential looks
@@ -464,6 +496,7 @@ def _gallery() -> list[Assessment]:
         judge([inf * 2 + base[2:], data([1.5])[1]]), judge(data([0.98], noise=0.03, seed=3)),
         judge([base, base], [clock([1.0])[0]] * 2), judge([base, base], clock([1.12], noise=0.1)),
         judge([base, base], clock([1.1], noise=0.05, seed=8)),
+        assess(study(1), [run("base", 0, 0.1), run("c0", 0, 0.1, status="failed")], {}),
     ]  # fmt: skip
     assert suspect is not None
     # An effect too close to the limit for any affordable number of seeds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import resource
@@ -10,21 +11,27 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sabun
 from sabun.cli.progress import place
 from sabun.errors import StoreError, StudyError
 from sabun.poc import evidence as stored
+from sabun.poc.codec import to_json
 from sabun.poc.evidence.live_status import being_written
+from sabun.poc.judgement.assess import assess
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Phase, Run, Study
 from sabun.poc.study import default_study, run
-from sabun.poc.training.script import ScriptTrainer
+from sabun.poc.training.script import ScriptTrainer, _last_lines
+from sabun.poc.training.script_records import MalformedLineError, quoted, read_record
 from sabun.script import client
 
 from .helpers import untimed
@@ -33,6 +40,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "scripts"
 PLAIN = SCRIPTS / "plain.py"
 LOOP = ROOT / "examples" / "scripts" / "plain_loop.py"
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+NAMES = st.sampled_from(
+    ["kind", "epoch", "val_loss", "train_s", "eval_s", "optimizer_s", "gradient_evaluations", "lr", "x"]
+)
+JSON = st.dictionaries(NAMES, VALUES | st.sampled_from(["log", "swap", "fault", "end", "NaN"]))
 ADAMW = "torch.optim:AdamW(weight_decay=0.1)"
 
 
@@ -83,16 +95,16 @@ def test_outside_of_a_study_both_lines_do_nothing(python: str) -> None:
     assert done.stdout.startswith("groups [(0.02, 0.01), (0.01, 0.0)]")
 
 
-def test_a_script_is_trained_with_the_arms_optimizer_and_its_groups_keep_their_ratio(
-    python: str, tmp_path: Path
-) -> None:
+def test_a_script_is_trained_with_the_arms_optimizer_and_sees_its_own_rates(python: str, tmp_path: Path) -> None:
     study = script_study(f"{python} {PLAIN}")
     own, printed = one(study, "script", tmp_path, lr_multiplier=0.5)
     assert own.status == "finished", own.failure
-    assert printed.startswith("groups [(0.01, 0.01), (0.005, 0.0)]")
+    assert printed.startswith("groups [(0.02, 0.01), (0.01, 0.0)]")  # of the script, whatever the arm's rate
+    assert [group.asked for group in own.rates] == pytest.approx([0.01, 0.005])
     other, printed = one(study, ADAMW, tmp_path, lr=0.004)
     assert other.status == "finished", other.failure
-    assert printed.startswith("groups [(0.004, 0.1), (0.002, 0.0)]")
+    assert printed.startswith("groups [(0.02, 0.1), (0.01, 0.0)]")
+    assert [group.asked for group in other.rates] == pytest.approx([0.004, 0.002])
     for result, lr in ((own, 0.01), (other, 0.004)):
         assert [e.epoch for e in result.epochs] == [1, 2, 3]
         assert [e.gradient_evaluations for e in result.epochs] == [8, 16, 24]
@@ -254,3 +266,82 @@ def test_mistakes_in_the_command_are_found_first(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="the optimizer 'script' is the one"):
         run(default_study(task="digits", baseline="script", candidates=["torch.optim:SGD"]), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+REST = b'"train_s":1,"eval_s":1,"optimizer_s":1,"gradient_evaluations":1}'
+BAD_LINES = {
+    "no JSON": b'{"kind":"log","epo',
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[1, 2]",
+    "nested deeply": b"[" * 50_000,
+    "an unknown kind": b'{"kind":"loss","epoch":1}',
+    "a loss that is a text": b'{"kind":"log","epoch":1,"val_loss":"low",' + REST,
+    "no loss": b'{"kind":"log","epoch":1,' + REST,
+    "an epoch that is no number": b'{"kind":"log","epoch":null,"val_loss":1.0,' + REST,
+    "a number that is too long": b'{"kind":"end","peak_memory_bytes":1' + b"0" * 400 + b"}",
+    "too long": b"x" * 5_000_000,
+}
+
+
+@pytest.mark.parametrize("what", [name for name in BAD_LINES if name != "too long"])
+def test_a_malformed_line_is_an_error_that_quotes_it(what: str) -> None:
+    with pytest.raises(MalformedLineError) as raised:
+        read_record(BAD_LINES[what], -1)
+    assert quoted(BAD_LINES[what]) in str(raised.value)
+
+
+@pytest.mark.parametrize("what", ["no JSON", "a loss that is a text", "too long"])
+def test_a_line_that_is_no_record_fails_that_run_and_no_other(tmp_path: Path, python: str, what: str) -> None:
+    """The line is quoted, and the study can be resumed, verified and judged."""
+    script = tmp_path / "bad.py"
+    (tmp_path / "line").write_bytes(BAD_LINES[what] + b"\n")
+    script.write_text(
+        "import os, pathlib, torch, sabun\n"
+        "p = torch.ones(1, requires_grad=True)\n"
+        "opt = sabun.swap(torch.optim.SGD([p], lr=0.1))\n"
+        "sabun.log(epoch=0, val_loss=1.0)\n"
+        "if type(opt).__name__ == 'AdamW':\n"
+        "    with open(pathlib.Path(os.environ['SABUN_RUN']).with_name('records.jsonl'), 'ab') as file:\n"
+        f"        file.write(pathlib.Path({str(tmp_path / 'line')!r}).read_bytes())\n"
+        "sabun.log(epoch=1, val_loss=0.5)\n"
+    )
+    study = script_study(f"{python} {script}", seeds=1)
+    done = run(study, tmp_path / "s")
+    by_arm = {result.arm: result for result in done.runs if result.phase == "evaluate"}
+    failed = by_arm[ADAMW]
+    assert by_arm["script"].status == "finished"
+    assert failed.status == "failed"
+    assert failed.failure.startswith("it wrote a line ")
+    assert quoted(BAD_LINES[what]) in failed.failure
+    assert len(failed.failure) < 600
+    assert len(failed.epochs) == 1
+    again = run(study, tmp_path / "s")
+    assert again.verification.ok
+    assert untimed(stored.read(tmp_path / "s").runs) == untimed(done.runs)
+    assert assess(study, again.runs, again.tuning).verdicts[0].reasons[0].code == "k1_failed"
+
+
+@given(st.binary(max_size=200) | st.builds(lambda tree: json.dumps(tree).encode(), JSON))
+def test_a_line_is_a_record_that_can_be_stored_or_an_error(line: bytes) -> None:
+    problem = ""
+    try:
+        record = read_record(line, -1)
+    except MalformedLineError as error:
+        problem = str(error)
+    if problem:
+        assert problem.isprintable()
+    else:
+        json.dumps(to_json(record), allow_nan=False)
+        assert record["kind"] in ("swap", "log", "fault", "end")
+
+
+def test_what_a_script_printed_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nthe last line\n")
+    tracemalloc.start()
+    text = _last_lines(tmp_path / "out.txt")
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    tracemalloc.stop()
+    assert text.endswith("the last line")

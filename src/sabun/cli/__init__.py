@@ -12,6 +12,7 @@ and fix, without a traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,11 +23,16 @@ EXTRA = 'pip install "sabun[poc]"'
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``sabun`` with ``arguments`` (default: those of the process). Raises SystemExit with the exit code."""
+    _open_closed_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         from sabun import __version__
 
-        print(f"sabun {__version__}")
+        try:
+            print(f"sabun {__version__}", flush=True)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(f"error: standard output: {error.strerror}.") from None
         raise SystemExit(0)
     try:
         import rich  # noqa: F401
@@ -40,3 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     own_process()
     raise SystemExit(run(arguments))
+
+
+def _open_closed_streams() -> None:
+    """Open closed standard streams (``>&-``) to nothing, so that no file of a study takes their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

@@ -5,6 +5,8 @@ Commands import what they need when they run, so that ``sabun --help`` is quick.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,9 @@ __all__ = ["build", "run"]
 
 FAILURES = (StoreError, TrainingError, RolloutError)
 """Errors of a correct command that failed: exit code 1. All others are bad input: exit code 2."""
+
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
+"""Errors of a path that cannot be meant: bad input."""
 
 
 def _version(asked: bool) -> None:
@@ -68,6 +73,19 @@ def build() -> typer.Typer:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code. A SabunError becomes two lines on standard error."""
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()  # an output that cannot be written is an error here, not one at exit
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        _report_system_error(error)
+        return code or 1
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         build()(args=list(arguments), prog_name="sabun")
     except SystemExit as stop:
@@ -87,10 +105,26 @@ def run(arguments: Sequence[str]) -> int:
         print(f"interrupted.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of the output is gone (``sabun … | head``): write nothing more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader of the output is gone (``sabun … | head``)
         return 0
+    except OSError as error:
+        _discard_output()
+        return _report_system_error(error)
     return 0
+
+
+def _report_system_error(error: OSError) -> int:
+    """Report an error of the operating system that no command expected. Returns the exit code."""
+    bad = error.filename is not None and error.errno in _BAD_PATH
+    fix = "Give another path." if bad else "Correct the cause, then repeat the command: finished runs are kept."
+    _report(StoreError(f"{error.filename or 'standard output'}: {error.strerror or error}.", fix=fix))
+    return 2 if bad else 1
+
+
+def _discard_output() -> None:
+    """Write nothing more to standard output, not even at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: SabunError) -> None:

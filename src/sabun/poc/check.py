@@ -7,17 +7,19 @@ baseline also from another seed, and the baseline runs twice unchanged to test d
 a script is stopped after its first logged epoch.
 
 The runs of a script work in copies of its directory. Files that they write elsewhere are listed.
+For the arms of a script, the learning rates that were stepped are reported for every parameter group. They are those of
+the run at the tiny step size, scaled to the arm's default: rates are proportional to it, which is verified.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sabun.poc.executors.in_process import one_thread
-from sabun.poc.records import RunResult
+from sabun.poc.records import GroupRates, RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Arm, Run, Scalar, Study
 from sabun.poc.tasks.script_command import ScriptCommand
@@ -33,7 +35,10 @@ TINY = 1e-30
 
 FILES_SHOWN = 5
 
-Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored", "writes-outside"]
+FROZEN = 1e-15
+"""A stepped rate above it does not follow the rate that was asked for: the largest at :data:`TINY`, with room."""
+
+Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class CheckFinding:
     fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
     not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
     writes-outside: runs wrote files outside their own directory, which all runs share.
+    rate-not-stepped: the arm takes steps at other rates than it was asked to.
     """
 
     code: Code
@@ -55,13 +61,15 @@ class CheckResult:
     """Findings (empty if the study can start), and the cost of the study.
 
     ``epoch_s``: arm → seconds per epoch, with evaluation. ``seconds``: of all runs one after another, without the
-    start-up of processes; None if the script determines its number of epochs.
+    start-up of processes; None if the script determines its number of epochs. ``rates``: arm of a script → the rates
+    of its parameter groups in the first epoch, at the default of the arm.
     """
 
     findings: list[CheckFinding]
     runs: int
     epoch_s: Mapping[str, float]
     seconds: float | None
+    rates: Mapping[str, Sequence[GroupRates]] = field(default_factory=dict)
 
 
 def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None = None) -> CheckResult:
@@ -77,6 +85,7 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
     epoch_s: dict[str, float] = {}
     project = Project(command.directory) if command else None
     before = project.snapshot() if project else {}
+    rates: dict[str, Sequence[GroupRates]] = {}
     with one_thread():
         trainer = ScriptTrainer(resolved, short=1) if command else Trainer(dataclasses.replace(resolved, study=short))
         trainer.check()
@@ -91,6 +100,9 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             if result.status == "finished" or (frozen and result.status == "diverged"):
                 # Rounding or noise may put the end of a frozen run above its start.
                 epoch_s[arm.name] = result.epochs[-1].train_s + result.epochs[-1].eval_s
+                if frozen and seed == 0:
+                    rates[arm.name] = [_scaled(group, resolved.arms[arm.name].recipe.step) for group in result.rates]
+                    findings.extend(_overwritten(arm.name, result))
                 return result
             findings.append(CheckFinding("fails", arm.name, result.failure or f"the run {result.status}"))
             return None
@@ -107,7 +119,7 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
 
         first = train(study.baseline, 0, frozen=True)
         if first is None and command:  # every other run would fail for the same reason
-            return CheckResult(findings + shared_files(), _runs(study), epoch_s, None)
+            return CheckResult(findings + shared_files(), _runs(study), epoch_s, None, rates)
         for arm in study.candidates:
             other = train(arm, 0, frozen=True)
             if first and other and _curve(first) != _curve(other):
@@ -123,7 +135,31 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             findings.append(CheckFinding("seed-ignored", study.baseline.name, detail))
         findings += shared_files()
     known = command is None or command.takes_epochs
-    return CheckResult(findings, _runs(study), epoch_s, _cost(study, epoch_s) if known else None)
+    return CheckResult(findings, _runs(study), epoch_s, _cost(study, epoch_s) if known else None, rates)
+
+
+def _scaled(group: GroupRates, step: float) -> GroupRates:
+    """Return the rates of a run at :data:`TINY` as they are at ``step``."""
+
+    def scaled(rate: float | None) -> float | None:
+        return None if rate is None else rate / TINY * step
+
+    return dataclasses.replace(
+        group,
+        asked=scaled(group.asked),
+        first=scaled(group.first),
+        last=scaled(group.last),
+        largest=scaled(group.largest),
+    )
+
+
+def _overwritten(arm: str, result: RunResult) -> list[CheckFinding]:
+    """Return the finding for the first group whose rate does not follow the rate that was asked for."""
+    for group in result.rates:
+        if group.largest is not None and group.largest > FROZEN:
+            detail = f"group {group.group} was asked for {group.asked or 0.0:.3g} and stepped {group.largest:.3g}"
+            return [CheckFinding("rate-not-stepped", arm, detail)]
+    return []
 
 
 def _runs(study: Study) -> int:

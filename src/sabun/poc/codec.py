@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, GroupRates, RunResult
 
-__all__ = ["decode", "decode_epoch", "decode_float", "encode", "encode_epoch", "to_json"]
+__all__ = ["decode", "decode_epoch", "decode_float", "decode_rates", "encode", "encode_epoch", "to_json"]
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _FLOATS = ("train_loss", "val_loss", "val_metric", "test_loss", "test_metric", "train_s", "eval_s", "optimizer_s", "lr")
 
+_RATES = ("asked", "first", "last", "largest")
+
 
 def encode(result: RunResult) -> dict[str, Any]:
     """Return a run's result as strict JSON."""
-    return cast("dict[str, Any]", to_json(dataclasses.asdict(result)))
+    fields = cast("dict[str, Any]", to_json(dataclasses.asdict(result)))
+    return fields if result.rates else {key: value for key, value in fields.items() if key != "rates"}
 
 
 def encode_epoch(epoch: Epoch) -> dict[str, Any]:
@@ -30,12 +33,21 @@ def encode_epoch(epoch: Epoch) -> dict[str, Any]:
 
 def decode(fields: Mapping[str, Any]) -> RunResult:
     """Return the run that ``encode`` wrote."""
-    return RunResult(**{**_floats(fields), "epochs": tuple(decode_epoch(epoch) for epoch in fields["epochs"])})
+    epochs = tuple(decode_epoch(epoch) for epoch in fields["epochs"])
+    return RunResult(**{**_floats(fields), "epochs": epochs, "rates": decode_rates(fields.get("rates", ()))})
 
 
 def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
     """Return the epoch that ``encode_epoch`` wrote."""
     return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
+
+
+def decode_rates(groups: Iterable[Mapping[str, Any]]) -> tuple[GroupRates, ...]:
+    """Return the rates of parameter groups."""
+    return tuple(
+        GroupRates(**{key: decode_float(value) if key in _RATES else value for key, value in group.items()})
+        for group in groups
+    )
 
 
 def decode_float(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["PRINTED_LAST", "Epoch", "Phase", "RunResult", "Status", "evaluated", "outcome"]
+__all__ = ["PRINTED_LAST", "Epoch", "GroupRates", "Phase", "RunResult", "Status", "evaluated", "outcome"]
 
 Phase = Literal["tune", "evaluate", "repeat", "time"]
 """tune: search for hyperparameters. evaluate: the paired comparison. repeat: the first seed again, to test whether runs
@@ -48,11 +48,29 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRates:
+    """The learning rates of one parameter group over a run of a script.
+
+    ``asked`` is the arm's rate for the group, at the script's initial rate (None if unknown); ``first``, ``last`` and
+    ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number.
+    """
+
+    group: int
+    name: str | None
+    parameters: int
+    asked: float | None
+    first: float | None
+    last: float | None
+    largest: float | None
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """The result of one run. :meth:`sabun.poc.spec.Run.result` makes it.
 
     ``batched_seeds`` is the number of seeds trained as one batched model, this one included (1: trained alone). Their
-    records agree with those of single runs up to rounding.
+    records agree with those of single runs up to rounding. ``rates`` are those of a script's parameter groups.
     """
 
     run: str
@@ -71,6 +89,7 @@ class RunResult:
     ended: str = ""
     failure: str = ""
     batched_seeds: int = 1
+    rates: tuple[GroupRates, ...] = ()
 
     @property
     def final_loss(self) -> float:

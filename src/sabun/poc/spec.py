@@ -223,7 +223,7 @@ class Study(_Frozen):
             raise StudyError(f"cannot read the study file {path}: {error}.", fix="Check the path.") from None
         try:
             fields = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise StudyError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.build(fields)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from sabun.errors import StudyError
 from sabun.poc import pruning
 from sabun.poc.judgement.trials import objective
 from sabun.poc.records import RunResult
@@ -121,6 +122,30 @@ def load_samplers(study: Study) -> None:
             import scipy.stats.qmc  # noqa: F401
 
 
+def _require_own_rates(arm: str, trials: Sequence[Sequence[RunResult]]) -> None:
+    """Raise StudyError if the last trial was asked for other rates than an earlier one, and stepped the same."""
+    *earlier, last = ([_rates(run) for run in runs] for runs in trials)
+    asked, stepped = zip(*last, strict=True)
+    for trial in earlier:
+        others, same = zip(*trial, strict=True)
+        if asked != others and stepped == same and any(any(rates) for rates in stepped):
+            raise StudyError(
+                f"arm {arm!r} was asked for the rates {_shown(others[0])} and then {_shown(asked[0])}, and stepped "
+                f"{_shown(stepped[0][: len(asked[0])])} both times, so its trials compare nothing.",
+                fix="Find what sets the learning rate: `sabun poc check` shows the rates of every arm.",
+            )
+
+
+def _rates(run: RunResult) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """Return the rates that a script's run was asked for, and those that it stepped."""
+    stepped = [[getattr(group, key) for group in run.rates] for key in ("first", "last", "largest")]
+    return tuple(group.asked for group in run.rates), tuple(rate for rates in stepped for rate in rates)
+
+
+def _shown(rates: Iterable[float | None]) -> str:
+    return ", ".join("none" if rate is None else f"{rate:.4g}" for rate in rates)
+
+
 class Tuner:
     """The tuning of one arm, replayed from stored results: the trials so far, and the runs to do next."""
 
@@ -145,6 +170,7 @@ class Tuner:
             if any(run.id not in results for run in self._runs):
                 return self._runs
             self._earlier.append([results[run.id] for run in self._runs])
+            _require_own_rates(self.arm.name, self._earlier)
             self.seen.append((self._values, objective(self._earlier[-1])))
             self._runs = []
         return []

@@ -195,7 +195,7 @@ class RolloutPlan:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RolloutError(f"cannot read the plan {path}: {error}.", fix="Check the file.") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.from_json(fields)
 

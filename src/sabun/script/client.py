@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from sabun.errors import TrainingError
+from sabun.script.rates import Rates
 from sabun.script.session import RunSession
 
 __all__ = ["VARIABLE", "begin", "log", "seed", "swap", "swapped"]
@@ -44,6 +45,8 @@ def begin() -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     atexit.register(_session.end)
+    if session.files is None:
+        return
     leave = os._exit
 
     def end_and_leave(status: int) -> NoReturn:
@@ -56,9 +59,12 @@ def begin() -> None:
 def swap(optimizer: Any) -> Any:
     """Return the arm's optimizer over the same parameters in a study; ``optimizer`` itself outside a study.
 
-    Parameter groups are kept: each keeps the ratio of its learning rate to that of the first group, and a group without
-    weight decay gets none. Create the learning-rate scheduler, and wrap for mixed precision or several devices,
-    after this call. Raises TrainingError when called twice.
+    Parameter groups are kept, with their notes (``name``, ``lr_scale``); a group without weight decay gets none. The
+    groups show the script's own learning rates, and what the script or a scheduler does to them is done to the arm's:
+    a step is taken at the arm's rate · the script's rate / the script's reference rate (:mod:`sabun.script.rates`).
+    Schedulers may be created before or after this call. Wrap for mixed precision or several devices after it.
+
+    Raises TrainingError when called twice, and if the script's optimizer has no learning rate above 0.
     """
     begin()
     if _session is None:
@@ -70,16 +76,12 @@ def swap(optimizer: Any) -> Any:
     task = _session.task
     values = dict(task["hyperparameters"])
     if task["arm"]["optimizer"] == "script":
-        scale = float(values.get("lr_multiplier", 1.0))
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * scale
-            if "initial_lr" in group:
-                group["initial_lr"] = group["lr"]
         swapped = optimizer
     else:
         swapped = _replace(optimizer, SimpleNamespace(**task["arm"]), values)
-    _session.optimizer = swapped
-    _session.watch(swapped)
+        _session.watch_replaced(optimizer)
+    rates = _session.recorded(Rates)(optimizer, swapped, multiplier=float(values.get("lr_multiplier", 1.0)))
+    _session.watch(swapped, rates)
     _session.write(kind="swap", optimizer=type(swapped).__name__)
     return swapped
 
@@ -110,13 +112,10 @@ def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
         for index, group in enumerate(groups)
     ]
     swapped = recipe.over(named[0], values)
-    lr = swapped.param_groups[0]["lr"]
     decays = "weight_decay" in swapped.defaults
     has_names = "param_names" in swapped.param_groups[0]
     for group, parameters in zip(groups[1:], named[1:], strict=True):
         added: dict[str, Any] = {"params": parameters if has_names else [p for _, p in parameters]}
-        if isinstance(group.get("lr"), float) and groups[0].get("lr"):
-            added["lr"] = lr * group["lr"] / groups[0]["lr"]
         if decays and group.get("weight_decay") == 0:
             added["weight_decay"] = 0.0
         swapped.add_param_group(added)
@@ -155,7 +154,7 @@ def log(
     numbers = {name: _number(name, value) for name, value in given.items() if value is not None}
     tests = [name for name in metrics if name.startswith("test_")]
     shown = [name for name in metrics if name not in tests]
-    lr = _session.optimizer.param_groups[0].get("lr")
+    lr = None if _session.rates is None else _session.rates.current()
     train_s, eval_s = _session.clock.read()
     _session.write(
         kind="log",
@@ -169,7 +168,7 @@ def log(
         eval_s=eval_s,
         optimizer_s=_session.optimizer_s,
         gradient_evaluations=_session.evaluations,
-        lr=None if lr is None else float(lr),
+        lr=lr,
     )
     _session.epoch = number
     _session.optimizer_s = 0.0
@@ -182,7 +181,7 @@ def log(
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise TrainingError(
             f"sabun.log got {name}={type(value).__name__}, which is not a number.",

@@ -8,6 +8,7 @@ between the two, because a step ends later than the call that launched it. ``opt
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ from sabun.errors import TrainingError
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
 from sabun.script.protocol import needs_closure, state_bytes
+from sabun.script.rates import Rates
 
 if sys.platform != "win32":
     import resource
@@ -48,6 +50,7 @@ class RunSession:
         self.records = path.with_name("records.jsonl")
         self.stop_after: int | None = self.task.get("stop_after")
         self.optimizer: Any = None
+        self.rates: Rates | None = None
         self.point: EvaluationPoint | None = None
         self.clock = StepClock()
         self.steps = self.evaluations = self.logs = 0
@@ -79,8 +82,35 @@ class RunSession:
             time.sleep(POLL_S)
         sys.exit(_HAS_ENDED)
 
-    def watch(self, optimizer: Any) -> None:
+    def recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``call``, which records its TrainingError as the reason why the run failed."""
+
+        @functools.wraps(call)
+        def inner(*arguments: Any, **options: Any) -> Any:
+            try:
+                return call(*arguments, **options)
+            except TrainingError as error:
+                self.write(kind="fault", reason=str(error).rstrip("."))
+                raise
+
+        return inner
+
+    def watch_replaced(self, optimizer: Any) -> None:
+        """Fail the run when the script steps the optimizer that was replaced."""
+
+        def refuse(*_: object) -> None:
+            raise TrainingError(
+                "the swapped optimizer was never stepped: the script steps the optimizer that it gave to sabun.swap."
+                if self.steps == 0
+                else "the script steps the optimizer that it gave to sabun.swap, beside the one that it got.",
+                fix="Assign the result where the optimizer is made: optimizer = sabun.swap(optimizer).",
+            )
+
+        optimizer.register_step_pre_hook(self.recorded(refuse))
+
+    def watch(self, optimizer: Any, rates: Rates) -> None:
         """Count and time the steps of ``optimizer`` with hooks, so that the script keeps its optimizer object."""
+        self.optimizer, self.rates = optimizer, rates
         several = needs_closure(optimizer)
         point = self.point = EvaluationPoint.watch(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -122,6 +152,7 @@ class RunSession:
                     f"{type(optimizer).__name__} needs a closure, and this script calls step() without one.",
                     fix="Compare it on a task (mytask.py:Task), or let the script call optimizer.step(closure).",
                 )
+            rates.before_step()
             begin = time.perf_counter()
             return arguments, options
 
@@ -130,8 +161,9 @@ class RunSession:
             self.steps += 1
             self.optimizer_s += time.perf_counter() - begin - inside
             self.evaluations += calls or 1
+            rates.after_step()
 
-        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_pre_hook(self.recorded(before))
         optimizer.register_step_post_hook(after)
         self.clock = StepClock(next((p.device for p in parameters if p.device.type == "cuda"), None))
 
@@ -156,6 +188,7 @@ class RunSession:
             peak_memory_bytes=peak,
             continued=self.files.continued() if self.files else [],
             outside=self.files.outside() if self.files else [],
+            rates=[] if self.rates is None else self.rates.record(),
         )
 
 
@@ -216,6 +249,10 @@ def _unlocked(path: Path) -> bool:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | list):
         return value
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     number = float(value)
     if math.isfinite(number):
         return number

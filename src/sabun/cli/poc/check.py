@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sabun.cli import console, options
+from sabun.text_safety import visible
 
 if TYPE_CHECKING:
     from sabun.poc.check import CheckResult
@@ -18,7 +19,8 @@ __all__ = ["EPILOG", "check", "check_study"]
 EPILOG = """**Reads** a study file, a task or a script, and trains each arm for one epoch. **Writes** nothing.
 
 It checks that every arm trains, that a repeated run gives the same result, that all arms start from the same weights
-and batches (so that the comparison is paired), and that the seed has an effect. Then it estimates the duration of the
+and batches (so that the comparison is paired), and that the seed has an effect. For a script it shows, for each arm and
+parameter group, the learning rate that was asked for and those that were stepped. Then it estimates the duration of the
 study.
 
 **Examples**
@@ -42,6 +44,10 @@ PROBLEMS = {
         "gives a different result when the same run is repeated",
         "Look for random generators without a seed, and for kernels that add in varying order "
         "(torch.use_deterministic_algorithms). A study is possible without determinism; its report says so.",
+    ),
+    "rate-not-stepped": (
+        "takes its steps at other learning rates than the study asks for",
+        "Find what sets group['lr'] inside the optimizer's step, and let the study choose the rate.",
     ),
     "seed-ignored": (
         "ignores the seed, so the spread over seeds has no meaning",
@@ -79,7 +85,6 @@ def check(
 def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
     """Check ``study`` and print what was found. Exits with 1 where something was."""
     from sabun.poc import check as checks
-    from sabun.text_safety import visible
 
     def announce(run: Run) -> None:
         console.stderr().print(f"checking {visible(run.arm)}, seed {run.seed}")
@@ -93,11 +98,27 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
             typer.echo(f"{visible(finding.arm)} {problem}: {visible(finding.detail)}")
             if fix:
                 typer.echo(f"  {fix}")
+        if checked.rates and not quiet:
+            _print_rates(checked)
         if not checked.findings and not quiet:
             typer.echo("No problem found: every arm trains, all start from the same state, and results are repeatable.")
             typer.echo(_duration(checked, study))
     if checked.findings:
         raise typer.Exit(1)
+
+
+def _print_rates(checked: CheckResult) -> None:
+    typer.echo("Learning rates in the first epoch, at each arm's default:")
+    for arm, groups in checked.rates.items():
+        for group in groups:
+            if group.first is None or group.last is None or group.largest is None:
+                stepped = "has no learning rate"
+            else:
+                stepped = f"stepped {group.first:.3g} to {group.last:.3g}, at most {group.largest:.3g}"
+            asked = "" if group.asked is None else f"asked {group.asked:.3g}, "
+            name = "" if group.name is None else f" ({visible(group.name)})"
+            count = f"{group.parameters} parameters, {group.steps} steps"
+            typer.echo(f"  {visible(arm)}, group {group.group}{name}: {asked}{stepped} ({count})")
 
 
 def _duration(checked: CheckResult, study: Study) -> str:

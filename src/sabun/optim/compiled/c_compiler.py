@@ -109,7 +109,11 @@ def _has_developer_tools() -> bool:
 
 
 def _command() -> list[str]:
-    named = shlex.split(os.environ.get("CC", ""))
+    asked = os.environ.get("CC", "")
+    try:
+        named = shlex.split(asked)
+    except ValueError as error:
+        raise NoCompilerError(f"no C compiler: CC={asked!r} is not a command ({error})") from None
     for candidate in [named] if named else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(candidate[0]) and (named or _has_developer_tools()):
             return candidate

@@ -2,7 +2,7 @@
 
 The file is ``audit.jsonl`` in the study's directory (:mod:`sabun.audit`):
 
-    study.frozen        the specification's hash, before the first run
+    study.frozen        the hashes of the specification and of its file, before the first run
     study.opened        a session of work begins; the newest record at that time
     run.started         before a run
     run.retried         its worker died, it starts again
@@ -14,28 +14,34 @@ The file is ``audit.jsonl`` in the study's directory (:mod:`sabun.audit`):
     tampering.found     what verifying the evidence found
 
 Records and trail thus verify each other: a record that was edited, removed (at the end too) or added contradicts the
-trail. A study killed between a record and its event writes the event when it is resumed, marked ``late``. Events are in
-the chain at once and sealed every ``SEAL_EVERY`` seconds, at the end of a session, and with a verdict, so that short
-runs are not slowed down.
+trail. Events are in the chain at once, on disk before the next record is written, and sealed every ``SEAL_EVERY``
+seconds, at the end of a session, and with a verdict, so that short runs are not slowed down.
+
+**Records without an event.** A kill, or a power cut, between a record and its event leaves one record that the trail
+does not name; resuming the study writes the event, marked ``late``. :func:`unexplained` accepts this state and no
+other. It is the last record, or the record after a new environment. The session is open: no ``study.ended``,
+``study.interrupted`` or ``verdict`` follows its beginning. The record is of a run whose start the trail shows and
+whose end it does not, or withdraws results before the first start. Every other record without an event was added.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import StoreError
 from sabun.journal import Json
-from sabun.poc.evidence.specification import AUDIT
+from sabun.poc.evidence.specification import AUDIT, require_place
 from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run
 
-__all__ = ["AuditTrail", "logged_lines", "runs_without_result"]
+__all__ = ["AuditTrail", "logged_lines", "runs_without_result", "unexplained"]
 
 SEAL_EVERY = 2.0
 """Seconds of a running study that a power cut may remove from the end of its trail; a kill removes nothing."""
@@ -56,11 +62,14 @@ class AuditTrail:
         self.events = list(events)
         self._records = records
         self._log = AuditLog(path / AUDIT)
+        self._file: os.stat_result | None = None
+        self._unsynced = False
         self._sealed = time.monotonic()
         study = records.study
         if not any(event.event == FROZEN for event in self.events):
             arms: dict[str, Json] = {arm.name: arm.optimizer for arm in study.arms}
-            self._append(FROZEN, study=study.name, hash=study.hash, task=study.task, arms=arms)
+            file = records.specification_hash
+            self._append(FROZEN, study=study.name, hash=study.hash, file_hash=file, task=study.task, arms=arms)
 
     def opened(self) -> None:
         """A session of work begins. Log records that a kill left without their event first."""
@@ -97,27 +106,87 @@ class AuditTrail:
         """The session ends: the study is complete, or stopped for ``reason``."""
         if reason:
             with contextlib.suppress(StoreError):  # the reason matters more
-                self._append(INTERRUPTED, reason=reason, runs=len(self._records.results))
+                self._append(INTERRUPTED, reason=reason, runs=len(self._records.results), **self._records.newest)
         else:
             self._append(STUDY_ENDED, runs=len(self._records.results), **self._records.newest)
+
+    def sync(self) -> None:
+        """Write the events to disk, before a record that follows them."""
+        if self._unsynced:
+            self._log.sync()
+            self._unsynced = False
 
     def _line(self, number: int) -> dict[str, Json]:
         return {"record": number, "record_hash": self._records.hashes[number - 1]}
 
     def _append(self, event: str, **fields: Json) -> None:
-        self.events.append(self._log.append(event, fields))
+        self._write(event, fields, sync=True)
 
     def _append_unsealed(self, event: str, **fields: Json) -> None:
-        self.events.append(self._log.append(event, fields, sync=False))
+        self._write(event, fields, sync=False)
         now = time.monotonic()
         if now - self._sealed > SEAL_EVERY:
             self._log.seal()
-            self._sealed = now
+            self._sealed, self._unsynced = now, False
+
+    def _write(self, event: str, fields: Mapping[str, Json], *, sync: bool) -> None:
+        if self._file is not None:
+            require_place(self._log.path, self._file)
+        self.events.append(self._log.append(event, fields, sync=sync))
+        self._unsynced = not sync
+        if self._file is None:
+            self._file = self._log.path.stat()
 
 
 def logged_lines(events: Iterable[AuditEvent]) -> set[int]:
-    """Return the numbers of the records' lines that have an event."""
+    """Return the numbers of the records' lines that have an event of their own."""
     return {int(str(event.data["record"])) for event in events if event.event in (ENDED, WITHDRAWN)}
+
+
+def unexplained(events: Sequence[AuditEvent], records: StudyRecords) -> int:
+    """Return the number of the first record without an event that no crash explains; 0 if there is none."""
+    named = {_record_of(event) for event in events}
+    last = max(named, default=0)
+    bare = [number for number in sorted({*records.run_at, *records.withdrawn_at}) if number not in named]
+    if bare and bare[0] < last:
+        return bare[0]
+    tail = range(last + 1, records.count + 1)
+    under_way, fresh = _session(events)
+    for number in tail:
+        run = records.run_at.get(number)
+        explained = (
+            under_way is not None
+            and (number == tail[0] or (number == tail[0] + 1 and tail[0] in records.environment_at and run is not None))
+            and (run is None or run.run in under_way)
+            and (number not in records.withdrawn_at or fresh)
+        )
+        if not explained:
+            return number
+    return 0
+
+
+def _session(events: Iterable[AuditEvent]) -> tuple[set[str] | None, bool]:
+    """Return the runs under way in the session that is open, None where none is, and whether it has no run yet."""
+    under_way: set[str] | None = None
+    fresh = False
+    for event in events:
+        run = str(event.data.get("run", ""))
+        if event.event == OPENED:
+            under_way, fresh = set(), True
+        elif event.event in (STUDY_ENDED, INTERRUPTED):
+            under_way = None
+        elif under_way is not None and event.event == VERDICT:
+            under_way, fresh = set(), False
+        elif under_way is not None and event.event in (STARTED, RETRIED):
+            under_way, fresh = under_way | {run}, False
+        elif under_way is not None and event.event == ENDED:
+            under_way.discard(run)
+    return under_way, fresh
+
+
+def _record_of(event: AuditEvent) -> int:
+    number = event.data.get("record", 0)
+    return number if isinstance(number, int) else 0
 
 
 def runs_without_result(events: Sequence[AuditEvent]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,19 @@ from pathlib import Path
 from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import StoreError
 from sabun.journal import GENESIS, Journal, JournalVerification, missing_anchor
-from sabun.poc.evidence.audit_trail import ENDED, FROZEN, OPENED, STUDY_ENDED, TAMPERING, WITHDRAWN, runs_without_result
-from sabun.poc.evidence.specification import AUDIT, RECORDS, FrozenSpecification, exists
+from sabun.poc.evidence.audit_trail import (
+    ENDED,
+    FROZEN,
+    INTERRUPTED,
+    OPENED,
+    STUDY_ENDED,
+    TAMPERING,
+    VERDICT,
+    WITHDRAWN,
+    runs_without_result,
+    unexplained,
+)
+from sabun.poc.evidence.specification import AUDIT, RECORDS, STUDY, FrozenSpecification, exists
 from sabun.poc.evidence.study_records import StudyRecords
 
 __all__ = ["StudyVerification", "VerifiedRecords", "load"]
@@ -62,6 +74,8 @@ class VerifiedRecords:
     journal: JournalVerification
     """Of ``records.jsonl`` alone: where a writer continues."""
     verification: StudyVerification
+    size: int
+    """Bytes of the valid lines of ``records.jsonl``."""
 
     def require(self, path: Path) -> VerifiedRecords:
         """Return self. Raises StoreError where the evidence is not valid."""
@@ -99,13 +113,16 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
             records.apply(line)
     except StoreError as error:
         problem = error.cause
-    problem = problem or _log_problem(path, log, records) or _disagreement(events, records)
+    problem = problem or _log_problem(path, log, records)
+    if not problem:
+        # A study that is running has gone on since its log was read.
+        problem = _disagreement(_with_later(path, events, records), records)
     if problem:
         _report_tampering(path, log, events, problem)
     elif anchor is not None and all(event.hash != anchor for event in events):
         problem = missing_anchor(anchor)  # perhaps mistyped, so not evidence of tampering
     found = StudyVerification.of(records, events, problem=problem, torn=journal.torn)
-    return VerifiedRecords(records, tuple(events), journal, found)
+    return VerifiedRecords(records, tuple(events), journal, found, journal.size)
 
 
 def _log_problem(path: Path, log: JournalVerification, records: StudyRecords) -> str:
@@ -118,12 +135,13 @@ def _log_problem(path: Path, log: JournalVerification, records: StudyRecords) ->
 
 def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
     """Describe which records are not as the log saw them written; empty where they agree."""
-    logged = set()
     for event in events:
         try:
             if event.event == FROZEN and event.data["hash"] != records.study.hash:
                 return f"the log is that of study {str(event.data['hash'])[:12]}…, not of {records.study.hash[:12]}…."
-            if event.event not in (OPENED, ENDED, WITHDRAWN, STUDY_ENDED):
+            if event.event == FROZEN and event.data["file_hash"] != records.specification_hash:
+                return f"{STUDY} is not the file that was frozen: it was changed."
+            if event.event not in (OPENED, ENDED, WITHDRAWN, STUDY_ENDED, INTERRUPTED, VERDICT):
                 continue
             number, digest = int(str(event.data["record"])), event.data["record_hash"]
         except (KeyError, ValueError):
@@ -132,13 +150,24 @@ def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
             return f"{RECORDS} ends after line {records.count}, but line {number} was written: lines were cut off."
         if number and records.hashes[number - 1] != digest:
             return f"{RECORDS}, line {number} is not the line that was written: it was changed."
-        if event.event in (ENDED, WITHDRAWN):
-            logged.add(number)
-    latest = max(logged, default=0)
-    for number in sorted({*records.run_at, *records.withdrawn_at} - logged):
-        if number < latest:
-            return f"{RECORDS}, line {number} was never logged: it was added."
+    if number := unexplained(events, records):
+        return f"{RECORDS}, line {number} was never logged: it was added."
     return ""
+
+
+def _with_later(path: Path, events: Sequence[AuditEvent], records: StudyRecords) -> Sequence[AuditEvent]:
+    """Return ``events`` and those that were written while the records were read, as far as the records reach."""
+    if not unexplained(events, records):
+        return events
+    log, later = AuditLog(path / AUDIT, actor="").load()
+    if not log.ok or [event.hash for event in later[: len(events)]] != [event.hash for event in events]:
+        return events
+    return [
+        *events,
+        *itertools.takewhile(
+            lambda event: int(str(event.data.get("record", 0))) <= records.count, later[len(events) :]
+        ),
+    ]
 
 
 def _report_tampering(path: Path, log: JournalVerification, events: Sequence[AuditEvent], problem: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ from sabun import _files
 from sabun.errors import StoreError, StudyError
 from sabun.poc.spec import LogUniform, Study, hash_of
 
-__all__ = ["FrozenSpecification", "Spaces", "exists", "refuse_other"]
+__all__ = ["FrozenSpecification", "Spaces", "exists", "refuse_other", "require_place"]
 
 STUDY, RECORDS, AUDIT, LIVE, LOCK = "study.json", "records.jsonl", "audit.jsonl", "live.json", "lock"
 """The files of a study's directory."""
@@ -23,10 +25,14 @@ Spaces = Mapping[str, Mapping[str, LogUniform]]
 
 @dataclass(frozen=True, slots=True)
 class FrozenSpecification:
-    """A study as it was frozen, and its search spaces: those of the study, and the defaults as they were then."""
+    """A study as it was frozen, and its search spaces: those of the study, and the defaults as they were then.
+
+    ``file_hash`` is the SHA-256 of the file, which the first event of the audit log names: every byte of it is frozen.
+    """
 
     study: Study
     spaces: Spaces
+    file_hash: str = ""
 
     def write(self, path: Path) -> None:
         """Write it to the directory ``path``. Raises OSError."""
@@ -45,7 +51,8 @@ class FrozenSpecification:
     def read(cls, path: Path) -> FrozenSpecification:
         """Read it from the directory ``path``. Raises StoreError where there is none, or where it was changed."""
         try:
-            raw = json.loads((path / STUDY).read_text(encoding="utf-8"))
+            content = (path / STUDY).read_bytes()
+            raw = json.loads(content)
             study = Study.build(raw["study"])
             intact = raw["hash"] == hash_of(raw["study"])  # as it was written: later versions may add fields
             spaces = {
@@ -56,7 +63,7 @@ class FrozenSpecification:
             raise StoreError(
                 f"there is no study in {path}.", fix="Check the path, or run a study into it first."
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
             raise StoreError(
                 f"{path / STUDY} is damaged: {error}.", fix="Restore it, or start in another directory."
             ) from None
@@ -65,7 +72,7 @@ class FrozenSpecification:
                 f"{path / STUDY} was changed after the study began: its hash does not match.",
                 fix="Restore the file. A changed study needs another directory.",
             )
-        return cls(study, spaces)
+        return cls(study, spaces, hashlib.sha256(content).hexdigest())
 
 
 def exists(path: str | Path) -> bool:
@@ -90,6 +97,19 @@ def refuse_other(path: Path, study: Study) -> None:
             raise StudyError(
                 f"{path} is not empty ({others[0]}) and holds no study.", fix="Give a new or empty directory."
             )
+
+
+def require_place(file: Path, opened: os.stat_result) -> None:
+    """Raise StoreError where ``file`` is no longer the file that was opened: what is written would be lost."""
+    try:
+        same = os.path.samestat(file.stat(), opened)
+    except OSError:
+        same = False
+    if not same:
+        raise StoreError(
+            f"{file} was moved, deleted or replaced while the study was running.",
+            fix="Resume the study where its directory is now: finished runs are kept.",
+        )
 
 
 def _first_difference(held: Study, other: Study) -> str:

@@ -27,7 +27,8 @@ class StudyEvidence:
 
     ``runs`` are the finished runs with their timings as judged (:meth:`StudyRecords.runs`), ``environment`` that of the
     first session; ``mixed`` whether runs come from environments of different kinds. ``records`` are the records behind
-    them, ``events`` those of the audit log, and ``records_sha256`` the hash of the records' file.
+    them, ``events`` those of the audit log, and ``records_sha256`` the hash of the records' file without a
+    torn line.
     """
 
     path: Path
@@ -56,7 +57,7 @@ class StudyEvidence:
             verification=found.verification,
             records=records,
             events=found.events,
-            records_sha256=hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "",
+            records_sha256=hashlib.sha256(file.read_bytes()[: found.size]).hexdigest() if file.exists() else "",
         )
 
 

@@ -31,6 +31,7 @@ class StudyRecords:
 
     def __init__(self, specification: FrozenSpecification) -> None:
         self.study = specification.study
+        self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
         self.results: dict[str, RunResult] = {}
         """Finished runs by id, in the order in which they finished."""
@@ -45,6 +46,8 @@ class StudyRecords:
         """The hash of every line."""
         self.run_at: dict[int, RunResult] = {}
         """Number of a line (from 1) → the run that it records, including runs withdrawn later."""
+        self.environment_at: set[int] = set()
+        """Numbers of the lines that record an environment."""
         self.withdrawn_at: dict[int, tuple[str, ...]] = {}
         """Number of a line → the runs whose results it withdraws."""
 
@@ -55,8 +58,13 @@ class StudyRecords:
         try:
             if body["kind"] == "environment":
                 self.environments.append(body["environment"])
+                self.environment_at.add(number)
             elif body["kind"] == "run":
                 result = decode(body["result"])
+                if not 0 <= int(body["environment"]) < len(self.environments):
+                    raise ValueError(f"it names environment {body['environment']}, which has no record")
+                if result.run in self.results:
+                    raise ValueError(f"run {result.run} has a result already, which was not withdrawn")
                 self.results[result.run] = result
                 self.environment_of[result.run] = int(body["environment"])
                 self.run_at[number] = result
@@ -127,6 +135,8 @@ class StudyRecords:
     def _withdraw(self, number: int, runs: Iterable[str]) -> None:
         self.withdrawn_at[number] = tuple(map(str, runs))
         for run in self.withdrawn_at[number]:
+            if run not in self.results:
+                raise ValueError(f"it withdraws run {run}, which has no result")
             for held in (self.results, self.environment_of, self.trials):
                 held.pop(run, None)
             self.exclusive.discard(run)

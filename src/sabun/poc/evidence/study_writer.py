@@ -10,6 +10,8 @@
 therefore cost the run in flight and nothing else: the next writer removes a torn last line, and a run without a line is
 trained again. Damage anywhere else is an edit or a failing disk; it is reported by line number and never repaired.
 
+**A directory that goes.** A study whose directory is moved, deleted or replaced stops at the next write.
+
 **Mixed evidence.** A run's record names its environment: machine, device, versions of torch, sabun and the arms'
 packages, the task's source. Opening the study for writing in an environment of another kind raises MixedEvidenceError
 unless that is allowed; ``environments`` then lists all of them, and the report says so.
@@ -17,7 +19,6 @@ unless that is allowed; ``environments`` then lists all of them, and the report 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -27,6 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from sabun import _files
+from sabun.audit import AuditLog
 from sabun.errors import MixedEvidenceError, StoreError
 from sabun.journal import Journal, JournalWriter, cannot_write
 from sabun.poc.codec import encode
@@ -34,7 +36,15 @@ from sabun.poc.evidence.audit_trail import AuditTrail
 from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
-from sabun.poc.evidence.specification import LOCK, RECORDS, FrozenSpecification, Spaces, exists, refuse_other
+from sabun.poc.evidence.specification import (
+    AUDIT,
+    LOCK,
+    RECORDS,
+    FrozenSpecification,
+    Spaces,
+    refuse_other,
+    require_place,
+)
 from sabun.poc.evidence.study_evidence import StudyEvidence
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
@@ -58,6 +68,7 @@ class StudyWriter:
         self._opened = found
         self._journal: JournalWriter | None = None
         self._session = 0
+        self._size = found.journal.size
 
     @classmethod
     def start(
@@ -82,7 +93,7 @@ class StudyWriter:
         except OSError as error:
             raise cannot_write(path, error) from None
         try:
-            if not exists(path):
+            if not (AuditLog(path / AUDIT, actor="").journal.exists() or (path / RECORDS).exists()):
                 refuse_other(path, study)  # again, now that no other process can write
                 try:
                     FrozenSpecification(study, spaces or {}).write(path)
@@ -143,7 +154,8 @@ class StudyWriter:
         """Return the study's evidence as written so far, without reading it again."""
         events = tuple(self.trail.events)
         found = StudyVerification.of(self.records, events)
-        return StudyEvidence.of(self.path, dataclasses.replace(self._opened, events=events, verification=found))
+        written = dataclasses.replace(self._opened, events=events, verification=found, size=self._size)
+        return StudyEvidence.of(self.path, written)
 
     def close(self) -> None:
         """Release the directory for other writers."""
@@ -169,8 +181,9 @@ class StudyWriter:
         # The trail first: a study with records always has its log.
         self.trail = AuditTrail(self.path, self.records, self._opened.events)
         self._journal = JournalWriter(Journal(self.path / RECORDS, sealed=False), at=self._opened.journal)
+        self._file = (self.path / RECORDS).stat()
+        self.trail.opened()  # before the first record, so that a record without an event belongs to an open session
         self._session = self._enter(environment)
-        self.trail.opened()
 
     def _enter(self, environment: Mapping[str, Any]) -> int:
         """Return the index of an environment among those recorded, and record it if it is new."""
@@ -184,16 +197,23 @@ class StudyWriter:
     def _write(self, body: dict[str, Any]) -> None:
         if self._journal is None:
             raise StoreError(f"the study in {self.path} is closed.", fix="Open it again with StudyWriter.start.")
+        require_place(self.path / RECORDS, self._file)
+        self.trail.sync()
         self.records.apply(self._journal.append(body))
+        self._size = self._journal.end.size
 
 
 def _take_lock(path: Path) -> int:
     handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     for patience in (0.05, 0.05, 0.0):  # a reader that tests the lock holds it for a moment
-        with contextlib.suppress(OSError):
+        try:
             _files.lock(handle, wait=False)
             break
-        time.sleep(patience)
+        except BlockingIOError:
+            time.sleep(patience)
+        except OSError:  # a file system without locks
+            os.close(handle)
+            raise
     else:
         owner = os.read(handle, 64).decode(errors="replace").strip()
         os.close(handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics as basic
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -75,7 +76,10 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     by_arm = {arm: dict(sorted(own.items())) for arm, own in by_arm.items()}
     base = by_arm[study.baseline.name]
     names = [arm.name for arm in study.candidates]
-    progress = {name: _progress(study, base, by_arm[name]) for name in names}
+    repeats = Counter(run.arm for run in runs if run.phase == "repeat" and run.status == "failed")
+    progress = {
+        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
+    }
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     for kpi in KPIS.values():
         drafts = [_draft(kpi, name, base, by_arm[name], study.thresholds) for name in names]
@@ -99,15 +103,20 @@ def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs) -> LookState:
-    """Number of pairs, and the error that may be spent at this look."""
-    n = sum(1 for seed, run in own.items() if seed in base and "failed" not in (run.status, base[seed].status))
+def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookState:
+    """Number of pairs, and the error that may be spent at this look.
+
+    A look is at a number of seeds, whether or not their runs failed: otherwise failures would choose the look.
+    """
+    pairs = [(run.status, base[seed].status) for seed, run in own.items() if seed in base]
+    failed = sum(status == "failed" for pair in pairs for status in pair) + failed_repeats
+    n, tried = sum("failed" not in pair for pair in pairs), len(pairs)
     looks = plan(study)
-    at = [look for look in looks if look.seeds == n] or ([looks[-1]] if n > looks[-1].seeds else [])
-    following = next((look.seeds for look in looks if look.seeds > n), looks[-1].seeds)
-    if not at:
-        return LookState(n, following, looks[-1].seeds, 1 - study.thresholds.level, complete=False, final=False)
-    return LookState(n, at[0].seeds, looks[-1].seeds, at[0].alpha, complete=True, final=at[0] is looks[-1])
+    look = next((look for look in looks if look.seeds >= tried), looks[-1])
+    if failed or tried < look.seeds:
+        error = 1 - study.thresholds.level
+        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
+    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
 
 
 def _diverged(run: RunResult) -> bool:

@@ -41,6 +41,8 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, but not worse
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
         "k1_incomplete": _FEW,  # n of the `needed` planned pairs are available; judging now would exceed the error rate
+        # `failed` runs raised an error. A comparison of the others would choose the pairs by their outcome.
+        "k1_failed": ("failed", *_FEW),
         "k1_too_few_seeds": _FEW,
         "k1_diverged": _DIVERGED,  # the candidate diverged where the baseline did not: no mean loss to compare
         "k1_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more diverged runs than the baseline
@@ -83,7 +85,8 @@ class LookState:
     """The state of a comparison in its plan.
 
     It has n of ``planned`` pairs; ``look`` is the number of pairs at the current or next look, ``alpha`` the error that
-    may be spent there. ``complete``: the comparison is at a look. ``final``: it is the last one.
+    may be spent there. ``complete``: the comparison is at a look, and has a result for every pair. ``final``: it is the
+    last one. ``failed``: number of runs of either arm, repetitions included, that raised an error.
     """
 
     n: int
@@ -92,6 +95,7 @@ class LookState:
     alpha: float
     complete: bool
     final: bool
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ def judge(
 
     ``go``: K1 passes (the interval is better than the margin), K2 passes (not significantly worse, not more diverged
     runs), K3 passes (the interval is within the limit, or the target is reached sooner), and the baseline's tuning
-    bracketed an optimum. ``no-go``: a group fails. ``undecided``: everything else, and always between planned looks.
+    bracketed an optimum. ``no-go``: a group fails. ``undecided``: everything else, and always between planned looks and
+    where a run of the comparison failed.
 
     ``edge`` is the hyperparameter and value at which the baseline's tuning ended at an edge of the search space: to be
     better than an under-tuned baseline is no reason to adopt.
@@ -167,6 +172,8 @@ def _diverged(lost: Divergence) -> dict[str, float | int | str | None]:
 def _k1(
     row: Comparison, state: LookState, lost: Divergence, more: float | None, edge: tuple[str, float] | None
 ) -> Reason:
+    if state.failed:
+        return _reason("K1", "k1_failed", "unclear", failed=state.failed, n=state.n, needed=state.look)
     if row.problem == "no_data" and lost.candidate == 0:
         return _reason("K1", "k1_no_data", "unclear")
     if not state.complete:

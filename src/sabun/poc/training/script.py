@@ -8,8 +8,9 @@ its own. ``{run_dir}`` becomes the directory of the run. The learning-rate sched
 script, except for the number of threads and ``PYTHONHASHSEED``; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
-a task option), or never calls ``swap`` or ``log``. Other runs are not affected. Runs that do not need the whole curve
-(timing, ``check``) are stopped after the epochs that they need.
+a task option), never calls ``swap`` or ``log``, never steps the optimizer that ``swap`` returned, or writes a line that
+is not a record. Other runs are not affected. Runs that do not need the whole curve (timing, ``check``) are stopped
+after the epochs that they need.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 from sabun import _files
 from sabun.errors import StoreError, TrainingError
-from sabun.poc.codec import decode_epoch, decode_float
+from sabun.poc.codec import decode_rates
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
@@ -37,6 +38,7 @@ from sabun.poc.spec import Run
 from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.loop import now
 from sabun.poc.training.run_directory import Project
+from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
 from sabun.script.client import VARIABLE
 
 __all__ = ["ScriptTrainer"]
@@ -102,8 +104,8 @@ class ScriptTrainer:
                 finally:
                     _stop(process, instructions)
             yield from follow.read()
-            self.outside.update(follow.end.get("outside", ()))
-            fault = reason or _fault(process, follow)
+            self.outside.update(follow.end.get("outside") or ())
+            fault = reason or follow.malformed or _fault(process, follow)
             if fault:  # raises OSError if the disk is full, so that the run is repeated later
                 _require_space(printed.parent, Path(directory))
             yield self._result(run, follow, fault, _last_lines(printed), started)
@@ -161,6 +163,8 @@ class ScriptTrainer:
         deadline = time.monotonic() + self.command.time_limit
         while process.poll() is None:
             yield from follow.read()
+            if follow.malformed:
+                return follow.malformed
             if follow.enough:
                 follow.stopped = True
                 return None
@@ -180,6 +184,7 @@ class ScriptTrainer:
             peak_memory_bytes=follow.end.get("peak_memory_bytes"),
             optimizer_state_bytes=follow.end.get("optimizer_state_bytes"),
             weights_sha256=follow.end.get("weights_sha256"),
+            rates=decode_rates(follow.end.get("rates") or ()),
             started=started,
             ended=now(),
             failure=f"{fault}.{f'{PRINTED_LAST}{last_lines}' if last_lines else ''}" if fault else "",
@@ -193,10 +198,13 @@ class _Follower:
         self.path = path
         self.position = 0
         self.swapped = self.stopped = False
+        self.reason: str | None = None
         self.epochs: list[Epoch] = []
         self.test_loss: float | None = None
         self.test_metric: float | None = None
         self.end: dict[str, Any] = {}
+        self.malformed = ""
+        """What is wrong with the first line that is not a record; empty if there is none. Nothing is read after it."""
 
     @property
     def enough(self) -> bool:
@@ -206,26 +214,34 @@ class _Follower:
     def read(self) -> Iterator[Epoch]:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self.position)
-            for line in file:
+            while not self.malformed and not self.enough and (line := file.readline(LONGEST)):
                 if not line.endswith(b"\n"):
+                    if len(line) == LONGEST:
+                        self.malformed = f"it wrote a line of more than {LONGEST} bytes: {quoted(line)}"
                     break
                 self.position += len(line)
-                epoch = None if self.enough else self._read_record(json.loads(line))
+                try:
+                    epoch = self._apply(read_record(line, self.epochs[-1].epoch if self.epochs else -1))
+                except MalformedLineError as error:
+                    self.malformed = str(error)
+                    break
                 if epoch is not None:
                     self.epochs.append(epoch)
                     yield epoch
 
-    def _read_record(self, record: dict[str, Any]) -> Epoch | None:
+    def _apply(self, record: dict[str, Any]) -> Epoch | None:
         kind = record.pop("kind")
         if kind == "swap":
             self.swapped = True
+        elif kind == "fault":
+            self.reason = record["reason"]
         elif kind == "end":
             self.end = record
         elif kind == "log":
-            test_loss, test_metric = decode_float(record.pop("test_loss")), decode_float(record.pop("test_metric"))
+            test_loss, test_metric = record.pop("test_loss"), record.pop("test_metric")
             self.test_loss = self.test_loss if test_loss is None else test_loss
             self.test_metric = self.test_metric if test_metric is None else test_metric
-            return decode_epoch({**record, "extra": {}})
+            return Epoch(**record)
         return None
 
 
@@ -236,6 +252,11 @@ def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
             f"it read {continued[0]}, which was there before the run, and then replaced it, so it continued an earlier "
             f"training: move {continued[0]} out of the project"
         )
+    if follow.reason is not None:
+        return follow.reason
+    unstepped = follow.epochs and not follow.epochs[-1].gradient_evaluations
+    if unstepped and (follow.stopped or code == 0):
+        return "the swapped optimizer was never stepped: put 'optimizer = sabun.swap(optimizer)' where it is made"
     if follow.stopped:  # stopped by the study, so its exit status does not matter
         return None
     if code < 0:
@@ -250,7 +271,9 @@ def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
 
 
 def _last_lines(path: Path) -> str:
-    text = path.read_bytes()[-TAIL:].decode(errors="replace")
+    with path.open("rb") as file:  # a script may have printed more than fits into memory
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        text = file.read(TAIL).decode(errors="replace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return " | ".join(line[:LONGEST_LINE] for line in lines[-LAST_LINES:])
 

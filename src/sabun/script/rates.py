@@ -1,0 +1,326 @@
+"""Learning rates in script mode: the script's schedule is a shape that multiplies the arm's rate.
+
+A script knows the learning rates of its own optimizer only. Its schedulers, its lists with one entry per group and its
+own assignments to ``group["lr"]`` are written for them. The groups of the swapped optimizer therefore show the
+script's rates, and only during ``step`` do they hold
+
+    arm's rate · script's rate / reference rate
+
+The reference rate is the ``lr`` that the script gives its optimizer, or the largest of its groups' where it gives none.
+So whatever the script does to its rates, it does to the arm's: groups keep their ratios, a group frozen by ``lr=0``
+stays frozen, and at the script's initial rate a step is taken at exactly the rate that the arm asks for. A scheduler
+created before ``swap`` writes to the groups of the script's own optimizer, from where its rates are copied.
+
+What was asked for and what was stepped is recorded for each group.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from sabun.errors import TrainingError
+
+__all__ = ["Rates", "reference_rate"]
+
+
+@dataclass
+class _Group:
+    """The rates of one group. ``base`` is the script's initial rate, at which ``asked`` is stepped."""
+
+    source: int | None
+    base: float | None
+    asked: float | None
+    factor: float | None
+    shown: float | None
+    found: tuple[float, Any] | None = None
+    steps: int = 0
+    first: float | None = None
+    last: float | None = None
+    largest: float | None = None
+
+    def stepped_at(self, shown: Any) -> Any:
+        """Return the rate of a step while the script's rate is ``shown``."""
+        if self.factor is None or self.factor == 1.0:
+            return shown
+        value = _number(shown)
+        if self.found is not None and value == self.found[0]:
+            return self.found[1]
+        if value is not None and value == self.base:
+            return self.asked
+        return shown * self.factor
+
+    def record(self, rate: float | None) -> None:
+        """Record a step at ``rate``."""
+        self.steps += 1
+        if rate is not None:
+            self.first = rate if self.first is None else self.first
+            self.last = rate
+            self.largest = rate if self.largest is None else max(self.largest, rate)
+
+
+class Rates:
+    """The rates of ``optimizer``, which replaces ``script``; the same object for the script's own optimizer.
+
+    At construction ``optimizer`` has the arm's rates. ``multiplier`` is that of the script's own optimizer. Raises
+    TrainingError if the script's rates give no reference.
+    """
+
+    def __init__(self, script: Any, optimizer: Any, *, multiplier: float = 1.0) -> None:
+        self.optimizer = optimizer
+        self._script = script
+        self._reference = reference_rate(script)
+        self._multiplier = multiplier
+        self._groups: list[_Group] = []
+        self._inside: list[tuple[_Group, dict[str, Any], Any, Any]] = []
+        self._depth = 0
+        if optimizer is script:
+            self._multiply()
+        else:
+            self._translate()
+        self._written = [_written(group) for group in script.param_groups]
+
+    def _multiply(self) -> None:
+        if self._multiplier != 1.0 and any(_number(g.get("lr")) is None for g in self._script.param_groups):
+            raise TrainingError(
+                f"{type(self._script).__name__} has no learning rate (lr=None) that could be multiplied.",
+                fix="Give it a learning rate, or leave out tuning (--no-tuning).",
+            )
+        for number, group in enumerate(self._script.param_groups):
+            base = _base(group)
+            base = self._reference if base is None else base
+            asked = None if base is None else base * self._multiplier
+            self._groups.append(_Group(number, base, asked, self._multiplier, _number(group.get("lr"))))
+
+    def _translate(self) -> None:
+        known = [_number(group.get("lr")) for group in self._script.param_groups]
+        if self._reference is None and any(lr is not None for lr in known):
+            raise TrainingError(
+                "the script's optimizer has lr=0 in every group when sabun.swap is called, so the rates that it gets "
+                f"later cannot be related to the arm's{_setter()}.",
+                fix="Create the optimizer with its largest learning rate, and let the schedule start from there.",
+            )
+        source = {id(p): i for i, group in enumerate(self._script.param_groups) for p in group["params"]}
+        for group in self.optimizer.param_groups:
+            number = source[id(group["params"][0])]
+            theirs = self._script.param_groups[number]
+            arm = _number(group.get("lr"))
+            _adopt_keys(group, theirs, self._script.defaults)
+            if arm is None or self._reference is None:
+                self._groups.append(_Group(number, None, arm, None, arm))
+                continue
+            base = _base(theirs)
+            base = self._reference if base is None else base
+            group["lr"] = _copy(theirs["lr"])
+            asked = arm * (base / self._reference)
+            self._groups.append(_Group(number, base, asked, arm / self._reference, _number(theirs["lr"])))
+        if self._reference is not None and "lr" in self.optimizer.defaults:
+            # For groups added later, and for schedules that read the default.
+            self.optimizer.defaults["lr"] = self._script.defaults.get("lr", self._reference)
+        if not {"momentum", "betas"} & set(self.optimizer.defaults):
+            # A scheduler that cycles the momentum finds the script's own, which this optimizer does not read.
+            for key in {"momentum", "betas"} & set(self._script.defaults):
+                self.optimizer.defaults["betas"] = _betas(self._script.defaults[key])
+                for group in self.optimizer.param_groups:
+                    group["betas"] = self.optimizer.defaults["betas"]
+
+    def before_step(self) -> None:
+        """Put the rates of this step into the groups."""
+        if self._inside:
+            if _is_nested(self.optimizer):
+                self._depth += 1
+                return
+            self._restore()  # the last step raised an error
+        self._copy_written()
+        for number, group in enumerate(self.optimizer.param_groups):
+            rates = self._of(number, group)
+            shown = group.get("lr")
+            if rates.factor is None and _number(shown) != rates.shown:
+                raise TrainingError(
+                    f"the script sets the learning rate of group {number} to {shown}, but its optimizer had "
+                    f"none when sabun.swap was called, so the rate cannot be related to the arm's{_setter()}.",
+                    fix="Create the optimizer with its largest learning rate, and let the schedule start from there.",
+                )
+            stepped = rates.stepped_at(shown)
+            if "lr" in group:
+                group["lr"] = stepped
+            self._inside.append((rates, group, shown, stepped))
+
+    def after_step(self) -> None:
+        """Record the rates of the step, and show the script its own."""
+        if self._depth:
+            self._depth -= 1
+            return
+        for rates, group, _, _ in self._inside:
+            rates.record(_number(group.get("lr")))
+        self._restore()
+        if self._script is not self.optimizer:
+            self._script._opt_called = True  # a scheduler created before swap asks for it
+
+    def _restore(self) -> None:
+        for rates, group, shown, stepped in self._inside:
+            if "lr" not in group:
+                continue
+            now = _number(group["lr"])
+            if now == _number(stepped):
+                group["lr"] = shown
+            elif now is not None and rates.factor and rates.factor != 1.0:  # the optimizer itself has set it
+                group["lr"] = now / rates.factor
+                rates.found = (group["lr"], now)
+            rates.shown = _number(group["lr"])
+        self._inside, self._depth = [], 0
+
+    def current(self) -> float | None:
+        """Return the rate at which the first group would be stepped now."""
+        if not self._inside:
+            self._copy_written()
+        group = self.optimizer.param_groups[0]
+        return _number(self._of(0, group).stepped_at(group.get("lr")))
+
+    def record(self) -> list[dict[str, Any]]:
+        """Return, for each group, the rate asked for and the first, last and largest rate of its steps."""
+        return [
+            {
+                "group": number,
+                "name": str(group["name"]) if "name" in group else None,
+                "parameters": sum(p.numel() for p in group["params"]),
+                "asked": rates.asked,
+                "first": rates.first,
+                "last": rates.last,
+                "largest": rates.largest,
+                "steps": rates.steps,
+            }
+            for number, (rates, group) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=False))
+        ]
+
+    def _of(self, number: int, group: Mapping[str, Any]) -> _Group:
+        if number == len(self._groups):  # added by the script
+            first, base = self._groups[0], _number(group.get("lr"))
+            asked = None if base is None or first.factor is None else base * first.factor
+            self._groups.append(_Group(None, base, asked, first.factor, base))
+        return self._groups[number]
+
+    def _copy_written(self) -> None:
+        """Exchange rates with the script's own groups, to which schedulers created before ``swap`` write."""
+        if self._script is self.optimizer:
+            return
+        theirs = self._script.param_groups
+        if len(theirs) != len(self._written):
+            raise TrainingError(
+                "the script adds a parameter group to the optimizer that sabun.swap replaced.",
+                fix="Call add_param_group on the optimizer that sabun.swap returned.",
+            )
+        before, self._written = self._written, [_written(group) for group in theirs]
+        for number, (rates, group) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=False)):
+            if rates.source is None:
+                continue
+            (lr, beta), (lr_before, beta_before) = self._written[rates.source], before[rates.source]
+            shown = _number(group.get("lr"))
+            if lr != lr_before and "lr" in group:
+                if shown not in (rates.shown, lr):
+                    raise TrainingError(
+                        f"the learning rate of group {number} is set both by a scheduler created before sabun.swap "
+                        f"and by the script{_setter()}.",
+                        fix="Create the scheduler after optimizer = sabun.swap(optimizer).",
+                    )
+                group["lr"], rates.shown = _copy(theirs[rates.source]["lr"]), lr
+            elif shown != rates.shown and rates.factor is not None:  # set by the script
+                theirs[rates.source]["lr"], rates.shown = _copy(group["lr"]), shown
+                self._written[rates.source] = (shown, beta)
+            if beta != beta_before and beta is not None:
+                if "betas" in group:
+                    group["betas"] = (beta, *group["betas"][1:])
+                elif "momentum" in group:
+                    group["momentum"] = beta
+
+
+def reference_rate(optimizer: Any) -> float | None:
+    """Return the rate of the script's optimizer for which the arm's stands; None if all are zero or unknown.
+
+    It is ``lr`` of the constructor, or the largest rate of the groups where ``lr`` was left out and no group uses it.
+    """
+    default = _number(optimizer.defaults.get("lr"))
+    bases = [_base(group) for group in optimizer.param_groups]
+    if default and (default != _signature_default(optimizer) or any(base in (None, default) for base in bases)):
+        return default
+    largest = max((base for base in bases if base is not None), default=0.0)
+    return largest if largest > 0 else None
+
+
+def _signature_default(optimizer: Any) -> float | None:
+    parameter = inspect.signature(type(optimizer)).parameters.get("lr")
+    default = None if parameter is None else parameter.default
+    return float(default) if isinstance(default, int | float) else None
+
+
+def _base(group: Mapping[str, Any]) -> float | None:
+    """Return the rate with which a group was created; None where OneCycleLR or CyclicLR has overwritten it."""
+    if "max_lr" in group:
+        return None
+    return _number(group.get("initial_lr", group.get("lr")))
+
+
+def _number(lr: Any) -> float | None:
+    if lr is None:
+        return None
+    value = float(lr.detach() if isinstance(lr, Tensor) else lr)
+    return value if math.isfinite(value) else None
+
+
+def _copy(lr: Any) -> Any:
+    return float(lr.detach()) if isinstance(lr, Tensor) else lr
+
+
+def _written(group: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return what a scheduler may have written to a group: its learning rate and its momentum."""
+    betas = group.get("betas")
+    return _number(group.get("lr")), _number(betas[0] if betas else group.get("momentum"))
+
+
+def _betas(momentum: Any) -> tuple[Any, ...]:
+    return tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
+
+
+def _adopt_keys(group: dict[str, Any], theirs: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Add the notes of the script's group, such as ``name`` or ``lr_scale``, to the group that replaces it."""
+    for key, value in theirs.items():
+        if key not in options and key not in ("params", "param_names"):
+            group.setdefault(key, value)
+
+
+def _setter() -> str:
+    """Return where the running script assigns to ``group["lr"]``, as the end of a sentence; empty if not found."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        text = Path(file or "").read_text(encoding="utf-8")
+        nodes = list(ast.walk(ast.parse(text)))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    for node in nodes:
+        if not isinstance(node, ast.Assign | ast.AugAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Subscript) and getattr(target.slice, "value", None) == "lr":
+                line = text.splitlines()[node.lineno - 1].strip()
+                return f" (line {node.lineno} of {Path(str(file)).name}: {line})"
+    return ""
+
+
+def _is_nested(optimizer: Any) -> bool:
+    """Return whether ``step`` of ``optimizer`` is running within another call of it, as by ``super().step()``."""
+    frame: FrameType | None = sys._getframe(1)
+    found = 0
+    while frame is not None:
+        if "profile_name" in frame.f_locals and frame.f_locals.get("self") is optimizer:  # torch's wrapper of step
+            found += 1
+        frame = frame.f_back
+    return found > 1

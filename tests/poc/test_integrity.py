@@ -1,0 +1,418 @@
+"""A change of a study's files is found by verification, or changes nothing that is judged or reported."""
+
+from __future__ import annotations
+
+import copy as copies
+import dataclasses
+import errno
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sabun import _files
+from sabun.audit import AuditLog
+from sabun.errors import StoreError
+from sabun.journal import GENESIS
+from sabun.poc import study as studies
+from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
+from sabun.poc.evidence.study_writer import StudyWriter
+from sabun.poc.judgement.assess import assess
+from sabun.poc.spec import Study
+from sabun.report import report_json
+from sabun.report.build import build
+from sabun.rollout import gate as gates
+from sabun.rollout.rollout_plan import Gate
+
+from .helpers import tiny_study
+
+Record = dict[str, Any]
+HERE = {"machine": {"cpu": "a"}, "torch": "2"}
+
+
+def small(**options: object) -> Study:
+    return tiny_study("torch.optim:SGD", **{"trials": 3, "tuning_seeds": 1, "seeds": 3, "epochs": 1, **options})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("integrity") / "s"
+    studies.run(small(), path)
+    return path
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "s")
+    return tmp_path / "s"
+
+
+def records_of(path: Path) -> list[Record]:
+    return [json.loads(line) for line in (path / "records.jsonl").read_bytes().splitlines()]
+
+
+def chained(records: list[Record]) -> bytes:
+    """The records with a chain that fits, as somebody would write them who knows how."""
+    head, out = GENESIS, b""
+    for seq, record in enumerate(records):
+        body = {key: value for key, value in record.items() if key not in ("seq", "prev", "hash")}
+        text = json.dumps({"seq": seq, **body, "prev": head}, ensure_ascii=False, separators=(",", ":")).encode()[:-1]
+        head = hashlib.sha256(text).hexdigest()
+        out += text + b',"hash":"%s"}\n' % head.encode()
+    return out
+
+
+def append(path: Path, *added: Record) -> None:
+    (path / "records.jsonl").write_bytes(chained([*records_of(path), *added]))
+
+
+def evaluated(path: Path) -> list[Record]:
+    return [r for r in records_of(path) if r["kind"] == "run" and r["result"]["phase"] == "evaluate"]
+
+
+# ---------------------------------------------------------------------------------------------- records that were added
+
+
+def forged(path: Path) -> list[Record]:
+    """The candidate's runs again, with losses a tenth of those measured."""
+    added = copies.deepcopy([r for r in evaluated(path) if r["result"]["arm"] == "torch.optim:SGD"])
+    for record in added:
+        for epoch in record["result"]["epochs"][1:]:
+            epoch["val_loss"] *= 0.1
+    return added
+
+
+def renamed(path: Path) -> list[Record]:
+    added = forged(path)[:1]
+    added[0]["result"] |= {"run": "f" * 16, "seed": 3}
+    return added
+
+
+def withdrawal(path: Path) -> list[Record]:
+    return [{"kind": "withdrawn", "runs": [forged(path)[0]["result"]["run"]]}]
+
+
+ADDED: dict[str, Callable[[Path], list[Record]]] = {
+    "repeated runs": forged,
+    "one repeated run": lambda path: forged(path)[:1],
+    "a run of another seed": renamed,
+    "a withdrawal": withdrawal,
+    "a withdrawal and the runs again": lambda path: [*withdrawal(path), *forged(path)[:1]],
+    "an environment": lambda path: [{"kind": "environment", "environment": HERE}],
+    "an environment and a run": lambda path: [{"kind": "environment", "environment": HERE}, *renamed(path)],
+}
+
+
+@pytest.mark.parametrize("what", ADDED)
+@pytest.mark.parametrize("state", ["ended", "judged", "interrupted"])
+def test_records_appended_to_a_study_are_found_with_and_without_an_anchor(copy: Path, what: str, state: str) -> None:
+    if state == "judged":
+        log_verdicts(read(copy), {"torch.optim:SGD": "undecided"})
+    elif state == "interrupted":
+        with pytest.raises(KeyboardInterrupt), StudyWriter.start(copy, small(), read(copy).environment):
+            raise KeyboardInterrupt
+    anchor = verify(copy).audit_head
+    count = len(records_of(copy))
+    append(copy, *ADDED[what](copy))
+    for given_anchor in (None, anchor):
+        found = verify(copy, given_anchor)
+        assert not found.ok
+        assert found.problem.startswith(f"records.jsonl, line {count + 1} "), found.problem
+        assert "was added" in found.problem or "already" in found.problem
+    with pytest.raises(StoreError, match="could not be verified"):
+        read(copy)
+    with pytest.raises(StoreError, match="could not be verified"):
+        studies.run(small(), copy)
+    answer = gates.examine(Gate(study=str(copy)), None, copy.parent)  # type: ignore[arg-type]
+    assert not answer.passed
+    assert "could not be verified" in answer.problems[0]
+
+
+def crashed(tmp_path: Path, *, after_verdict: bool = False) -> tuple[Path, list[Record]]:
+    """A study killed while two runs were under way, and the records of these two runs and one that had not started."""
+    whole = tmp_path / "whole"
+    studies.run(small(trials=0), whole)
+    path = tmp_path / "s"
+    writer = StudyWriter.start(path, small(trials=0), read(whole).environment)
+    runs = list(read(whole).records.results.values())
+    for result in runs[:2]:
+        writer.trail.started(_Started(result))  # type: ignore[arg-type]
+        writer.append(result)
+    for result in runs[2:4]:
+        writer.trail.started(_Started(result))  # type: ignore[arg-type]
+    if after_verdict:
+        log_verdicts(read(path), {"torch.optim:SGD": "undecided"})
+    writer.close()
+    lines = [r for r in records_of(whole) if r["kind"] == "run"]
+    return path, lines[2:5]
+
+
+@dataclasses.dataclass
+class _Started:
+    result: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, "run" if name == "id" else name)
+
+
+def test_the_record_of_a_run_under_way_counts_and_gets_its_event_on_resuming(tmp_path: Path) -> None:
+    path, (first, _, _) = crashed(tmp_path)
+    append(path, first)
+    assert verify(path).ok
+    assert len(read(path).records.results) == 3
+    studies.run(small(trials=0), path)
+    assert verify(path).ok
+    late = [event for event in AuditLog(path / "audit.jsonl").read() if event.data.get("late")]
+    assert [event.data["run"] for event in late] == [first["result"]["run"]]
+
+
+@pytest.mark.parametrize("records", [(0, 1), (2,), (0, 0)], ids=["two", "not started", "twice"])
+def test_no_other_record_without_an_event_counts(tmp_path: Path, records: tuple[int, ...]) -> None:
+    path, lines = crashed(tmp_path)
+    append(path, *(lines[index] for index in records))
+    assert not verify(path).ok
+
+
+def test_the_record_of_a_run_under_way_at_a_verdict_does_not_count(tmp_path: Path) -> None:
+    path, (first, _, _) = crashed(tmp_path, after_verdict=True)
+    assert verify(path).ok
+    append(path, first)
+    assert "was added" in verify(path).problem
+
+
+def test_a_run_has_two_records_only_through_a_logged_withdrawal(tmp_path: Path) -> None:
+    path, _ = crashed(tmp_path)
+    known = read(path).records.results
+    with StudyWriter.start(path, small(trials=0), read(path).environment) as writer:
+        run = next(iter(known))
+        writer.withdraw([run])
+        writer.append(known[run])
+    assert verify(path).ok
+    records = records_of(path)
+    at = next(index for index, record in enumerate(records) if record["kind"] == "withdrawn")
+    (path / "records.jsonl").write_bytes(chained([*records[:at], *records[at + 1 :]]))
+    assert not verify(path).ok
+
+
+# --------------------------------------------------------------------------------------------------- every single field
+
+
+def leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(tree, dict | list) and tree:
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            yield from leaves(tree[key], (*path, key))
+    else:
+        yield path
+
+
+def changes(value: Any) -> list[Any]:
+    """Other values in the place of ``value``, of its own type and of another."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1, value * 0.5, None]
+    if isinstance(value, str):
+        return [value + "x", value[1:] if value else "y"]
+    return [1, "x"]
+
+
+def mutations(tree: Any) -> Iterator[Any]:
+    """``tree`` with one field changed or left out, for every field and change."""
+    for path in leaves(tree):
+        at: Any = tree
+        for key in path:
+            at = at[key]
+        for value in [*changes(at), ...]:
+            other = copies.deepcopy(tree)
+            place = other
+            for key in path[:-1]:
+                place = place[key]
+            if value is ...:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = value
+            yield other
+
+
+def reported(evidence: StudyEvidence) -> object:
+    """Everything that a reader of the report sees."""
+    judged = assess(evidence.study, evidence.runs, evidence.tuning)
+    return report_json.to_dict(build(evidence, judged))
+
+
+def seen(evidence: StudyEvidence) -> str:
+    """What judgement and report are functions of."""
+    fields = [evidence.study, evidence.runs, dict(evidence.tuning), evidence.environment, evidence.mixed]
+    return repr([*fields, evidence.verification.head, evidence.records_sha256, evidence.records.exclusive])
+
+
+def test_every_field_of_every_file_is_covered(copy: Path) -> None:
+    """Each field changed or left out, in the plain file and, for the records, with a new chain."""
+    log_verdicts(read(copy), {"torch.optim:SGD": "undecided"})
+    whole = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    before = reported(read(copy))
+    count = undetected = 0
+
+    def found_or_nothing_changed(name: str, content: bytes) -> None:
+        nonlocal count, undetected
+        count += 1
+        (copy / name).write_bytes(content)
+        if verify(copy).ok:
+            undetected += 1
+            assert reported(read(copy)) == before, (name, content)
+        for kept, raw in whole.items():  # verifying may have logged what it found
+            (copy / kept).write_bytes(raw)
+
+    for name in ("study.json", "audit.jsonl.head", "live.json"):
+        for tree in mutations(json.loads(whole[name])):
+            found_or_nothing_changed(name, json.dumps(tree).encode())
+    assert count > 100
+    for name in ("records.jsonl", "audit.jsonl"):
+        lines = [json.loads(line) for line in whole[name].splitlines()]
+        for index in (0, 1, len(lines) // 2, len(lines) - 1):
+            for tree in mutations(lines[index]):
+                changed = [*lines[:index], tree, *lines[index + 1 :]]
+                text = [
+                    json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in changed
+                ]
+                found_or_nothing_changed(name, b"".join(text))
+                if name == "records.jsonl" and chained(changed) != whole[name]:
+                    found_or_nothing_changed(name, chained(changed))
+    assert count > 1000
+    assert undetected < 50  # live.json, which is no evidence
+
+
+def test_the_search_space_is_frozen(copy: Path) -> None:
+    tree = json.loads((copy / "study.json").read_text())
+    tree["spaces"] = {arm: {} for arm in tree["spaces"]}
+    (copy / "study.json").write_text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n")
+    assert verify(copy).problem == "study.json is not the file that was frozen: it was changed."
+
+
+# -------------------------------------------------------------------------------------------------------- any change
+
+
+FILES = ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head")
+
+
+def damage(raw: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
+    """``raw`` with bytes flipped, or lines cut, doubled, moved or swapped in from another study."""
+    lines = raw.splitlines(keepends=True)
+    at = rng.randrange(len(lines))
+    if kind == "flip":
+        changed = bytearray(raw)
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            changed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
+    if kind == "cut":
+        return raw[: rng.randrange(len(raw))]
+    if kind == "remove":
+        return b"".join(lines[:at] + lines[at + rng.choice((1, 1, 3)) :])
+    if kind == "double":
+        return b"".join([*lines[: at + 1], *lines[at:]])
+    if kind == "move":
+        line = lines.pop(at)
+        lines.insert(rng.randrange(len(lines) + 1), line)
+        return b"".join(lines)
+    foreign = other.splitlines(keepends=True)
+    lines[at : at + rng.randrange(2)] = [rng.choice(foreign)]
+    return b"".join(lines)
+
+
+KINDS = ("flip", "cut", "remove", "double", "move", "swap")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("integrity") / "other"
+    studies.run(small(seed=7), path)
+    return path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_damage_is_found_or_changes_nothing(finished: Path, foreign: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished, tmp_path / "s")
+    path = tmp_path / "s"
+    whole = {file: (finished / file).read_bytes() for file in FILES}
+    before = seen(read(finished))
+    other = (foreign / name).read_bytes()
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from(KINDS), st.integers(0, 2**32), st.booleans())
+    def check(kind: str, seed: int, rechained: bool) -> None:
+        content = damage(whole[name], other, kind, random.Random(seed))
+        if rechained and name == "records.jsonl":
+            try:
+                content = chained([dict(json.loads(line)) for line in content.splitlines()])
+            except (ValueError, TypeError):
+                return
+        (path / name).write_bytes(content)
+        try:
+            if verify(path).ok:
+                assert seen(read(path)) == before
+        finally:
+            for file, raw in whole.items():
+                (path / file).write_bytes(raw)
+
+    check()
+
+
+# ------------------------------------------------------------------------------------------- a directory that goes away
+
+
+def gone(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replaced(path: Path) -> None:
+    moved(path)
+    path.mkdir()
+
+
+def emptied(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("when", ["RunStarted", "RunFinished", "EpochDone"])
+@pytest.mark.parametrize("vanish", [gone, moved, replaced, emptied])
+def test_a_study_whose_directory_goes_away_stops_and_keeps_its_runs(
+    tmp_path: Path, vanish: Callable[[Path], None], when: str
+) -> None:
+    path, seen_events, finished_runs = tmp_path / "s", 0, 0
+
+    def listen(event: object) -> None:
+        nonlocal seen_events, finished_runs
+        finished_runs += type(event).__name__ == "RunFinished"
+        seen_events += type(event).__name__ == when
+        if seen_events == 3:
+            seen_events += 1
+            vanish(path)
+
+    with pytest.raises(StoreError, match="moved, deleted or replaced while the study was running"):
+        studies.run(small(trials=0), path, on_event=listen)
+    assert not path.exists() or not [file for file in path.iterdir() if file.suffix == ".jsonl"]
+    if (tmp_path / "moved").exists():
+        kept = read(tmp_path / "moved")
+        assert len(kept.runs) == finished_runs
+        assert studies.run(small(trials=0), tmp_path / "moved").verification.ok
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_files, "lock", lock)
+    with pytest.raises(StoreError, match=r"No locks available.*use a directory on another one"):
+        studies.run(small(trials=0), tmp_path / "s")
