@@ -14,6 +14,7 @@ the run at the tiny step size, scaled to the arm's default: rates are proportion
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,7 +39,10 @@ FILES_SHOWN = 5
 FROZEN = 1e-15
 """A stepped rate above it does not follow the rate that was asked for: the largest at :data:`TINY`, with room."""
 
-Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside"]
+Code = Literal[
+    "fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside", "constant",
+    "not-positive",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,9 @@ class CheckFinding:
 
     fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
     not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
-    writes-outside: runs wrote files outside their own directory, which all runs share.
+    writes-outside: runs wrote files outside their own directory, which all runs share. constant: training does not
+    change the validation loss. not-positive: the validation loss is not positive, so that no relative difference is
+    defined.
     rate-not-stepped: the arm takes steps at other rates than it was asked to.
     """
 
@@ -97,14 +103,15 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             if on_run is not None:
                 on_run(run)
             result = [item for item in trainer.run(run) if isinstance(item, RunResult)][-1]
-            if result.status == "finished" or (frozen and result.status == "diverged"):
+            finite = all(math.isfinite(epoch.val_loss) for epoch in result.epochs)
+            if result.status == "finished" or (frozen and result.status == "diverged" and finite):
                 # Rounding or noise may put the end of a frozen run above its start.
                 epoch_s[arm.name] = result.epochs[-1].train_s + result.epochs[-1].eval_s
                 if frozen and seed == 0:
                     rates[arm.name] = [_scaled(group, resolved.arms[arm.name].recipe.step) for group in result.rates]
                     findings.extend(_overwritten(arm.name, result))
                 return result
-            findings.append(CheckFinding("fails", arm.name, result.failure or f"the run {result.status}"))
+            findings.append(CheckFinding("fails", arm.name, result.failure or _divergence(result, values)))
             return None
 
         def shared_files() -> list[CheckFinding]:
@@ -130,7 +137,12 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             detail = f"losses {_losses(once)}, then {_losses(again)}"
             findings.append(CheckFinding("not-deterministic", study.baseline.name, detail))
         other = train(study.baseline, 1, frozen=True)
-        if first and other and _curve(first) == _curve(other):
+        constant = bool(first and once and other and _validation(first) == _validation(once) == _validation(other))
+        if first and constant:
+            findings.append(CheckFinding("constant", study.baseline.name, f"losses {_losses(first)}"))
+        if once and min(_validation(once)) <= 0:
+            findings.append(CheckFinding("not-positive", study.baseline.name, f"losses {_losses(once)}"))
+        if first and other and not constant and _curve(first) == _curve(other):
             detail = f"losses {_losses(first)} from both seeds"
             findings.append(CheckFinding("seed-ignored", study.baseline.name, detail))
         findings += shared_files()
@@ -177,6 +189,15 @@ def _cost(study: Study, epoch_s: Mapping[str, float]) -> float:
 
 def _curve(result: RunResult) -> list[tuple[float | None, float]]:
     return [(epoch.train_loss, epoch.val_loss) for epoch in result.epochs]
+
+
+def _validation(result: RunResult) -> list[float]:
+    return [epoch.val_loss for epoch in result.epochs]
+
+
+def _divergence(result: RunResult, values: Mapping[str, Scalar]) -> str:
+    rate = ", ".join(f"{name} = {value}" for name, value in values.items()) or "the default learning rate"
+    return f"the run {result.status}: losses {_losses(result)} with {rate}"
 
 
 def _losses(result: RunResult) -> str:

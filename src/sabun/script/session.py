@@ -56,6 +56,9 @@ class RunSession:
         self.steps = self.evaluations = self.logs = 0
         self.optimizer_s = 0.0
         self.epoch = -1
+        self.first_epoch = 1
+        """The number that the script gives to the first epoch of training."""
+        self.steps_at_log = 0
         self.ended = False
         self.process = os.getpid()
         directory = self.task.get("run_dir")
@@ -75,6 +78,12 @@ class RunSession:
         if self.is_writer:
             with self.records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
+
+    def start_epoch(self) -> None:
+        """Check that the model was evaluated where the arm evaluates it, if it was trained since the last call."""
+        if self.point is not None and self.is_writer and self.steps > self.steps_at_log:
+            self.point.next_epoch()
+        self.steps_at_log = self.steps
 
     def wait_for_stop(self) -> None:
         """Wait until the study stops this process, so that it is not stopped while it writes a file."""
