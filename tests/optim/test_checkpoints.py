@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from training import batches, flat, network
 
 import sabun
-from sabun.errors import StateError
-from sabun.optim import Fixed, RungeKutta
+from sabun.errors import OptionError, StateError
+from sabun.optim import Ema, Fixed, RungeKutta
 from sabun.schemes import ButcherTableau
 
 Make = Callable[[Any], torch.optim.Optimizer]
@@ -114,12 +114,28 @@ def test_the_checkpoint_of_a_turned_matrix_is_refused() -> None:
         ("momentum", -1.0, "momentum must be"),
         ("version", 99, "Update sabun"),
         ("version", 2, "has format 2"),
+        ("lr", "fast", "lr must be a number"),
+        ("lr_peak", None, "lr_peak must be a number"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_before_anything_changes(key: str, value: object, says: str) -> None:
     state = trained(KINDS["fixed"]).state_dict()
     state["param_groups"][0][key] = value
     refused(trained(KINDS["fixed"]), state, says)
+
+
+@pytest.mark.parametrize("key", ["lr", "lr_peak", "preconditioner", "averaging", "step_control"])
+def test_a_checkpoint_that_lacks_a_key_is_refused(key: str) -> None:
+    state = trained(KINDS["fixed"]).state_dict()
+    del state["param_groups"][0][key]
+    refused(trained(KINDS["fixed"]), state, f"{key} is missing")
+
+
+def test_a_role_of_another_kind_in_a_group_is_refused() -> None:
+    optimizer = trained(KINDS["fixed"])
+    optimizer.param_groups[0]["preconditioner"] = Ema()
+    with pytest.raises(OptionError, match="preconditioner must be"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("make", [KINDS["fixed"], KINDS["runge-kutta"]])

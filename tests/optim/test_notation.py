@@ -132,6 +132,8 @@ def test_options_of_a_role_by_their_own_name(text: str, options: dict[str, float
         ("nesterov@adam(0.9, 1e-8, 3)", "too many arguments"),
         ("nesterov(beta2=0.9)", "unknown parameter or option"),
         ("nesterov@adam(beta2=0.9", "not closed"),
+        ("nesterov@adam(beta2=0.9, beta2=0.8)", "an option is given twice"),
+        ("nesterov@adam(0.9)(0.8)", "not one list"),
     ],
 )
 def test_a_wrong_option_of_a_role_is_named(text: str, says: str) -> None:

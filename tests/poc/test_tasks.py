@@ -159,6 +159,18 @@ def test_a_changed_file_is_another_task(tmp_path: Path) -> None:
     assert tasks.provenance("digits", load("digits")) is None
 
 
+def test_an_edited_file_is_imported_again(tmp_path: Path) -> None:
+    file = tmp_path / "task.py"
+    for loss in ("1.0", "2.0"):
+        file.write_text(
+            "class Task:\n"
+            "    def model(self): ...\n"
+            "    def data(self): ...\n"
+            f"    def loss(self, model, batch): return {loss}\n"
+        )
+        assert load(f"{file}:Task").source.loss(None, None) == float(loss)
+
+
 def test_the_language_model_reads_text_once_an_epoch_and_predicts_the_next_character(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,15 @@ def test_certificates_come_from_the_catalogue(case: Make) -> None:
     assert keys(unknown.why) == ["why.unknown", "why.unknown"]
 
 
+def test_equal_methods_with_other_options_are_the_same_method(case: Make) -> None:
+    c = case()
+    described = {
+        arm: dict(c.descriptions["momentum"] or {}, preconditioner=text)
+        for arm, text in (("momentum", "adam"), ("euler", "adam(beta2=0.99)"), ("look-ahead", "adam(beta2=0.9)"))
+    }
+    assert keys(report(dataclasses.replace(c, descriptions={**c.descriptions, **described})).why)[0] == "why.same"
+
+
 def test_environment_is_flattened_line_by_line(case: Make) -> None:
     r = report(case())
     assert r.audit.environment["packages.torch"] == "2.13.0"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sabun.errors import SabunError, StateError
+from sabun.errors import OptionError, SabunError, StateError
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
 from sabun.optim.resolve_groups import ROLES, encoded
@@ -81,6 +81,12 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
             f"the checkpoint has format {group.get('version')}; this version of sabun reads format {VERSION}.",
             fix="Update sabun, or load it with the version that saved it.",
         )
+    missing = [key for key in ("lr", "lr_peak", *ROLES) if key in optimizer.defaults and key not in group]
+    if missing:
+        raise OptionError(f"{missing[0]} is missing.")
+    for key in ("lr", "lr_peak"):
+        if not isinstance(group.get(key, 0.0), int | float | Tensor):
+            raise OptionError(f"{key} must be a number, not {group[key]!r}.")
     require_usable(scheme)
     roles = {role: table.make(group[role]) for role, table in ROLES.items() if role in group}
     mine, theirs = optimizer.defaults["step_control"].name, roles["step_control"].name

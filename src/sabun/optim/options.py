@@ -103,8 +103,10 @@ OPTIONS: Mapping[str, Option] = {
         "scheme",
     ),
     "weight_decay": Option(0.0, AT_LEAST_ZERO, "decay rate λ of the weights, see `decoupled`", "update"),
-    "decoupled": Option(True, FLAG, "True: θ ← θ(1 − lr·λ) before the step (AdamW). False: g ← g + λθ (L2)", "update"),
-    "maximize": Option(False, FLAG, "True: ascend instead of descend", "update"),
+    "decoupled": Option(
+        True, FLAG, "form of the decay. True: θ ← θ(1 − lr·λ) before the step (AdamW). False: g ← g + λθ (L2)", "update"
+    ),
+    "maximize": Option(False, FLAG, "direction of the step. True: ascend", "update"),
     "step_limit": Option(
         None, optional(ABOVE_ZERO),
         "largest step at the largest learning rate, relative to the size that a tensor of its shape begins with",
@@ -116,16 +118,16 @@ OPTIONS: Mapping[str, Option] = {
         "arithmetic",
     ),
     "stochastic_rounding": Option(
-        False, FLAG, "True: round 16-bit parameters up or down at random, without bias", "arithmetic"
+        False, FLAG, "rounding of 16-bit parameters. True: up or down at random, without bias", "arithmetic"
     ),
     "foreach": Option(
         None, one_of(None, True, False),
-        "False: one parameter at a time (least memory); otherwise all parameters of a kind in one call",
+        "number of parameters per call. False: one (least memory); otherwise all of a kind",
         "arithmetic",
     ),
     "fused": Option(
         None, one_of(None, True, False, "auto", "native", "inductor"),
-        "True: compiled, one pass over memory where the preconditioner is diagonal (fastest); a text: the compiler; "
+        "compiled step. True: one pass over memory where the preconditioner is diagonal (fastest); text: the compiler; "
         "'auto': on a CPU with a C compiler",
         "arithmetic",
     ),

@@ -57,7 +57,7 @@ def resolve(group: dict[str, Any], *, lr_found: bool = False) -> None:
 
 def resolve_edits(group: dict[str, Any]) -> bool:
     """Resolve the roles that were replaced in ``param_groups`` by their notation; True when there were any."""
-    edited = [role for role in ROLES if not isinstance(group[role], Role)]
+    edited = [role for role in ROLES if getattr(group[role], "role", None) != role]
     for role in edited:
         group[role] = ROLES[role].make(group[role])
     if not isinstance(group["scheme"], LinearMultistep):

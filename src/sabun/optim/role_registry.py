@@ -132,8 +132,13 @@ def parse_call(text: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         if not inner.endswith(")"):
             raise ValueError("a parenthesis is not closed")
         call = ast.parse(f"f({inner}", mode="eval").body
-        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("not one list of arguments")
+        names = [keyword.arg for keyword in call.keywords]
+        if None in names:
             raise ValueError("not a list of arguments")
+        if len(set(names)) < len(names):
+            raise ValueError("an option is given twice")
         values = tuple(ast.literal_eval(node) for node in call.args)
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:

@@ -205,9 +205,10 @@ def why(facts: Findings) -> tuple[Note, ...]:
     if today is None or new is None:
         notes = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
         return (*notes, *_margins(facts.arms[0], arm))
-    if today.scheme == new.scheme and today.preconditioner == new.preconditioner:
+    same_preconditioner = _without_options(today.preconditioner) == _without_options(new.preconditioner)
+    if today.scheme == new.scheme and same_preconditioner:
         return (Note("why.same", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
-    if today.preconditioner != new.preconditioner:
+    if not same_preconditioner:
         key = "why.preconditioner_new" if new.preconditioner else "why.preconditioner_dropped"
         notes.append(Note(key, names | {"preconditioner": new.preconditioner or today.preconditioner}))
     if today.scheme == new.scheme:
@@ -225,6 +226,10 @@ def why(facts: Findings) -> tuple[Note, ...]:
             Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
         )
     return (*notes, *_margins(facts.arms[0], arm))
+
+
+def _without_options(preconditioner: str | None) -> str | None:
+    return None if preconditioner is None else preconditioner.partition("(")[0]
 
 
 def _margins(*arms: ArmFacts) -> tuple[Note, ...]:

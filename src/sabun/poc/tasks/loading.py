@@ -105,7 +105,8 @@ def _import_file(path: Path) -> ModuleType:
         raise StudyError(
             f"there is no task file {path}.", fix="Check the path. It is relative to the working directory."
         )
-    name = f"sabun_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    # The text is part of the name, so that a file that was edited in the meantime is imported again.
+    name = f"sabun_task_{hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
