@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import time
 from pathlib import Path
 
 import pytest
 
+from sabun import _files
+from sabun import journal as journals
 from sabun.errors import StoreError
 from sabun.journal import GENESIS, Journal
 
@@ -65,3 +70,49 @@ def test_a_record_has_the_fields_of_its_journal(tmp_path: Path) -> None:
         writer.append({"event": "x"})
     assert Journal(journal.path, fields=("event",)).verify().ok
     assert not Journal(journal.path, fields=("event", "actor")).verify().ok
+
+
+def test_reading_never_waits_for_a_lock_and_writing_waits_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone who can read the file can hold its lock."""
+    monkeypatch.setattr(journals, "LOCK_TIMEOUT_S", 0.2)
+    held = Journal(tmp_path / "j.jsonl")
+    with held.writer() as writer:
+        writer.append({"a": 1})
+    with held.path.open("rb") as reader:
+        _files.lock(reader.fileno())
+        start = time.monotonic()
+        assert held.verify().ok
+        assert [record.body for record in held.read()] == [{"a": 1}]
+        assert time.monotonic() - start < 0.1
+        with pytest.raises(StoreError, match="locked by another process"), held.writer():
+            pass
+        assert 0.2 <= time.monotonic() - start < 2.0
+        held.path.write_bytes(held.path.read_bytes()[:-5])
+        assert not held.verify().ok
+    held.path.write_bytes(b"")
+    assert not held.verify().ok
+
+
+def test_a_journal_is_read_where_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Journal(tmp_path / "j.jsonl")
+    with held.writer() as writer:
+        writer.append({"a": 1})
+
+    def lock(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_files, "lock", lock)
+    assert len(held.read()) == 1
+    with pytest.raises(StoreError, match=r"No locks available\. Its file system cannot lock files"), held.writer():
+        pass
+
+
+NESTED = b'{"seq":0,"a":' + b"[" * 50_000 + b"]" * 50_000 + b',"prev":"' + b"0" * 64 + b'"'
+
+
+def test_a_line_that_is_nested_deeply_is_not_a_record(tmp_path: Path) -> None:
+    (tmp_path / "j.jsonl").write_bytes(NESTED + b',"hash":"%s"}\n' % hashlib.sha256(NESTED).hexdigest().encode())
+    (tmp_path / "j.jsonl").write_bytes((tmp_path / "j.jsonl").read_bytes() * 2)
+    assert "is not a journal record" in Journal(tmp_path / "j.jsonl", sealed=False).verify().problem

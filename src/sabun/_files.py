@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -69,11 +70,29 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def lock(handle: int, *, shared: bool = False, wait: bool = True) -> None:
-    """Lock an open file; closing it releases the lock. Without ``wait``, raise BlockingIOError where it is held."""
+def lock(handle: int, *, shared: bool = False, wait: bool = True, seconds: float | None = None) -> None:
+    """Lock an open file; closing it releases the lock.
+
+    Where the lock is held, raise BlockingIOError: at once without ``wait``, or after ``seconds`` where they are given.
+    Anyone who can read a file can hold its lock, so that a process must not wait for it forever.
+    """
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "file locks need Linux or macOS")
-    fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait and seconds is None:
+        fcntl.flock(handle, kind)
+        return
+    deadline = time.monotonic() + (seconds or 0.0)
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not wait or time.monotonic() >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 @contextlib.contextmanager

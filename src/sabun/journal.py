@@ -35,6 +35,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 GENESIS = "0" * 64
 """``prev`` of the first record."""
+
+LOCK_TIMEOUT_S = 10.0
+"""Seconds that a writer waits for the lock of a sealed journal."""
+UNLOCKED_READS = 3
+"""How often a journal that another process has locked is read before it counts as not valid."""
 
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 
@@ -133,18 +139,27 @@ class Journal:
         """Verify the journal and return the valid records, in one pass; see :meth:`verify`. An unsealed journal may
         be missing: it is then empty.
         """
+        for _ in range(UNLOCKED_READS):
+            found, records, steady = self._load(anchor)
+            if found.ok or steady:
+                break
+            time.sleep(0.05)  # perhaps read in the middle of an append
+        return found, records
+
+    def _load(self, anchor: str | None) -> tuple[JournalVerification, list[JournalRecord], bool]:
+        """Read once. Also return whether no other process can have written meanwhile."""
         try:
-            raw, seal = self._contents()
+            raw, seal, steady = self._contents()
         except OSError as error:
             if not self.sealed and isinstance(error, FileNotFoundError):
-                return JournalVerification(True, 0, GENESIS), []
+                return JournalVerification(True, 0, GENESIS), [], True
             problem = f"there is no readable journal at {self.path} ({error.strerror})."
-            return JournalVerification(False, 0, GENESIS, None, problem), []
+            return JournalVerification(False, 0, GENESIS, None, problem), [], True
         records, end, problem, torn = self._scan(raw, _EMPTY)
         sealed = end
 
-        def broken(line: int | None, problem: str) -> tuple[JournalVerification, list[JournalRecord]]:
-            return JournalVerification(False, end.count, end.hash, line, problem, size=end.size), records
+        def broken(line: int | None, problem: str) -> tuple[JournalVerification, list[JournalRecord], bool]:
+            return JournalVerification(False, end.count, end.hash, line, problem, size=end.size), records, steady
 
         if problem:
             return broken(end.count + 1, f"line {end.count + 1} {problem}")
@@ -169,14 +184,15 @@ class Journal:
         if anchor is not None and all(record.hash != anchor for record in records):
             return broken(None, missing_anchor(anchor))
         unsealed = end.count - sealed.count
-        return JournalVerification(True, end.count, end.hash, None, "", bool(torn), unsealed, end.size), records
+        found = JournalVerification(True, end.count, end.hash, None, "", bool(torn), unsealed, end.size)
+        return found, records, steady
 
     def verify(self, *, anchor: str | None = None) -> JournalVerification:
         """Check every link of the chain, and the seal.
 
         Detects any edit, deletion, insertion, reordering or truncation of the journal, of its seal, or of both unless
-        both were made to match. With ``anchor``, a head hash kept elsewhere, that is detected too. Reads a sealed
-        journal under a shared lock, so that it is never seen in the middle of an append.
+        both were made to match. With ``anchor``, a head hash kept elsewhere, that is detected too. Never waits for a
+        lock: a sealed journal that another process has locked is read as it is, the seal first.
         """
         return self.load(anchor=anchor)[0]
 
@@ -196,12 +212,17 @@ class Journal:
         finally:
             writer.close()
 
-    def _contents(self) -> tuple[bytes, bytes | None]:
+    def _contents(self) -> tuple[bytes, bytes | None, bool]:
         with self.path.open("rb") as file:
             if not self.sealed:
-                return file.read(), None
-            _files.lock(file.fileno(), shared=True)
-            return file.read(), _read_or_none(self.head_path)
+                return file.read(), None, True
+            try:
+                _files.lock(file.fileno(), shared=True, wait=False)
+                steady = True
+            except OSError:  # another process writes, or the file system has no locks
+                steady = False
+            seal = _read_or_none(self.head_path)
+            return file.read(), seal, steady
 
     def _scan(self, raw: bytes, start: JournalHead) -> tuple[list[JournalRecord], JournalHead, str, int]:
         """Read the lines after ``start``: valid records, their end, what is wrong with the next line, torn bytes."""
@@ -259,7 +280,7 @@ class JournalWriter:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
             self._file = os.open(journal.path, flags, 0o644)
             if journal.sealed:
-                _files.lock(self._file)
+                _files.lock(self._file, seconds=LOCK_TIMEOUT_S)
                 self._sealed, self.end, self.torn = self._find_end()
             else:
                 found = journal.verify() if at is None else at
@@ -365,6 +386,11 @@ def not_verified(path: Path, problem: str) -> StoreError:
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """Return the error for a place that refuses to be written."""
+    if error.errno == errno.EAGAIN:
+        return StoreError(
+            f"{path} is locked by another process.",
+            fix="Find it with `lslocks`, wait for it or stop it, then try again.",
+        )
     if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
         fix = "Its file system cannot lock files, as some network file systems: use a directory on another one."
     elif error.errno == errno.ENAMETOOLONG:

@@ -231,10 +231,7 @@ FULL = """
 import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
-from sabun.optim.compiled import c_compiler
 from sabun.poc import evidence as stored
-
-from ..fixtures.make_study import FINISHED
 
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -326,6 +327,8 @@ def damage(raw: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
+EXAMPLES = int(os.environ.get("SABUN_FUZZ_EXAMPLES", "150"))
+"""Damaged files per reader; 10,000 by hand."""
 KINDS = ("flip", "cut", "remove", "double", "move", "swap")
 
 
@@ -344,7 +347,7 @@ def test_any_damage_is_found_or_changes_nothing(finished: Path, foreign: Path, t
     before = seen(read(finished))
     other = (foreign / name).read_bytes()
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(KINDS), st.integers(0, 2**32), st.booleans())
     def check(kind: str, seed: int, rechained: bool) -> None:
         content = damage(whole[name], other, kind, random.Random(seed))

@@ -300,6 +300,8 @@ def test_a_line_that_is_no_record_fails_that_run_and_no_other(tmp_path: Path, py
         "p = torch.ones(1, requires_grad=True)\n"
         "opt = sabun.swap(torch.optim.SGD([p], lr=0.1))\n"
         "sabun.log(epoch=0, val_loss=1.0)\n"
+        "p.sum().backward()\n"
+        "opt.step()\n"
         "if type(opt).__name__ == 'AdamW':\n"
         "    with open(pathlib.Path(os.environ['SABUN_RUN']).with_name('records.jsonl'), 'ab') as file:\n"
         f"        file.write(pathlib.Path({str(tmp_path / 'line')!r}).read_bytes())\n"
