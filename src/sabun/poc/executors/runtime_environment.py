@@ -56,7 +56,7 @@ def _repository(directory: Path) -> dict[str, Any] | None:
 
 def _git(directory: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ["git", "--no-optional-locks", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
     )
     return done.stdout.strip()
 
