@@ -20,6 +20,8 @@ if sys.platform != "win32":
 
 __all__ = ["lock", "locked", "replace", "replacing", "sync_directory", "write_all"]
 
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""Flag for opening a file of a directory that was received: its name must not be a link to another file."""
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""
 
@@ -39,7 +41,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """
     draft = path.with_name(path.name + DRAFT)
     try:
-        with draft.open("wb") as file:
+        with open(_open_new(draft), "wb") as file:
             yield file
             file.flush()
             if sync:
@@ -53,6 +55,16 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         # The new content is in place: without this, a power cut may bring back the old one, and nothing worse.
         with contextlib.suppress(OSError):
             sync_directory(path.parent)
+
+
+def _open_new(path: Path) -> int:
+    """Open a file that did not exist: never one that a link of this name leads to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:  # left by a kill, or planted
+        path.unlink()
+        return os.open(path, flags, 0o666)
 
 
 def replace(path: Path, content: bytes, *, sync: bool = True) -> None:

@@ -277,7 +277,7 @@ class JournalWriter:
             if journal.sealed and journal.head_path.exists() and not journal.path.exists():
                 raise damaged(journal.path, "is gone, but its head file is there")
             journal.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _files.NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
             self._file = os.open(journal.path, flags, 0o644)
             if journal.sealed:
                 _files.lock(self._file, seconds=LOCK_TIMEOUT_S)

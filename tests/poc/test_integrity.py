@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy as copies
 import dataclasses
 import errno
@@ -10,6 +11,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,13 @@ from hypothesis import strategies as st
 
 from sabun import _files
 from sabun.audit import AuditLog
+from sabun.cli import app
 from sabun.errors import StoreError
 from sabun.journal import GENESIS
 from sabun.poc import study as studies
 from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
+from sabun.poc.executors import runtime_environment
 from sabun.poc.judgement.assess import assess
 from sabun.poc.spec import Study
 from sabun.report import report_json
@@ -419,3 +424,50 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(_files, "lock", lock)
     with pytest.raises(StoreError, match=r"No locks available.*use a directory on another one"):
         studies.run(small(trials=0), tmp_path / "s")
+
+
+# ------------------------------------------------------------------------------------------------- a received directory
+
+
+def test_judging_a_received_study_imports_nothing_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "received_module.py").write_text("import torch\n\n\nclass Mine(torch.optim.SGD):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = tiny_study("received_module:Mine(lr=0.1)", trials=0, seeds=1, epochs=1)
+    studies.run(study, tmp_path / "s")
+    (tmp_path / "received_module.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    sys.modules.pop("received_module")
+    for command in ("report", "verify", "status", "compare"):
+        assert app.run(["poc", command, *[str(tmp_path / "s")] * (1 + (command == "compare"))]) == 0
+    assert "received_module" not in sys.modules
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.html.new", "report.json.new", "audit.jsonl.head.new", "lock"])
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_planted_link_is_not_written_through(copy: Path, tmp_path: Path, name: str, link: Any) -> None:
+    foreign_file = tmp_path / "foreign"
+    foreign_file.write_text("mine")
+    (copy / name).unlink(missing_ok=True)
+    link(copy / name, foreign_file)
+    assert app.run(["poc", "report", str(copy), "--quiet"]) == 0
+    if not (name == "lock" and link is Path.hardlink_to):  # a lock is written only when a study is resumed
+        with contextlib.suppress(StoreError):
+            studies.run(small(), copy)
+    assert foreign_file.read_text() == "mine"
+
+
+def test_git_runs_no_command_of_the_repository(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    hook.chmod(0o755)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    subprocess.run([*git, "config", "core.fsmonitor", str(hook)], check=True)
+    subprocess.run([*git, "status"], check=True, capture_output=True)
+    assert (tmp_path / "ran").exists(), "the hook does nothing here"
+    (tmp_path / "ran").unlink()
+    assert runtime_environment._repository(tmp_path) is not None
+    assert not (tmp_path / "ran").exists()

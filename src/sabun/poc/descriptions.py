@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from sabun import optim
 from sabun.errors import SabunError
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.resolved import ResolvedStudy
-from sabun.poc.spec import Study
+from sabun.poc.spec import Arm, Study
 from sabun.script import arms
 
 __all__ = ["describe_arms"]
@@ -21,15 +22,26 @@ def describe_arms(
 ) -> dict[str, Mapping[str, object] | None]:
     """Return, for each arm, the description of its tuned optimizer (:func:`sabun.optim.describe`); None if unknown.
 
-    Without ``resolved`` the notations of the arms are read; the task is not needed.
+    Without ``resolved`` the notations of the arms are read; the task is not needed. Classes outside ``torch.optim`` are
+    then unknown: a study that was received must not decide what is imported.
     """
     found: dict[str, Mapping[str, object] | None] = {}
     for arm in study.arms:
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
         best = tuning[arm.name].best if arm.name in tuning else {}
+        if resolved is None and _names_code(arm):
+            found[arm.name] = None
+            continue
         try:
             recipe = arms.recipe(arm) if resolved is None else resolved.arms[arm.name].recipe
             found[arm.name] = optim.describe(recipe.build(model, best))
         except (SabunError, ImportError):
             found[arm.name] = None
     return found
+
+
+def _names_code(arm: Arm) -> bool:
+    """Whether the notation or an option of the arm names a class (``module:Class``) outside ``torch.optim``."""
+    texts = [arm.optimizer, *(value for value in arm.options.values() if isinstance(value, str))]
+    modules = [module for text in texts for module in re.findall(r"([\w.]+)\s*:", text)]
+    return any(module != "torch.optim" for module in modules)

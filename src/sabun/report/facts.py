@@ -117,6 +117,9 @@ class Report:
     baseline: str
     headline: Note
     limits: Limits
+    pairs: int
+    """Number of pairs of evaluation runs of the leading candidate and the baseline; fewer than ``limits.seeds`` in an
+    unfinished study, or after an early stop."""
     arms: tuple[ArmFacts, ...]
     candidates: tuple[Candidate, ...]
     effort: Effort

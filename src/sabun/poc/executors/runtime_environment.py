@@ -55,8 +55,11 @@ def _repository(directory: Path) -> dict[str, Any] | None:
 
 
 def _git(directory: Path, *arguments: str) -> str:
+    # A repository's own configuration may name a command that `status` runs.
+    # `status` would otherwise lock the index to refresh it.
+    safe = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     done = subprocess.run(
-        ["git", "--no-optional-locks", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ["git", "-C", str(directory), *safe, *arguments], capture_output=True, text=True, timeout=10, check=True
     )
     return done.stdout.strip()
 
