@@ -536,3 +536,14 @@ def test_a_steady_step_reads_no_text_and_makes_no_filter(monkeypatch: pytest.Mon
         monkeypatch.setattr(name, refuse)
     monkeypatch.setattr(LinearMultistep, "__hash__", refuse)
     train(model, optimizer, batches(3))
+
+
+def test_the_step_control_cannot_be_replaced_in_a_live_group() -> None:
+    """It belongs to the whole optimizer: a silent edit would only be saved, and its checkpoint refused."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = sabun.Optimizer([p], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.param_groups[0]["step_control"] = "stability"
+    with pytest.raises(OptionError, match="belongs to the whole optimizer"):
+        optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from sabun.errors import OptionError
 from sabun.messages.languages import languages
 from sabun.messages.sentences import text
 from sabun.poc.judgement.assessment import Assessment
-from sabun.report import html
+from sabun.poc.judgement.statistics import seeds_to_decide
+from sabun.report import charts, html, markdown
 from sabun.report.build import build
 from sabun.report.money import Prices
 
@@ -43,8 +45,9 @@ def test_the_best_go_leads(case: Make) -> None:
 def test_the_overall_decision(case: Make, only: tuple[str, ...], decision: str, leading: str, headline: str) -> None:
     r = report(case(candidates=6, only=only))
     assert (r.decision, r.leading, r.headline.key) == (decision, leading, headline)
-    assert r.phrases[0].key == f"phrase.open_{decision.replace('-', '_')}"
-    assert r.phrases[-1].key == f"phrase.close_{decision.replace('-', '_')}"
+    name = decision.replace("-", "_")
+    assert r.phrases[0].key == f"phrase.open_{name}{'_one' if headline.endswith('_one') else ''}"
+    assert r.phrases[-1].key == f"phrase.close_{name}{'_seeds' if decision == 'undecided' else ''}"
 
 
 def test_the_epochs_are_those_of_the_runs_which_a_script_sets_itself(case: Make) -> None:
@@ -206,3 +209,140 @@ def test_money_is_said_as_surely_as_it_is_known(case: Make, low: float, effect: 
     assert note.key == f"phrase.{key}"
     if key == "money_loss":
         assert (note.values["low"], note.values["month"], note.values["high"]) == pytest.approx((100.0, 200.0, 300.0))
+
+
+def _undecided(case: Make, *codes: tuple[str, dict[str, Any]], **changes: Any) -> Any:
+    """The report of an undecided study with these reasons (K1, K2, K3; those left out pass)."""
+    c = case(candidates=6, only=("nesterov",))
+    verdict = c.assessment.verdicts[0]
+    given = {f"K{code[1]}": (code, values) for code, values in codes}
+    reasons = tuple(
+        dataclasses.replace(r, code=given[r.kpi][0], outcome="unclear", values={**r.values, **given[r.kpi][1]})
+        if r.kpi in given
+        else dataclasses.replace(r, code={"K1": "k1_better", "K2": r.code, "K3": r.code}[r.kpi], outcome="pass")
+        for r in verdict.reasons
+    )
+    verdict = dataclasses.replace(verdict, decision="undecided", reasons=reasons)
+    comparisons = tuple(
+        dataclasses.replace(x, **changes) if x.kpi == "final_loss" else x for x in c.assessment.comparisons
+    )
+    assessment = dataclasses.replace(c.assessment, verdicts=(verdict,), comparisons=comparisons)
+    return report(dataclasses.replace(c, assessment=assessment))
+
+
+@pytest.mark.parametrize(
+    ("code", "values", "advice"),
+    [
+        ("k1_unclear_seeds", {"seeds": 24}, "seeds"),
+        ("k1_too_few_seeds", {"needed": 24}, "seeds"),
+        ("k3_unclear_seeds", {"seeds": 24}, "seeds"),
+        ("k1_unclear", {}, "margin"),
+        ("k1_below_margin", {}, "margin"),
+        ("k3_unclear", {}, "margin"),
+        ("k1_baseline_at_edge", {"hyperparameter": "lr", "value": 3.0}, "search"),
+        ("k1_diverged", {"candidate": 2, "baseline": 0}, "diverged"),
+        ("k2_diverged", {"candidate": 2, "baseline": 0}, "diverged"),
+        ("k1_incomplete", {"needed": 12}, "unfinished"),
+        ("k1_continue", {"planned": 12}, "unfinished"),
+        ("k1_not_positive", {}, "data"),
+        ("k2_suspect", {}, "again"),
+    ],
+)
+def test_the_advice_on_an_undecided_study_follows_from_the_reason(
+    case: Make, code: str, values: dict[str, Any], advice: str
+) -> None:
+    r = _undecided(case, (code, values))
+    assert r.phrases[-1].key == f"phrase.close_undecided_{advice}"
+    assert keys(r.steps)[:2] == ["step.undecided", f"step.undecided_{advice}"]
+    assert ("step.undecided_before" in keys(r.steps)) == (advice == "seeds")
+    if advice == "seeds":
+        assert r.steps[1].values["needed"] == r.phrases[-1].values["needed"] == 24
+    for note in (r.headline, *r.phrases, *r.steps):
+        for lang in languages():
+            assert "–" not in text(note.key, lang, note.values), note
+
+
+def test_more_seeds_are_not_the_advice_where_another_reason_stands_in_the_way(case: Make) -> None:
+    more = ("k3_unclear_seeds", {"seeds": 24})
+    edge = ("k1_baseline_at_edge", {"hyperparameter": "lr", "value": 3.0})
+    assert keys(_undecided(case, edge, more).steps)[1] == "step.undecided_search"
+    assert keys(_undecided(case, ("k1_unclear", {}), more).steps)[1] == "step.undecided_margin"
+
+
+def test_every_reason_for_being_undecided_has_an_advice() -> None:
+    from sabun.poc.judgement.verdict import REASONS
+    from sabun.report.narrative import _ADVICE
+
+    decided = {"k1_better", "k1_worse", "k1_diverged_more", "k2_not_worse", "k2_worse", "k2_diverged_more"}
+    decided |= {"k3_within", "k3_time_to_target", "k3_beyond"}
+    assert sorted(code for codes in _ADVICE.values() for code in codes) == sorted(set(REASONS) - decided)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "key"),
+    [
+        ("k1_unclear_seeds", {"threshold": 0.0}, "k1_seeds"),
+        ("k1_unclear_seeds", {"threshold": -0.02, "low": -0.05, "high": -0.001}, "k1_margin_seeds"),
+        ("k1_unclear", {"threshold": -0.02, "low": -0.05, "high": -0.001}, "k1_margin"),
+        ("k1_below_margin", {"threshold": -0.02, "low": -0.01, "high": 0.02}, "below"),
+        ("k1_baseline_at_edge", {"threshold": 0.0, "low": -0.05, "high": -0.01}, "edge"),
+        ("k1_too_few_seeds", {}, "few"),
+        ("k1_incomplete", {}, "incomplete"),
+    ],
+)
+def test_the_headline_says_what_is_undecided(case: Make, code: str, changes: dict[str, Any], key: str) -> None:
+    values = {"needed": 12, "seeds": 24, "hyperparameter": "lr", "value": 3.0}
+    assert _undecided(case, (code, values), **changes).headline.key == f"headline.undecided_{key}"
+
+
+def test_a_study_that_ended_early_gives_its_number_of_pairs(case: Make) -> None:
+    c = case(only=("look-ahead",), seeds=6)
+    planned = c.study.model_copy(update={"budget": c.study.budget.model_copy(update={"seeds": 12, "looks": (6,)})})
+    r = report(dataclasses.replace(c, study=planned))
+    assert (r.pairs, r.limits.seeds) == (6, 12)
+    assert {note.key: note.values for note in r.untested}["untested.seeds"]["n"] == 6
+    assert "6 paired seeds" in html.render(r)
+    assert "6 paired seeds" in markdown.render(r)
+    failed = tuple(
+        dataclasses.replace(run, status="failed") if (run.arm, run.seed) == ("look-ahead", 2) else run for run in c.runs
+    )
+    assert report(dataclasses.replace(c, study=planned, runs=failed)).pairs == 5
+
+
+def test_the_detectable_effect_includes_the_margin(case: Make) -> None:
+    c = case(only=("look-ahead",))
+    wider = c.study.model_copy(update={"thresholds": c.study.thresholds.model_copy(update={"margin": 0.02})})
+    for study, effect in ((c.study, 0.05), (wider, 0.07)):
+        notes = {note.key: note.values for note in report(dataclasses.replace(c, study=study)).untested}
+        assert notes["untested.power"]["detectable"] == pytest.approx(effect)
+
+
+def test_the_message_about_an_undecidable_study_has_the_number_of_seeds_that_was_searched() -> None:
+    cap = inspect.signature(seeds_to_decide).parameters["cap"].default
+    for lang in languages():
+        assert str(cap) in text("reason.k1_unclear", lang, {"effect": 0.0, "low": -0.1, "high": 0.1, "limit": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("kpi", "values", "labels"),
+    [
+        ("final_loss", (math.inf,), ["diverged"]),
+        ("final_loss", (math.nan,), ["failed"]),
+        ("final_loss", (math.inf, math.nan), ["diverged", "failed"]),
+        ("time_to_target_s", (math.inf,), ["not reached"]),
+        ("time_to_target_s", (math.nan,), ["not available"]),  # the baseline has no final loss with this seed
+    ],
+)
+def test_a_dot_without_a_number_is_labelled_with_what_happened(
+    case: Make, kpi: str, values: tuple[float, ...], labels: list[str]
+) -> None:
+    c = case(only=("look-ahead",))
+    arms = {
+        name: dataclasses.replace(arm, values={**arm.values, kpi: (*values, *(1.0 for _ in arm.seeds[len(values) :]))})
+        for name, arm in c.assessment.arms.items()
+    }
+    r = report(dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, arms=arms)))
+    drawn = charts.dots(r, kpi, "chart")
+    found = [label for label in ("diverged", "failed", "not reached", "not available") if label in drawn]
+    assert found == labels
+    assert ", ".join(labels) in drawn

@@ -42,6 +42,7 @@ def write_study() -> WriteStudy:
         candidate: str = CHALLENGER.optimizer,
         baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
+        looks: tuple[int, ...] = (),
     ) -> Path:
         from sabun.poc.evidence.study_writer import StudyWriter
         from sabun.poc.records import Epoch, RunResult
@@ -52,7 +53,7 @@ def write_study() -> WriteStudy:
             task="digits",
             baseline=Arm(name="today", optimizer=baseline),
             candidates=(Arm(name="new", optimizer=candidate),),
-            budget=Budget(epochs=2, trials=0, seeds=seeds),
+            budget=Budget(epochs=2, trials=0, seeds=seeds, looks=looks),
         )
         noise = np.random.default_rng(7)
         ended = datetime.now(UTC) - timedelta(days=age_days)

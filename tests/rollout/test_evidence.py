@@ -71,6 +71,29 @@ def test_what_keeps_it_closed(
     assert any(said in problem for problem in finding.problems), finding.problems
 
 
+@pytest.mark.parametrize(
+    ("study", "gate", "said"),
+    [
+        ({"done": 10}, {}, None),
+        ({"done": 10}, {"min_seeds": 11}, "asks for 11 paired seeds, the study has 10"),
+        ({"done": 10, "gain": -0.2}, {}, "is 'no-go'"),
+        ({"done": 11}, {}, "not finished: 11 of 14"),  # between two looks
+        ({"done": 10, "gain": 0.0}, {"verdict": "undecided"}, "not finished: 10 of 14"),  # the look decided nothing
+    ],
+)
+def test_a_sequential_study_is_finished_at_the_look_that_decides(
+    tmp_path: Path,
+    plan: RolloutPlan,
+    write_study: WriteStudy,
+    study: dict[str, object],
+    gate: dict[str, object],
+    said: str | None,
+) -> None:
+    write_study(tmp_path / "study", seeds=14, looks=(10,), **study)
+    found = problems(tmp_path, plan, **{"min_seeds": 10, **gate})
+    assert found == () if said is None else any(said in problem for problem in found), found
+
+
 def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(
     tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:

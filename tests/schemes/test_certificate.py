@@ -46,7 +46,7 @@ def test_sentence_in_english() -> None:
     assert "order 1 with error constant 8.6" in text
     assert "stable up to hλ = 13.57: it will oscillate and diverge where the curvature exceeds 13.57/lr" in text
     assert "scatters the weights 3% less than with plain SGD" in text
-    assert "stores one buffer the size of the weights" in text
+    assert "keeps one buffer the size of the weights" in text
     with_lr = schemes.certify(schemes.nesterov(0.9)).sentence("en", lr=0.1)
     assert "at learning rate 0.1 it will oscillate and diverge where the curvature exceeds 135.7" in with_lr
 

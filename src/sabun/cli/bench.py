@@ -15,7 +15,7 @@ __all__ = ["EPILOG", "bench"]
 
 EPILOG = """**Examples**
 
-- `sabun bench` — every comparison on the shapes of GPT-2 small
+- `sabun bench` — every contest on the shapes of GPT-2 small
 
 - `sabun bench adam adam-foreach --shapes resnet18 --rounds 30 --json ratios.json`
 
@@ -28,9 +28,9 @@ EPILOG = """**Examples**
 
 
 def bench(
-    comparisons: Annotated[
+    contests: Annotated[
         list[str] | None,
-        argument("Any of momentum, momentum-foreach, adam, adam-foreach, matrix. Default: all.", "COMPARISON"),
+        argument("Any of momentum, momentum-foreach, adam, adam-foreach, matrix. Default: all.", "CONTEST"),
     ] = None,
     shapes: Annotated[
         str,
@@ -69,7 +69,7 @@ def bench(
 
     result = benchmark.run(
         shapes,
-        contests=comparisons or (),
+        contests=contests or (),
         device=device,
         rounds=rounds,
         threads=threads,

@@ -29,8 +29,8 @@ from sabun.optim.terms import Tensors
 
 __all__ = ["Bucket", "Buckets", "build", "unknown_size"]
 
-_STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "foreach", "state_dtype", "stochastic_rounding",
-              "fused", "step_limit")  # fmt: skip
+_STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
+              "stochastic_rounding", "fused", "step_limit")  # fmt: skip
 _structure = operator.itemgetter(*_STRUCTURE)
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which should stay in a cache:
 # beyond that adamw takes twice as long. The compiled step passes once, and needs as few calls as possible. Matrix

@@ -75,7 +75,8 @@ def build(
     ended = max((run.ended for run in runs if run.ended), default="")
     seeds = tuple(arms[0].summary.seeds)
     audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
-    facts = narrative.Findings(decision, lead, limits, arms, candidates, money, environment, evidence.mixed)
+    pairs = _pairs(runs, study.baseline.name, leading)
+    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, evidence.mixed)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -84,16 +85,17 @@ def build(
         decision=decision,
         leading=leading,
         baseline=study.baseline.name,
-        headline=narrative.headline(facts),
+        headline=narrative.headline(findings),
         limits=limits,
+        pairs=pairs,
         arms=arms,
         candidates=candidates,
         effort=effort,
         money=money,
-        untested=narrative.untested(facts),
-        phrases=narrative.phrases(facts),
-        why=narrative.why(facts),
-        steps=narrative.steps(facts),
+        untested=narrative.untested(findings),
+        phrases=narrative.phrases(findings),
+        why=narrative.why(findings),
+        steps=narrative.steps(findings),
         audit=audit,
     )
 
@@ -143,6 +145,15 @@ def _arm(
         interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
         curvature=curvature,
     )
+
+
+def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:
+    """Number of seeds for which both arms have an evaluation run that did not fail."""
+    done = [
+        {run.seed for run in runs if run.arm == arm and run.phase == "evaluate" and run.status != "failed"}
+        for arm in (baseline, candidate)
+    ]
+    return len(done[0] & done[1])
 
 
 def _measured(runs: Sequence[RunResult], arm: str, key: str) -> tuple[tuple[int, float], ...]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language
-from sabun.messages.sentences import interval, text
+from sabun.messages.sentences import interval, listed, text
 from sabun.poc.judgement.assessment import Comparison
 from sabun.poc.judgement.kpis import KPIS, Group, deciding
 from sabun.report.facts import ArmFacts, Candidate, Report
@@ -194,24 +194,27 @@ def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
 def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
     """Draw the values of a KPI, one dot per seed and one row per arm.
 
-    A value that is not finite is an open dot at the right edge.
+    A value that is not finite is an open dot at the right edge, labelled with what happened to the run.
     """
-    axis_key, edge_key = f"dots.{kpi}_axis", f"dots.{kpi}_edge"
+    axis_key = f"dots.{kpi}_axis"
     step, top = 40.0, 12.0
     left, right = 14.0, width - 14
     rows = [(i, arm, arm.summary.values.get(kpi, ())) for i, arm in enumerate(report.arms)]
     finite = [v for _, _, values in rows for v in values if math.isfinite(v)]
-    missing = any(not math.isfinite(v) for _, _, values in rows for v in values)
+    edge_keys = sorted({_edge_key(arm, kpi, n) for _, arm, values in rows for n, v in enumerate(values)
+                        if not math.isfinite(v)})  # fmt: skip
     bottom = top + step * len(rows) + 4
-    x = Scale.fit(finite, left + 6, right - (70 if missing else 6), log=None, pad=0.03)
+    x = Scale.fit(finite, left + 6, right - (70 * len(edge_keys) if edge_keys else 6), log=None, pad=0.03)
     c = Canvas(width, bottom + 42)
     for tick in x.ticks(5):
         c.line(x(tick), top, x(tick), bottom, "grid")
         c.text(x(tick), bottom + 16, _number(tick, "tick"), "tick", anchor="middle")
     c.line(left, bottom, right, bottom, "axis")
     c.text(right, bottom + 34, lambda lang: text(axis_key, lang), "axis-title", anchor="end")
-    if missing:
-        c.text(right, bottom + 16, lambda lang: text(edge_key, lang), "tick", anchor="end")
+    if edge_keys:
+        c.text(
+            right, bottom + 16, lambda lang: listed([text(key, lang) for key in edge_keys], lang), "tick", anchor="end"
+        )
     for row, (i, arm, values) in enumerate(rows):
         y = top + step * row
         c.add(f'<g class="{series(i)}" data-series="{i}">')
@@ -219,8 +222,9 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
         for n, (seed, value) in enumerate(zip(arm.summary.seeds, values, strict=False)):
             lift = (-3.0, 0.0, 3.0)[n % 3]
 
-            def tip(lang: Language, arm: ArmFacts = arm, seed: int = seed, value: float = value) -> str:
-                shown = show(value, KPIS[kpi].style, lang) if math.isfinite(value) else text(edge_key, lang)
+            def tip(lang: Language, arm: ArmFacts = arm, seed: int = seed, value: float = value, n: int = n) -> str:
+                finite = math.isfinite(value)
+                shown = show(value, KPIS[kpi].style, lang) if finite else text(_edge_key(arm, kpi, n), lang)
                 return f"{shorten(arm.name, 60)}\n{text('ui.seed', lang, {'seed': seed})}: {shown}"
 
             if math.isfinite(value):
@@ -232,6 +236,19 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
             c.line(x(median), y + 16, x(median), y + 36, "median")
         c.add("</g>")
     return c.render(label_id, "strip")
+
+
+def _edge_key(arm: ArmFacts, kpi: str, n: int) -> str:
+    """The message for the ``n``-th value of a KPI, which is not finite.
+
+    inf is worse than any number (diverged, not reached). NaN: the run failed, or the value has no
+    definition, as the time to the final loss of a baseline that diverged.
+    """
+    values = arm.summary.values
+    if not math.isnan(values[kpi][n]):
+        return f"dots.{kpi}_edge"
+    losses = values.get("final_loss", ())
+    return "ui.dot_failed" if n < len(losses) and math.isnan(losses[n]) else "ui.dot_no_value"
 
 
 def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from sabun.messages.formatting import Formatter, conventions, show
 from sabun.messages.languages import DEFAULT, Language, languages
 from sabun.messages.sentences import Value, interval, joined, listed, text
-from sabun.poc.judgement.assessment import Reason
+from sabun.poc.judgement.assessment import Comparison, Reason
 from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
 from sabun.report import charts
 from sabun.report.facts import Note, Report
@@ -51,6 +51,7 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
         t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
         figure=view.figure, clean=view.name, plain=text, series=charts.series, languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
+        method_key=_method_key,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = "".join(
@@ -66,6 +67,12 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
         title=text("ui.title", lang, {"name": report.name}),
         titles={code: text("ui.title", code, {"name": report.name}) for code in languages()},
     )
+
+
+def _method_key(comparison: Comparison) -> str:
+    """The message that names the method. Distances from each arm's own median make the sign-flip test approximate."""
+    spread = comparison.method == "sign-flip" and KPIS[comparison.kpi].analysis == "spread"
+    return f"method.{comparison.method}{'-spread' if spread else ''}"
 
 
 def _data(report: Report) -> str:

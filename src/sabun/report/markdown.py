@@ -34,7 +34,7 @@ def render(report: Report, lang: Language = "en") -> str:
         row = [f"**{escape(candidate.arm)}**", t(f"word.{candidate.verdict.decision}")]
         row += [f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}" for group in GROUPS]
         lines.append("| " + " | ".join(row) + " |")
-    facts = t("ui.facts", seeds=report.limits.seeds, epochs=report.limits.epochs, trials=report.limits.trials)
+    facts = t("ui.facts", seeds=report.pairs, epochs=report.limits.epochs, trials=report.limits.trials)
     lines += [
         "",
         joined([t("ui.against_all", baseline=report.baseline), t("ui.level_note", level=report.limits.level)], lang),

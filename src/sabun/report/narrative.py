@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from sabun.messages.sentences import Value
-from sabun.poc.judgement.assessment import Comparison, Decision
+from sabun.poc.judgement.assessment import Comparison, Decision, Reason
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
@@ -28,6 +30,8 @@ class Findings:
     limits: Limits
     arms: Sequence[ArmFacts]
     candidates: Sequence[Candidate]
+    pairs: int
+    """Number of pairs of runs of the leading candidate and the baseline."""
     money: Money | None
     environment: Mapping[str, str]
     mixed: bool = False
@@ -75,52 +79,95 @@ def _direction(comparison: Comparison) -> str:
     return "worse" if comparison.low is not None and comparison.low > equal else "level"
 
 
-def headline(facts: Findings) -> Note:
+def headline(findings: Findings) -> Note:
     """The verdict in one sentence."""
-    values = facts.common()
-    k1, k3 = facts.lead.deciding("K1"), facts.lead.deciding("K3")
+    values = findings.common()
+    k1, k3 = findings.lead.deciding("K1"), findings.lead.deciding("K3")
     k1 = k1 if _known(k1) else None
     values |= {"ratio": k3.effect if k3 is not None else None}
     values |= _interval(k1) if k1 is not None else {}
-    if facts.decision == "go":
+    if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
-    if facts.decision == "no-go":
-        if len(facts.candidates) > 1:
+    if findings.decision == "no-go":
+        if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
         return Note("headline.no_go_one", values)
-    return _undecided(facts, values)
+    return _undecided(findings, values)
 
 
-def _undecided(facts: Findings, values: dict[str, Value]) -> Note:
+# The reasons for "unclear", by what can be done about them; the first that applies is the advice.
+_ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "unfinished": ("k1_failed", "k1_incomplete", "k1_continue"),
+        "data": (
+            "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
+            "k3_no_data", "k3_no_variation",
+        ),
+        "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
+        "search": ("k1_baseline_at_edge",),
+        "margin": ("k1_unclear", "k1_below_margin", "k3_unclear"),
+        "seeds": ("k1_unclear_seeds", "k3_unclear_seeds", "k1_too_few_seeds", "k2_too_few_seeds", "k3_too_few_seeds"),
+        "again": ("k2_suspect",),
+    }
+)  # fmt: skip
+
+
+def _unclear(findings: Findings) -> list[Reason]:
+    """Why the leading candidate is undecided."""
+    return [reason for reason in findings.lead.verdict.reasons if reason.outcome == "unclear"]
+
+
+def _advice(findings: Findings) -> tuple[str, dict[str, Value]]:
+    """What to do about an undecided study, and the number of seeds that would decide it."""
+    reasons = _unclear(findings)
+    codes = {reason.code for reason in reasons}
+    kind = next((kind for kind, known in _ADVICE.items() if codes.intersection(known)), "data")
+    needed = [reason.values.get("seeds" if reason.code.endswith("unclear_seeds") else "needed") for reason in reasons]
+    return kind, {"pairs": findings.pairs, "needed": max((int(n) for n in needed if n is not None), default=None)}
+
+
+def _undecided(findings: Findings, values: dict[str, Value]) -> Note:
     """What is undecided in the first such group, and how many seeds would decide it."""
-    for group in GROUPS:
-        if facts.lead.verdict.reason(group).outcome != "unclear":
-            continue
-        open_one = facts.lead.deciding(group)
-        if open_one is None or not _known(open_one):
-            return Note("headline.undecided", values)
-        values = values | {**_interval(open_one), "seeds": facts.limits.seeds, "needed": open_one.seeds_to_decide}
-        more = (open_one.seeds_to_decide or 0) > facts.limits.seeds
-        return Note(f"headline.undecided_{group.lower()}{'_seeds' if more else ''}", values)
-    return Note("headline.undecided", values)
+    reason = next(iter(_unclear(findings)), None)
+    group = next((group for group in GROUPS if reason is not None and reason.kpi == group), None)
+    if reason is None or group is None:
+        return Note("headline.undecided", values)
+    values = values | dict(reason.values)
+    comparison = findings.lead.deciding(group)
+    if reason.code.endswith("_too_few_seeds"):
+        return Note("headline.undecided_few", values)
+    if reason.code in ("k1_failed", "k1_incomplete"):
+        return Note("headline.undecided_incomplete", values)
+    if comparison is None or not _known(comparison) or reason.code == "k1_baseline_diverged":
+        return Note("headline.undecided", values)
+    values |= _interval(comparison) | {"needed": comparison.seeds_to_decide}
+    if reason.code == "k1_baseline_at_edge":
+        return Note("headline.undecided_edge", values)
+    key = f"headline.undecided_{group.lower()}"
+    if group == "K1" and comparison.threshold:
+        key += "_margin"
+        if (comparison.low or 0.0) > comparison.threshold:
+            return Note("headline.undecided_below", values)
+    return Note(f"{key}_seeds" if reason.code.endswith("unclear_seeds") else key, values)
 
 
-def phrases(facts: Findings) -> tuple[Note, ...]:
+def phrases(findings: Findings) -> tuple[Note, ...]:
     """Sentences for a meeting: the decision, the three KPIs, money, and the proposal."""
-    values = facts.common()
-    name = facts.decision.replace("-", "_")
-    notes = [Note(f"phrase.open_{name}", values)]
+    values = findings.common()
+    name = findings.decision.replace("-", "_")
+    one = findings.decision == "no-go" and len(findings.candidates) == 1
+    notes = [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
-        comparison = facts.lead.deciding(group)
+        comparison = findings.lead.deciding(group)
         if comparison is not None and _known(comparison):
             notes.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
-    saving = facts.saving
-    if saving is not None and saving.month is not None and facts.money is not None:
+    saving = findings.saving
+    if saving is not None and saving.month is not None and findings.money is not None:
         numbers: dict[str, Value] = {
             "month": saving.month,
             "low": saving.month_low,
             "high": saving.month_high,
-            "poc": facts.money.poc_cost,
+            "poc": findings.money.poc_cost,
         }
         sure = saving.month_low is not None and saving.month_low > 0
         bounded = saving.month_low is not None and saving.month_high is not None
@@ -132,51 +179,61 @@ def phrases(facts: Findings) -> tuple[Note, ...]:
         else:
             key = "phrase.money_sure" if sure else "phrase.money_unsure"
         notes.append(Note(key, values | numbers))
-    notes.append(Note(f"phrase.close_{name}", values))
+    if findings.decision == "undecided":
+        kind, numbers = _advice(findings)
+        notes.append(Note(f"phrase.close_undecided_{kind}", values | numbers))
+    else:
+        notes.append(Note(f"phrase.close_{name}", values))
     return tuple(notes)
 
 
-def steps(facts: Findings) -> tuple[Note, ...]:
+def steps(findings: Findings) -> tuple[Note, ...]:
     """The next steps, in order."""
-    count = {"go": 4, "no-go": 2, "undecided": 3}[facts.decision]
-    name = facts.decision.replace("-", "_")
-    values = facts.common() | {"seeds": facts.limits.seeds}
+    values = findings.common()
+    if findings.decision == "undecided":
+        kind, numbers = _advice(findings)
+        notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
+        return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
+    count, name = (4, "go") if findings.decision == "go" else (2, "no_go")
     return tuple(Note(f"step.{name}_{i}", values) for i in range(1, count + 1))
 
 
-def untested(facts: Findings) -> tuple[Note, ...]:
+def untested(findings: Findings) -> tuple[Note, ...]:
     """The limits of the evidence, most important first."""
-    values = facts.common()
-    limits = facts.limits
+    values = findings.common()
+    limits = findings.limits
     notes = [
         Note("untested.task", values),
-        Note("untested.machine", values | {"machine": _machine(facts.environment)}),
-        Note("untested.seeds", values | {"n": limits.seeds}),
+        Note("untested.machine", values | {"machine": _machine(findings.environment)}),
+        Note("untested.seeds", values | {"n": findings.pairs}),
     ]
-    if facts.mixed:
+    if findings.mixed:
         notes.insert(0, Note("untested.mixed", values))
-    k1, k2 = facts.lead.deciding("K1"), facts.lead.deciding("K2")
+    k1, k2 = findings.lead.deciding("K1"), findings.lead.deciding("K2")
     if k1 is not None and k1.detectable is not None and k1.power is not None:
-        notes.append(Note("untested.power", values | {"detectable": k1.detectable, "power": k1.power, "n": k1.n}))
+        # ``detectable`` is a distance from the limit, which is the margin away from "equal".
+        effect = limits.margin + k1.detectable
+        notes.append(Note("untested.power", values | {"detectable": effect, "power": k1.power, "n": k1.n}))
     if k2 is not None and _known(k2) and _direction(k2) == "level":
         notes.append(Note("untested.spread", values | _interval(k2)))
     notes.append(Note("untested.budget", values))
     if limits.trials == 0:
         notes.append(Note("untested.untuned", values))
-    notes += [Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in facts.arms if arm.at_edge]
-    if facts.decision == "go" and len(facts.candidates) > 1:
+    notes += [Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in findings.arms if arm.at_edge]
+    if findings.decision == "go" and len(findings.candidates) > 1:
         notes.append(Note("untested.best_of", values))
     notes += [
         Note("untested.diverged", {"arm": arm.name, "diverged": arm.summary.diverged, "failed": arm.summary.failed})
-        for arm in facts.arms
+        for arm in findings.arms
         if arm.summary.diverged or arm.summary.failed
     ]
-    notes += [Note("untested.not_exact", {"arm": arm.name}) for arm in facts.arms if arm.summary.bit_exact is False]
-    if not any(arm.summary.bit_exact is not None for arm in facts.arms):
-        batched = any(arm.summary.batched_seeds > 1 for arm in facts.arms)
+    notes += [Note("untested.not_exact", {"arm": arm.name}) for arm in findings.arms if arm.summary.bit_exact is False]
+    if not any(arm.summary.bit_exact is not None for arm in findings.arms):
+        batched = any(arm.summary.batched_seeds > 1 for arm in findings.arms)
         notes.append(Note("untested.no_repeat_batched" if batched else "untested.no_repeat", values))
     if any(
-        key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True" for key, text in facts.environment.items()
+        key.rpartition(".")[2] in ("dirty", "git_dirty") and text == "True"
+        for key, text in findings.environment.items()
     ):
         notes.append(Note("untested.dirty", values))
     notes.append(Note("untested.production", values))
@@ -192,24 +249,24 @@ def _machine(environment: Mapping[str, str]) -> str:
     return "–"
 
 
-def why(facts: Findings) -> tuple[Note, ...]:
+def why(findings: Findings) -> tuple[Note, ...]:
     """The leading candidate and the baseline as numerical methods."""
-    today = facts.arms[0].method
-    arm = next(arm for arm in facts.arms if arm.name == facts.lead.arm)
+    today = findings.arms[0].method
+    arm = next(arm for arm in findings.arms if arm.name == findings.lead.arm)
     new = arm.method
-    names: dict[str, Value] = {"arm": arm.name, "baseline": facts.arms[0].name}
+    names: dict[str, Value] = {"arm": arm.name, "baseline": findings.arms[0].name}
     notes = []
     if today is None or new is None:
-        notes = [Note("why.unknown", {"arm": a.name}) for a in (facts.arms[0], arm) if a.method is None]
-        return (*notes, *_margins(facts.arms[0], arm))
+        notes = [Note("why.unknown", {"arm": a.name}) for a in (findings.arms[0], arm) if a.method is None]
+        return (*notes, *_margins(findings.arms[0], arm))
     same_preconditioner = _without_options(today.preconditioner) == _without_options(new.preconditioner)
     if today.scheme == new.scheme and same_preconditioner:
-        return (Note("why.same", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
+        return (Note("why.same", names | {"scheme": new.scheme}), *_margins(findings.arms[0], arm))
     if not same_preconditioner:
         key = "why.preconditioner_new" if new.preconditioner else "why.preconditioner_dropped"
         notes.append(Note(key, names | {"preconditioner": new.preconditioner or today.preconditioner}))
     if today.scheme == new.scheme:
-        return (*notes, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(facts.arms[0], arm))
+        return (*notes, Note("why.scheme_kept", names | {"scheme": new.scheme}), *_margins(findings.arms[0], arm))
     if new.order != today.order:
         notes.append(Note("why.order", names | {"new": new.order, "old": today.order}))
     elif new.error_constant is not None and today.error_constant is not None:
@@ -222,7 +279,7 @@ def why(facts: Findings) -> tuple[Note, ...]:
         notes.append(
             Note("why.evaluations", names | {"new": new.gradient_evaluations, "old": today.gradient_evaluations})
         )
-    return (*notes, *_margins(facts.arms[0], arm))
+    return (*notes, *_margins(findings.arms[0], arm))
 
 
 def _without_options(preconditioner: str | None) -> str | None:

@@ -60,23 +60,26 @@ def examine(gate: Gate | None, plan: RolloutPlan, folder: Path, *, now: datetime
 def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: datetime | None = None) -> GateFinding:
     """Compare the evidence of a study with what ``gate`` asks for. Lists every problem, not only the first.
 
-    Raises RolloutError where the study compares other arms than the plan's two.
+    A study is finished with all its paired seeds, or at an interim look that decided on every candidate. Raises
+    RolloutError where the study does not include the plan's two arms.
     """
-    from sabun.poc.judgement.assess import assess
+    from sabun.poc.judgement.assess import assess, decided
 
     study = evidence.study
     arm = _find(plan.challenger, study.candidates, "challenger", evidence.path)
     baseline = _find(plan.champion, [study.baseline], "champion", evidence.path)
     runs = [run for run in evidence.runs if run.phase == "evaluate" and run.arm in (arm, baseline)]
     seeds = len({run.seed for run in runs if run.arm == arm} & {run.seed for run in runs if run.arm == baseline})
-    verdict = "undecided"
+    verdict, finished = "undecided", seeds >= study.budget.seeds
     if seeds:
-        verdicts = assess(study, evidence.runs, evidence.tuning).verdicts
-        verdict = next(found.decision for found in verdicts if found.arm == arm)
+        assessment = assess(study, evidence.runs, evidence.tuning)
+        verdict = next(found.decision for found in assessment.verdicts if found.arm == arm)
+        # A sequential study ends at the first planned look at which every candidate is decided.
+        finished = finished or decided(assessment)
     problems = []
     if gate.study_hash and gate.study_hash != study.hash:
         problems.append(f"the gate asks for study {gate.study_hash[:12]}…, this is {study.hash[:12]}….")
-    if seeds < study.budget.seeds:
+    if not finished:
         problems.append(f"the study is not finished: {seeds} of {study.budget.seeds} paired seeds.")
     if seeds < gate.min_seeds:
         problems.append(f"the gate asks for {gate.min_seeds} paired seeds, the study has {seeds}.")

@@ -365,8 +365,8 @@ def refusal(scheme: LinearMultistep) -> SchemeError:
     root = root_text(worst)
     if scheme.is_zero_stable:
         flaw = (
-            f"it is only weakly stable. Its parasitic root {root} is on the unit circle, so errors never decay, and "
-            "with any positive curvature they grow."
+            f"it is only weakly stable. Its parasitic root {root} is on the unit circle, so at small "
+            "learning rates some errors hardly decay, or grow."
         )
     elif abs(worst) > 1 + 1e-9:
         flaw = (

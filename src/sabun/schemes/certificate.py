@@ -174,7 +174,10 @@ class Certificate:
         if lr is not None:
             _learning_rate(lr)
         if not self.usable:
-            key = "weakly_stable" if self.zero_stable else "not_zero_stable"
+            # As in ``refusal``: without a root outside the circle, zero-stability fails by a multiple root on it.
+            outside = self.worst_root is not None and abs(self.worst_root) > 1 + 1e-9
+            unstable = "not_zero_stable" if outside else "not_zero_stable_multiple"
+            key = "weakly_stable" if self.zero_stable else unstable
             root = "" if self.worst_root is None else root_text(self.worst_root)
             return [text(f"certificate.{key}", lang, {"name": self.scheme, "root": root})]
 
