@@ -294,7 +294,6 @@ def test_every_field_of_every_file_is_covered(copy: Path) -> None:
                     found_or_nothing_changed(name, chained(changed))
     assert count > 1000
     assert undetected < 50  # live.json, which is no evidence
-    print(f"{count} changes, {undetected} of them not found and without effect")
 
 
 def test_the_search_space_is_frozen(copy: Path) -> None:
