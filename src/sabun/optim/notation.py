@@ -24,6 +24,7 @@ from torch import nn
 from sabun import schemes
 from sabun.errors import OptionError, unknown
 from sabun.optim.optimizer import Optimizer
+from sabun.optim.options import translate
 from sabun.optim.presets import Preset, create, presets, row_of
 from sabun.optim.resolve_groups import ROLES
 from sabun.optim.role_registry import Role, parse_call, route
@@ -223,7 +224,9 @@ def _accepts(
 def _check_named(found: Notation, given: Mapping[str, Any], accepts: Iterable[str], family: Iterable[str]) -> None:
     for key in given:
         if key not in accepts:
-            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
+            raise translate(key) or unknown(
+                OptionError, f"parameter or option of {found.name}", key, [*family, *accepts]
+            )
 
 
 def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, OptionValue]]:

@@ -41,6 +41,7 @@ from torch import nn
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
 from sabun.optim.notation import Maker, Members
+from sabun.optim.options import translate
 from sabun.optim.preconditioners import Adam, Identity
 from sabun.optim.presets import presets
 from sabun.option_value import OptionValue
@@ -140,6 +141,8 @@ def recipe(spec: ArmText) -> Recipe:
     added = {key: value for key, value in spec.options.items() if key != "lr"}
     for key in (*added, *spec.space):
         if maker.accepts is not None and key not in (*maker.accepts, *maker.shape):
+            if maker.kind != "class" and (foreign := translate(key)) is not None:
+                raise foreign
             what = maker.name if maker.kind == "class" else spec.optimizer
             raise unknown(StudyError, f"option of {what}", key, [*maker.accepts, *maker.shape])
     takes_lr = maker.accepts is None or "lr" in maker.accepts
