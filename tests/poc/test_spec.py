@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sabun.errors import StudyError
-from sabun.poc.spec import LogUniform, Run, Study, derive_seed
+from sabun.poc.seeds import derive_seed
+from sabun.poc.spec import LogUniform, Run, Study
 
 
 def fields(**changes: object) -> dict[str, object]:

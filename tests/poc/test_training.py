@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import resolve
-from sabun.poc.seeds import Seeds, seeds_of
-from sabun.poc.spec import Arm, Run, Study, derive_seed
+from sabun.poc.seeds import Seeds, derive_seed, seeds_of
+from sabun.poc.spec import Arm, Run, Study
 from sabun.poc.training import loop
 from sabun.poc.training.loop import schedule_factor
 from sabun.poc.training.single import WARM_UP_STEPS

@@ -165,6 +165,20 @@ def test_check_reports_the_rates_of_every_arm_and_group(python: str) -> None:
         assert (group.parameters, group.steps) == (467, STEPS)
 
 
+@pytest.mark.parametrize(
+    ("command", "first"), [("trainer.py", 0.0), ("lightning_module.py dict", 1.0), ("lightning_module.py lists", 1.0)]
+)
+def test_schedulers_of_frameworks_are_shapes_too(command: str, first: float, python: str, tmp_path: Path) -> None:
+    """An optimizer and its scheduler, made without ``swap``: ``attach`` swaps, and the schedule goes on."""
+    last = 1 / (16 if command == "trainer.py" else 18)
+    for arm, values, lr in ((ARM, {"lr": 0.003}, 0.003), ("script", {"lr_multiplier": 0.5}, 0.005)):
+        result = trained(python, command, arm, tmp_path, **values)
+        for group in rates_of(result):
+            assert group == pytest.approx([lr, lr * first, lr * last])
+        assert {group.steps for group in result.rates} == {18}
+        assert "lr_scheduler.step()" not in (tmp_path / f"{result.run}.txt").read_text()  # torch's warning
+
+
 OVERWRITES = '''
 import torch
 

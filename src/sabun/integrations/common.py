@@ -11,6 +11,7 @@ from torch import nn
 
 from sabun.errors import OptionError, unknown
 from sabun.optim import notation
+from sabun.optim.options import translate
 from sabun.script.protocol import averaged, enter_mode
 
 __all__ = ["at_average", "make", "unwrap"]
@@ -26,6 +27,8 @@ def make(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     maker = notation.resolve(name)
     for key in options:
         if maker.accepts is not None and key not in (*maker.accepts, *maker.shape):
+            if maker.kind != "class" and (foreign := translate(key)) is not None:
+                raise foreign
             raise unknown(OptionError, f"option of {name}", key, [*maker.accepts, *maker.shape])
     made = maker.make(model, options)
     for group in list(made.param_groups):

@@ -31,9 +31,9 @@ __all__ = ["AveragedEvaluation", "Guarding", "attach"]
 def attach(trainer: Trainer, val_loss: str = "val_loss", metric: str | None = None) -> Trainer:
     """In a study, replace the module's optimizer by the arm's and log each validation. Return ``trainer``.
 
-    ``val_loss`` and ``metric`` are names under which the module logs. A module that creates a scheduler must call
-    ``optimizer = sabun.swap(optimizer)`` before it, in ``configure_optimizers``. Outside a study nothing is done.
-    Raises TrainingError if the module logs no ``val_loss``, or creates a scheduler without calling ``sabun.swap``.
+    ``val_loss`` and ``metric`` are names under which the module logs. A scheduler that the module creates is kept: its
+    schedule multiplies the arm's learning rate. Outside a study nothing is done. Raises TrainingError if the module
+    logs no ``val_loss``, or creates several optimizers and does not call ``sabun.swap`` itself.
     """
     if client.seed() is not None:
         trainer.callbacks.append(_StudyCallback(val_loss, metric))
@@ -56,13 +56,16 @@ class _StudyCallback(Callback):  # type: ignore[misc]
             made = own()
             if client.swapped(None):
                 return made
-            single = made[0] if isinstance(made, list | tuple) and len(made) == 1 else made
-            if not isinstance(single, torch.optim.Optimizer):
-                raise TrainingError(
-                    "this module creates several optimizers, or a scheduler.",
-                    fix="Call optimizer = sabun.swap(optimizer) in configure_optimizers, before the scheduler.",
-                )
-            return client.swap(single)
+            optimizer, scheduler = _one_optimizer(made)
+            swapped = client.swap(optimizer)
+            if swapped is optimizer:
+                return made
+            if scheduler is None:
+                return swapped
+            inner = scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler
+            _rebind(inner, swapped)
+            monitor = {"monitor": made["monitor"]} if isinstance(made, dict) and "monitor" in made else {}
+            return {"optimizer": swapped, "lr_scheduler": scheduler, **monitor}
 
         pl_module.configure_optimizers = configure_optimizers
 
@@ -79,6 +82,41 @@ class _StudyCallback(Callback):  # type: ignore[misc]
             )
         shown = {} if self.metric is None else {self.metric.replace("/", "_"): found[self.metric]}
         client.log(val_loss=found[self.val_loss], train_loss=found.get("train_loss"), **shown)
+
+
+def _one_optimizer(made: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """Return the optimizer and the scheduler (or None) in what ``configure_optimizers`` returned."""
+    single = made[0] if isinstance(made, list | tuple) and len(made) == 1 else made
+    scheduler = None
+    if isinstance(single, dict):
+        single, scheduler = single["optimizer"], single.get("lr_scheduler")
+    elif (
+        isinstance(single, list | tuple)
+        and [type(part) for part in single] == [list, list]
+        and (len(single[0]), len(single[1])) in ((1, 0), (1, 1))
+    ):
+        single, scheduler = single[0][0], single[1][0] if single[1] else None
+    if not isinstance(single, torch.optim.Optimizer):
+        raise TrainingError(
+            "this module creates several optimizers, or several schedulers.",
+            fix="Call optimizer = sabun.swap(optimizer) in configure_optimizers, on the one to compare.",
+        )
+    return single, scheduler
+
+
+def _rebind(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Let ``scheduler`` schedule ``optimizer``, whose groups show the rates of the optimizer that it replaces."""
+    if len(scheduler.optimizer.param_groups) != len(optimizer.param_groups):
+        raise TrainingError(
+            f"this arm has {len(optimizer.param_groups)} parameter groups, and the module's scheduler "
+            f"{len(scheduler.optimizer.param_groups)}.",
+            fix="Call optimizer = sabun.swap(optimizer) in configure_optimizers, before the scheduler.",
+        )
+    shown = [group["lr"] for group in optimizer.param_groups]
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)  # lets torch track the steps, as schedulers expect
+    for group, lr in zip(optimizer.param_groups, shown, strict=True):
+        group["lr"] = lr
+    scheduler.optimizer = optimizer
 
 
 class AveragedEvaluation(Callback):  # type: ignore[misc]

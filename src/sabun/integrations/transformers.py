@@ -45,9 +45,9 @@ def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any
 def attach(trainer: Trainer) -> Trainer:
     """In a study, use the arm's optimizer and the seed of the run, and log each evaluation. Return ``trainer``.
 
-    The Trainer must evaluate (``eval_strategy="epoch"``). For an optimizer passed to it (``optimizers=``) call
-    ``optimizer = sabun.swap(optimizer)`` where it is created, before its scheduler. Outside a study nothing is done.
-    Raises TrainingError if one of the two is missing.
+    The Trainer must evaluate (``eval_strategy="epoch"``), and raises TrainingError otherwise. An optimizer and a
+    scheduler passed to it (``optimizers=``) are accepted: the schedule multiplies the arm's learning rate. Outside a
+    study nothing is done.
     """
     seed = client.seed()
     if seed is None:
@@ -69,10 +69,7 @@ def attach(trainer: Trainer) -> Trainer:
 
         trainer.create_optimizer = create_optimizer
     elif not client.swapped(trainer.optimizer):
-        raise TrainingError(
-            "this Trainer has an optimizer that was not swapped.",
-            fix="Call optimizer = sabun.swap(optimizer) where it is created, before its scheduler.",
-        )
+        trainer.optimizer = client.swap(trainer.optimizer)
     trainer.args.seed = seed
     trainer.add_callback(_EvaluationLog())
     return trainer

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim.filters import FilterForm, realize
@@ -53,7 +55,11 @@ def filter_of(group: Mapping[str, Any], *, asks_unbiased: bool, momentum: float 
 
 def check_momentum(momentum: object) -> None:
     """Raise OptionError unless β is a number in [0, 1)."""
-    if not (isinstance(momentum, int | float) and not isinstance(momentum, bool) and 0 <= momentum < 1):
+    if not (
+        isinstance(momentum, int | float | np.integer | np.floating)
+        and not isinstance(momentum, bool)
+        and 0 <= momentum < 1
+    ):
         raise OptionError(f"momentum must be a number in [0, 1), not {momentum!r}.", fix="It is the decay β.")
 
 

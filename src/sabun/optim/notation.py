@@ -24,16 +24,16 @@ from torch import nn
 from sabun import schemes
 from sabun.errors import OptionError, unknown
 from sabun.optim.optimizer import Optimizer
+from sabun.optim.options import translate
 from sabun.optim.presets import Preset, create, presets, row_of
 from sabun.optim.resolve_groups import ROLES
 from sabun.optim.role_registry import Role, parse_call, route
 from sabun.optim.runge_kutta import RungeKutta
+from sabun.option_value import OptionValue
 from sabun.schemes.catalogue import parse as parse_scheme
 
-__all__ = ["SEE", "Maker", "Notation", "Option", "parse", "resolve"]
+__all__ = ["SEE", "Maker", "Notation", "parse", "resolve"]
 
-Option = bool | int | float | str | tuple[float | int, ...]
-"""The value of an option in a notation, a study file or a roll-out plan."""
 
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -51,8 +51,8 @@ class Notation:
 
     kind: Literal["class", "named"]
     name: str
-    arguments: tuple[Option, ...] = ()
-    options: Mapping[str, Option] = field(default_factory=dict)
+    arguments: tuple[OptionValue, ...] = ()
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
     preconditioner: str | None = None
 
 
@@ -71,7 +71,7 @@ class Maker:
     name: str
     make: Callable[[Members, Mapping[str, Any]], torch.optim.Optimizer]
     accepts: tuple[str, ...] | None
-    given: Mapping[str, Option] = field(default_factory=dict)
+    given: Mapping[str, OptionValue] = field(default_factory=dict)
     shape: tuple[str, ...] = ()
     roles: Mapping[str, Any] = field(default_factory=dict)
     signature: inspect.Signature | None = None
@@ -224,10 +224,12 @@ def _accepts(
 def _check_named(found: Notation, given: Mapping[str, Any], accepts: Iterable[str], family: Iterable[str]) -> None:
     for key in given:
         if key not in accepts:
-            raise unknown(OptionError, f"parameter or option of {found.name}", key, [*family, *accepts])
+            raise translate(key) or unknown(
+                OptionError, f"parameter or option of {found.name}", key, [*family, *accepts]
+            )
 
 
-def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, Option]]:
+def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, OptionValue]]:
     """Split the arguments into (name with the parameters of the scheme, options of the optimizer), by name."""
     given = {key: value for key, value in found.options.items() if key not in family}
     shape = [
@@ -269,7 +271,7 @@ def _split(text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def _option(value: object, text: str) -> Option:
+def _option(value: object, text: str) -> OptionValue:
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value):

@@ -30,7 +30,7 @@ from sabun.optim.control.controller import Controller
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.momentum import momentum_of
 from sabun.optim.opaque import opaque
-from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, refuse, refuse_capture
+from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, is_note, plain, refuse, refuse_capture, translate
 from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
 from sabun.optim.tensors import refuse_sparse
@@ -122,12 +122,12 @@ class Optimizer(torch.optim.Optimizer):
             if name not in REFUSED:
                 raise _unknown("option", name)
             refuse(name, value)
-        given = {name: named[name] for name in OPTIONS}
+        given = {name: plain(named[name]) for name in OPTIONS}
         for name, value in given.items():
             check(name, value)
         defaults: dict[str, Any] = {
             **given,
-            "lr": 0.0 if lr is None else lr,
+            "lr": 0.0 if lr is None else plain(lr),
             "scheme": scheme,
             "preconditioner": preconditioner,
             "averaging": averaging,
@@ -142,31 +142,35 @@ class Optimizer(torch.optim.Optimizer):
                 )
             defaults["lr_found"] = True
         if momentum is not None:
-            defaults["momentum"] = momentum
-        resolve(defaults)
+            defaults["momentum"] = plain(momentum)
+        resolve(defaults, zero_lr=True)  # a group that uses it is checked when it is added
         self._reset()
         super().__init__(params, defaults)
 
     # ------------------------------------------------------------------ groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group, whose keys override the defaults. If one is not legal, nothing is changed."""
+        """Add a parameter group, whose keys override the defaults. If one is not legal, nothing is changed.
+
+        Keys that are not options are kept as notes (``name``, ``lr_scale``), unless they look like a misspelt option.
+        """
         if isinstance(param_group, dict):
             for name in REFUSED:
                 refuse(name, param_group.get(name))
                 param_group.pop(name, None)
             self._name_parameters(param_group)
-            settled = {key: value for key, value in param_group.items() if key not in ("params", "param_names")}
+            settled = {k: plain(value) for k, value in param_group.items() if k not in ("params", "param_names")}
             for key, value in settled.items():
                 if key in OPTIONS:
                     check(key, value)
-                elif key not in FOREIGN and key not in self.defaults and key not in _OWN:
+                elif key not in (*FOREIGN, *self.defaults, *_OWN) and not _is_note(str(key)):
                     raise _unknown("option in a parameter group", str(key))
             if "scheme" not in settled and "momentum" not in settled:
                 settled |= {k: self.defaults[k] for k in ("scheme", "momentum") if k in self.defaults}
             for key in ("lr", "scheme", "momentum_end", "step_limit", *ROLES):
                 settled.setdefault(key, self.defaults[key])
-            resolve(settled, lr_found="lr_found" in self.defaults and "lr" not in param_group)
+            takes_default = "lr" not in param_group
+            resolve(settled, lr_found="lr_found" in self.defaults and takes_default, zero_lr=not takes_default)
             self._require_compatible(settled)
             self._require_whole(param_group.get("params", ()))
             param_group.update(settled)
@@ -436,6 +440,8 @@ class Optimizer(torch.optim.Optimizer):
 
 def _unknown(what: str, name: str) -> OptionError:
     """The error for an unknown option, with the way to write an option of a role."""
+    if (error := translate(name)) is not None:
+        return error
     for role, table in ROLES.items():
         for entry in table.values():
             if name in entry.options():
@@ -443,5 +449,13 @@ def _unknown(what: str, name: str) -> OptionError:
                     f"{name!r} is an option of the {role.replace('_', ' ')} {entry.name!r}, not of the optimizer.",
                     fix=f"Write {role}='{entry.name}({name}=...)', or use create(), which accepts it by its name.",
                 )
-    known = [*inspect.signature(Optimizer).parameters][1:-1]
-    return unknown(OptionError, what, name, known, see="Other keys can be added to optimizer.param_groups afterwards.")
+    return unknown(OptionError, what, name, _known())
+
+
+def _is_note(key: str) -> bool:
+    roles = (name for table in ROLES.values() for entry in table.values() for name in entry.options())
+    return is_note(key, [*_known(), *REFUSED, *roles])
+
+
+def _known() -> list[str]:
+    return [*inspect.signature(Optimizer).parameters][1:-1]

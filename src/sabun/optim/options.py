@@ -7,11 +7,13 @@ the defaults with the signature of the constructor.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ from sabun.errors import OptionError, unknown
 
 __all__ = [
     "ABOVE_ZERO", "AT_LEAST_ZERO", "DECAY", "FLAG", "FOREIGN", "OPTIONS", "REFUSED", "SHARE", "Legal", "Option",
-    "check", "check_learning_rate", "integer", "one_of", "option", "optional", "refuse", "refuse_capture",
+    "check", "check_learning_rate", "integer", "is_note", "one_of", "option", "optional", "plain", "refuse",
+    "refuse_capture", "translate",
 ]  # fmt: skip
 
 
@@ -52,7 +55,11 @@ def option(default: Any, legal: Legal, meaning: str) -> Any:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, int | float | np.integer | np.floating)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
 
 
 AT_LEAST_ZERO = Legal("a finite number >= 0", lambda v: _is_number(v) and v >= 0)
@@ -67,8 +74,8 @@ def integer(low: int, high: int | None = None) -> Legal:
     words = f"an integer >= {low}" if high is None else f"an integer in {low}..{high}"
 
     def accepts(value: object) -> bool:
-        return (
-            isinstance(value, int)
+        return bool(
+            isinstance(value, int | np.integer)
             and not isinstance(value, bool)
             and low <= value <= (math.inf if high is None else high)
         )
@@ -152,6 +159,31 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 """Options of torch.optim that are not supported, each with the reason and the way out. False is accepted."""
 
 
+_TORCH: Mapping[str, str] = {
+    "betas": "For betas=(β1, β2) write momentum=β1 and preconditioner='adam(beta2=β2)', or beta2=β2 in create().",
+    "nesterov": "For nesterov=True write scheme='nesterov'.",
+    "dampening": "Leave dampening out: momentum is a mean here. Multiply lr by (1 − dampening) where torch has it.",
+    "amsgrad": "Leave amsgrad out: there is no equivalent.",
+}
+"""Options of torch.optim that have another word here."""
+
+
+def translate(name: str) -> OptionError | None:
+    """Return the error for an option of torch.optim, with the word for it here; None for any other name."""
+    fix = _TORCH.get(name)
+    return None if fix is None else OptionError(f"{name!r} is an option of torch.optim, not of sabun.", fix=fix)
+
+
+def is_note(key: str, options: Iterable[str]) -> bool:
+    """Return whether a key of a parameter group is a note of the user's (``lr_scale``), not a misspelt option."""
+    return key not in _TORCH and not difflib.get_close_matches(key, list(options), n=1, cutoff=0.8)
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, and any other value unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check(name: str, value: object) -> None:
     """Raise OptionError when ``value`` is not legal for the option ``name``, or there is no such option."""
     declared = OPTIONS.get(name)
@@ -173,21 +205,22 @@ def refuse_capture() -> None:
         refuse("capturable", True)
 
 
-def check_learning_rate(lr: object) -> None:
+def check_learning_rate(lr: object, *, zero: bool = False) -> None:
     """Raise OptionError unless ``lr`` is a positive finite number, or a one-element tensor that holds one.
 
-    A scheduler may set it to zero later. An initial zero trains nothing and is most likely a mistake.
+    ``zero``: 0 is legal, as the rate of a frozen group, or as a default that no group uses. An initial zero for all
+    parameters trains nothing and is most likely a mistake; a scheduler may set it later.
     """
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise OptionError(f"Tensor lr must be 1-element, not {lr.numel()}.", fix="Pass torch.tensor(0.1).")
         # Under fake tensors (export, compile) there is no value to read.
         value = math.nan if lr.is_complex() or lr.dtype == torch.bool else float(lr)
-    elif isinstance(lr, int | float) and not isinstance(lr, bool):
+    elif isinstance(lr, int | float | np.integer | np.floating) and not isinstance(lr, bool):
         value = float(lr)
     else:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and (value >= 0 if zero else value > 0)):
         raise OptionError(
             f"lr must be a finite number > 0, not {lr!r}.",
             fix="It is the time step h of the gradient flow: under a constant gradient g, θ moves by −lr·g per step.",

@@ -198,7 +198,7 @@ def create(
         if not ("scheme" in overrides and OPTIONS[key].read_by == "scheme") and (same or key != "step_limit")
     }
     step: float | Tensor = row.lr if lr is None else lr
-    check_learning_rate(step)
+    check_learning_rate(step, zero=True)
     members: Any = params.named_parameters() if isinstance(params, nn.Module) else params
     if row.rest is not None and same and not isinstance(params, Tensor):
         members = params if isinstance(params, nn.Module) else list(members)

@@ -10,7 +10,7 @@ from sabun.errors import OptionError
 from sabun.optim.averaging import AVERAGING
 from sabun.optim.control import STEP_CONTROLS
 from sabun.optim.momentum import check_momentum, require_unbiased
-from sabun.optim.options import check_learning_rate
+from sabun.optim.options import check_learning_rate, plain
 from sabun.optim.preconditioners import PRECONDITIONERS
 from sabun.optim.role_registry import Registry, Role
 from sabun.optim.scheme_codec import Scheme, encode, multistep
@@ -24,15 +24,16 @@ ROLES: Mapping[str, Registry[Any]] = MappingProxyType(
 """The tables of the roles by their key in a parameter group. The fourth role is the scheme."""
 
 
-def resolve(group: dict[str, Any], *, lr_found: bool = False) -> None:
+def resolve(group: dict[str, Any], *, lr_found: bool = False, zero_lr: bool = False) -> None:
     """Replace the roles of a group by their objects, and add the scalars that they keep in it.
 
-    ``lr_found``: the step control finds the learning rate, so that the group's own is not checked.
+    ``lr_found``: the step control finds the learning rate, so that the group's own is not checked. ``zero_lr``: it may
+    be 0.
 
     Raises SchemeError or OptionError for a value that is not legal.
     """
     if not (lr_found or group.get("lr_found")):
-        check_learning_rate(group["lr"])
+        check_learning_rate(group["lr"], zero=zero_lr)
     for role, table in ROLES.items():
         group[role] = table.make(group[role])
     scheme = multistep(group["scheme"])
@@ -78,4 +79,5 @@ def encoded(group: Mapping[str, Any]) -> dict[str, Any]:
     """The group with its scheme and roles as text, for a checkpoint."""
     texts = {role: str(group[role]) for role in ROLES if isinstance(group.get(role), Role)}
     scheme = group["scheme"]
-    return {**group, **texts, "scheme": encode(scheme) if isinstance(scheme, Scheme) else scheme}
+    numbers = {key: plain(value) for key, value in group.items()}
+    return {**numbers, **texts, "scheme": encode(scheme) if isinstance(scheme, Scheme) else scheme}

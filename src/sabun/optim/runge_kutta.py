@@ -24,7 +24,17 @@ from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
 from sabun.optim.control.embedded_error import PI
 from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.opaque import opaque
-from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, check_learning_rate, refuse, refuse_capture
+from sabun.optim.options import (
+    FOREIGN,
+    OPTIONS,
+    REFUSED,
+    check,
+    check_learning_rate,
+    is_note,
+    plain,
+    refuse,
+    refuse_capture,
+)
 from sabun.optim.scheme_codec import tableau as tableau_of
 from sabun.optim.tensors import norm, refuse_sparse
 from sabun.optim.terms import Tensors
@@ -104,12 +114,12 @@ class RungeKutta(torch.optim.Optimizer):
         if lr is None and not control.finds_step:
             raise OptionError("no learning rate given.", fix="Pass lr, or step_control='embedded-error'.")
         if lr is not None:
-            check_learning_rate(lr)
+            check_learning_rate(lr, zero=True)
         options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize}
         for name, value in options.items():
             check(name, value)
         defaults: dict[str, Any] = {
-            "lr": 0.0 if lr is None else lr,
+            "lr": 0.0 if lr is None else plain(lr),
             "scheme": tableau,
             "step_control": control,
             **options,
@@ -131,11 +141,13 @@ class RungeKutta(torch.optim.Optimizer):
                 if key in OPTIONS and key in _OWN:
                     check(key, value)
                 elif key == "lr":
-                    check_learning_rate(value)
+                    check_learning_rate(value, zero=True)
                 elif key in ("scheme", "step_control"):
                     raise OptionError(f"{key} belongs to the whole optimizer.", fix="Pass it to the constructor.")
-                elif key not in FOREIGN and key not in self.defaults:
+                elif key not in FOREIGN and key not in self.defaults and not is_note(str(key), ["lr", *_OWN]):
                     raise unknown(OptionError, "option in a parameter group", str(key), ["lr", *_OWN])
+            if "lr" not in param_group and "lr_found" not in self.defaults:
+                check_learning_rate(self.defaults["lr"])
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

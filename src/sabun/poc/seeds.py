@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import NamedTuple
 
-from sabun.poc.spec import Run, Study, derive_seed
+from sabun.poc.spec import Run, Study
 
-__all__ = ["Seeds", "seeds_of"]
+__all__ = ["Seeds", "derive_seed", "seeds_of"]
+
+
+def derive_seed(root: int, *parts: str | int) -> int:
+    """Hash named parts to a seed in [0, 2³¹). Adding an arm or a phase does not change the other seeds."""
+    text = json.dumps([root, *parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**31)
 
 
 class Seeds(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sabun.errors import StudyError, unknown
+from sabun.option_value import OptionValue
 from sabun.poc.records import Epoch, Phase, RunResult, Status
 
 __all__ = [
@@ -27,13 +28,11 @@ __all__ = [
     "Arm",
     "Budget",
     "LogUniform",
-    "Option",
     "Run",
     "Scalar",
     "Schedule",
     "Study",
     "Thresholds",
-    "derive_seed",
     "hash_of",
 ]
 
@@ -41,8 +40,6 @@ Scalar = bool | int | float | str
 """A plain value in a specification."""
 SCRIPT_PREFIX = "script:"
 """Precedes the command of a user's own script in the name of a task."""
-Option = Scalar | tuple[float | int, ...]
-"""A fixed option of an optimizer. Tuples hold numbers, as in ``betas = [0.9, 0.99]``."""
 
 Schedule = Literal["constant", "linear", "cosine"]
 """Factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
@@ -80,7 +77,7 @@ class Arm(_Frozen):
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
     optimizer: Annotated[str, Field(min_length=1, max_length=300)]
-    options: Mapping[str, Option] = Field(default_factory=dict)
+    options: Mapping[str, OptionValue] = Field(default_factory=dict)
     space: Mapping[str, LogUniform] = Field(default_factory=dict)
     schedule: Schedule | None = None
 
@@ -106,7 +103,7 @@ class Budget(_Frozen):
     unit is the gradient evaluation: a scheme with several evaluations per step takes proportionally fewer steps.
     ``looks``: numbers of seeds below ``seeds`` at which the study is judged and may stop early. Each look assesses the
     runs so far and stops if :func:`sabun.poc.judgement.assess.decided` returns True. The error probabilities of all
-    looks add up to the level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at
+    looks add up to 1 − level (:func:`sabun.poc.judgement.statistics.sequential_plan`). Empty: one judgement, at
     ``seeds``.
     ``batch_seeds``: train the seeds of an arm as one batched model where the task and the optimizer allow it
     (:mod:`sabun.poc.training.batched`). It is part of the specification because it changes the last bits of a result.
@@ -135,7 +132,8 @@ class Thresholds(_Frozen):
 
     ``margin``: K1 must be better by at least this relative amount, with the whole interval beyond it.
     ``max_time_ratio``: upper bound of K3. ``max_spread_ratio``: limit of K2; it leads to a no-go only where K2 exceeds
-    it significantly. ``level``: two-sided confidence level of every interval.
+    it significantly. ``level``: overall two-sided confidence level; that of an interval is higher with
+    several candidates (Holm) or interim looks.
     """
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -264,12 +262,6 @@ def hash_of(fields: Mapping[str, Any]) -> str:
     """SHA-256 of the JSON of ``fields`` with sorted keys and no spaces."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def derive_seed(root: int, *parts: str | int) -> int:
-    """Hash named parts to a seed in [0, 2³¹). Adding an arm or a phase does not change the other seeds."""
-    text = json.dumps([root, *parts])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**31)
 
 
 _MODELS: dict[str, type[_Frozen]] = {

@@ -21,7 +21,8 @@ from sabun.poc import pruning
 from sabun.poc.judgement.trials import objective
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedArm
-from sabun.poc.spec import LogUniform, Run, Scalar, Study, derive_seed
+from sabun.poc.seeds import derive_seed
+from sabun.poc.spec import LogUniform, Run, Scalar, Study
 from sabun.poc.torch_loading import uncollected
 
 __all__ = ["Tuner", "best", "suggest", "trial_runs"]

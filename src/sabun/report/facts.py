@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 
 from sabun.messages.languages import Language
 from sabun.messages.sentences import Value, text, wanted
+from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
 from sabun.poc.judgement.kpis import Group, deciding
 from sabun.report.method import Method
 from sabun.report.money import Effort, Money
 
-__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "Note", "Option", "Report"]
+__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "Note", "Report"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; new fields do not raise it."""
-
-Option = str | int | float | bool | tuple[float | int, ...]
-"""A fixed option of an optimizer, or a hyperparameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Limits:
     """Budget and thresholds, fixed before the first run. ``epochs`` are as trained: a script may set its own."""
 
     task: str
-    task_options: Mapping[str, Option]
+    task_options: Mapping[str, OptionValue]
     epochs: int
     seeds: int
     trials: int
@@ -56,9 +54,9 @@ class ArmFacts:
     name: str
     baseline: bool
     optimizer: str
-    options: Mapping[str, Option]
+    options: Mapping[str, OptionValue]
     summary: ArmSummary
-    best: Mapping[str, Option]
+    best: Mapping[str, OptionValue]
     at_edge: tuple[str, ...]
     lr_trials: tuple[tuple[float, float], ...]
     tuning_s: float

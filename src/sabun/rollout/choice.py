@@ -2,9 +2,10 @@
 
     u = SHA-256(name, job id) as a number in [0, 1);   challenger if u < share, else champion
 
-Every rank and every restart computes the same choice independently, and a larger share only adds jobs, since u does
-not depend on it. With share 0 the choice is always the champion, with share 1 always the challenger. The champion is
-also chosen in doubt: with a kill switch, before the roll-out was started, and where the audit log is not valid.
+Every rank computes the same choice independently, and a larger share only adds jobs, since u does not depend on it. A
+restart after a promotion or under a kill switch may choose otherwise: pass the choice stored in its checkpoint. With
+share 0 the choice is always the champion, with share 1 always the challenger. The champion is also chosen when in
+doubt: with a kill switch, before the roll-out was started, and where the audit log is not valid.
 
 Kill switches act from the next job on: a running job keeps its optimizer, which cannot be changed under a checkpoint;
 inside the job, the guard is responsible. The switches are the environment variable ``SABUN_KILL``, set to anything but

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sabun.errors import RolloutError, unknown
+from sabun.option_value import OptionValue
 from sabun.rollout.gate import evidence_in
-from sabun.rollout.rollout_plan import SCRIPT, Gate, Option, RolloutPlan, Side, Stage
+from sabun.rollout.rollout_plan import SCRIPT, Gate, RolloutPlan, Side, Stage
 
 if TYPE_CHECKING:
     from sabun.poc.spec import Arm
@@ -37,7 +38,7 @@ def propose(
     sides = []
     for arm in (evidence.study.baseline, evidence.study.arm(candidate or names[0])):
         tuned = evidence.tuning.get(arm.name)
-        options: dict[str, Option] = {**_default_lr(arm), **arm.options, **(tuned.best if tuned else {})}
+        options: dict[str, OptionValue] = {**_default_lr(arm), **arm.options, **(tuned.best if tuned else {})}
         sides.append(Side(arm.optimizer, options, arm.name))
     today = sides[0]
     if today.optimizer == SCRIPT:
@@ -67,7 +68,7 @@ def template(name: str, champion: Side, challenger: Side, *, study: str = "studi
     return RolloutPlan(name, champion, challenger, tuple(stages))
 
 
-def _default_lr(arm: Arm) -> dict[str, Option]:
+def _default_lr(arm: Arm) -> dict[str, OptionValue]:
     """The default learning rate of an arm that was not tuned, if its optimizer takes one."""
     from sabun.optim import notation
     from sabun.script.arms import recipe

@@ -37,10 +37,10 @@ from typing import TypeVar
 
 from sabun.errors import RolloutError, unknown
 from sabun.journal import Json
+from sabun.option_value import OptionValue
 
-__all__ = ["SCRIPT", "Gate", "Option", "RolloutPlan", "Side", "Stage"]
+__all__ = ["SCRIPT", "Gate", "RolloutPlan", "Side", "Stage"]
 
-Option = bool | int | float | str | tuple[float | int, ...]
 
 SCRIPT = "script"
 """``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
@@ -111,7 +111,7 @@ class Side:
     """
 
     optimizer: str
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
     arm: str = ""
 
     def __post_init__(self) -> None:
@@ -253,7 +253,7 @@ def _number(value: object, where: str) -> float:
     return float(value)
 
 
-def _option(value: object, where: str) -> Option:
+def _option(value: object, where: str) -> OptionValue:
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
@@ -261,7 +261,7 @@ def _option(value: object, where: str) -> Option:
     raise RolloutError(f"{where}: {value!r} cannot be an option.", fix="Give a number, a text, true/false or numbers.")
 
 
-def _options(value: object, where: str) -> dict[str, Option]:
+def _options(value: object, where: str) -> dict[str, OptionValue]:
     return {str(key): _option(item, f"{where}.{key}") for key, item in _typed(value, dict, where).items()}
 
 

@@ -40,9 +40,11 @@ from torch import nn
 
 from sabun.errors import OptionError, SabunError, StudyError, unknown
 from sabun.optim import notation
-from sabun.optim.notation import Maker, Members, Option
+from sabun.optim.notation import Maker, Members
+from sabun.optim.options import translate
 from sabun.optim.preconditioners import Adam, Identity
 from sabun.optim.presets import presets
+from sabun.option_value import OptionValue
 
 __all__ = ["SCRIPT", "ArmText", "Recipe", "recipe"]
 
@@ -64,7 +66,7 @@ class ArmText(Protocol):
         """Its optimizer in the notation of arms."""
 
     @property
-    def options(self) -> Mapping[str, Option]:
+    def options(self) -> Mapping[str, OptionValue]:
         """Its fixed options."""
 
     @property
@@ -78,7 +80,7 @@ class Recipe:
     def __init__(
         self,
         arm: ArmText,
-        make: Callable[[Members, Mapping[str, Option]], torch.optim.Optimizer],
+        make: Callable[[Members, Mapping[str, OptionValue]], torch.optim.Optimizer],
         step: float,
         *,
         constant_lr: bool = False,
@@ -93,7 +95,9 @@ class Recipe:
         self.constant_lr = constant_lr
         """Whether the optimizer averages in place of a learning-rate schedule."""
 
-    def build(self, model: nn.Module, hyperparameters: Mapping[str, Option] | None = None) -> torch.optim.Optimizer:
+    def build(
+        self, model: nn.Module, hyperparameters: Mapping[str, OptionValue] | None = None
+    ) -> torch.optim.Optimizer:
         """The optimizer over ``model``'s trainable parameters. Raises StudyError where the optimizer refuses."""
         found = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not found:
@@ -103,9 +107,9 @@ class Recipe:
         whole = all(parameter.requires_grad for parameter in model.parameters())
         return self.over(model if whole else found, hyperparameters)
 
-    def over(self, members: Members, hyperparameters: Mapping[str, Option] | None = None) -> torch.optim.Optimizer:
+    def over(self, members: Members, hyperparameters: Mapping[str, OptionValue] | None = None) -> torch.optim.Optimizer:
         """The optimizer over named parameters, or a model. Raises StudyError where the optimizer refuses."""
-        values: dict[str, Option] = {"lr": self.step, **(hyperparameters or {})}
+        values: dict[str, OptionValue] = {"lr": self.step, **(hyperparameters or {})}
         try:
             return self._make(members, values)
         except SabunError:
@@ -137,6 +141,8 @@ def recipe(spec: ArmText) -> Recipe:
     added = {key: value for key, value in spec.options.items() if key != "lr"}
     for key in (*added, *spec.space):
         if maker.accepts is not None and key not in (*maker.accepts, *maker.shape):
+            if maker.kind != "class" and (foreign := translate(key)) is not None:
+                raise foreign
             what = maker.name if maker.kind == "class" else spec.optimizer
             raise unknown(StudyError, f"option of {what}", key, [*maker.accepts, *maker.shape])
     takes_lr = maker.accepts is None or "lr" in maker.accepts
@@ -146,7 +152,7 @@ def recipe(spec: ArmText) -> Recipe:
             fix="Give the arm a search space ([baseline.space] in the study).",
         )
 
-    def make(members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+    def make(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:
         given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
         return maker.make(members, {**added, **given})
 
@@ -154,14 +160,14 @@ def recipe(spec: ArmText) -> Recipe:
     return Recipe(spec, make, step or _step(maker, options), constant_lr=_has_constant_lr(maker), package=package)
 
 
-def _only_in_a_script(members: Members, values: Mapping[str, Option]) -> torch.optim.Optimizer:
+def _only_in_a_script(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:
     raise StudyError(
         f"the optimizer {SCRIPT!r} is the one that a user's own script makes.",
         fix="Use it with --script, or name another.",
     )
 
 
-def _fixed_step(spec: ArmText, options: dict[str, Option]) -> float | None:
+def _fixed_step(spec: ArmText, options: dict[str, OptionValue]) -> float | None:
     """Take ``lr`` out of the options: it is the centre of the search, and the value used without tuning."""
     given = options.pop("lr", None)
     if given is None:
@@ -174,7 +180,7 @@ def _fixed_step(spec: ArmText, options: dict[str, Option]) -> float | None:
     return float(given)
 
 
-def _step(maker: Maker, options: Mapping[str, Option]) -> float:
+def _step(maker: Maker, options: Mapping[str, OptionValue]) -> float:
     """The centre of the default search space: the table at the top."""
     if maker.signature is not None:
         return _class_step(maker.name, maker.signature, options)
@@ -184,7 +190,7 @@ def _step(maker: Maker, options: Mapping[str, Option]) -> float:
     return float(preconditioner.lr_center)
 
 
-def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, Option]) -> float:
+def _class_step(name: str, signature: inspect.Signature, options: Mapping[str, OptionValue]) -> float:
     module_name, _, class_name = name.partition(":")
 
     def number(key: str, default: float) -> float:
@@ -216,5 +222,5 @@ def _has_constant_lr(maker: Maker) -> bool:
     return not maker.roles["averaging"].steps_iterate
 
 
-def _shown(values: Mapping[str, Option]) -> str:
+def _shown(values: Mapping[str, OptionValue]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in values.items())

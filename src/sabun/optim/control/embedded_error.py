@@ -20,7 +20,7 @@ __all__ = ["PI", "EmbeddedError", "starting_step"]
 class PI:
     """The proportional–integral controller of ODE codes, for an error that goes as h².
 
-    ``error`` is relative to the tolerance. An error above 1 rejects the step: it is retaken shorter. Otherwise the next
+    ``error`` is relative to the tolerance. A step whose error is above 1 is shortened before it is taken. The next
     step is h·(safety · error^−α · previous^β), between ``shrink`` and ``grow``. Hairer & Wanner, Solving ODEs II, IV.2.
     """
 

@@ -24,12 +24,13 @@ __all__ = ["Stability", "StabilityController"]
 @STEP_CONTROLS.register
 @dataclass(frozen=True)
 class Stability(StepControl):
-    """hλ ≤ fraction · X, with X the scheme's stability interval and λ the largest curvature in the preconditioner.
+    """hλ ≤ fraction · X: X is the scheme's stability interval, λ the largest curvature in the preconditioner's norm.
 
     λ is found by power iteration, one product per probe: Hw ≈ (g(θ + εw) − g(θ))/ε on the same batch, one more call of
     the closure. The vector w is kept between probes, so that it follows the curvature as it turns. Probes come every
     ``probe_every`` steps, and at once when the gradient has grown more than threefold since the last one (a jump of the
-    curvature is seen before the first step is taken in it), or when a parameter joins that no probe has seen.
+    curvature is seen before the first step is taken in it), or when a parameter joins that no probe has seen. Such
+    a probe takes up to eight products, as does the first.
     """
 
     fraction: float = option(0.8, SHARE, "largest share of the stability interval that hλ may use")

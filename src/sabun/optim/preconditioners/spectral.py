@@ -28,7 +28,7 @@ _Stack = tuple[list[int], Tensor]
 class Spectral(Preconditioner):
     """Steepest descent in the spectral norm: u = 0.2·√max(r, c) · UVᵀ for a direction d = UΣVᵀ of r × c.
 
-    Each entry then has about the root mean square of an AdamW update.
+    The update then has about the root mean square of an AdamW update.
     """
 
     iteration: str = option(
@@ -111,7 +111,9 @@ class Spectral(Preconditioner):
 
 
 def _even(matrices: Tensor, seconds: Tensors, scale: float, spectral: Spectral) -> None:
-    """Each row (an output neuron) divided by the root of its mean square's running mean; the whole is ``scale`` longer.
+    """Each row (an output neuron) divided by the root of its mean square's running mean, then scaled.
+
+    The norm of the result is ``scale`` times that of the polar factor.
 
     The norm takes out any constant factor, so the running mean needs no correction for its start at zero. All is found
     from the lengths of the rows, and the matrices are touched once more to multiply each row by its number.

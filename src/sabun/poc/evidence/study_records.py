@@ -3,7 +3,7 @@
 Each line is one record of an unsealed :mod:`sabun.journal`:
 
     {"kind":"environment","environment":{…}}                                      a session of work in new conditions
-    {"kind":"run","environment":0,"exclusive":true,"trial":null,"result":{…}}      a finished run
+    {"kind":"run","environment":0,"exclusive":true,"trial":null,"result":{…}}      a completed run
     {"kind":"withdrawn","runs":["…"]}                                              results that will be replaced
 """
 
@@ -34,7 +34,7 @@ class StudyRecords:
         self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
         self.results: dict[str, RunResult] = {}
-        """Finished runs by id, in the order in which they finished."""
+        """Completed runs by id (finished, diverged or failed), in the order in which they ended."""
         self.trials: dict[str, int] = {}
         """Run id → number of the tuning trial that it belongs to."""
         self.environments: list[dict[str, Any]] = []
@@ -119,7 +119,7 @@ class StudyRecords:
         return summarize(arm, self.study.budget.tuning_seeds, self.spaces.get(arm, {}), runs)
 
     def runs(self) -> list[RunResult]:
-        """Return all finished runs except those of phase ``time``, whose timings replace those of shared runs.
+        """Return all completed runs except those of phase ``time``, whose timings replace those of shared runs.
 
         Where several processes ran at a time, the seconds of an evaluation run mean little. A short run of the same arm
         and seed then had the machine to itself; its medians per epoch replace ``train_s`` and ``optimizer_s`` of each

@@ -40,8 +40,9 @@ class Calibration:
 
     ``any_go`` counts the studies in which some candidate has a go (with ``effect`` 0 each is false, so this is
     family-wise), ``first_go`` those in which the first candidate has one, which with an effect is the power.
-    ``predicted_power`` is computed in advance from the scenario's spread (a lower bound for several candidates or
-    looks; None for stored records). ``any_better`` and ``first_better`` count by K1 alone, ``any_no_go`` as ``any_go``.
+    ``predicted_power`` is computed in advance from the scenario's spread: the power of K1 alone for normal differences,
+    at the last look and Holm's smallest level (an approximation, not a bound: a go also needs K2 and K3; None for
+    stored records). ``any_better`` and ``first_better`` count by K1 alone, ``any_no_go`` as ``any_go``.
     ``covered`` of ``intervals`` K1 intervals contain the true effect. ``mean_seeds`` is the mean number of seeds used.
     """
 

@@ -164,7 +164,7 @@ def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float
 
 
 def _timed(run: RunResult) -> list[Epoch]:
-    """Epochs with valid timings: after the start, and, where it was recorded, with the machine to themselves."""
+    """Epochs after the start. Whether the run shared the machine is not checked here."""
     return [epoch for epoch in run.epochs if epoch.epoch > 0]
 
 

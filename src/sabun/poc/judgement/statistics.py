@@ -1,4 +1,4 @@
-"""Paired statistics that are exact with few seeds: a sign-flip test, and the interval that inverts it.
+"""Paired statistics for few seeds: a sign-flip test, and the interval that inverts it.
 
 If a paired difference is symmetric about its centre, its distribution does not change when the signs of any set F of
 pairs are flipped. The means over all non-empty subsets F, sorted, therefore divide the line into pieces that contain
@@ -14,7 +14,9 @@ The formula ``sum_F c / sum_F b`` covers three analyses:
     spread ratio          distances from medians    ratio of mean absolute deviations
 
 No normality is assumed. If an arm is compared with itself the pairs are exchangeable, the difference is symmetric
-whatever its tails, and the test is exact. With n pairs no one-sided p-value is below 2⁻ⁿ.
+whatever its tails, and the test of a relative difference or a log ratio is exact. That of a spread ratio is
+approximate: distances from each arm's own sample median are not exchangeable pair by pair. With n pairs no one-sided
+p-value is below 2⁻ⁿ.
 """
 
 from __future__ import annotations
@@ -318,8 +320,8 @@ def sequential_plan(
     Error spending after Lan & DeMets (1983, Biometrika 70:659): by t = seeds/max_seeds the design may have spent
     2 − 2Φ(z/√t) (O'Brien–Fleming type, little at first) or α·ln(1 + (e − 1)t) (Pocock type). A look may spend what is
     allowed by then minus what the discrete tests of earlier looks could spend. The errors are added (Bonferroni)
-    without normal theory between looks, so the probability of a false decision is at most 1 − level for any
-    distribution and any stopping rule.
+    without normal theory between looks. For each KPI, the probability of a false rejection at any of the planned looks
+    is at most 1 − level where the test is exact (symmetric differences), whatever decides when to stop.
     """
     alpha = 1 - level
     spent = 0.0

@@ -74,7 +74,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),
         "k3_too_few_seeds": _FEW,
         "k3_no_variation": ("n", "effect"),
-        "k3_no_data": (),  # no timings, or none of a run that had the machine to itself
+        "k3_no_data": (),  # no pair of timings
     }
 )
 """The codes of reasons, each with the names of its values."""

@@ -13,7 +13,7 @@ vanishes, before anything fails.
 
 The shortening applies to ``lr`` for the duration of the step only, so any scheduler continues as before. The champion
 follows the shape of the schedule: its own lr times the present share of the largest lr so far. A sudden rise to more
-than five times that is treated as a fault of the schedule and divided out.
+than five times the largest lr so far is treated as a fault of the schedule and divided out.
 
 With a closure the step is taken before it can be judged, so an isolated anomaly is rolled back, not skipped. Under
 ``torch.distributed`` all ranks decide alike (:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With
@@ -76,7 +76,7 @@ class Guard:
         keep: number of good states kept.
         folder: where to keep them on disk too, so that :meth:`resume` finds them after a kill; None: in memory alone.
         disk_share: largest share of the time spent on writing them, in (0, 1]; 1 writes each.
-        max_rollbacks: number of roll-backs after which the guard falls back.
+        max_rollbacks: the roll-back of this number (since the last recovery) falls back to the champion.
         cut: factor on the step after a roll-back, in (0, 1).
         recover_after: steps without an anomaly after which the step grows by 1/cut and roll-backs are forgotten.
         margin: smallest unused share of the stability interval, as the median over eight steps.

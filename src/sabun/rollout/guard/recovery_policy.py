@@ -1,8 +1,9 @@
 """How a guard reacts to an anomaly. Plain numbers, no torch.
 
-    skip          an isolated anomaly: the step is not taken
+    skip          an isolated anomaly, found before the step: the step is not taken
     skip-batch    a state just restored fails before its first step: the batch is the cause, not the optimizer
-    roll-back     another anomaly within ``every`` steps: the last good state returns, the step is shortened
+    roll-back     another anomaly within ``every`` steps, a drift, or any anomaly of a step with a closure, which is
+                  taken already: a good state returns (the newest, or the best), the step is shortened
     fall-back     the ``max_rollbacks``-th roll-back: the good state returns, and the champion trains on
     give-up       there is no champion, or it fails too
     bad-data      more than ``every`` batches in a row fail in a restored state
