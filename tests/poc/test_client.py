@@ -113,15 +113,22 @@ def test_training_in_evaluation_mode_is_refused_for_an_averaging_arm(opened: Ope
             optimizer.step()
 
 
-def test_only_the_outermost_modules_are_watched_and_only_for_averaging_arms(opened: Opened) -> None:
+def test_modules_are_left_as_they_are_and_one_hook_watches_averaging_arms_only(opened: Opened) -> None:
+    watched = torch.nn.modules.module._global_forward_pre_hooks
+    assert len(watched) == 0
     opened("nesterov", {"averaging": "ema"}, lr=0.05)
     model = network()
+    load = nn.Module.load_state_dict
     client.swap(torch.optim.SGD(model.parameters(), lr=0.1))
-    watched = torch.nn.modules.module._global_forward_pre_hooks
     assert len(watched) == 1
     model(torch.ones(2, 3))
+    assert [len(module._forward_pre_hooks) for module in model.modules()] == [0, 0, 0, 0]
+    assert client._session is not None
+    assert client._session.point is not None
+    assert [type(module) for module in client._session.point._outermost] == [nn.Sequential]
+    client._session.point.stop()
     assert len(watched) == 0
-    assert [len(module._forward_pre_hooks) for module in model.modules()] == [1, 0, 0, 0]
+    assert nn.Module.load_state_dict is load
 
 
 def test_two_networks_under_one_optimizer_are_both_found(opened: Opened) -> None:

@@ -282,7 +282,8 @@ def test_every_field_of_every_file_is_covered(copy: Path) -> None:
     assert count > 100
     for name in ("records.jsonl", "audit.jsonl"):
         lines = [json.loads(line) for line in whole[name].splitlines()]
-        for index in (0, 1, len(lines) // 2, len(lines) - 1):
+        some = {0, 1, len(lines) // 2, len(lines) - 1}  # of each kind; all of them by hand
+        for index in range(len(lines)) if EXAMPLES > 1000 else sorted(some):
             for tree in mutations(lines[index]):
                 changed = [*lines[:index], tree, *lines[index + 1 :]]
                 text = [

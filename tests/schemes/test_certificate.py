@@ -59,6 +59,12 @@ def test_sentence_in_japanese() -> None:
     assert "3% 小さくなります" in text
 
 
+def test_a_multiple_root_on_the_circle_is_not_said_to_be_outside() -> None:
+    double = schemes.LinearMultistep("double", (1, 1, -1, -1), (4,))  # ρ(z) = (z − 1)(z + 1)²
+    assert "multiple root on the unit circle" in schemes.certify(double).sentence("en")
+    assert "単位円上の重根" in schemes.certify(double).sentence("ja")
+
+
 def test_sentences_of_refused_schemes() -> None:
     text = schemes.certify("lagrange-4").sentence("en")
     assert "cannot be used" in text

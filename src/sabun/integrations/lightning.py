@@ -11,12 +11,13 @@ Tested with lightning 2.6. Needs ``pip install 'sabun[lightning]'``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from sabun.errors import OptionError, TrainingError
 from sabun.integrations.common import at_average
@@ -121,15 +122,21 @@ def _rebind(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
 class AveragedEvaluation(Callback):  # type: ignore[misc]
     """Validate, test and predict at the average, and leave the average in the module after the fit.
 
-    Checkpoints hold the training point, and the average as part of the optimizer's state, so a fit can be resumed.
+    Checkpoints hold the training point, so that a fit can be resumed, and the average, which ``validate``, ``test`` and
+    ``predict`` with ``ckpt_path`` evaluate. They raise OptionError for a checkpoint that was written without this
+    callback.
     """
 
     def __init__(self) -> None:
         self._block: ExitStack | None = None
 
-    def _enter(self, trainer: Trainer) -> None:
-        if self._block is None:
-            self._block = ExitStack()
+    def _enter(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._block is not None:
+            return
+        self._block = ExitStack()
+        if trainer.state.fn != TrainerFn.FITTING and trainer.ckpt_path:
+            self._block.enter_context(_values_of(module, _average_in(trainer)))
+        elif trainer.state.fn == TrainerFn.FITTING:
             for optimizer in trainer.optimizers:
                 self._block.enter_context(at_average(optimizer))
 
@@ -140,15 +147,25 @@ class AveragedEvaluation(Callback):  # type: ignore[misc]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average into the module."""
-        self._enter(trainer)
+        self._enter(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the training point."""
         self._leave()
 
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the training point after an exception."""
         self._leave()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the average to the checkpoint."""
+        with ExitStack() as block:
+            for optimizer in trainer.optimizers if self._block is None else ():
+                block.enter_context(at_average(optimizer))
+            checkpoint[_AVERAGE] = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the average into the module."""
@@ -159,6 +176,38 @@ class AveragedEvaluation(Callback):  # type: ignore[misc]
                     values = [p.detach().clone() for p in parameters]
                 for p, value in zip(parameters, values, strict=True):
                     p.copy_(value)
+
+
+_AVERAGE = "sabun_average"
+"""Key of a checkpoint with the average: name of a parameter → its value."""
+
+
+def _average_in(trainer: Trainer) -> Mapping[str, torch.Tensor]:
+    checkpoint = trainer.strategy.load_checkpoint(trainer.ckpt_path)
+    if _AVERAGE not in checkpoint:
+        raise OptionError(
+            f"the checkpoint {trainer.ckpt_path} has no average: AveragedEvaluation was not used when it was written.",
+            fix="Train with this callback and save_weights_only=False, or evaluate without the callback.",
+        )
+    average: Mapping[str, torch.Tensor] = checkpoint[_AVERAGE]
+    return average
+
+
+@contextmanager
+def _values_of(module: LightningModule, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Give the parameters of ``module`` other values inside the block."""
+    own = {name: p.detach().clone() for name, p in module.named_parameters()}
+    try:
+        _assign(module, values)
+        yield
+    finally:
+        _assign(module, own)
+
+
+@torch.no_grad()
+def _assign(module: LightningModule, values: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.copy_(values[name])
 
 
 class Guarding(Callback):  # type: ignore[misc]

@@ -6,6 +6,7 @@ comparison would not be paired, or its spread over seeds would be meaningless. E
 baseline also from another seed, and the baseline runs twice unchanged to test determinism. Every run is one epoch long;
 a script is stopped after its first logged epoch.
 
+The runs of a script work in copies of its directory. Files that they write elsewhere are listed.
 For the arms of a script, the learning rates that were stepped are reported for every parameter group. They are those of
 the run at the tiny step size, scaled to the arm's default: rates are proportional to it, which is verified.
 """
@@ -13,6 +14,7 @@ the run at the tiny step size, scaled to the arm's default: rates are proportion
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,6 +24,7 @@ from sabun.poc.records import GroupRates, RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Arm, Run, Scalar, Study
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.run_directory import Project, written
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 from sabun.script.arms import SCRIPT
@@ -31,10 +34,15 @@ __all__ = ["CheckFinding", "CheckResult", "check"]
 TINY = 1e-30
 """A learning rate that changes no weight."""
 
+FILES_SHOWN = 5
+
 FROZEN = 1e-15
 """A stepped rate above it does not follow the rate that was asked for: the largest at :data:`TINY`, with room."""
 
-Code = Literal["fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped"]
+Code = Literal[
+    "fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside", "constant",
+    "not-positive",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,9 @@ class CheckFinding:
 
     fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
     not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
+    writes-outside: runs wrote files outside their own directory, which all runs share. constant: training does not
+    change the validation loss. not-positive: the validation loss is not positive, so that no relative difference is
+    defined.
     rate-not-stepped: the arm takes steps at other rates than it was asked to.
     """
 
@@ -78,6 +89,8 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
     short = study.model_copy(update={"budget": study.budget.model_copy(update={"epochs": 1})})
     findings: list[CheckFinding] = []
     epoch_s: dict[str, float] = {}
+    project = Project(command.directory) if command else None
+    before = project.snapshot() if project else {}
     rates: dict[str, Sequence[GroupRates]] = {}
     with one_thread():
         trainer = ScriptTrainer(resolved, short=1) if command else Trainer(dataclasses.replace(resolved, study=short))
@@ -90,19 +103,30 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             if on_run is not None:
                 on_run(run)
             result = [item for item in trainer.run(run) if isinstance(item, RunResult)][-1]
-            if result.status == "finished" or (frozen and result.status == "diverged"):
+            finite = all(math.isfinite(epoch.val_loss) for epoch in result.epochs)
+            if result.status == "finished" or (frozen and result.status == "diverged" and finite):
                 # Rounding or noise may put the end of a frozen run above its start.
                 epoch_s[arm.name] = result.epochs[-1].train_s + result.epochs[-1].eval_s
                 if frozen and seed == 0:
                     rates[arm.name] = [_scaled(group, resolved.arms[arm.name].recipe.step) for group in result.rates]
                     findings.extend(_overwritten(arm.name, result))
                 return result
-            findings.append(CheckFinding("fails", arm.name, result.failure or f"the run {result.status}"))
+            findings.append(CheckFinding("fails", arm.name, result.failure or _divergence(result, values)))
             return None
+
+        def shared_files() -> list[CheckFinding]:
+            if project is None or not isinstance(trainer, ScriptTrainer):
+                return []
+            changed = {str(project.root / name) for name in written(before, project.snapshot())}
+            files = sorted(changed | trainer.outside)
+            shown = ", ".join(files[:FILES_SHOWN]) + (
+                f" and {len(files) - FILES_SHOWN} more" * (len(files) > FILES_SHOWN)
+            )
+            return [CheckFinding("writes-outside", study.baseline.name, shown)] if files else []
 
         first = train(study.baseline, 0, frozen=True)
         if first is None and command:  # every other run would fail for the same reason
-            return CheckResult(findings, _runs(study), epoch_s, None)
+            return CheckResult(findings + shared_files(), _runs(study), epoch_s, None, rates)
         for arm in study.candidates:
             other = train(arm, 0, frozen=True)
             if first and other and _curve(first) != _curve(other):
@@ -113,9 +137,15 @@ def check(study: Study | ResolvedStudy, *, on_run: Callable[[Run], None] | None 
             detail = f"losses {_losses(once)}, then {_losses(again)}"
             findings.append(CheckFinding("not-deterministic", study.baseline.name, detail))
         other = train(study.baseline, 1, frozen=True)
-        if first and other and _curve(first) == _curve(other):
+        constant = bool(first and once and other and _validation(first) == _validation(once) == _validation(other))
+        if first and constant:
+            findings.append(CheckFinding("constant", study.baseline.name, f"losses {_losses(first)}"))
+        if once and min(_validation(once)) <= 0:
+            findings.append(CheckFinding("not-positive", study.baseline.name, f"losses {_losses(once)}"))
+        if first and other and not constant and _curve(first) == _curve(other):
             detail = f"losses {_losses(first)} from both seeds"
             findings.append(CheckFinding("seed-ignored", study.baseline.name, detail))
+        findings += shared_files()
     known = command is None or command.takes_epochs
     return CheckResult(findings, _runs(study), epoch_s, _cost(study, epoch_s) if known else None, rates)
 
@@ -159,6 +189,15 @@ def _cost(study: Study, epoch_s: Mapping[str, float]) -> float:
 
 def _curve(result: RunResult) -> list[tuple[float | None, float]]:
     return [(epoch.train_loss, epoch.val_loss) for epoch in result.epochs]
+
+
+def _validation(result: RunResult) -> list[float]:
+    return [epoch.val_loss for epoch in result.epochs]
+
+
+def _divergence(result: RunResult, values: Mapping[str, Scalar]) -> str:
+    rate = ", ".join(f"{name} = {value}" for name, value in values.items()) or "the default learning rate"
+    return f"the run {result.status}: losses {_losses(result)} with {rate}"
 
 
 def _losses(result: RunResult) -> str:

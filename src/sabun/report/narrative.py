@@ -216,6 +216,9 @@ def untested(findings: Findings) -> tuple[Note, ...]:
         notes.append(Note("untested.power", values | {"detectable": effect, "power": k1.power, "n": k1.n}))
     if k2 is not None and _known(k2) and _direction(k2) == "level":
         notes.append(Note("untested.spread", values | _interval(k2)))
+    ends = [end for arm in findings.arms if arm.summary.ends is not None for end in arm.summary.ends]
+    if len(set(ends)) > 1:
+        notes.append(Note("untested.uneven", values | {"least": min(ends), "most": max(ends)}))
     notes.append(Note("untested.budget", values))
     if limits.trials == 0:
         notes.append(Note("untested.untuned", values))

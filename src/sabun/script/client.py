@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, SupportsFloat
+from typing import Any, NoReturn, SupportsFloat
 
 import numpy as np
 import torch
@@ -39,12 +39,21 @@ def begin() -> None:
     path = os.environ.get(VARIABLE)
     if not path or _session is not None:
         return
-    _session = RunSession(Path(path))
+    session = _session = RunSession(Path(path))
     seed = int(_session.task["seed"])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     atexit.register(_session.end)
+    if session.files is None:
+        return
+    leave = os._exit
+
+    def end_and_leave(status: int) -> NoReturn:
+        session.end()  # os._exit runs no exit handlers
+        leave(status)
+
+    os._exit = end_and_leave
 
 
 def swap(optimizer: Any) -> Any:
@@ -60,10 +69,7 @@ def swap(optimizer: Any) -> Any:
     begin()
     if _session is None:
         return optimizer
-    if _session.optimizer is not None:
-        raise TrainingError(
-            "sabun.swap was called twice in one run.", fix="Call it once, on the optimizer that trains the model."
-        )
+    _session.recorded(_refuse_several)(optimizer, _session)
     task = _session.task
     values = dict(task["hyperparameters"])
     if task["arm"]["optimizer"] == "script":
@@ -75,6 +81,31 @@ def swap(optimizer: Any) -> Any:
     _session.watch(swapped, rates)
     _session.write(kind="swap", optimizer=type(swapped).__name__)
     return swapped
+
+
+def _refuse_several(optimizer: Any, session: RunSession) -> None:
+    """Raise TrainingError unless this is the first call of swap, with a single optimizer."""
+    if isinstance(optimizer, list | tuple | dict):
+        raise TrainingError(
+            f"sabun.swap got a {type(optimizer).__name__} of optimizers, and a run compares one.",
+            fix="Swap the optimizer of the model whose val_loss you log, and leave the others as they are.",
+        )
+    if not hasattr(optimizer, "param_groups"):
+        raise TrainingError(
+            f"sabun.swap got {type(optimizer).__name__}, which is not a torch optimizer.",
+            fix="Swap the optimizer, before it is wrapped for mixed precision or several devices.",
+        )
+    if session.optimizer is not None and session.steps:
+        raise TrainingError(
+            "sabun.swap was called again after training, and a run compares one training.",
+            fix="Train one fold or one model per run: choose it by the seed, as in fold = seed % folds with "
+            "--seed {seed} in the command.",
+        )
+    if session.optimizer is not None:
+        raise TrainingError(
+            "sabun.swap was called twice in one run.",
+            fix="Call it once, on the optimizer of the model whose val_loss you log.",
+        )
 
 
 def seed() -> int | None:
@@ -117,30 +148,34 @@ def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
 
 def log(
     *,
-    val_loss: SupportsFloat,
-    epoch: int | None = None,
+    val_loss: SupportsFloat | None = None,
+    epoch: SupportsFloat | None = None,
     train_loss: SupportsFloat | None = None,
     test_loss: SupportsFloat | None = None,
+    higher_is_better: str | None = None,
     **metrics: SupportsFloat,
 ) -> None:
     """Record one point of the learning curve in a study; do nothing outside a study.
 
-    Arms are compared by ``val_loss``. The first of ``metrics`` (higher is better) is shown with it; the prefix
-    ``test_`` makes it the final metric on test data. ``epoch`` increases by one if it is left out; epoch 0 is the state
-    before training. Raises TrainingError for epochs that do not increase.
+    Arms are compared by ``val_loss``, which should be positive. To compare them by a metric between 0 and 1 of which
+    more is better, name it instead: ``log(accuracy=0.9, higher_is_better="accuracy")`` is compared by 1 − accuracy. The
+    first of ``metrics`` (higher is better) is shown with it; the prefix ``test_`` makes it the final metric on test
+    data. ``epoch`` increases by one if it is left out; epoch 0 is the state before training, except in a script that
+    counts its epochs from 0. Raises TrainingError for epochs that do not increase or are not whole numbers.
     """
     begin()
     if _session is None:
+        if val_loss is None:
+            _error(higher_is_better, metrics)
         return
-    number = max(_session.epoch, 0) + 1 if epoch is None else int(epoch)
-    if number <= _session.epoch:
-        raise TrainingError(
-            f"sabun.log got epoch {number} after epoch {_session.epoch}.", fix="Log each epoch once, in order."
-        )
+    if val_loss is None:
+        val_loss = _session.recorded(_error)(higher_is_better, metrics)
+    number = _session.recorded(_epoch)(epoch, _session)
     if _session.optimizer is None:
         raise TrainingError(
             "sabun.log was called before sabun.swap.", fix="Call sabun.swap where the optimizer is created."
         )
+    _session.recorded(_session.start_epoch)()
     given = {"train_loss": train_loss, "test_loss": test_loss, **metrics}
     numbers = {name: _number(name, value) for name, value in given.items() if value is not None}
     tests = [name for name in metrics if name.startswith("test_")]
@@ -166,10 +201,48 @@ def log(
     _session.logs += number > 0
     if _session.stop_after is not None and _session.logs >= _session.stop_after:
         _session.end(enough=True)  # the study stops this process when it reads this record
+        _session.wait_for_stop()
     _session.clock.start()
 
 
+def _epoch(given: SupportsFloat | None, session: RunSession) -> int:
+    """Return the number of the epoch that is logged, counted from 1 after training."""
+    if given is None:
+        return max(session.epoch, 0) + 1
+    value = _number("epoch", given)
+    if not value.is_integer():
+        raise TrainingError(
+            f"sabun.log got epoch={value:g}, which is not a whole number.",
+            fix="Leave epoch out: the evaluations are then numbered 1, 2, 3.",
+        )
+    if value == 0 and session.epoch < 0 and session.steps:
+        session.first_epoch = 0
+    number = int(value) + 1 - session.first_epoch
+    if number <= session.epoch:
+        last = session.epoch - 1 + session.first_epoch
+        raise TrainingError(f"sabun.log got epoch {value:g} after epoch {last}.", fix="Log each epoch once, in order.")
+    return number
+
+
+def _error(name: str | None, metrics: Mapping[str, SupportsFloat]) -> float:
+    """Return 1 − metric, by which arms are compared in place of a loss."""
+    if name is None or name not in metrics:
+        raise TrainingError(
+            "sabun.log needs a val_loss." if name is None else f"sabun.log got no {name!r} (higher_is_better).",
+            fix="Give val_loss=…, or a metric between 0 and 1: accuracy=…, higher_is_better='accuracy'.",
+        )
+    value = _number(name, metrics[name])
+    if value < 0 or value > 1:
+        raise TrainingError(
+            f"sabun.log got {name}={value:g}, and a metric that is compared must be between 0 and 1.",
+            fix="Give it as a fraction, or give a positive loss as val_loss.",
+        )
+    return 1 - value
+
+
 def _number(name: str, value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()  # torch warns about a loss with its graph
     try:
         return float(value.detach() if isinstance(value, torch.Tensor) else value)
     except (TypeError, ValueError, RuntimeError):

@@ -24,6 +24,7 @@ import torch
 from sabun import _files
 from sabun.errors import TrainingError
 from sabun.script.evaluation_hooks import EvaluationPoint
+from sabun.script.file_access import FileAccess
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
 
@@ -31,6 +32,10 @@ if sys.platform != "win32":
     import resource
 
 __all__ = ["CHECKED_STEPS", "RunSession", "StepClock"]
+
+_HAS_ENDED = "sabun: the study that started this run has ended."
+
+POLL_S = 0.05
 
 CHECKED_STEPS = 3
 """Number of first steps in which parameters must not move before the closure is called."""
@@ -51,7 +56,13 @@ class RunSession:
         self.steps = self.evaluations = self.logs = 0
         self.optimizer_s = 0.0
         self.epoch = -1
+        self.first_epoch = 1
+        """The number that the script gives to the first epoch of training."""
+        self.steps_at_log = 0
         self.ended = False
+        self.process = os.getpid()
+        directory = self.task.get("run_dir")
+        self.files = None if directory is None else FileAccess(Path(directory), path.parent)
 
     @property
     def is_writer(self) -> bool:
@@ -63,10 +74,22 @@ class RunSession:
     def write(self, **fields: object) -> None:
         """Append a record. Ends the script if the study that started it has ended."""
         if _unlocked(self.path):
-            sys.exit("sabun: the study that started this run has ended.")
+            sys.exit(_HAS_ENDED)
         if self.is_writer:
             with self.records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
+
+    def start_epoch(self) -> None:
+        """Check that the model was evaluated where the arm evaluates it, if it was trained since the last call."""
+        if self.point is not None and self.is_writer and self.steps > self.steps_at_log:
+            self.point.next_epoch()
+        self.steps_at_log = self.steps
+
+    def wait_for_stop(self) -> None:
+        """Wait until the study stops this process, so that it is not stopped while it writes a file."""
+        while not _unlocked(self.path):
+            time.sleep(POLL_S)
+        sys.exit(_HAS_ENDED)
 
     def recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``call``, which records its TrainingError as the reason why the run failed."""
@@ -155,7 +178,7 @@ class RunSession:
 
     def end(self, *, enough: bool = False) -> None:
         """Write the final record: hash of the weights, state size, peak memory. Called at exit or when ``enough``."""
-        if self.optimizer is None or self.epoch < 0 or self.ended:
+        if self.optimizer is None or self.epoch < 0 or self.ended or os.getpid() != self.process:
             return
         self.ended = True
         digest = hashlib.sha256()
@@ -172,6 +195,8 @@ class RunSession:
             weights_sha256=digest.hexdigest(),
             optimizer_state_bytes=state_bytes(self.optimizer),
             peak_memory_bytes=peak,
+            continued=self.files.continued() if self.files else [],
+            outside=self.files.outside() if self.files else [],
             rates=[] if self.rates is None else self.rates.record(),
         )
 
@@ -219,16 +244,19 @@ class StepClock:
 
 def _unlocked(path: Path) -> bool:
     """Return whether the study has released the lock that it holds during a run. A killed study releases it too."""
-    with path.open("rb") as file:
-        try:
-            _files.lock(file.fileno(), shared=True, wait=False)
-        except OSError:
-            return False
+    try:
+        with path.open("rb") as file:
+            try:
+                _files.lock(file.fileno(), shared=True, wait=False)
+            except OSError:
+                return False
+    except FileNotFoundError:  # the study has removed the files of the run
+        return True
     return True
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool | int | list):
         return value
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]

@@ -53,6 +53,18 @@ PROBLEMS = {
         "ignores the seed, so the spread over seeds has no meaning",
         "Remove other calls that set the seed, such as the script's own manual_seed, or put {seed} into the command.",
     ),
+    "constant": (
+        "has a validation loss that training does not change",
+        "Compute val_loss anew in every epoch, with the model that the swapped optimizer trains.",
+    ),
+    "not-positive": (
+        "has a validation loss that is not positive, so no relative difference can be computed",
+        "Log a positive loss, such as a mean error, or sabun.log(accuracy=…, higher_is_better='accuracy').",
+    ),
+    "writes-outside": (
+        "writes files outside the directory of the run, which all runs share",
+        "Write relative to the working directory, which each run has for itself, or put {run_dir} into the command.",
+    ),
 }
 """What is wrong, and how to correct it, for each code of a finding."""
 

@@ -15,6 +15,7 @@ import torch
 import sabun
 from sabun.optim.compiled.c_compiler import compiler
 from sabun.poc.resolved import ResolvedStudy
+from sabun.poc.tasks.script_command import ScriptCommand
 
 __all__ = ["runtime_environment"]
 
@@ -29,7 +30,7 @@ def runtime_environment(resolved: ResolvedStudy) -> dict[str, Any]:
     return {
         "machine": {"cpu": _cpu(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "device": str(resolved.study.task_options.get("device", "cpu")),
-        "threads": 1,
+        "threads": resolved.task.threads if isinstance(resolved.task, ScriptCommand) else 1,
         "torch": torch.__version__,
         "sabun": sabun.__version__,
         # A step may be compiled or not (fused="auto"), which changes its time and its rounding.
@@ -55,7 +56,8 @@ def _repository(directory: Path) -> dict[str, Any] | None:
 
 def _git(directory: Path, *arguments: str) -> str:
     # A repository's own configuration may name a command that `status` runs.
-    safe = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+    # `status` would otherwise lock the index to refresh it.
+    safe = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     done = subprocess.run(
         ["git", "-C", str(directory), *safe, *arguments], capture_output=True, text=True, timeout=10, check=True
     )

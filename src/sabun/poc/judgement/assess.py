@@ -1,11 +1,13 @@
 """From records to judgement: KPIs per seed, paired comparisons, verdicts. One pure function, :func:`assess`.
 
-Only evaluation runs are compared, paired by seed; their order does not matter. An arm without a run has empty summaries
-and an undecided verdict.
+Only evaluation runs are compared, paired by seed; their order does not matter. Where runs stopped after different
+numbers of epochs (early stopping), those of a pair are compared at equal epochs, by the best loss so far. An arm
+without a run has empty summaries and an undecided verdict.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics as basic
 from collections import Counter
@@ -81,8 +83,14 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
         name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
     }
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
+    exact = {arm: _bit_exact(arm, own, runs) for arm, own in by_arm.items()}
+    pairs: dict[str, tuple[Runs, Runs]] = {name: (base, by_arm[name]) for name in names}
+    if len({number for own in by_arm.values() for number in _ends(own)}) > 1:
+        pairs = {name: _at_equal_epochs(*pair) for name, pair in pairs.items()}
+        by_arm = {arm: {seed: _best_so_far(run) for seed, run in own.items()} for arm, own in by_arm.items()}
+        base = by_arm[study.baseline.name]
     for kpi in KPIS.values():
-        drafts = [_draft(kpi, name, base, by_arm[name], study.thresholds) for name in names]
+        drafts = [_draft(kpi, name, *pairs[name], study.thresholds) for name in names]
         alpha = {progress[name].alpha for name in names}
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
@@ -90,7 +98,7 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     verdicts = judge(comparisons, divergence, progress, study.thresholds, _edge_of(tuning.get(study.baseline.name)))
     return Assessment(
         baseline=study.baseline.name,
-        arms={arm.name: _summary(arm.name, by_arm[arm.name], base, runs, tuning.get(arm.name)) for arm in study.arms},
+        arms={name: _summary(name, own, base, exact[name], tuning.get(name)) for name, own in by_arm.items()},
         comparisons=tuple(comparison for name in names for comparison in comparisons[name].values()),
         verdicts=verdicts,
         tuning=dict(tuning),
@@ -117,6 +125,29 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookS
         error = 1 - study.thresholds.level
         return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
     return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
+
+
+def _ends(own: Runs) -> list[int]:
+    """The last epochs of the finished runs."""
+    return [run.epochs[-1].epoch for run in own.values() if run.status == "finished" and run.epochs]
+
+
+def _best_so_far(run: RunResult, last: float = math.inf) -> RunResult:
+    """Return a finished run up to epoch ``last``, with the least validation loss so far at each epoch."""
+    if run.status != "finished" or not run.epochs:
+        return run
+    kept = [epoch for epoch in run.epochs if epoch.epoch <= last] or [run.epochs[0]]
+    least = itertools.accumulate((epoch.val_loss for epoch in kept), min)
+    return replace(run, epochs=tuple(replace(epoch, val_loss=loss) for epoch, loss in zip(kept, least, strict=True)))
+
+
+def _at_equal_epochs(base: Runs, own: Runs) -> tuple[Runs, Runs]:
+    """Return the runs of both arms, each pair up to the last epoch that both reached, by the best loss so far."""
+    b, c = dict(base), dict(own)
+    for seed in own.keys() & base.keys():
+        last = min([*_ends({0: base[seed]}), *_ends({0: own[seed]})], default=math.inf)
+        b[seed], c[seed] = _best_so_far(base[seed], last), _best_so_far(own[seed], last)
+    return b, c
 
 
 def _diverged(run: RunResult) -> bool:
@@ -279,7 +310,7 @@ def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) ->
     return seeds_to_decide(shift, sd, error, above=row.n)
 
 
-def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning: Tuning | None) -> ArmSummary:
+def _summary(arm: str, own: Runs, base: Runs, exact: bool | None, tuning: Tuning | None) -> ArmSummary:
     values: dict[str, tuple[float, ...]] = {}
     medians: dict[str, float | None] = {}
     for kpi in KPIS.values():
@@ -294,6 +325,7 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
             values[kpi.id] = tuple(math.nan if number is None else number for number in numbers)
             medians[kpi.id] = basic.median(known) if known else None
     epochs, losses, seconds = _curves(own)
+    ends = _ends(own)
     return ArmSummary(
         arm=arm,
         seeds=tuple(own),
@@ -306,7 +338,8 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
         seconds_median=tuple(basic.median(column) for column in seconds),
         diverged=sum(_diverged(run) for run in own.values()),
         failed=sum(run.status == "failed" for run in own.values()),
-        bit_exact=_bit_exact(arm, own, runs),
+        bit_exact=exact,
+        ends=(min(ends), max(ends)) if ends else None,
         batched_seeds=max((run.batched_seeds for run in own.values()), default=1),
         lr_tolerance_decades=lr_tolerance_decades(tuning.trials) if tuning else None,
     )
@@ -315,10 +348,10 @@ def _summary(arm: str, own: Runs, base: Runs, runs: Sequence[RunResult], tuning:
 def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[float]]]:
     """Epochs, and for each the validation losses and the cumulative training seconds of all runs.
 
-    A run that diverged counts as inf from there on; a median over the other runs would be biased. Failed runs are left
-    out.
+    A run that diverged counts as inf from there on; a median over the other runs would be biased. A run that stopped
+    early keeps its last loss. Failed runs are left out.
     """
-    curves = []
+    curves, after = [], []
     for run in own.values():
         if run.status != "failed" and run.epochs:
             clock, total = {}, 0.0
@@ -326,8 +359,13 @@ def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[fl
                 total += epoch.train_s
                 clock[epoch.epoch] = (epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf, total)
             curves.append(clock)
+            after.append(math.inf if run.status == "diverged" else run.epochs[-1].val_loss)
     epochs = tuple(sorted({epoch for clock in curves for epoch in clock}))
-    losses = [[clock.get(epoch, (math.inf, 0.0))[0] for clock in curves] for epoch in epochs]
+    losses = [
+        [clock.get(epoch, (math.inf if epoch < max(clock) else end, 0.0))[0]
+         for clock, end in zip(curves, after, strict=True)]
+        for epoch in epochs
+    ]  # fmt: skip
     seconds = [[clock[epoch][1] for clock in curves if epoch in clock] for epoch in epochs]
     return epochs, losses, seconds
 

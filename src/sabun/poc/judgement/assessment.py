@@ -122,7 +122,8 @@ class ArmSummary:
     ``loss_low`` and ``loss_high`` over seeds and ``seconds_median``, at each of ``epochs``. ``batched_seeds`` is the
     number of seeds trained as one batched model (1: trained alone). ``bit_exact`` says whether repeated runs ended with
     the same bits; None where none was repeated or the seeds were batched, because a batched model rounds differently
-    from a run that is trained alone.
+    from a run that is trained alone. ``ends`` are the least and the greatest last epoch of the finished runs; where
+    they differ in a study, losses are the best so far.
     """
 
     arm: str
@@ -139,6 +140,7 @@ class ArmSummary:
     bit_exact: bool | None
     lr_tolerance_decades: float | None
     batched_seeds: int = 1
+    ends: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

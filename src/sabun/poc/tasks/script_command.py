@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import math
+import os
 import shlex
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
 
-__all__ = ["EPOCHS", "SEED", "ScriptCommand"]
+__all__ = ["EPOCHS", "RUN_DIR", "SEED", "ScriptCommand"]
 
 SEED = "{seed}"
 """Placeholder for the seed of the run."""
 EPOCHS = "{epochs}"
 """Placeholder for the number of epochs."""
+RUN_DIR = "{run_dir}"
+"""Placeholder for the directory of the run, in which it works."""
 
 SOURCE_SUFFIXES = (".py", ".sh", ".toml", ".yaml", ".yml", ".json", ".cfg", ".ini")
 """Files of a command with these suffixes are its source: a changed file makes a different task."""
@@ -26,54 +30,161 @@ SOURCE_SUFFIXES = (".py", ".sh", ".toml", ".yaml", ".yml", ".json", ".cfg", ".in
 TIMING_EPOCHS = 3
 """Length of a run of phase ``time``: seconds per epoch do not need the whole curve."""
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables with the number of threads of a run."""
+
+_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
+
 
 @dataclass(frozen=True, slots=True)
 class ScriptCommand:
-    """A parsed command. ``time_limit`` is in seconds per run."""
+    """A parsed command.
+
+    ``time_limit`` is in seconds per run. ``threads`` is the number of threads of every run, whatever the number of
+    runs at a time. ``isolated``: each run works in its own copy of ``directory``
+    (:mod:`sabun.poc.training.run_directory`). ``environment`` holds the variables set in front of the command.
+    """
 
     parts: tuple[str, ...]
     time_limit: float = math.inf
+    threads: int = 1
+    isolated: bool = True
+    directory: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, task: str, options: Mapping[str, Scalar]) -> ScriptCommand:
-        """Parse a ``script:`` task. Raises StudyError for a command that cannot be run, or an unknown option."""
+        """Parse a ``script:`` task. Raises StudyError for a command that cannot be run, or an unknown option.
+
+        ``VAR=value`` before the command, ``cd DIR &&`` and ``~`` are understood as in a shell.
+        """
         try:
             parts = shlex.split(task.removeprefix(SCRIPT_PREFIX))
         except ValueError as error:  # an unclosed quotation mark
             raise StudyError(f"cannot parse the command {task!r}: {error}.", fix="Close the quotation mark.") from None
-        if not parts or shutil.which(parts[0]) is None:
+        parts = [os.path.expanduser(part) if part.startswith("~") else part for part in parts]  # noqa: PTH111
+        directory = Path.cwd()
+        if len(parts) > 2 and parts[0] == "cd" and parts[2] == "&&":
+            directory, parts = directory / parts[1], parts[3:]
+            if not directory.is_dir():
+                raise StudyError(f"there is no directory {directory}.", fix="Correct 'cd' in the command.")
+        environment = {}
+        while parts and (name := parts[0].partition("=")[0]).isidentifier() and "=" in parts[0]:
+            environment[name] = parts.pop(0).partition("=")[2]
+        operator = next((part for part in parts if part in _OPERATORS or part.endswith(";")), None)
+        if operator is not None and parts[0] not in ("sh", "bash"):
+            raise StudyError(
+                f"the command has {operator!r}, which only a shell understands.",
+                fix="Put the commands into a file (bash train.sh), or give one command.",
+            )
+        path = environment.get("PATH", os.environ.get("PATH"))
+        if not parts or shutil.which(str(directory / parts[0]) if "/" in parts[0] else parts[0], path=path) is None:
             raise StudyError(
                 f"there is no command {parts[0] if parts else ''!r} to run.",
                 fix="Give the command as you would type it, for example --script 'python train.py'.",
             )
+        known = ["time_limit", "threads", "isolated"]
         for key in options:
-            if key != "time_limit":
-                raise unknown(StudyError, "option of a script", key, ["time_limit"])
+            if key not in known:
+                raise unknown(StudyError, "option of a script", key, known)
         limit = options.get("time_limit", math.inf)
         if isinstance(limit, bool | str) or not limit > 0:
             raise StudyError(
                 f"time_limit must be a positive number of seconds (given: {limit!r}).", fix="Correct task_options."
             )
-        return cls(tuple(parts), float(limit))
+        threads: Scalar = options.get("threads", 1)
+        if "threads" not in options and (given := environment.get("OMP_NUM_THREADS", "")).isdigit():
+            threads = int(given)
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise StudyError(f"threads must be a positive integer (given: {threads!r}).", fix="Correct task_options.")
+        isolated = options.get("isolated", True)
+        if not isinstance(isolated, bool):
+            raise StudyError(f"isolated must be true or false (given: {isolated!r}).", fix="Correct task_options.")
+        return cls(tuple(parts), float(limit), threads, isolated, directory, environment)
 
     @property
     def takes_epochs(self) -> bool:
         """Whether the study sets the number of epochs. Otherwise the script has its own."""
         return any(EPOCHS in part for part in self.parts)
 
-    def arguments(self, *, seed: int, epochs: int) -> list[str]:
+    def arguments(self, *, seed: int, epochs: int, run_dir: Path) -> list[str]:
         """Return the command with its placeholders filled in."""
-        return [part.replace(SEED, str(seed)).replace(EPOCHS, str(epochs)) for part in self.parts]
+        given = {SEED: str(seed), EPOCHS: str(epochs), RUN_DIR: str(run_dir)}
+        return [_filled(part, given) for part in self.parts]
+
+    def variables(self, *, seed: int, epochs: int, run_dir: Path) -> dict[str, str]:
+        """Return the environment variables of a run: threads, the seed of hashes, and those of the command."""
+        given = {SEED: str(seed), EPOCHS: str(epochs), RUN_DIR: str(run_dir)}
+        own = {name: _filled(value, given) for name, value in self.environment.items()}
+        return {**dict.fromkeys(THREADS, str(self.threads)), "PYTHONHASHSEED": str(seed), **own}
 
     def provenance(self) -> str:
-        """Return the hash of the source files named in the command."""
+        """Return the hash of the source files named in the command, and of the project's files that they import."""
         digest = hashlib.sha256()
-        for part in self.parts:
-            if Path(part).suffix in SOURCE_SUFFIXES and Path(part).is_file():
-                digest.update(f"{part}|".encode() + Path(part).read_bytes())
+        for name, path in sorted(self.sources().items()):
+            digest.update(f"{name}|".encode() + path.read_bytes())
         return digest.hexdigest()
+
+    def sources(self) -> dict[str, Path]:
+        """Return the source files by their name relative to the project: of the command, and imported by these."""
+        named = [self.directory / value for part in self.parts for value in (part, part.partition("=")[2]) if value]
+        named = [path for path in named if path.suffix in SOURCE_SUFFIXES and path.is_file()]
+        python_path = self.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", "")).split(os.pathsep)
+        roots = [self.directory, self.directory / "src", *(path.parent for path in named)]
+        roots += [self.directory / part for part in python_path if part]
+        modules = [after for before, after in zip(self.parts, self.parts[1:], strict=False) if before == "-m"]
+        queue = [*named, *(path for name in modules for path in _files_of(name, roots, main=True))]
+        found: dict[str, Path] = {}
+        while queue:
+            path = queue.pop().resolve()
+            name = os.path.relpath(path, self.directory.resolve())
+            if name not in found:
+                found[name] = path
+                if path.suffix == ".py":
+                    queue += _imported(path, roots)
+        return found
 
     @staticmethod
     def stop_after(run: Run) -> int | None:
         """Return the number of epochs after which a run is stopped; None if it runs to its own end."""
         return TIMING_EPOCHS if run.phase == "time" else None
+
+
+def _filled(text: str, given: Mapping[str, str]) -> str:
+    for placeholder, value in given.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield the project's files that a module imports, by its import statements."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name, roots)
+        elif isinstance(node, ast.ImportFrom):
+            base = [path.parents[node.level - 1]] if 0 < node.level <= len(path.parents) else list(roots)
+            module = node.module or ""
+            for alias in node.names:
+                yield from _files_of(".".join(filter(None, (module, alias.name))), base)
+
+
+def _files_of(module: str, roots: Sequence[Path], *, main: bool = False) -> Iterator[Path]:
+    """Yield the files that ``import module`` executes: its packages from the outside in, and the module.
+
+    sabun itself is left out: its version is recorded, and does not change what a task is.
+    """
+    parts = module.split(".")
+    if parts[0] == "sabun":
+        return
+    root = next((root for root in roots if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file()), None)
+    if root is None:
+        return
+    for depth in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:depth])
+        last = [place / "__main__.py"] if main and depth == len(parts) else []
+        yield from (file for file in (place / "__init__.py", place.with_suffix(".py"), *last) if file.is_file())

@@ -1,10 +1,11 @@
 """Script mode, on the side of the study: a run is the user's own command with another optimizer and a seed.
 
-The task is named ``script:python train.py --seed {seed} --epochs {epochs}``. Each run starts the command in the working
-directory with ``SABUN_RUN`` set, reads the records that :func:`sabun.log` appends, and keeps what the command prints.
-``{seed}`` becomes the seed of the run; a script that sets no seed is seeded when it imports sabun. ``{epochs}`` becomes
-the study's number of epochs; without it the command has its own. The learning-rate schedule and the environment are the
-script's; it needs torch and sabun's core.
+The task is named ``script:python train.py --seed {seed} --epochs {epochs}``. Each run starts the command in its own
+copy of the working directory (:mod:`sabun.poc.training.run_directory`) with ``SABUN_RUN`` set, reads the records that
+:func:`sabun.log` appends, and keeps what the command prints. ``{seed}`` becomes the seed of the run; a script that sets
+no seed is seeded when it imports sabun. ``{epochs}`` becomes the study's number of epochs; without it the command has
+its own. ``{run_dir}`` becomes the directory of the run. The learning-rate schedule and the environment are those of the
+script, except for the number of threads and ``PYTHONHASHSEED``; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
 a task option), never calls ``swap`` or ``log``, never steps the optimizer that ``swap`` returned, or writes a line that
@@ -36,6 +37,7 @@ from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run
 from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.loop import now
+from sabun.poc.training.run_directory import Project
 from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
 from sabun.script.client import VARIABLE
 
@@ -65,6 +67,8 @@ class ScriptTrainer:
         self.command = resolved.task
         self.logs = logs
         self.short = short
+        self.outside: set[str] = set()
+        """Files outside their directory that runs wrote."""
 
     def warm_up(self, arm: str) -> None:
         """Do nothing: every run is a new process, so the first one is not slower."""
@@ -92,20 +96,28 @@ class ScriptTrainer:
             follow = _Follower(Path(directory) / "records.jsonl")
             printed = (self.logs or Path(directory)) / f"{run.id}.txt"
             printed.parent.mkdir(parents=True, exist_ok=True)
-            with printed.open("wb") as output, self._instructions(run, Path(directory)) as instructions:
-                process = self._start(run, instructions, output)
+            work = self._run_directory(Path(directory))
+            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as instructions:
+                process = self._start(run, instructions, work, output)
                 try:
                     reason = yield from self._follow(process, follow)
                 finally:
                     _stop(process, instructions)
             yield from follow.read()
+            self.outside.update(follow.end.get("outside") or ())
             fault = reason or follow.malformed or _fault(process, follow)
             if fault:  # raises OSError if the disk is full, so that the run is repeated later
                 _require_space(printed.parent, Path(directory))
             yield self._result(run, follow, fault, _last_lines(printed), started)
 
+    def _run_directory(self, scratch: Path) -> Path:
+        """Return the directory of a run: a copy of the project, or an empty one for a command that is not isolated."""
+        place = scratch / "run"
+        place.mkdir()
+        return Project(self.command.directory).copy(place) if self.command.isolated else place
+
     @contextlib.contextmanager
-    def _instructions(self, run: Run, directory: Path) -> Iterator[Path]:
+    def _instructions(self, run: Run, directory: Path, work: Path) -> Iterator[Path]:
         """Write the file with the arm, the hyperparameters and the seed, and lock it while the run lasts.
 
         A script that finds the file unlocked ends, because its study has ended.
@@ -115,6 +127,7 @@ class ScriptTrainer:
             "hyperparameters": dict(run.hyperparameters),
             "seed": seeds_of(self.study, run).init,
             "stop_after": self._stop_after(run),
+            "run_dir": str(work),
         }
         path = directory / "run.json"
         with path.open("w", encoding="utf-8") as file:
@@ -126,15 +139,21 @@ class ScriptTrainer:
     def _stop_after(self, run: Run) -> int | None:
         return self.short if self.short is not None else self.command.stop_after(run)
 
-    def _start(self, run: Run, instructions: Path, output: Any) -> subprocess.Popen[bytes]:
+    def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs = min(self.study.budget.epochs, self._stop_after(run) or self.study.budget.epochs)
-        command = self.command.arguments(seed=seeds_of(self.study, run).init, epochs=epochs)
+        seed = seeds_of(self.study, run).init
         return subprocess.Popen(
-            command,
+            self.command.arguments(seed=seed, epochs=epochs, run_dir=work),
+            cwd=work if self.command.isolated else self.command.directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, VARIABLE: str(instructions), "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                **self.command.variables(seed=seed, epochs=epochs, run_dir=work),
+                VARIABLE: str(instructions),
+                "PYTHONUNBUFFERED": "1",
+            },
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call; no other thread is ours)
         )
@@ -228,6 +247,11 @@ class _Follower:
 
 def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:
     code = process.returncode
+    if continued := follow.end.get("continued"):
+        return (
+            f"it read {continued[0]}, which was there before the run, and then replaced it, so it continued an earlier "
+            f"training: move {continued[0]} out of the project"
+        )
     if follow.reason is not None:
         return follow.reason
     unstepped = follow.epochs and not follow.epochs[-1].gradient_evaluations

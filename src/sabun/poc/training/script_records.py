@@ -92,6 +92,10 @@ def _rates(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(group, dict) and _group(group) for group in value)
 
 
+def _paths(value: object) -> bool:
+    return isinstance(value, list) and all(_text(path) for path in value)
+
+
 def _group(group: Mapping[str, object]) -> bool:
     numbers = ("asked", "first", "last", "largest")
     return (
@@ -126,5 +130,7 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "optimizer_state_bytes": (_count, False),
         "weights_sha256": (_digest, False),
         "rates": (_rates, False),
+        "continued": (_paths, False),
+        "outside": (_paths, False),
     },
 }
