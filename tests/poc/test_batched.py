@@ -18,6 +18,7 @@ from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import events
 from sabun.poc import evidence as stored
+from sabun.poc.evidence.specification import FrozenSpecification
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
@@ -238,12 +239,25 @@ def test_the_command_line_declares_it_in_the_study(tmp_path: Path) -> None:
     assert app.run(["poc", "run", task("Tiny"), *options[:-1], str(tmp_path / "other")]) == 2
 
 
-def test_an_older_study_whose_specification_knew_fewer_fields_still_opens(tmp_path: Path) -> None:
-    run(tiny_study(trials=0, seeds=1), tmp_path)
-    raw = json.loads((tmp_path / "study.json").read_text())
-    del raw["study"]["budget"]["batch_seeds"]
-    text = json.dumps(raw["study"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    raw["hash"] = hashlib.sha256(text.encode()).hexdigest()
-    (tmp_path / "study.json").write_text(json.dumps(raw))
+def test_an_older_study_whose_specification_knew_fewer_fields_still_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, hash_now = FrozenSpecification.write, Study.hash
+    older = ""
+
+    def without_a_field(self: FrozenSpecification, path: Path) -> None:
+        nonlocal older
+        write(self, path)
+        raw = json.loads((path / "study.json").read_text())
+        del raw["study"]["budget"]["batch_seeds"]
+        text = json.dumps(raw["study"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        older = raw["hash"] = hashlib.sha256(text.encode()).hexdigest()
+        (path / "study.json").write_text(json.dumps(raw))
+
+    with monkeypatch.context() as older_version:
+        older_version.setattr(FrozenSpecification, "write", without_a_field)
+        older_version.setattr(Study, "hash", property(lambda study: older or hash_now.fget(study)))
+        run(tiny_study(trials=0, seeds=1), tmp_path)
+    assert older != tiny_study(trials=0, seeds=1).hash
     assert stored.read(tmp_path).study == tiny_study(trials=0, seeds=1)
     assert len(run(tiny_study(trials=0, seeds=1), tmp_path).runs) == 6

@@ -137,9 +137,10 @@ def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
     """Describe which records are not as the log saw them written; empty where they agree."""
     for event in events:
         try:
-            if event.event == FROZEN and event.data["hash"] != records.study.hash:
-                return f"the log is that of study {str(event.data['hash'])[:12]}…, not of {records.study.hash[:12]}…."
             if event.event == FROZEN and event.data["file_hash"] != records.specification_hash:
+                if event.data["hash"] != records.study.hash:
+                    hashes = str(event.data["hash"])[:12], records.study.hash[:12]
+                    return "the log is that of study {}…, not of {}….".format(*hashes)
                 return f"{STUDY} is not the file that was frozen: it was changed."
             if event.event not in (OPENED, ENDED, WITHDRAWN, STUDY_ENDED, INTERRUPTED, VERDICT):
                 continue
