@@ -126,7 +126,7 @@ def _resolve_arm(arm: Arm, study: Study) -> ResolvedArm:
             )
     schedule = arm.schedule or ("constant" if recipe.constant_lr else study.schedule)
     first = {name: bounds.center for name, bounds in space.items()}
-    if arm is study.baseline:
+    if arm is study.baseline and arm.space:
         first |= {name: value for name, value in _own_values(arm).items() if name in space}
     return ResolvedArm(arm, recipe, space, schedule, first)
 

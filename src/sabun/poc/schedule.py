@@ -112,7 +112,7 @@ class RunSchedule:
         if self.over:
             self._reduce(seeds=self._complete_pairs())
             return None
-        repeats = any(run.id not in self.records.results for run in self._repeats())
+        repeats = sum(result.phase == "repeat" for result in self.records.results.values()) < len(self.study.arms)
         pending = {name: tuner.trial(self.records.results, self.budget.trials) for name, tuner in self.tuners.items()}
         # All arms try trial 0, then trial 1: a shorter tuning is shorter for all of them.
         for name in sorted(pending, key=lambda name: len(self.tuners[name].seen)):
