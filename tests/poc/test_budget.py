@@ -16,7 +16,14 @@ from sabun.audit import AuditEvent
 from sabun.errors import StudyError
 from sabun.poc import evidence as stored
 from sabun.poc.allocation import (
-    ASSUMED_SD, Design, Durations, allocate, chance, default_looks, least, sd_of_difference,
+    ASSUMED_SD,
+    Design,
+    Durations,
+    allocate,
+    chance,
+    default_looks,
+    least,
+    sd_of_difference,
 )  # fmt: skip
 from sabun.poc.evidence.audit_trail import worked_s
 from sabun.poc.executors.in_process import InProcess
@@ -28,7 +35,7 @@ from sabun.poc.limit import Limit
 from sabun.poc.pace import GRACE, Pace
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import resolve
-from sabun.poc.spec import Arm, LogUniform, Run, Study
+from sabun.poc.spec import Arm, LogUniform, Run, Study, Thresholds
 from sabun.poc.study import default_study, run
 from sabun.poc.tuning import Tuner
 
@@ -41,7 +48,8 @@ ADAMW = "torch.optim:AdamW"
     ("text", "runs", "seconds", "written"),
     [
         ("14runs", 14, None, "14runs"), ("1 run", 1, None, "1runs"), ("90s", None, 90, "90s"),
-        ("10min", None, 600, "10min"), ("8h", None, 28800, "8h"), ("1.5d", None, 129600, "1.5d"), ("8H", None, 28800, "8h"),
+        ("10min", None, 600, "10min"), ("8h", None, 28800, "8h"), ("1.5d", None, 129600, "1.5d"),
+        ("8H", None, 28800, "8h"),
     ],
 )  # fmt: skip
 def test_a_limit_is_runs_or_a_time(text: str, runs: int | None, seconds: float | None, written: str) -> None:
@@ -76,13 +84,13 @@ def test_more_budget_never_gives_less_and_none_is_exceeded(
     before: Design | None = None
     for factor in sorted(rng.uniform(0.5, 9.0) for _ in range(25)):
         limit = Limit.parse(f"{int(start * factor)}runs" if durations is None else f"{start * factor:.3f}s")
-        try:
-            design = allocate(limit, arms=arms, durations=durations, spent_s=spent)
-        except StudyError as refused:
-            assert before is None  # a greater budget is not refused
-            assert factor < 1.04
-            assert "decides nothing" in str(refused)
+        if factor < 0.97:
+            with pytest.raises(StudyError, match="decides nothing"):
+                allocate(limit, arms=arms, durations=durations, spent_s=spent)
             continue
+        if factor < 1.04:  # between the least plan and its reserve
+            continue
+        design = allocate(limit, arms=arms, durations=durations, spent_s=spent)
         if durations is None:
             assert design.runs(arms) <= (limit.runs or 0)
         else:
@@ -102,7 +110,7 @@ def test_more_budget_never_gives_less_and_none_is_exceeded(
 
 def test_the_least_budget_is_named_and_is_enough() -> None:
     assert least(2) == 14
-    with pytest.raises(StudyError, match="13runs decides nothing for 2 arms: .* needs 6 pairs") as caught:
+    with pytest.raises(StudyError, match=r"13runs decides nothing for 2 arms: .* needs 6 pairs") as caught:
         allocate(Limit.parse("13runs"), arms=2)
     assert "--budget 14runs" in str(caught.value.fix)
     with pytest.raises(StudyError, match="needs 8 pairs") as caught:
@@ -126,7 +134,7 @@ def test_the_promised_power_is_what_calibrate_finds(limit: str) -> None:
     design = allocate(Limit.parse(limit), arms=2)
     scenario = Scenario("normal")
     for effect in (0.03, 0.06):
-        promised = chance(effect, sd_of_difference(scenario, effect), design, 0.95, 2)
+        promised = chance(effect, sd_of_difference(scenario, effect), design, 0.95, 2, Thresholds().margin)
         found = calibrate(1500, seeds=design.seeds, looks=design.looks, effect=effect, scenario=scenario)
         error = math.sqrt(max(promised * (1 - promised), 0.01) / 1500)
         assert found.first_better / 1500 == pytest.approx(promised, abs=3 * error + 0.02)
@@ -366,4 +374,4 @@ def test_tuning_does_a_part_of_the_training(tmp_path: Path) -> None:
     evidence = run(tiny_study(trials=2, tuning_seeds=1, seeds=1, epochs=6, tuning_fraction=0.3), tmp_path)
     lengths = {(run.phase, run.epochs[-1].epoch) for run in evidence.runs}
     assert lengths == {("tune", 2), ("evaluate", 6), ("repeat", 6)}
-    assert ASSUMED_SD == pytest.approx(0.0447, abs=1e-4)
+    assert pytest.approx(0.0447, abs=1e-4) == ASSUMED_SD

@@ -208,9 +208,7 @@ def _path(alpha: float, *, whole: bool) -> Iterator[Design]:
 
 
 def _with(design: Design, fixed: Mapping[str, int], level: float, arms: int) -> Design:
-    given = replace(
-        design, trials=fixed.get("trials", design.trials), seeds=fixed.get("seeds", design.seeds)
-    )
+    given = replace(design, trials=fixed.get("trials", design.trials), seeds=fixed.get("seeds", design.seeds))
     return replace(given, looks=default_looks(given.seeds, arms - 1, level))
 
 

@@ -1,4 +1,4 @@
-"""The limit of a study's budget: a number of runs (``14runs``), or working time (``90s``, ``10min``, ``8h``, ``2d``)."""
+"""The limit of a study's budget: runs (``14runs``), or working time (``90s``, ``10min``, ``8h``, ``2d``)."""
 
 from __future__ import annotations
 

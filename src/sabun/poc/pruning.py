@@ -1,9 +1,9 @@
 """Early stopping of tuning runs, by one rule for all arms: successive halving, the median rule, or none.
 
 ``halving``: a run is ranked at a quarter and at half of its training, by its best validation loss so far, among the
-arm's earlier trials from the same seed that came as far. It goes on if it belongs to the better half. It is asynchronous
-successive halving (Li et al. 2020, "A system for massively parallel hyperparameter tuning", MLSys) with the decisions
-of Optuna's ``SuccessiveHalvingPruner``. Trial 0, the arm's own setting, is never cut short.
+arm's earlier trials from the same seed that came as far. It goes on if it belongs to the better half. This is
+asynchronous successive halving (Li et al. 2020, "A system for massively parallel hyperparameter tuning", MLSys) with
+the decisions of Optuna's ``SuccessiveHalvingPruner``. Trial 0, the arm's own setting, is never cut short.
 
 ``median``: after epoch e a run stops if its best validation loss so far is above the median loss of the arm's earlier
 complete trials at e, from the same seed (Golovin et al. 2017, "Google Vizier", KDD), as in Optuna's ``MedianPruner``.
@@ -40,9 +40,7 @@ def first_prunable(trials: int, rule: Literal["median", "halving"] = "median") -
     return 1 if rule == "halving" else 1 + max(1, trials // 2)
 
 
-def ceilings(
-    earlier: Sequence[RunResult], rule: Literal["median", "halving"] = "median"
-) -> tuple[float | None, ...]:
+def ceilings(earlier: Sequence[RunResult], rule: Literal["median", "halving"] = "median") -> tuple[float | None, ...]:
     """Return, per point of the learning curve, the loss above which a run stops; None for no ceiling.
 
     ``earlier`` are runs of one arm from one seed. Neither the first quarter nor the last point has a ceiling.

@@ -101,7 +101,7 @@ def validate(study: Study | ResolvedStudy) -> dict[str, str]:
     trainer(resolved).check()
     if budget.tuning_fraction < 1 and not resolved.tunes_partly:
         raise StudyError(
-            f"tuning at a fraction of {budget.tuning_fraction:g} has no effect: the script's command sets its own length.",
+            f"tuning at a fraction of {budget.tuning_fraction:g} has no effect: the command sets its own length.",
             fix="Put {epochs} or {fraction} (the share of the training data) into the command, or leave out "
             "tuning_fraction.",
         )
@@ -184,7 +184,7 @@ def run(
 
 
 def _audited(store: StudyWriter, listener: events.Listener) -> events.Listener:
-    """Return a listener that writes starts, retries, looks and reductions to the audit log before it calls ``listener``."""
+    """Return a listener that writes to the audit log what a study does before it calls ``listener``."""
 
     def notify(event: events.Event) -> None:
         if isinstance(event, events.RunStarted):

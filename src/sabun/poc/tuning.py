@@ -1,12 +1,13 @@
 """Equal tuning for every arm: the same number of trials, the same search method, the same random numbers.
 
 Trial 0 is the arm's own setting: the centre of its space (the documented default), for the baseline the values that it
-has today (for a script the multiplier 1). The next trials fill the space evenly (Sobol points, at the
-same quantiles for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the
-end of the budget over the tuning seeds, infinite if one of them diverged or failed; test data are not used. Trials run to the end
-unless the budget asks for pruning (:mod:`sabun.poc.pruning`), because under a decaying learning rate the middle of a
-curve does not predict its end. A pruned trial counts as diverged. Trials may be a part of the training for every arm
-alike (``tuning_fraction``).
+has today (for a script the multiplier 1). The next trials fill the space evenly (Sobol points, at the same quantiles
+for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the end of a run over
+the tuning seeds, infinite if one of them diverged or failed; test data are not used.
+
+For every arm alike, trials may be a part of the training (``tuning_fraction``), and may be pruned
+(:mod:`sabun.poc.pruning`). The default is whole trials, because under a decaying learning rate the middle of a curve
+does not predict its end. A pruned trial counts as diverged.
 
 **Replay.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each suggestion comes from
 a fresh sampler that is given the stored results. An interrupted study therefore needs no sampler state to continue, and
@@ -32,9 +33,7 @@ __all__ = ["Tuner", "best", "suggest", "trial_runs"]
 Space = Mapping[str, LogUniform]
 
 
-def suggest(
-    study: Study, arm: ResolvedArm, seen: Sequence[tuple[Mapping[str, Scalar], float]]
-) -> dict[str, float]:
+def suggest(study: Study, arm: ResolvedArm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
     """Return the hyperparameters of trial ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
     trial, space = len(seen), arm.space
     if trial == 0:
@@ -88,7 +87,7 @@ def _clip(value: float, bounds: LogUniform) -> float:
 
 
 def _penalty(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
-    """A finite objective for trials that diverged or failed: above ten times the largest finite loss, so that they rank last."""
+    """A finite objective for trials that diverged or failed: above ten times the largest finite loss, to rank last."""
     finite = [loss for _, loss in seen if math.isfinite(loss)]
     return 10.0 * max((abs(loss) for loss in finite), default=1.0) + 1.0
 

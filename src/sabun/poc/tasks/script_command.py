@@ -111,7 +111,7 @@ class ScriptCommand:
 
     @property
     def takes_fraction(self) -> bool:
-        """Whether the study sets the share of the training data. Then tuning uses less of the data, not fewer epochs."""
+        """Whether the study sets the share of the data. Then tuning uses less of the data, not fewer epochs."""
         return any(FRACTION in part for part in self.parts)
 
     def arguments(self, *, seed: int, epochs: int, run_dir: Path, fraction: float = 1.0) -> list[str]:
