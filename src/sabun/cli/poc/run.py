@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from sabun.cli import options
 from sabun.cli.options import BUDGET, OUTPUT, flag, option
+
+if TYPE_CHECKING:
+    from sabun.messages.languages import Language
+    from sabun.poc.spec import Study
 
 __all__ = ["EPILOG", "run"]
 
@@ -22,6 +28,8 @@ report.html, report.json and report.md into the study's directory.
 - `sabun poc run mytask.py:Task --candidate look-ahead` — your own model and data
 
 - `sabun poc run --script "python train.py" --candidate adamw` — your own script, with two lines added
+
+- `sabun poc run --script "python train.py --epochs {epochs}" --candidate adamw --budget 8h` — within a budget
 
 - `sabun poc run study.toml --gate` — a study file under version control, as a step of a pipeline
 
@@ -39,18 +47,18 @@ def run(
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
     margin: options.Margin = None,
-    seeds: Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)] = None,
-    trials: Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)] = None,
-    no_tuning: Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)] = False,
-    epochs: Annotated[
-        int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)
-    ] = None,
+    limit: options.Within = None,
+    seeds: options.Seeds = None,
+    trials: options.Trials = None,
+    no_tuning: options.NoTuning = False,
+    epochs: options.Epochs = None,
     time_limit: options.TimeLimit = None,
     pruning: Annotated[
         str | None,
         option(
-            "Whether a tuning run ends early when it is worse than the median. Same rule for every arm.",
-            "none|median",
+            "Whether a tuning run ends early when it is worse than others: than the median, or by successive halving. "
+            "Same rule for every arm.",
+            "none|median|halving",
             BUDGET,
         ),
     ] = None,
@@ -119,7 +127,42 @@ def run(
             time_limit=time_limit,
         )
         directory = out if out is not None else default_directory(study)
+        planned_s = 0.0
+        if limit is not None:
+            study, planned_s = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
         resolved = resolve(study)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            evidence = studies.run(resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
+            evidence = studies.run(
+                resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
+            )
     show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
+
+
+def _within(
+    study: Study,
+    limit: str,
+    given: dict[str, Any],
+    directory: Path,
+    jobs: int,
+    lang: Language,
+    *,
+    quiet: bool,
+) -> tuple[Study, float]:
+    """Return the study within ``limit``, and the seconds that its planning took; the one that has begun, if any."""
+    from sabun.cli.poc.plan import lines, made
+    from sabun.poc.evidence.specification import FrozenSpecification, exists
+    from sabun.poc.limit import Limit
+
+    text = Limit.parse(limit).text
+    if exists(directory):
+        held = FrozenSpecification.read(directory).study
+        asked = {name: value for name, value in given.items() if value is not None} | {"limit": text}
+        same = all(getattr(held.budget, name) == value for name, value in asked.items())
+        if same and study.model_copy(update={"budget": held.budget}) == held:
+            return held, 0.0
+    plan = made(study, limit, given, jobs=jobs, quiet=quiet)
+    if not quiet:
+        for line in lines(plan, lang):
+            typer.echo(line, err=True)
+        typer.echo("", err=True)
+    return plan.study, plan.planning_s
