@@ -26,6 +26,7 @@ from sabun.poc.allocation import (
     sd_of_difference,
 )  # fmt: skip
 from sabun.poc.evidence.audit_trail import worked_s
+from sabun.poc.executors.executor import Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.calibrate import calibrate
@@ -38,6 +39,8 @@ from sabun.poc.resolved import resolve
 from sabun.poc.spec import Arm, LogUniform, Run, Study, Thresholds
 from sabun.poc.study import default_study, run
 from sabun.poc.tuning import Tuner
+from sabun.report import html, markdown
+from sabun.report.publish import judge
 
 from .helpers import SGD, task, tiny_study
 
@@ -166,18 +169,24 @@ class Clock:
 
 
 class Timed(InProcess):
-    """Runs take as long as ``seconds`` says, on the clock of the test."""
+    """Makes up results. A run takes as long as ``seconds`` says, on the clock of the test."""
 
     def __init__(self, clock: Clock, seconds: Callable[[Run], float]) -> None:
         super().__init__()
         self.clock = clock
         self.seconds = seconds
 
+    def submit(self, unit: Unit) -> None:
+        (self.run,) = unit
+
     def next(self) -> tuple[Run, Epoch | RunResult]:
-        run, item = super().next()
-        if isinstance(item, RunResult):
-            self.clock.now += self.seconds(run)
-        return run, item
+        run, seconds = self.run, self.seconds(self.run)
+        self.clock.now += seconds
+        rng = random.Random(f"{run.phase == 'tune'} {run.seed}")
+        luck, own = rng.gauss(0, 0.05), random.Random(run.id).gauss(0, 0.005)
+        loss = (0.8 if run.arm == ADAMW else 1.0) * (1 + luck + own)
+        epochs = [Epoch(e, None, loss, None, 1.0 + 0.02 * own, 0.0, 0.0, e) for e in (1, 2)]
+        return run, run.result("finished", epochs, weights_sha256="0")
 
 
 def limited(limit: str, **budget: object) -> Study:
@@ -232,6 +241,48 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
     assert again.runs == evidence.runs
 
 
+class Failing(Timed):
+    """One run of the candidate fails."""
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        run, item = super().next()
+        if (run.arm, run.seed, run.phase) == (ADAMW, 3, "evaluate"):
+            return run, run.result("failed", [], failure="it crashed")
+        return run, item
+
+
+def looked(clock: Clock, tmp_path: Path, kind: type[Timed]) -> stored.StudyEvidence:
+    study = limited("14h", trials=3, seeds=20, looks=default_looks(20))
+    return run(study, tmp_path, executor=kind(clock, lambda run: 2.0), clock=clock)
+
+
+def test_stopped_early_the_report_says_after_how_many_pairs_and_what_was_saved(tmp_path: Path) -> None:
+    evidence = looked(Clock(), tmp_path, Timed)
+    assert counts(evidence)[ADAMW, "evaluate"] == 10
+    report = judge(evidence, describe=lambda study, tuning: {})
+    assert report.decision == "go"
+    (early,) = (note for note in report.course if note.key == "course.early")
+    assert report.sentence(early, "en") == (
+        "Stopped early at an interim look, after 10 of 20 pairs, because every candidate was decided. "
+        "That saved 20 runs, about 40.0 s."
+    )
+    assert "20 組中 10 組の中間判定で早期に終了" in report.sentence(early, "ja")
+    (own,) = (note for note in report.course if note.key.startswith("course.own"))
+    assert "lr 0.03" in report.sentence(own, "en")
+    for shown in (markdown.render(report, "en"), html.render(report, "en")):
+        assert "after 10 of 20 pairs" in shown
+        assert "as it is given" in shown
+
+
+def test_a_failed_run_of_the_candidate_is_never_a_go_at_a_look(tmp_path: Path) -> None:
+    evidence = looked(Clock(), tmp_path, Failing)
+    assert counts(evidence)[ADAMW, "evaluate"] == 20  # the look decides nothing, and the study goes on
+    report = judge(evidence, describe=lambda study, tuning: {})
+    assert report.decision == "undecided"
+    assert [event.data["decided"] for event in evidence.events if event.event == "look.taken"] == [False]
+    assert not any(note.key == "course.early" for note in report.course)
+
+
 def test_a_limit_of_runs_holds(tmp_path: Path) -> None:
     design = allocate(Limit.parse("14runs"), arms=2)
     evidence = run(limited("14runs", **design.budget), tmp_path)
@@ -246,13 +297,13 @@ def test_runs_that_never_end_are_abandoned_with_their_pair(tmp_path: Path) -> No
     clock = Clock()
 
     class Slow(Timed):
-        """The run of one arm and seed takes an hour for each epoch."""
+        """The run of one arm and seed logs an epoch each hour, and does not end."""
 
         def next(self) -> tuple[Run, Epoch | RunResult]:
-            run, item = super().next()
-            if (run.arm, run.seed, run.phase) == (ADAMW, 7, "evaluate"):
+            if (self.run.arm, self.run.seed, self.run.phase) == (ADAMW, 7, "evaluate"):
                 clock.now += 3600
-            return run, item
+                return self.run, Epoch(1, None, 1.0, None, 3600.0, 0.0, 0.0, 1)
+            return super().next()
 
     evidence = run(limited("100s"), tmp_path, executor=Slow(clock, lambda run: 2.0), clock=clock)
     assert evidence.effective.budget.seeds == 7

@@ -69,7 +69,9 @@ def study_from_options(
     seeds = given.get("seeds")
     if isinstance(seeds, int) and not from_file:
         given["looks"] = default_looks(seeds, len(study.candidates))
-    return Study.build({**fields, "task_options": options, "budget": {**fields["budget"], **given}, "thresholds": thresholds})
+    return Study.build(
+        {**fields, "task_options": options, "budget": {**fields["budget"], **given}, "thresholds": thresholds}
+    )
 
 
 def default_directory(study: Study) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Study, Thresholds
+from sabun.poc.spec import SCRIPT_PREFIX, Budget, Study, Thresholds
 from sabun.poc.study import DEFAULT_BUDGET
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
@@ -28,21 +30,16 @@ task = {task}
 [baseline]
 {baseline}
 
-[[candidates]]
-name = "nesterov@adam"
-optimizer = "nesterov@adam"
-
-[[candidates]]
-name = "look-ahead"
-optimizer = "look-ahead(0.9, 2)"
+{candidates}
 
 # The budget is the same for every arm: trials × tuning_seeds + seeds + 1 runs.
 [budget]
 epochs = {epochs}         {epochs_note}
-trials = 12         # tuning trials; 0 uses the defaults
-tuning_seeds = 2    # seeds per trial
+trials = {trials}         # tuning trials; 0 uses the defaults
+tuning_seeds = {tuning_seeds}    # seeds per trial
 seeds = {seeds}          # paired runs that decide; fewer than 6 (8 with five candidates) cannot decide anything
-# looks = [8, 12]   # interim looks: decide early after this many seeds; the error rate is split among the looks
+{looks}   # interim looks: decide early after this many seeds; the error rate is split among the looks
+{limit}
 
 # What a "go" requires.
 [thresholds]
@@ -52,6 +49,9 @@ max_time_ratio = 1.10     # K3: an epoch takes at most this multiple of the base
 max_spread_ratio = 1.0    # K2: the spread over seeds is not significantly larger than this multiple
 level = 0.95              # confidence level of every interval
 """
+
+CANDIDATES = {"nesterov@adam": "nesterov@adam", "look-ahead": "look-ahead(0.9, 2)"}
+"""Name → optimizer of the candidates where none is given."""
 
 TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
 SCRIPT_OPTIONS = """\
@@ -81,36 +81,77 @@ where an epoch has been evaluated. Only val_loss is required.
 
 
 def write_template(
-    file: Path, *, task: str | None = None, script: str | None = None, margin: float | None = None
+    file: Path,
+    *,
+    task: str | None = None,
+    script: str | None = None,
+    candidates: Sequence[str] = (),
+    margin: float | None = None,
+    plan: Callable[[Study], Study] | None = None,
 ) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
 
-    ``margin`` is the smallest improvement worth adopting, by default that of :class:`~sabun.poc.spec.Thresholds`.
+    ``candidates`` are optimizers in the notation of arms, ``margin`` is the smallest improvement worth adopting, by
+    default that of :class:`~sabun.poc.spec.Thresholds`. ``plan`` returns a study with its budget within a limit.
 
     Raises StudyError where ``file`` exists or cannot be written, or both are given.
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
+    if plan is not None and file.exists():
+        raise _exists(file)
+    content = _content(file, task, script, candidates, margin, Budget.model_validate(DEFAULT_BUDGET))
+    if plan is not None:
+        planned = plan(Study.build(tomllib.loads(content))).budget
+        content = _content(file, task, script, candidates, margin, planned)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(content)
+    except FileExistsError:
+        raise _exists(file) from None
+    except OSError as error:
+        raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Choose a path that can be written.") from None
+    return Study.load(file)
+
+
+def _exists(file: Path) -> StudyError:
+    return StudyError(f"{file} exists already.", fix="Choose another name, or delete the file first.")
+
+
+def _content(
+    file: Path,
+    task: str | None,
+    script: str | None,
+    candidates: Sequence[str],
+    margin: float | None,
+    budget: Budget,
+) -> str:
     what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
     is_script = what.startswith(SCRIPT_PREFIX)
     fixed_epochs = is_script and EPOCHS not in what
-    content = TEMPLATE.format(
+    named = [(name, name) for name in candidates] or list(CANDIDATES.items())
+    limit = (
+        [f'limit = "{budget.limit}"   # what the whole study may take; it was planned for this'] if budget.limit else []
+    )
+    if budget.tuning_fraction < 1:
+        limit.append(f"tuning_fraction = {budget.tuning_fraction:g}   # share of the training that a tuning run does")
+    return TEMPLATE.format(
         file=file,
         name=json.dumps(file.stem, ensure_ascii=False),
         task=json.dumps(what, ensure_ascii=False),
         tasks=", ".join(f'"{name}"' for name in TASKS),
         options=SCRIPT_OPTIONS if is_script else TASK_OPTIONS,
         baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
-        epochs=DEFAULT_BUDGET["epochs"],
+        candidates="\n\n".join(
+            f"[[candidates]]\nname = {json.dumps(name)}\noptimizer = {json.dumps(optimizer)}"
+            for name, optimizer in named
+        ),
+        epochs=budget.epochs,
         epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
-        seeds=DEFAULT_BUDGET["seeds"],
+        trials=budget.trials,
+        tuning_seeds=budget.tuning_seeds,
+        seeds=budget.seeds,
+        looks=f"looks = {list(budget.looks)}" if budget.looks else "# looks = [8, 12]",
+        limit="\n".join(limit) or '# limit = "8h"        # what the whole study may take (sabun poc plan)',
         margin=Thresholds().margin if margin is None else margin,
     )
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(content)
-    except FileExistsError:
-        raise StudyError(f"{file} exists already.", fix="Choose another name, or delete the file first.") from None
-    except OSError as error:
-        raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Choose a path that can be written.") from None
-    return Study.load(file)

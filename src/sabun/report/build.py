@@ -13,6 +13,7 @@ from sabun.poc.judgement.verdict import RANK
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
+from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
@@ -94,6 +95,7 @@ def build(
         candidates=candidates,
         effort=effort,
         money=money,
+        course=course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sabun.cli import console, options
 from sabun.cli.options import argument, flag
+
+if TYPE_CHECKING:
+    from sabun.poc.spec import Study
 
 __all__ = ["EPILOG", "init"]
 
@@ -22,6 +25,8 @@ margin, the smallest improvement worth adopting, unless `--margin` gives it; els
 
 - `sabun poc init study.toml --script "python train.py --epochs {epochs}" --check`
 
+- `sabun poc init study.toml --script "python train.py --epochs {epochs}" --candidate adamw --budget 8h`
+
 **Exit codes**
 
 0 success · 2 bad input, or the file exists · with `--check`: 1 a problem was found
@@ -32,17 +37,32 @@ def init(
     file: Annotated[Path, argument("The study file to write.", "STUDY.toml")] = Path("study.toml"),
     task: options.Task = None,
     script: options.Script = None,
+    candidate: options.Candidates = None,
     margin: options.Margin = None,
+    budget: options.Within = None,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a commented study file to start from."""
     from sabun.cli.poc.check import check_study
+    from sabun.cli.poc.plan import lines, made
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
     if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
         margin = typer.prompt("Smallest improvement of the loss worth adopting", default="1%", err=True)
-    study = write_template(file, task=task, script=script, margin=options.fraction("--margin", margin))
+
+    def planned(study: Study) -> Study:
+        plan = made(study, budget, {}, quiet=as_json)
+        if not as_json:
+            for line in lines(plan, "en"):
+                typer.echo(line)
+            typer.echo("")
+        return plan.study
+
+    study = write_template(
+        file, task=task, script=script, candidates=candidate or (), margin=options.fraction("--margin", margin),
+        plan=planned if budget else None,
+    )  # fmt: skip
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:

@@ -149,7 +149,7 @@ def lines(plan: Plan, lang: Language, *, now: datetime | None = None) -> list[st
     ]
     out = [text("plan.title" if budget.limit else "plan.title_free", lang, title), ""]
     for key, what, runs, seconds in rows:
-        took = "" if seconds is None else show(seconds, "s", lang)
+        took = "" if not seconds else show(seconds, "s", lang)
         label = text(f"plan.{key}", lang)
         out.append("  " + _row([(label, 12), (what, 32), (text("plan.runs", lang, {"runs": runs}), -9), (took, -13)]))
     out.append("")
