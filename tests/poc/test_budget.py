@@ -202,7 +202,7 @@ def counts(evidence: stored.StudyEvidence) -> dict[tuple[str, str], int]:
 
 @pytest.mark.parametrize(
     ("slower", "trials", "seeds"),
-    [(1.0, 4, 10), (1.3, 3, 7), (1.6, 2, 6), (3.0, 1, 3)],
+    [(1.0, 4, 10), (1.3, 3, 7), (1.6, 2, 6), (3.0, 1, 4)],
     ids=["as planned", "slower", "just enough", "too slow to decide"],
 )
 def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(

@@ -129,19 +129,19 @@ def lines(plan: Plan, lang: Language, *, now: datetime | None = None) -> list[st
     whole = design.trials * design.tuning_seeds * arms
     rows = [
         (
-            "tuning",
+            "plan.tuning",
             text("plan.trials" if design.trials else "plan.untuned", lang, {"trials": design.trials}),
             whole,
             timing.durations.tuning_s(design) if timing else None,
         ),
         (
-            "comparison",
+            "plan.comparison",
             text("plan.pairs", lang, {"pairs": design.seeds}),
             arms * design.seeds,
             timing.durations.pairs_s(design.seeds) if timing else None,
         ),
         (
-            "repetition",
+            "plan.repetition",
             text("plan.repeats", lang),
             arms,
             timing.durations.pairs_s(1) if timing else None,
@@ -150,7 +150,7 @@ def lines(plan: Plan, lang: Language, *, now: datetime | None = None) -> list[st
     out = [text("plan.title" if budget.limit else "plan.title_free", lang, title), ""]
     for key, what, runs, seconds in rows:
         took = "" if not seconds else show(seconds, "s", lang)
-        label = text(f"plan.{key}", lang)
+        label = text(key, lang)
         out.append("  " + _row([(label, 12), (what, 32), (text("plan.runs", lang, {"runs": runs}), -9), (took, -13)]))
     out.append("")
     if design.trials and design.fraction < 1:
