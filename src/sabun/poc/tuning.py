@@ -2,7 +2,8 @@
 
 Trial 0 is the centre of the space (the documented default). The next trials fill the space evenly (Sobol points, at the
 same quantiles for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the
-end of the budget over the tuning seeds, infinite if one of them diverged; test data are not used. Trials run to the end
+end of the budget over the tuning seeds (the best one where runs stop early), infinite if one of them diverged; test
+data are not used. Trials run to the end
 unless the budget asks for pruning (:mod:`sabun.poc.pruning`), because under a decaying learning rate the middle of a
 curve does not predict its end. A pruned trial counts as diverged.
 
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.errors import StudyError
 from sabun.poc import pruning
-from sabun.poc.judgement.trials import objective
+from sabun.poc.judgement.trials import objectives
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedArm
 from sabun.poc.seeds import derive_seed
@@ -172,7 +173,8 @@ class Tuner:
                 return self._runs
             self._earlier.append([results[run.id] for run in self._runs])
             _require_own_rates(self.arm.name, self._earlier)
-            self.seen.append((self._values, objective(self._earlier[-1])))
+            values = [*(seen for seen, _ in self.seen), self._values]
+            self.seen = list(zip(values, objectives(self._earlier), strict=True))
             self._runs = []
         return []
 
