@@ -1,8 +1,8 @@
 """Run a script without a study and print what it does: ``oracle.py SEED SCRIPT …`` or ``oracle.py SEED -m MODULE …``.
 
 The rates come from a hook on every ``torch.optim.Optimizer.step``, the curve from the arguments of ``sabun.log``.
-Nothing of sabun's script mode takes part. The last line is JSON: per optimizer that stepped, the class and per group the
-number of steps and the first, last and largest rate; the losses; and which optimizer was given to ``sabun.swap``.
+Nothing of sabun's script mode takes part. The last line is JSON: the losses, and for each group of the optimizer that
+was given to ``sabun.swap`` (or of the only one) the number of steps and the first, last and largest rate.
 """
 
 from __future__ import annotations

@@ -16,16 +16,21 @@ import pytest
 
 from ..warm import Warm
 from .corpus_tools import (
-    CORPUS, EPOCHS, MODULES, Entry, checked, codes, curve, is_harmless, table, trained, unswapped,
+    CORPUS,
+    MODULES,
+    Entry,
+    checked,
+    codes,
+    curve,
+    is_harmless,
+    table,
+    trained,
+    unswapped,
 )  # fmt: skip
 from .mutants import MUTATIONS, mutants
 
 TABLE = table()
 ALL = os.environ.get("SABUN_CORPUS") == "all"
-CHECKED = 14
-"""Number of scripts that are checked by default."""
-BROKEN = 24
-"""Number of broken scripts that are checked by default."""
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_check_reports_the_rates_of_every_arm_and_group(python: str) -> None:
         (group,) = checked.rates[arm]
         assert (group.asked, group.first) == pytest.approx((asked, asked / 25))
         assert group.largest == pytest.approx(asked, rel=0.05)
-        assert (group.parameters, group.steps) == (467, STEPS)
+        assert (group.parameters, group.steps) == (467, 3 * STEPS)
 
 
 @pytest.mark.parametrize(

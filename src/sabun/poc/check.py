@@ -19,6 +19,7 @@ What is wrong is a *problem*. What may be meant, but usually is not, is a *note*
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,15 +56,16 @@ PEAK: Final = 1.25
 """The largest stepped rate may differ from the one that was asked for by this factor."""
 
 UNEVEN: Final = 1.5
-"""The numbers of steps of two epochs may differ by this factor; the last one may have fewer."""
+"""The numbers of steps between logs may differ by this factor; there may be fewer before the last one."""
 
 ASSUMED_SPREAD: Final = 0.05
 """Standard deviation of the relative paired differences that is assumed where two seeds do not show one."""
 
 Code = Literal[
     "fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside", "constant",
-    "not-positive", "not-better", "not-evaluated", "training-loss", "uneven", "unlogged", "epochs", "no-gradient",
-    "untrained", "not-cleared", "repeated", "peak", "overwritten", "not-scheduled", "same-batches", "same-weights",
+    "not-positive", "not-better", "lagging", "metric", "not-evaluated", "training-loss", "uneven", "unlogged", "epochs",
+    "no-gradient", "untrained", "not-cleared", "repeated", "peak", "overwritten", "not-scheduled", "same-batches",
+    "same-weights",
 ]  # fmt: skip
 
 
@@ -73,15 +75,18 @@ class CheckFinding:
 
     fails: the run failed or diverged. not-paired: from the same seed the arm does not start as the baseline does.
     not-deterministic: the same run twice ends differently. seed-ignored: another seed gives the same run.
-    writes-outside: runs wrote files outside their own directory, which all runs share. constant: training does not
-    change the validation loss. not-positive: the validation loss is not positive, so that no relative difference is
-    defined. not-better: no epoch of training is better than no training. not-evaluated: the model was not evaluated
-    between the last step and the log. training-loss: the logged loss is that of training. uneven: epochs have different
-    numbers of steps. unlogged: the last steps were not evaluated. epochs: the script does not follow ``{epochs}``.
-    no-gradient: parameters of the optimizer never had a gradient. not-cleared: gradients of earlier steps are added.
-    repeated: steps use the gradient of an earlier one.
     rate-not-stepped: the arm takes steps at other rates than it was asked to. peak: the schedule never reaches the rate
-    that was asked for, or exceeds it. overwritten: the script overwrites the rates of its scheduler.
+    that was asked for, or exceeds it. overwritten: the script overwrites the rates of its scheduler. writes-outside:
+    runs wrote files outside their own directory, which all runs share.
+
+    Of the validation loss: constant: training does not change it. not-positive: no relative difference is defined.
+    not-better: no epoch of training is better than no training. lagging: the first one is the same with and without
+    training. not-evaluated: the model was not evaluated between the last step and the log. training-loss: it is that of
+    training. metric: it is the metric. uneven: logs follow after different numbers of steps. unlogged: the last steps
+    were not evaluated. epochs: the script does not follow ``{epochs}``.
+
+    Of gradients: no-gradient: parameters of the optimizer never had one. not-cleared: those of earlier steps are added.
+    repeated: steps use that of an earlier one.
 
     Notes: untrained: parameters of the model get gradients, and no optimizer steps them. not-scheduled: a scheduler was
     never stepped. same-batches, same-weights: batches, or initial weights, do not depend on the seed.
@@ -194,6 +199,8 @@ class _Check:
             self._find("not-positive", self.baseline, f"losses {_losses(once)}")
         elif not constant and min(_validation(once)) > min(_validation(first)):
             self._find("not-better", self.baseline, f"losses {_losses(once)}, without training {_losses(first)}")
+        if not constant and _lags(first, once):
+            self._find("lagging", self.baseline, f"losses {_losses(once)}, without training {_losses(first)}")
         if other and not constant and _curve(once) == _curve(other):
             self._find("seed-ignored", self.baseline, f"losses {_losses(once)} from both seeds")
         elif other and observed:
@@ -236,6 +243,8 @@ class _Check:
         if all(same) or observed["graph"]:
             how = "val_loss carries a graph" if observed["graph"] else "val_loss is train_loss in every epoch"
             self._find("training-loss", self.baseline, how)
+        if all(epoch.val_loss == epoch.val_metric for epoch in once.epochs):
+            self._find("metric", self.baseline, f"losses {_losses(once)}")
         without, total = observed["no_gradient"], observed["parameters"]
         if without:
             self._find("no-gradient", self.baseline, f"{without} of {total} parameter tensors")
@@ -255,13 +264,13 @@ class _Check:
         counts = [(epoch.epoch, epoch.gradient_evaluations) for epoch in once.epochs]
         if counts[0][1] > 0 and counts[0][0] > 0:
             counts = [(0, 0), *counts]
-        per_epoch = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(counts, counts[1:], strict=False)]
-        usual = statistics.median(per_epoch) if per_epoch else 0
+        counts_between = [b[1] - a[1] for a, b in itertools.pairwise(counts)]
+        usual = min(counts_between[:-1] or counts_between, default=0)
         if counts[0] == (1, 0):
             self._find("uneven", self.baseline, "the first log comes before the first step; log it as epoch=0")
-        elif per_epoch and (max(per_epoch) > UNEVEN * usual or min([*per_epoch[:-1], usual]) * UNEVEN < usual):
-            shown = ", ".join(f"{count:g}" for count in per_epoch[:8])
-            self._find("uneven", self.baseline, f"steps per epoch: {shown}")
+        elif counts_between and max(counts_between) > UNEVEN * usual:
+            shown = ", ".join(str(count) for count in counts_between[:8])
+            self._find("uneven", self.baseline, f"steps from log to log: {shown}")
         left = observed.get("unlogged_steps", 0)
         if usual and left * 2 > usual:
             self._find("unlogged", self.baseline, f"{left} steps after the last log")
@@ -377,6 +386,14 @@ def _is_constant(first: RunResult, once: RunResult, other: RunResult | None) -> 
     alike = len({*_validation(once)}) == 1
     untouched = other is not None and {*_validation(first)} == {*_validation(once)} == {*_validation(other)}
     return alike and (untouched or len(once.epochs) > 1)
+
+
+def _lags(first: RunResult, once: RunResult) -> bool:
+    """Whether the first logged loss is the same with and without training; a metric in steps, as accuracy, may be."""
+    epoch = once.epochs[0]
+    stepped = epoch.gradient_evaluations > 0 and any(group.first != 0 for group in once.rates)
+    is_metric = epoch.val_metric is not None and epoch.val_loss == 1 - epoch.val_metric
+    return stepped and not is_metric and epoch.val_loss == first.epochs[0].val_loss
 
 
 def _spread(once: RunResult, other: RunResult) -> float | None:

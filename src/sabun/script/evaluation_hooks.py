@@ -72,8 +72,8 @@ class EvaluationPoint:
         if not self.evaluated:
             raise TrainingError(
                 "this arm averages its weights, and sabun saw no evaluation of them: the script evaluates its "
-                "parameters without the forward pass of an nn.Module, or with gradients in training mode, or it evaluates "
-                "a copy, such as an average of its own.",
+                "parameters without the forward pass of an nn.Module, or with gradients in training mode, or it "
+                "evaluates a copy, such as an average of its own.",
                 fix="Put the parameters into an nn.Module and evaluate it under torch.no_grad(), or compare this arm "
                 "on a task (mytask.py:Task).",
             )

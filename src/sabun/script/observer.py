@@ -82,7 +82,7 @@ class Observer:
         for found in gc.get_objects():
             if issubclass(type(found), LRScheduler):  # a dead proxy has no class
                 inside |= {id(part) for part in getattr(found, "_schedulers", ())}
-                self._schedulers.setdefault(id(found), _Scheduler(found))
+                self._schedulers.setdefault(id(found), _Scheduler(found)).count()
         for number in inside:
             self._schedulers.pop(number, None)
 
@@ -132,7 +132,7 @@ class Observer:
         self._stepped |= {id(p) for group in optimizer.param_groups for p in group["params"]}
 
     def _step(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        closure = len(arguments) > 1 and arguments[1] is not None or options.get("closure") is not None
+        closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is not None or closure:
@@ -171,7 +171,6 @@ class _Scheduler:
         self.name = type(scheduler).__name__
         self.steps = 0
         self.rates: set[tuple[float, ...]] = set()
-        self.count()
 
     def count(self) -> None:
         scheduler = self._scheduler()

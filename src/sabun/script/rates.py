@@ -76,12 +76,11 @@ class Rates:
     TrainingError if the script's rates give no reference.
     """
 
-    def __init__(
-        self, script: Any, optimizer: Any, *, multiplier: float = 1.0, peak_lr: float | None = None
-    ) -> None:
+    def __init__(self, script: Any, optimizer: Any, *, multiplier: float = 1.0, peak_lr: float | None = None) -> None:
         if peak_lr is not None and not 0 < peak_lr < math.inf:
             raise TrainingError(
-                f"sabun.swap got peak_lr={peak_lr}.", fix="Give the largest learning rate of the schedule, or leave it out."
+                f"sabun.swap got peak_lr={peak_lr}.",
+                fix="Give the largest learning rate of the schedule, or leave it out.",
             )
         self.optimizer = optimizer
         self._script = script
@@ -118,8 +117,8 @@ class Rates:
             raise TrainingError(
                 "the script's optimizer has lr=0 in every group when sabun.swap is called, so the rates that it gets "
                 f"later cannot be related to the arm's{_setter()}.",
-                fix="Create the optimizer with its largest learning rate, and let the schedule start from there, or give "
-                "it: sabun.swap(optimizer, peak_lr=…).",
+                fix="Create the optimizer with its largest learning rate, and let the schedule start from there, or "
+                "give it: sabun.swap(optimizer, peak_lr=…).",
             )
         source = {id(p): i for i, group in enumerate(self._script.param_groups) for p in group["params"]}
         for group in self.optimizer.param_groups:

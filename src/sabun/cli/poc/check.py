@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EPILOG", "check", "check_study"]
 
-EPILOG = """**Reads** a study file, a task or a script, and trains each arm: for an epoch of a task, or up to ten seconds
-(and at least an epoch) of a script. **Writes** nothing.
+EPILOG = """**Reads** a study file, a task or a script, and trains each arm: for an epoch of a task, or for at least an
+epoch and ten seconds of a script. **Writes** nothing.
 
 It checks that every arm trains, that a repeated run gives the same result, that all arms start from the same weights
-and batches (so that the comparison is paired), and that the seed has an effect. For a script it also looks for gradients,
-evaluations, schedulers and files that are not what they should be, and shows, for each arm and parameter group, the
-learning rate that was asked for and those that were stepped. It says what it could not verify. Then it estimates the
-duration of the study and the smallest effect that it can find.
+and batches (so that the comparison is paired), and that the seed has an effect. For a script it also looks for
+gradients, evaluations, schedulers and files that are not what they should be, and shows, for each arm and parameter
+group, the learning rate that was asked for and those that were stepped. It says what it could not verify. Then it
+estimates the duration of the study and the smallest effect that it can find.
 
 **Examples**
 
@@ -74,6 +74,10 @@ PROBLEMS = {
         "has a validation loss that is not positive, so no relative difference can be computed",
         "Log a positive loss, such as a mean error, or sabun.log(accuracy=…, higher_is_better='accuracy').",
     ),
+    "lagging": (
+        "logs the same val_loss after its first epoch with and without training",
+        "Log the loss that was evaluated after the steps of the epoch, not the one before.",
+    ),
     "not-better": (
         "has no epoch of training whose validation loss is below that without training",
         "Correct the sign of the loss, or its learning rate; log a metric of which more is better with "
@@ -86,6 +90,10 @@ PROBLEMS = {
     "training-loss": (
         "logs a training loss as val_loss",
         "Log the loss on validation data, computed under torch.no_grad().",
+    ),
+    "metric": (
+        "logs the same number as val_loss and as a metric of which more is better",
+        "Log a loss as val_loss, or leave it out: sabun.log(accuracy=…, higher_is_better='accuracy').",
     ),
     "uneven": (
         "logs after different numbers of steps, so its epochs are not comparable",
@@ -135,7 +143,7 @@ UNVERIFIED = {
     "end": "what the script does after epoch {} (a run of check is stopped after 10 s)",
     "epochs": "that all arms train equally long (without {{epochs}} in the command, the script decides)",
     "bare": "that gradients, batches and evaluations are those of one model (no nn.Module was seen)",
-    "own-seed": "that no library resets the seed (without {{seed}} in the command, sabun seeds Python, NumPy and torch)",
+    "own-seed": "that no library resets the seed (without {{seed}} in the command, sabun seeds Python and torch)",
     "validation": "that val_loss is computed on data that are not trained on",
     "step-length": "that the candidates train well (they were run at a rate too small to change a weight)",
     "files": "files that libraries in C write elsewhere",
@@ -210,9 +218,10 @@ def _print_facts(checked: CheckResult, study: Study) -> None:
 def _print_rates(checked: CheckResult) -> None:
     seen = checked.seen
     if seen is not None:
-        passes = "" if seen.forward_passes is None else f", {seen.forward_passes:.3g} forward passes a step in training"
+        passes = 1 if seen.forward_passes is None else round(seen.forward_passes)
         end = "to its end" if seen.whole else "until it was stopped"
-        typer.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{passes}")
+        extra = "" if passes < 2 else f", {passes} forward passes in training for each"
+        typer.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{extra}")
     typer.echo(f"{'Learning rates':<22}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<12}parameters")
     for arm, groups in checked.rates.items():
         typer.echo(f"  {visible(arm)}")
