@@ -53,7 +53,13 @@ class Entry:
     @property
     def name(self) -> str:
         """The script and its mode."""
-        return f"{self.file.removesuffix('.py')}{'-peak' if self.command.endswith(' peak') else ''}"
+        last = self.command.split()[-1]
+        return self.file.removesuffix(".py") + (f"-{last}" if last in ("peak", "exp") else "")
+
+    @property
+    def is_mode(self) -> bool:
+        """Whether another row has the same script."""
+        return "-" in self.name
 
 
 def table() -> list[Entry]:

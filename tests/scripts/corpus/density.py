@@ -1,4 +1,6 @@
-"""The negative log-likelihood of a density, which becomes negative."""
+"""The negative log-likelihood of a density, which becomes negative; its exponential does not."""
+
+import sys
 
 import torch
 from torch import nn
@@ -29,4 +31,6 @@ for epoch in range(1, 6):
         optimizer.step()
     with torch.no_grad():
         val_loss = model(val)
+    if "exp" in sys.argv:
+        val_loss = val_loss.exp()
     sabun.log(epoch=epoch, train_loss=loss, val_loss=val_loss)

@@ -72,7 +72,8 @@ PROBLEMS = {
     ),
     "not-positive": (
         "has a validation loss that is not positive, so no relative difference can be computed",
-        "Log a positive loss, such as a mean error, or sabun.log(accuracy=…, higher_is_better='accuracy').",
+        "Log exp(val_loss), whose relative difference is about the difference of the losses; or a positive loss, such "
+        "as a mean error; or sabun.log(accuracy=…, higher_is_better='accuracy').",
     ),
     "lagging": (
         "logs the same val_loss after its first epoch with and without training",
@@ -159,6 +160,8 @@ def check(
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
     time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -168,7 +171,14 @@ def check(
     with uncollected():
         from sabun.poc.study_options import study_from_options
     study = study_from_options(
-        source, task=task, script=script, baseline=baseline, candidates=candidate or (), time_limit=time_limit
+        source,
+        task=task,
+        script=script,
+        baseline=baseline,
+        candidates=candidate or (),
+        time_limit=time_limit,
+        threads=threads,
+        isolated=False if no_isolation else None,
     )
     check_study(study, as_json=as_json, quiet=quiet)
 
@@ -222,7 +232,7 @@ def _print_rates(checked: CheckResult) -> None:
         end = "to its end" if seen.whole else "until it was stopped"
         extra = "" if passes < 2 else f", {passes} forward passes in training for each"
         typer.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{extra}")
-    typer.echo(f"{'Learning rates':<22}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<12}parameters")
+    typer.echo(f"{'Learning rates':<18}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<17}size")
     for arm, groups in checked.rates.items():
         typer.echo(f"  {visible(arm)}")
         for group in groups[:GROUPS_SHOWN]:
@@ -231,7 +241,7 @@ def _print_rates(checked: CheckResult) -> None:
                 f"{'none' if rate is None else f'{rate:.3g}':>9}"
                 for rate in (group.asked, group.first, group.last, group.largest)
             )
-            typer.echo(f"    {name[:18]:<18}{rates}  {_shape(group):<12}{_parameters(group)}")
+            typer.echo(f"    {name[:14]:<14}{rates}  {_shape(group):<17}{_parameters(group)}")
         if len(groups) > GROUPS_SHOWN:
             typer.echo(f"    and {len(groups) - GROUPS_SHOWN} more groups (all of them with --json)")
 
