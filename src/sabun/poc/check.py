@@ -339,8 +339,10 @@ class _Check:
             self.run_s[arm] = start + len(result.epochs) * spent
 
     def _seconds(self) -> float | None:
+        budget = self.study.budget
+        whole = budget.seeds + 1 + budget.trials * budget.tuning_seeds * budget.tuning_fraction
         known = {*self.run_s} == {arm.name for arm in self.study.arms}
-        return self._runs_per_arm() * sum(self.run_s.values()) if known else None
+        return whole * sum(self.run_s.values()) if known else None
 
     def _runs_per_arm(self) -> int:
         """Tuning, evaluation, and the repeated first seed."""
