@@ -42,7 +42,9 @@ class Entry:
     notes: list[str]
     rates: list[list[float]]
     environment: str = ""
-    reason: str = ""
+    rule: str = ""
+    rule_lr: float = 0.0
+    rounding: float = 0.0
 
     @property
     def file(self) -> str:

@@ -115,7 +115,7 @@ def test_check_names_losses_that_cannot_be_compared(mode: str, codes: list[str],
     findings = check(script(f"{python} values.py {mode}")).findings
     assert [finding.code for finding in findings] == codes
     if mode == "nan":
-        assert "losses nan with lr_multiplier = 1e-30" in findings[0].detail
+        assert "losses nan, nan, nan with lr_multiplier = 1e-30" in findings[0].detail
 
 
 @pytest.mark.parametrize("arm", ["schedule-free-adamw", "script"])

@@ -64,8 +64,8 @@ ASSUMED_SPREAD: Final = 0.05
 Code = Literal[
     "fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside", "constant",
     "not-positive", "not-better", "lagging", "metric", "not-evaluated", "training-loss", "uneven", "unlogged", "epochs",
-    "no-gradient", "untrained", "not-cleared", "repeated", "peak", "overwritten", "not-scheduled", "same-batches",
-    "same-weights",
+    "no-gradient", "unused", "untrained", "not-cleared", "repeated", "peak", "overwritten", "not-scheduled",
+    "same-batches", "same-weights",
 ]  # fmt: skip
 
 
@@ -85,11 +85,12 @@ class CheckFinding:
     training. metric: it is the metric. uneven: logs follow after different numbers of steps. unlogged: the last steps
     were not evaluated. epochs: the script does not follow ``{epochs}``.
 
-    Of gradients: no-gradient: parameters of the optimizer never had one. not-cleared: those of earlier steps are added.
-    repeated: steps use that of an earlier one.
+    Of gradients: no-gradient: no parameter of the optimizer ever had one. not-cleared: those of earlier steps are
+    added. repeated: steps use that of an earlier one.
 
-    Notes: untrained: parameters of the model get gradients, and no optimizer steps them. not-scheduled: a scheduler was
-    never stepped. same-batches, same-weights: batches, or initial weights, do not depend on the seed.
+    Notes: unused: some parameters of the optimizer never had a gradient. untrained: parameters of the model get
+    gradients, and no optimizer steps them. not-scheduled: a scheduler was never stepped. same-batches, same-weights:
+    batches, or initial weights, do not depend on the seed.
     """
 
     code: Code
@@ -246,8 +247,10 @@ class _Check:
         if all(epoch.val_loss == epoch.val_metric for epoch in once.epochs):
             self._find("metric", self.baseline, f"losses {_losses(once)}")
         without, total = observed["no_gradient"], observed["parameters"]
-        if without:
-            self._find("no-gradient", self.baseline, f"{without} of {total} parameter tensors")
+        if without == total:
+            self._find("no-gradient", self.baseline, f"{total} parameter tensors")
+        elif without:
+            self._note("unused", f"{without} of {total} parameter tensors")
         if observed["untrained"]:
             count, names = observed["untrained_count"], observed["untrained"]
             self._note("untrained", f"{count} parameter tensors: {_listed(names)}")

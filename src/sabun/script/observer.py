@@ -9,7 +9,7 @@ Hooks in torch observe the script; they cost time, so only the runs of ``check``
     unevaluated            logs without any forward pass in evaluation mode, or without gradients, since the last step
     graph                  logs of a loss that carries a graph, as a training loss does
     untrained              parameters of the model that get gradients, and that no optimizer steps
-    no_gradient            parameters of the optimizer that never had a gradient
+    no_gradient            parameters of the optimizer that are not frozen, and never had a gradient
     uncleared, repeated    steps whose gradient was added to that of the step before; that had no new gradient
     unlogged_steps         steps after the last log
     schedulers             those that were never stepped, and those whose rates the script overwrites
@@ -38,7 +38,6 @@ class Observer:
     """Observes this process from its construction on, and the optimizer given to :meth:`watch`."""
 
     def __init__(self) -> None:
-        self._optimizer: Any = None
         self._ids: set[int] = set()
         self._weights = ""
         self._batches: list[str] = []
@@ -48,7 +47,7 @@ class Observer:
         self._seen: set[int] = set()
         self._stepped: set[int] = set()
         self._pending: dict[int, str] = {}
-        self._without: dict[int, int] = {}
+        self._without: dict[int, Tensor] = {}
         self._steps = self._forwards = self._unevaluated = self._graph = self._uncleared = self._repeated = 0
         self._since_step = 0
         self._evaluated = self._dirty = False
@@ -61,10 +60,9 @@ class Observer:
 
     def watch(self, optimizer: Any) -> None:
         """Observe ``optimizer``, which ``swap`` returns."""
-        self._optimizer = optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._ids = {id(p) for p in parameters}
-        self._without = {id(p): p.numel() for p in parameters}
+        self._without = {id(p): p for p in parameters}
         self._weights = _digest(parameters)
         self._probed = next((p for p in parameters if p.requires_grad and p.is_leaf), None)
         if self._probed is not None:
@@ -100,7 +98,7 @@ class Observer:
             "graph": self._graph,
             "untrained": missed[:NAMES],
             "untrained_count": len(missed),
-            "no_gradient": len(self._without),
+            "no_gradient": sum(p.requires_grad for p in self._without.values()),
             "parameters": len(self._ids),
             "uncleared": self._uncleared,
             "repeated": self._repeated,
@@ -123,7 +121,7 @@ class Observer:
             if any(own) and len(own) > self._size:
                 self._root, self._size = weakref.ref(module), len(own)
         if len(self._batches) < BATCHES and self._steps == len(self._batches):
-            tensors = [part for part in arguments if isinstance(part, Tensor)]
+            tensors = [part for part in arguments if isinstance(part, Tensor) and part.layout is torch.strided]
             if tensors:
                 self._batches.append(_digest(tensors))
         self._forwards += self._root is not None and self._root() is module
@@ -133,15 +131,6 @@ class Observer:
 
     def _step(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None or closure:
-                    self._without.pop(id(p), None)
-        root = None if self._root is None else self._root()
-        if root is not None and self._steps < BATCHES:
-            for name, p in root.named_parameters():
-                if p.requires_grad and p.grad is not None and id(p) not in self._ids:
-                    self._pending[id(p)] = name
         if not closure and self._probed is not None:
             if self._incoming:
                 self._uncleared += self._dirty
@@ -151,7 +140,16 @@ class Observer:
         for scheduler in self._schedulers.values():
             scheduler.before_step()
 
-    def _after(self, *_: Any) -> None:
+    def _after(self, optimizer: Any, *_: Any) -> None:
+        for group in optimizer.param_groups if self._without else ():
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._without.pop(id(p), None)
+        root = None if self._root is None else self._root()
+        if root is not None and self._steps < BATCHES:
+            for name, p in root.named_parameters():
+                if p.requires_grad and p.grad is not None and id(p) not in self._ids:
+                    self._pending[id(p)] = name
         self._steps += 1
         self._since_step += 1
         self._incoming = 0

@@ -109,8 +109,12 @@ PROBLEMS = {
         "Use the value of {epochs} as the number of epochs.",
     ),
     "no-gradient": (
-        "has parameters in its optimizer that never get a gradient",
+        "has an optimizer whose parameters never get a gradient",
         "Create the optimizer from the model that is trained, after its last change.",
+    ),
+    "unused": (
+        "has parameters in its optimizer that never get a gradient",
+        "This is right for parts of the model that are not used.",
     ),
     "untrained": (
         "has parameters with gradients that no optimizer steps",
