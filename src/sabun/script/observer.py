@@ -66,7 +66,7 @@ class Observer:
         self._weights = _digest(parameters)
         self._probed = next((p for p in parameters if p.requires_grad and p.is_leaf), None)
         if self._probed is not None:
-            self._probed.register_hook(self._gradient)  # type: ignore[no-untyped-call]
+            self._probed.register_hook(self._gradient)
         optimizer.register_step_pre_hook(self._step)
         optimizer.register_step_post_hook(self._after)
 
