@@ -237,8 +237,9 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
     if seeds >= 6:  # the whole error is spent on the pairs that there are
         (row,) = (row for row in judged.comparisons if row.kpi == "final_loss")
         assert row.level == pytest.approx(0.95)
-    again = run(study, tmp_path, executor=Timed(clock, seconds), clock=clock)
-    assert again.runs == evidence.runs
+    if slower < 3:  # then no repetition was left out
+        again = run(study, tmp_path, executor=Timed(clock, seconds), clock=clock)
+        assert again.runs == evidence.runs
 
 
 class Failing(Timed):

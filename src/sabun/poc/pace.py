@@ -7,8 +7,8 @@ Trials and pairs are dropped from the end, for all arms, before one of their run
                  of the study fits, or if they end within the share of the limit that the plan has for tuning
     comparison   a further pair starts only if it, the repetitions and the timing runs end within the limit. While there
                  are fewer pairs than can decide, it needs to end within :data:`GRACE` times the limit
-    the end      repetitions for which :data:`GRACE` times the limit leaves no time are left out, and runs that are under
-                 way then are abandoned, with their pair
+    the end      repetitions for which :data:`GRACE` times the limit leaves no time are left out, and runs that are
+                 under way then are abandoned, with their pair
 
 The rule looks at the clock alone: at the time of whole trials and pairs, summed over the arms, never at a loss, nor at
 which arm took the time. If an arm is compared with itself, exchanging the two runs of a pair therefore changes neither

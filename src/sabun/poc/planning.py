@@ -1,6 +1,6 @@
 """The plan of a study within a budget, from one timed run of every arm.
 
-Where the study sets the number of epochs, every arm is timed over two epochs, with what a run takes before and after.
+Where the study sets the number of epochs, every arm is timed over three epochs, with what a run takes before and after.
 A script with its own number of epochs is timed over one whole run of the baseline, and all arms are taken to be as
 fast. What planning takes is part of a limit of time.
 """
@@ -21,7 +21,7 @@ from sabun.poc.executors.in_process import one_thread
 from sabun.poc.judgement.simulation import StudyArrays
 from sabun.poc.judgement.statistics import TARGET_POWER, Paired
 from sabun.poc.limit import Limit
-from sabun.poc.records import RunResult
+from sabun.poc.records import Phase, RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.tasks.script_command import TIMING_EPOCHS, ScriptCommand
@@ -30,7 +30,6 @@ from sabun.poc.training.trainer import Trainer
 
 __all__ = ["Plan", "Timing", "observed_sd", "plan", "time_runs"]
 
-TIMED_EPOCHS = 2
 EFFECTS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Improvements for which a plan states the chance to be found."""
 
@@ -144,18 +143,17 @@ def time_runs(
     """Time a run of every arm. Raises StudyError for a run that fails."""
     budget = resolved.study.budget
     command = resolved.task if isinstance(resolved.task, ScriptCommand) else None
-    epochs = None if command and not command.takes_epochs else min(TIMED_EPOCHS, budget.epochs)
+    epochs = None if command and not command.takes_epochs else min(TIMING_EPOCHS, budget.epochs)
+    phase: Phase = "time" if command and epochs is not None else "evaluate"  # stops a script after its epochs
     names = [resolved.study.baseline.name] if epochs is None else list(resolved.arms)
     short = resolved.study.model_copy(update={"budget": budget.model_copy(update={"epochs": epochs or budget.epochs})})
     start: dict[str, float] = {}
     per_epoch: dict[str, float] = {}
     whole: dict[str, float] = {}
     with one_thread():
-        trainer = (
-            ScriptTrainer(resolved, short=epochs) if command else Trainer(dataclasses.replace(resolved, study=short))
-        )
+        trainer = ScriptTrainer(resolved) if command else Trainer(dataclasses.replace(resolved, study=short))
         for name in names:
-            run = Run(arm=name, seed=0, phase="evaluate", hyperparameters=dict(resolved.arms[name].first))
+            run = Run(arm=name, seed=0, phase=phase, hyperparameters=dict(resolved.arms[name].first))
             if on_run is not None:
                 on_run(run)
             trainer.warm_up(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Budget, Study, Thresholds
+from sabun.poc.spec import SCRIPT_PREFIX, Budget, Scalar, Study, Thresholds
 from sabun.poc.study import DEFAULT_BUDGET
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
@@ -56,9 +56,10 @@ CANDIDATES = {"nesterov@adam": "nesterov@adam", "look-ahead": "look-ahead(0.9, 2
 TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
 SCRIPT_OPTIONS = """\
 # In the command, {seed} stands for the run's seed (a script without {seed} is seeded by sabun), {epochs} for the number
-# below.
-# task_options = { time_limit = 3600 }      # seconds after which a run is stopped and counts as failed
+# below. Options: time_limit (seconds after which a run is stopped and counts as failed), threads (of every run), and
+# isolated (whether each run works in its own copy of the project).
 """
+SCRIPT_EXAMPLE = "# task_options = { time_limit = 3600, threads = 1, isolated = true }\n"
 TASK_BASELINE = """\
 name = "SGD(momentum=0.9)"
 optimizer = "torch.optim:SGD"
@@ -87,26 +88,36 @@ def write_template(
     script: str | None = None,
     candidates: Sequence[str] = (),
     margin: float | None = None,
+    options: Mapping[str, Scalar] | None = None,
     plan: Callable[[Study], Study] | None = None,
 ) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
 
     ``candidates`` are optimizers in the notation of arms, ``margin`` is the smallest improvement worth adopting, by
-    default that of :class:`~sabun.poc.spec.Thresholds`. ``plan`` returns a study with its budget within a limit.
+    default that of :class:`~sabun.poc.spec.Thresholds`. ``options`` are task options of the script. ``plan`` returns a
+    study with its budget within a limit.
 
-    Raises StudyError where ``file`` exists or cannot be written, or both are given.
+    Raises StudyError where ``file`` exists or cannot be written, both are given, or options without a script.
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
+    if options and script is None:
+        raise StudyError(
+            f"{', '.join(options)}: these options are those of a script.", fix="Give --script, or leave them out."
+        )
     if plan is not None and file.exists():
         raise _exists(file)
-    content = _content(file, task, script, candidates, margin, Budget.model_validate(DEFAULT_BUDGET))
+    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
+
+    def content(budget: Budget) -> str:
+        return _content(file, what, candidates, margin, options or {}, budget)
+
+    text = content(Budget.model_validate(DEFAULT_BUDGET))
     if plan is not None:
-        planned = plan(Study.build(tomllib.loads(content))).budget
-        content = _content(file, task, script, candidates, margin, planned)
+        text = content(plan(Study.build(tomllib.loads(text))).budget)
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(content)
+            stream.write(text)
     except FileExistsError:
         raise _exists(file) from None
     except OSError as error:
@@ -120,31 +131,32 @@ def _exists(file: Path) -> StudyError:
 
 def _content(
     file: Path,
-    task: str | None,
-    script: str | None,
+    what: str,
     candidates: Sequence[str],
     margin: float | None,
+    options: Mapping[str, Scalar],
     budget: Budget,
 ) -> str:
-    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
     is_script = what.startswith(SCRIPT_PREFIX)
     fixed_epochs = is_script and EPOCHS not in what
-    named = [(name, name) for name in candidates] or list(CANDIDATES.items())
-    limit = (
-        [f'limit = "{budget.limit}"   # what the whole study may take; it was planned for this'] if budget.limit else []
+    given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
+    script_options = SCRIPT_OPTIONS + (f"task_options = {{ {given} }}\n" if given else SCRIPT_EXAMPLE)
+    arms = {notation: notation for notation in candidates} or CANDIDATES
+    limits = [f'limit = "{budget.limit}"   # what the whole study may take; it was planned for this'] * bool(
+        budget.limit
     )
     if budget.tuning_fraction < 1:
-        limit.append(f"tuning_fraction = {budget.tuning_fraction:g}   # share of the training that a tuning run does")
+        limits.append(f"tuning_fraction = {budget.tuning_fraction:g}   # share of the training that a tuning run does")
     return TEMPLATE.format(
         file=file,
         name=json.dumps(file.stem, ensure_ascii=False),
         task=json.dumps(what, ensure_ascii=False),
         tasks=", ".join(f'"{name}"' for name in TASKS),
-        options=SCRIPT_OPTIONS if is_script else TASK_OPTIONS,
+        options=script_options if is_script else TASK_OPTIONS,
         baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
         candidates="\n\n".join(
-            f"[[candidates]]\nname = {json.dumps(name)}\noptimizer = {json.dumps(optimizer)}"
-            for name, optimizer in named
+            f"[[candidates]]\nname = {json.dumps(arm)}\noptimizer = {json.dumps(optimizer)}"
+            for arm, optimizer in arms.items()
         ),
         epochs=budget.epochs,
         epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
@@ -152,6 +164,6 @@ def _content(
         tuning_seeds=budget.tuning_seeds,
         seeds=budget.seeds,
         looks=f"looks = {list(budget.looks)}" if budget.looks else "# looks = [8, 12]",
-        limit="\n".join(limit) or '# limit = "8h"        # what the whole study may take (sabun poc plan)',
+        limit="\n".join(limits) or '# limit = "8h"        # what the whole study may take (sabun poc plan)',
         margin=Thresholds().margin if margin is None else margin,
     )

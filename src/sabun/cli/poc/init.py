@@ -40,6 +40,9 @@ def init(
     candidate: options.Candidates = None,
     margin: options.Margin = None,
     budget: options.Within = None,
+    time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -59,10 +62,16 @@ def init(
             typer.echo("")
         return plan.study
 
+    own = {"time_limit": time_limit, "threads": threads, "isolated": False if no_isolation else None}
     study = write_template(
-        file, task=task, script=script, candidates=candidate or (), margin=options.fraction("--margin", margin),
+        file,
+        task=task,
+        script=script,
+        candidates=candidate or (),
+        margin=options.fraction("--margin", margin),
+        options={key: value for key, value in own.items() if value is not None},
         plan=planned if budget else None,
-    )  # fmt: skip
+    )
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:

@@ -53,6 +53,8 @@ def run(
     no_tuning: options.NoTuning = False,
     epochs: options.Epochs = None,
     time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     pruning: Annotated[
         str | None,
         option(
@@ -125,6 +127,8 @@ def run(
             budget=budget,
             margin=options.fraction("--margin", margin),
             time_limit=time_limit,
+            threads=threads,
+            isolated=False if no_isolation else None,
         )
         directory = out if out is not None else default_directory(study)
         planned_s = 0.0
