@@ -67,7 +67,7 @@ def test_check_fits_on_a_screen_and_says_what_it_saw_and_what_it_did_not(
     assert run(["poc", "check", "--script", command, "--candidate", "adamw", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
-    assert all(len(line) <= 80 for line in lines[:-1])
+    assert all(len(line) <= 80 for line in lines)
     text = " ".join(line.strip() for line in lines)
     assert "Observed: 4 epochs of the script, to its end; 24 gradients" in text
     found = [line.split() for line in lines if line.startswith("    ")][:6]
