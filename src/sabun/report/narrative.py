@@ -108,6 +108,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "margin": ("k1_unclear", "k1_below_margin", "k3_unclear"),
         "seeds": ("k1_unclear_seeds", "k3_unclear_seeds", "k1_too_few_seeds", "k2_too_few_seeds", "k3_too_few_seeds"),
         "again": ("k2_suspect",),
+        "tries": ("k1_no_error_left",),
     }
 )  # fmt: skip
 

@@ -72,7 +72,7 @@ def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: dateti
     seeds = len({run.seed for run in runs if run.arm == arm} & {run.seed for run in runs if run.arm == baseline})
     verdict, finished = "undecided", seeds >= study.budget.seeds
     if seeds:
-        assessment = assess(study, evidence.runs, evidence.tuning)
+        assessment = assess(study, evidence.runs, evidence.tuning, evidence.earlier)
         verdict = next(found.decision for found in assessment.verdicts if found.arm == arm)
         # A sequential study ends at the first planned look at which every candidate is decided.
         finished = finished or decided(assessment)

@@ -33,6 +33,7 @@ class StudyRecords:
         self.study = specification.study
         self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
+        self.earlier = specification.earlier
         self.results: dict[str, RunResult] = {}
         """Completed runs by id (finished, diverged or failed), in the order in which they ended."""
         self.trials: dict[str, int] = {}

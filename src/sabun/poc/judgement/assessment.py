@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
+__all__ = [
+    "ArmSummary", "Assessment", "Comparison", "Decision", "EarlierStudy", "Mark", "Outcome", "Reason", "Tuning", "Verdict",
+]  # fmt: skip
 
 Decision = Literal["go", "no-go", "undecided"]
 """The decision on a candidate, or on a study."""
@@ -61,6 +63,10 @@ class Comparison:
     problem: str | None = None
 
 
+REMARKS: Final = ("k1_tries",)
+"""Codes of reasons that a verdict adds to those of its groups: they decide nothing and limit what was shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """The outcome of one group of KPIs and why. ``code`` names a sentence, ``values`` fill its placeholders."""
@@ -78,6 +84,8 @@ class Reason:
         not look like one that lies below it.
         """
         high, limit = self.values.get("high"), self.values.get("limit")
+        if self.code in REMARKS:
+            return "open"
         if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
             return "open"
         return self.outcome
@@ -85,7 +93,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate, with one reason per group in the order K1, K2, K3."""
+    """The decision on one candidate: one reason per group in the order K1, K2, K3, then remarks (:data:`REMARKS`)."""
 
     arm: str
     decision: Decision
@@ -112,6 +120,19 @@ class Tuning:
     gradient_evaluations: int
     seconds: float
     at_edge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierStudy:
+    """A study of the same arms on the same task that was frozen before this one, in the same place.
+
+    ``place`` is the name of its directory, ``verdicts`` are the decisions that it had logged by then, by candidate.
+    """
+
+    place: str
+    hash: str
+    seeds: int
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

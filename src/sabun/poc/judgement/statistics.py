@@ -40,6 +40,7 @@ __all__ = [
     "detectable",
     "detectable_spread",
     "discordant_p",
+    "error_of_study",
     "holm",
     "holm_levels",
     "interval",
@@ -114,6 +115,15 @@ def needed_pairs(alpha: float) -> int:
     while cut(n, alpha) < 1 and n < GROUP_BITS:
         n += 1
     return n
+
+
+def error_of_study(alpha: float, earlier: int) -> float:
+    """The two-sided error of a study that follows ``earlier`` ones of the same arms and task: alpha·2^−earlier.
+
+    One study gives a false go with probability alpha/2 where the test is exact, because the other half of alpha is
+    that of "worse". The probability that any of a series of studies does is at most alpha/2·(1 + ½ + ¼ + …) = alpha.
+    """
+    return alpha * 2.0**-earlier
 
 
 def interval(typical: Floats, n: int, alpha: Floats | float) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sabun.poc.judgement.assessment import Comparison, Decision, Outcome, Reason, Verdict
 from sabun.poc.judgement.kpis import deciding, stand_ins
-from sabun.poc.judgement.statistics import discordant_p, holm, needed_pairs
+from sabun.poc.judgement.statistics import GROUP_BITS, attained, discordant_p, error_of_study, holm, needed_pairs
 from sabun.poc.spec import Thresholds
 
 __all__ = ["REASONS", "Divergence", "LookState", "judge"]
@@ -54,6 +54,10 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed
         "k1_not_positive": ("n",),  # the baseline's losses are not positive: no relative difference is defined
         "k1_no_data": (),  # no pair of finished runs
+        # A line of its own, whatever is decided: the study is number `tries` of these arms and task in one place, `goes`
+        # of the `earlier` ones had said go; `error` is what is left of `total` for this one.
+        "k1_tries": ("tries", "earlier", "goes", "error", "total"),
+        "k1_no_error_left": ("tries", "error"),  # unclear: after so many studies no result of the test is significant
         # K2, standard deviation of the final loss over seeds, and diverged runs. pass: not significantly worse.
         "k2_not_worse": (*_INTERVAL, *_POWER),  # weak with few seeds: only a ratio of `detectable` would be found
         "k2_worse": _INTERVAL,
@@ -86,7 +90,8 @@ class LookState:
 
     It has n of ``planned`` pairs; ``look`` is the number of pairs at the current or next look, ``alpha`` the error that
     may be spent there. ``complete``: the comparison is at a look, and has a result for every pair. ``final``: it is the
-    last one. ``failed``: number of runs of either arm, repetitions included, that raised an error.
+    last one. ``failed``: number of runs of either arm, repetitions included, that raised an error. ``earlier``: number
+    of studies of the same arms and task before this one, of which ``earlier_goes`` had said go.
     """
 
     n: int
@@ -96,6 +101,8 @@ class LookState:
     complete: bool
     final: bool
     failed: int = 0
+    earlier: int = 0
+    earlier_goes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,18 @@ def judge(
             decision = "no-go" if state.complete else "undecided"
         elif outcomes == {"pass"}:
             decision = "go"
-        verdicts.append(Verdict(name, decision, reasons))
+        verdicts.append(Verdict(name, decision, (*reasons, *_tries(state, thresholds))))
     return tuple(verdicts)
+
+
+def _tries(state: LookState, limits: Thresholds) -> list[Reason]:
+    """The line about earlier studies of the same arms and task; empty without any."""
+    if not state.earlier:
+        return []
+    total = 1 - limits.level
+    numbers = {"tries": state.earlier + 1, "earlier": state.earlier, "goes": state.earlier_goes}
+    error = error_of_study(total, state.earlier)
+    return [_reason("K1", "k1_tries", "pass", **numbers, error=error, total=total)]
 
 
 def _reason(kpi: str, code: str, outcome: Outcome, **values: float | int | str | None) -> Reason:
@@ -182,6 +199,9 @@ def _k1(
         return _reason("K1", "k1_diverged_more", "fail", p=more, **_diverged(lost))
     if row.problem in ("diverged", "no_data"):
         return _reason("K1", "k1_diverged", "unclear", **_diverged(lost))
+    error = min(1 - row.level, state.alpha)
+    if state.earlier and attained(GROUP_BITS, error) == 0:
+        return _reason("K1", "k1_no_error_left", "unclear", tries=state.earlier + 1, error=error)
     if row.problem == "too_few_seeds":
         return _reason("K1", "k1_too_few_seeds", "unclear", **_few(row, state))
     if row.problem is not None or row.low is None or row.high is None or row.threshold is None:
