@@ -14,7 +14,7 @@ from scipy import stats
 
 from sabun.errors import StudyError
 from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
-from sabun.poc.judgement.assessment import Assessment, Comparison, Reason, Tuning
+from sabun.poc.judgement.assessment import Assessment, Comparison, EarlierStudy, Reason, Tuning
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
 from sabun.poc.records import RunResult
@@ -504,7 +504,11 @@ def _gallery() -> list[Assessment]:
     ratio = [b * 1.1 * (1.02 if i % 2 else 1 / 1.02) for i, b in enumerate(exact[0])]
     starved = {"base": Tuning("base", {"lr": 0.1}, 0.1, (), 0, 0.0, at_edge=("lr",))}
     edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
-    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge]
+    before = [EarlierStudy(f"s{i}", "", 10, {"c0": "go"}) for i in range(8)]
+    repeated = assess(study(1), runs_of([base, good]), {}, before)
+    tail = [math.expm1(i / 12) for i in range(16)]
+    skewed = assess(study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [8 + 0.4 * x for x in tail[::-1]]]), {})
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

@@ -103,6 +103,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
             "k3_no_data", "k3_no_variation",
         ),
+        "skewed": ("k1_skewed",),
         "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
         "search": ("k1_baseline_at_edge",),
         "margin": ("k1_unclear", "k1_below_margin", "k3_unclear"),

@@ -1,6 +1,6 @@
 """Studies beside a study that compare the same arms on the same task, found when it begins.
 
-Whoever repeats a study with other seeds until one says go is wrong more often than one study is. A study therefore
+To repeat a study with other seeds until one says go is to be wrong more often than with one study. A study therefore
 looks, once, at the other directories in its own parent directory, and freezes what it found in its ``study.json``. The
 verdict divides its error accordingly (:func:`sabun.poc.judgement.statistics.error_of_study`). Nothing is written to the
 other directories.

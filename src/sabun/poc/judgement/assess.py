@@ -24,6 +24,7 @@ from sabun.poc.judgement.statistics import (
     Look,
     Paired,
     SignedRank,
+    asymmetry,
     attained,
     detectable,
     detectable_spread,
@@ -259,6 +260,8 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
     null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
     typical = sample.typical()
     row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
+    if kpi.decides and kpi.group == "K1":
+        row = replace(row, asymmetry=float(asymmetry(b, c)))
     return _Draft(row, sample, null, typical)
 
 

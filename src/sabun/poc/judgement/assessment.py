@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 __all__ = [
-    "ArmSummary", "Assessment", "Comparison", "Decision", "EarlierStudy", "Mark", "Outcome", "Reason", "Tuning", "Verdict",
+    "REMARKS", "ArmSummary", "Assessment", "Comparison", "Decision", "EarlierStudy", "Mark", "Outcome", "Reason",
+    "Tuning", "Verdict",
 ]  # fmt: skip
 
 Decision = Literal["go", "no-go", "undecided"]
@@ -38,6 +39,7 @@ class Comparison:
             threshold (a relative difference, or a factor above 1).
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
+        asymmetry: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`.
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
             not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
@@ -60,10 +62,11 @@ class Comparison:
     power: float | None = None
     detectable: float | None = None
     seeds_to_decide: int | None = None
+    asymmetry: float | None = None
     problem: str | None = None
 
 
-REMARKS: Final = ("k1_tries",)
+REMARKS: Final = ("k1_tries", "k1_mean", "k2_tail")
 """Codes of reasons that a verdict adds to those of its groups: they decide nothing and limit what was shown."""
 
 

@@ -36,19 +36,24 @@ __all__ = [
     "Look",
     "Paired",
     "SignedRank",
+    "allowed_asymmetry",
+    "asymmetry",
     "attained",
     "detectable",
     "detectable_spread",
     "discordant_p",
     "error_of_study",
+    "far_out",
     "holm",
     "holm_levels",
     "interval",
+    "mean_error",
     "needed_pairs",
     "p_value",
     "power",
     "seeds_to_decide",
     "sequential_plan",
+    "tail_bound",
     "typical_values",
 ]
 
@@ -259,6 +264,68 @@ def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: i
         middle = (low + high) // 2
         low, high = (low, middle) if power(shift, sd, middle, alpha) >= TARGET_POWER else (middle, high)
     return high
+
+
+def _l_skewness(x: Floats) -> Floats:
+    """L-skewness along the last axis (Hosking 1990, JRSS B 52:105), between −1 and 1; 0 without variation."""
+    n = x.shape[-1]
+    if n < 3:
+        return np.zeros(x.shape[:-1])
+    x, j = np.sort(x, axis=-1), np.arange(n)
+    x = x - x.mean(axis=-1, keepdims=True)
+    second = 2 * (x @ (j / (n - 1.0))) / n
+    third = 6 * (x @ (j * (j - 1) / ((n - 1.0) * (n - 2)))) / n - 3 * second
+    return np.asarray(np.divide(third, second, out=np.zeros_like(third), where=second > 0))
+
+
+def asymmetry(baseline: Floats, candidate: Floats) -> Floats:
+    """How far the losses of shape (..., n) are from what the sign-flip test expects, in the direction of a false go.
+
+    A paired difference is skewed if the losses are and one arm spreads more. With a tail of high differences, few seeds
+    miss it, and the test says "better" too often. The value is tanh(3 ln q)·(τ_b + τ_c)/2, with q the ratio of mean
+    absolute deviations from the median, candidate to baseline, and τ the L-skewness of an arm. It is positive where the
+    arm that spreads more has its long tail on the side that harms: the candidate's above, or the baseline's below.
+    Diagnostics of the differences themselves see nothing, because the runs that would show the tail are those missed.
+    """
+    u, w = (np.abs(x - np.median(x, axis=-1, keepdims=True)).sum(axis=-1) for x in (baseline, candidate))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        direction = np.tanh(3 * (np.log(w) - np.log(u)))
+    value = direction * (_l_skewness(baseline) + _l_skewness(candidate)) / 2
+    return np.asarray(np.nan_to_num(value, nan=0.0))
+
+
+def allowed_asymmetry(n: int) -> float:
+    """The :func:`asymmetry` of n pairs beyond which "better" is no reason for a go: max(0.85/√n, √n/40).
+
+    The first term is two standard errors of the value for symmetric losses; it was chosen so that the power is at most
+    3 points lower in any symmetric case (``python benchmarks/calibration_grid.py``). From 34 pairs on the second term
+    is larger: the error that skewness causes falls as 1/√n.
+    """
+    return max(0.85 / math.sqrt(n), math.sqrt(n) / 40)
+
+
+def far_out(values: Floats) -> int:
+    """The number of values beyond the upper quartile by more than three interquartile ranges (Tukey's outer fence)."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return int(np.count_nonzero(values > high + 3 * (high - low)))
+
+
+def tail_bound(far: int, n: int, level: float = 0.95) -> float:
+    """The largest share of runs that may be far out where ``far`` of n were: Clopper & Pearson's upper limit.
+
+    1 − (1 − level)^(1/n) for none: 31% with 8 runs, 17% with 16.
+    """
+    return 1.0 if far >= n else float(scipy.stats.beta.ppf(level, far + 1, n - far))
+
+
+MEAN_ERROR: Final = {6: 0.10, 8: 0.12, 10: 0.12, 12: 0.11, 16: 0.09}
+"""Number of seeds → the largest rate of false goes, upper end of its interval, where the mean losses are equal and no
+failure is rare (``python benchmarks/calibration_grid.py``). From 24 seeds on it is at most 5%."""
+
+
+def mean_error(n: int) -> float:
+    """The entry of MEAN_ERROR for n seeds, that of the next smaller number where there is none; 0 from 24 seeds on."""
+    return 0.0 if n >= 24 else MEAN_ERROR[max((seeds for seeds in MEAN_ERROR if seeds <= n), default=6)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,18 @@ import numpy as np
 
 from sabun.poc.judgement.assessment import Comparison, Decision, Outcome, Reason, Verdict
 from sabun.poc.judgement.kpis import deciding, stand_ins
-from sabun.poc.judgement.statistics import GROUP_BITS, attained, discordant_p, error_of_study, holm, needed_pairs
+from sabun.poc.judgement.statistics import (
+    GROUP_BITS,
+    allowed_asymmetry,
+    attained,
+    discordant_p,
+    error_of_study,
+    far_out,
+    holm,
+    mean_error,
+    needed_pairs,
+    tail_bound,
+)
 from sabun.poc.spec import Thresholds
 
 __all__ = ["REASONS", "Divergence", "LookState", "judge"]
@@ -38,6 +49,8 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_worse": _INTERVAL,
         "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, by any feasible number of seeds
         "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in total would decide
+        # unclear: better, but the arm that spreads more is skewed, so that the test finds "better" too often
+        "k1_skewed": (*_INTERVAL, "asymmetry", "allowed"),
         "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, but not worse
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
         "k1_incomplete": _FEW,  # n of the `needed` planned pairs are available; judging now would exceed the error rate
@@ -54,9 +67,11 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k1_no_variation": ("n", "effect"),  # the difference is the same for every seed
         "k1_not_positive": ("n",),  # the baseline's losses are not positive: no relative difference is defined
         "k1_no_data": (),  # no pair of finished runs
-        # A line of its own, whatever is decided: the study is number `tries` of these arms and task in one place, `goes`
-        # of the `earlier` ones had said go; `error` is what is left of `total` for this one.
+        # A remark: the study is number `tries` of these arms and task in one place, `goes` of the `earlier` ones had
+        # said go, and `error` is what is left of `total` for this one.
         "k1_tries": ("tries", "earlier", "goes", "error", "total"),
+        # A remark on a go: with equal mean losses, up to `rate` of the studies of n seeds say go, measured.
+        "k1_mean": ("n", "rate"),
         "k1_no_error_left": ("tries", "error"),  # unclear: after so many studies no result of the test is significant
         # K2, standard deviation of the final loss over seeds, and diverged runs. pass: not significantly worse.
         "k2_not_worse": (*_INTERVAL, *_POWER),  # weak with few seeds: only a ratio of `detectable` would be found
@@ -67,6 +82,8 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k2_diverged_more": (*_DIVERGED, "p"),  # fail: significantly more
         "k2_no_variation": ("n",),  # an arm's final loss is the same for every seed: no spread to compare
         "k2_no_data": (),
+        # A remark on a go: `far` of n runs lie far from the others, so that up to `share` of all runs may, with 95%.
+        "k2_tail": ("n", "far", "share"),
         # K3, training seconds per epoch. pass: within the limit, or the target reached sooner; fail: beyond the limit.
         "k3_within": _INTERVAL,
         "k3_time_to_target": (
@@ -125,7 +142,8 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Decide on each candidate.
 
-    ``go``: K1 passes (the interval is better than the margin), K2 passes (not significantly worse, not more diverged
+    ``go``: K1 passes (the interval is better than the margin, and the losses are not skewed in a way that makes the
+    test find that too often), K2 passes (not significantly worse, not more diverged
     runs), K3 passes (the interval is within the limit, or the target is reached sooner), and the baseline's tuning
     bracketed an optimum. ``no-go``: a group fails. ``undecided``: everything else, and always between planned looks and
     where a run of the comparison failed.
@@ -152,7 +170,10 @@ def judge(
             decision = "no-go" if state.complete else "undecided"
         elif outcomes == {"pass"}:
             decision = "go"
-        verdicts.append(Verdict(name, decision, (*reasons, *_tries(state, thresholds))))
+        remarks = _tries(state, thresholds)
+        if decision == "go":
+            remarks += _limits(rows[deciding("K1").id])
+        verdicts.append(Verdict(name, decision, (*reasons, *remarks)))
     return tuple(verdicts)
 
 
@@ -164,6 +185,13 @@ def _tries(state: LookState, limits: Thresholds) -> list[Reason]:
     numbers = {"tries": state.earlier + 1, "earlier": state.earlier, "goes": state.earlier_goes}
     error = error_of_study(total, state.earlier)
     return [_reason("K1", "k1_tries", "pass", **numbers, error=error, total=total)]
+
+
+def _limits(row: Comparison) -> list[Reason]:
+    """What a go does not show: that the mean is lower whatever the distribution, and that failures are not rare."""
+    rate, far = mean_error(row.n), far_out(np.array(row.candidate))
+    tail = _reason("K2", "k2_tail", "pass", n=row.n, far=far, share=tail_bound(far, row.n))
+    return [*([_reason("K1", "k1_mean", "pass", n=row.n, rate=rate)] if rate > 0 else []), tail]
 
 
 def _reason(kpi: str, code: str, outcome: Outcome, **values: float | int | str | None) -> Reason:
@@ -209,6 +237,9 @@ def _k1(
     if row.high < row.threshold and edge is not None:
         name, value = edge
         return _reason("K1", "k1_baseline_at_edge", "unclear", hyperparameter=name, value=value, **_numbers(row))
+    if row.high < row.threshold and row.asymmetry is not None and row.asymmetry > allowed_asymmetry(row.n):
+        numbers = {"asymmetry": row.asymmetry, "allowed": allowed_asymmetry(row.n)}
+        return _reason("K1", "k1_skewed", "unclear", **(_numbers(row) | numbers))
     if row.high < row.threshold:
         return _reason("K1", "k1_better", "pass", **_numbers(row))
     if row.low > 0 and lost.baseline_only > 0:
