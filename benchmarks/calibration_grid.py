@@ -33,11 +33,11 @@ from scipy import stats
 from sabun.poc.judgement.calibrate import clopper_pearson
 from sabun.poc.judgement.statistics import (
     _subsets,
-    allowed_asymmetry,
     asymmetry,
     cut,
     sequential_plan,
     tail_bound,
+    too_asymmetric,
 )
 
 Floats = NDArray[np.float64]
@@ -148,7 +148,7 @@ def go(b: Floats, c: Floats, alpha: float = ALPHA) -> Rule:
     before = np.zeros(len(b), dtype=bool)
     before[kept] = True
     after = np.zeros(len(b), dtype=bool)
-    after[kept] = asymmetry(b[kept], c[kept]) <= allowed_asymmetry(n)
+    after[kept] = ~too_asymmetric(b[kept], c[kept])
     return Rule(before, after)
 
 

@@ -60,7 +60,7 @@ def codes(found: Assessment, index: int = 0) -> list[str]:
 def test_go() -> None:
     found = judge(data([0.9]), clock([1.02]))
     assert found.verdicts[0].decision == "go"
-    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within"]
+    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within", "k1_mean", "k2_tail"]
     assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3"]
     assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 3
     row = only(found, "final_loss")
@@ -506,8 +506,11 @@ def _gallery() -> list[Assessment]:
     edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
     before = [EarlierStudy(f"s{i}", "", 10, {"c0": "go"}) for i in range(8)]
     repeated = assess(study(1), runs_of([base, good]), {}, before)
-    tail = [math.expm1(i / 12) for i in range(16)]
-    skewed = assess(study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [8 + 0.4 * x for x in tail[::-1]]]), {})
+    tail = [math.expm1(i / 6) for i in range(16)]
+    seconds = clock([1.0], n=16)
+    skewed = assess(
+        study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.4 + 0.2 * x for x in tail]], seconds), {}
+    )
     return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed]
 
 

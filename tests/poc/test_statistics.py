@@ -311,6 +311,18 @@ def test_asymmetry_depends_on_neither_unit_nor_origin(
     assert float(moved) == pytest.approx(float(s.asymmetry(b, c)), abs=1e-6)
 
 
+def test_a_difference_that_no_missing_tail_explains_is_not_withheld() -> None:
+    tail = np.expm1(np.arange(16) / 6)
+    b, c = 10 + 0.1 * tail, 9.4 + 0.2 * tail
+    assert float(s.asymmetry(b, c)) > s.allowed_asymmetry(16)
+    assert bool(s.too_asymmetric(b, c))
+    assert not bool(s.too_asymmetric(b, c - 1))  # the mean difference is four standard deviations of the pairs
+    assert not bool(s.too_asymmetric(c, b + 3))
+    assert s.too_asymmetric(np.stack([b, b]), np.stack([c, c - 1])).tolist() == [True, False]
+    assert [round(s.allowed_asymmetry(n), 3) for n in (6, 16, 34, 100)] == [0.347, 0.212, 0.146, 0.25]
+    assert [s.mean_error(n) for n in (31, 32, 200)] == [s.MEAN_ERROR[24], 0.0, 0.0]
+
+
 def test_the_tail_bound_is_clopper_and_pearsons_upper_limit() -> None:
     for far, n in ((0, 6), (0, 8), (0, 16), (1, 16), (3, 32)):
         oracle = stats.binomtest(far, n, alternative="less").proportion_ci(0.95, method="exact").high

@@ -36,6 +36,7 @@ from sabun.poc.judgement.statistics import (
     power,
     seeds_to_decide,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.judgement.verdict import Divergence, LookState, judge
 from sabun.poc.records import RunResult
@@ -261,7 +262,7 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
     typical = sample.typical()
     row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
     if kpi.decides and kpi.group == "K1":
-        row = replace(row, asymmetry=float(asymmetry(b, c)))
+        row = replace(row, asymmetry=float(asymmetry(b, c)), skewed=bool(too_asymmetric(b, c, row.threshold or 0.0)))
     return _Draft(row, sample, null, typical)
 
 

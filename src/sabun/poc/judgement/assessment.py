@@ -39,7 +39,8 @@ class Comparison:
             threshold (a relative difference, or a factor above 1).
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
-        asymmetry: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`.
+        asymmetry, skewed: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`, and whether it
+            withholds a go (:func:`~sabun.poc.judgement.statistics.too_asymmetric`).
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
             not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
@@ -63,6 +64,7 @@ class Comparison:
     detectable: float | None = None
     seeds_to_decide: int | None = None
     asymmetry: float | None = None
+    skewed: bool = False
     problem: str | None = None
 
 

@@ -23,13 +23,12 @@ from sabun.poc.judgement.statistics import (
     Floats,
     Look,
     Paired,
-    allowed_asymmetry,
-    asymmetry,
     holm_levels,
     interval,
     p_value,
     power,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.spec import Thresholds
 
@@ -141,7 +140,7 @@ def judge_arrays(records: StudyArrays, thresholds: Thresholds, alpha: float) -> 
     _, low3, high3 = analyse(Paired.of(seconds, records.epoch_s[:, 1:], "ratio"), limit)
     suspect = (spread.to_effect(spread.centre()) > widest) & (p2 <= (1 - thresholds.level) * (1 + 1e-12))
     better, worse = high < -margin, low > 0
-    even = asymmetry(base, own) <= allowed_asymmetry(n)
+    even = ~too_asymmetric(base, own, -margin)
     go = better & even & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
     no_go = worse | (np.isfinite(high2) & (low2 > widest)) | (np.isfinite(high3) & (low3 > limit))
     return ArrayVerdicts(go & ~no_go, no_go, better, low, high)

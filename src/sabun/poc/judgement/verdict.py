@@ -237,7 +237,7 @@ def _k1(
     if row.high < row.threshold and edge is not None:
         name, value = edge
         return _reason("K1", "k1_baseline_at_edge", "unclear", hyperparameter=name, value=value, **_numbers(row))
-    if row.high < row.threshold and row.asymmetry is not None and row.asymmetry > allowed_asymmetry(row.n):
+    if row.high < row.threshold and row.skewed and row.asymmetry is not None:
         numbers = {"asymmetry": row.asymmetry, "allowed": allowed_asymmetry(row.n)}
         return _reason("K1", "k1_skewed", "unclear", **(_numbers(row) | numbers))
     if row.high < row.threshold:
