@@ -61,7 +61,7 @@ def test_go() -> None:
     found = judge(data([0.9]), clock([1.02]))
     assert found.verdicts[0].decision == "go"
     assert codes(found) == ["k1_better", "k2_not_worse", "k3_within", "k1_mean", "k2_tail"]
-    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3"]
+    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3", "K1", "K2"]
     assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 3
     row = only(found, "final_loss")
     assert row.effect == pytest.approx(np.mean(row.candidate) / np.mean(row.baseline) - 1)
