@@ -52,6 +52,6 @@ def test_the_grid_judges_as_the_verdict_does(n: int) -> None:
     loss = 10 + 0.1 * np.stack([b, c - 1.0], axis=1)
     records = sim.StudyArrays(loss, np.ones_like(loss) * np.linspace(1, 1.01, n))
     rule = grid.go(loss[:, 0], loss[:, 1])
-    verdicts = cal.judge_arrays(records, Thresholds(), 0.05)
+    verdicts = cal.judge_arrays(records, Thresholds(margin=0.0), 0.05)
     assert 20 < np.count_nonzero(rule.after) < np.count_nonzero(rule.before)
     np.testing.assert_array_equal(rule.after, verdicts.go[:, 0])

@@ -150,8 +150,8 @@ def test_five_tries_say_go_as_seldom_as_is_promised_for_one() -> None:
     go_shared, go_alone = np.zeros(series, bool), np.zeros(series, bool)
     for k in range(5):
         drawn = sim.simulate(rng, sim.SCENARIOS["normal"], studies=series, seeds=10)
-        go_alone |= cal.judge_arrays(drawn, Thresholds(), 0.05).go[:, 0]
-        go_shared |= cal.judge_arrays(drawn, Thresholds(), s.error_of_study(0.05, k)).go[:, 0]
+        go_alone |= cal.judge_arrays(drawn, Thresholds(margin=0.0), 0.05).go[:, 0]
+        go_shared |= cal.judge_arrays(drawn, Thresholds(margin=0.0), s.error_of_study(0.05, k)).go[:, 0]
     assert cal.clopper_pearson(int(go_alone.sum()), series)[0] > 0.05, "the repetitions are worth correcting for"
     assert cal.clopper_pearson(int(go_shared.sum()), series)[1] <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / series)
     assert go_shared.mean() <= 0.05

@@ -10,15 +10,26 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 __all__ = [
-    "REMARKS", "ArmSummary", "Assessment", "Comparison", "Decision", "EarlierStudy", "Mark", "Outcome", "Reason",
-    "Tuning", "Verdict",
-]  # fmt: skip
+    "REMARKS",
+    "ArmSummary",
+    "Assessment",
+    "Cap",
+    "Comparison",
+    "Decision",
+    "EarlierStudy",
+    "Mark",
+    "Outcome",
+    "Reason",
+    "Tuning",
+    "Verdict",
+]
 
-Decision = Literal["go", "no-go", "undecided"]
-"""The decision on a candidate, or on a study."""
-Outcome = Literal["pass", "fail", "unclear"]
+Decision = Literal["go", "promising", "undecided", "small", "no-go"]
+"""The decision on a candidate, or on a study. ``promising``: every KPI passes, but the evidence does not support a go
+(see :class:`Cap`). ``small``: the improvement is real, and smaller than the margin."""
+Outcome = Literal["pass", "small", "fail", "unclear"]
 """Outcome of one group of KPIs."""
-Mark = Literal["pass", "fail", "unclear", "open"]
+Mark = Literal["pass", "small", "fail", "unclear", "open"]
 """An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
 
 
@@ -97,12 +108,28 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What the evidence does not support, whatever the KPIs say: no decision is better than ``decision``.
+
+    ``code`` names a sentence, ``values`` fill its placeholders.
+    """
+
+    code: str
+    decision: Decision
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate: one reason per group in the order K1, K2, K3, then remarks (:data:`REMARKS`)."""
+    """The decision on one candidate, and why.
+
+    The reasons are one per group in the order K1, K2, K3, then remarks (:data:`REMARKS`); ``caps`` limit the decision.
+    """
 
     arm: str
     decision: Decision
     reasons: tuple[Reason, ...]
+    caps: tuple[Cap, ...] = ()
 
     def reason(self, group: str) -> Reason:
         """The reason of the group K1, K2 or K3."""
