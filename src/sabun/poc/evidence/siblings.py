@@ -12,6 +12,7 @@ same moment cannot be known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sabun.audit import AuditLog
@@ -51,7 +52,7 @@ def _verdicts(place: Path) -> dict[str, str]:
     log = place / AUDIT
     try:
         events = AuditLog(log, actor="").load()[1] if log.is_file() and not log.is_symlink() else []
-        said = next(event.data["verdicts"] for event in reversed(events) if event.event == VERDICT)
-        return {str(arm): str(decision) for arm, decision in dict(said).items()}  # type: ignore[call-overload]
-    except (OSError, SabunError, StopIteration, KeyError, TypeError, ValueError):
+        said = next((event.data.get("verdicts") for event in reversed(events) if event.event == VERDICT), None)
+        return {str(arm): str(decision) for arm, decision in said.items()} if isinstance(said, Mapping) else {}
+    except (OSError, SabunError):
         return {}
