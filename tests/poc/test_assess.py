@@ -532,7 +532,7 @@ def _gallery() -> list[Assessment]:
     tail = [math.expm1(i / 6) for i in range(16)]
     seconds = clock([1.0], n=16)
     skewed = assess(
-        study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.4 + 0.2 * x for x in tail]], seconds), {}
+        study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.2 + 0.2 * x for x in tail]], seconds), {}
     )
     return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed]
 
