@@ -350,7 +350,7 @@ def test_a_tuning_run_at_a_fraction_predicts_a_whole_one() -> None:
         pace.observe(*timed_run(arm, 0, "tune", 6.0, 4.0))
     for spent, fits in ((963.0, True), (965.0, False)):
         clock.now = spent
-        assert pace.may_pair(3, repeats_left=False) == fits
+        assert pace.may_pair(7, repeats_left=False) == fits
 
 
 def test_the_working_time_is_that_of_the_sessions() -> None:

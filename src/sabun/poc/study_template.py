@@ -101,10 +101,9 @@ def write_template(
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
-    if options and script is None:
-        raise StudyError(
-            f"{', '.join(options)}: these options are those of a script.", fix="Give --script, or leave them out."
-        )
+    for key in options or () if script is None else ():
+        name = {"isolated": "--no-isolation"}.get(key, f"--{key.replace('_', '-')}")
+        raise StudyError(f"{name} applies to scripts only.", fix="Leave it out.")
     if plan is not None and file.exists():
         raise _exists(file)
     what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
