@@ -216,7 +216,7 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
 
     study = limited("62s")
     evidence = run(study, tmp_path, executor=Timed(clock, seconds), clock=clock)
-    assert clock.now <= 62.0 * GRACE
+    assert clock.now <= 62.0 * GRACE < 62.0 * 1.1
     if slower < 3:
         assert clock.now >= 0.85 * 60
     assert (evidence.effective.budget.trials, evidence.effective.budget.seeds) == (trials, seeds)
@@ -231,9 +231,9 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
     reduced = [event for event in evidence.events if event.event == "plan.reduced"]
     assert bool(reduced) == (slower > 1)
     judged = assess(evidence.effective, evidence.runs, evidence.tuning)
-    (reason,) = (reason for reason in judged.verdicts[0].reasons if reason.kpi == "K1")
-    assert ("too_few" in reason.code) == (seeds < 6)
-    assert "incomplete" not in reason.code
+    codes = " ".join(reason.code for reason in judged.verdicts[0].reasons if reason.kpi == "K1")
+    assert ("too_few" in codes) == (seeds < 6)
+    assert "incomplete" not in codes
     if seeds >= 6:  # the whole error is spent on the pairs that there are
         (row,) = (row for row in judged.comparisons if row.kpi == "final_loss")
         assert row.level == pytest.approx(0.95)

@@ -33,7 +33,7 @@ __all__ = [
 
 LOSS_OF_POWER: Final = 0.02
 """The power that a default interim look may cost, for the effect that the study without it finds with 80%."""
-PLANNED_SHARE: Final = 0.97
+PLANNED_SHARE: Final = 0.92
 """Share of a limit of time that is planned; the rest is for what runs take more than the timed ones."""
 MOST_SEEDS: Final = 200
 """With more seeds no look is chosen: it would take long to compare them all."""

@@ -33,8 +33,8 @@ from sabun.poc.tasks.script_command import TIMING_EPOCHS, ScriptCommand
 
 __all__ = ["Pace"]
 
-GRACE = 1.1
-"""Multiple of the limit within which a study ends."""
+GRACE = 1.06
+"""Multiple of the limit within which a study ends; the report and the start of processes take time, too."""
 FEWEST_TRIALS = 3
 
 

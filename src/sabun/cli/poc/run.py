@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +97,7 @@ def run(
     Every arm is tuned with the same number of trials, then all are compared on the same seeds, in alternating order.
     You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
     """
+    begin = time.monotonic()
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
     from sabun.messages.languages import language
@@ -133,7 +135,8 @@ def run(
         directory = out if out is not None else default_directory(study)
         planned_s = 0.0
         if limit is not None:
-            study, planned_s = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
+            study, new = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
+            planned_s = time.monotonic() - begin if new else 0.0
         resolved = resolve(study)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
             evidence = studies.run(
@@ -151,8 +154,8 @@ def _within(
     lang: Language,
     *,
     quiet: bool,
-) -> tuple[Study, float]:
-    """Return the study within ``limit``, and the seconds that its planning took; the one that has begun, if any."""
+) -> tuple[Study, bool]:
+    """Return the study within ``limit``: the one that has begun in ``directory``, or a new one, and which it is."""
     from sabun.cli.poc.plan import lines, made
     from sabun.poc.evidence.specification import FrozenSpecification, exists
     from sabun.poc.limit import Limit
@@ -163,10 +166,10 @@ def _within(
         asked = {name: value for name, value in given.items() if value is not None} | {"limit": text}
         same = all(getattr(held.budget, name) == value for name, value in asked.items())
         if same and study.model_copy(update={"budget": held.budget}) == held:
-            return held, 0.0
+            return held, False
     plan = made(study, limit, given, jobs=jobs, quiet=quiet)
     if not quiet:
         for line in lines(plan, lang):
             typer.echo(line, err=True)
         typer.echo("", err=True)
-    return plan.study, plan.planning_s
+    return plan.study, True
