@@ -169,7 +169,7 @@ def failing(rng: np.random.Generator, c: Floats, share: float) -> Floats:
 
 
 def contrived(rng: np.random.Generator, shape: tuple[int, ...], share: float) -> Floats:
-    """Differences with mean 0 and a positive median: half are practically 0, a ``share`` is worse, the others better."""
+    """Differences with mean 0 and a positive median: half are practically 0, a ``share`` worse, the others better."""
     u, tie = rng.random(shape), 0.01
     worse = (0.49 - share - 0.51 * tie) / share
     return np.where(u < 0.51, tie, np.where(u < 1 - share, -1.0, worse))

@@ -46,7 +46,7 @@ def test_rare_failures_do_not_break_the_claim(share: float, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [8, 12, 16, 24, 32])
-def test_the_claim_is_exceeded_only_by_failures_that_are_rarer_than_the_stated_bound(n: int) -> None:
+def test_the_claim_is_exceeded_by_failures_about_as_rare_as_the_stated_bound_or_rarer(n: int) -> None:
     """Better neither on average nor in the median: half of the differences are ties, and failures hide the average."""
     rng = np.random.default_rng(n)
 
@@ -55,7 +55,7 @@ def test_the_claim_is_exceeded_only_by_failures_that_are_rarer_than_the_stated_b
         return float(grid.go(b, b + grid.contrived(rng, b.shape, share)).after.mean())
 
     # Four standard errors of a rate of 5% in 2,000 are 0.019.
-    assert rate(s.tail_bound(0, n)) <= 0.05 + 0.019
+    assert rate(1.5 * s.tail_bound(0, n)) <= 0.05 + 0.019
     if 12 <= n <= 24:
         assert rate(s.tail_bound(0, n) / 3) > 0.1, "the named rest"
 
