@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from sabun.cli import console, options
-from sabun.text_safety import visible
 
 if TYPE_CHECKING:
     from sabun.poc.check import CheckResult
@@ -95,7 +94,7 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
     from sabun.poc import check as checks
 
     def announce(run: Run) -> None:
-        console.stderr().print(f"checking {visible(run.arm)}, seed {run.seed}")
+        console.stderr().print(f"checking {run.arm}, seed {run.seed}")
 
     checked = checks.check(study, on_run=None if quiet or as_json else announce)
     if as_json:
@@ -103,20 +102,22 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
     else:
         for finding in checked.findings:
             problem, fix = PROBLEMS[finding.code]
-            typer.echo(f"{visible(finding.arm)} {problem}: {visible(finding.detail)}")
+            console.echo(f"{finding.arm} {problem}: {finding.detail}")
             if fix:
-                typer.echo(f"  {fix}")
+                console.echo(f"  {fix}")
         if checked.rates and not quiet:
             _print_rates(checked)
         if not checked.findings and not quiet:
-            typer.echo("No problem found: every arm trains, all start from the same state, and results are repeatable.")
-            typer.echo(_duration(checked, study))
+            console.echo(
+                "No problem found: every arm trains, all start from the same state, and results are repeatable."
+            )
+            console.echo(_duration(checked, study))
     if checked.findings:
         raise typer.Exit(1)
 
 
 def _print_rates(checked: CheckResult) -> None:
-    typer.echo("Learning rates in the first epoch, at each arm's default:")
+    console.echo("Learning rates in the first epoch, at each arm's default:")
     for arm, groups in checked.rates.items():
         for group in groups:
             if group.first is None or group.last is None or group.largest is None:
@@ -124,9 +125,9 @@ def _print_rates(checked: CheckResult) -> None:
             else:
                 stepped = f"stepped {group.first:.3g} to {group.last:.3g}, at most {group.largest:.3g}"
             asked = "" if group.asked is None else f"asked {group.asked:.3g}, "
-            name = "" if group.name is None else f" ({visible(group.name)})"
+            name = "" if group.name is None else f" ({group.name})"
             count = f"{group.parameters} parameters, {group.steps} steps"
-            typer.echo(f"  {visible(arm)}, group {group.group}{name}: {asked}{stepped} ({count})")
+            console.echo(f"  {arm}, group {group.group}{name}: {asked}{stepped} ({count})")
 
 
 def _duration(checked: CheckResult, study: Study) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.options import argument, flag
 
@@ -41,8 +39,8 @@ def init(
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:
-        typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        console.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:
-            typer.echo(SCRIPT_LINES, nl=False)
+            console.echo(SCRIPT_LINES, end="")
     if check:
         check_study(study, as_json=as_json, quiet=False)
