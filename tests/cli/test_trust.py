@@ -222,7 +222,7 @@ def test_each_row_of_the_table(received: tuple[Path, Path], tmp_path: Path) -> N
     naming = [
         f"rollout status --plan {rollout}",
         "poc check received_code:Task --candidate torch.optim:Adam",
-        f"poc run {command}",
+        f"poc run --script {sys.executable}§{script} {options}",
     ]
     _, found = observed(path, naming)
     assert ["import", "plan_code"] in found[naming[0]]

@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from sabun import __version__
-from sabun.cli import EXTRA, bench, console, explain, poc, rollout, schemes
+from sabun.cli import EXTRA, bench, console, doctor, explain, poc, rollout, schemes
+from sabun.cli.options import Json
 from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, TrainingError
 
 __all__ = ["build", "run"]
@@ -51,7 +52,8 @@ def build() -> typer.Typer:
 
 **Exit codes**
 
-0 success, or go · 10 no-go, 11 undecided (with `--gate`) · 2 bad input · 1 failure · 130 interrupted
+0 success, or go · with `--gate`: 10 no-go, 11 undecided, 12 real but small, 13 promising · 2 bad input · 1 failure ·
+130 interrupted
 """,
     )
 
@@ -66,6 +68,11 @@ def build() -> typer.Typer:
     app.command("schemes", epilog=schemes.EPILOG)(schemes.schemes)
     app.command("explain", epilog=explain.EPILOG)(explain.explain)
     app.command("bench", epilog=bench.EPILOG)(bench.bench)
+
+    @app.command("doctor", epilog=doctor.EPILOG, help=doctor.doctor.__doc__)
+    def examine(as_json: Json = False) -> None:
+        doctor.doctor(as_json)
+
     app.add_typer(poc.build(), name="poc")
     app.add_typer(rollout.build(), name="rollout")
     return app
