@@ -216,9 +216,7 @@ def test_each_row_of_the_table(received: tuple[Path, Path], tmp_path: Path) -> N
     # The others do what the table says, and the observer sees it.
     script = tmp_path / "script.py"
     script.write_text(f"open({str(executed)!r}, 'w')\n")
-    command = (
-        f"--script {sys.executable}§{script} --candidate torch.optim:Adam --seeds 1 --no-tuning --out {path / 'x'}"
-    )
+    options = f"--candidate torch.optim:Adam --seeds 1 --no-tuning --out {path / 'x'}"
     naming = [
         f"rollout status --plan {rollout}",
         "poc check received_code:Task --candidate torch.optim:Adam",

@@ -23,7 +23,7 @@ from rich.console import Console
 from sabun.errors import SabunWarning
 from sabun.text_safety import visible
 
-__all__ = ["echo", "prepared", "print_json", "stderr", "stdout"]
+__all__ = ["ask", "echo", "prepared", "print_json", "stderr", "stdout"]
 
 WIDTH = 120
 """Columns of a file or pipe, which keep names and paths on one line, so that they can be searched for."""
@@ -59,6 +59,13 @@ def stderr() -> Console:
 def echo(text: str, *, end: str = "\n", err: bool = False) -> None:
     """Print ``text`` as it is, without breaking its lines; with ``err`` to standard error."""
     print(visible(text), end=end, file=sys.stderr if err else sys.stdout)
+
+
+def ask(question: str) -> str:
+    """Ask on standard error and return the line that was typed, without surrounding blanks."""
+    echo(f"{question} ", end="", err=True)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
 
 
 def print_json(value: object, *, indent: int | None = None) -> None:

@@ -39,7 +39,7 @@ def init(
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
     if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
-        margin = typer.prompt("Smallest improvement of the loss worth adopting", default="1%", err=True)
+        margin = console.ask("Smallest improvement of the loss worth adopting [1%]:") or "1%"
     study = write_template(file, task=task, script=script, margin=options.fraction("--margin", margin))
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})

@@ -100,8 +100,7 @@ def _confirm(study: Study, directory: Path, *, yes: bool) -> None:
         return
     cause = f"you have not run the study in {directory} before, and resuming it executes {', '.join(code)}."
     if sys.stdin.isatty():
-        console.echo(f"{cause[0].upper()}{cause[1:]} Continue? [y/N] ", end="", err=True)
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        answer = console.ask(f"{cause[0].upper()}{cause[1:]} Continue? [y/N]")
+        if answer.lower() in ("y", "yes"):
             return
     raise StudyError(cause, fix="Read study.json and that code. If you trust them, repeat the command with --yes.")
