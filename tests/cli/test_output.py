@@ -67,7 +67,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "explain": [["nesterov", "--lr", "0.1"], ["nesterov", "--lang", "ja"], [HOSTILE]],
     "bench": [["momentum", "--shapes", "mixed", "--limit", "1000", "--rounds", "1"], [HOSTILE]],
     "poc run": [["study.toml", "--out", "finished"], ["study.toml", "--out", "finished", "--json"]],
-    "poc resume": [["finished", "--yes", "--lang", "ja"], ["finished", "--yes", "--retry-failed"]],
+    "poc resume": [["finished", "--yes", "--lang", "ja"], ["other", "--yes", "--retry-failed"]],
     "poc status": [["finished"], ["finished", "--json"], [HOSTILE]],
     "poc report": [["finished"], ["finished", "--lang", "ja"], ["finished", "--json"]],
     "poc verify": [["finished"], ["finished", "--json"], ["changed"]],
