@@ -149,9 +149,7 @@ import json, os, sys
 
 inside, state, codes = os.path.abspath(sys.argv[1]), [], {}
 def watch(event, arguments):
-    if event == "import" and arguments[0].partition(".")[0] in ("received_code", "plan_code"):
-        state.append(["import", arguments[0]])
-    elif event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"):
+    if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"):
         state.append(["process", os.path.basename(os.fsdecode(arguments[0]))])
     elif event.startswith("socket.") and event in ("socket.connect", "socket.getaddrinfo"):
         state.append(["network", event])
@@ -172,6 +170,7 @@ found = {}
 for words in json.loads(sys.argv[2]):
     state.clear()
     codes[" ".join(words)] = app.run(words)
+    state += [["import", name] for name in ("received_code", "plan_code") if sys.modules.pop(name, None)]
     found[" ".join(words)] = [list(item) for item in state]
 print("\\n" + json.dumps([codes, found]))
 """
