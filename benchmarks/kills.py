@@ -131,7 +131,8 @@ def disturb(study: Study, undisturbed: list[dict[str, Any]], folder: Path, kills
             shutil.rmtree(path)
             equal += 1
             path, held = folder / str(done), 0
-    return f"jobs {jobs}: {done} kills, {at_work} of them after new runs, {equal} studies, all equal to the undisturbed one"
+    found = f"jobs {jobs}: {done} kills, {at_work} of them after new runs, {equal} studies"
+    return f"{found}, all equal to the undisturbed one"
 
 
 def main() -> None:
