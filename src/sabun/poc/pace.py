@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
-from sabun.poc.judgement.statistics import needed_pairs
+from sabun.poc.judgement.statistics import error_of_study, needed_pairs
 from sabun.poc.limit import Limit
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedStudy
@@ -54,8 +54,8 @@ class _Took:
 class Pace:
     """The working time of a study with a limit of time, and of its runs.
 
-    ``spent_s`` passed in earlier sessions and in planning, ``slots`` runs take place at a time, ``timed`` whether
-    timing runs follow. ``clock`` returns seconds.
+    ``spent_s`` passed in earlier sessions and in planning, ``slots`` runs take place at a time. ``earlier`` is
+    the number of studies of the same arms and task before it. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Pace:
         *,
         spent_s: float = 0.0,
         slots: int = 1,
+        earlier: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limit = Limit.parse(resolved.study.budget.limit).seconds if resolved.study.budget.limit else None
@@ -71,8 +72,8 @@ class Pace:
         self.slots = slots
         self._budget = resolved.study.budget
         self._arms = list(resolved.arms)
-        level = resolved.study.thresholds.level
-        self._least_pairs = min(self._budget.seeds, needed_pairs((1 - level) / len(resolved.study.candidates)))
+        error = error_of_study(1 - resolved.study.thresholds.level, earlier)
+        self._least_pairs = min(self._budget.seeds, needed_pairs(error / len(resolved.study.candidates)))
         script = isinstance(resolved.task, ScriptCommand)
         self._timing_epochs = TIMING_EPOCHS if script else 1
         by_data = isinstance(resolved.task, ScriptCommand) and resolved.task.takes_fraction

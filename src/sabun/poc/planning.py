@@ -19,7 +19,7 @@ from sabun.errors import StudyError
 from sabun.poc.allocation import ASSUMED_SD, Design, Durations, allocate, chance
 from sabun.poc.executors.in_process import one_thread
 from sabun.poc.judgement.simulation import StudyArrays
-from sabun.poc.judgement.statistics import TARGET_POWER, Paired
+from sabun.poc.judgement.statistics import TARGET_POWER, Paired, error_of_study
 from sabun.poc.limit import Limit
 from sabun.poc.records import Phase, RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
@@ -46,12 +46,14 @@ class Timing:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A study with its limit and its design. ``sd`` is the standard deviation of the relative difference of a pair,
-    ``assumed`` unless runs have shown it. ``planning_s`` is what planning took. ``timing`` is None where no run was
+    ``assumed`` unless runs have shown it. ``planning_s`` is what planning took, ``level`` the
+    confidence level that earlier studies of the same arms and task have left. ``timing`` is None where no run was
     timed."""
 
     study: Study
     sd: float
     assumed: bool
+    level: float
     timing: Timing | None = None
     planning_s: float = 0.0
 
@@ -75,7 +77,7 @@ class Plan:
         """The chance that K1 shows a true improvement by ``effect`` to be above the margin."""
         limits = self.study.thresholds
         sd = self.sd * (1 - effect)
-        return chance(effect, sd, self.design, limits.level, len(self.study.arms), limits.margin)
+        return chance(effect, sd, self.design, self.level, len(self.study.arms), limits.margin)
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
@@ -103,17 +105,20 @@ def plan(
     fixed: Mapping[str, int] | None = None,
     slots: int = 1,
     sd: float | None = None,
+    earlier: int = 0,
     on_run: Callable[[Run], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Plan ``study`` within ``limit``; without one the plan is that of the study as it is.
 
     ``fixed`` holds ``trials`` or ``seeds`` that are not to be planned, ``sd`` the standard deviation of the relative
-    difference of a pair where it is known. With a limit of runs a script that has its own number of epochs is not
-    timed. Raises StudyError where the limit can decide nothing, or a timed run fails.
+    difference of a pair where it is known, ``earlier`` the number of studies of the same arms and task before it. With
+    a limit of runs a script that has its own number of epochs is not timed. Raises StudyError where the limit can
+    decide nothing, or a timed run fails.
     """
     begin = clock()
     resolved = resolve(study)
+    level = 1 - error_of_study(1 - study.thresholds.level, earlier)
     needed = limit is not None and limit.seconds is not None
     timing = None
     if needed or not isinstance(resolved.task, ScriptCommand) or resolved.task.takes_epochs:
@@ -123,14 +128,14 @@ def plan(
         design = allocate(
             limit,
             arms=len(study.arms),
-            level=study.thresholds.level,
+            level=level,
             durations=timing.durations if timing else None,
             spent_s=spent,
             fixed=fixed,
         )
         fields = study.model_dump(mode="json")
         study = Study.build({**fields, "budget": {**fields["budget"], **design.budget, "limit": limit.text}})
-    return Plan(study, ASSUMED_SD if sd is None else sd, sd is None, timing, spent)
+    return Plan(study, ASSUMED_SD if sd is None else sd, sd is None, level, timing, spent)
 
 
 def time_runs(

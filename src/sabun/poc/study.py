@@ -38,6 +38,7 @@ from sabun.poc.schedule import RunSchedule, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
+from sabun.poc.trust import remember
 
 __all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
 
@@ -149,6 +150,7 @@ def run(
         not_batched = validate(resolved)
         here, *others = chosen.begin(resolved, logs)
         with StudyWriter.start(out, text, here, spaces=resolved.spaces, allow_mixed=allow_mixed) as store:
+            remember(text, store.trail.events[0])
             for environment in others:
                 store.admit(environment)
             notify = _audited(store, listener)
@@ -159,7 +161,7 @@ def run(
             if planned_s:
                 store.trail.planned(text.budget.limit, planned_s)
             spent_s = worked_s(store.trail.events) if text.budget.limit else 0.0
-            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, clock=clock)
+            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, earlier=len(store.records.earlier), clock=clock)
             pace.learn(store.records.results.values())
             schedule = RunSchedule(resolved, store.records, notify, not_batched, pace)
             stored = tuple(store.records.runs())

@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.options import BUDGET, flag, option
 
@@ -63,13 +61,21 @@ def plan(
 
     shown_in = language(lang)
     with uncollected():
-        from sabun.poc.study_options import study_from_options
+        from sabun.poc.study_options import default_directory, study_from_options
     given = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}
     study = study_from_options(
         source, task=task, script=script, baseline=baseline, candidates=candidate or (), budget=given,
         margin=options.fraction("--margin", margin), time_limit=time_limit,
     )  # fmt: skip
-    planned = made(study, budget, given, jobs=jobs or 1, spread_of=spread_of, quiet=quiet or as_json)
+    planned = made(
+        study,
+        budget,
+        given,
+        jobs=jobs or 1,
+        spread_of=spread_of,
+        directory=default_directory(study),
+        quiet=quiet or as_json,
+    )
     if as_json:
         console.print_json(
             {
@@ -83,7 +89,7 @@ def plan(
         )
         return
     for line in lines(planned, shown_in):
-        typer.echo(line)
+        console.echo(line)
 
 
 def made(
@@ -93,10 +99,15 @@ def made(
     *,
     jobs: int = 1,
     spread_of: Path | None = None,
+    directory: Path | None = None,
     quiet: bool = False,
 ) -> Plan:
-    """Return the plan of ``study`` within ``budget``, with the seeds and trials that are ``given``."""
+    """Return the plan of ``study`` within ``budget``, with the seeds and trials that are ``given``.
+
+    Studies of the same arms and task beside ``directory`` share its error.
+    """
     from sabun.poc import planning
+    from sabun.poc.evidence.siblings import earlier_studies
     from sabun.poc.judgement.simulation import study_arrays
     from sabun.poc.limit import Limit
     from sabun.text_safety import visible
@@ -112,8 +123,11 @@ def made(
     def announce(run: Run) -> None:
         console.stderr().print(f"timing a run of {visible(run.arm)}")
 
+    earlier = len(earlier_studies(directory, study)) if directory is not None else 0
     fixed = {key: value for key in ("seeds", "trials") if (value := given.get(key)) is not None}
-    return planning.plan(study, limit, fixed=fixed, slots=jobs, sd=sd, on_run=None if quiet else announce)
+    return planning.plan(
+        study, limit, fixed=fixed, slots=jobs, sd=sd, earlier=earlier, on_run=None if quiet else announce
+    )
 
 
 def lines(plan: Plan, lang: Language, *, now: datetime | None = None) -> list[str]:

@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import BUDGET, OUTPUT, flag, option
 
 if TYPE_CHECKING:
@@ -167,9 +165,9 @@ def _within(
         same = all(getattr(held.budget, name) == value for name, value in asked.items())
         if same and study.model_copy(update={"budget": held.budget}) == held:
             return held, False
-    plan = made(study, limit, given, jobs=jobs, quiet=quiet)
+    plan = made(study, limit, given, jobs=jobs, directory=directory, quiet=quiet)
     if not quiet:
         for line in lines(plan, lang):
-            typer.echo(line, err=True)
-        typer.echo("", err=True)
+            console.echo(line, err=True)
+        console.echo("", err=True)
     return plan.study, True
