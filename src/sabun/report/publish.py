@@ -26,7 +26,7 @@ from sabun.report.money import Prices
 
 __all__ = ["EXIT_CODES", "Published", "judge", "publish", "save"]
 
-EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11}
+EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11, "small": 12, "promising": 13}
 """The exit code for each decision, for pipelines."""
 
 Describe = Callable[[Study, Mapping[str, Tuning]], Mapping[str, Mapping[str, object] | None]]
@@ -50,7 +50,7 @@ def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None =
     """Return the report on ``evidence``; nothing is written."""
     return build(
         evidence,
-        assess(evidence.study, evidence.runs, evidence.tuning),
+        assess(evidence.effective, evidence.runs, evidence.tuning, evidence.earlier),
         descriptions=describe(evidence.study, evidence.tuning),
         prices=money,
     )

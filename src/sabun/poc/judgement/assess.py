@@ -18,22 +18,24 @@ from typing import Final
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, EarlierStudy, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,
     SignedRank,
+    asymmetry,
     attained,
     detectable,
     detectable_spread,
-    holm,
+    error_of_study,
     holm_levels,
     interval,
     p_value,
     power,
     seeds_to_decide,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.judgement.verdict import Divergence, LookState, judge
 from sabun.poc.records import RunResult
@@ -53,24 +55,35 @@ _HUGE: Final = 1e100
 """A larger number counts as infinite. Its square still fits into a float."""
 
 
-def plan(study: Study) -> tuple[Look, ...]:
-    """The planned looks of a study: one, or several with error spending (``budget.looks``)."""
-    return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
+def plan(study: Study, earlier: int = 0) -> tuple[Look, ...]:
+    """The planned looks of a study: one, or several with error spending (``budget.looks``).
+
+    ``earlier``: number of studies of the same arms and task before it.
+    """
+    error = error_of_study(1 - study.thresholds.level, earlier)
+    return sequential_plan(study.budget.seeds, study.budget.looks, 1 - error)
 
 
 def decided(assessment: Assessment) -> bool:
-    """Whether a sequential study may stop: every candidate has a go or a no-go."""
+    """Whether a sequential study may stop: every candidate has a decision."""
     return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
 
 
-def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
-    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``."""
+def assess(
+    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy] = ()
+) -> Assessment:
+    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``.
+
+    ``earlier`` are the studies of the same arms and task before it, each of which halves the error of this one.
+    """
     # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
-        return _assess(study, runs, tuning)
+        return _assess(study, runs, tuning, earlier)
 
 
-def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
+def _assess(
+    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy]
+) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
     for run in runs:
         if run.phase == "evaluate" and run.arm in by_arm:
@@ -80,7 +93,8 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     names = [arm.name for arm in study.candidates]
     repeats = Counter(run.arm for run in runs if run.phase == "repeat" and run.status == "failed")
     progress = {
-        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
+        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name], earlier)
+        for name in names
     }
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     exact = {arm: _bit_exact(arm, own, runs) for arm, own in by_arm.items()}
@@ -111,7 +125,7 @@ def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookState:
+def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int, earlier: Sequence[EarlierStudy]) -> LookState:
     """Number of pairs, and the error that may be spent at this look.
 
     A look is at a number of seeds, whether or not their runs failed: otherwise failures would choose the look.
@@ -119,12 +133,15 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookS
     pairs = [(run.status, base[seed].status) for seed, run in own.items() if seed in base]
     failed = sum(status == "failed" for pair in pairs for status in pair) + failed_repeats
     n, tried = sum("failed" not in pair for pair in pairs), len(pairs)
-    looks = plan(study)
+    looks = plan(study, len(earlier))
+    goes = sum("go" in before.verdicts.values() for before in earlier)
     look = next((look for look in looks if look.seeds >= tried), looks[-1])
     if failed or tried < look.seeds:
-        error = 1 - study.thresholds.level
-        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
-    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
+        error = error_of_study(1 - study.thresholds.level, len(earlier))
+        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed,
+                         earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1],
+                     earlier=len(earlier), earlier_goes=goes)  # fmt: skip
 
 
 def _ends(own: Runs) -> list[int]:
@@ -170,6 +187,8 @@ class _Draft:
     sample: Paired | SignedRank | None = None
     null: float = 0.0
     typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+    ordering: float | None = None
+    """The larger of the p-values of the threshold and of "equal", where the verdict claims something about both."""
 
 
 def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
@@ -242,15 +261,26 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
         return _Draft(replace(row, problem="identical" if np.array_equal(b, c) else "no_variation"))
     null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
     typical = sample.typical()
-    row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
-    return _Draft(row, sample, null, typical)
+    p = float(p_value(typical, null))
+    equal = float(p_value(typical, sample.from_effect(0.0))) if kpi.scale == "relative" else p
+    row = replace(row, method="sign-flip", p_value=p)
+    if kpi.decides and kpi.group == "K1":
+        row = replace(row, asymmetry=float(asymmetry(b, c)), skewed=bool(too_asymmetric(b, c, row.threshold or 0.0)))
+    return _Draft(row, sample, null, typical, max(p, equal))
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
-    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test."""
-    p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
+    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test.
+
+    K1 makes claims about two values, the threshold and "equal". A candidate passes its share of the error on only where
+    both are rejected: Holm's order and levels are those of the larger p-value. At most one of the two is true, so the
+    probability of any false claim is at most alpha, by Holm's argument. A candidate whose interval is beyond the margin
+    is beyond "equal" too; for a go the larger p-value is that of the threshold.
+    """
+    p = [1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts]
+    order = np.array([q if draft.ordering is None else draft.ordering for draft, q in zip(drafts, p, strict=True)])
     rows = []
-    for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
+    for draft, adjusted, error in zip(drafts, _adjusted(p, order), holm_levels(order, alpha).tolist(), strict=True):
         row = draft.row
         if row.p_value is not None:
             row = replace(row, p_adjusted=adjusted, level=1 - error)
@@ -263,6 +293,20 @@ def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison
             row = _interval(kpi, row, draft.sample, draft.typical, error)
         rows.append(row)
     return rows
+
+
+def _adjusted(p: Sequence[float], order: np.ndarray) -> list[float]:
+    """The least error at which each hypothesis is rejected, where Holm's order and levels are those of ``order`` ≥ p.
+
+    It is Holm's adjusted p-value for ``order`` = p.
+    """
+    k, reached, levels = len(p), 0.0, []
+    adjusted = [1.0] * k
+    for step, j in enumerate(np.argsort(order, kind="stable").tolist()):
+        levels.append((reached, k - step))
+        adjusted[j] = min(1.0, *(max(before, p[j] * share) for before, share in levels))
+        reached = max(reached, float(order[j]) * (k - step))
+    return adjusted
 
 
 def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
@@ -302,8 +346,10 @@ def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) ->
         return None
     if row.scale == "ratio":
         shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
+    elif row.threshold < row.effect < 0:
+        # A small improvement has to exclude both the margin and "equal".
+        shift = min(-row.effect, row.effect - row.threshold)
     elif row.threshold < row.effect:
-        # Nothing is decided between "better by the margin" and "equal"; beyond "equal" it would be a no-go.
         shift = row.effect
     else:
         shift = abs(row.effect - row.threshold)
