@@ -84,7 +84,7 @@ def _check_layout(optimizer: torch.optim.Optimizer, groups: list[Any], state: ob
         len(group["params"])
         if isinstance(group, Mapping)
         and isinstance(group.get("params"), list)
-        and all(isinstance(index, int) for index in group["params"])
+        and all(isinstance(index, int | str) for index in group["params"])
         else -1
         for group in groups
     ]
