@@ -16,7 +16,7 @@ from sabun.poc.executors.executor import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.records import Phase
 from sabun.poc.resolved import ResolvedStudy
-from sabun.poc.spec import Run
+from sabun.poc.spec import Run, Scalar
 from sabun.poc.tuning import Tuner
 
 __all__ = ["RunSchedule", "evaluation_order", "failed_and_dependent"]
@@ -74,7 +74,7 @@ class RunSchedule:
         self.seeds = study.budget.seeds
         """Number of seeds of the comparison; smaller than the budget's once an interim look has decided."""
         self._looks: dict[int, bool] = {}
-        self._best: dict[str, dict[str, float]] = {}
+        self._best: dict[str, dict[str, Scalar]] = {}
         self._runs: dict[tuple[str, int, Phase], Run] = {}
 
     @property

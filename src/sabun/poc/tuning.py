@@ -176,6 +176,6 @@ class Tuner:
             self._runs = []
         return []
 
-    def best(self) -> dict[str, float]:
-        """Return the best hyperparameters of the trials so far."""
-        return best(self.arm.space, self.seen)
+    def best(self) -> dict[str, Scalar]:
+        """Return the best hyperparameters of the trials so far; the arm's first values without trials."""
+        return {**best(self.arm.space, self.seen)} if self.seen else dict(self.arm.first)

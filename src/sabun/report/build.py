@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sabun import __version__
 from sabun.errors import OptionError
+from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.judgement.verdict import RANK
 from sabun.poc.records import RunResult
@@ -138,7 +139,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
-        best=dict(tuning.best) if tuning else {},
+        best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
         lr_trials=tuple(sorted(trials)),
         tuning_s=tuning.seconds if tuning else 0.0,
@@ -147,6 +148,15 @@ def _arm(
         interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
         curvature=curvature,
     )
+
+
+def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:
+    """The settings of an arm that was not tuned: its hyperparameters, or the rate at which its script stepped."""
+    run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
+    if run is None or run.hyperparameters or not run.rates:
+        return {} if run is None else dict(run.hyperparameters)
+    asked = run.rates[0].asked
+    return {} if asked is None else {"lr": asked}
 
 
 def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:

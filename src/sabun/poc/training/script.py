@@ -63,6 +63,7 @@ class ScriptTrainer:
     def __init__(self, resolved: ResolvedStudy, logs: Path | None = None, *, short: int | None = None) -> None:
         if not isinstance(resolved.task, ScriptCommand):
             raise TrainingError("this task is not a script.", fix="Use Trainer.")
+        self.resolved = resolved
         self.study = resolved.study
         self.command = resolved.task
         self.logs = logs
@@ -127,6 +128,7 @@ class ScriptTrainer:
             "hyperparameters": dict(run.hyperparameters),
             "seed": seeds_of(self.study, run).init,
             "stop_after": self._stop_after(run),
+            "equivalent_step": self.resolved.arms[run.arm].at_equivalent_step,
             "run_dir": str(work),
         }
         path = directory / "run.json"
