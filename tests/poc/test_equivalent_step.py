@@ -62,7 +62,7 @@ def test_of_the_same_family_the_time_step_is_the_same(
     ("reference", "candidate", "lr"),
     [
         (ADAMW(parameters(), lr=1e-3), "lion", 1e-3 * NOISE),  # a sign has size 1
-        (ADAMW(parameters(), lr=1e-3), "muon", 1e-3 * NOISE / 0.2 * 0.92),  # Newton–Schulz stays 8% below 0.2
+        (ADAMW(parameters(), lr=1e-3), "muon(iteration='polar-express', steps=8)", 1e-3 * NOISE / 0.2),
         (SGD(parameters(), lr=0.1, momentum=0.9), "adamw", 0.02),  # γ·h·NOISE against NOISE
         (SGD(parameters(), lr=0.1), "lion", 0.1 * 0.02),
         (ADAMW(parameters(), lr=1e-3), "euler", 1e-3 * NOISE / 0.02),
@@ -133,7 +133,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     held = contextlib.ExitStack()
 
     def train(optimizer: str, build: Build) -> tuple[list[Any], Any]:
-        file = held.enter_context((tmp_path / "run.json").open("w"))
+        number = len(list(tmp_path.iterdir()))
+        (tmp_path / str(number)).mkdir()
+        file = held.enter_context((tmp_path / str(number) / "run.json").open("w"))
         fcntl.flock(file, fcntl.LOCK_EX)
         arm = Arm(name="x", optimizer=optimizer).model_dump(mode="json")
         untuned = optimizer != "script"
@@ -207,7 +209,8 @@ def test_the_rate_of_another_family_follows_from_the_first_gradients(
 def test_a_study_without_tuning_is_promising_at_most_and_says_so(tmp_path: Path) -> None:
     baseline = "torch.optim:SGD(lr=0.03, momentum=0.9)"
     study = default_study(
-        baseline=baseline, candidates=("heavy-ball(0.9)", "euler", "lion", "adamw(lr=0.02)"), trials=0, seeds=8, epochs=2
+        baseline=baseline, candidates=("heavy-ball(0.9)", "euler", "lion", "adamw(lr=0.02)"),
+        trials=0, seeds=8, epochs=2,
     )  # fmt: skip
     resolved = resolve(study)
     first = {name: dict(arm.first) for name, arm in resolved.arms.items()}
@@ -225,17 +228,24 @@ def test_a_study_without_tuning_is_promising_at_most_and_says_so(tmp_path: Path)
     }
     assert losses["heavy-ball(0.9)"] == losses[study.baseline.name]
     mean = {arm: sum(own.values()) / 8 for arm, own in losses.items()}
-    assert mean["euler"] == pytest.approx(mean[study.baseline.name], rel=0.5), "it lost by 100% at its own default"
+    assert mean["euler"] < 1.5 * mean[study.baseline.name], "at its own default it lost by 100%"
 
 
 def test_in_a_script_study_the_scripts_own_method_has_the_scripts_curve(tmp_path: Path) -> None:
     script = Path(__file__).with_name("scripts") / "plain.py"
     study = default_study(
-        task=f"script:{sys.executable} {script} --epochs {{epochs}}", baseline="script", candidates=("sgd", "adamw"),
-        trials=0, seeds=1, epochs=2,
+        task=f"script:{sys.executable} {script} --epochs {{epochs}}", baseline="script",
+        candidates=("heavy-ball(0.9)", "adamw"), trials=0, seeds=1, epochs=2,
     )  # fmt: skip
     evidence = studies.run(study, tmp_path)
-    by_arm = {run.arm: run for run in evidence.runs if run.phase == "evaluate"}
-    assert {run.status for run in by_arm.values()} == {"finished"}, [run.failure for run in by_arm.values()]
-    assert {**by_arm["adamw"].hyperparameters} == {}
-    print({arm: (run.weights_sha256, run.rates) for arm, run in by_arm.items()})
+    own, same, other = (
+        next(run for run in evidence.runs if run.arm == arm) for arm in ("script", "heavy-ball(0.9)", "adamw")
+    )
+    assert own.weights_sha256 == same.weights_sha256 != other.weights_sha256
+    assert [epoch.val_loss for epoch in own.epochs] == [epoch.val_loss for epoch in same.epochs]
+    assert other.hyperparameters == {}
+    assert [group.asked for group in own.rates] == [0.02, 0.01]
+    first, second = (group.asked for group in other.rates)
+    assert first is not None
+    assert second == pytest.approx(first / 2)
+    assert 1e-4 < first < 1, "the size of the first gradients is between those"

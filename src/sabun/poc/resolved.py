@@ -37,8 +37,8 @@ class ResolvedArm:
     space: Mapping[str, LogUniform]
     schedule: Schedule
     first: Mapping[str, float]
-    """The values of its first trial, and those without tuning: the centre of the space, for the baseline the values that
-    it has today, for a candidate that is not tuned the equivalent step."""
+    """The values of its first trial, and those without tuning: the centre of the space, for the baseline the values
+    that it has today, for a candidate that is not tuned the equivalent step."""
     at_equivalent_step: bool = False
     """Whether the run itself finds the equivalent step, from the optimizer that the user's script makes."""
 

@@ -35,7 +35,7 @@ def render(report: Report, lang: Language = "en") -> str:
         row = [f"**{escape(candidate.arm)}**", t(f"word.{candidate.verdict.decision}")]
         row += [f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}" for group in GROUPS]
         lines.append("| " + " | ".join(row) + " |")
-    facts = t("ui.facts", seeds=report.pairs, epochs=report.limits.epochs, trials=report.limits.trials)
+    facts = sentence(report.facts)
     lines += [
         "",
         joined(
@@ -59,7 +59,7 @@ def render(report: Report, lang: Language = "en") -> str:
     lines += ["", "</details>", "", f"<details><summary>{t('ui.phrases')}</summary>", ""]
     lines += [f"- {sentence(note)}" for note in report.phrases]
     lines += ["", "</details>", ""]
-    lines.append(f"{report.generator} · `{report.audit.study_hash}`")
+    lines.append(report.generator if report.logged else f"{report.generator} · `{report.audit.study_hash}`")
     if report.audit.log_head:
         lines += ["", f"{t('ui.log_head')}: `{report.audit.log_head}`"]
     return "\n".join(lines) + "\n"

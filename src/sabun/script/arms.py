@@ -85,9 +85,15 @@ class Recipe:
         *,
         constant_lr: bool = False,
         package: str | None = None,
+        given: Mapping[str, OptionValue] | None = None,
+        accepts: tuple[str, ...] | None = (),
     ) -> None:
         self.arm = arm
         self._make = make
+        self.given = dict(given or {})
+        """The options in the arm's notation and specification, its learning rate included."""
+        self.accepts = accepts
+        """The names of the options that the optimizer takes; None: any."""
         self.package = package
         """The top-level package of an optimizer class; None for sabun's own optimizers."""
         self.step = step
@@ -137,6 +143,7 @@ def recipe(spec: ArmText) -> Recipe:
             fix="Keep one of the two.",
         )
     options = {**maker.given, **spec.options}
+    given = dict(options)
     step = _fixed_step(spec, options)
     added = {key: value for key, value in spec.options.items() if key != "lr"}
     for key in (*added, *spec.space):
@@ -153,11 +160,13 @@ def recipe(spec: ArmText) -> Recipe:
         )
 
     def make(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:
-        given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
-        return maker.make(members, {**added, **given})
+        chosen = {key: value for key, value in values.items() if key != "lr" or takes_lr}
+        return maker.make(members, {**added, **chosen})
 
     package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
-    return Recipe(spec, make, step or _step(maker, options), constant_lr=_has_constant_lr(maker), package=package)
+    centre = step or _step(maker, options)
+    constant = _has_constant_lr(maker)
+    return Recipe(spec, make, centre, constant_lr=constant, package=package, given=given, accepts=maker.accepts)
 
 
 def _only_in_a_script(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:

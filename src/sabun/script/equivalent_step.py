@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError
-from sabun.optim import notation
 from sabun.optim.conversion import options_of
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.preconditioners import Identity
@@ -58,7 +57,7 @@ class Start:
 
 def gives_lr(recipe: Recipe) -> bool:
     """Return whether the arm names its own learning rate or its own search space."""
-    return "lr" in _given(recipe) or bool(recipe.arm.space)
+    return "lr" in recipe.given or bool(recipe.arm.space)
 
 
 def start(
@@ -88,10 +87,6 @@ def start(
     return Start(recipe.step if found is None else _rounded(found))
 
 
-def _given(recipe: Recipe) -> dict[str, Any]:
-    return {**notation.resolve(recipe.arm.optimizer).given, **recipe.arm.options}
-
-
 def _probe() -> Tensor:
     return torch.nn.Parameter(torch.randn(_SIDE, _SIDE, generator=torch.Generator().manual_seed(1)))
 
@@ -114,8 +109,8 @@ def _forms(optimizer: torch.optim.Optimizer, rate: float) -> list[dict[str, Any]
 def _decay(recipe: Recipe, own: Form, theirs: Iterable[Form]) -> dict[str, Any]:
     """Return the weight decay of the reference as options of a candidate that has none of its own."""
     decaying = next((each for each in theirs if each["weight_decay"]), None)
-    known = notation.resolve(recipe.arm.optimizer).accepts or ()
-    if decaying is None or own["weight_decay"] or "weight_decay" in _given(recipe) or "weight_decay" not in known:
+    known = recipe.accepts or ()
+    if decaying is None or own["weight_decay"] or "weight_decay" in recipe.given or "weight_decay" not in known:
         return {}
     options = {"weight_decay": decaying["weight_decay"], "decoupled": decaying["decoupled"]}
     if "decoupled" in known:

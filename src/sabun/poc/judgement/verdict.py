@@ -90,11 +90,11 @@ CAPS: Final[Mapping[str, tuple[Decision, tuple[str, ...]]]] = MappingProxyType(
         "logs_epochs_differ": ("undecided", ("least", "most")),
         "logs_version_differs": ("undecided", ("column",)),  # of the code or the data
         "logs_tuning_unknown": ("promising", ()),
-        "logs_runs_unequal": ("promising", ("candidate", "baseline")),  # numbers of runs
+        "logs_runs_unequal": ("promising", ("candidate", "baseline_runs")),  # numbers of runs
         "logs_seeds_missing": ("promising", ("missing",)),  # seeds that one of the two lacks
         "logs_no_cost": ("promising", ()),
         "logs_machines_differ": ("promising", ("column",)),
-        "logs_unpaired": ("go", ("candidate", "baseline")),
+        "logs_unpaired": ("go", ("candidate", "baseline_runs")),
         "logs_only_finished": ("go", ()),  # no status is logged: runs that failed may have been left out
         "logs_version_unknown": ("go", ()),
         "logs_machine_unknown": ("go", ()),
