@@ -164,7 +164,7 @@ def judge_logs(
         }
     )
     runs = tuple(run.result for name in names for run in _numbered(by_arm, name))
-    return JudgedLogs(study, runs, assess(study, runs, {}, limits), found, source)
+    return JudgedLogs(study, runs, assess(study, runs, {}, logs=limits), found, source)
 
 
 def _columns(rows: Sequence[Row], given: Mapping[str, str | None]) -> dict[str, str]:

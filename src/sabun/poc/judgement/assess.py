@@ -18,21 +18,24 @@ from typing import Final, Literal
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.assessment import ArmSummary, Assessment, Cap, Comparison, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Cap, Comparison, EarlierStudy, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,
     SignedRank,
+    asymmetry,
     attained,
     detectable,
     detectable_spread,
+    error_of_study,
     holm_levels,
     interval,
     p_value,
     power,
     seeds_to_decide,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.judgement.two_sample import TwoSample
 from sabun.poc.judgement.verdict import Divergence, LogLimits, LookState, cap, judge
@@ -53,9 +56,13 @@ _HUGE: Final = 1e100
 """A larger number counts as infinite. Its square still fits into a float."""
 
 
-def plan(study: Study) -> tuple[Look, ...]:
-    """The planned looks of a study: one, or several with error spending (``budget.looks``)."""
-    return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
+def plan(study: Study, earlier: int = 0) -> tuple[Look, ...]:
+    """The planned looks of a study: one, or several with error spending (``budget.looks``).
+
+    ``earlier``: number of studies of the same arms and task before it.
+    """
+    error = error_of_study(1 - study.thresholds.level, earlier)
+    return sequential_plan(study.budget.seeds, study.budget.looks, 1 - error)
 
 
 def decided(assessment: Assessment) -> bool:
@@ -67,22 +74,25 @@ def assess(
     study: Study,
     runs: Sequence[RunResult],
     tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy] = (),
     logs: Mapping[str, LogLimits] | None = None,
 ) -> Assessment:
     """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``.
 
+    ``earlier`` are the studies of the same arms and task before it, each of which halves the error of this one.
     ``logs``: for runs that exist already, what they support for each candidate. All of them are judged at once, paired
     by seed or as two samples.
     """
     # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
-        return _assess(study, runs, tuning, logs)
+        return _assess(study, runs, tuning, earlier, logs)
 
 
 def _assess(
     study: Study,
     runs: Sequence[RunResult],
     tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy],
     logs: Mapping[str, LogLimits] | None,
 ) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
@@ -94,7 +104,8 @@ def _assess(
     names = [arm.name for arm in study.candidates]
     repeats = Counter(run.arm for run in runs if run.phase == "repeat" and run.status == "failed")
     progress = {
-        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
+        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name], earlier)
+        for name in names
     }
     unpaired = {name for name, limits in (logs or {}).items() if not limits.paired}
     if logs is not None:
@@ -136,7 +147,7 @@ def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookState:
+def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int, earlier: Sequence[EarlierStudy]) -> LookState:
     """Number of pairs, and the error that may be spent at this look.
 
     A look is at a number of seeds, whether or not their runs failed: otherwise failures would choose the look.
@@ -144,12 +155,15 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookS
     pairs = [(run.status, base[seed].status) for seed, run in own.items() if seed in base]
     failed = sum(status == "failed" for pair in pairs for status in pair) + failed_repeats
     n, tried = sum("failed" not in pair for pair in pairs), len(pairs)
-    looks = plan(study)
+    looks = plan(study, len(earlier))
+    goes = sum("go" in before.verdicts.values() for before in earlier)
     look = next((look for look in looks if look.seeds >= tried), looks[-1])
     if failed or tried < look.seeds:
-        error = 1 - study.thresholds.level
-        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
-    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
+        error = error_of_study(1 - study.thresholds.level, len(earlier))
+        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed,
+                         earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1],
+                     earlier=len(earlier), earlier_goes=goes)  # fmt: skip
 
 
 def _all_at_once(study: Study, base: Runs, own: Runs, unpaired: bool) -> LookState:
@@ -314,7 +328,10 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
     typical = sample.typical()
     p = float(p_value(typical, null))
     equal = float(p_value(typical, sample.from_effect(0.0))) if kpi.scale == "relative" else p
-    return _Draft(replace(row, method="sign-flip", p_value=p), sample, null, typical, max(p, equal))
+    row = replace(row, method="sign-flip", p_value=p)
+    if kpi.decides and kpi.group == "K1":
+        row = replace(row, asymmetry=float(asymmetry(b, c)), skewed=bool(too_asymmetric(b, c, row.threshold or 0.0)))
+    return _Draft(row, sample, null, typical, max(p, equal))
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
