@@ -132,7 +132,7 @@ def test_a_comparison_whose_tuning_is_not_stated_is_promising_at_best() -> None:
         ),
         ({"git_commit": lambda name, n: "a" if name == "new" else "b"}, "logs_version_differs", "undecided"),
         ({"host": lambda name, n: "x" if name == "new" else "y"}, "logs_machines_differ", "promising"),
-        ({"seconds": lambda name, n: None}, "logs_no_cost", "promising"),
+        ({"seconds": None}, "logs_no_cost", "promising"),
     ],
 )
 def test_what_caps_the_verdict(more: dict[str, Any], cap: str, decision: str) -> None:

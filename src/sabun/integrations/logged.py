@@ -1,6 +1,7 @@
 """The runs that a tracker holds, as the rows of a log: for ``sabun poc judge``.
 
-A row has the values of one epoch, and the parameters and tags of its run. Trackers may be filled by
+A row has the values of one epoch, and the parameters and tags of its run; runs are in the order in which they began,
+which is that of the configurations in a report. Trackers may be filled by
 :mod:`sabun.integrations.trackers` or by anything else.
 """
 
@@ -38,7 +39,8 @@ def mlflow_rows(experiment: str, uri: str | None = None) -> list[Row]:
         rows: list[Row] = []
         token: str | None = None
         while True:
-            page = client.search_runs([known.get(experiment, experiment)], page_token=token)
+            places, order = [known.get(experiment, experiment)], ["attributes.start_time ASC"]
+            page = client.search_runs(places, order_by=order, page_token=token)
             for run in page:
                 rows += _mlflow_run(client, run)
             token = page.token
@@ -86,12 +88,12 @@ def tensorboard_rows(folder: str | Path) -> list[Row]:
     places = sorted({path.parent for path in root.rglob("*tfevents*")}) if root.is_dir() else []
     if not places:
         raise StudyError(f"there are no event files of TensorBoard in {folder}.", fix="Give the log directory.")
-    rows: list[Row] = []
+    runs = []
     for place in places:
         events = module.EventAccumulator(str(place), size_guidance={"scalars": 0, "tensors": 0})
         events.Reload()
-        rows += _tensorboard_run(events, place.relative_to(root))
-    return rows
+        runs.append((events.FirstEventTimestamp(), _tensorboard_run(events, place.relative_to(root))))
+    return [row for _, rows in sorted(runs, key=lambda run: run[0]) for row in rows]
 
 
 def _tensorboard_run(events: Any, path: Path) -> list[Row]:

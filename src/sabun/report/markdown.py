@@ -27,8 +27,11 @@ def render(report: Report, lang: Language = "en") -> str:
     def t(key: str, **values: str | int | float) -> str:
         return escape(text(key, lang, values))
 
-    lines = [f"## {t(f'word.{report.decision}')}: {escape(report.name)}", "", f"**{sentence(report.headline)}**", ""]
-    lines += [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
+    title = f"## {t(f'word.{report.decision}')}: {escape(report.name)}"
+    headline = [f"**{sentence(report.headline)}**", ""]
+    caps = [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
+    # What logs do not support stands first.
+    lines = [title, "", *caps, *headline] if report.logged else [title, "", *headline, *caps]
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
