@@ -108,7 +108,8 @@ def test_the_rest_is_what_a_group_of_its_own_would_be(name: str, fused: bool) ->
     rest.pop("momentum", None)
     members = list(two.parameters())
     sides = [
-        [p for p, part in zip(members, group["parts"], strict=True) if (part == "rest") is side] for side in (False, True)
+        [p for p, part in zip(members, group["parts"], strict=True) if (part == "rest") is side]
+        for side in (False, True)
     ]
     shared = {key: group[key] for key in ("scheme", "preconditioner", "momentum_end", "weight_decay", "step_limit")}
     groups = [{"params": sides[0], **shared}, {"params": sides[1], **shared, **rest, "lr": group["lr"] * factor}]

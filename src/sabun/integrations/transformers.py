@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, set_seed
 
 from sabun.errors import OptionError, TrainingError, unknown
 from sabun.optim import notation
@@ -82,6 +82,7 @@ def attach(trainer: Trainer) -> Trainer:
     elif not client.swapped(trainer.optimizer):
         trainer.optimizer = client.swap(trainer.optimizer)
     trainer.args.seed = seed
+    set_seed(seed)  # the Trainer has set its own when it was made, from which it would draw the order of the batches
     trainer.add_callback(_EvaluationLog())
     return trainer
 

@@ -85,15 +85,17 @@ class Recipe:
         *,
         constant_lr: bool = False,
         package: str | None = None,
-        options: Mapping[str, OptionValue] | None = None,
-        takes_decay: bool = False,
+        given: Mapping[str, OptionValue] | None = None,
+        accepts: tuple[str, ...] | None = (),
         takes_model: bool = False,
     ) -> None:
         self.arm = arm
         self._make = make
-        self._options = options or {}
-        self._takes_decay = takes_decay
         self._takes_model = takes_model
+        self.given = dict(given or {})
+        """The options in the arm's notation and specification, its learning rate included."""
+        self.accepts = accepts
+        """The names of the options that the optimizer takes; None: any."""
         self.package = package
         """The top-level package of an optimizer class; None for sabun's own optimizers."""
         self.step = step
@@ -135,15 +137,16 @@ class Recipe:
         A group states a weight decay where it is not the default of ``optimizer``. An arm with a weight decay of its
         own applies it to the largest, and keeps the ratios. Raises StudyError where the arm refuses.
         """
+        takes_decay = self.accepts is None or "weight_decay" in self.accepts
         groups: list[dict[str, Any]] = []
         for number, theirs in enumerate(optimizer.param_groups):
             names = theirs.get("param_names") or [f"{number}.{i}" for i in range(len(theirs["params"]))]
             groups.append({"params": list(zip(names, theirs["params"], strict=True))})
         stated = [_stated_decay(optimizer, theirs) for theirs in optimizer.param_groups]
-        own = hyperparameters.get("weight_decay", self._options.get("weight_decay"))
+        own = hyperparameters.get("weight_decay", self.given.get("weight_decay"))
         largest = max((_decay(theirs) for theirs in optimizer.param_groups), default=0.0)
         for group, decay, theirs in zip(groups, stated, optimizer.param_groups, strict=True):
-            if decay is None or not self._takes_decay:
+            if decay is None or not takes_decay:
                 continue
             if not isinstance(own, int | float):
                 group["weight_decay"] = decay
@@ -181,6 +184,7 @@ def recipe(spec: ArmText) -> Recipe:
             fix="Keep one of the two.",
         )
     options = {**maker.given, **spec.options}
+    given = dict(options)
     step = _fixed_step(spec, options)
     added = {key: value for key, value in spec.options.items() if key != "lr"}
     for key in (*added, *spec.space):
@@ -197,18 +201,20 @@ def recipe(spec: ArmText) -> Recipe:
         )
 
     def make(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:
-        given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
-        return maker.make(members, {**added, **given})
+        chosen = {key: value for key, value in values.items() if key != "lr" or takes_lr}
+        return maker.make(members, {**added, **chosen})
 
     package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
+    centre = step or _step(maker, options)
+    constant = _has_constant_lr(maker)
     return Recipe(
         spec,
         make,
-        step or _step(maker, options),
-        constant_lr=_has_constant_lr(maker),
+        centre,
+        constant_lr=constant,
         package=package,
-        options=options,
-        takes_decay=maker.accepts is None or "weight_decay" in maker.accepts,
+        given=given,
+        accepts=maker.accepts,
         takes_model=maker.takes_model,
     )
 

@@ -11,9 +11,10 @@ written next to it (:mod:`sabun.script.session`). Needs torch, NumPy and the sta
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, SupportsFloat
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from sabun.errors import TrainingError
-from sabun.script.rates import Rates
+from sabun.script.rates import Rates, reference_rate
 from sabun.script.session import RunSession
 
 __all__ = ["VARIABLE", "begin", "log", "seed", "swap", "swapped"]
@@ -76,13 +77,21 @@ def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:
     _session.recorded(_refuse_several)(optimizer, _session)
     task = _session.task
     values = dict(task["hyperparameters"])
+    match: Callable[[float], float] | None = None
     if task["arm"]["optimizer"] == "script":
         swapped = optimizer
     else:
-        swapped = _replace(optimizer, SimpleNamespace(**task["arm"]), values)
-        _session.watch_replaced(optimizer)
+        arm = SimpleNamespace(**task["arm"])
+        same = False
+        if task.get("equivalent_step") and "lr" not in values:
+            found, same, match = _equivalent(optimizer, arm, peak_lr)
+            values |= found
+        swapped = optimizer if same else _replace(optimizer, arm, values)
+        if not same:
+            _session.watch_replaced(optimizer)
     multiplier = float(values.get("lr_multiplier", 1.0))
     rates = _session.recorded(Rates)(optimizer, swapped, multiplier=multiplier, peak_lr=peak_lr)
+    rates.match = match
     _session.watch(swapped, rates)
     _session.write(kind="swap", optimizer=type(swapped).__name__)
     return swapped
@@ -124,6 +133,31 @@ def swapped(optimizer: Any | None) -> bool:
     if _session is None or _session.optimizer is None:
         return False
     return optimizer is None or optimizer is _session.optimizer
+
+
+def _equivalent(
+    optimizer: Any, arm: Any, peak_lr: float | None
+) -> tuple[dict[str, Any], bool, Callable[[float], float] | None]:
+    """Return the options with which an untuned arm starts, and whether it is the script's own optimizer.
+
+    The third value is a function that returns the arm's rate for the size of the first gradients, where it depends on
+    them (:mod:`sabun.script.equivalent_step`).
+    """
+    from sabun.script import arms, equivalent_step
+
+    known = peak_lr is not None and 0 < peak_lr < math.inf
+    recipe, rate = arms.recipe(arm), peak_lr if known else reference_rate(optimizer)
+    if rate is None:
+        return {}, False, None
+    found = equivalent_step.start(recipe, optimizer, rate)
+    if found is not None:
+        return {"lr": found.lr, **found.options}, found.same, None
+
+    def match(gamma: float) -> float:
+        known = equivalent_step.start(recipe, optimizer, rate, lambda: gamma)
+        return 1.0 if known is None else known.lr / recipe.step
+
+    return {}, False, match
 
 
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
