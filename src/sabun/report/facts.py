@@ -132,6 +132,19 @@ class Report:
     steps: tuple[Note, ...]
     audit: Audit
 
+    @property
+    def logged(self) -> bool:
+        """Whether the runs come from a log that no study wrote."""
+        return not self.audit.study_hash
+
+    @property
+    def facts(self) -> Note:
+        """How much was run."""
+        if self.logged:
+            return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
+        limits = self.limits
+        return Note("ui.facts", {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
+
     def arm(self, name: str) -> ArmFacts:
         """Return the arm ``name``."""
         return next(arm for arm in self.arms if arm.name == name)

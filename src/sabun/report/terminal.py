@@ -34,8 +34,10 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
 
     tone = TONE[report.decision]
     title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")
+    # What logs do not support stands first.
+    notes = (*report.caps, report.headline) if report.logged else (report.headline, *report.caps)
     head = Panel(
-        Text("\n".join(visible(report.sentence(note, lang)) for note in (report.headline, *report.caps))),
+        Text("\n".join(visible(report.sentence(note, lang)) for note in notes)),
         title=title,
         title_align="left",
         border_style=tone,
