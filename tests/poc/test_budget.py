@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sabun.audit import AuditEvent
+from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import evidence as stored
 from sabun.poc.allocation import (
@@ -427,3 +428,17 @@ def test_tuning_does_a_part_of_the_training(tmp_path: Path) -> None:
     lengths = {(run.phase, run.epochs[-1].epoch) for run in evidence.runs}
     assert lengths == {("tune", 2), ("evaluate", 6), ("repeat", 6)}
     assert pytest.approx(0.0447, abs=1e-4) == ASSUMED_SD
+
+
+def test_a_budget_that_decides_nothing_is_a_users_error_and_a_plan_needs_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arms = ["--baseline", SGD, "--candidate", ADAMW, "--epochs", "1", "--quiet"]
+    assert app.run(["poc", "plan", task(), *arms, "--budget", "13runs"]) == 2
+    assert "--budget 14runs" in capsys.readouterr().err
+    assert app.run(["poc", "plan", task(), *arms, "--budget", "20runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 arms, 20 runs" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert list(tmp_path.iterdir()) == []

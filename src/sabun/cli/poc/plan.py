@@ -123,7 +123,8 @@ def made(
     def announce(run: Run) -> None:
         console.stderr().print(f"timing a run of {visible(run.arm)}")
 
-    earlier = len(earlier_studies(directory, study)) if directory is not None else 0
+    beside = directory is not None and directory.parent.is_dir()
+    earlier = len(earlier_studies(directory, study)) if directory is not None and beside else 0
     fixed = {key: value for key in ("seeds", "trials") if (value := given.get(key)) is not None}
     return planning.plan(
         study, limit, fixed=fixed, slots=jobs, sd=sd, earlier=earlier, on_run=None if quiet else announce
