@@ -111,7 +111,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "unfinished": ("k1_failed", "k1_incomplete", "k1_continue"),
         "data": (
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
-            "k3_no_data", "k3_no_variation",
+            "k3_no_data", "k3_no_variation", "k3_not_judged",
         ),
         "skewed": ("k1_skewed",),
         "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
