@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from sabun.poc.records import Epoch, GroupRates, RunResult
+from sabun.poc.records import Epoch, GroupRates, Load, RunResult
 
 __all__ = ["decode", "decode_epoch", "decode_float", "decode_rates", "encode", "encode_epoch", "to_json"]
 
@@ -39,7 +39,9 @@ def decode(fields: Mapping[str, Any]) -> RunResult:
 
 def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
     """Return the epoch that ``encode_epoch`` wrote."""
-    return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
+    extra = {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}
+    load = None if fields.get("load") is None else Load(**fields["load"])
+    return Epoch(**{**_floats(fields), "extra": extra, "load": load})
 
 
 def decode_rates(groups: Iterable[Mapping[str, Any]]) -> tuple[GroupRates, ...]:

@@ -36,6 +36,7 @@ class Comparison:
             threshold (a relative difference, or a factor above 1).
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
+        busy: for what is read from a clock, the number of pairs of which a timing was taken on a busy machine.
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
             not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
@@ -58,6 +59,7 @@ class Comparison:
     power: float | None = None
     detectable: float | None = None
     seeds_to_decide: int | None = None
+    busy: int = 0
     problem: str | None = None
 
 

@@ -75,6 +75,9 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_too_few_seeds": _FEW,
         "k3_no_variation": ("n", "effect"),
         "k3_no_data": (),  # no pair of timings
+        # not judged: timings of `busy` pairs were taken on a busy machine, and the interval includes the limit or is
+        # missing
+        "k3_busy": ("busy", "n"),
     }
 )
 """The codes of reasons, each with the names of its values."""
@@ -228,6 +231,13 @@ def _k3(row: Comparison, stand_ins: Sequence[Comparison], state: LookState) -> R
         if not within and other.problem is None and other.high is not None and other.high < 1:
             values = _numbers(other) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
             return _reason("K3", "k3_time_to_target", "pass", **values)
+    if row.busy and not (
+        row.problem is None
+        and row.low is not None
+        and row.threshold is not None
+        and (row.low > row.threshold or within)
+    ):
+        return _reason("K3", "k3_busy", "unclear", busy=row.busy, n=max(state.n, row.busy))
     if row.problem == "too_few_seeds":
         return _reason("K3", "k3_too_few_seeds", "unclear", **_few(row, state))
     if row.problem in ("identical", "no_variation"):

@@ -106,6 +106,18 @@ def _group(group: Mapping[str, object]) -> bool:
     )
 
 
+def _load(value: object) -> bool:
+    counts = ("preempted",)
+    seconds = ("cpu_s", "waited_s", "lost_s", "average")
+    return (
+        isinstance(value, dict)
+        and {*value} == {*counts, *seconds}
+        and _seconds(value["cpu_s"])
+        and all(value[key] is None or _seconds(value[key]) for key in seconds)
+        and all(value[key] is None or _count(value[key]) for key in counts)
+    )
+
+
 Field = tuple[Callable[[object], bool], bool]
 """A test of a value, and whether the field must be there."""
 _FIELDS: Mapping[str, Mapping[str, Field]] = {
@@ -123,6 +135,7 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "optimizer_s": (_seconds, True),
         "gradient_evaluations": (_count, True),
         "lr": (_number, False),
+        "load": (_load, False),
     },
     "end": {
         "enough": (lambda value: isinstance(value, bool), False),
