@@ -36,7 +36,7 @@ def corrected(records: StudyArrays) -> dict[str, np.ndarray]:
 def go_rates(scenario: Scenario, seeds: int, studies: int, effect: float = 0.0) -> str:
     """Share of studies with a go, with each second test."""
     records = simulate(np.random.default_rng([0, seeds, 1]), scenario, studies=studies, seeds=seeds, effect=effect)
-    go = judge_arrays(records, Thresholds(), ALPHA).go[:, 0]
+    go = judge_arrays(records, Thresholds(margin=0.0), ALPHA).go[:, 0]
     return ", ".join(f"{name} {np.mean(go & also):.1%}" for name, also in corrected(records).items())
 
 

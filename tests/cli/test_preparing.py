@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,41 @@ def test_init_for_a_script_compares_with_what_the_script_makes_and_shows_the_lin
     study = Study.load(file)
     assert (study.task, study.baseline.optimizer) == (f"script:{command}", "script")
     assert run(["poc", "init", str(tmp_path / "x.toml"), "--script", "a", "--task", "b"]) == 2
+
+
+@pytest.mark.parametrize(("given", "margin"), [("2%", 0.02), ("0.02", 0.02), ("0", 0.0), ("0.5 %", 0.005)])
+def test_the_margin_is_a_percentage_or_a_fraction(tmp_path: Path, given: str, margin: float) -> None:
+    assert run(["poc", "init", str(tmp_path / "x.toml"), "--margin", given, "--json"]) == 0
+    assert Study.load(tmp_path / "x.toml").thresholds.margin == margin
+
+
+@pytest.mark.parametrize("given", ["", "one", "100%", "1", "-1%", "nan", "1%%", "1% of the loss"])
+def test_a_margin_that_is_none_is_refused_before_anything_is_written(
+    tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["poc", "init", str(tmp_path / "x.toml"), "--margin", given]) == 2
+    assert run(["poc", "run", "--margin", given, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("error: --margin must be at least 0% and below 100%") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_asks_for_the_margin_where_a_person_sits_at_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["poc", "init", str(tmp_path / "a.toml")]) == 0
+    assert Study.load(tmp_path / "a.toml").thresholds.margin == 0.01
+    assert "worth adopting" not in capsys.readouterr().err, "a pipeline is asked nothing"
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for answer, margin in (("3%\n", 0.03), ("\n", 0.01)):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        file = tmp_path / f"{margin}.toml"
+        assert run(["poc", "init", str(file)]) == 0
+        assert Study.load(file).thresholds.margin == margin
+    assert run(["poc", "init", str(tmp_path / "b.toml"), "--margin", "4%"]) == 0
+    assert Study.load(tmp_path / "b.toml").thresholds.margin == 0.04
 
 
 def test_check_reports_a_script_without_the_calls_after_one_run(

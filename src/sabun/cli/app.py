@@ -52,7 +52,8 @@ def build() -> typer.Typer:
 
 **Exit codes**
 
-0 success, or go · 10 no-go, 11 undecided (with `--gate`) · 2 bad input · 1 failure · 130 interrupted
+0 success, or go · with `--gate`: 10 no-go, 11 undecided, 12 real but small, 13 promising · 2 bad input · 1 failure ·
+130 interrupted
 """,
     )
 

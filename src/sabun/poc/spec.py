@@ -130,13 +130,14 @@ class Budget(_Frozen):
 class Thresholds(_Frozen):
     """What a "go" requires. Fixed with the study.
 
-    ``margin``: K1 must be better by at least this relative amount, with the whole interval beyond it.
+    ``margin``: the smallest relative improvement of K1 worth adopting. A go has its whole interval beyond it; an
+    improvement that is real and smaller is ``small``.
     ``max_time_ratio``: upper bound of K3. ``max_spread_ratio``: limit of K2; it leads to a no-go only where K2 exceeds
     it significantly. ``level``: overall two-sided confidence level; that of an interval is higher with
     several candidates (Holm) or interim looks.
     """
 
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
     max_time_ratio: Annotated[float, Field(gt=0)] = 1.10
     max_spread_ratio: Annotated[float, Field(gt=0)] = 1.0
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

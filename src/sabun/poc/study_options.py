@@ -23,12 +23,14 @@ def study_from_options(
     baseline: str | None = None,
     candidates: Sequence[str] = (),
     budget: Mapping[str, int | str | bool | None] | None = None,
+    margin: float | None = None,
     time_limit: float | None = None,
 ) -> Study:
     """Return the study that the options describe.
 
-    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None
-    keep the study's own value. Raises StudyError for options that contradict each other or the study.
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None,
+    and a ``margin`` of None, keep the study's own value. Raises StudyError for options that contradict each other or
+    the study.
     """
     given = {key: value for key, value in (budget or {}).items() if value is not None}
     if script is not None:
@@ -61,7 +63,9 @@ def study_from_options(
         )
     fields = study.model_dump(mode="json")
     options = fields["task_options"] | ({} if time_limit is None else {"time_limit": time_limit})
-    return Study.build({**fields, "task_options": options, "budget": {**fields["budget"], **given}})
+    thresholds = fields["thresholds"] | ({} if margin is None else {"margin": margin})
+    budget = fields["budget"] | given
+    return Study.build({**fields, "task_options": options, "budget": budget, "thresholds": thresholds})
 
 
 def default_directory(study: Study) -> Path:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Study
+from sabun.poc.spec import SCRIPT_PREFIX, Study, Thresholds
 from sabun.poc.study import DEFAULT_BUDGET
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
@@ -46,7 +46,8 @@ seeds = {seeds}          # paired runs that decide; fewer than 6 (8 with five ca
 
 # What a "go" requires.
 [thresholds]
-margin = 0.0              # K1: the validation loss is lower by more than this fraction, over the whole interval
+margin = {margin}             # K1: the smallest improvement worth adopting. The validation loss is lower by more than
+                          # this fraction, over the whole interval; 0.01 is 1%
 max_time_ratio = 1.10     # K3: an epoch takes at most this multiple of the baseline's time
 max_spread_ratio = 1.0    # K2: the spread over seeds is not significantly larger than this multiple
 level = 0.95              # confidence level of every interval
@@ -79,8 +80,12 @@ where an epoch has been evaluated. Only val_loss is required.
 """The lines that a training script needs, with an explanation."""
 
 
-def write_template(file: Path, *, task: str | None = None, script: str | None = None) -> Study:
+def write_template(
+    file: Path, *, task: str | None = None, script: str | None = None, margin: float | None = None
+) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
+
+    ``margin`` is the smallest improvement worth adopting, by default that of :class:`~sabun.poc.spec.Thresholds`.
 
     Raises StudyError where ``file`` exists or cannot be written, or both are given.
     """
@@ -99,6 +104,7 @@ def write_template(file: Path, *, task: str | None = None, script: str | None = 
         epochs=DEFAULT_BUDGET["epochs"],
         epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
         seeds=DEFAULT_BUDGET["seeds"],
+        margin=Thresholds().margin if margin is None else margin,
     )
     try:
         with file.open("x", encoding="utf-8") as stream:

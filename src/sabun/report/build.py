@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sabun import __version__
 from sabun.errors import OptionError
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.verdict import RANK
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
@@ -86,6 +87,7 @@ def build(
         leading=leading,
         baseline=study.baseline.name,
         headline=narrative.headline(findings),
+        caps=narrative.caps(findings),
         limits=limits,
         pairs=pairs,
         arms=arms,
@@ -103,10 +105,10 @@ def build(
 def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:
     """The decision on the study, and the candidate with this decision that is best by K1.
 
-    The decision is go if one candidate has a go, no-go if all have a no-go, else undecided.
+    The best decision of a candidate is that of the study, in the order go, promising, undecided, small, no-go.
     """
     found = {candidate.verdict.decision for candidate in candidates}
-    decision: Decision = "go" if "go" in found else "undecided" if "undecided" in found else "no-go"
+    decision: Decision = max(found, key=RANK.__getitem__)
 
     def rank(candidate: Candidate) -> float:
         first = candidate.deciding("K1")

@@ -114,6 +114,8 @@ class Report:
     leading: str
     baseline: str
     headline: Note
+    caps: tuple[Note, ...]
+    """What the evidence does not support, and what therefore limits the verdict."""
     limits: Limits
     pairs: int
     """Number of pairs of evaluation runs of the leading candidate and the baseline; fewer than ``limits.seeds`` in an

@@ -14,7 +14,7 @@ from sabun.text_safety import visible
 
 __all__ = ["cell", "render"]
 
-SIGN = {"pass": "●", "open": "○", "unclear": "▲", "fail": "✕"}
+SIGN = {"pass": "●", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 
@@ -28,6 +28,7 @@ def render(report: Report, lang: Language = "en") -> str:
         return escape(text(key, lang, values))
 
     lines = [f"## {t(f'word.{report.decision}')}: {escape(report.name)}", "", f"**{sentence(report.headline)}**", ""]
+    lines += [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
@@ -37,7 +38,14 @@ def render(report: Report, lang: Language = "en") -> str:
     facts = t("ui.facts", seeds=report.pairs, epochs=report.limits.epochs, trials=report.limits.trials)
     lines += [
         "",
-        joined([t("ui.against_all", baseline=report.baseline), t("ui.level_note", level=report.limits.level)], lang),
+        joined(
+            [
+                t("ui.against_all", baseline=report.baseline),
+                t("ui.margin_note", margin=report.limits.margin),
+                t("ui.level_note", level=report.limits.level),
+            ],
+            lang,
+        ),
         "",
         facts,
     ]

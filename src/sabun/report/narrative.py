@@ -18,7 +18,7 @@ from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 
-__all__ = ["Findings", "headline", "phrases", "steps", "untested", "why"]
+__all__ = ["Findings", "caps", "headline", "phrases", "steps", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Findings:
             "epochs": self.limits.epochs,
             "candidates": len(self.candidates),
             "level": self.limits.level,
+            "margin": self.limits.margin,
         }
 
 
@@ -88,11 +89,18 @@ def headline(findings: Findings) -> Note:
     values |= _interval(k1) if k1 is not None else {}
     if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
+    if findings.decision in ("small", "promising"):
+        return Note(f"headline.{findings.decision}", values)
     if findings.decision == "no-go":
         if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
         return Note("headline.no_go_one", values)
     return _undecided(findings, values)
+
+
+def caps(findings: Findings) -> tuple[Note, ...]:
+    """What the evidence does not support, and what therefore limits the verdict on the leading candidate."""
+    return tuple(Note(f"cap.{cap.code}", findings.common() | dict(cap.values)) for cap in findings.lead.verdict.caps)
 
 
 # The reasons for "unclear", by what can be done about them; the first that applies is the advice.
@@ -187,6 +195,10 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     return tuple(notes)
 
 
+_STEPS: Final[Mapping[str, int]] = MappingProxyType({"go": 4, "promising": 3, "small": 3, "no-go": 2})
+"""The number of next steps after each decision."""
+
+
 def steps(findings: Findings) -> tuple[Note, ...]:
     """The next steps, in order."""
     values = findings.common()
@@ -194,8 +206,8 @@ def steps(findings: Findings) -> tuple[Note, ...]:
         kind, numbers = _advice(findings)
         notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
         return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
-    count, name = (4, "go") if findings.decision == "go" else (2, "no_go")
-    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, count + 1))
+    name = findings.decision.replace("-", "_")
+    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[findings.decision] + 1))
 
 
 def untested(findings: Findings) -> tuple[Note, ...]:

@@ -26,7 +26,7 @@ from sabun.report.money import Prices
 
 __all__ = ["EXIT_CODES", "Published", "judge", "publish", "save"]
 
-EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11}
+EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11, "small": 12, "promising": 13}
 """The exit code for each decision, for pipelines."""
 
 Describe = Callable[[Study, Mapping[str, Tuning]], Mapping[str, Mapping[str, object] | None]]

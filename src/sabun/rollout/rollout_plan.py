@@ -45,14 +45,15 @@ __all__ = ["SCRIPT", "Gate", "RolloutPlan", "Side", "Stage"]
 SCRIPT = "script"
 """``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
 
-VERDICTS = ("go", "undecided")
+VERDICTS = ("go", "promising", "undecided")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     """The condition for entering a stage: the verdict of ``study`` on the challenger is ``verdict`` or better, from at
-    least ``min_seeds`` paired seeds, and the study ended at most ``max_age_days`` ago.
+    least ``min_seeds`` paired seeds, and the study ended at most ``max_age_days`` ago. ``promising``, which a study
+    without tuning can reach at most, opens only the first stage with jobs.
 
     ``study`` is a directory relative to the plan. ``study_hash`` pins its specification; empty: any.
     """
@@ -123,8 +124,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """The plan of a roll-out. Raises RolloutError for decreasing shares, and for a first stage with a gate or a later
-    one without.
+    """The plan of a roll-out. Raises RolloutError for decreasing shares, for a first stage with a gate or a later one
+    without, and for a gate that asks for ``promising`` after the first stage with jobs.
     """
 
     name: str
@@ -157,6 +158,13 @@ class RolloutPlan:
                 raise RolloutError(
                     f"the share falls from {before.name!r} ({before.share}) to {after.name!r} ({after.share}).",
                     fix="Order the stages so that promotion only adds jobs.",
+                )
+        pilot = next((stage for stage in self.stages if stage.share > 0), None)
+        for stage in self.stages:
+            if stage is not pilot and stage.gate is not None and stage.gate.verdict == "promising":
+                raise RolloutError(
+                    f"stage {stage.name!r}: only the first stage with jobs may open on a 'promising' verdict.",
+                    fix="Ask for 'go', from a study with tuning.",
                 )
 
     def index(self, stage: str) -> int:

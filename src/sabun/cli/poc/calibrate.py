@@ -39,6 +39,7 @@ def calibrate(
     effect: Annotated[
         float, option("True effect: 0.03 makes candidates 3% better; 0 makes all arms equal.", "X")
     ] = 0.0,
+    margin: options.Margin = None,
     scenario: Annotated[
         str,
         option("Distribution of the simulated records: normal, heavy-tailed, skewed, two-basins, or mixed.", "NAME"),
@@ -52,11 +53,13 @@ def calibrate(
     from sabun.errors import StudyError
     from sabun.poc.judgement import calibrate as calibration
     from sabun.poc.judgement.simulation import study_arrays
+    from sabun.poc.spec import Thresholds
 
     try:
         early = [int(part) for part in looks.split(",") if part.strip()]
     except ValueError:
         raise StudyError(f"--looks {looks!r} is not a list of numbers.", fix="Write it as 6,8.") from None
+    least = options.fraction("--margin", margin)
     source = None
     if directory is not None:
         from sabun.cli.poc.stored import evidence_of
@@ -65,7 +68,7 @@ def calibrate(
         source = study_arrays(evidence.study, evidence.runs)
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
-        seed=seed,
+        thresholds=None if least is None else Thresholds(margin=least), seed=seed,
     )  # fmt: skip
     low, high = found.go_interval
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ from sabun.cli.options import argument, flag
 
 __all__ = ["EPILOG", "init"]
 
-EPILOG = """**Writes** one new file; an existing file is never overwritten.
+EPILOG = """**Writes** one new file; an existing file is never overwritten. At a terminal it asks for the
+margin, the smallest improvement worth adopting, unless `--margin` gives it; elsewhere the margin is 1% of the loss.
 
 **Examples**
 
-- `sabun poc init study.toml --task digits`
+- `sabun poc init study.toml --task digits --margin 2%`
 
 - `sabun poc init study.toml --script "python train.py --epochs {epochs}" --check`
 
@@ -30,6 +32,7 @@ def init(
     file: Annotated[Path, argument("The study file to write.", "STUDY.toml")] = Path("study.toml"),
     task: options.Task = None,
     script: options.Script = None,
+    margin: options.Margin = None,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -37,7 +40,9 @@ def init(
     from sabun.cli.poc.check import check_study
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
-    study = write_template(file, task=task, script=script)
+    if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
+        margin = typer.prompt("Smallest improvement of the loss worth adopting", default="1%", err=True)
+    study = write_template(file, task=task, script=script, margin=options.fraction("--margin", margin))
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:

@@ -19,7 +19,8 @@ EPILOG = """**Reads** the directory of a study. **Writes** into it what is missi
 
 **Exit codes**
 
-0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 failure · 130 interrupted
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
+· 2 bad input · 1 failure · 130 interrupted
 """
 
 

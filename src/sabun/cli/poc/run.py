@@ -27,7 +27,8 @@ report.html, report.json and report.md into the study's directory.
 
 **Exit codes**
 
-0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 failure · 130 interrupted
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
+· 2 bad input · 1 failure · 130 interrupted
 """
 
 
@@ -37,6 +38,7 @@ def run(
     script: options.Script = None,
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
+    margin: options.Margin = None,
     seeds: Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)] = None,
     trials: Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)] = None,
     no_tuning: Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)] = False,
@@ -113,6 +115,7 @@ def run(
             baseline=baseline,
             candidates=candidate or (),
             budget=budget,
+            margin=options.fraction("--margin", margin),
             time_limit=time_limit,
         )
         directory = out if out is not None else default_directory(study)

@@ -27,7 +27,6 @@ from sabun.poc.judgement.statistics import (
     attained,
     detectable,
     detectable_spread,
-    holm,
     holm_levels,
     interval,
     needed_pairs,
@@ -60,7 +59,7 @@ def plan(study: Study) -> tuple[Look, ...]:
 
 
 def decided(assessment: Assessment) -> bool:
-    """Whether a sequential study may stop: every candidate has a go or a no-go."""
+    """Whether a sequential study may stop: every candidate has a decision."""
     return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
 
 
@@ -172,6 +171,8 @@ class _Draft:
     sample: Paired | SignedRank | None = None
     null: float = 0.0
     typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+    ordering: float | None = None
+    """The larger of the p-values of the threshold and of "equal", where the verdict claims something about both."""
 
 
 def _settled(shared: Sequence[int], base: Runs, own: Runs, enough: int) -> tuple[list[int], list[int]]:
@@ -261,15 +262,23 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
         return _Draft(replace(row, problem="identical" if np.array_equal(b, c) else "no_variation"))
     null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
     typical = sample.typical()
-    row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
-    return _Draft(row, sample, null, typical)
+    p = float(p_value(typical, null))
+    equal = float(p_value(typical, sample.from_effect(0.0))) if kpi.scale == "relative" else p
+    return _Draft(replace(row, method="sign-flip", p_value=p), sample, null, typical, max(p, equal))
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
-    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test."""
-    p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
+    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test.
+
+    K1 makes claims about two values, the threshold and "equal". A candidate passes its share of the error on only where
+    both are rejected: Holm's order and levels are those of the larger p-value. At most one of the two is true, so the
+    probability of any false claim is at most alpha, by Holm's argument. A candidate whose interval is beyond the margin
+    is beyond "equal" too; for a go the larger p-value is that of the threshold.
+    """
+    p = [1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts]
+    order = np.array([q if draft.ordering is None else draft.ordering for draft, q in zip(drafts, p, strict=True)])
     rows = []
-    for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
+    for draft, adjusted, error in zip(drafts, _adjusted(p, order), holm_levels(order, alpha).tolist(), strict=True):
         row = draft.row
         if row.p_value is not None:
             row = replace(row, p_adjusted=adjusted, level=1 - error)
@@ -282,6 +291,20 @@ def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison
             row = _interval(kpi, row, draft.sample, draft.typical, error)
         rows.append(row)
     return rows
+
+
+def _adjusted(p: Sequence[float], order: np.ndarray) -> list[float]:
+    """The least error at which each hypothesis is rejected, where Holm's order and levels are those of ``order`` ≥ p.
+
+    It is Holm's adjusted p-value for ``order`` = p.
+    """
+    k, reached, levels = len(p), 0.0, []
+    adjusted = [1.0] * k
+    for step, j in enumerate(np.argsort(order, kind="stable").tolist()):
+        levels.append((reached, k - step))
+        adjusted[j] = min(1.0, *(max(before, p[j] * share) for before, share in levels))
+        reached = max(reached, float(order[j]) * (k - step))
+    return adjusted
 
 
 def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
@@ -321,8 +344,10 @@ def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) ->
         return None
     if row.scale == "ratio":
         shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
+    elif row.threshold < row.effect < 0:
+        # A small improvement has to exclude both the margin and "equal".
+        shift = min(-row.effect, row.effect - row.threshold)
     elif row.threshold < row.effect:
-        # Nothing is decided between "better by the margin" and "equal"; beyond "equal" it would be a no-go.
         shift = row.effect
     else:
         shift = abs(row.effect - row.threshold)

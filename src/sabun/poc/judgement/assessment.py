@@ -9,13 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
+__all__ = [
+    "ArmSummary",
+    "Assessment",
+    "Cap",
+    "Comparison",
+    "Decision",
+    "Mark",
+    "Outcome",
+    "Reason",
+    "Tuning",
+    "Verdict",
+]
 
-Decision = Literal["go", "no-go", "undecided"]
-"""The decision on a candidate, or on a study."""
-Outcome = Literal["pass", "fail", "unclear"]
+Decision = Literal["go", "promising", "undecided", "small", "no-go"]
+"""The decision on a candidate, or on a study. ``promising``: every KPI passes, but the evidence does not support a go
+(see :class:`Cap`). ``small``: the improvement is real, and smaller than the margin."""
+Outcome = Literal["pass", "small", "fail", "unclear"]
 """Outcome of one group of KPIs."""
-Mark = Literal["pass", "fail", "unclear", "open"]
+Mark = Literal["pass", "small", "fail", "unclear", "open"]
 """An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
 
 
@@ -86,12 +98,25 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What the evidence does not support, whatever the KPIs say: no decision is better than ``decision``.
+
+    ``code`` names a sentence, ``values`` fill its placeholders.
+    """
+
+    code: str
+    decision: Decision
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate, with one reason per group in the order K1, K2, K3."""
+    """The decision on one candidate, with one reason per group in the order K1, K2, K3, and what caps the decision."""
 
     arm: str
     decision: Decision
     reasons: tuple[Reason, ...]
+    caps: tuple[Cap, ...] = ()
 
     def reason(self, group: str) -> Reason:
         """The reason of the group K1, K2 or K3."""

@@ -13,12 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from sabun.poc.judgement.assessment import Comparison, Decision, Outcome, Reason, Verdict
+from sabun.poc.judgement.assessment import Cap, Comparison, Decision, Outcome, Reason, Verdict
 from sabun.poc.judgement.kpis import deciding, stand_ins
 from sabun.poc.judgement.statistics import discordant_p, holm, needed_pairs
 from sabun.poc.spec import Thresholds
 
-__all__ = ["REASONS", "Divergence", "LookState", "judge"]
+__all__ = ["CAPS", "RANK", "REASONS", "Divergence", "LookState", "cap", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
 """effect, low, high: as in Comparison. limit: the threshold on the same scale. level: that of the interval, after Holm
@@ -33,12 +33,13 @@ _DIVERGED = ("candidate", "baseline", "n")
 
 REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        # K1, final validation loss. pass: better; fail: worse, or diverges more; the rest is unclear.
+        # K1, final validation loss. pass: better by the margin; fail: worse, or diverges more; the rest is unclear.
         "k1_better": _INTERVAL,
+        "k1_small": _INTERVAL,  # small: significantly better, and significantly by less than the margin
         "k1_worse": _INTERVAL,
         "k1_unclear": (*_INTERVAL, *_POWER),  # not decided, by any feasible number of seeds
         "k1_unclear_seeds": (*_INTERVAL, *_POWER, "seeds"),  # not decided; about `seeds` seeds in total would decide
-        "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, but not worse
+        "k1_below_margin": _INTERVAL,  # unclear: significantly not better by the margin, neither better nor worse
         "k1_continue": (*_INTERVAL, "planned"),  # sequential design: not decided yet, `planned` seeds at most
         "k1_incomplete": _FEW,  # n of the `needed` planned pairs are available; judging now would exceed the error rate
         # `failed` runs raised an error. A comparison of the others would choose the pairs by their outcome.
@@ -82,6 +83,16 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The codes of reasons, each with the names of its values."""
 
+CAPS: Final[Mapping[str, tuple[Decision, tuple[str, ...]]]] = MappingProxyType(
+    {
+        "not_tuned": ("promising", ()),  # no arm was tuned: other rates may rank them otherwise
+    }
+)
+"""The codes of caps, each with the best decision that it allows and the names of its values."""
+
+RANK: Final[Mapping[str, int]] = MappingProxyType({"no-go": 0, "small": 1, "undecided": 2, "promising": 3, "go": 4})
+"""The decisions from the worst to the best. A small improvement ranks below an unknown one."""
+
 
 @dataclass(frozen=True, slots=True)
 class LookState:
@@ -112,19 +123,27 @@ class Divergence:
     baseline_only: int
 
 
+def cap(code: str, **values: float | int | str) -> Cap:
+    """Return the cap called ``code``, one of :data:`CAPS`, with its values."""
+    decision, names = CAPS[code]
+    return Cap(code, decision, {name: values[name] for name in names})
+
+
 def judge(
     comparisons: Mapping[str, Mapping[str, Comparison]],
     divergence: Mapping[str, Divergence],
     progress: Mapping[str, LookState],
     thresholds: Thresholds,
     edge: tuple[str, float] | None = None,
+    caps: Sequence[Cap] = (),
 ) -> tuple[Verdict, ...]:
     """Decide on each candidate.
 
     ``go``: K1 passes (the interval is better than the margin), K2 passes (not significantly worse, not more diverged
     runs), K3 passes (the interval is within the limit, or the target is reached sooner), and the baseline's tuning
-    bracketed an optimum. ``no-go``: a group fails. ``undecided``: everything else, and always between planned looks and
-    where a run of the comparison failed.
+    bracketed an optimum. ``no-go``: a group fails. ``small``: no group fails, and the K1 interval lies between the
+    margin and "equal". ``undecided``: everything else, and always between planned looks and where a run of the
+    comparison failed. A decision that ranks above one of ``caps`` is lowered to it: a go becomes ``promising``.
 
     ``edge`` is the hyperparameter and value at which the baseline's tuning ended at an edge of the search space: to be
     better than an under-tuned baseline is no reason to adopt.
@@ -146,9 +165,12 @@ def judge(
         if "fail" in outcomes:
             # Between two looks nothing is decided: repeated looks would increase the error rate.
             decision = "no-go" if state.complete else "undecided"
+        elif "small" in outcomes:
+            decision = "small"
         elif outcomes == {"pass"}:
             decision = "go"
-        verdicts.append(Verdict(name, decision, reasons))
+        decision = min((decision, *(each.decision for each in caps)), key=RANK.__getitem__)
+        verdicts.append(Verdict(name, decision, reasons, tuple(caps)))
     return tuple(verdicts)
 
 
@@ -199,6 +221,8 @@ def _k1(
         return _reason("K1", "k1_baseline_diverged", "unclear", **(_numbers(row) | _diverged(lost)))
     if row.low > 0:
         return _reason("K1", "k1_worse", "fail", **_numbers(row))
+    if row.high < 0 and row.low > row.threshold and edge is None:
+        return _reason("K1", "k1_small", "small", **_numbers(row))
     if not state.final:
         return _reason("K1", "k1_continue", "unclear", planned=state.planned, **_numbers(row))
     if row.low > row.threshold:
