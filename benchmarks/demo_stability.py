@@ -3,9 +3,9 @@
     python benchmarks/demo_stability.py [--repeats 20] [--first 100] [--out runs/demo-stability]
 
 Each repeat is the whole default study with another root seed: other initial weights, mini-batches and tuning trials.
-Prints, for each candidate, in how many of the repeats it had each verdict, and the range of the effects. A repeat is one
-line of ``repeats.jsonl``; an interrupted command continues. The seed of the demonstration itself is not among those of
-the repeats. ``--busy N`` keeps N processes busy meanwhile.
+Prints, for each candidate, in how many of the repeats it had each verdict, and the range of the effects. A repeat is
+one line of ``repeats.jsonl``; an interrupted command continues. The seed of the demonstration itself is not among those
+of the repeats. ``--busy N`` keeps N processes busy meanwhile.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from sabun.poc.judgement.assess import assess
+from sabun.poc.judgement.kpis import GROUPS
 from sabun.poc.study import BASELINE, CANDIDATES, DEFAULT_SEED, run
 from sabun.poc.study_options import study_from_options
+
+SHOWN = {"final_loss": "{:+.1%}", "spread": "{:.2f}×", "epoch_s": "{:.2f}×"}
+"""The KPIs that decide, in the order of their groups, and how their effects are written."""
+ENDS = ("effect", "low", "high")
 
 
 def one(seed: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -45,8 +50,7 @@ def one(seed: int, given: argparse.Namespace) -> dict[str, Any]:
             verdict.arm: {
                 "decision": verdict.decision,
                 "reasons": {reason.kpi: [reason.outcome, reason.code] for reason in verdict.reasons},
-                "effects": {kpi: [rows[verdict.arm, kpi].effect, rows[verdict.arm, kpi].low, rows[verdict.arm, kpi].high]
-                            for kpi in ("final_loss", "spread", "epoch_s", "time_to_target_s")},
+                "effects": {kpi: [getattr(rows[verdict.arm, kpi], end) for end in ENDS] for kpi in SHOWN},
             }
             for verdict in found.verdicts
         },
@@ -65,11 +69,7 @@ def table(repeats: list[dict[str, Any]]) -> str:
         decisions = Counter(found["decision"] for found in own)
         said = ", ".join(f"{name} {count}" for name, count in decisions.most_common())
         cells = []
-        for group, kpi, style in (
-            ("K1", "final_loss", "{:+.1%}"),
-            ("K2", "spread", "{:.2f}×"),
-            ("K3", "epoch_s", "{:.2f}×"),
-        ):
+        for group, (kpi, style) in zip(GROUPS, SHOWN.items(), strict=True):
             outcomes = Counter(found["reasons"][group][0] for found in own)
             effects = sorted(found["effects"][kpi][0] for found in own if found["effects"][kpi][0] is not None)
             span = f"{style.format(effects[0])} to {style.format(effects[-1])}" if effects else "–"

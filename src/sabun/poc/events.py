@@ -23,6 +23,7 @@ __all__ = [
     "SeedsNotBatched",
     "StudyFinished",
     "StudyStarted",
+    "TimingsWithdrawn",
     "TuningFinished",
     "TuningStarted",
 ]
@@ -48,6 +49,13 @@ class RunsWithdrawn:
 
     failed: int
     dependent: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimingsWithdrawn:
+    """``runs`` timing runs are repeated, because the machine was busy."""
+
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ class StudyFinished:
 Event: TypeAlias = (
     StudyStarted
     | RunsWithdrawn
+    | TimingsWithdrawn
     | SeedsNotBatched
     | TuningStarted
     | RunStarted

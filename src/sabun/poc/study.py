@@ -7,7 +7,8 @@ and the records are those of an uninterrupted study, timings aside. Order of wor
 2. evaluation: for each seed all arms, in an order that rotates and reverses (A B B A …), so that a machine that slows
    down affects all arms equally;
 3. the first evaluation seed of every arm once more, to test whether its weights are the same to the last bit;
-4. if runs shared the machine: short timing runs, one at a time.
+4. if runs shared the machine: short timing runs, one at a time. Each measures up to three times while other processes
+   keep the machine busy.
 
 :mod:`sabun.poc.schedule` determines which run is next, :mod:`sabun.poc.executors.executor` where it runs. With
 ``budget.looks`` steps 2 to 4 cover the seeds of the first look; the study ends if the assessment, with error spending,
@@ -29,7 +30,7 @@ from sabun.poc.executors.executor import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
 from sabun.poc.resolved import ResolvedStudy, resolve
-from sabun.poc.schedule import RunSchedule, failed_and_dependent
+from sabun.poc.schedule import RunSchedule, busy_timings, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
@@ -105,11 +106,13 @@ def run(
     on_event: events.Listener | None = None,
     allow_mixed: bool = False,
     retry_failed: bool = False,
+    time_again: bool = False,
     executor: Executor | None = None,
 ) -> StudyEvidence:
     """Run ``study`` in the directory ``out``, or the part that is not done yet, and return its evidence.
 
-    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them.
+    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them. ``time_again``:
+    repeat the timings that were taken on a busy machine.
 
     Raises StudyError and other SabunErrors for a mistake in the study, or if ``out`` holds another study (nothing is
     written then), StoreError if ``out`` is being written or cannot be written, and MixedEvidenceError if its records
@@ -138,7 +141,10 @@ def run(
                 store.withdraw(again)
                 failed = sum(again.values())
                 notify(events.RunsWithdrawn(failed, len(again) - failed))
-            schedule = RunSchedule(resolved, store.records, notify, not_batched)
+            if time_again and (timed := busy_timings(store.records)):
+                store.withdraw(timed)
+                notify(events.TimingsWithdrawn(len(timed)))
+            schedule = RunSchedule(resolved, store.records, notify, not_batched, time_again)
             stored = tuple(store.records.runs())
             notify(events.StudyStarted(text, out, schedule.total, len(store.records.results), stored))
             for arm, reason in not_batched.items():

@@ -10,15 +10,16 @@ from sabun import __version__
 from sabun.errors import OptionError
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.judgement.verdict import RANK
-from sabun.poc.records import RunResult
+from sabun.poc.records import RunResult, timings
 from sabun.poc.spec import Study
 from sabun.report import narrative
-from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
+from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
+    from sabun.poc.evidence.study_records import StudyRecords
 
 __all__ = ["build"]
 
@@ -77,7 +78,10 @@ def build(
     seeds = tuple(arms[0].summary.seeds)
     audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
-    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, evidence.mixed)
+    load = _load(evidence.records)
+    findings = narrative.Findings(
+        decision, lead, limits, arms, candidates, pairs, money, environment, evidence.mixed, load
+    )
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -100,6 +104,15 @@ def build(
         steps=narrative.steps(findings),
         audit=audit,
     )
+
+
+def _load(records: StudyRecords) -> LoadFacts:
+    """The timings of the comparison: how many there are, how many were repeated, and how many stayed busy."""
+    results = list(records.results.values())
+    timed = [run for run in results if run.phase == "time"]
+    timed = timed or [run for run in results if run.phase == "evaluate" and run.run in records.exclusive]
+    repeated = sum(run.phase == "time" and len(run.epochs) > 1 and run.epochs[0].busy for run in timed)
+    return LoadFacts(len(timed), sum(any(epoch.busy for epoch in timings(run)) for run in timed), repeated)
 
 
 def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:

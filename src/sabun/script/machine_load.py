@@ -45,12 +45,13 @@ class LoadMeter:
 
     def read(self) -> dict[str, Any]:
         """Return the fields of :class:`sabun.poc.records.Load`; None for what the system does not report."""
-        wall, cpu, waited, preempted = (
-            after if after is None else after - before for before, after in zip(self._begin, self._end, strict=True)
-        )
+        (t0, cpu0, waited0, preempted0), (t1, cpu1, waited1, preempted1) = self._begin, self._end
+        cpu = cpu1 - cpu0
+        waited = None if waited0 is None or waited1 is None else waited1 - waited0
+        preempted = None if preempted0 is None or preempted1 is None else preempted1 - preempted0
         lost = None
         if waited is not None and self.correctable:
-            lost = min(waited, max(0.0, wall - cpu))  # a wait that began before the clock did is not part of it
+            lost = min(waited, max(0.0, t1 - t0 - cpu))  # a wait that began before the clock did is not part of it
         average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         return {"cpu_s": cpu, "waited_s": waited, "lost_s": lost, "preempted": preempted, "average": average}
 
@@ -60,7 +61,7 @@ class LoadMeter:
             os.close(self._file)
             self._file = None
 
-    def _read(self) -> tuple[Any, ...]:
+    def _read(self) -> tuple[float, float, float | None, int | None]:
         """Return wall-clock seconds, processor seconds, seconds of waiting, and preemptions so far."""
         waited = None
         if self._file is not None:

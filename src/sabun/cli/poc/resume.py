@@ -17,6 +17,8 @@ EPILOG = """**Reads** the directory of a study. **Writes** into it what is missi
 
 - `sabun poc resume runs/digits --jobs 4 --retry-failed` — repeat the failed runs, four at a time
 
+- `sabun poc resume runs/digits --time-again` — repeat the timings that were taken on a busy machine
+
 **Exit codes**
 
 0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
@@ -31,6 +33,10 @@ def resume(
         flag(
             "Repeat failed runs, and the runs that depend on a failed tuning trial.", "--retry-failed", panel=EXECUTION
         ),
+    ] = False,
+    time_again: Annotated[
+        bool,
+        flag("Repeat the timings that were taken on a busy machine.", "--time-again", panel=EXECUTION),
     ] = False,
     jobs: options.Jobs = None,
     executor: options.Executor = None,
@@ -67,5 +73,6 @@ def resume(
                 on_event=listen,
                 allow_mixed=allow_mixed,
                 retry_failed=retry_failed,
+                time_again=time_again,
             )
     show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)

@@ -86,6 +86,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 CAPS: Final[Mapping[str, tuple[Decision, tuple[str, ...]]]] = MappingProxyType(
     {
         "not_tuned": ("promising", ()),  # no arm was tuned: other rates may rank them otherwise
+        "busy": ("promising", ("busy", "n")),  # K3 was not judged: the machine was busy (reason k3_busy)
     }
 )
 """The codes of caps, each with the best decision that it allows and the names of its values."""
@@ -144,6 +145,8 @@ def judge(
     bracketed an optimum. ``no-go``: a group fails. ``small``: no group fails, and the K1 interval lies between the
     margin and "equal". ``undecided``: everything else, and always between planned looks and where a run of the
     comparison failed. A decision that ranks above one of ``caps`` is lowered to it: a go becomes ``promising``.
+    Where the machine was too busy to judge K3, K1 and K2 decide, and the decision is ``promising`` at best: a busy
+    machine gives no decision that a quiet one would not give.
 
     ``edge`` is the hyperparameter and value at which the baseline's tuning ended at an edge of the search space: to be
     better than an under-tuned baseline is no reason to adopt.
@@ -160,7 +163,8 @@ def judge(
             _k2(rows[deciding("K2").id], state, lost, more, thresholds),
             _k3(rows[deciding("K3").id], [rows[kpi.id] for kpi in stand_ins(deciding("K3"))], state),
         )
-        outcomes = {reason.outcome for reason in reasons}
+        busy = [cap("busy", **reason.values) for reason in reasons if reason.code == "k3_busy"]
+        outcomes = {reason.outcome for reason in reasons if reason.code != "k3_busy"}
         decision: Decision = "undecided"
         if "fail" in outcomes:
             # Between two looks nothing is decided: repeated looks would increase the error rate.
@@ -169,8 +173,9 @@ def judge(
             decision = "small"
         elif outcomes == {"pass"}:
             decision = "go"
-        decision = min((decision, *(each.decision for each in caps)), key=RANK.__getitem__)
-        verdicts.append(Verdict(name, decision, reasons, tuple(caps)))
+        limits = (*caps, *busy)
+        decision = min((decision, *(each.decision for each in limits)), key=RANK.__getitem__)
+        verdicts.append(Verdict(name, decision, reasons, limits))
     return tuple(verdicts)
 
 
