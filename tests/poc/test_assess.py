@@ -17,7 +17,7 @@ from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
 from sabun.poc.judgement.assessment import Assessment, Comparison, Reason, Tuning
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
-from sabun.poc.records import RunResult
+from sabun.poc.records import Load, RunResult
 
 from .evidence import run, runs_of, study
 
@@ -527,7 +527,13 @@ def _gallery() -> list[Assessment]:
     ratio = [b * 1.1 * (1.02 if i % 2 else 1 / 1.02) for i, b in enumerate(exact[0])]
     starved = {"base": Tuning("base", {"lr": 0.1}, 0.1, (), 0, 0.0, at_edge=("lr",))}
     edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
-    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge]
+    load = Load(cpu_s=0.1, preempted=1000)  # busy, and the time that was lost is not known
+    disturbed = [
+        dataclasses.replace(r, epochs=tuple(dataclasses.replace(e, load=load) for e in r.epochs))
+        for r in runs_of([base, good], clock([1.0]))
+    ]
+    busy = assess(study(1), disturbed, {})
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, busy]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sabun.errors import StudyError
+from sabun.optim import notation
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
 from sabun.poc.tasks.loading import load, provenance
 from sabun.poc.tasks.script_command import ScriptCommand
@@ -31,6 +32,8 @@ class ResolvedArm:
     recipe: Recipe
     space: Mapping[str, LogUniform]
     schedule: Schedule
+    first: Mapping[str, float]
+    """The values of its first trial: the centre of the space, for the baseline the values that it has today."""
 
     @property
     def name(self) -> str:
@@ -75,11 +78,23 @@ class ResolvedStudy:
         with seeded(0):  # an optimizer that draws random numbers must not depend on earlier runs
             return self.arms[arm].recipe.build(model, hyperparameters)
 
+    @property
+    def tunes_partly(self) -> bool:
+        """Whether a tuning run can do a part of the training: fewer epochs, or a fraction of the data."""
+        return not isinstance(self.task, ScriptCommand) or self.task.takes_epochs or self.task.takes_fraction
+
+    def fidelity(self, run: Run) -> tuple[int, float]:
+        """Return the number of epochs of a run, where the study sets it, and the share of the data."""
+        budget, data = self.study.budget, isinstance(self.task, ScriptCommand) and self.task.takes_fraction
+        if run.phase != "tune" or budget.tuning_fraction == 1:
+            return budget.epochs, 1.0
+        return (budget.epochs, budget.tuning_fraction) if data else (budget.tuning_epochs, 1.0)
+
     def epochs_of(self, run: Run) -> int | None:
         """Return the number of epochs of a run; None if only its script knows (no ``{epochs}``)."""
         if not isinstance(self.task, ScriptCommand):
-            return 1 if run.phase == "time" else self.study.budget.epochs
-        return self.task.stop_after(run) or (self.study.budget.epochs if self.task.takes_epochs else None)
+            return 1 if run.phase == "time" else self.fidelity(run)[0]
+        return self.task.stop_after(run) or (self.fidelity(run)[0] if self.task.takes_epochs else None)
 
 
 def resolve(study: Study | ResolvedStudy, task: Task | None = None) -> ResolvedStudy:
@@ -110,7 +125,19 @@ def _resolve_arm(arm: Arm, study: Study) -> ResolvedArm:
                 f"arm {arm.name!r}: the search space of {name!r} is empty or not finite.", fix="Give other bounds."
             )
     schedule = arm.schedule or ("constant" if recipe.constant_lr else study.schedule)
-    return ResolvedArm(arm, recipe, space, schedule)
+    first = {name: bounds.center for name, bounds in space.items()}
+    if arm is study.baseline and arm.space:
+        first |= {name: value for name, value in _own_values(arm).items() if name in space}
+    return ResolvedArm(arm, recipe, space, schedule, first)
+
+
+def _own_values(arm: Arm) -> dict[str, float]:
+    """Return the positive values that an arm gives its hyperparameters today."""
+    if arm.optimizer == arms.SCRIPT:
+        return {"lr_multiplier": 1.0}
+    given = {**notation.resolve(arm.optimizer).given, **arm.options}
+    numbers = {name: value for name, value in given.items() if isinstance(value, int | float) and value > 0}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _load(study: Study) -> Task | ScriptCommand:

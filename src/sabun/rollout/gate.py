@@ -77,9 +77,9 @@ def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: dateti
     runs = [run for run in evidence.runs if run.phase == "evaluate" and run.arm in (arm, baseline)]
     seeds = len({run.seed for run in runs if run.arm == arm} & {run.seed for run in runs if run.arm == baseline})
     verdict: Decision = "undecided"
-    finished = seeds >= study.budget.seeds
+    finished = seeds >= evidence.effective.budget.seeds
     if seeds:
-        assessment = assess(study, evidence.runs, evidence.tuning)
+        assessment = assess(evidence.effective, evidence.runs, evidence.tuning)
         verdict = next(found.decision for found in assessment.verdicts if found.arm == arm)
         # A sequential study ends at the first planned look at which every candidate is decided.
         finished = finished or decided(assessment)

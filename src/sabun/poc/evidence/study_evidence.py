@@ -25,6 +25,7 @@ __all__ = ["StudyEvidence", "log_verdicts", "read", "verify"]
 class StudyEvidence:
     """A study's evidence, verified: made by :func:`read`, and by the writer at the end of a study.
 
+    ``study`` is the study as it was frozen, ``effective`` as it was carried out: its limit of time may have reduced it.
     ``runs`` are the finished runs with their timings as judged (:meth:`StudyRecords.runs`), ``environment`` that of the
     first session; ``mixed`` whether runs come from environments of different kinds. ``records`` are the records behind
     them, ``events`` those of the audit log, and ``records_sha256`` the hash of the records' file without a
@@ -33,6 +34,7 @@ class StudyEvidence:
 
     path: Path
     study: Study
+    effective: Study
     runs: tuple[RunResult, ...]
     tuning: Mapping[str, Tuning]
     environment: Mapping[str, Any]
@@ -50,6 +52,7 @@ class StudyEvidence:
         return cls(
             path=path,
             study=records.study,
+            effective=records.effective,
             runs=tuple(records.runs()),
             tuning=records.tuning,
             environment=records.environment,

@@ -32,6 +32,8 @@ class StudyRecords:
         self.study = specification.study
         self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
+        self.effective = specification.study
+        """The study as it is carried out: with the trials and seeds to which its limit of time has reduced it."""
         self.results: dict[str, RunResult] = {}
         """Completed runs by id (finished, diverged or failed), in the order in which they ended."""
         self.trials: dict[str, int] = {}
@@ -82,6 +84,11 @@ class StudyRecords:
             ) from None
         self.hashes.append(record.hash)
 
+    def reduce(self, trials: int, seeds: int) -> None:
+        """Reduce the study to ``trials`` trials and ``seeds`` seeds of every arm."""
+        budget = self.effective.budget.reduced(trials=trials, seeds=seeds)
+        self.effective = self.effective.model_copy(update={"budget": budget})
+
     @property
     def count(self) -> int:
         """The number of lines."""
@@ -113,7 +120,7 @@ class StudyRecords:
         """Return what tuning found for one arm; None before its first complete trial."""
         runs: dict[int, list[RunResult]] = {}
         for run, trial in self.trials.items():
-            if self.results[run].arm == arm:
+            if self.results[run].arm == arm and trial < self.effective.budget.trials:
                 runs.setdefault(trial, []).append(self.results[run])
         return summarize(arm, self.study.budget.tuning_seeds, self.spaces.get(arm, {}), runs)
 
