@@ -21,7 +21,6 @@ from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
 
-
 _NO_RECORDS = cast(StudyRecords, SimpleNamespace(results={}, exclusive=set()))
 
 
