@@ -2,7 +2,7 @@
 
     python benchmarks/demo_stability.py [--repeats 20] [--first 100] [--out runs/demo-stability]
 
-Each repeat is the whole default study with another root seed: other initial weights, mini-batches and tuning trials.
+Each repeat is the whole study with another root seed: other initial weights, mini-batches and tuning trials.
 Prints, for each candidate, in how many of the repeats it had each verdict, and the range of the effects. A repeat is
 one line of ``repeats.jsonl``; an interrupted command continues. The seed of the demonstration itself is not among those
 of the repeats. ``--busy N`` keeps N processes busy meanwhile.
@@ -33,11 +33,7 @@ ENDS = ("effect", "low", "high")
 
 def one(seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Run the demonstration with the root seed ``seed`` and return its verdicts."""
-    study = study_from_options(task=given.task, baseline=given.baseline, candidates=given.candidate)
-    fields = study.model_dump(mode="json")
-    budget = {**fields["budget"], "batch_seeds": given.batch_seeds}
-    budget |= {key: value for key, value in (("epochs", given.epochs), ("seeds", given.seeds)) if value}
-    study = type(study).build({**fields, "seed": seed, "budget": budget})
+    study = Study.build({**demonstration().model_dump(mode="json"), "seed": seed})
     place = given.out / f"study-{seed}"
     shutil.rmtree(place, ignore_errors=True)
     evidence = run(study, place)
@@ -96,14 +92,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=100, help="root seed of the first repeat")
     parser.add_argument("--out", type=Path, default=Path("runs/demo-stability"))
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="number of processes that load the machine")
-    parser.add_argument("--task", default="digits")
-    parser.add_argument("--baseline", default=BASELINE)
-    parser.add_argument("--candidate", action="append", default=None)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--batch-seeds", action="store_true", help="faster, for a first look; other rounding")
     given = parser.parse_args()
-    given.candidate = given.candidate or list(CANDIDATES)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "repeats.jsonl"
     done = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

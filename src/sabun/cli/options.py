@@ -117,6 +117,15 @@ Margin = Annotated[
 TimeLimit = Annotated[
     float | None, option("With --script: stop a run that takes longer and record it as failed.", "SECONDS", BUDGET)
 ]
+Threads = Annotated[
+    int | None,
+    option("With --script: threads of every run. Default: OMP_NUM_THREADS in front of the command, else 1.", "N",
+           STUDY, least=1),
+]  # fmt: skip
+NoIsolation = Annotated[
+    bool,
+    flag("With --script: run in the project itself instead of a copy for each run.", "--no-isolation", panel=STUDY),
+]
 
 # How a study is carried out
 Jobs = Annotated[

@@ -41,7 +41,7 @@ from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
 
-__all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
+__all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline, a common choice."""
@@ -81,6 +81,25 @@ def default_study(
             "budget": {**Budget().model_dump(), **DEFAULT_BUDGET, **_looks(len(candidates), budget), **budget},
             "seed": seed,
         }
+    )
+
+
+def demonstration() -> Study:
+    """Return the study of ``make poc``: AdamW against the other usual optimizer, three schemes and the preset sabun.
+
+    Images of digits with a small convolutional network, at a budget at which training has not ended: there optimizers
+    differ most. ``benchmarks/demo_stability.py`` measures how often its verdicts repeat with other root seeds.
+    """
+    return default_study(
+        task="digits-cnn",
+        task_options={"batch_size": 64},
+        baseline=Arm.named("torch.optim:AdamW", "AdamW"),
+        candidates=[
+            Arm.named("torch.optim:SGD(momentum=0.9)", "SGD(momentum=0.9)"),
+            *map(Arm.named, ("taylor-4", "look-ahead", "nesterov", "sabun")),
+        ],
+        name="demonstration",
+        epochs=4,
     )
 
 

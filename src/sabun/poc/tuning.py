@@ -3,7 +3,8 @@
 Trial 0 is the arm's own setting: the centre of its space (the documented default), for the baseline the values that it
 has today (for a script the multiplier 1). The next trials fill the space evenly (Sobol points, at the same quantiles
 for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the end of a run over
-the tuning seeds, infinite if one of them diverged or failed; test data are not used.
+the tuning seeds (the best loss where runs stop early), infinite if one of them diverged or failed; test data are not
+used.
 
 For every arm alike, trials may be a part of the training (``tuning_fraction``), and may be pruned
 (:mod:`sabun.poc.pruning`). The default is whole trials, because under a decaying learning rate the middle of a curve
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.errors import StudyError
 from sabun.poc import pruning
-from sabun.poc.judgement.trials import objective
+from sabun.poc.judgement.trials import objectives
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedArm
 from sabun.poc.seeds import derive_seed
@@ -172,7 +173,8 @@ class Tuner:
                 return self._runs
             self._earlier.append([results[run.id] for run in self._runs])
             _require_own_rates(self.arm.name, self._earlier)
-            self.seen.append((self._values, objective(self._earlier[-1])))
+            values = [*(seen for seen, _ in self.seen), self._values]
+            self.seen = list(zip(values, objectives(self._earlier), strict=True))
             self._runs = []
         return []
 

@@ -56,13 +56,15 @@ def begin() -> None:
     os._exit = end_and_leave
 
 
-def swap(optimizer: Any) -> Any:
+def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:
     """Return the arm's optimizer over the same parameters in a study; ``optimizer`` itself outside a study.
 
     Parameter groups are kept, with their notes (``name``, ``lr_scale``); a group without weight decay gets none. The
     groups show the script's own learning rates, and what the script or a scheduler does to them is done to the arm's:
     a step is taken at the arm's rate · the script's rate / the script's reference rate (:mod:`sabun.script.rates`).
     Schedulers may be created before or after this call. Wrap for mixed precision or several devices after it.
+    ``peak_lr`` is the reference rate of a script whose ``lr`` is none, as with ``Adam(lr=1)`` under the schedule of
+    Noam: the largest rate that the schedule reaches, at which the arm steps at its own.
 
     Raises TrainingError when called twice, and if the script's optimizer has no learning rate above 0.
     """
@@ -77,7 +79,8 @@ def swap(optimizer: Any) -> Any:
     else:
         swapped = _replace(optimizer, SimpleNamespace(**task["arm"]), values)
         _session.watch_replaced(optimizer)
-    rates = _session.recorded(Rates)(optimizer, swapped, multiplier=float(values.get("lr_multiplier", 1.0)))
+    multiplier = float(values.get("lr_multiplier", 1.0))
+    rates = _session.recorded(Rates)(optimizer, swapped, multiplier=multiplier, peak_lr=peak_lr)
     _session.watch(swapped, rates)
     _session.write(kind="swap", optimizer=type(swapped).__name__)
     return swapped
@@ -168,6 +171,8 @@ def log(
         if val_loss is None:
             _error(higher_is_better, metrics)
         return
+    if _session.observer is not None:
+        _session.observer.logged(metrics.get(higher_is_better or "") if val_loss is None else val_loss)
     if val_loss is None:
         val_loss = _session.recorded(_error)(higher_is_better, metrics)
     number = _session.recorded(_epoch)(epoch, _session)
@@ -200,7 +205,7 @@ def log(
     _session.epoch = number
     _session.optimizer_s = 0.0
     _session.logs += number > 0
-    if _session.stop_after is not None and _session.logs >= _session.stop_after:
+    if _session.has_enough:
         _session.end(enough=True)  # the study stops this process when it reads this record
         _session.wait_for_stop()
     _session.clock.start()

@@ -33,6 +33,9 @@ def init(
     task: options.Task = None,
     script: options.Script = None,
     margin: options.Margin = None,
+    time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -42,7 +45,14 @@ def init(
 
     if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
         margin = typer.prompt("Smallest improvement of the loss worth adopting", default="1%", err=True)
-    study = write_template(file, task=task, script=script, margin=options.fraction("--margin", margin))
+    own = {"time_limit": time_limit, "threads": threads, "isolated": False if no_isolation else None}
+    study = write_template(
+        file,
+        task=task,
+        script=script,
+        margin=options.fraction("--margin", margin),
+        options={key: value for key, value in own.items() if value is not None},
+    )
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:

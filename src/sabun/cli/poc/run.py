@@ -46,6 +46,8 @@ def run(
         int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)
     ] = None,
     time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     pruning: Annotated[
         str | None,
         option(
@@ -117,6 +119,8 @@ def run(
             budget=budget,
             margin=options.fraction("--margin", margin),
             time_limit=time_limit,
+            threads=threads,
+            isolated=False if no_isolation else None,
         )
         directory = out if out is not None else default_directory(study)
         resolved = resolve(study)

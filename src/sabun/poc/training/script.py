@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,22 @@ GRACE_S = 3.0
 class ScriptTrainer:
     """Runs a study by starting its command. What runs print is kept in the directory ``logs``.
 
-    ``short``: stop every run after that many epochs.
+    ``patience``: stop every run after the first epoch that ends later than this many seconds, and observe it
+    (:mod:`sabun.script.observer`).
     """
 
-    def __init__(self, resolved: ResolvedStudy, logs: Path | None = None, *, short: int | None = None) -> None:
+    def __init__(self, resolved: ResolvedStudy, logs: Path | None = None, *, patience: float | None = None) -> None:
         if not isinstance(resolved.task, ScriptCommand):
             raise TrainingError("this task is not a script.", fix="Use Trainer.")
         self.resolved = resolved
         self.study = resolved.study
         self.command = resolved.task
         self.logs = logs
-        self.short = short
+        self.patience = patience
+        self.observed: Mapping[str, Any] = {}
+        """What was observed of the last run."""
+        self.stopped = False
+        """Whether the last run was stopped before its end."""
         self.outside: set[str] = set()
         """Files outside their directory that runs wrote."""
 
@@ -108,6 +113,7 @@ class ScriptTrainer:
                     _stop(process, instructions)
             yield from _read(run, follow)
             self.outside.update(follow.end.get("outside") or ())
+            self.observed, self.stopped = follow.end.get("observed") or {}, follow.stopped
             fault = reason or follow.malformed or _fault(process, follow)
             if fault:  # raises OSError if the disk is full, so that the run is repeated later
                 _require_space(printed.parent, Path(directory))
@@ -130,6 +136,8 @@ class ScriptTrainer:
             "hyperparameters": dict(run.hyperparameters),
             "seed": seeds_of(self.study, run).init,
             "stop_after": self._stop_after(run),
+            "patience": self.patience,
+            "observe": self.patience is not None,
             "run_dir": str(work),
         }
         path = directory / "run.json"
@@ -140,11 +148,14 @@ class ScriptTrainer:
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
-        return self.short if self.short is not None else self.command.stop_after(run)
+        return 1 if self.patience is not None else self.command.stop_after(run)
 
     def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs, fraction = self.resolved.fidelity(run)
-        epochs = min(epochs, self._stop_after(run) or epochs)
+        if self.patience is not None:
+            epochs, fraction = self.study.budget.epochs, 1.0
+        else:
+            epochs = min(epochs, self._stop_after(run) or epochs)
         seed = seeds_of(self.study, run).init
         return subprocess.Popen(
             self.command.arguments(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),

@@ -145,5 +145,6 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "rates": (_rates, False),
         "continued": (_paths, False),
         "outside": (_paths, False),
+        "observed": (lambda value: isinstance(value, dict), False),
     },
 }
