@@ -23,8 +23,8 @@ from typing import Any
 
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.kpis import GROUPS
-from sabun.poc.study import BASELINE, CANDIDATES, DEFAULT_SEED, run
-from sabun.poc.study_options import study_from_options
+from sabun.poc.spec import Study
+from sabun.poc.study import DEFAULT_SEED, demonstration, run
 
 SHOWN = {"final_loss": "{:+.1%}", "spread": "{:.2f}×", "epoch_s": "{:.2f}×"}
 """The KPIs that decide, in the order of their groups, and how their effects are written."""

@@ -30,8 +30,8 @@ def study_from_options(
 ) -> Study:
     """Return the study that the options describe.
 
-    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Without a task and arms the study is the
-    demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin`` of
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Without a task and arms, the study is
+    the demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin`` of
     None, keep the study's own value. Raises StudyError for options that contradict each other or the study.
     """
     given = {key: value for key, value in (budget or {}).items() if value is not None}
