@@ -48,7 +48,7 @@ class Load:
 
     ``cpu_s`` are processor seconds of the training thread, ``waited_s`` those in which it was ready and others had the
     processors (Linux), and ``preempted`` is how often its process was interrupted (involuntary context switches).
-    ``lost_s`` is the part of ``train_s`` that training lost by waiting; None where that cannot be told, as on an
+    ``lost_s`` is the part of ``train_s`` that training lost by waiting; None where that is not known, as on an
     accelerator, which may go on meanwhile. ``average`` is the load average of the system over a minute.
     """
 

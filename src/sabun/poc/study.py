@@ -100,6 +100,7 @@ def demonstration() -> Study:
         ],
         name="demonstration",
         epochs=4,
+        seeds=32,
     )
 
 
