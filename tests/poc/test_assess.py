@@ -14,7 +14,7 @@ from scipy import stats
 
 from sabun.errors import StudyError
 from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
-from sabun.poc.judgement.assessment import Assessment, Comparison, Reason, Tuning
+from sabun.poc.judgement.assessment import Assessment, Comparison, EarlierStudy, Reason, Tuning
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
 from sabun.poc.records import Load, RunResult
@@ -60,9 +60,9 @@ def codes(found: Assessment, index: int = 0) -> list[str]:
 def test_go() -> None:
     found = judge(data([0.9]), clock([1.02]))
     assert found.verdicts[0].decision == "go"
-    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within"]
-    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3"]
-    assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 3
+    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within", "k1_mean", "k2_tail"]
+    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3", "K1", "K2"]
+    assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 5
     row = only(found, "final_loss")
     assert row.effect == pytest.approx(np.mean(row.candidate) / np.mean(row.baseline) - 1)
     assert row.low is not None
@@ -533,7 +533,14 @@ def _gallery() -> list[Assessment]:
         for r in runs_of([base, good], clock([1.0]))
     ]
     busy = assess(study(1), disturbed, {})
-    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, busy]
+    before = [EarlierStudy(f"s{i}", "", 10, {"c0": "go"}) for i in range(8)]
+    repeated = assess(study(1), runs_of([base, good]), {}, before)
+    tail = [math.expm1(i / 6) for i in range(16)]
+    seconds = clock([1.0], n=16)
+    skewed = assess(
+        study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.2 + 0.2 * x for x in tail]], seconds), {}
+    )
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed, busy]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

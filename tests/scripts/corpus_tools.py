@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,10 @@ class Entry:
         last = self.command.split()[-1]
         return self.file.removesuffix(".py") + (f"-{last}" if last in ("peak", "exp") else "")
 
+    def interpreter(self, python: str) -> str:
+        """``python``, a fork of a running process; a new process where the script itself starts threads."""
+        return sys.executable if self.environment else python
+
     @property
     def is_mode(self) -> bool:
         """Whether another row has the same script."""
@@ -71,9 +76,9 @@ def table() -> list[Entry]:
 
 
 def study_of(entry: Entry, python: str, candidate: str = CANDIDATE, **budget: int) -> Study:
-    """A study of the script against its own optimizer, in the working directory."""
+    """A study of the script, in the working directory."""
     return default_study(
-        task=f"script:{entry.environment} {python} {entry.command}".replace("script: ", "script:"),
+        task=f"script:{entry.environment} {entry.interpreter(python)} {entry.command}".replace("script: ", "script:"),
         task_options={"time_limit": 100.0},
         baseline="script",
         candidates=[candidate],
@@ -101,7 +106,7 @@ def unswapped(entry: Entry, python: str, place: Path) -> dict[str, Any]:
     command = entry.command.replace("{seed}", str(seed)).replace("{epochs}", str(EPOCHS))
     variables = dict(part.split("=") for part in entry.environment.split())
     done = subprocess.run(
-        [*shlex.split(python), str(HERE / "oracle.py"), str(seed), *command.split()],
+        [*shlex.split(entry.interpreter(python)), str(HERE / "oracle.py"), str(seed), *command.split()],
         cwd=place, capture_output=True, text=True, check=False, env={**os.environ, **variables},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("ORACLE ")]

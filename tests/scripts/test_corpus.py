@@ -68,7 +68,7 @@ def test_rates_and_curves_are_those_without_sabun_and_of_the_same_optimizer(
 
     The A/A run puts the script's own optimizer in its place, by ``swap``.
     """
-    oracle = unswapped(entry, python, project)
+    oracle = unswapped(entry, python, shutil.copytree(project, tmp_path / "oracle"))
     assert [[group["first"], group["last"]] for group in oracle["groups"]] == [pytest.approx(r) for r in entry.rates]
     own = trained(entry, python, tmp_path / "logs")
     assert own.status == "finished", own.failure

@@ -289,7 +289,7 @@ class _Check:
             group.largest is not None and group.largest == group.last != group.first for group in once.rates
         )
         if asked and largest and not rising and not 1 / PEAK <= largest / asked <= PEAK:
-            self._find("peak", self.baseline, f"asked for {asked:.3g}, stepped at most {largest:.3g}")
+            self._find("peak", self.baseline, f"asked for {asked:.3g}, stepped at most {largest:.6g}")
 
     def _seeds(self, observed: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         """Note what does not depend on the seed."""

@@ -228,6 +228,6 @@ class RunSchedule:
             return True
         if seeds not in self._looks:
             runs = [run for run in self.records.runs() if run.phase != "evaluate" or run.seed < seeds]
-            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning))
+            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning, self.records.earlier))
             self.notify(events.LookTaken(seeds, self.budget.seeds, self._looks[seeds]))
         return self._looks[seeds]

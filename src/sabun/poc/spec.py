@@ -236,6 +236,16 @@ class Study(_Frozen):
         raise unknown(StudyError, "arm", name, [arm.name for arm in self.arms])
 
     @property
+    def comparisons(self) -> frozenset[str]:
+        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names.
+
+        Two studies that share one compare the same arms on the same task, perhaps on other seeds or another budget.
+        """
+        task = {"task": self.task, "task_options": dict(self.task_options)}
+        baseline, *candidates = (arm.model_dump(mode="json", exclude={"name"}) for arm in self.arms)
+        return frozenset(hash_of({**task, "baseline": baseline, "candidate": arm}) for arm in candidates)
+
+    @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON of all fields."""
         return hash_of(self.model_dump(mode="json"))

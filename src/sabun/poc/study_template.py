@@ -101,10 +101,9 @@ def write_template(
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
     what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
     is_script = what.startswith(SCRIPT_PREFIX)
-    if options and not is_script:
-        raise StudyError(
-            f"{', '.join(options)}: these options are those of a script.", fix="Give --script, or leave them out."
-        )
+    for key in options or () if not is_script else ():
+        name = {"isolated": "--no-isolation"}.get(key, f"--{key.replace('_', '-')}")
+        raise StudyError(f"{name} applies to scripts only.", fix="Leave it out.")
     given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in (options or {}).items())
     script_options = SCRIPT_OPTIONS + (f"task_options = {{ {given} }}\n" if given else SCRIPT_EXAMPLE)
     fixed_epochs = is_script and EPOCHS not in what

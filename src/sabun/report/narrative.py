@@ -119,11 +119,13 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
             "k3_no_data", "k3_no_variation",
         ),
+        "skewed": ("k1_skewed",),
         "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
         "search": ("k1_baseline_at_edge",),
         "margin": ("k1_unclear", "k1_below_margin", "k3_unclear"),
         "seeds": ("k1_unclear_seeds", "k3_unclear_seeds", "k1_too_few_seeds", "k2_too_few_seeds", "k3_too_few_seeds"),
         "again": ("k2_suspect",),
+        "tries": ("k1_no_error_left",),
     }
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None =
     """Return the report on ``evidence``; nothing is written."""
     return build(
         evidence,
-        assess(evidence.effective, evidence.runs, evidence.tuning),
+        assess(evidence.effective, evidence.runs, evidence.tuning, evidence.earlier),
         descriptions=describe(evidence.study, evidence.tuning),
         prices=money,
     )

@@ -79,7 +79,7 @@ def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: dateti
     verdict: Decision = "undecided"
     finished = seeds >= evidence.effective.budget.seeds
     if seeds:
-        assessment = assess(evidence.effective, evidence.runs, evidence.tuning)
+        assessment = assess(evidence.effective, evidence.runs, evidence.tuning, evidence.earlier)
         verdict = next(found.decision for found in assessment.verdicts if found.arm == arm)
         # A sequential study ends at the first planned look at which every candidate is decided.
         finished = finished or decided(assessment)

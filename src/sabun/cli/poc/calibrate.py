@@ -84,9 +84,9 @@ def calibrate(
             typer.echo(f"false no-go     {found.no_go_rate:.1%}")
         else:
             low, high = found.power_interval
-            promised = "" if found.predicted_power is None else f"; promised: {found.predicted_power:.1%}"
+            predicted = "" if found.predicted_power is None else f"; predicted: {found.predicted_power:.1%}"
             typer.echo(
-                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{promised}"
+                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{predicted}"
             )
         if found.coverage is not None:
             typer.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")

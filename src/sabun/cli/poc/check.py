@@ -145,12 +145,12 @@ PROBLEMS = {
 """What is wrong, and how to correct it, for each code of a finding or note."""
 
 UNVERIFIED = {
-    "end": "what the script does after epoch {} (a run of check is stopped after 10 s)",
-    "epochs": "that all arms train equally long (without {{epochs}} in the command, the script decides)",
-    "bare": "that gradients, batches and evaluations are those of one model (no nn.Module was seen)",
-    "own-seed": "that no library resets the seed (without {{seed}} in the command, sabun seeds Python and torch)",
+    "end": "what the script does after epoch {} (runs are stopped after 10 s)",
+    "epochs": "that all arms train equally long (the command has no {{epochs}})",
+    "bare": "gradients, batches and evaluations (no nn.Module was seen)",
+    "own-seed": "that nothing resets the seed (the command has no {{seed}})",
     "validation": "that val_loss is computed on data that are not trained on",
-    "step-length": "that the candidates train well (they were run at a rate too small to change a weight)",
+    "step-length": "that candidates train well (they ran at a rate of almost 0)",
     "files": "files that libraries in C write elsewhere",
 }
 
@@ -205,7 +205,7 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
                 _say(note, "Note: ")
             _print_facts(checked, study)
         if not checked.findings and not quiet:
-            typer.echo("No problem found: every arm trains, all start from the same state, and results are repeatable.")
+            typer.echo("No problem found: every arm trains, from the same state, and repeatably.")
     if checked.findings:
         raise typer.Exit(1)
 
@@ -293,15 +293,11 @@ def _effect(checked: CheckResult, study: Study) -> str:
     seeds = study.budget.seeds
     if checked.effect is None:
         return f"{seeds} seeds can decide nothing, however large the difference; give more."
-    spread = checked.seen.spread if checked.seen is not None else None
-    margin = study.thresholds.margin
-    known = (
-        f"the two seeds of the baseline differ by {spread:.1%}, a rough estimate"
-        if spread
-        else f"{ASSUMED_SPREAD:.0%} is an assumption"
-    )
-    found = margin + checked.effect * (spread or ASSUMED_SPREAD)
+    measured = checked.seen.spread if checked.seen is not None else None
+    spread = measured or ASSUMED_SPREAD
+    source = "that of two seeds of the baseline, a rough estimate" if measured else "an assumption"
+    found = study.thresholds.margin + checked.effect * spread
     return (
-        f"{seeds} seeds find a difference in loss of {found:.2g} of the baseline's with probability 0.8, if the "
-        f"differences of pairs have a standard deviation of {spread or ASSUMED_SPREAD:.2g} ({known})."
+        f"{seeds} seeds find a loss that is {100 * found:.2g}% lower with probability 0.8, if the differences of pairs "
+        f"have a standard deviation of {100 * spread:.2g}% ({source})."
     )

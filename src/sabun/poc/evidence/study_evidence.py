@@ -14,7 +14,7 @@ from sabun.poc.evidence.audit_trail import VERDICT
 from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.specification import AUDIT, RECORDS
 from sabun.poc.evidence.study_records import StudyRecords
-from sabun.poc.judgement.assessment import Tuning
+from sabun.poc.judgement.assessment import EarlierStudy, Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 
@@ -43,6 +43,11 @@ class StudyEvidence:
     records: StudyRecords
     events: tuple[AuditEvent, ...]
     records_sha256: str
+
+    @property
+    def earlier(self) -> tuple[EarlierStudy, ...]:
+        """The studies of the same arms and task that lay beside this one when it began."""
+        return self.records.earlier
 
     @classmethod
     def of(cls, path: Path, found: VerifiedRecords) -> StudyEvidence:

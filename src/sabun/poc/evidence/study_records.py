@@ -32,6 +32,7 @@ class StudyRecords:
         self.study = specification.study
         self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
+        self.earlier = specification.earlier
         self.effective = specification.study
         """The study as it is carried out: with the trials and seeds to which its limit of time has reduced it."""
         self.results: dict[str, RunResult] = {}

@@ -18,15 +18,17 @@ from typing import Final
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, EarlierStudy, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,
     SignedRank,
+    asymmetry,
     attained,
     detectable,
     detectable_spread,
+    error_of_study,
     holm_levels,
     interval,
     needed_pairs,
@@ -34,6 +36,7 @@ from sabun.poc.judgement.statistics import (
     power,
     seeds_to_decide,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.judgement.verdict import Divergence, LookState, judge
 from sabun.poc.records import RunResult, timings
@@ -53,9 +56,13 @@ _HUGE: Final = 1e100
 """A larger number counts as infinite. Its square still fits into a float."""
 
 
-def plan(study: Study) -> tuple[Look, ...]:
-    """The planned looks of a study: one, or several with error spending (``budget.looks``)."""
-    return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
+def plan(study: Study, earlier: int = 0) -> tuple[Look, ...]:
+    """The planned looks of a study: one, or several with error spending (``budget.looks``).
+
+    ``earlier``: number of studies of the same arms and task before it.
+    """
+    error = error_of_study(1 - study.thresholds.level, earlier)
+    return sequential_plan(study.budget.seeds, study.budget.looks, 1 - error)
 
 
 def decided(assessment: Assessment) -> bool:
@@ -63,14 +70,21 @@ def decided(assessment: Assessment) -> bool:
     return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
 
 
-def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
-    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``."""
+def assess(
+    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy] = ()
+) -> Assessment:
+    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``.
+
+    ``earlier`` are the studies of the same arms and task before it, each of which halves the error of this one.
+    """
     # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
-        return _assess(study, runs, tuning)
+        return _assess(study, runs, tuning, earlier)
 
 
-def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
+def _assess(
+    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy]
+) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
     for run in runs:
         if run.phase == "evaluate" and run.arm in by_arm:
@@ -80,7 +94,8 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     names = [arm.name for arm in study.candidates]
     repeats = Counter(run.arm for run in runs if run.phase == "repeat" and run.status == "failed")
     progress = {
-        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
+        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name], earlier)
+        for name in names
     }
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     exact = {arm: _bit_exact(arm, own, runs) for arm, own in by_arm.items()}
@@ -112,7 +127,7 @@ def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookState:
+def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int, earlier: Sequence[EarlierStudy]) -> LookState:
     """Number of pairs, and the error that may be spent at this look.
 
     A look is at a number of seeds, whether or not their runs failed: otherwise failures would choose the look.
@@ -120,12 +135,15 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookS
     pairs = [(run.status, base[seed].status) for seed, run in own.items() if seed in base]
     failed = sum(status == "failed" for pair in pairs for status in pair) + failed_repeats
     n, tried = sum("failed" not in pair for pair in pairs), len(pairs)
-    looks = plan(study)
+    looks = plan(study, len(earlier))
+    goes = sum("go" in before.verdicts.values() for before in earlier)
     look = next((look for look in looks if look.seeds >= tried), looks[-1])
     if failed or tried < look.seeds:
-        error = 1 - study.thresholds.level
-        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
-    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
+        error = error_of_study(1 - study.thresholds.level, len(earlier))
+        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed,
+                         earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1],
+                     earlier=len(earlier), earlier_goes=goes)  # fmt: skip
 
 
 def _ends(own: Runs) -> list[int]:
@@ -264,7 +282,10 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
     typical = sample.typical()
     p = float(p_value(typical, null))
     equal = float(p_value(typical, sample.from_effect(0.0))) if kpi.scale == "relative" else p
-    return _Draft(replace(row, method="sign-flip", p_value=p), sample, null, typical, max(p, equal))
+    row = replace(row, method="sign-flip", p_value=p)
+    if kpi.decides and kpi.group == "K1":
+        row = replace(row, asymmetry=float(asymmetry(b, c)), skewed=bool(too_asymmetric(b, c, row.threshold or 0.0)))
+    return _Draft(row, sample, null, typical, max(p, equal))
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:

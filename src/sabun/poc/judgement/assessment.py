@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = [
+    "REMARKS",
     "ArmSummary",
     "Assessment",
     "Cap",
     "Comparison",
     "Decision",
+    "EarlierStudy",
     "Mark",
     "Outcome",
     "Reason",
@@ -49,6 +51,8 @@ class Comparison:
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
         busy: for what is read from a clock, the number of pairs of which a timing was taken on a busy machine.
+        asymmetry, skewed: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`, and whether it
+            withholds a go (:func:`~sabun.poc.judgement.statistics.too_asymmetric`).
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
             not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
@@ -72,7 +76,13 @@ class Comparison:
     detectable: float | None = None
     seeds_to_decide: int | None = None
     busy: int = 0
+    asymmetry: float | None = None
+    skewed: bool = False
     problem: str | None = None
+
+
+REMARKS: Final = ("k1_tries", "k1_mean", "k2_tail")
+"""Codes of reasons that a verdict adds to those of its groups: they decide nothing and limit what was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,8 @@ class Reason:
         not look like one that lies below it.
         """
         high, limit = self.values.get("high"), self.values.get("limit")
+        if self.code in REMARKS:
+            return "open"
         if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
             return "open"
         return self.outcome
@@ -111,7 +123,10 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate, with one reason per group in the order K1, K2, K3, and what caps the decision."""
+    """The decision on one candidate, and why.
+
+    The reasons are one per group in the order K1, K2, K3, then remarks (:data:`REMARKS`); ``caps`` limit the decision.
+    """
 
     arm: str
     decision: Decision
@@ -139,6 +154,19 @@ class Tuning:
     gradient_evaluations: int
     seconds: float
     at_edge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierStudy:
+    """A study of the same arms on the same task that was frozen before this one, in the same place.
+
+    ``place`` is the name of its directory, ``verdicts`` are the decisions that it had logged by then, by candidate.
+    """
+
+    place: str
+    hash: str
+    seeds: int
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

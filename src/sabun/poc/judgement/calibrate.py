@@ -28,6 +28,7 @@ from sabun.poc.judgement.statistics import (
     p_value,
     power,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.spec import Thresholds
 
@@ -140,7 +141,8 @@ def judge_arrays(records: StudyArrays, thresholds: Thresholds, alpha: float) -> 
     _, low3, high3 = analyse(Paired.of(seconds, records.epoch_s[:, 1:], "ratio"), limit)
     suspect = (spread.to_effect(spread.centre()) > widest) & (p2 <= (1 - thresholds.level) * (1 + 1e-12))
     better, worse = high < -margin, low > 0
-    go = better & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
+    even = ~too_asymmetric(base, own, -margin)
+    go = better & even & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
     no_go = worse | (np.isfinite(high2) & (low2 > widest)) | (np.isfinite(high3) & (low3 > limit))
     small = (high < 0) & (low > -margin) & ~no_go
     return ArrayVerdicts(go & ~no_go, no_go, better, small, low, high)
