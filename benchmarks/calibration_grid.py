@@ -1,6 +1,7 @@
 """False go over a grid of distributions, numbers of seeds and looks, with Clopper–Pearson intervals.
 
     python benchmarks/calibration_grid.py [--studies 10000] [--half develop|check|both] [--markdown FILE]
+    python benchmarks/calibration_grid.py --alternatives | --tries 5
 
 Two statements about a candidate that is no better are measured, with the rule of the verdict and with the rule without
 its condition on asymmetry:
@@ -35,6 +36,7 @@ from sabun.poc.judgement.statistics import (
     _subsets,
     asymmetry,
     cut,
+    error_of_study,
     sequential_plan,
     tail_bound,
     too_asymmetric,
@@ -164,6 +166,13 @@ def draw(
 def failing(rng: np.random.Generator, c: Floats, share: float) -> Floats:
     """A share of the candidate's runs is much worse, with an unchanged mean."""
     return c + DEPTH * ((rng.random(c.shape) < share) - share)
+
+
+def contrived(rng: np.random.Generator, shape: tuple[int, ...], share: float) -> Floats:
+    """Differences with mean 0 and a positive median: half are practically 0, a ``share`` worse, the others better."""
+    u, tie = rng.random(shape), 0.01
+    worse = (0.49 - share - 0.51 * tie) / share
+    return np.where(u < 0.51, tie, np.where(u < 1 - share, -1.0, worse))
 
 
 def to_claim(rng: np.random.Generator, family: Draw, rho: float, ratio: float, share: float = 0.0) -> float:
@@ -304,6 +313,18 @@ def alternatives(half: Half, studies: int) -> Iterator[str]:
                    f"mean {np.mean(rates):.1%} (without {np.mean(before):.1%})")  # fmt: skip
 
 
+def repeated(tries: int, studies: int, n: int = 10) -> str:
+    """A/A studies repeated with other seeds until one says go: the rate without and with a shared error."""
+    rng = np.random.default_rng([21, tries, n])
+    alone, shared = np.zeros(studies, dtype=bool), np.zeros(studies, dtype=bool)
+    for earlier in range(tries):
+        b, c = rng.standard_normal((2, studies, n))
+        alone |= go(b, c).after
+        shared |= go(b, c, error_of_study(ALPHA, earlier)).after
+    said = [Cell("", "", 0, 1, n, studies, counts={"": int(found.sum())}).said("") for found in (alone, shared)]
+    return f"{tries} tries of {n} seeds: {said[0]} say go, with a shared error {said[1]}"
+
+
 def worst(found: Sequence[Cell], key: str) -> Cell:
     return max(found, key=lambda cell: cell.counts[key])
 
@@ -387,7 +408,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[])
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--alternatives", action="store_true", help="compare second conditions of a go instead")
+    parser.add_argument("--tries", type=int, help="repeat A/A studies this often until one says go instead")
     given = parser.parse_args()
+    if given.tries:
+        print(repeated(given.tries, given.studies))
+        return
     if given.alternatives:
         for line in alternatives(HALVES["develop"], given.studies):
             print(line, flush=True)

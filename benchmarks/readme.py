@@ -4,8 +4,8 @@
 
 Runs the demonstration (``make poc``) and the study against plain Euler in the directory OUT, or what is missing of
 them, and the repeats of the demonstration with other seeds (``demo_stability.py``; ``--repeats 0`` leaves them out).
-Writes the tables behind the markers ``<!-- table: NAME -->`` of both READMEs and of docs/statistics.md, and the pictures
-of the report in docs/images.
+Writes the tables behind the markers ``<!-- table: NAME -->`` of both READMEs and of docs/statistics.md, and the
+pictures of the report in docs/images.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind
         raise StateError(
             "this is not a checkpoint of an optimizer: it has no param_groups and state.", fix=_FOREIGN_FIX
         )
+    _check_layout(optimizer, groups, state_dict["state"])
     for number, group in enumerate(groups):
         if not isinstance(group.get("scheme"), str):
             raise StateError(
@@ -66,6 +67,29 @@ def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind
             ) from error
     for p, name, held, group in _pairs(optimizer, state_dict):
         _check_state(p, name, held, group)
+
+
+def _check_layout(optimizer: torch.optim.Optimizer, groups: list[Any], state: object) -> None:
+    """Raise StateError for groups and states that are not those of as many parameters."""
+    mine = [len(group["params"]) for group in optimizer.param_groups]
+    theirs = [
+        len(group["params"])
+        if isinstance(group, Mapping)
+        and isinstance(group.get("params"), list)
+        and all(isinstance(index, int) for index in group["params"])
+        else -1
+        for group in groups
+    ]
+    if theirs != mine:
+        raise StateError(
+            f"the checkpoint has {len(theirs)} groups of {theirs} parameters, the optimizer {len(mine)} of {mine}.",
+            fix="Load it into an optimizer of the same model, with the same groups.",
+        )
+    numbers = [index for group in groups for index in group["params"]]
+    if not isinstance(state, Mapping) or not all(isinstance(held, Mapping) for held in state.values()):
+        raise StateError("the checkpoint's state is not a mapping for each parameter.", fix=_FOREIGN_FIX)
+    if len({*numbers}) < len(numbers) or not {*state} <= {*numbers}:
+        raise StateError("the checkpoint's groups do not name each parameter of its state once.", fix=_FOREIGN_FIX)
 
 
 def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
@@ -105,10 +129,7 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
 def _pairs(
     optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield (parameter, its name, its state in the checkpoint, its group in the checkpoint).
-
-    torch itself refuses another number of groups or parameters.
-    """
+    """Yield (parameter, its name, its state in the checkpoint, its group in the checkpoint)."""
     for mine, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
         names = mine.get("param_names") or theirs.get("param_names") or [f"number {i}" for i in theirs["params"]]
         for p, index, name in zip(mine["params"], theirs["params"], names, strict=False):
@@ -124,6 +145,8 @@ def _check_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[s
         # A tensor that another value of an option asked for may have any shape.
         declared = dict.fromkeys(preconditioner.matrix_keys, ()) | preconditioner.matrix_state(p.shape)
     for key, value in held.items():
+        if not isinstance(value, Tensor | int | float) or (key == "step" and torch.as_tensor(value).numel() != 1):
+            raise StateError(f"{key} of parameter {name!r} is neither a tensor nor a number.", fix=_FOREIGN_FIX)
         if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
         if tuple(value.shape) != tuple(declared.get(key, p.shape)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 __all__ = [
     "PRINTED_LAST",
@@ -36,6 +36,9 @@ PRINTED_LAST = " It printed last: "
 """Separates, in a ``failure``, the reason from the last lines that the run printed."""
 
 
+_NOTHING_ELSE = {"extra": "forbid"}
+"""For :mod:`sabun.poc.codec`, which reads these records: a field that is not known is an error."""
+
 BUSY_SHARE = 0.05
 """A machine was busy if the training thread waited for a processor for more than this share of its time."""
 BUSY_RATE = 20.0
@@ -51,6 +54,8 @@ class Load:
     ``lost_s`` is the part of ``train_s`` that training lost by waiting; None where that is not known, as on an
     accelerator, which may go on meanwhile. ``average`` is the load average of the system over a minute.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     cpu_s: float
     waited_s: float | None = None
@@ -74,6 +79,8 @@ class Epoch:
     (the largest estimated eigenvalue λ of the Hessian) and ``margin`` (the unused share of the stability interval).
     ``load`` says how busy the machine was.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     epoch: int
     train_loss: float | None
@@ -112,6 +119,8 @@ class GroupRates:
     ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
+
     group: int
     name: str | None
     parameters: int
@@ -129,6 +138,8 @@ class RunResult:
     ``batched_seeds`` is the number of seeds trained as one batched model, this one included (1: trained alone). Their
     records agree with those of single runs up to rounding. ``rates`` are those of a script's parameter groups.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     run: str
     arm: str

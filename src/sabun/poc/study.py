@@ -40,6 +40,7 @@ from sabun.poc.schedule import RunSchedule, busy_timings, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
+from sabun.poc.trust import remember
 
 __all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "run", "validate"]
 
@@ -178,6 +179,7 @@ def run(
         not_batched = validate(resolved)
         here, *others = chosen.begin(resolved, logs)
         with StudyWriter.start(out, text, here, spaces=resolved.spaces, allow_mixed=allow_mixed) as store:
+            remember(text, store.trail.events[0])
             for environment in others:
                 store.admit(environment)
             notify = _audited(store, listener)

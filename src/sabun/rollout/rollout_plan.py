@@ -121,6 +121,11 @@ class Side:
                 "a side of the roll-out does not name its optimizer.", fix="Such as 'torch.optim:AdamW'."
             )
 
+    @classmethod
+    def from_json(cls, fields: object, where: str) -> Side:
+        """Build a side from plain values. Raises RolloutError for an unknown key or a wrong type."""
+        return _read(cls, fields, where, {"optimizer": _text, "options": _options, "arm": _text})
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
@@ -277,10 +282,6 @@ def _gate(value: object, where: str) -> Gate | None:
     return None if value is None else _read(Gate, value, where, _GATE)
 
 
-def _side(value: object, where: str) -> Side:
-    return _read(Side, value, where, {"optimizer": _text, "options": _options, "arm": _text})
-
-
 def _stages(value: object, where: str) -> tuple[Stage, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RolloutError(f"the plan's {where} are not a list.", fix="Write each as [[stages]].")
@@ -289,7 +290,13 @@ def _stages(value: object, where: str) -> tuple[Stage, ...]:
 
 _GATE = {"study": _text, "verdict": _text, "max_age_days": _number, "min_seeds": _whole, "study_hash": _text}
 _STAGE = {"name": _text, "share": _number, "gate": _gate, "kill_file": _text}
-_PLAN = {"name": _text, "champion": _side, "challenger": _side, "stages": _stages, "schema_version": _whole}
+_PLAN = {
+    "name": _text,
+    "champion": Side.from_json,
+    "challenger": Side.from_json,
+    "stages": _stages,
+    "schema_version": _whole,
+}
 
 
 def _toml(value: object) -> str:

@@ -74,22 +74,22 @@ def calibrate(
     if as_json:
         console.print_json({**asdict(found), "go_rate": found.go_rate, "power": found.power})
     else:
-        typer.echo(
+        console.echo(
             f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "
             f"paired seeds, on {found.scenario.removesuffix(' records')} records"
             + (f", interim looks at {', '.join(map(str, found.looks))}" if found.looks else "")
         )
         if effect == 0:
-            typer.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
-            typer.echo(f"false no-go     {found.no_go_rate:.1%}")
+            console.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
+            console.echo(f"false no-go     {found.no_go_rate:.1%}")
         else:
             low, high = found.power_interval
             predicted = "" if found.predicted_power is None else f"; predicted: {found.predicted_power:.1%}"
-            typer.echo(
+            console.echo(
                 f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{predicted}"
             )
         if found.coverage is not None:
-            typer.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
-        typer.echo(f"seeds used      {found.mean_seeds:.1f} on average")
+            console.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
+        console.echo(f"seeds used      {found.mean_seeds:.1f} on average")
     if effect == 0 and not found.is_calibrated:
         raise typer.Exit(1)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from sabun.cli import console, options
-from sabun.text_safety import visible
 
 if TYPE_CHECKING:
     from sabun.poc.check import CheckFinding, CheckResult
@@ -192,7 +191,7 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
     from sabun.poc import check as checks
 
     def announce(run: Run) -> None:
-        console.stderr().print(f"checking {visible(run.arm)}, seed {run.seed}")
+        console.stderr().print(f"checking {run.arm}, seed {run.seed}")
 
     checked = checks.check(study, on_run=None if quiet or as_json else announce)
     if as_json:
@@ -205,16 +204,16 @@ def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
                 _say(note, "Note: ")
             _print_facts(checked, study)
         if not checked.findings and not quiet:
-            typer.echo("No problem found: every arm trains, from the same state, and repeatably.")
+            console.echo("No problem found: every arm trains, from the same state, and repeatably.")
     if checked.findings:
         raise typer.Exit(1)
 
 
 def _say(finding: CheckFinding, before: str = "") -> None:
     problem, fix = PROBLEMS[finding.code]
-    typer.echo(f"{before}{visible(finding.arm)} {problem}: {visible(finding.detail)}")
+    console.echo(f"{before}{finding.arm} {problem}: {finding.detail}")
     if fix:
-        typer.echo(f"  {fix}")
+        console.echo(f"  {fix}")
 
 
 def _print_facts(checked: CheckResult, study: Study) -> None:
@@ -223,10 +222,10 @@ def _print_facts(checked: CheckResult, study: Study) -> None:
     if checked.unverified:
         found = [UNVERIFIED[name].format(detail) for name, detail in checked.unverified.items()]
         for number, line in enumerate(found):
-            typer.echo(_filled(line, "Not verified: " if number == 0 else " " * 14))
+            console.echo(_filled(line, "Not verified: " if number == 0 else " " * 14))
     if checked.epoch_s:
-        typer.echo(_filled(_duration(checked, study), "Study: "))
-        typer.echo(_filled(_effect(checked, study), "Effect: "))
+        console.echo(_filled(_duration(checked, study), "Study: "))
+        console.echo(_filled(_effect(checked, study), "Effect: "))
 
 
 def _print_rates(checked: CheckResult) -> None:
@@ -235,19 +234,19 @@ def _print_rates(checked: CheckResult) -> None:
         passes = 1 if seen.forward_passes is None else round(seen.forward_passes)
         end = "to its end" if seen.whole else "until it was stopped"
         extra = "" if passes < 2 else f", {passes} forward passes in training for each"
-        typer.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{extra}")
-    typer.echo(f"{'Learning rates':<18}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<17}size")
+        console.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{extra}")
+    console.echo(f"{'Learning rates':<18}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<17}size")
     for arm, groups in checked.rates.items():
-        typer.echo(f"  {visible(arm)}")
+        console.echo(f"  {arm}")
         for group in groups[:GROUPS_SHOWN]:
-            name = f"{group.group}" + ("" if group.name is None else f" {visible(group.name)}")
+            name = f"{group.group}" + ("" if group.name is None else f" {group.name}")
             rates = "".join(
                 f"{'none' if rate is None else f'{rate:.3g}':>9}"
                 for rate in (group.asked, group.first, group.last, group.largest)
             )
-            typer.echo(f"    {name[:14]:<14}{rates}  {_shape(group):<17}{_parameters(group)}")
+            console.echo(f"    {name[:14]:<14}{rates}  {_shape(group):<17}{_parameters(group)}")
         if len(groups) > GROUPS_SHOWN:
-            typer.echo(f"    and {len(groups) - GROUPS_SHOWN} more groups (all of them with --json)")
+            console.echo(f"    and {len(groups) - GROUPS_SHOWN} more groups (all of them with --json)")
 
 
 def _shape(group: GroupRates) -> str:

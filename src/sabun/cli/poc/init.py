@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.options import argument, flag
 
@@ -44,7 +42,7 @@ def init(
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
     if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
-        margin = typer.prompt("Smallest improvement of the loss worth adopting", default="1%", err=True)
+        margin = console.ask("Smallest improvement of the loss worth adopting [1%]:") or "1%"
     own = {"time_limit": time_limit, "threads": threads, "isolated": False if no_isolation else None}
     study = write_template(
         file,
@@ -56,8 +54,8 @@ def init(
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:
-        typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        console.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:
-            typer.echo(SCRIPT_LINES, nl=False)
+            console.echo(SCRIPT_LINES, end="")
     if check:
         check_study(study, as_json=as_json, quiet=False)

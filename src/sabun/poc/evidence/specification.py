@@ -71,7 +71,8 @@ class FrozenSpecification:
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
             raise StoreError(
-                f"{path / STUDY} is damaged: {error}.", fix="Restore it, or start in another directory."
+                f"{path / STUDY} is damaged: {str(error).rstrip('.')}.",
+                fix="Restore it, or start in another directory.",
             ) from None
         if not intact:
             raise StoreError(

@@ -59,12 +59,15 @@ class StudyRecords:
         number = record.seq + 1
         try:
             if body["kind"] == "environment":
+                if not isinstance(body["environment"], dict):
+                    raise ValueError("its environment is not an object")
                 self.environments.append(body["environment"])
                 self.environment_at.add(number)
             elif body["kind"] == "run":
                 result = decode(body["result"])
                 if not 0 <= int(body["environment"]) < len(self.environments):
                     raise ValueError(f"it names environment {body['environment']}, which has no record")
+                self._check(result)
                 if result.run in self.results:
                     raise ValueError(f"run {result.run} has a result already, which was not withdrawn")
                 self.results[result.run] = result
@@ -84,6 +87,12 @@ class StudyRecords:
                 fix="Restore the file from a copy, or run the study again in another directory.",
             ) from None
         self.hashes.append(record.hash)
+
+    def _check(self, result: RunResult) -> None:
+        """Raise ValueError where a hyperparameter that tuning chooses is not a number."""
+        for name in self.spaces.get(result.arm, {}):
+            if not isinstance(result.hyperparameters.get(name, 0.0), int | float):
+                raise ValueError(f"{name} is {result.hyperparameters[name]!r}")
 
     def reduce(self, trials: int, seeds: int) -> None:
         """Reduce the study to ``trials`` trials and ``seeds`` seeds of every arm."""
