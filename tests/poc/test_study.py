@@ -358,7 +358,7 @@ def test_a_sequential_study_ends_at_the_look_that_decides(
 
 
 def test_the_demonstration_is_what_runs_without_a_task_and_arms() -> None:
-    """What the README promises of ``make poc``: both usual optimizers, the paper's kind, two for stability, the preset."""
+    """Both usual optimizers, a rule of the kind that papers derive, two for stability, and the preset."""
     study = study_from_options(budget={"epochs": 2})
     shown = demonstration()
     assert study == shown.model_copy(update={"budget": shown.budget.model_copy(update={"epochs": 2})})
