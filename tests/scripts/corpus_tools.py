@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 MODULES = (
     "sabun.script.arms", "lightning.pytorch", "transformers", "transformers.trainer",
-    "transformers.models.bert.modeling_bert", "accelerate",
+    "transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2", "accelerate",
 )  # fmt: skip
 """What the scripts import, and takes long."""
 EPOCHS = 3

@@ -105,7 +105,7 @@ class Observer:
             "unlogged_steps": self._since_step,
             "unstepped_schedulers": sorted({s.name for s in self._schedulers.values() if not s.steps}),
             "overwritten_schedulers": sorted(
-                {s.name for s in self._schedulers.values() if len(s.rates) > 1 and len(self._shown) == 1}
+                {s.name for s in self._schedulers.values() if len(self._shown) == 1 and s.rates - self._shown}
             ),
         }
 
@@ -138,7 +138,7 @@ class Observer:
                 self._repeated += 1
         self._shown.add(tuple(float(group["lr"]) for group in optimizer.param_groups if group.get("lr") is not None))
         for scheduler in self._schedulers.values():
-            scheduler.before_step()
+            scheduler.before_step(optimizer)
 
     def _after(self, optimizer: Any, *_: Any) -> None:
         for group in optimizer.param_groups if self._without else ():
@@ -175,10 +175,10 @@ class _Scheduler:
         if scheduler is not None:
             self.steps = max(self.steps, int(getattr(scheduler, "_step_count", 1)) - 1, int(scheduler.last_epoch))
 
-    def before_step(self) -> None:
+    def before_step(self, optimizer: Any) -> None:
         scheduler = self._scheduler()
         rates = getattr(scheduler, "_last_lr", None)
-        if rates:
+        if rates and getattr(scheduler, "optimizer", None) is optimizer:
             self.rates.add(tuple(float(rate) for rate in rates))
 
 
