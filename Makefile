@@ -26,8 +26,8 @@ poc: $(BIN)/.poc
 
 ## make check: lint, format, types, import contracts (seconds)
 check: $(BIN)/.dev
-	$(BIN)/ruff check src tests benchmarks examples docs
-	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs noxfile.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs noxfile.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
@@ -49,8 +49,8 @@ examples:
 	$(PYTHON) tests/integrations/clean.py $(EXAMPLES)
 
 format: $(BIN)/.dev
-	$(BIN)/ruff check --fix src tests benchmarks examples docs
-	$(BIN)/ruff format src tests benchmarks examples docs
+	$(BIN)/ruff check --fix src tests benchmarks examples docs noxfile.py
+	$(BIN)/ruff format src tests benchmarks examples docs noxfile.py
 
 clean:
 	rm -rf $(VENV) runs dist build site .mypy_cache .ruff_cache .pytest_cache

@@ -19,6 +19,12 @@ settings.load_profile("sabun")
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Studies of tests are noted in a directory of their own, not in the user's."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch
 

@@ -68,8 +68,8 @@ def test_a_record_has_the_fields_of_its_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "log.jsonl")
     with journal.writer() as writer:
         writer.append({"event": "x"})
-    assert Journal(journal.path, fields=("event",)).verify().ok
-    assert not Journal(journal.path, fields=("event", "actor")).verify().ok
+    assert Journal(journal.path, fields={"event": str}).verify().ok
+    assert not Journal(journal.path, fields={"event": str, "actor": str}).verify().ok
 
 
 def test_reading_never_waits_for_a_lock_and_writing_waits_for_a_while(

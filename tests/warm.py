@@ -12,11 +12,14 @@ import sys
 
 
 def serve(path: str, modules: list[str]) -> None:
+    import gc
     import importlib
     import socket
 
     for module in modules:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy all pages
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -62,10 +65,18 @@ def carry_out(order: dict[str, object], files: list[int]) -> None:
     os.dup2(files[1], 2)
     sys.argv = list(order["arguments"])  # type: ignore[call-overload]
     added = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    sys.path[:0] = [os.path.dirname(os.path.abspath(sys.argv[0])), *added]  # noqa: PTH100, PTH120  (no import here)
+    module = sys.argv[1] if sys.argv[0] == "-m" else None
+    if module is not None:
+        del sys.argv[0]
+    place = os.path.dirname(os.path.abspath(sys.argv[0]))  # noqa: PTH100, PTH120  (no import here)
+    sys.path[:0] = [place if module is None else os.getcwd(), *added]  # noqa: PTH109
+    sys.modules.pop("sabun", None)  # where it was imported before: the script's own import begins the run
     code = 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if module is not None:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code and not isinstance(stop.code, int):

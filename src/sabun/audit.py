@@ -27,7 +27,7 @@ from sabun.journal import GENESIS, Journal, JournalRecord, JournalVerification, 
 __all__ = ["AuditEvent", "AuditLog", "clock_set_back", "read", "to_csv", "to_markdown", "verify"]
 
 ACTOR_VARIABLE = "SABUN_ACTOR"
-_FIELDS = ("time", "event", "actor", "data")
+_FIELDS = {"time": str, "event": str, "actor": str, "data": dict}
 
 
 @dataclass(frozen=True, slots=True)

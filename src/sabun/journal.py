@@ -122,13 +122,14 @@ class Journal:
     Args:
         path: the file. A seal is beside it, with ``.head`` added to its name.
         sealed: see the module.
-        fields: the keys that the body of every record has, in order; None: any.
+        fields: the keys that the body of every record has, in order, and the types of their values; None: any.
     """
 
-    def __init__(self, path: str | Path, *, sealed: bool = True, fields: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, *, sealed: bool = True, fields: Mapping[str, type] | None = None) -> None:
         self.path = Path(path)
         self.head_path = self.path.with_name(self.path.name + ".head")
         self.sealed = sealed
+        self._fields = fields
         self._keys = None if fields is None else ("seq", *fields, "prev", "hash")
 
     def exists(self) -> bool:
@@ -257,6 +258,8 @@ class Journal:
             return None, "is not a journal record."
         if body["prev"] != prev or body["seq"] != seq:
             return None, "does not follow the line before it: a line was removed, added or moved."
+        if not all(isinstance(body[key], kind) for key, kind in (self._fields or {}).items()):
+            return None, "is not a journal record."
         for key in ("seq", "prev", "hash"):
             del body[key]
         return JournalRecord(seq, body, prev, digest), ""

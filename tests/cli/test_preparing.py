@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,86 @@ def test_init_for_a_script_compares_with_what_the_script_makes_and_shows_the_lin
     output = capsys.readouterr().out
     assert "optimizer = sabun.swap(optimizer)" in output
     assert "No problem found" in output
-    assert "The study has 123 runs" in output  # 3 arms × (12 × 2 + 16 + 1)
+    assert "Study: 123 runs" in output  # 3 arms × (12 × 2 + 16 + 1)
     study = Study.load(file)
     assert (study.task, study.baseline.optimizer) == (f"script:{command}", "script")
     assert run(["poc", "init", str(tmp_path / "x.toml"), "--script", "a", "--task", "b"]) == 2
+
+
+def test_options_of_a_script_enter_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--threads", "2", "--no-isolation", "--time-limit", "60"]
+    assert run(["poc", "init", str(tmp_path / "a.toml"), "--script", "python train.py", *options]) == 0
+    assert Study.load(tmp_path / "a.toml").task_options == {"time_limit": 60.0, "threads": 2, "isolated": False}
+    assert run(["poc", "init", str(tmp_path / "b.toml"), "--script", "python train.py"]) == 0
+    assert Study.load(tmp_path / "b.toml").task_options == {}
+    capsys.readouterr()
+    for option in (["--threads", "2"], ["--no-isolation"], ["--time-limit", "60"]):
+        assert run(["poc", "init", str(tmp_path / "c.toml"), *option]) == 2
+        assert not (tmp_path / "c.toml").exists()
+        assert run(["poc", "check", "--task", "digits", *option]) == 2
+        assert run(["poc", "run", "--task", "digits", *option, "--out", str(tmp_path / "out")]) == 2
+        assert f"error: {option[0]} applies to scripts only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_fits_on_a_screen_and_says_what_it_saw_and_what_it_did_not(
+    tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "corpus" / "layer_decay.py"
+    monkeypatch.setenv("COLUMNS", "80")
+    command = f"{python} {script}"
+    assert run(["poc", "check", "--script", command, "--candidate", "adamw", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 for line in lines)
+    text = " ".join(line.strip() for line in lines)
+    assert "Observed: 4 epochs of the script, to its end; 24 gradients" in text
+    found = [line.split() for line in lines if line.startswith("    ")][:6]
+    assert found[2] == ["2", "layer_2", "0.01", "0.00167", "0", "0.01", "0.17", "→", "0", "99"]
+    assert found[5] == ["2", "layer_2", "0.003", "0.0005", "0", "0.003", "0.17", "→", "0", "99"]
+    for part in (
+        "Not verified: that all arms train equally long",
+        "data that are not trained on",
+        "Effect: 16 seeds find",
+    ):
+        assert part in text
+    assert run(["poc", "check", "--script", command, "--candidate", "adamw", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("given", "margin"), [("2%", 0.02), ("0.02", 0.02), ("0", 0.0), ("0.5 %", 0.005)])
+def test_the_margin_is_a_percentage_or_a_fraction(tmp_path: Path, given: str, margin: float) -> None:
+    assert run(["poc", "init", str(tmp_path / "x.toml"), "--margin", given, "--json"]) == 0
+    assert Study.load(tmp_path / "x.toml").thresholds.margin == margin
+
+
+@pytest.mark.parametrize("given", ["", "one", "100%", "1", "-1%", "nan", "1%%", "1% of the loss"])
+def test_a_margin_that_is_none_is_refused_before_anything_is_written(
+    tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["poc", "init", str(tmp_path / "x.toml"), "--margin", given]) == 2
+    assert run(["poc", "run", "--margin", given, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("error: --margin must be at least 0% and below 100%") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_asks_for_the_margin_where_a_person_sits_at_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["poc", "init", str(tmp_path / "a.toml")]) == 0
+    assert Study.load(tmp_path / "a.toml").thresholds.margin == 0.01
+    assert "worth adopting" not in capsys.readouterr().err, "a pipeline is asked nothing"
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for answer, margin in (("3%\n", 0.03), ("\n", 0.01)):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        file = tmp_path / f"{margin}.toml"
+        assert run(["poc", "init", str(file)]) == 0
+        assert Study.load(file).thresholds.margin == margin
+    assert run(["poc", "init", str(tmp_path / "b.toml"), "--margin", "4%"]) == 0
+    assert Study.load(tmp_path / "b.toml").thresholds.margin == 0.04
 
 
 def test_check_reports_a_script_without_the_calls_after_one_run(

@@ -36,7 +36,7 @@ def test_the_table_in_japanese(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "誤差定数" in shown
     assert "使用不可" in shown
-    assert "ネステロフのモメンタム" in shown
+    assert "ネステロフのモーメンタム" in shown
 
 
 def test_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:

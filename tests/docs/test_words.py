@@ -27,6 +27,9 @@ BANNED = {
     "dialect": r"\btold\b(?! apart)|\bheed(?:s|ed)?\b|\bmend(?:s|ed)?\b|\bwhoever\b|"
     r"\bis no number\b|\bhand(?:s|ed)? out\b|\bof one's own\b|\bnone to be had\b|\bspecial cases?:|\bgoes with\b|"
     r"\bbears?\b",
+    # One Japanese word for one thing, and none that is translated word for word: docs/glossary.md.
+    "japanese": r"不明確|未検出|元シード|(?<!一)対比較|どれだけ寛容|伝わり方|全数バッチ|空騒ぎ|封をし|刻みが長|"
+    r"追加機能なし|スタディ|モメンタム|慣性項",
     "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
 }
 # Lines that may contain such a word: page and beginning of the line → reason.

@@ -14,7 +14,7 @@ from scipy import stats
 
 from sabun.errors import StudyError
 from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
-from sabun.poc.judgement.assessment import Assessment, Comparison, Reason, Tuning
+from sabun.poc.judgement.assessment import Assessment, Comparison, EarlierStudy, Reason, Tuning
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
 from sabun.poc.records import RunResult
@@ -60,9 +60,9 @@ def codes(found: Assessment, index: int = 0) -> list[str]:
 def test_go() -> None:
     found = judge(data([0.9]), clock([1.02]))
     assert found.verdicts[0].decision == "go"
-    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within"]
-    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3"]
-    assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 3
+    assert codes(found) == ["k1_better", "k2_not_worse", "k3_within", "k1_mean", "k2_tail"]
+    assert [reason.kpi for reason in found.verdicts[0].reasons] == ["K1", "K2", "K3", "K1", "K2"]
+    assert [reason.outcome for reason in found.verdicts[0].reasons] == ["pass"] * 5
     row = only(found, "final_loss")
     assert row.effect == pytest.approx(np.mean(row.candidate) / np.mean(row.baseline) - 1)
     assert row.low is not None
@@ -98,7 +98,7 @@ def test_no_go_for_a_worse_loss() -> None:
 
 def test_no_go_for_slow_epochs_even_with_a_better_loss() -> None:
     # Better, but so slowly that the baseline's loss is reached later than by the baseline itself.
-    found = judge(data([0.99], noise=0.001), clock([1.5]))
+    found = judge(data([0.97], noise=0.001), clock([1.5]))
     assert found.verdicts[0].decision == "no-go"
     assert codes(found) == ["k1_better", "k2_not_worse", "k3_beyond"]
 
@@ -137,9 +137,30 @@ def test_the_margin_must_be_cleared() -> None:
     assert judge(losses, margin=0.0).verdicts[0].decision == "go"
     assert judge(losses, margin=0.03).verdicts[0].decision == "go"
     strict = judge(losses, margin=0.10)
-    assert strict.verdicts[0].decision == "undecided"
-    assert codes(strict)[0] == "k1_below_margin", "no number of seeds lifts 5% over a margin of 10%"
     assert only(strict, "final_loss").threshold == -0.10
+    assert strict.verdicts[0].decision == "small", "5% is real, and no number of seeds lifts it over a margin of 10%"
+    assert codes(strict) == ["k1_small", "k2_not_worse", "k3_within"]
+    assert decided(strict)
+    assert judge(losses, clock([1.5]), margin=0.10).verdicts[0].decision == "no-go", "small, and too slow"
+    none = judge(data([1.0], noise=0.005), margin=0.10)
+    assert (none.verdicts[0].decision, codes(none)[0]) == ("undecided", "k1_below_margin")
+
+
+@pytest.mark.parametrize(("gain", "decision"), [(0.05, "go"), (0.006, "small"), (0.0, "undecided"), (-0.05, "no-go")])
+def test_one_percent_of_the_loss_is_worth_adopting_unless_the_team_says_otherwise(gain: float, decision: str) -> None:
+    found = judge(data([1 - gain], noise=0.002), clock([1.0]))
+    assert only(found, "final_loss").threshold == -0.01
+    assert found.verdicts[0].decision == decision
+
+
+def test_an_improvement_that_may_be_worth_it_is_undecided() -> None:
+    found = judge(data([0.985], noise=0.01))
+    row = only(found, "final_loss")
+    assert row.low is not None
+    assert row.high is not None
+    assert row.low < -0.01 < row.high < 0, "real, and on either side of the margin"
+    assert found.verdicts[0].decision == "undecided"
+    assert codes(found)[0].startswith("k1_unclear")
 
 
 def test_the_time_limit_is_the_studys() -> None:
@@ -341,7 +362,7 @@ def test_intervals_say_what_holm_says() -> None:
             assert row.p_adjusted is not None
             assert row.high is not None
             assert row.low is not None
-            assert (row.p_adjusted <= 0.05) == (row.high < 0 or row.low > 0)
+            assert (row.p_adjusted <= 0.05) == (row.high < -0.01 or row.low > -0.01)
             assert 0.95 <= row.level <= 0.99 + 1e-12
 
 
@@ -387,13 +408,14 @@ def looked(n: int, factor: float, noise: float = 0.01) -> Assessment:
 def test_a_sequential_study_stops_when_it_is_decided() -> None:
     assert looked(12, 0.8).verdicts[0].decision == "go"
     assert decided(looked(12, 0.8))
-    early = looked(12, 0.999)
+    assert decided(looked(12, 0.995, noise=0.001))
+    early = looked(12, 0.99)
     assert codes(early)[0] == "k1_continue"
     assert early.verdicts[0].reasons[0].values["planned"] == 16
     between = looked(10, 0.8)
     assert codes(between)[0] == "k1_incomplete"
     assert between.verdicts[0].reasons[0].values == {"n": 10, "needed": 12}
-    assert looked(16, 0.999).verdicts[0].reasons[0].code.startswith("k1_unclear")
+    assert looked(16, 0.99).verdicts[0].reasons[0].code.startswith("k1_unclear")
     planned = plan(study(1, seeds=16, looks=(8, 12)))
     assert [only(looked(look.seeds, 0.9), "final_loss").level for look in planned] == pytest.approx(
         [1 - look.alpha for look in planned]
@@ -472,7 +494,7 @@ def test_worst_seed_is_set_against_the_baselines_median() -> None:
 
 def test_every_reason_of_the_table_can_be_given() -> None:
     seen = {reason.code for found in _gallery() for verdict in found.verdicts for reason in verdict.reasons}
-    assert set(REASONS) - seen == set()
+    assert set(REASONS) - seen == {"k3_not_judged"}, "that one is given for logs: test_logged_runs.py"
 
 
 def _gallery() -> list[Assessment]:
@@ -488,11 +510,12 @@ def _gallery() -> list[Assessment]:
         if suspect.verdicts[0].reasons[1].code == "k2_suspect":
             break
     found = [
-        judge([base, good]), judge(data([1.1])), judge(data([0.98], noise=0.03, seed=1)), looked(12, 0.999),
+        judge([base, good]), judge(data([1.1])), judge(data([0.98], noise=0.03, seed=1)), looked(12, 0.99),
         looked(10, 0.8), judge(data([0.95], noise=0.005), margin=0.10), judge(data([0.5], n=3)),
+        judge(data([1.0], noise=0.005), margin=0.10),
         judge([base, inf * 2 + good[2:]]), judge([base, inf * 7 + good[7:]]), judge([base, base]),
         judge([flat, [0.09] * 10]), judge([[x - 0.1 for x in base], good]), assess(study(1), [], {}), judge(wide),
-        judge(data([0.99], noise=0.001), clock([1.5])), judge([base, [x - 10 for x in base]], clock([1.5])),
+        judge(data([0.97], noise=0.001), clock([1.5])), judge([base, [x - 10 for x in base]], clock([1.5])),
         judge([inf * 2 + base[2:], data([1.5])[1]]), judge(data([0.98], noise=0.03, seed=3)),
         judge([base, base], [clock([1.0])[0]] * 2), judge([base, base], clock([1.12], noise=0.1)),
         judge([base, base], clock([1.1], noise=0.05, seed=8)),
@@ -504,7 +527,14 @@ def _gallery() -> list[Assessment]:
     ratio = [b * 1.1 * (1.02 if i % 2 else 1 / 1.02) for i, b in enumerate(exact[0])]
     starved = {"base": Tuning("base", {"lr": 0.1}, 0.1, (), 0, 0.0, at_edge=("lr",))}
     edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
-    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge]
+    before = [EarlierStudy(f"s{i}", "", 10, {"c0": "go"}) for i in range(8)]
+    repeated = assess(study(1), runs_of([base, good]), {}, before)
+    tail = [math.expm1(i / 6) for i in range(16)]
+    seconds = clock([1.0], n=16)
+    skewed = assess(
+        study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.2 + 0.2 * x for x in tail]], seconds), {}
+    )
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

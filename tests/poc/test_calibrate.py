@@ -18,6 +18,8 @@ from sabun.poc.spec import Thresholds
 from .evidence import runs_of, study
 
 STUDIES = 1000
+NO_MARGIN = Thresholds(margin=0.0)
+"""The worst case of the promise about false goes: the truth is at the limit."""
 
 
 # ------------------------------------------------------------------------------------------------------- Must show: A/A
@@ -26,11 +28,27 @@ STUDIES = 1000
 @pytest.mark.parametrize("candidates", [1, 5])
 @pytest.mark.parametrize("looks", [(), (6, 8)])
 def test_at_most_five_in_a_hundred_goes_are_false(candidates: int, looks: tuple[int, ...]) -> None:
-    found = cal.calibrate(STUDIES, candidates=candidates, seeds=10, looks=looks)
+    found = cal.calibrate(STUDIES, candidates=candidates, seeds=10, looks=looks, thresholds=NO_MARGIN)
     assert found.studies == STUDIES
     # The whole interval, not just the rate, lies below the promise.
     assert found.go_interval[1] <= 0.05, found
     assert found.any_go > 0, "a protocol that never says go keeps the promise, and is of no use"
+
+
+def test_a_margin_does_not_raise_the_chance_of_a_false_claim() -> None:
+    """Equal arms and little noise: every candidate is shown to miss the margin, which must not raise the others' error.
+
+    A claim is an interval that excludes "equal": "worse", or "real but small".
+    """
+    arms = sim.simulate(
+        np.random.default_rng(8), sim.Scenario("normal", spread=0.002), studies=4000, seeds=9, candidates=4
+    )
+    found = cal.judge_arrays(arms, Thresholds(margin=0.02), 0.05)
+    assert found.low.min() > -0.02
+    claims = np.count_nonzero(np.any((found.low > 0) | (found.high < 0), axis=1))
+    assert claims > 0
+    assert cal.clopper_pearson(int(claims), 4000)[0] <= 0.05, claims / 4000
+    assert found.small.any()
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 6, 8, 20])
@@ -58,19 +76,39 @@ def test_a_false_no_go_is_rare_too() -> None:
     assert found.no_go_rate < 0.07
 
 
-def test_the_worst_known_case_is_known() -> None:
-    """Equal means, but the candidate's spread doubled and losses strongly skewed: no A/A, and no symmetric difference.
+# ------------------------------------------------------------------------------------ Must show: what a go says
 
-    Then K1 errs more often than it says, and about 6.5% instead of 5% of the verdicts are a go. Johnson's and Hall's
-    corrected t and the bootstrap-t were tried and do no better with ten seeds. Here the limit is pinned, not hidden.
-    """
-    wide = sim.Scenario("skewed", candidate_spread=2.0)
-    found = cal.calibrate(2000, seeds=10, scenario=wide)
-    assert found.coverage is not None
-    assert 0.91 <= found.coverage <= 0.95
-    assert 0.04 <= found.go_rate <= 0.08
-    milder = cal.calibrate(2000, seeds=10, scenario=sim.Scenario("skewed", candidate_spread=1.25))
-    assert milder.go_rate <= 0.05
+
+def test_a_go_that_rests_on_skewed_losses_is_withheld_and_says_why() -> None:
+    rng = np.random.default_rng(4)
+    codes = set()
+    for _ in range(40):
+        b, c = np.exp(0.8 * rng.standard_normal((2, 16)))
+        loss = 10 + 0.1 * np.stack([b, 2 * c - 3.5])
+        seconds = np.broadcast_to(np.linspace(1, 1.01, 16), loss.shape)
+        verdict = assess(study(1, seeds=16), runs_of(loss.tolist(), seconds.tolist()), {}).verdicts[0]
+        first = verdict.reasons[0]
+        codes.add(first.code)
+        if first.code == "k1_skewed":
+            assert float(first.values["allowed"]) == pytest.approx(s.allowed_asymmetry(16))
+            assert float(first.values["asymmetry"]) > float(first.values["allowed"])
+            assert float(first.values["high"]) < 0
+            assert verdict.decision != "go"
+    assert {"k1_skewed", "k1_better"} <= codes
+
+
+def test_a_go_says_what_it_does_not_show() -> None:
+    for n, bound in ((8, 0.312), (16, 0.171), (32, 0.089)):
+        base = [1.0 + 0.01 * i for i in range(n)]
+        rows = [base, [x - 0.1 + 0.003 * (i % 4) for i, x in enumerate(base)]]
+        verdict = assess(study(1, seeds=n), runs_of(rows), {}).verdicts[0]
+        assert verdict.decision == "go"
+        remarks = {reason.code: reason for reason in verdict.reasons[3:]}
+        assert remarks["k2_tail"].values == {"n": n, "far": 0, "share": pytest.approx(bound, abs=0.001)}
+        assert remarks["k2_tail"].mark == "open"
+        assert ("k1_mean" in remarks) == (n < 32)
+        if n < 32:
+            assert remarks["k1_mean"].values == {"n": n, "rate": s.mean_error(n)}
 
 
 # ----------------------------------------------------------------------------------------------------- Must show: power
@@ -92,8 +130,8 @@ def test_heavy_tails_do_not_break_the_promised_power() -> None:
 
 
 def test_looks_save_seeds_and_cost_little_power() -> None:
-    fixed = cal.calibrate(STUDIES, seeds=20, effect=0.03, scenario="normal")
-    looking = cal.calibrate(STUDIES, seeds=20, looks=(10, 15), effect=0.03, scenario="normal")
+    fixed = cal.calibrate(STUDIES, seeds=20, effect=0.04, scenario="normal")
+    looking = cal.calibrate(STUDIES, seeds=20, looks=(10, 15), effect=0.04, scenario="normal")
     assert fixed.mean_seeds == 20
     assert looking.mean_seeds < 17
     assert looking.power > fixed.power - 0.08
@@ -136,7 +174,8 @@ def test_arrays_and_assess_give_the_same_verdicts(candidates: int, seeds: int, l
                 assert (row.low, row.high) == pytest.approx((arrays.low[0, i], arrays.high[0, i]))
             if verdict.reasons[2].code == "k3_time_to_target":
                 continue  # the arrays know no time-to-target, and say so
-            expected = "go" if arrays.go[0, i] else "no-go" if arrays.no_go[0, i] else "undecided"
+            kinds = {"go": arrays.go, "no-go": arrays.no_go, "small": arrays.small}
+            expected = next((kind for kind, found in kinds.items() if found[0, i]), "undecided")
             assert verdict.decision == expected, (index, verdict)
             decisions.add(verdict.decision)
     assert decisions == ({"undecided"} if seeds < 6 else {"go", "no-go", "undecided"})

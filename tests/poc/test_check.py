@@ -51,11 +51,23 @@ def test_bad_tasks_are_found_out(task_name: str, codes: set[str]) -> None:
     assert all(finding.detail for finding in found)
 
 
-def test_a_script_is_stopped_after_one_epoch_and_says_what_it_ignores(python: str) -> None:
+def test_a_script_runs_to_its_end_or_is_stopped_and_says_what_it_ignores(
+    python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = default_study(task=f"script:{python} {PLAIN}", baseline="script", candidates=["torch.optim:AdamW"])
     checked = check(study)
     assert checked.findings == []
-    assert checked.seconds is None  # it has its own number of epochs
+    assert checked.seconds is not None  # it has its own number of epochs, which was seen
+    assert checked.seen is not None
+    assert checked.seen.whole
+    assert "end" not in checked.unverified
+    monkeypatch.setattr("sabun.poc.check.PATIENCE", 0.0)
+    checked = check(study)
+    assert checked.findings == []
+    assert checked.seconds is None
+    assert checked.seen is not None
+    assert (checked.seen.epochs, checked.seen.whole) == (1, False)
+    assert checked.unverified["end"] == "1"
     assert set(checked.epoch_s) == {"script", "torch.optim:AdamW"}
     deaf = default_study(
         task=f"script:{python} {PLAIN} --mode deaf --epochs {{epochs}}",

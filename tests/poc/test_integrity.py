@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -18,28 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sabun import _files
 from sabun.audit import AuditLog
 from sabun.cli import app
 from sabun.errors import StoreError
-from sabun.journal import GENESIS
 from sabun.poc import study as studies
 from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors import runtime_environment
 from sabun.poc.judgement.assess import assess
-from sabun.poc.spec import Study
+from sabun.poc.spec import Study, hash_of
 from sabun.report import report_json
 from sabun.report.build import build
 from sabun.rollout import gate as gates
 from sabun.rollout.rollout_plan import Gate
 
+from ..damage import EXAMPLES, Record, chained, damaged, sealed, strange
 from .helpers import tiny_study
 
-Record = dict[str, Any]
 HERE = {"machine": {"cpu": "a"}, "torch": "2"}
 
 
@@ -62,17 +58,6 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def records_of(path: Path) -> list[Record]:
     return [json.loads(line) for line in (path / "records.jsonl").read_bytes().splitlines()]
-
-
-def chained(records: list[Record]) -> bytes:
-    """The records with a chain that fits, as somebody would write them who knows how."""
-    head, out = GENESIS, b""
-    for seq, record in enumerate(records):
-        body = {key: value for key, value in record.items() if key not in ("seq", "prev", "hash")}
-        text = json.dumps({"seq": seq, **body, "prev": head}, ensure_ascii=False, separators=(",", ":")).encode()[:-1]
-        head = hashlib.sha256(text).hexdigest()
-        out += text + b',"hash":"%s"}\n' % head.encode()
-    return out
 
 
 def append(path: Path, *added: Record) -> None:
@@ -309,35 +294,6 @@ def test_the_search_space_is_frozen(copy: Path) -> None:
 FILES = ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head")
 
 
-def damage(raw: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
-    """``raw`` with bytes flipped, or lines cut, doubled, moved or swapped in from another study."""
-    lines = raw.splitlines(keepends=True)
-    at = rng.randrange(len(lines))
-    if kind == "flip":
-        changed = bytearray(raw)
-        for _ in range(rng.choice((1, 1, 2, 8))):
-            changed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-        return bytes(changed)
-    if kind == "cut":
-        return raw[: rng.randrange(len(raw))]
-    if kind == "remove":
-        return b"".join(lines[:at] + lines[at + rng.choice((1, 1, 3)) :])
-    if kind == "double":
-        return b"".join([*lines[: at + 1], *lines[at:]])
-    if kind == "move":
-        line = lines.pop(at)
-        lines.insert(rng.randrange(len(lines) + 1), line)
-        return b"".join(lines)
-    foreign = other.splitlines(keepends=True)
-    lines[at : at + rng.randrange(2)] = [rng.choice(foreign)]
-    return b"".join(lines)
-
-
-EXAMPLES = int(os.environ.get("SABUN_FUZZ_EXAMPLES", "150"))
-"""Damaged files per reader; 10,000 by hand."""
-KINDS = ("flip", "cut", "remove", "double", "move", "swap")
-
-
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("integrity") / "other"
@@ -353,11 +309,10 @@ def test_any_damage_is_found_or_changes_nothing(finished: Path, foreign: Path, t
     before = seen(read(finished))
     other = (foreign / name).read_bytes()
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.sampled_from(KINDS), st.integers(0, 2**32), st.booleans())
-    def check(kind: str, seed: int, rechained: bool) -> None:
-        content = damage(whole[name], other, kind, random.Random(seed))
-        if rechained and name == "records.jsonl":
+    rng = random.Random(0)
+
+    def check(content: bytes) -> None:
+        if name == "records.jsonl" and rng.random() < 0.5:
             try:
                 content = chained([dict(json.loads(line)) for line in content.splitlines()])
             except (ValueError, TypeError):
@@ -370,7 +325,61 @@ def test_any_damage_is_found_or_changes_nothing(finished: Path, foreign: Path, t
             for file, raw in whole.items():
                 (path / file).write_bytes(raw)
 
-    check()
+    damaged(whole[name], other, check)
+
+
+def consistent(path: Path, rng: random.Random) -> None:
+    """Replace a value of any file and write chains, hashes and seals that fit, as one who writes them all could."""
+    records, events = records_of(path), [json.loads(line) for line in (path / "audit.jsonl").read_bytes().splitlines()]
+    name = rng.choice(("study.json", "records.jsonl", "records.jsonl", "audit.jsonl", "live.json"))
+    if name in ("study.json", "live.json"):
+        tree = strange(json.loads((path / name).read_bytes()), rng)
+        if name == "study.json" and isinstance(tree.get("study"), dict):
+            with contextlib.suppress(UnicodeEncodeError):
+                tree["hash"] = hash_of(tree["study"])
+        (path / name).write_bytes(json.dumps(tree).encode())
+    else:
+        lines = records if name == "records.jsonl" else events
+        at = rng.randrange(len(lines))
+        body = {key: value for key, value in lines[at].items() if key not in ("seq", "prev", "hash")}
+        lines[at] = strange(body, rng)
+    (path / "records.jsonl").write_bytes(chained(records))
+    hashes = [json.loads(line)["hash"] for line in (path / "records.jsonl").read_bytes().splitlines()]
+    for event in events:
+        data = event.get("data")
+        if isinstance(data, dict):
+            if data.get("record") in range(1, len(hashes) + 1):
+                data["record_hash"] = hashes[data["record"] - 1]
+            if "file_hash" in data:
+                data["file_hash"] = hashlib.sha256((path / "study.json").read_bytes()).hexdigest()
+    (path / "audit.jsonl").write_bytes(chained(events))
+    (path / "audit.jsonl.head").write_bytes(sealed((path / "audit.jsonl").read_bytes()))
+
+
+def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the hashes kept elsewhere can find such a change; but it is never a traceback."""
+    path = tmp_path / "s"
+    shutil.copytree(finished, path)
+    whole = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    commands = ["report", "--quiet"], ["export", "--csv", "-"], ["status"]
+    ok = 0
+    cases = max(30, EXAMPLES // 5)
+    for seed in range(cases):
+        consistent(path, random.Random(seed))
+        for command in commands:
+            words = ["poc", command[0], str(path), *command[1:]]
+            try:
+                code = app.run(words)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {' '.join(words)}") from error
+            assert code in (0, 1), (seed, words)
+        ok += code == 0
+        for name, raw in whole.items():
+            (path / name).write_bytes(raw)
+    assert 0 < ok < cases
+    capsys.readouterr()
 
 
 # ------------------------------------------------------------------------------------------- a directory that goes away

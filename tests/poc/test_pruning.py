@@ -50,6 +50,35 @@ def test_it_is_optunas_median_pruner() -> None:
     assert min(answers.values()) > 30  # both answers, and not by accident
 
 
+def test_halving_is_optunas_successive_halving_pruner() -> None:
+    """The same decisions on random curves, trial after trial; the curves of pruned trials end where they were cut."""
+    rng, answers = random.Random(5), Counter[bool]()
+    last = 8
+    for _ in range(12):
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
+        study = optuna.create_study(pruner=pruner)
+        earlier: list[RunResult] = []
+        for number in range(12):
+            trial, seen = study.ask(), [rng.random()]
+            limits = pruning.ceilings(earlier, "halving") if number >= pruning.first_prunable(12, "halving") else ()
+            for epoch in range(1, last + 1):
+                seen.append(rng.random())
+                if epoch == last:
+                    break
+                trial.report(min(seen), epoch)
+                theirs = trial.should_prune() and number > 0
+                ours = pruning.exceeded(limits, result(seen).epochs)
+                if epoch in (2, 4):
+                    answers[ours] += 1
+                assert ours == theirs
+                if ours:
+                    break
+            state = optuna.trial.TrialState.PRUNED if len(seen) <= last else None
+            study.tell(trial, None if state else seen[-1], state=state)
+            earlier.append(result(seen, "pruned" if state else "finished"))
+    assert min(answers.values()) > 50
+
+
 def test_what_has_not_finished_sets_no_ceiling_and_nothing_asks_at_the_ends() -> None:
     good = result([4.0, 3.0, 2.0, 1.0, 0.5])
     assert pruning.ceilings([]) == ()
@@ -114,8 +143,8 @@ def test_a_pruned_run_is_the_beginning_of_the_whole_one_alone_and_batched() -> N
 
 
 def test_where_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = tiny_study(pruning="median").model_copy(update={"task": "script:python -c pass", "task_options": {}})
-    with pytest.raises(StudyError, match="runs of a script cannot be pruned"):
+    script = tiny_study(tuning_fraction=0.5).model_copy(update={"task": "script:python -c pass", "task_options": {}})
+    with pytest.raises(StudyError, match=r"fraction of 0\.5 has no effect: the command sets its own length"):
         run(script, tmp_path / "out")
     assert app.run(["poc", "run", task(), "--pruning", "hyperband", "--out", str(tmp_path / "out")]) == 2
     assert "pruning" in capsys.readouterr().err

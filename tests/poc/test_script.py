@@ -217,7 +217,7 @@ def test_runs_that_need_no_whole_curve_are_stopped(python: str, tmp_path: Path) 
     assert result.status == "finished", result.failure
     assert [epoch.epoch for epoch in result.epochs] == [10, 20, 30]
     assert result.weights_sha256
-    *_, short = ScriptTrainer(resolve(study), tmp_path, short=1).run(Run(arm="script", seed=0, phase="tune"))
+    *_, short = ScriptTrainer(resolve(study), tmp_path, patience=0.0).run(Run(arm="script", seed=0, phase="tune"))
     assert isinstance(short, RunResult)
     assert short.status == "finished"
 

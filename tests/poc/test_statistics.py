@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -270,6 +271,67 @@ def test_seeds_to_decide_is_the_smallest_number() -> None:
     assert s.seeds_to_decide(0.0, 0.05, 0.05, above=10) is None
     assert s.seeds_to_decide(1e-4, 0.05, 0.05, above=10) is None
     assert s.seeds_to_decide(0.5, 0.05, 0.05, above=3) == 6  # sure, once six pairs are there
+
+
+# ------------------------------------------------------------------------------------------- asymmetry, rare failures
+
+
+@given(st.lists(values, min_size=3, max_size=9, unique=True))
+def test_l_skewness_is_the_ratio_of_mean_order_statistics(sample: list[float]) -> None:
+    # Hosking's definition: λ₂ = ½E(X₂:₂ − X₁:₂), λ₃ = ⅓E(X₃:₃ − 2X₂:₃ + X₁:₃), over all subsets of the sample.
+    triples = [sorted(triple) for triple in itertools.combinations(sample, 3)]
+    second = np.mean([abs(x - y) for x, y in itertools.combinations(sample, 2)]) / 2
+    third = np.mean([c - 2 * b + a for a, b, c in triples]) / 3
+    assume(second > 1e-6)
+    assert float(s._l_skewness(np.array(sample))) == pytest.approx(third / second, abs=1e-7)
+
+
+def test_asymmetry_is_positive_where_the_wider_arm_has_its_long_tail_on_the_harmful_side() -> None:
+    tail = np.expm1(np.linspace(-1, 1.5, 12))  # a long tail of high values
+    narrow, wide = 10 + 0.3 * tail, 10 + tail
+    assert float(s.asymmetry(narrow, wide)) > 0.15  # the candidate may be much worse
+    assert float(s.asymmetry(-wide, -narrow)) > 0.15  # the baseline may be much better
+    assert float(s.asymmetry(wide, narrow)) < -0.15  # a candidate without the baseline's bad runs
+    assert float(s.asymmetry(wide, wide + 1)) == pytest.approx(0, abs=1e-12)
+    level = np.linspace(-1, 1, 12)
+    assert float(s.asymmetry(level, 3 * level)) == pytest.approx(0, abs=1e-12)
+    for constant in (np.zeros(12), np.ones(12)):
+        assert float(s.asymmetry(constant, constant)) == 0
+    both = s.asymmetry(np.stack([narrow, wide]), np.stack([wide, narrow]))
+    assert both.tolist() == pytest.approx([float(s.asymmetry(narrow, wide)), float(s.asymmetry(wide, narrow))])
+
+
+@given(samples, st.floats(1e-3, 1e3), st.floats(-5, 5))
+def test_asymmetry_depends_on_neither_unit_nor_origin(
+    sample: tuple[list[float], list[float]], unit: float, origin: float
+) -> None:
+    b, c = map(np.array, sample)
+    assume(min(np.ptp(b), np.ptp(c)) > 1e-3)
+    moved = s.asymmetry(unit * b + origin, unit * c + origin)
+    assert float(moved) == pytest.approx(float(s.asymmetry(b, c)), abs=1e-6)
+
+
+def test_a_difference_that_no_missing_tail_explains_is_not_withheld() -> None:
+    tail = np.expm1(np.arange(16) / 6)
+    b, c = 10 + 0.1 * tail, 9.4 + 0.2 * tail
+    assert float(s.asymmetry(b, c)) > s.allowed_asymmetry(16)
+    assert bool(s.too_asymmetric(b, c))
+    assert not bool(s.too_asymmetric(b, c - 1))  # the mean difference is four standard deviations of the pairs
+    assert not bool(s.too_asymmetric(c, b + 3))
+    assert s.too_asymmetric(np.stack([b, b]), np.stack([c, c - 1])).tolist() == [True, False]
+    assert [round(s.allowed_asymmetry(n), 3) for n in (6, 16, 34, 100)] == [0.347, 0.212, 0.146, 0.25]
+    assert [s.mean_error(n) for n in (31, 32, 200)] == [s.MEAN_ERROR[24], 0.0, 0.0]
+
+
+def test_the_tail_bound_is_clopper_and_pearsons_upper_limit() -> None:
+    for far, n in ((0, 6), (0, 8), (0, 16), (1, 16), (3, 32)):
+        oracle = stats.binomtest(far, n, alternative="less").proportion_ci(0.95, method="exact").high
+        assert s.tail_bound(far, n) == pytest.approx(oracle)
+    assert s.tail_bound(0, 16) == pytest.approx(1 - 0.05 ** (1 / 16))
+    assert [round(100 * s.tail_bound(0, n)) for n in (8, 16, 32, 59)] == [31, 17, 9, 5]
+    assert s.tail_bound(6, 6) == 1.0
+    assert s.far_out(np.array([1.0, 1.1, 1.2, 1.3, 1.4, 9.0])) == 1
+    assert s.far_out(np.linspace(0, 1, 9)) == 0
 
 
 # ---------------------------------------------------------------------------------------- diverged runs, censored times

@@ -340,7 +340,7 @@ def test_a_sequential_study_ends_at_the_look_that_decides(
     )
     shown: list[list[int]] = []
 
-    def assess(study: Study, runs: list[RunResult], tuning: object) -> int:
+    def assess(study: Study, runs: list[RunResult], tuning: object, earlier: object) -> int:
         shown.append(sorted(r.seed for r in runs if r.phase == "evaluate"))
         assert sum(r.phase == "repeat" for r in runs) == 2
         return len(shown)

@@ -17,12 +17,12 @@ import pytest
 from sabun import audit
 from sabun.audit import AuditLog
 from sabun.errors import StoreError
-from sabun.journal import GENESIS
 from sabun.poc import study as studies
 from sabun.poc.evidence import audit_trail, exists, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.spec import Study
 
+from ..damage import chained
 from ..kills import KILLED, killed
 from .helpers import tiny_study
 
@@ -109,14 +109,7 @@ def rewrite_records(path: Path, change: Callable[[list[dict[str, object]]], None
     """Change the records and make their own chain fit again, as somebody would who knows how."""
     records = [json.loads(line) for line in (path / "records.jsonl").read_bytes().splitlines()]
     change(records)
-    head, out = GENESIS, b""
-    for seq, record in enumerate(records):
-        chained = {**record, "seq": seq, "prev": head}
-        del chained["hash"]
-        text = json.dumps(chained, ensure_ascii=False, separators=(",", ":")).encode()[:-1]
-        head = hashlib.sha256(text).hexdigest()
-        out += text + b',"hash":"%s"}\n' % head.encode()
-    (path / "records.jsonl").write_bytes(out)
+    (path / "records.jsonl").write_bytes(chained(records))
 
 
 def better(records: list[dict[str, object]]) -> None:

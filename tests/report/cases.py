@@ -35,7 +35,8 @@ class Case:
 def evidence(case: Case, **changes: Any) -> StudyEvidence:
     """The case as ``sabun.report.build`` takes it."""
     values = {
-        "path": Path(), "study": case.study, "runs": case.runs, "tuning": case.assessment.tuning,
+        "path": Path(), "study": case.study, "effective": case.study, "runs": case.runs,
+        "tuning": case.assessment.tuning,
         "environment": case.environment, "mixed": False, "verification": StudyVerification(True, len(case.runs), ""),
         "records": cast(StudyRecords, None), "events": (), "records_sha256": "ab" * 32,
     }  # fmt: skip

@@ -270,11 +270,12 @@ def test_more_seeds_are_not_the_advice_where_another_reason_stands_in_the_way(ca
 
 
 def test_every_reason_for_being_undecided_has_an_advice() -> None:
+    from sabun.poc.judgement.assessment import REMARKS
     from sabun.poc.judgement.verdict import REASONS
     from sabun.report.narrative import _ADVICE
 
-    decided = {"k1_better", "k1_worse", "k1_diverged_more", "k2_not_worse", "k2_worse", "k2_diverged_more"}
-    decided |= {"k3_within", "k3_time_to_target", "k3_beyond"}
+    decided = {"k1_better", "k1_small", "k1_worse", "k1_diverged_more", "k2_not_worse", "k2_worse", "k2_diverged_more"}
+    decided |= {"k3_within", "k3_time_to_target", "k3_beyond", *REMARKS}
     assert sorted(code for codes in _ADVICE.values() for code in codes) == sorted(set(REASONS) - decided)
 
 
@@ -312,7 +313,7 @@ def test_a_study_that_ended_early_gives_its_number_of_pairs(case: Make) -> None:
 def test_the_detectable_effect_includes_the_margin(case: Make) -> None:
     c = case(only=("look-ahead",))
     wider = c.study.model_copy(update={"thresholds": c.study.thresholds.model_copy(update={"margin": 0.02})})
-    for study, effect in ((c.study, 0.05), (wider, 0.07)):
+    for study, effect in ((c.study, 0.06), (wider, 0.07)):
         notes = {note.key: note.values for note in report(dataclasses.replace(c, study=study)).untested}
         assert notes["untested.power"]["detectable"] == pytest.approx(effect)
 

@@ -14,7 +14,7 @@ from sabun.messages.languages import add_language, differences, language, langua
 from sabun.messages.sentences import interval, wanted
 from sabun.poc.judgement.assess import PROBLEMS
 from sabun.poc.judgement.kpis import KPIS
-from sabun.poc.judgement.verdict import REASONS
+from sabun.poc.judgement.verdict import CAPS, REASONS
 
 
 def test_languages_have_the_same_keys_and_placeholders() -> None:
@@ -50,6 +50,14 @@ def test_every_reason_of_a_verdict_has_a_sentence(lang: str) -> None:
 
 
 @pytest.mark.parametrize("lang", languages())
+def test_every_cap_of_a_verdict_has_a_sentence(lang: str) -> None:
+    said = {key.removeprefix("cap.") for key in read(lang).messages if key.startswith("cap.")}
+    assert said == set(CAPS)
+    for code, (_, allowed) in CAPS.items():
+        assert wanted(f"cap.{code}", lang) <= {*allowed, "arm", "baseline", "task"}, code
+
+
+@pytest.mark.parametrize("lang", languages())
 def test_every_problem_of_a_statistic_has_a_sentence(lang: str) -> None:
     said = {key.removeprefix("problem.") for key in read(lang).messages if key.startswith("problem.")}
     assert said == set(PROBLEMS)
@@ -74,7 +82,8 @@ def test_no_sentence_is_dead() -> None:
         "step.",
         "alt.",
         "why.",
-        "headline.undecided_",
+        "headline.",
+        "cap.",
         "problem.",
         "scheme.",
         "dots.",

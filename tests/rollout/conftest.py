@@ -36,6 +36,7 @@ def write_study() -> WriteStudy:
         path: Path,
         *,
         gain: float = 0.2,
+        noise: float = 0.01,
         seeds: int = 10,
         done: int | None = None,
         age_days: float = 1.0,
@@ -43,6 +44,7 @@ def write_study() -> WriteStudy:
         baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
         looks: tuple[int, ...] = (),
+        trials: int = 1,
     ) -> Path:
         from sabun.poc.evidence.study_writer import StudyWriter
         from sabun.poc.records import Epoch, RunResult
@@ -53,14 +55,14 @@ def write_study() -> WriteStudy:
             task="digits",
             baseline=Arm(name="today", optimizer=baseline),
             candidates=(Arm(name="new", optimizer=candidate),),
-            budget=Budget(epochs=2, trials=0, seeds=seeds, looks=looks),
+            budget=Budget(epochs=2, trials=trials, seeds=seeds, looks=looks),
         )
-        noise = np.random.default_rng(7)
+        rng = np.random.default_rng(7)
         ended = datetime.now(UTC) - timedelta(days=age_days)
         with StudyWriter.start(path, study, {"machine": machine, "torch": "2"}) as store:
             for seed in range(seeds if done is None else done):
                 for arm, loss in (("today", 1.0), ("new", 1.0 - gain)):
-                    final = loss + 0.01 * float(noise.standard_normal())
+                    final = loss + noise * float(rng.standard_normal())
                     epochs = tuple(
                         Epoch(e, 2.0 if e else None, value, 0.9, 1.0 * bool(e), 0.1, 0.1 * bool(e), 10 * e)
                         for e, value in enumerate((3.0, final + 0.5, final))

@@ -48,6 +48,13 @@ def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Rollout
         ({"gain": -0.2}, {}, "is 'no-go'"),
         ({"gain": -0.2}, {"verdict": "undecided"}, "is 'no-go'"),
         ({"gain": 0.0}, {}, "is 'undecided'"),
+        (
+            {"gain": 0.005, "noise": 0.001},
+            {},
+            "is 'small'. The improvement is real, and smaller than the study's margin",
+        ),
+        ({"gain": 0.005, "noise": 0.001}, {"verdict": "undecided"}, "is 'small'"),
+        ({"trials": 0}, {}, "is 'promising'. Run a study with tuning"),
         ({"seeds": 5}, {}, "asks for 10 paired seeds, the study has 5"),
         ({"done": 9}, {"min_seeds": 5}, "not finished: 9 of 10"),
         ({"done": 0}, {}, "has no age"),
@@ -94,6 +101,13 @@ def test_a_sequential_study_is_finished_at_the_look_that_decides(
     assert found == () if said is None else any(said in problem for problem in found), found
 
 
+def test_a_study_without_tuning_opens_the_gate_of_a_pilot(
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
+) -> None:
+    write_study(tmp_path / "study", trials=0)
+    assert problems(tmp_path, plan, verdict="promising") == ()
+
+
 def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(
     tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
 ) -> None:
@@ -124,7 +138,7 @@ def test_edited_records_and_edited_specifications_keep_it_closed(
     assert "its hash does not match its content" in problems(tmp_path, plan)[0]
     records.write_text(text)
     spec = study / "study.json"
-    spec.write_text(spec.read_text().replace('"margin": 0.0', '"margin": 0.5'))
+    spec.write_text(spec.read_text().replace('"margin": 0.01', '"margin": 0.5'))
     assert "was changed after the study began" in problems(tmp_path, plan)[0]
 
 

@@ -114,3 +114,13 @@ def test_toml_and_json_give_an_equal_plan_back(
     again = RolloutPlan.from_json(plan.to_json())
     assert again == plan
     assert again.hash == plan.hash
+
+
+def test_only_the_pilot_opens_on_a_promising_verdict(tmp_path: Path) -> None:
+    pilot = GOOD.replace('study = "studies/pilot"', 'study = "studies/pilot", verdict = "promising"')
+    gate = load(tmp_path, pilot).stages[1].gate
+    assert gate is not None
+    assert gate.verdict == "promising"
+    later = '[[stages]]\nname = "all"\nshare = 1.0\ngate = { study = "s", verdict = "promising" }\n'
+    with pytest.raises(RolloutError, match="'all': only the first stage with jobs may open on a 'promising' verdict"):
+        load(tmp_path, GOOD + later)

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sabun.poc.judgement.assess import assess
+from sabun.poc.judgement.trials import objectives, summarize
 from sabun.poc.records import Epoch, RunResult
+from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import default_study, run
+from sabun.poc.tuning import Tuner, trial_runs
 from sabun.report.build import build
 from sabun.report.markdown import render
 
@@ -62,6 +65,36 @@ def test_stopping_later_is_no_advantage() -> None:
     k1 = next(row for row in assessment.comparisons if row.kpi == "final_loss")
     assert k1.effect == 0.0
     assert assessment.verdicts[0].decision != "go"
+
+
+@given(trials=st.lists(st.lists(curves, min_size=1, max_size=3), min_size=1, max_size=5))
+def test_trials_are_ranked_as_arms_are_compared(trials: list[list[list[float]]]) -> None:
+    """By the best loss within the epochs that a run was allowed where runs stop early, otherwise by the last one."""
+    runs = [[finished("adamw", seed, losses) for seed, losses in enumerate(trial)] for trial in trials]
+    early = len({len(losses) for trial in trials for losses in trial}) > 1
+    expected = [sum(min(losses) if early else losses[-1] for losses in trial) / len(trial) for trial in trials]
+    assert objectives(runs) == pytest.approx(expected)
+
+
+def test_tuning_keeps_the_rate_with_the_best_loss_of_a_run_that_stopped_early() -> None:
+    """Its last loss, two epochs after the best one, is worse than that of a run that did not stop."""
+    study = STUDY.model_copy(update={"budget": STUDY.budget.model_copy(update={"trials": 3, "tuning_seeds": 1})})
+    curves_of = [[3.0, 1.0, 2.0, 2.5], [3.0, 2.0, 1.8, 1.6, 1.5], [3.0, 2.9, 2.8]]
+    tuner = Tuner(study, resolve(study).arms["adamw"])
+    results: dict[str, RunResult] = {}
+    while pending := tuner.pending(results):
+        (task,) = pending
+        epochs = finished("adamw", 0, curves_of[task.trial or 0]).epochs
+        results[task.id] = task.result("finished", list(epochs))
+    assert [loss for _, loss in tuner.seen] == [1.0, 1.5, 2.8]
+    assert tuner.best() == tuner.seen[0][0]
+    found = summarize("adamw", 1, tuner.arm.space, {run.trial or 0: [results[run.id]] for run in _tasks(tuner, study)})
+    assert found is not None
+    assert (found.best, found.objective) == (tuner.seen[0][0], 1.0)
+
+
+def _tasks(tuner: Tuner, study: Study) -> list[Run]:
+    return [task for trial, (values, _) in enumerate(tuner.seen) for task in trial_runs(study, "adamw", trial, values)]
 
 
 def test_the_report_of_an_early_stopping_script_says_how_it_was_compared(

@@ -127,7 +127,10 @@ def test_check_writes_nothing_and_lists_what_scripts_write_outside(project: Path
     assert (finding.code, finding.detail) == ("writes-outside", f"{project}/data/new.txt")
 
 
-def test_check_does_not_stop_a_script_while_it_writes(project: Path, python: str, tmp_path: Path) -> None:
+def test_check_does_not_stop_a_script_while_it_writes(
+    project: Path, python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sabun.poc.check.PATIENCE", 0.0)
     target = tmp_path / "long.txt"
     assert check(script(f"{python} files.py after-log {target}")).findings == []
     assert not target.exists()  # stopped inside sabun.log, before the write began

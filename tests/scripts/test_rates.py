@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from sabun.errors import TrainingError
 from sabun.poc.check import check
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve
@@ -162,7 +163,7 @@ def test_check_reports_the_rates_of_every_arm_and_group(python: str) -> None:
         (group,) = checked.rates[arm]
         assert (group.asked, group.first) == pytest.approx((asked, asked / 25))
         assert group.largest == pytest.approx(asked, rel=0.05)
-        assert (group.parameters, group.steps) == (467, STEPS)
+        assert (group.parameters, group.steps) == (467, 3 * STEPS)
 
 
 @pytest.mark.parametrize(
@@ -298,3 +299,108 @@ def test_stepped_rates_are_the_asked_rate_times_the_shape(
         assert [group["first"], group["last"], group["largest"]] == pytest.approx(
             [moved[0], moved[-1], max(moved)], rel=1e-6, abs=1e-15
         )
+
+
+def swapped_rates(optimizer: Any, arm: str, **options: Any) -> tuple[Any, Rates]:
+    """The arm's optimizer with its rates, as a run has them."""
+    from sabun.script.client import _replace
+
+    new = optimizer if arm == "script" else _replace(optimizer, Arm.named(arm), {"lr": 0.05})
+    rates = Rates(optimizer, new, **options)
+    new.register_step_pre_hook(lambda *_: rates.before_step())
+    new.register_step_post_hook(lambda *_: rates.after_step())
+    return new, rates
+
+
+def scalar() -> torch.Tensor:
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    return p
+
+
+def test_two_writers_of_a_rate_are_refused() -> None:
+    """A scheduler created before ``swap``, and the script, set the rate of the same step to different values."""
+    own = torch.optim.SGD([scalar()], lr=0.1)
+    scheduler = lr_scheduler.ExponentialLR(own, 0.5)
+    optimizer, _ = swapped_rates(own, "euler")
+    optimizer.step()
+    scheduler.step()
+    optimizer.param_groups[0]["lr"] = 0.07
+    with pytest.raises(
+        TrainingError, match=r"set both by a scheduler created before sabun\.swap and by the script"
+    ) as e:
+        optimizer.step()
+    assert "Create the scheduler after optimizer = sabun.swap(optimizer)" in str(e.value)
+    own = torch.optim.SGD([scalar()], lr=0.1)
+    scheduler = lr_scheduler.ExponentialLR(own, 0.5)
+    optimizer, rates = swapped_rates(own, "euler")
+    optimizer.step()
+    scheduler.step()
+    optimizer.param_groups[0]["lr"] = own.param_groups[0]["lr"]  # the same value is no contradiction
+    optimizer.step()
+    assert rates.record()[0]["last"] == pytest.approx(0.025)
+
+
+class Nested(torch.optim.SGD):
+    """Calls the step of its base class, which torch's hooks see as a second step."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+class Twice(Nested):
+    """Calls the step of its base class two times."""
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(("kind", "moves"), [(Nested, 1), (Twice, 2)])
+def test_a_step_inside_a_step_is_taken_at_the_same_rate_and_counted_once(kind: Any, moves: int) -> None:
+    p = scalar()
+    optimizer, rates = swapped_rates(kind([p], lr=0.1), "script", multiplier=0.5)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for expected in (0.05, 0.025):
+        before = p.item()
+        optimizer.step()
+        assert before - p.item() == pytest.approx(moves * expected)
+        scheduler.step()
+    (group,) = rates.record()
+    assert (group["steps"], group["first"], group["last"]) == (2, pytest.approx(0.05), pytest.approx(0.025))
+
+
+@given(
+    lr=st.sampled_from([1.0, 0.5, 0.0]),
+    peak=st.floats(1e-4, 10.0),
+    scales=st.lists(st.sampled_from([1.0, 0.1]), min_size=1, max_size=3),
+    arm=st.sampled_from(["euler", "torch.optim:SGD"]),
+)
+def test_the_peak_of_a_schedule_is_the_reference(lr: float, peak: float, scales: list[float], arm: str) -> None:
+    """Where the script's schedule reaches ``peak_lr``, the arm steps at its own rate, and groups keep their ratios."""
+    if lr == 0.0:
+        scales = [1.0] * len(scales)
+    parameters = [scalar() for _ in scales]
+    groups = [{"params": [p], "lr": lr * scale} for p, scale in zip(parameters, scales, strict=True)]
+    own = torch.optim.SGD(groups, lr=lr)
+    optimizer, rates = swapped_rates(own, arm, peak_lr=peak)
+    for factor in (0.25, 1.0, 0.5):
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["lr"] = peak * factor * scale
+        before = [p.item() for p in parameters]
+        optimizer.step()
+        for p, start, scale in zip(parameters, before, scales, strict=True):
+            assert start - p.item() == pytest.approx(0.05 * factor * scale, rel=1e-9)
+    for group, scale in zip(rates.record(), scales, strict=True):
+        assert group["asked"] == pytest.approx(0.05 * scale)
+        assert group["largest"] == pytest.approx(0.05 * scale)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(TrainingError, match="peak_lr"):
+            Rates(own, own, peak_lr=wrong)
+
+
+def test_the_momentum_of_a_cycle_created_before_swap_is_that_of_the_first_step() -> None:
+    own = torch.optim.SGD([scalar()], lr=0.1, momentum=0.9)
+    lr_scheduler.OneCycleLR(own, 0.1, total_steps=5, max_momentum=0.95)
+    optimizer, _ = swapped_rates(own, "torch.optim:SGD(momentum=0.5)")
+    assert optimizer.param_groups[0]["momentum"] == 0.95

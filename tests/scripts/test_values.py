@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from sabun.poc.check import check
+from sabun.poc.judgement.assess import assess
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import default_study
+from sabun.poc.study import run as study_run
 from sabun.poc.training.script import ScriptTrainer
 
 SCRIPTS = Path(__file__).parent / "isolation"
@@ -113,7 +115,7 @@ def test_check_names_losses_that_cannot_be_compared(mode: str, codes: list[str],
     findings = check(script(f"{python} values.py {mode}")).findings
     assert [finding.code for finding in findings] == codes
     if mode == "nan":
-        assert "losses nan with lr_multiplier = 1e-30" in findings[0].detail
+        assert "losses nan, nan, nan with lr_multiplier = 1e-30" in findings[0].detail
 
 
 @pytest.mark.parametrize("arm", ["schedule-free-adamw", "script"])
@@ -135,3 +137,29 @@ def test_lightning_validates_the_average_in_the_best_checkpoint(name: str, pytho
     assert best == pytest.approx(least, rel=1e-6)
     assert fresh == pytest.approx(least, rel=1e-6)
     assert last > 1.01 * least
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_arms_are_decided_by_an_accuracy_in_its_direction(learns: bool, python: str, tmp_path: Path) -> None:
+    """Of an arm that learns and an arm whose rate is too small, the one that learns wins, as candidate and baseline."""
+    arms = ["torch.optim:SGD(lr=1e-09)", "torch.optim:SGD(lr=0.05, momentum=0.9)"]
+    baseline, candidate = arms if learns else reversed(arms)
+    study = default_study(
+        task=f"script:{python} {Path(__file__).parent / 'corpus' / 'accuracy.py'}",
+        baseline=baseline,
+        candidates=[candidate],
+        epochs=3,
+        trials=0,
+        seeds=6,
+    )
+    evidence = study_run(study, tmp_path / "study")
+    assert {result.status for result in evidence.runs} == {"finished"}, evidence.runs
+    assessment = assess(study, evidence.runs, evidence.tuning)
+    k1 = next(row for row in assessment.comparisons if row.kpi == "final_loss")
+    assert k1.low is not None
+    assert k1.high is not None
+    if learns:  # a verdict also needs the time, which a busy machine may leave open
+        assert k1.high < -0.1
+    else:
+        assert k1.low > 0.1
+        assert assessment.verdicts[0].decision == "no-go"

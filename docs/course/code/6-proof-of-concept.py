@@ -108,6 +108,6 @@ assert "go" not in strict.values()
 
 
 # %% solution-3
-power = {seeds: calibrate.calibrate(200, seeds=seeds, effect=0.03, scenario="normal").power for seeds in (12, 20, 28)}
+power = {seeds: calibrate.calibrate(200, seeds=seeds, effect=0.04, scenario="normal").power for seeds in (12, 20, 28)}
 print({seeds: f"{share:.0%}" for seeds, share in power.items()})
 assert power[12] < 0.8 < power[28]

@@ -89,7 +89,7 @@ def load(name: str) -> list[Shape]:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"cannot read shapes from {name}: {error}.", fix=_FIX) from error
     entries = list(data.values()) if isinstance(data, dict) else data
     if not isinstance(entries, list) or not entries:

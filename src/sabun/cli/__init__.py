@@ -2,6 +2,7 @@
 
     sabun schemes | explain NAME              the catalogue and its certificates
     sabun bench                               the time of an optimizer step
+    sabun doctor                              this environment, and what works in it
     sabun poc run | resume | report | …       the proof of concept
     sabun rollout init | status | promote …   adoption in stages
 
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import rich  # noqa: F401
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
+        if arguments == ["doctor"]:
+            from sabun.cli.doctor import doctor
+
+            doctor()
+            raise SystemExit(0) from None
         print(f"error: the command line needs {error.name}, which is not installed.", file=sys.stderr)
         print(f"fix: {EXTRA}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from sabun import __version__
-from sabun.cli import EXTRA, bench, explain, poc, rollout, schemes
+from sabun.cli import EXTRA, bench, console, doctor, explain, poc, rollout, schemes
+from sabun.cli.options import Json
 from sabun.errors import MissingExtraError, RolloutError, SabunError, StoreError, TrainingError
 
 __all__ = ["build", "run"]
@@ -29,7 +30,7 @@ _BAD_PATH = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errn
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"sabun {__version__}")
+        console.echo(f"sabun {__version__}")
         raise typer.Exit
 
 
@@ -51,7 +52,8 @@ def build() -> typer.Typer:
 
 **Exit codes**
 
-0 success, or go · 10 no-go, 11 undecided (with `--gate`) · 2 bad input · 1 failure · 130 interrupted
+0 success, or go · with `--gate`: 10 no-go, 11 undecided, 12 real but small, 13 promising · 2 bad input · 1 failure ·
+130 interrupted
 """,
     )
 
@@ -66,6 +68,11 @@ def build() -> typer.Typer:
     app.command("schemes", epilog=schemes.EPILOG)(schemes.schemes)
     app.command("explain", epilog=explain.EPILOG)(explain.explain)
     app.command("bench", epilog=bench.EPILOG)(bench.bench)
+
+    @app.command("doctor", epilog=doctor.EPILOG, help=doctor.doctor.__doc__)
+    def examine(as_json: Json = False) -> None:
+        doctor.doctor(as_json)
+
     app.add_typer(poc.build(), name="poc")
     app.add_typer(rollout.build(), name="rollout")
     return app
@@ -73,7 +80,12 @@ def build() -> typer.Typer:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code. A SabunError becomes two lines on standard error."""
-    code = _run(arguments)
+    with console.prepared():
+        return _flushed(_run(arguments))
+
+
+def _flushed(code: int) -> int:
+    """Return the exit code of a command that ended with ``code``, once its output is written."""
     try:
         sys.stdout.flush()  # an output that cannot be written is an error here, not one at exit
     except BrokenPipeError:
@@ -102,7 +114,7 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         resumable = list(arguments[:2]) in (["poc", "run"], ["poc", "resume"])
         kept = " Finished runs are kept; the same command resumes the study." if resumable else ""
-        print(f"interrupted.{kept}", file=sys.stderr)
+        console.echo(f"interrupted.{kept}", err=True)
         return 130
     except BrokenPipeError:
         _discard_output()  # the reader of the output is gone (``sabun … | head``)
@@ -128,8 +140,6 @@ def _discard_output() -> None:
 
 
 def _report(error: SabunError) -> None:
-    from sabun.text_safety import visible
-
-    print(f"error: {visible(error.cause)}", file=sys.stderr)
+    console.echo(f"error: {error.cause}", err=True)
     if error.fix:
-        print(f"fix: {visible(error.fix)}", file=sys.stderr)
+        console.echo(f"fix: {error.fix}", err=True)

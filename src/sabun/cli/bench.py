@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from sabun.cli import console
 from sabun.cli.options import OUTPUT, argument, option
 from sabun.errors import OptionError
 
@@ -74,9 +73,9 @@ def bench(
         rounds=rounds,
         threads=threads,
         limit=limit,
-        on_row=lambda row: typer.echo(f"measured {row.contest}: {row.name}", err=True),
+        on_row=lambda row: console.echo(f"measured {row.contest}: {row.name}", err=True),
     )
-    typer.echo(benchmark.table(result))
+    console.echo(benchmark.table(result))
     if json_file is not None:
         json_file.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     if picture is not None:

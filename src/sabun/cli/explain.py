@@ -75,7 +75,7 @@ def explain(
         return
     _print(scheme, certificate, sentences, lr, lang)
     if png is not None:
-        print(f"\n{png}")
+        console.echo(f"\n{png}")
 
 
 def _draw_plane(name: str | None, png: Path, lang: str) -> None:
@@ -85,7 +85,7 @@ def _draw_plane(name: str | None, png: Path, lang: str) -> None:
 
     highlight = None if name is None else schemes.get(name)
     save_png(look_ahead_plane(lang, highlight=highlight), png)
-    print(png)
+    console.echo(str(png))
 
 
 def _print(scheme: Scheme, certificate: Certificate, sentences: list[str], lr: float | None, lang: str) -> None:

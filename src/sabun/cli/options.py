@@ -5,12 +5,14 @@ Options of a single command are declared with that command, by the same three he
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sabun.errors import OptionError
 from sabun.messages.languages import languages
 
 STUDY, BUDGET, EXECUTION, MONEY, OUTPUT = "What to compare", "Budget", "Execution", "Money", "Output"
@@ -39,6 +41,20 @@ def argument(help: str, metavar: str) -> Any:
     return typer.Argument(help=help, metavar=metavar)
 
 
+def fraction(name: str, text: str | None) -> float | None:
+    """Return what an option of a share says: 0.01 for "1%" and for "0.01". Raises OptionError for anything else."""
+    if text is None:
+        return None
+    digits, percent, rest = text.strip().partition("%")
+    try:
+        value = float(digits) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if rest or not 0 <= value < 1:
+        raise OptionError(f"{name} must be at least 0% and below 100% (given: {text!r}).", fix="Write 1%, or 0.01.")
+    return value
+
+
 class LogFormat(StrEnum):
     """Formats in which an audit log is exported."""
 
@@ -54,7 +70,8 @@ Lang = Annotated[
 Json = Annotated[bool, flag("Print one JSON value to standard output, nothing else.", "--json", panel=OUTPUT)]
 Quiet = Annotated[bool, flag("Print no progress and no table, only errors.", "--quiet", "-q", panel=OUTPUT)]
 Gate = Annotated[
-    bool, flag("Exit with 0 for go, 10 for no-go and 11 for undecided: for pipelines.", "--gate", panel=OUTPUT)
+    bool,
+    flag("Exit with 0 for go, 10 no-go, 11 undecided, 12 real but small, 13 promising.", "--gate", panel=OUTPUT),
 ]
 Format = Annotated[LogFormat, option("Format of the export.", "markdown|csv|json", OUTPUT, name="--format")]
 Anchor = Annotated[
@@ -93,8 +110,21 @@ Candidates = Annotated[
         name="--candidate",
     ),
 ]
+Margin = Annotated[
+    str | None,
+    option("Smallest improvement of the loss worth adopting, as 1% (the default) or 0.01.", "PERCENT", STUDY),
+]
 TimeLimit = Annotated[
     float | None, option("With --script: stop a run that takes longer and record it as failed.", "SECONDS", BUDGET)
+]
+Threads = Annotated[
+    int | None,
+    option("With --script: threads of every run. Default: OMP_NUM_THREADS in front of the command, else 1.", "N",
+           STUDY, least=1),
+]  # fmt: skip
+NoIsolation = Annotated[
+    bool,
+    flag("With --script: run in the project itself instead of a copy for each run.", "--no-isolation", panel=STUDY),
 ]
 
 # How a study is carried out

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
 from sabun.cli import console
 from sabun.messages.formatting import show
@@ -76,14 +75,14 @@ class _Messages:
             depending = f", and {event.dependent} that depend on them" if event.dependent else ""
             return f"repeating {event.failed} failed run{'s' if event.failed > 1 else ''}{depending}"
         if isinstance(event, events.SeedsNotBatched):
-            return f"{visible(event.arm)}: seeds are not batched, because {event.reason}"
+            return f"{event.arm}: seeds are not batched, because {event.reason}"
         if isinstance(event, events.RunRetried):
-            return f"run of {visible(event.run.arm)} is repeated: {event.reason}"
+            return f"run of {event.run.arm} is repeated: {event.reason}"
         if isinstance(event, events.RunFinished) and event.result.status == "failed":
             key = (event.run.arm, reason_key(event.result))
             if key not in self._failures:
                 self._failures.add(key)
-                return f"run of {visible(event.run.arm)} failed: {visible(event.result.failure)}"
+                return f"run of {event.run.arm} failed: {event.result.failure}"
         return None
 
 
@@ -98,15 +97,15 @@ class _Lines:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.StudyStarted):
             done = f", {event.done} of them already done" if event.done else ""
-            self.out.print(f"{visible(event.study.name)}: {event.total} runs{done}, in {event.path}")
+            self.out.print(f"{event.study.name}: {event.total} runs{done}, in {event.path}")
         elif isinstance(event, events.TuningFinished):
             best = ", ".join(
                 f"{key} {show(value, 'num', 'en') if isinstance(value, float) else value}"
                 for key, value in event.tuning.best.items()
             )
-            self.out.print(f"tuned {visible(event.tuning.arm)}: {best}")
+            self.out.print(f"tuned {event.tuning.arm}: {best}")
         elif (message := self.messages.of(event)) is not None:
-            self.out.print(Text(message))
+            self.out.print(message)
         elif isinstance(event, events.RunFinished) and time.monotonic() - self.last >= EVERY_S:
             self.last = time.monotonic()
             phase = phase_name(event.run.phase)
@@ -136,7 +135,7 @@ class _Bars:
 
     def __call__(self, event: events.Event) -> None:
         if (message := self.messages.of(event)) is not None:
-            self.out.print(Text(message))
+            self.out.print(message)
         if isinstance(event, events.StudyStarted):
             self.whole = self.progress.add_task(
                 f"{_plain(event.study.name):<{NAME}}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import typer
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -67,4 +66,4 @@ def print_log(events: Sequence[audit.AuditEvent], form: LogFormat) -> None:
     if form is LogFormat.json:
         console.print_json([dataclasses.asdict(event) for event in events], indent=2)
     else:
-        typer.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(events), nl=False)
+        console.echo((audit.to_csv if form is LogFormat.csv else audit.to_markdown)(events), end="")

@@ -8,16 +8,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from sabun.poc.records import Epoch, GroupRates, RunResult
 
 __all__ = ["decode", "decode_epoch", "decode_float", "decode_rates", "encode", "encode_epoch", "to_json"]
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_FLOATS = ("train_loss", "val_loss", "val_metric", "test_loss", "test_metric", "train_s", "eval_s", "optimizer_s", "lr")
 
-_RATES = ("asked", "first", "last", "largest")
+T = TypeVar("T")
+_RESULT, _EPOCH, _RATES = TypeAdapter(RunResult), TypeAdapter(Epoch), TypeAdapter(tuple[GroupRates, ...])
 
 
 def encode(result: RunResult) -> dict[str, Any]:
@@ -32,31 +34,32 @@ def encode_epoch(epoch: Epoch) -> dict[str, Any]:
 
 
 def decode(fields: Mapping[str, Any]) -> RunResult:
-    """Return the run that ``encode`` wrote."""
-    epochs = tuple(decode_epoch(epoch) for epoch in fields["epochs"])
-    return RunResult(**{**_floats(fields), "epochs": epochs, "rates": decode_rates(fields.get("rates", ()))})
+    """Return the run that ``encode`` wrote. Raises ValueError for missing or unknown fields and other types."""
+    return _read(_RESULT, fields)
 
 
 def decode_epoch(fields: Mapping[str, Any]) -> Epoch:
-    """Return the epoch that ``encode_epoch`` wrote."""
-    return Epoch(**{**_floats(fields), "extra": {key: _SPECIAL.get(v, v) for key, v in fields["extra"].items()}})
+    """Return the epoch that ``encode_epoch`` wrote. Raises ValueError as :func:`decode` does."""
+    return _read(_EPOCH, fields)
 
 
 def decode_rates(groups: Iterable[Mapping[str, Any]]) -> tuple[GroupRates, ...]:
-    """Return the rates of parameter groups."""
-    return tuple(
-        GroupRates(**{key: decode_float(value) if key in _RATES else value for key, value in group.items()})
-        for group in groups
-    )
+    """Return the rates of parameter groups. Raises ValueError as :func:`decode` does."""
+    return _read(_RATES, groups)
+
+
+def _read(kind: TypeAdapter[T], value: object) -> T:
+    """Return ``value`` as ``kind``. A number may be the text of NaN or an infinity."""
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
 
 
 def decode_float(value: Any) -> Any:
     """Return NaN or an infinity from its text, and any other value unchanged."""
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
-
-
-def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: decode_float(value) if key in _FLOATS else value for key, value in fields.items()}
 
 
 def to_json(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +10,8 @@ from sabun import optim
 from sabun.errors import SabunError
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.resolved import ResolvedStudy
-from sabun.poc.spec import Arm, Study
+from sabun.poc.spec import Study
+from sabun.poc.trust import names_code
 from sabun.script import arms
 
 __all__ = ["describe_arms"]
@@ -29,7 +29,7 @@ def describe_arms(
     for arm in study.arms:
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
         best = tuning[arm.name].best if arm.name in tuning else {}
-        if resolved is None and _names_code(arm):
+        if resolved is None and names_code(arm):
             found[arm.name] = None
             continue
         try:
@@ -38,10 +38,3 @@ def describe_arms(
         except (SabunError, ImportError):
             found[arm.name] = None
     return found
-
-
-def _names_code(arm: Arm) -> bool:
-    """Whether the notation or an option of the arm names a class (``module:Class``) outside ``torch.optim``."""
-    texts = [arm.optimizer, *(value for value in arm.options.values() if isinstance(value, str))]
-    modules = [module for text in texts for module in re.findall(r"([\w.]+)\s*:", text)]
-    return any(module != "torch.optim" for module in modules)

@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "Listener",
     "LookTaken",
+    "PlanReduced",
     "RunFinished",
     "RunRetried",
     "RunStarted",
@@ -124,6 +125,15 @@ class LookTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanReduced:
+    """After ``spent_s`` seconds of work the study is reduced to ``trials`` trials and ``seeds`` seeds of every arm."""
+
+    trials: int
+    seeds: int
+    spent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StudyFinished:
     """All runs are done and stored. ``audit_head`` is the head hash of the audit log."""
 
@@ -144,6 +154,7 @@ Event: TypeAlias = (
     | RunRetried
     | TuningFinished
     | LookTaken
+    | PlanReduced
     | StudyFinished
 )
 """Any event of a running study."""

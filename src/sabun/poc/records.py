@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 __all__ = ["PRINTED_LAST", "Epoch", "GroupRates", "Phase", "RunResult", "Status", "evaluated", "outcome"]
 
@@ -25,6 +25,10 @@ PRINTED_LAST = " It printed last: "
 """Separates, in a ``failure``, the reason from the last lines that the run printed."""
 
 
+_NOTHING_ELSE = {"extra": "forbid"}
+"""For :mod:`sabun.poc.codec`, which reads these records: a field that is not known is an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """One point of a learning curve. Losses may be ``inf`` or ``nan`` in a diverged run; times are wall-clock seconds.
@@ -34,6 +38,8 @@ class Epoch:
     ``gradient_evaluations`` counts from the start of the run. ``extra`` holds further scalars, such as ``curvature``
     (the largest estimated eigenvalue λ of the Hessian) and ``margin`` (the unused share of the stability interval).
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     epoch: int
     train_loss: float | None
@@ -52,8 +58,11 @@ class GroupRates:
     """The learning rates of one parameter group over a run of a script.
 
     ``asked`` is the arm's rate for the group, at the script's initial rate (None if unknown); ``first``, ``last`` and
-    ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number.
+    ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number, and ``roles``
+    the numbers of those in hidden matrices and in the rest, where the arm treats them differently.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     group: int
     name: str | None
@@ -63,6 +72,7 @@ class GroupRates:
     last: float | None
     largest: float | None
     steps: int
+    roles: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,8 @@ class RunResult:
     ``batched_seeds`` is the number of seeds trained as one batched model, this one included (1: trained alone). Their
     records agree with those of single runs up to rounding. ``rates`` are those of a script's parameter groups.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
 
     run: str
     arm: str

@@ -1,12 +1,13 @@
 """The schedule of a study: which run comes next, given the results so far.
 
 The schedule is determined by the study and its results. An interrupted study therefore continues as if nothing had
-happened, and the number of slots changes the order of runs but not the runs. While the trials of one arm wait for one
-another, other arms are tuned, so no slot is idle before the last trials.
+happened, and the number of slots changes the order of runs but not the runs. The arms are tuned in turn, trial by
+trial: a study that its limit of time reduces has the same number of trials for every arm.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -14,9 +15,10 @@ from sabun.poc import events
 from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.executors.executor import Unit
 from sabun.poc.judgement.assess import assess, decided
+from sabun.poc.pace import Pace
 from sabun.poc.records import Phase
 from sabun.poc.resolved import ResolvedStudy
-from sabun.poc.spec import Run
+from sabun.poc.spec import Budget, Run, Study
 from sabun.poc.tuning import Tuner
 
 __all__ = ["RunSchedule", "evaluation_order", "failed_and_dependent"]
@@ -55,7 +57,8 @@ def failed_and_dependent(records: StudyRecords) -> dict[str, bool]:
 class RunSchedule:
     """The order of the runs of a study. Call ``ready`` whenever a slot is free.
 
-    ``not_batched``: arms whose seeds are trained one at a time although the study asks for batched seeds.
+    ``not_batched``: arms whose seeds are trained one at a time although the study asks for batched seeds. ``pace``
+    watches the limit of time. Trials and seeds that it leaves no time for are dropped for all arms.
     """
 
     def __init__(
@@ -64,42 +67,77 @@ class RunSchedule:
         records: StudyRecords,
         notify: events.Listener = lambda event: None,
         not_batched: Collection[str] = (),
+        pace: Pace | None = None,
     ) -> None:
-        self.study = study = resolved.study
         self.records = records
         self.notify = notify
-        self._not_batched = set(not_batched) if study.budget.batch_seeds else set(resolved.arms)
-        self.tuners = {name: Tuner(study, arm) for name, arm in resolved.arms.items()}
-        self.order = list(evaluation_order(list(resolved.arms), study.budget.seeds))
-        self.seeds = study.budget.seeds
+        self._not_batched = set(not_batched) if resolved.study.budget.batch_seeds else set(resolved.arms)
+        self.tuners = {name: Tuner(resolved.study, arm) for name, arm in resolved.arms.items()}
+        self.order = list(evaluation_order(list(resolved.arms), resolved.study.budget.seeds))
+        self.seeds = self.budget.seeds
         """Number of seeds of the comparison; smaller than the budget's once an interim look has decided."""
+        self._pace = Pace(resolved) if pace is None else pace
+        self._tried = max(records.trials.values(), default=-1) + 1
+        """Number of trials, and of pairs, of which a run has started."""
+        self._paired = max((r.seed for r in records.results.values() if r.phase == "evaluate"), default=-1) + 1
         self._looks: dict[int, bool] = {}
         self._best: dict[str, dict[str, float]] = {}
         self._runs: dict[tuple[str, int, Phase], Run] = {}
 
     @property
+    def study(self) -> Study:
+        """The study, with the trials and seeds for which there is time."""
+        return self.records.effective
+
+    @property
+    def budget(self) -> Budget:
+        """Its budget."""
+        return self.records.effective.budget
+
+    @property
     def total(self) -> int:
         """Number of runs of the whole study."""
-        budget, count = self.study.budget, len(self.study.arms)
+        count = len(self.study.arms)
         timed = count * self.seeds if self._needs_timing() else 0
-        return count * (budget.trials * budget.tuning_seeds + self.seeds + 1) + timed
+        return count * (self.budget.trials * self.budget.tuning_seeds + self.seeds + 1) + timed
+
+    @property
+    def over(self) -> bool:
+        """Whether the study must end now, because its limit of time has passed."""
+        return self._pace.over
 
     def ready(self, running: Iterable[str]) -> Unit | None:
         """Return a unit that can start now; None if the rest depends on a run in flight, or nothing is left."""
         busy = set(running)
-        for tuner in self.tuners.values():
-            if (unit := self._first(self._units(tuner.trial(self.records.results)), busy)) is not None:
+        if self.over:
+            self._reduce(seeds=self._complete_pairs())
+            return None
+        repeats = sum(result.phase == "repeat" for result in self.records.results.values()) < len(self.study.arms)
+        pending = {name: tuner.trial(self.records.results, self.budget.trials) for name, tuner in self.tuners.items()}
+        # All arms try trial 0, then trial 1: a shorter tuning is shorter for all of them.
+        for name in sorted(pending, key=lambda name: len(self.tuners[name].seen)):
+            if (unit := self._first(self._units(pending[name]), busy)) is not None:
+                if (trial := unit[0].trial or 0) >= self._tried:
+                    if not self._pace.may_try(trial, repeats_left=repeats):
+                        self._reduce(trials=self._tried)
+                        return self.ready(running)
+                    self._tried = trial + 1
                 return unit
         first = 0
-        for seeds in (*self.study.budget.looks, self.study.budget.seeds):
+        for seeds in (*self.budget.looks, self.budget.seeds):
             pairs = [(arm, seed) for arm, seed in self.order if seed < seeds]
-            repeats = [(arm.name, 0) for arm in self.study.arms]
             fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
-            units = [*self._units(fresh), *((run,) for run in self._runs_of(repeats, "repeat"))]
+            units = [*self._units(fresh), *((run,) for run in self._repeats())]
             first = seeds
             left = [unit for unit in units if any(run.id not in self.records.results for run in unit)]
             if left or busy:
-                return self._first(left, busy)
+                unit = self._first(left, busy)
+                if unit is not None and unit[0].phase == "evaluate" and (last := unit[-1].seed) >= self._paired:
+                    if not self._pace.may_pair(last, repeats_left=repeats, busy=len(busy)) and self._paired > 0:
+                        self._reduce(seeds=self._paired)
+                        return self.ready(running)
+                    self._paired = last + 1
+                return unit
             if self._needs_timing():
                 for run in self._runs_of(pairs, "time"):
                     if run.id not in self.records.results:
@@ -109,9 +147,27 @@ class RunSchedule:
                 return None
         return None
 
+    def _repeats(self) -> Iterator[Run]:
+        return self._runs_of([(arm.name, 0) for arm in self.study.arms], "repeat")
+
+    def _complete_pairs(self) -> int:
+        """Number of seeds from the first on with a result of every arm."""
+        found = {(r.arm, r.seed) for r in self.records.results.values() if r.phase == "evaluate"}
+        arms = [arm.name for arm in self.study.arms]
+        return next(seed for seed in itertools.count() if any((arm, seed) not in found for arm in arms))
+
+    def _reduce(self, *, trials: int | None = None, seeds: int | None = None) -> None:
+        """Drop trials or seeds from the end, for all arms, if there are more than that."""
+        before = self.budget
+        self.records.reduce(before.trials if trials is None else trials, before.seeds if seeds is None else seeds)
+        after = self.budget
+        self.seeds = min(self.seeds, after.seeds)
+        if (after.trials, after.seeds) != (before.trials, before.seeds):
+            self.notify(events.PlanReduced(after.trials, after.seeds, self._pace.spent_s))
+
     def tuned(self, arm: str) -> bool:
         """Return whether all trials of an arm are done."""
-        return not self.tuners[arm].pending(self.records.results)
+        return not self.tuners[arm].pending(self.records.results, self.budget.trials)
 
     def _units(self, runs: Iterable[Run]) -> list[Unit]:
         """Group runs into units: single runs, or batched seeds of one arm, in the order in which the arms come."""
@@ -142,7 +198,7 @@ class RunSchedule:
             key = (arm, seed, phase)
             if key not in self._runs:
                 if arm not in self._best:
-                    self._best[arm] = self.tuners[arm].best()
+                    self._best[arm] = self.tuners[arm].best(self.budget.trials)
                 self._runs[key] = Run(arm=arm, seed=seed, phase=phase, hyperparameters=dict(self._best[arm]))
             yield self._runs[key]
 
@@ -153,10 +209,10 @@ class RunSchedule:
 
     def _decided(self, seeds: int) -> bool:
         """Whether the look at ``seeds`` ends the study. The assessment is the one that the report uses."""
-        if seeds == self.study.budget.seeds:
+        if seeds == self.budget.seeds:
             return True
         if seeds not in self._looks:
             runs = [run for run in self.records.runs() if run.phase != "evaluate" or run.seed < seeds]
-            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning))
-            self.notify(events.LookTaken(seeds, self.study.budget.seeds, self._looks[seeds]))
+            self._looks[seeds] = decided(assess(self.study, runs, self.records.tuning, self.records.earlier))
+            self.notify(events.LookTaken(seeds, self.budget.seeds, self._looks[seeds]))
         return self._looks[seeds]

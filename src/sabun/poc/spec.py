@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sabun.errors import StudyError, unknown
 from sabun.option_value import OptionValue
+from sabun.poc.limit import Limit
 from sabun.poc.records import Epoch, Phase, RunResult, Status
 
 __all__ = [
@@ -108,6 +109,10 @@ class Budget(_Frozen):
     ``batch_seeds``: train the seeds of an arm as one batched model where the task and the optimizer allow it
     (:mod:`sabun.poc.training.batched`). It is part of the specification because it changes the last bits of a result.
     ``pruning``: whether tuning runs of every arm may end early (:mod:`sabun.poc.pruning`).
+    ``tuning_fraction``: the share of a training that a tuning run does, alike for every arm: of the epochs, or of the
+    data for a script whose command has ``{fraction}``.
+    ``limit``: what the whole study may take (:mod:`sabun.poc.limit`); empty for no limit. Within a limit of time a
+    study that is slower than planned is reduced by the rule of :mod:`sabun.poc.pace`.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -117,7 +122,9 @@ class Budget(_Frozen):
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     decades: Annotated[float, Field(gt=0, le=8)] = 3.0
     batch_seeds: bool = False
-    pruning: Literal["none", "median"] = "none"
+    pruning: Literal["none", "median", "halving"] = "none"
+    tuning_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    limit: str = ""
 
     @model_validator(mode="after")
     def _check_looks(self) -> Budget:
@@ -126,17 +133,40 @@ class Budget(_Frozen):
             raise ValueError(f"looks must increase and stay below seeds ({self.seeds})")
         return self
 
+    @model_validator(mode="after")
+    def _check_limit(self) -> Budget:
+        if self.limit and (written := Limit.parse(self.limit).text) != self.limit:
+            raise ValueError(f"limit must be written as {written!r}")
+        return self
+
+    @property
+    def tuning_epochs(self) -> int:
+        """The number of epochs of a tuning run whose fidelity is that of the epochs."""
+        return max(1, math.ceil(self.epochs * self.tuning_fraction - 1e-9))
+
+    @property
+    def runs_per_arm(self) -> int:
+        """Tuning, evaluation, and the repeated first seed."""
+        return self.trials * self.tuning_seeds + self.seeds + 1
+
+    def reduced(self, *, trials: int, seeds: int) -> Budget:
+        """The same budget with at most ``trials`` trials and ``seeds`` seeds, and the looks before them."""
+        seeds = max(1, min(seeds, self.seeds))
+        kept = tuple(look for look in self.looks if look < seeds)
+        return self.model_copy(update={"trials": min(trials, self.trials), "seeds": seeds, "looks": kept})
+
 
 class Thresholds(_Frozen):
     """What a "go" requires. Fixed with the study.
 
-    ``margin``: K1 must be better by at least this relative amount, with the whole interval beyond it.
+    ``margin``: the smallest relative improvement of K1 worth adopting. A go has its whole interval beyond it; an
+    improvement that is real and smaller is ``small``.
     ``max_time_ratio``: upper bound of K3. ``max_spread_ratio``: limit of K2; it leads to a no-go only where K2 exceeds
     it significantly. ``level``: overall two-sided confidence level; that of an interval is higher with
     several candidates (Holm) or interim looks.
     """
 
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
     max_time_ratio: Annotated[float, Field(gt=0)] = 1.10
     max_spread_ratio: Annotated[float, Field(gt=0)] = 1.0
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -172,6 +202,13 @@ class Study(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _check_runs(self) -> Study:
+        allowed = Limit.parse(self.budget.limit).runs if self.budget.limit else None
+        if allowed is not None and (planned := len(self.arms) * self.budget.runs_per_arm) > allowed:
+            raise ValueError(f"{planned} runs are planned, and the limit is {allowed}")
+        return self
+
+    @model_validator(mode="after")
     def _check_level(self) -> Study:
         # The sign-flip test uses 2¹² sign patterns, so its smallest two-sided p-value is 2⁻¹¹.
         if (1 - self.thresholds.level) / len(self.candidates) < 2.0**-11:
@@ -197,6 +234,16 @@ class Study(_Frozen):
             if arm.name == name:
                 return arm
         raise unknown(StudyError, "arm", name, [arm.name for arm in self.arms])
+
+    @property
+    def comparisons(self) -> frozenset[str]:
+        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names.
+
+        Two studies that share one compare the same arms on the same task, perhaps on other seeds or another budget.
+        """
+        task = {"task": self.task, "task_options": dict(self.task_options)}
+        baseline, *candidates = (arm.model_dump(mode="json", exclude={"name"}) for arm in self.arms)
+        return frozenset(hash_of({**task, "baseline": baseline, "candidate": arm}) for arm in candidates)
 
     @property
     def hash(self) -> str:

@@ -3,11 +3,13 @@
 :func:`run` may be killed at any time and started again on the same directory. Finished runs are kept, the rest is done,
 and the records are those of an uninterrupted study, timings aside. Order of work:
 
-1. tuning (:mod:`sabun.poc.tuning`);
+1. tuning (:mod:`sabun.poc.tuning`), trial by trial for all arms;
 2. evaluation: for each seed all arms, in an order that rotates and reverses (A B B A …), so that a machine that slows
    down affects all arms equally;
 3. the first evaluation seed of every arm once more, to test whether its weights are the same to the last bit;
 4. if runs shared the machine: short timing runs, one at a time.
+
+A study with a limit of time ends within it (:mod:`sabun.poc.pace`).
 
 :mod:`sabun.poc.schedule` determines which run is next, :mod:`sabun.poc.executors.executor` where it runs. With
 ``budget.looks`` steps 2 to 4 cover the seeds of the first look; the study ends if the assessment, with error spending,
@@ -17,22 +19,27 @@ has decided, and continues to the next look otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
 from sabun.poc import events
+from sabun.poc.allocation import default_looks
+from sabun.poc.evidence.audit_trail import worked_s
 from sabun.poc.evidence.specification import refuse_other
 from sabun.poc.evidence.study_evidence import StudyEvidence
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.executor import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
+from sabun.poc.limit import Limit
+from sabun.poc.pace import Pace
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.schedule import RunSchedule, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
+from sabun.poc.trust import remember
 
 __all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
 
@@ -71,10 +78,17 @@ def default_study(
             "task_options": dict(task_options or {}),
             "baseline": arms[0].model_dump(),
             "candidates": [arm.model_dump() for arm in arms[1:]],
-            "budget": {**Budget().model_dump(), **DEFAULT_BUDGET, **budget},
+            "budget": {**Budget().model_dump(), **DEFAULT_BUDGET, **_looks(len(candidates), budget), **budget},
             "seed": seed,
         }
     )
+
+
+def _looks(candidates: int, budget: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """Return the default interim looks for the number of seeds in ``budget``, where it names none."""
+    seeds = budget.get("seeds", DEFAULT_BUDGET["seeds"])
+    usable = isinstance(seeds, int) and 0 < seeds <= 1000
+    return {"looks": default_looks(seeds, candidates)} if usable else {}
 
 
 def validate(study: Study | ResolvedStudy) -> dict[str, str]:
@@ -86,12 +100,20 @@ def validate(study: Study | ResolvedStudy) -> dict[str, str]:
     resolved = resolve(study)
     budget, is_script = resolved.study.budget, resolved.study.is_script
     trainer(resolved).check()
-    if budget.pruning != "none" and is_script:
-        raise StudyError("the runs of a script cannot be pruned.", fix="Leave out pruning.")
+    if budget.tuning_fraction < 1 and not resolved.tunes_partly:
+        raise StudyError(
+            f"tuning at a fraction of {budget.tuning_fraction:g} has no effect: the command sets its own length.",
+            fix="Put {epochs} or {fraction} (the share of the training data) into the command, or leave out "
+            "tuning_fraction.",
+        )
     if not budget.batch_seeds:
         return {}
     if is_script:
         raise StudyError("the seeds of a script cannot be batched.", fix="Leave out batch_seeds.")
+    if budget.limit and Limit.parse(budget.limit).seconds is not None:
+        raise StudyError(
+            "batched seeds cannot be dropped one by one when a limit of time runs out.", fix="Leave out batch_seeds."
+        )
     from sabun.poc.training import batched  # imports torch.fx, which takes a second
 
     return batched.check(resolved)
@@ -106,10 +128,13 @@ def run(
     allow_mixed: bool = False,
     retry_failed: bool = False,
     executor: Executor | None = None,
+    planned_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> StudyEvidence:
     """Run ``study`` in the directory ``out``, or the part that is not done yet, and return its evidence.
 
-    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them.
+    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them. ``planned_s``
+    are the seconds of a limit of time that planning took, ``clock`` returns the time in seconds.
 
     Raises StudyError and other SabunErrors for a mistake in the study, or if ``out`` holds another study (nothing is
     written then), StoreError if ``out`` is being written or cannot be written, and MixedEvidenceError if its records
@@ -119,7 +144,7 @@ def run(
     listener = on_event or (lambda event: None)
     if jobs < 1:
         raise StudyError(f"jobs must be at least 1 (given: {jobs}).", fix="Give the number of processes.")
-    begin = time.monotonic()
+    begin = clock()
     chosen = executor if executor is not None else InProcess() if jobs == 1 else Processes(jobs)
     logs = (out / "logs").resolve()
     try:
@@ -131,6 +156,7 @@ def run(
         not_batched = validate(resolved)
         here, *others = chosen.begin(resolved, logs)
         with StudyWriter.start(out, text, here, spaces=resolved.spaces, allow_mixed=allow_mixed) as store:
+            remember(text, store.trail.events[0])
             for environment in others:
                 store.admit(environment)
             notify = _audited(store, listener)
@@ -138,23 +164,29 @@ def run(
                 store.withdraw(again)
                 failed = sum(again.values())
                 notify(events.RunsWithdrawn(failed, len(again) - failed))
-            schedule = RunSchedule(resolved, store.records, notify, not_batched)
+            if planned_s:
+                store.trail.planned(text.budget.limit, planned_s)
+            spent_s = worked_s(store.trail.events) if text.budget.limit else 0.0
+            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, clock=clock)
+            pace.learn(store.records.results.values())
+            schedule = RunSchedule(resolved, store.records, notify, not_batched, pace)
             stored = tuple(store.records.runs())
             notify(events.StudyStarted(text, out, schedule.total, len(store.records.results), stored))
             for arm, reason in not_batched.items():
                 notify(events.SeedsNotBatched(arm, reason))
-            StudyRunner(resolved, store, schedule, chosen, notify).run()
+            StudyRunner(resolved, store, schedule, chosen, notify, pace, clock).run()
             done = len(store.records.results)
-            store.write_live({"state": "finished", "done": done, "total": schedule.total, "runs": []})
+            total = done if schedule.over else schedule.total
+            store.write_live({"state": "finished", "done": done, "total": total, "runs": []})
         evidence = store.evidence()
     finally:
         chosen.close()
-    listener(events.StudyFinished(text, out, time.monotonic() - begin, evidence.verification.audit_head))
+    listener(events.StudyFinished(text, out, clock() - begin, evidence.verification.audit_head))
     return evidence
 
 
 def _audited(store: StudyWriter, listener: events.Listener) -> events.Listener:
-    """Return a listener that writes starts, retries and looks to the audit log before it calls ``listener``."""
+    """Return a listener that writes to the audit log what a study does before it calls ``listener``."""
 
     def notify(event: events.Event) -> None:
         if isinstance(event, events.RunStarted):
@@ -163,6 +195,8 @@ def _audited(store: StudyWriter, listener: events.Listener) -> events.Listener:
             store.trail.retried(event.run, event.reason)
         elif isinstance(event, events.LookTaken):
             store.trail.looked(event.seeds, decided=event.decided)
+        elif isinstance(event, events.PlanReduced):
+            store.trail.reduced(event.trials, event.seeds, event.spent_s)
         listener(event)
 
     return notify

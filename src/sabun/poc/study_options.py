@@ -23,12 +23,16 @@ def study_from_options(
     baseline: str | None = None,
     candidates: Sequence[str] = (),
     budget: Mapping[str, int | str | bool | None] | None = None,
+    margin: float | None = None,
     time_limit: float | None = None,
+    threads: int | None = None,
+    isolated: bool | None = None,
 ) -> Study:
     """Return the study that the options describe.
 
-    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None
-    keep the study's own value. Raises StudyError for options that contradict each other or the study.
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None,
+    and a ``margin`` of None, keep the study's own value. Raises StudyError for options that contradict each other or
+    the study.
     """
     given = {key: value for key, value in (budget or {}).items() if value is not None}
     if script is not None:
@@ -51,8 +55,11 @@ def study_from_options(
         first, *others = _named([baseline, *(candidates or studies.CANDIDATES)])
         study = studies.default_study(task=what, baseline=first, candidates=others)
     is_script = study.is_script
-    if time_limit is not None and not is_script:
-        raise StudyError("--time-limit applies to scripts only.", fix="Leave it out.")
+    own = {"time_limit": time_limit, "threads": threads, "isolated": isolated}
+    own = {key: value for key, value in own.items() if value is not None}
+    for key in own if not is_script else ():
+        name = {"isolated": "--no-isolation"}.get(key, f"--{key.replace('_', '-')}")
+        raise StudyError(f"{name} applies to scripts only.", fix="Leave it out.")
     if "epochs" in given and is_script and EPOCHS not in study.task:
         raise StudyError(
             "--epochs would have no effect: the script's command sets its own number of epochs.",
@@ -60,8 +67,10 @@ def study_from_options(
             "--epochs.",
         )
     fields = study.model_dump(mode="json")
-    options = fields["task_options"] | ({} if time_limit is None else {"time_limit": time_limit})
-    return Study.build({**fields, "task_options": options, "budget": {**fields["budget"], **given}})
+    options = {**fields["task_options"], **own}
+    thresholds = fields["thresholds"] | ({} if margin is None else {"margin": margin})
+    budget = fields["budget"] | given
+    return Study.build({**fields, "task_options": options, "budget": budget, "thresholds": thresholds})
 
 
 def default_directory(study: Study) -> Path:

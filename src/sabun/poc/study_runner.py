@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from sabun.poc import events
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.executor import Executor, Unit, WorkerLost
+from sabun.poc.pace import Pace
 from sabun.poc.records import Epoch, RunResult, evaluated
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.schedule import RunSchedule
@@ -29,18 +31,23 @@ class StudyRunner:
         schedule: RunSchedule,
         executor: Executor,
         notify: events.Listener,
+        pace: Pace,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.resolved = resolved
         self.store = store
         self.schedule = schedule
         self.executor = executor
         self.notify = notify
+        self.pace = pace
+        self.clock = clock
+        self.started: dict[str, float] = {}
         self.units: dict[str, Unit] = {}
         """Run in flight → its unit, which occupies one slot."""
         self.curves: dict[str, list[Epoch]] = {}
         self.retried: set[str] = set()
         self.tuning_started: set[str] = set()
-        self.begin = time.monotonic()
+        self.begin = clock()
         self.done_before = len(store.records.results)
         self.last_live = 0.0
 
@@ -71,16 +78,20 @@ class StudyRunner:
                     self.notify(events.EpochDone(run, item, self.resolved.epochs_of(run)))
             else:
                 self._finish(run, item)
+            if self.schedule.over:
+                self.schedule.ready(self.units)  # drops what has not been done, with the runs under way
+                return
             self._write_live()
 
     def _start(self, unit: Unit) -> None:
         first = unit[0]
         if first.phase == "tune" and first.arm not in self.tuning_started:
             self.tuning_started.add(first.arm)
-            self.notify(events.TuningStarted(first.arm, self.resolved.study.budget.trials))
+            self.notify(events.TuningStarted(first.arm, self.schedule.budget.trials))
         for run in unit:
             self.units[run.id] = unit
             self.curves[run.id] = []
+            self.started[run.id] = self.clock()
             if run.id not in self.store.records.results:
                 number = len(self.store.records.results) + len(self.units)
                 self.notify(events.RunStarted(run, number, self.schedule.total, self.resolved.epochs_of(run)))
@@ -103,8 +114,10 @@ class StudyRunner:
             exclusive=exclusive or run.phase == "time",
             environment=self.executor.environment_of(run),
         )
+        if len(unit) == 1:
+            self.pace.observe(result, self.clock() - self.started[run.id])
         done, total = len(self.store.records.results), self.schedule.total
-        pace = (time.monotonic() - self.begin) / (done - self.done_before)
+        pace = (self.clock() - self.begin) / (done - self.done_before)
         self.notify(events.RunFinished(run, result, done, total, pace * (total - done)))
         if run.phase == "tune" and self.schedule.tuned(run.arm):
             tuning = self.store.records.tuning_of(run.arm)

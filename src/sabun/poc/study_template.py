@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Study
+from sabun.poc.spec import SCRIPT_PREFIX, Scalar, Study, Thresholds
 from sabun.poc.study import DEFAULT_BUDGET
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
@@ -46,7 +47,8 @@ seeds = {seeds}          # paired runs that decide; fewer than 6 (8 with five ca
 
 # What a "go" requires.
 [thresholds]
-margin = 0.0              # K1: the validation loss is lower by more than this fraction, over the whole interval
+margin = {margin}             # K1: the smallest improvement worth adopting. The validation loss is lower by more than
+                          # this fraction, over the whole interval; 0.01 is 1%
 max_time_ratio = 1.10     # K3: an epoch takes at most this multiple of the baseline's time
 max_spread_ratio = 1.0    # K2: the spread over seeds is not significantly larger than this multiple
 level = 0.95              # confidence level of every interval
@@ -55,9 +57,10 @@ level = 0.95              # confidence level of every interval
 TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
 SCRIPT_OPTIONS = """\
 # In the command, {seed} stands for the run's seed (a script without {seed} is seeded by sabun), {epochs} for the number
-# below.
-# task_options = { time_limit = 3600 }      # seconds after which a run is stopped and counts as failed
+# below. Options: time_limit (seconds after which a run is stopped and counts as failed), threads (of every run), and
+# isolated (whether each run works in its own copy of the project).
 """
+SCRIPT_EXAMPLE = "# task_options = { time_limit = 3600, threads = 1, isolated = true }\n"
 TASK_BASELINE = """\
 name = "SGD(momentum=0.9)"
 optimizer = "torch.optim:SGD"
@@ -79,26 +82,42 @@ where an epoch has been evaluated. Only val_loss is required.
 """The lines that a training script needs, with an explanation."""
 
 
-def write_template(file: Path, *, task: str | None = None, script: str | None = None) -> Study:
+def write_template(
+    file: Path,
+    *,
+    task: str | None = None,
+    script: str | None = None,
+    margin: float | None = None,
+    options: Mapping[str, Scalar] | None = None,
+) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
 
-    Raises StudyError where ``file`` exists or cannot be written, or both are given.
+    ``margin`` is the smallest improvement worth adopting, by default that of :class:`~sabun.poc.spec.Thresholds`.
+    ``options`` are task options of the script.
+
+    Raises StudyError where ``file`` exists or cannot be written, both are given, or options without a script.
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
     what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
     is_script = what.startswith(SCRIPT_PREFIX)
+    for key in options or () if not is_script else ():
+        name = {"isolated": "--no-isolation"}.get(key, f"--{key.replace('_', '-')}")
+        raise StudyError(f"{name} applies to scripts only.", fix="Leave it out.")
+    given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in (options or {}).items())
+    script_options = SCRIPT_OPTIONS + (f"task_options = {{ {given} }}\n" if given else SCRIPT_EXAMPLE)
     fixed_epochs = is_script and EPOCHS not in what
     content = TEMPLATE.format(
         file=file,
         name=json.dumps(file.stem, ensure_ascii=False),
         task=json.dumps(what, ensure_ascii=False),
         tasks=", ".join(f'"{name}"' for name in TASKS),
-        options=SCRIPT_OPTIONS if is_script else TASK_OPTIONS,
+        options=script_options if is_script else TASK_OPTIONS,
         baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
         epochs=DEFAULT_BUDGET["epochs"],
         epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
         seeds=DEFAULT_BUDGET["seeds"],
+        margin=Thresholds().margin if margin is None else margin,
     )
     try:
         with file.open("x", encoding="utf-8") as stream:

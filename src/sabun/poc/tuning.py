@@ -1,10 +1,14 @@
 """Equal tuning for every arm: the same number of trials, the same search method, the same random numbers.
 
-Trial 0 is the centre of the space (the documented default). The next trials fill the space evenly (Sobol points, at the
-same quantiles for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the
-end of the budget over the tuning seeds, infinite if one of them diverged; test data are not used. Trials run to the end
-unless the budget asks for pruning (:mod:`sabun.poc.pruning`), because under a decaying learning rate the middle of a
-curve does not predict its end. A pruned trial counts as diverged.
+Trial 0 is the arm's own setting: the centre of its space (the documented default), for the baseline the values that it
+has today (for a script the multiplier 1). The next trials fill the space evenly (Sobol points, at the same quantiles
+for every arm). The rest follow Optuna's TPE sampler. The objective is the mean validation loss at the end of a run over
+the tuning seeds (the best loss where runs stop early), infinite if one of them diverged or failed; test data are not
+used.
+
+For every arm alike, trials may be a part of the training (``tuning_fraction``), and may be pruned
+(:mod:`sabun.poc.pruning`). The default is whole trials, because under a decaying learning rate the middle of a curve
+does not predict its end. A pruned trial counts as diverged.
 
 **Replay.** Trial t is a function of the study's seed, t, and the results of trials 0 … t−1: each suggestion comes from
 a fresh sampler that is given the stored results. An interrupted study therefore needs no sampler state to continue, and
@@ -18,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sabun.errors import StudyError
 from sabun.poc import pruning
-from sabun.poc.judgement.trials import objective
+from sabun.poc.judgement.trials import objectives
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedArm
 from sabun.poc.seeds import derive_seed
@@ -30,11 +34,11 @@ __all__ = ["Tuner", "best", "suggest", "trial_runs"]
 Space = Mapping[str, LogUniform]
 
 
-def suggest(study: Study, space: Space, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
+def suggest(study: Study, arm: ResolvedArm, seen: Sequence[tuple[Mapping[str, Scalar], float]]) -> dict[str, float]:
     """Return the hyperparameters of trial ``len(seen)``, given ``seen`` as (hyperparameters, objective) in order."""
-    trial = len(seen)
+    trial, space = len(seen), arm.space
     if trial == 0:
-        return _centers(space)
+        return dict(arm.first)
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,13 +64,9 @@ def suggest(study: Study, space: Space, seen: Sequence[tuple[Mapping[str, Scalar
     return {name: float(asked.params[name]) for name in space}
 
 
-def best(space: Space, seen: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
-    """Return the hyperparameters with the lowest objective, the earliest among equals; the centre without trials."""
-    return min(seen, key=lambda trial: trial[1])[0] if seen else _centers(space)
-
-
-def _centers(space: Space) -> dict[str, float]:
-    return {name: bounds.center for name, bounds in space.items()}
+def best(arm: ResolvedArm, seen: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """Return the hyperparameters with the lowest objective, the earliest among equals; the arm's own without trials."""
+    return min(seen, key=lambda trial: trial[1])[0] if seen else dict(arm.first)
 
 
 def _sobol_point(space: Space, index: int, seed: int) -> dict[str, float]:
@@ -88,7 +88,7 @@ def _clip(value: float, bounds: LogUniform) -> float:
 
 
 def _penalty(seen: Iterable[tuple[Mapping[str, Scalar], float]]) -> float:
-    """A finite objective for diverged trials: above ten times the largest finite loss, so that they rank last."""
+    """A finite objective for trials that diverged or failed: above ten times the largest finite loss, to rank last."""
     finite = [loss for _, loss in seen if math.isfinite(loss)]
     return 10.0 * max((abs(loss) for loss in finite), default=1.0) + 1.0
 
@@ -101,7 +101,8 @@ def trial_runs(
     earlier: Sequence[Sequence[RunResult]] = (),
 ) -> list[Run]:
     """Return the runs of a trial, one per tuning seed. ``earlier``: the runs of the trials before it, for pruning."""
-    prune = study.budget.pruning == "median" and trial >= pruning.first_prunable(study.budget.trials)
+    rule = study.budget.pruning
+    prune = rule != "none" and trial >= pruning.first_prunable(study.budget.trials, rule)
     return [
         Run(
             arm=arm,
@@ -109,7 +110,7 @@ def trial_runs(
             phase="tune",
             trial=trial,
             hyperparameters=dict(hyperparameters),
-            ceilings=pruning.ceilings([runs[seed] for runs in earlier]) if prune else (),
+            ceilings=pruning.ceilings([runs[seed] for runs in earlier], rule) if rule != "none" and prune else (),
         )
         for seed in range(study.budget.tuning_seeds)
     ]
@@ -158,24 +159,25 @@ class Tuner:
         self._runs: list[Run] = []
         self._values: dict[str, float] = {}
 
-    def pending(self, results: Mapping[str, RunResult]) -> list[Run]:
+    def pending(self, results: Mapping[str, RunResult], trials: int | None = None) -> list[Run]:
         """Return the runs of the current trial without a result; empty when all trials are done."""
-        return [run for run in self.trial(results) if run.id not in results]
+        return [run for run in self.trial(results, trials) if run.id not in results]
 
-    def trial(self, results: Mapping[str, RunResult]) -> list[Run]:
-        """Return all runs of the current trial; empty when all trials are done."""
-        while len(self.seen) < self.study.budget.trials:
+    def trial(self, results: Mapping[str, RunResult], trials: int | None = None) -> list[Run]:
+        """Return all runs of the current trial; empty when all trials are done. ``trials``: their reduced number."""
+        while len(self.seen) < (self.study.budget.trials if trials is None else trials):
             if not self._runs:
-                self._values = suggest(self.study, self.arm.space, self.seen)
+                self._values = suggest(self.study, self.arm, self.seen)
                 self._runs = trial_runs(self.study, self.arm.name, len(self.seen), self._values, self._earlier)
             if any(run.id not in results for run in self._runs):
                 return self._runs
             self._earlier.append([results[run.id] for run in self._runs])
             _require_own_rates(self.arm.name, self._earlier)
-            self.seen.append((self._values, objective(self._earlier[-1])))
+            values = [*(seen for seen, _ in self.seen), self._values]
+            self.seen = list(zip(values, objectives(self._earlier), strict=True))
             self._runs = []
         return []
 
-    def best(self) -> dict[str, float]:
-        """Return the best hyperparameters of the trials so far."""
-        return best(self.arm.space, self.seen)
+    def best(self, trials: int | None = None) -> dict[str, float]:
+        """Return the best hyperparameters of the trials so far, or of the first ``trials``."""
+        return best(self.arm, self.seen[:trials])

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from sabun import __version__
 from sabun.errors import OptionError
+from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.verdict import RANK
+from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
@@ -23,7 +26,7 @@ __all__ = ["build"]
 
 
 def build(
-    evidence: StudyEvidence,
+    evidence: StudyEvidence | JudgedLogs,
     assessment: Assessment,
     *,
     descriptions: Mapping[str, Mapping[str, object] | None] | None = None,
@@ -32,7 +35,7 @@ def build(
     """Build the report of a study from its evidence and the assessment of it.
 
     Args:
-        evidence: the verified evidence; all its runs, tuning included, count for effort and dates.
+        evidence: the verified evidence, or logged runs; all runs, tuning included, count for effort and dates.
         assessment: the judgement on this evidence.
         descriptions: for each arm, what :func:`sabun.optim.describe` says of its optimizer; None for an unknown one.
         prices: prices and workload of the reader; without them the report has no money section.
@@ -70,13 +73,18 @@ def build(
     lead = next(candidate for candidate in candidates if candidate.arm == leading)
     job_s = _job_seconds(arms[0].summary)
     money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
-    environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
+    logged = isinstance(evidence, JudgedLogs)
+    if isinstance(evidence, JudgedLogs):
+        environment, records, mixed = {f"column.{role}": name for role, name in evidence.columns.items()}, "", False
+    else:
+        environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
+        records, mixed = evidence.records_sha256, evidence.mixed
     started = min((run.started for run in runs if run.started), default="")
     ended = max((run.ended for run in runs if run.ended), default="")
     seeds = tuple(arms[0].summary.seeds)
-    audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
+    audit = Audit("" if logged else study.hash, records, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
-    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, evidence.mixed)
+    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -86,6 +94,7 @@ def build(
         leading=leading,
         baseline=study.baseline.name,
         headline=narrative.headline(findings),
+        caps=narrative.caps(findings),
         limits=limits,
         pairs=pairs,
         arms=arms,
@@ -103,10 +112,10 @@ def build(
 def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:
     """The decision on the study, and the candidate with this decision that is best by K1.
 
-    The decision is go if one candidate has a go, no-go if all have a no-go, else undecided.
+    The best decision of a candidate is that of the study, in the order go, promising, undecided, small, no-go.
     """
     found = {candidate.verdict.decision for candidate in candidates}
-    decision: Decision = "go" if "go" in found else "undecided" if "undecided" in found else "no-go"
+    decision: Decision = max(found, key=RANK.__getitem__)
 
     def rank(candidate: Candidate) -> float:
         first = candidate.deciding("K1")
@@ -136,7 +145,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
-        best=dict(tuning.best) if tuning else {},
+        best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
         lr_trials=tuple(sorted(trials)),
         tuning_s=tuning.seconds if tuning else 0.0,
@@ -145,6 +154,15 @@ def _arm(
         interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
         curvature=curvature,
     )
+
+
+def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:
+    """The settings of an arm that was not tuned: its hyperparameters, or the rate at which its script stepped."""
+    run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
+    if run is None or run.hyperparameters or not run.rates:
+        return {} if run is None else dict(run.hyperparameters)
+    asked = run.rates[0].asked
+    return {} if asked is None else {"lr": asked}
 
 
 def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:

@@ -114,6 +114,8 @@ class Report:
     leading: str
     baseline: str
     headline: Note
+    caps: tuple[Note, ...]
+    """What the evidence does not support, and what therefore limits the verdict."""
     limits: Limits
     pairs: int
     """Number of pairs of evaluation runs of the leading candidate and the baseline; fewer than ``limits.seeds`` in an
@@ -127,6 +129,19 @@ class Report:
     why: tuple[Note, ...]
     steps: tuple[Note, ...]
     audit: Audit
+
+    @property
+    def logged(self) -> bool:
+        """Whether the runs come from a log that no study wrote."""
+        return not self.audit.study_hash
+
+    @property
+    def facts(self) -> Note:
+        """How much was run."""
+        if self.logged:
+            return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
+        limits = self.limits
+        return Note("ui.facts", {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
 
     def arm(self, name: str) -> ArmFacts:
         """Return the arm ``name``."""

@@ -18,7 +18,7 @@ from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, Note
 from sabun.report.money import Money, Saving
 
-__all__ = ["Findings", "headline", "phrases", "steps", "untested", "why"]
+__all__ = ["Findings", "caps", "headline", "phrases", "steps", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Findings:
     money: Money | None
     environment: Mapping[str, str]
     mixed: bool = False
+    logged: bool = False
+    """Whether the runs come from a log, so that nothing was fixed before them."""
 
     @property
     def saving(self) -> Saving | None:
@@ -51,6 +53,7 @@ class Findings:
             "epochs": self.limits.epochs,
             "candidates": len(self.candidates),
             "level": self.limits.level,
+            "margin": self.limits.margin,
         }
 
 
@@ -88,11 +91,18 @@ def headline(findings: Findings) -> Note:
     values |= _interval(k1) if k1 is not None else {}
     if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
+    if findings.decision in ("small", "promising"):
+        return Note(f"headline.{findings.decision}", values)
     if findings.decision == "no-go":
         if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
         return Note("headline.no_go_one", values)
     return _undecided(findings, values)
+
+
+def caps(findings: Findings) -> tuple[Note, ...]:
+    """What the evidence does not support, and what therefore limits the verdict on the leading candidate."""
+    return tuple(Note(f"cap.{cap.code}", findings.common() | dict(cap.values)) for cap in findings.lead.verdict.caps)
 
 
 # The reasons for "unclear", by what can be done about them; the first that applies is the advice.
@@ -103,11 +113,13 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
             "k3_no_data", "k3_no_variation",
         ),
+        "skewed": ("k1_skewed",),
         "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
         "search": ("k1_baseline_at_edge",),
         "margin": ("k1_unclear", "k1_below_margin", "k3_unclear"),
         "seeds": ("k1_unclear_seeds", "k3_unclear_seeds", "k1_too_few_seeds", "k2_too_few_seeds", "k3_too_few_seeds"),
         "again": ("k2_suspect",),
+        "tries": ("k1_no_error_left",),
     }
 )  # fmt: skip
 
@@ -156,7 +168,7 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     values = findings.common()
     name = findings.decision.replace("-", "_")
     one = findings.decision == "no-go" and len(findings.candidates) == 1
-    notes = [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
+    notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
         comparison = findings.lead.deciding(group)
         if comparison is not None and _known(comparison):
@@ -187,6 +199,10 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     return tuple(notes)
 
 
+_STEPS: Final[Mapping[str, int]] = MappingProxyType({"go": 4, "promising": 3, "small": 3, "no-go": 2})
+"""The number of next steps after each decision."""
+
+
 def steps(findings: Findings) -> tuple[Note, ...]:
     """The next steps, in order."""
     values = findings.common()
@@ -194,8 +210,8 @@ def steps(findings: Findings) -> tuple[Note, ...]:
         kind, numbers = _advice(findings)
         notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
         return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
-    count, name = (4, "go") if findings.decision == "go" else (2, "no_go")
-    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, count + 1))
+    name = findings.decision.replace("-", "_")
+    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[findings.decision] + 1))
 
 
 def untested(findings: Findings) -> tuple[Note, ...]:

@@ -52,6 +52,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
     return {
         "verdict": text(f"word.{report.decision}", lang),
         "headline": report.sentence(report.headline, lang),
+        "caps": all_of(report.caps),
         "reasons": {
             candidate.arm: [report.reason_sentence(reason, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates

@@ -121,9 +121,11 @@ class Canvas:
         self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"{tips(tip)}/>')
 
     def mark(self, x: float, y: float, kind: str, css: str, *, tip: Label | None = None) -> None:
-        """Add the mark of an outcome: disc (pass), ring (open), triangle (unclear) or cross (fail)."""
+        """Add the mark of an outcome: disc (pass), ring (open), diamond (small), triangle (unclear) or cross (fail)."""
         if kind in ("pass", "open"):
             self.dot(x, y, 5.5, f"mark {css}", tip=tip)
+        elif kind == "small":
+            self.add(f'<path d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5-6.5 6.5-6.5-6.5Z" class="mark {css}"{tips(tip)}/>')
         elif kind == "fail":
             d = f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0-9l-9 9"
             self.add(f'<path d="{d}" class="mark cross {css}"{tips(tip)}/>')

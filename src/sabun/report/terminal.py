@@ -22,7 +22,7 @@ from sabun.text_safety import shorten, visible
 __all__ = ["render"]
 
 TONE = {
-    "go": "green", "no-go": "red", "undecided": "yellow",
+    "go": "green", "promising": "yellow", "undecided": "yellow", "small": "yellow", "no-go": "red",
     "pass": "green", "open": "green", "fail": "red", "unclear": "yellow",
 }  # fmt: skip
 
@@ -32,8 +32,10 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
 
     tone = TONE[report.decision]
     title = Text(f" {text(f'word.{report.decision}', lang)} ", style=f"bold {tone}")
+    # What logs do not support stands first.
+    notes = (*report.caps, report.headline) if report.logged else (report.headline, *report.caps)
     head = Panel(
-        Text(visible(report.sentence(report.headline, lang))),
+        Text("\n".join(visible(report.sentence(note, lang)) for note in notes)),
         title=title,
         title_align="left",
         border_style=tone,
@@ -64,7 +66,8 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
         table.add_row(*row)
     against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
     level = text("ui.level_note", lang, {"level": report.limits.level})
-    note = Text(joined([against, level], lang), style="dim")
+    margin = text("ui.margin_note", lang, {"margin": report.limits.margin})
+    note = Text(joined([against, margin, level], lang), style="dim")
     if not report.audit.log_head:
         return Group(head, table, note)
     anchor = Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim")

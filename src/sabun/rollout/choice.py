@@ -64,14 +64,19 @@ class Choice:
         try:
             fields = dict(state)
             for name in ("side", "champion"):
-                side = fields[name]
-                if not isinstance(side, Mapping):
-                    raise TypeError(f"{name} is not a mapping")
-                fields[name] = Side(**side)
+                fields[name] = Side.from_json(fields[name], name)
+            for name in ("job_id", "reason", "rollout", "stage"):
+                if not isinstance(fields[name], str):
+                    raise TypeError(f"{name} is not a text")
+            for name in ("share", "draw"):
+                if not isinstance(fields[name], int | float):
+                    raise TypeError(f"{name} is not a number")
+            if fields["role"] not in ("champion", "challenger"):
+                raise ValueError(f"role is {fields['role']!r}")
             return cls(**fields)  # type: ignore[arg-type]
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, RolloutError) as error:
             raise StateError(
-                f"this is not a stored choice: {error}.", fix="Pass what Choice.state_dict returned."
+                f"this is not a stored choice: {str(error).rstrip('.')}.", fix="Pass what Choice.state_dict returned."
             ) from None
 
 

@@ -21,11 +21,16 @@ from sabun.rollout.rollout_plan import SCRIPT, Gate, RolloutPlan, Side
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
+    from sabun.poc.judgement.assessment import Decision
     from sabun.poc.spec import Arm
 
 __all__ = ["GateFinding", "evidence_in", "examine", "judge"]
 
-_RANK = {"no-go": 0, "undecided": 1, "go": 2}
+_WAY_OUT = {
+    "promising": " Run a study with tuning; only the gate of the first stage with jobs may ask for 'promising'.",
+    "small": " The improvement is real, and smaller than the study's margin.",
+}
+"""What the verdict means for the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +69,17 @@ def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: dateti
     RolloutError where the study does not include the plan's two arms.
     """
     from sabun.poc.judgement.assess import assess, decided
+    from sabun.poc.judgement.verdict import RANK
 
     study = evidence.study
     arm = _find(plan.challenger, study.candidates, "challenger", evidence.path)
     baseline = _find(plan.champion, [study.baseline], "champion", evidence.path)
     runs = [run for run in evidence.runs if run.phase == "evaluate" and run.arm in (arm, baseline)]
     seeds = len({run.seed for run in runs if run.arm == arm} & {run.seed for run in runs if run.arm == baseline})
-    verdict, finished = "undecided", seeds >= study.budget.seeds
+    verdict: Decision = "undecided"
+    finished = seeds >= evidence.effective.budget.seeds
     if seeds:
-        assessment = assess(study, evidence.runs, evidence.tuning)
+        assessment = assess(evidence.effective, evidence.runs, evidence.tuning, evidence.earlier)
         verdict = next(found.decision for found in assessment.verdicts if found.arm == arm)
         # A sequential study ends at the first planned look at which every candidate is decided.
         finished = finished or decided(assessment)
@@ -83,8 +90,9 @@ def judge(gate: Gate, plan: RolloutPlan, evidence: StudyEvidence, *, now: dateti
         problems.append(f"the study is not finished: {seeds} of {study.budget.seeds} paired seeds.")
     if seeds < gate.min_seeds:
         problems.append(f"the gate asks for {gate.min_seeds} paired seeds, the study has {seeds}.")
-    if _RANK.get(verdict, -1) < _RANK[gate.verdict]:
-        problems.append(f"the gate asks for {gate.verdict!r}, the study's verdict on {arm!r} is {verdict!r}.")
+    if RANK[verdict] < RANK[gate.verdict]:
+        more = _WAY_OUT.get(verdict, "")
+        problems.append(f"the gate asks for {gate.verdict!r}, the study's verdict on {arm!r} is {verdict!r}.{more}")
     if evidence.mixed:
         problems.append("the study's records come from environments of different kinds.")
     ended = max((_utc(run.ended) for run in runs if run.ended), default=None)

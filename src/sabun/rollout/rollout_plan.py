@@ -45,14 +45,15 @@ __all__ = ["SCRIPT", "Gate", "RolloutPlan", "Side", "Stage"]
 SCRIPT = "script"
 """``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
 
-VERDICTS = ("go", "undecided")
+VERDICTS = ("go", "promising", "undecided")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     """The condition for entering a stage: the verdict of ``study`` on the challenger is ``verdict`` or better, from at
-    least ``min_seeds`` paired seeds, and the study ended at most ``max_age_days`` ago.
+    least ``min_seeds`` paired seeds, and the study ended at most ``max_age_days`` ago. ``promising``, which a study
+    without tuning can reach at most, opens only the first stage with jobs.
 
     ``study`` is a directory relative to the plan. ``study_hash`` pins its specification; empty: any.
     """
@@ -120,11 +121,16 @@ class Side:
                 "a side of the roll-out does not name its optimizer.", fix="Such as 'torch.optim:AdamW'."
             )
 
+    @classmethod
+    def from_json(cls, fields: object, where: str) -> Side:
+        """Build a side from plain values. Raises RolloutError for an unknown key or a wrong type."""
+        return _read(cls, fields, where, {"optimizer": _text, "options": _options, "arm": _text})
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """The plan of a roll-out. Raises RolloutError for decreasing shares, and for a first stage with a gate or a later
-    one without.
+    """The plan of a roll-out. Raises RolloutError for decreasing shares, for a first stage with a gate or a later one
+    without, and for a gate that asks for ``promising`` after the first stage with jobs.
     """
 
     name: str
@@ -157,6 +163,13 @@ class RolloutPlan:
                 raise RolloutError(
                     f"the share falls from {before.name!r} ({before.share}) to {after.name!r} ({after.share}).",
                     fix="Order the stages so that promotion only adds jobs.",
+                )
+        pilot = next((stage for stage in self.stages if stage.share > 0), None)
+        for stage in self.stages:
+            if stage is not pilot and stage.gate is not None and stage.gate.verdict == "promising":
+                raise RolloutError(
+                    f"stage {stage.name!r}: only the first stage with jobs may open on a 'promising' verdict.",
+                    fix="Ask for 'go', from a study with tuning.",
                 )
 
     def index(self, stage: str) -> int:
@@ -269,10 +282,6 @@ def _gate(value: object, where: str) -> Gate | None:
     return None if value is None else _read(Gate, value, where, _GATE)
 
 
-def _side(value: object, where: str) -> Side:
-    return _read(Side, value, where, {"optimizer": _text, "options": _options, "arm": _text})
-
-
 def _stages(value: object, where: str) -> tuple[Stage, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RolloutError(f"the plan's {where} are not a list.", fix="Write each as [[stages]].")
@@ -281,7 +290,13 @@ def _stages(value: object, where: str) -> tuple[Stage, ...]:
 
 _GATE = {"study": _text, "verdict": _text, "max_age_days": _number, "min_seeds": _whole, "study_hash": _text}
 _STAGE = {"name": _text, "share": _number, "gate": _gate, "kill_file": _text}
-_PLAN = {"name": _text, "champion": _side, "challenger": _side, "stages": _stages, "schema_version": _whole}
+_PLAN = {
+    "name": _text,
+    "champion": Side.from_json,
+    "challenger": Side.from_json,
+    "stages": _stages,
+    "schema_version": _whole,
+}
 
 
 def _toml(value: object) -> str:

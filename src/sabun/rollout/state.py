@@ -305,7 +305,7 @@ def _check_reason(reason: str | None) -> None:
 def _load(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

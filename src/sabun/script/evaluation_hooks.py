@@ -72,7 +72,8 @@ class EvaluationPoint:
         if not self.evaluated:
             raise TrainingError(
                 "this arm averages its weights, and sabun saw no evaluation of them: the script evaluates its "
-                "parameters without the forward pass of an nn.Module, or with gradients in training mode.",
+                "parameters without the forward pass of an nn.Module, or with gradients in training mode, or it "
+                "evaluates a copy, such as an average of its own.",
                 fix="Put the parameters into an nn.Module and evaluate it under torch.no_grad(), or compare this arm "
                 "on a task (mytask.py:Task).",
             )
@@ -85,7 +86,7 @@ class EvaluationPoint:
             own = {id(p) for p in module.parameters()} & self._unseen
             if own:
                 self._unseen -= own
-                self._outermost.add(module)
+                self._outermost.update(_alike(module, own))
         if module not in self._outermost:
             return
         if module.training and torch.is_grad_enabled():
@@ -116,3 +117,11 @@ class EvaluationPoint:
             enter_mode(self._optimizer, "eval")
             self._block = averaged(self._optimizer)
             self._block.__enter__()
+
+
+def _alike(module: nn.Module, own: set[int]) -> list[nn.Module]:
+    """Return ``module`` and what it wraps: the modules inside it with all of its parameters, as in DDP."""
+    found = [module]
+    while (inner := next((m for m in module.children() if own <= {id(p) for p in m.parameters()}), None)) is not None:
+        found.append(module := inner)
+    return found

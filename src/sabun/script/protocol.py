@@ -111,7 +111,8 @@ def averaged(optimizer: object) -> contextlib.AbstractContextManager[object]:
 def evaluates_elsewhere(optimizer: Any) -> bool:
     """Return whether the optimizer evaluates at another point than the one it trains at."""
     if callable(getattr(optimizer, "averaged", None)):
-        return any(group.get("averaging") not in (None, "none") for group in optimizer.param_groups)
+        roles = [group.get("averaging") for group in optimizer.param_groups]
+        return any(role not in (None, "none") and getattr(role, "like", True) for role in roles)
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 

@@ -7,6 +7,7 @@ script's rates, and only during ``step`` do they hold
     arm's rate · script's rate / reference rate
 
 The reference rate is the ``lr`` that the script gives its optimizer, or the largest of its groups' where it gives none.
+A schedule that does not start from a rate, as that of Noam with ``lr=1``, gives its largest rate: ``swap(peak_lr=…)``.
 So whatever the script does to its rates, it does to the arm's: groups keep their ratios, a group frozen by ``lr=0``
 stays frozen, and at the script's initial rate a step is taken at exactly the rate that the arm asks for. A scheduler
 created before ``swap`` writes to the groups of the script's own optimizer, from where its rates are copied.
@@ -20,17 +21,18 @@ import ast
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sabun.errors import TrainingError
 
-__all__ = ["Rates", "reference_rate"]
+__all__ = ["Rates", "gradient_rms", "reference_rate"]
 
 
 @dataclass
@@ -75,19 +77,31 @@ class Rates:
     TrainingError if the script's rates give no reference.
     """
 
-    def __init__(self, script: Any, optimizer: Any, *, multiplier: float = 1.0) -> None:
+    def __init__(self, script: Any, optimizer: Any, *, multiplier: float = 1.0, peak_lr: float | None = None) -> None:
+        if peak_lr is not None and not 0 < peak_lr < math.inf:
+            raise TrainingError(
+                f"sabun.swap got peak_lr={peak_lr}.",
+                fix="Give the largest learning rate of the schedule, or leave it out.",
+            )
         self.optimizer = optimizer
         self._script = script
-        self._reference = reference_rate(script)
+        self._created = reference_rate(script)
+        self._reference = self._created if peak_lr is None else float(peak_lr)
         self._multiplier = multiplier
         self._groups: list[_Group] = []
         self._inside: list[tuple[_Group, dict[str, Any], Any, Any]] = []
         self._depth = 0
+        self.match: Callable[[float], float] | None = None
+        """At the first step, a function of the root mean square of the gradients that multiplies the arm's rates."""
         if optimizer is script:
             self._multiply()
         else:
             self._translate()
         self._written = [_written(group) for group in script.param_groups]
+        if optimizer is not script:
+            for rates, group in zip(self._groups, optimizer.param_groups, strict=True):
+                if rates.source is not None and "base_momentum" in script.param_groups[rates.source]:
+                    _set_momentum(group, self._written[rates.source][1])  # set by a scheduler created before swap
 
     def _multiply(self) -> None:
         if self._multiplier != 1.0 and any(_number(g.get("lr")) is None for g in self._script.param_groups):
@@ -96,8 +110,7 @@ class Rates:
                 fix="Give it a learning rate, or leave out tuning (--no-tuning).",
             )
         for number, group in enumerate(self._script.param_groups):
-            base = _base(group)
-            base = self._reference if base is None else base
+            base = self._base(group)
             asked = None if base is None else base * self._multiplier
             self._groups.append(_Group(number, base, asked, self._multiplier, _number(group.get("lr"))))
 
@@ -107,7 +120,8 @@ class Rates:
             raise TrainingError(
                 "the script's optimizer has lr=0 in every group when sabun.swap is called, so the rates that it gets "
                 f"later cannot be related to the arm's{_setter()}.",
-                fix="Create the optimizer with its largest learning rate, and let the schedule start from there.",
+                fix="Create the optimizer with its largest learning rate, and let the schedule start from there, or "
+                "give it: sabun.swap(optimizer, peak_lr=…).",
             )
         source = {id(p): i for i, group in enumerate(self._script.param_groups) for p in group["params"]}
         for group in self.optimizer.param_groups:
@@ -118,7 +132,7 @@ class Rates:
             if arm is None or self._reference is None:
                 self._groups.append(_Group(number, None, arm, None, arm))
                 continue
-            base = _base(theirs)
+            base = self._base(theirs)
             base = self._reference if base is None else base
             group["lr"] = _copy(theirs["lr"])
             asked = arm * (base / self._reference)
@@ -133,6 +147,15 @@ class Rates:
                 for group in self.optimizer.param_groups:
                     group["betas"] = self.optimizer.defaults["betas"]
 
+    def _base(self, group: Mapping[str, Any]) -> float | None:
+        """Return the rate of the script's group at which the arm steps at its own."""
+        base = _base(group)
+        if base is None:
+            return self._reference
+        if self._created == self._reference or self._reference is None:
+            return base
+        return self._reference if self._created is None else base / self._created * self._reference
+
     def before_step(self) -> None:
         """Put the rates of this step into the groups."""
         if self._inside:
@@ -140,6 +163,11 @@ class Rates:
                 self._depth += 1
                 return
             self._restore()  # the last step raised an error
+        if self.match is not None:
+            gamma = gradient_rms(p for group in self.optimizer.param_groups for p in group["params"])
+            if gamma is not None:
+                self._multiply_arm(self.match(gamma))
+                self.match = None
         self._copy_written()
         for number, group in enumerate(self.optimizer.param_groups):
             rates = self._of(number, group)
@@ -154,6 +182,11 @@ class Rates:
             if "lr" in group:
                 group["lr"] = stepped
             self._inside.append((rates, group, shown, stepped))
+
+    def _multiply_arm(self, factor: float) -> None:
+        for rates in self._groups:
+            rates.asked = None if rates.asked is None else rates.asked * factor
+            rates.factor = None if rates.factor is None else rates.factor * factor
 
     def after_step(self) -> None:
         """Record the rates of the step, and show the script its own."""
@@ -187,12 +220,18 @@ class Rates:
         return _number(self._of(0, group).stepped_at(group.get("lr")))
 
     def record(self) -> list[dict[str, Any]]:
-        """Return, for each group, the rate asked for and the first, last and largest rate of its steps."""
+        """Return, for each group, the rate asked for and the first, last and largest rate of its steps.
+
+        ``roles`` are the numbers of parameters in hidden matrices and in the rest; None: all are treated alike.
+        """
+        from sabun.optim.parts import roles_of  # loads all optimizers
+
         return [
             {
                 "group": number,
                 "name": str(group["name"]) if "name" in group else None,
                 "parameters": sum(p.numel() for p in group["params"]),
+                "roles": roles_of(group),
                 "asked": rates.asked,
                 "first": rates.first,
                 "last": rates.last,
@@ -236,11 +275,19 @@ class Rates:
             elif shown != rates.shown and rates.factor is not None:  # set by the script
                 theirs[rates.source]["lr"], rates.shown = _copy(group["lr"]), shown
                 self._written[rates.source] = (shown, beta)
-            if beta != beta_before and beta is not None:
-                if "betas" in group:
-                    group["betas"] = (beta, *group["betas"][1:])
-                elif "momentum" in group:
-                    group["momentum"] = beta
+            if beta != beta_before:
+                _set_momentum(group, beta)
+
+
+def gradient_rms(parameters: Iterable[Tensor]) -> float | None:
+    """Return the root mean square of all gradients; None without a finite gradient above 0."""
+    total, count = 0.0, 0
+    for p in parameters:
+        if p.grad is not None:
+            values = p.grad.coalesce().values() if p.grad.is_sparse else p.grad.detach()
+            total += float(torch.linalg.vector_norm(values.abs(), dtype=torch.float64)) ** 2
+            count += p.numel()
+    return math.sqrt(total / count) if count and 0 < total < math.inf else None
 
 
 def reference_rate(optimizer: Any) -> float | None:
@@ -284,6 +331,16 @@ def _written(group: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return what a scheduler may have written to a group: its learning rate and its momentum."""
     betas = group.get("betas")
     return _number(group.get("lr")), _number(betas[0] if betas else group.get("momentum"))
+
+
+def _set_momentum(group: dict[str, Any], momentum: float | None) -> None:
+    """Give a group the momentum that a scheduler has written to the script's group."""
+    if momentum is None:
+        return
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    elif "momentum" in group:
+        group["momentum"] = momentum
 
 
 def _betas(momentum: Any) -> tuple[Any, ...]:

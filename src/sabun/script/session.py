@@ -25,6 +25,7 @@ from sabun import _files
 from sabun.errors import TrainingError
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
+from sabun.script.observer import Observer
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
 
@@ -49,6 +50,9 @@ class RunSession:
         self.task: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.records = path.with_name("records.jsonl")
         self.stop_after: int | None = self.task.get("stop_after")
+        self.patience: float = self.task.get("patience") or 0.0
+        self.begun = time.monotonic()
+        self.observer = Observer() if self.task.get("observe") else None
         self.optimizer: Any = None
         self.rates: Rates | None = None
         self.point: EvaluationPoint | None = None
@@ -84,6 +88,12 @@ class RunSession:
         if self.point is not None and self.is_writer and self.steps > self.steps_at_log:
             self.point.next_epoch()
         self.steps_at_log = self.steps
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the study needs no further epoch of this run."""
+        enough = self.stop_after is not None and self.logs >= self.stop_after
+        return enough and time.monotonic() - self.begun >= self.patience
 
     def wait_for_stop(self) -> None:
         """Wait until the study stops this process, so that it is not stopped while it writes a file."""
@@ -174,6 +184,8 @@ class RunSession:
 
         optimizer.register_step_pre_hook(self.recorded(before))
         optimizer.register_step_post_hook(after)
+        if self.observer is not None:
+            self.observer.watch(optimizer)
         self.clock = StepClock(next((p.device for p in parameters if p.device.type == "cuda"), None))
 
     def end(self, *, enough: bool = False) -> None:
@@ -198,6 +210,7 @@ class RunSession:
             continued=self.files.continued() if self.files else [],
             outside=self.files.outside() if self.files else [],
             rates=[] if self.rates is None else self.rates.record(),
+            observed=None if self.observer is None else self.observer.record(),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from sabun.cli.poc import calibrate, check, compare, export, init, log, report, resume, run, status, verify
+from sabun.cli.poc import calibrate, check, compare, export, init, judge, log, report, resume, run, status, verify
 
 __all__ = ["build"]
 
@@ -33,6 +33,7 @@ def build() -> typer.Typer:
     app.command("report", epilog=report.EPILOG)(report.report)
     app.command("verify", epilog=verify.EPILOG)(verify.verify)
     app.command("log", epilog=log.EPILOG)(log.log)
+    app.command("judge", epilog=judge.EPILOG)(judge.judge)
     app.command("compare", epilog=compare.EPILOG)(compare.compare)
     app.command("export", epilog=export.EPILOG)(export.export)
     app.command("init", epilog=init.EPILOG)(init.init)

@@ -39,6 +39,7 @@ def calibrate(
     effect: Annotated[
         float, option("True effect: 0.03 makes candidates 3% better; 0 makes all arms equal.", "X")
     ] = 0.0,
+    margin: options.Margin = None,
     scenario: Annotated[
         str,
         option("Distribution of the simulated records: normal, heavy-tailed, skewed, two-basins, or mixed.", "NAME"),
@@ -52,11 +53,13 @@ def calibrate(
     from sabun.errors import StudyError
     from sabun.poc.judgement import calibrate as calibration
     from sabun.poc.judgement.simulation import study_arrays
+    from sabun.poc.spec import Thresholds
 
     try:
         early = [int(part) for part in looks.split(",") if part.strip()]
     except ValueError:
         raise StudyError(f"--looks {looks!r} is not a list of numbers.", fix="Write it as 6,8.") from None
+    least = options.fraction("--margin", margin)
     source = None
     if directory is not None:
         from sabun.cli.poc.stored import evidence_of
@@ -65,28 +68,28 @@ def calibrate(
         source = study_arrays(evidence.study, evidence.runs)
     found = calibration.calibrate(
         studies, candidates=candidates, seeds=seeds, looks=early, effect=effect, scenario=scenario, source=source,
-        seed=seed,
+        thresholds=None if least is None else Thresholds(margin=least), seed=seed,
     )  # fmt: skip
     low, high = found.go_interval
     if as_json:
         console.print_json({**asdict(found), "go_rate": found.go_rate, "power": found.power})
     else:
-        typer.echo(
+        console.echo(
             f"{found.studies} studies of {found.candidates} candidate{'s' * (found.candidates > 1)} and {found.seeds} "
             f"paired seeds, on {found.scenario.removesuffix(' records')} records"
             + (f", interim looks at {', '.join(map(str, found.looks))}" if found.looks else "")
         )
         if effect == 0:
-            typer.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
-            typer.echo(f"false no-go     {found.no_go_rate:.1%}")
+            console.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
+            console.echo(f"false no-go     {found.no_go_rate:.1%}")
         else:
             low, high = found.power_interval
-            promised = "" if found.predicted_power is None else f"; promised: {found.predicted_power:.1%}"
-            typer.echo(
-                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{promised}"
+            predicted = "" if found.predicted_power is None else f"; predicted: {found.predicted_power:.1%}"
+            console.echo(
+                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{predicted}"
             )
         if found.coverage is not None:
-            typer.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
-        typer.echo(f"seeds used      {found.mean_seeds:.1f} on average")
+            console.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
+        console.echo(f"seeds used      {found.mean_seeds:.1f} on average")
     if effect == 0 and not found.is_calibrated:
         raise typer.Exit(1)

@@ -75,14 +75,11 @@ def _tracker_of(name: str | None, to: str | None, directory: Path) -> Iterator[L
         yield lambda event: None
         return
     from sabun.integrations.trackers import track
-    from sabun.text_safety import visible
 
     def failed(error: Exception) -> None:
         console.stderr().print(
-            visible(
-                f"tracking with {name} stopped: {type(error).__name__}: {error}. "
-                "The study goes on, and its records are complete."
-            )
+            f"tracking with {name} stopped: {type(error).__name__}: {error}. "
+            "The study goes on, and its records are complete."
         )
 
     tracker = track(name, directory, to=to, on_failure=failed)

@@ -46,6 +46,6 @@ def export(
     elif parquet is not None:
         save(parquet, records_table.to_parquet(runs))
     elif str(csv) == "-":
-        print(records_table.to_csv(runs), end="")
+        console.echo(records_table.to_csv(runs), end="")
     elif csv is not None:
         save(csv, records_table.to_csv(runs).encode())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from sabun.cli import console, options
 from sabun.cli.options import argument, flag
 
 __all__ = ["EPILOG", "init"]
 
-EPILOG = """**Writes** one new file; an existing file is never overwritten.
+EPILOG = """**Writes** one new file; an existing file is never overwritten. At a terminal it asks for the
+margin, the smallest improvement worth adopting, unless `--margin` gives it; elsewhere the margin is 1% of the loss.
 
 **Examples**
 
-- `sabun poc init study.toml --task digits`
+- `sabun poc init study.toml --task digits --margin 2%`
 
 - `sabun poc init study.toml --script "python train.py --epochs {epochs}" --check`
 
@@ -30,6 +30,10 @@ def init(
     file: Annotated[Path, argument("The study file to write.", "STUDY.toml")] = Path("study.toml"),
     task: options.Task = None,
     script: options.Script = None,
+    margin: options.Margin = None,
+    time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -37,12 +41,21 @@ def init(
     from sabun.cli.poc.check import check_study
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
-    study = write_template(file, task=task, script=script)
+    if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
+        margin = console.ask("Smallest improvement of the loss worth adopting [1%]:") or "1%"
+    own = {"time_limit": time_limit, "threads": threads, "isolated": False if no_isolation else None}
+    study = write_template(
+        file,
+        task=task,
+        script=script,
+        margin=options.fraction("--margin", margin),
+        options={key: value for key, value in own.items() if value is not None},
+    )
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:
-        typer.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        console.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
         if script is not None:
-            typer.echo(SCRIPT_LINES, nl=False)
+            console.echo(SCRIPT_LINES, end="")
     if check:
         check_study(study, as_json=as_json, quiet=False)

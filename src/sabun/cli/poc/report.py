@@ -19,7 +19,8 @@ report.json and report.md beside them, and the verdict into the audit log. Nothi
 
 **Exit codes**
 
-0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 the evidence is damaged or was changed
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
+· 2 bad input · 1 the evidence is damaged or was changed
 """
 
 

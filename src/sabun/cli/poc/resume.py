@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import EXECUTION, flag
+from sabun.errors import StudyError
+
+if TYPE_CHECKING:
+    from sabun.poc.spec import Study
 
 __all__ = ["EPILOG", "resume"]
 
@@ -17,9 +23,12 @@ EPILOG = """**Reads** the directory of a study. **Writes** into it what is missi
 
 - `sabun poc resume runs/digits --jobs 4 --retry-failed` — repeat the failed runs, four at a time
 
+- `sabun poc resume received/study --yes` — the code of a study that you have not run before; read it first
+
 **Exit codes**
 
-0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 failure · 130 interrupted
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
+· 2 bad input · 1 failure · 130 interrupted
 """
 
 
@@ -29,6 +38,15 @@ def resume(
         bool,
         flag(
             "Repeat failed runs, and the runs that depend on a failed tuning trial.", "--retry-failed", panel=EXECUTION
+        ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        flag(
+            "Execute the code that the study names without asking, also if you have not run the study before.",
+            "--yes",
+            "-y",
+            panel=EXECUTION,
         ),
     ] = False,
     jobs: options.Jobs = None,
@@ -45,7 +63,8 @@ def resume(
     """Continue a study from its directory alone, and write its report.
 
     Apart from the timings, the records are those of a study that was never interrupted, for any number of jobs. The
-    path of a task of your own is resolved from the current directory.
+    path of a task of your own is resolved from the current directory. A study that names a command, a file or a
+    package, and that you have not run before, is resumed only after you have confirmed that.
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.cli.poc.stored import specification_of
@@ -57,7 +76,9 @@ def resume(
         with uncollected():
             from sabun.poc import study as studies
             from sabun.poc.resolved import resolve
-        resolved = resolve(specification_of(directory))
+        study = specification_of(directory)
+        _confirm(study, directory, yes=yes)
+        resolved = resolve(study)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
             evidence = studies.run(
                 resolved,
@@ -68,3 +89,18 @@ def resume(
                 retry_failed=retry_failed,
             )
     show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
+
+
+def _confirm(study: Study, directory: Path, *, yes: bool) -> None:
+    """Ask before the code of a study that this user has not run is executed. Raises StudyError without a yes."""
+    from sabun.poc import trust
+
+    code = trust.code_of(study)
+    if yes or not code or trust.is_known(directory):
+        return
+    cause = f"you have not run the study in {directory} before, and resuming it executes {', '.join(code)}."
+    if sys.stdin.isatty():
+        answer = console.ask(f"{cause[0].upper()}{cause[1:]} Continue? [y/N]")
+        if answer.lower() in ("y", "yes"):
+            return
+    raise StudyError(cause, fix="Read study.json and that code. If you trust them, repeat the command with --yes.")

@@ -27,7 +27,8 @@ report.html, report.json and report.md into the study's directory.
 
 **Exit codes**
 
-0 success · with `--gate`: 0 go, 10 no-go, 11 undecided · 2 bad input · 1 failure · 130 interrupted
+0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
+· 2 bad input · 1 failure · 130 interrupted
 """
 
 
@@ -37,6 +38,7 @@ def run(
     script: options.Script = None,
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
+    margin: options.Margin = None,
     seeds: Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)] = None,
     trials: Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)] = None,
     no_tuning: Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)] = False,
@@ -44,6 +46,8 @@ def run(
         int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)
     ] = None,
     time_limit: options.TimeLimit = None,
+    threads: options.Threads = None,
+    no_isolation: options.NoIsolation = False,
     pruning: Annotated[
         str | None,
         option(
@@ -113,7 +117,10 @@ def run(
             baseline=baseline,
             candidates=candidate or (),
             budget=budget,
+            margin=options.fraction("--margin", margin),
             time_limit=time_limit,
+            threads=threads,
+            isolated=False if no_isolation else None,
         )
         directory = out if out is not None else default_directory(study)
         resolved = resolve(study)

@@ -34,7 +34,6 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
     from sabun.cli.progress import bar, phase_name, place
     from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.poc.failures import failures
-    from sabun.text_safety import visible
 
     evidence = evidence_of(directory)
     study, results = evidence.study, evidence.records.results.values()
@@ -57,13 +56,12 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
         console.print_json(value, indent=2)
         return
     out = console.stdout()
-    out.print(f"{visible(study.name)}: {done}{f' of {total}' if total else ''} runs, {state}")
+    out.print(f"{study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:
         out.print(
-            f"  {phase_name(run['phase'])} {visible(run['arm'])}, seed {run['seed']}: "
-            f"{place(run['epoch'], run['epochs'])}"
+            f"  {phase_name(run['phase'])} {run['arm']}, seed {run['seed']}: {place(run['epoch'], run['epochs'])}"
         )
     for line in _lines(failed):
         out.print(line, soft_wrap=True)
@@ -75,10 +73,9 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
 
 def _lines(failed: Iterable[Failure]) -> Iterator[str]:
     from sabun.cli.progress import phase_name
-    from sabun.text_safety import visible
 
     for failure in failed:
         count = f"{failure.runs} runs failed, the first with seed" if failure.runs > 1 else "failed, seed"
-        yield f"{visible(failure.arm)}, {phase_name(failure.phase)}: {count} {failure.seed}: {visible(failure.reason)}"
+        yield f"{failure.arm}, {phase_name(failure.phase)}: {count} {failure.seed}: {failure.reason}"
         if failure.log:
             yield f"  complete output: {failure.log}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.options import argument
 
@@ -38,4 +36,4 @@ def choose(
     if as_json:
         console.print_json(chosen.state_dict(), indent=2)
     else:
-        typer.echo(chosen.role)
+        console.echo(chosen.role)

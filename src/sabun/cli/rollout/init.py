@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.options import option
 from sabun.cli.rollout.output import print_notes
@@ -81,9 +79,9 @@ def init(
     if as_json:
         console.print_json({**state.to_json(), "head": state.head, "notes": notes}, indent=2)
         return
-    typer.echo(f"{rollout.plan_path}: roll-out {state.plan.name!r} starts at stage {state.stage.name!r}.")
+    console.echo(f"{rollout.plan_path}: roll-out {state.plan.name!r} starts at stage {state.stage.name!r}.")
     print_notes(notes)
-    typer.echo("Next: read the plan and adjust its gates. After an edit, run: sabun rollout apply --reason TEXT")
+    console.echo("Next: read the plan and adjust its gates. After an edit, run: sabun rollout apply --reason TEXT")
 
 
 def _side(notation: str, lr: float | None, role: str) -> Side | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import typer
-
 from sabun.cli import console
 
 if TYPE_CHECKING:
@@ -21,16 +19,16 @@ def print_state(state: RolloutState, *, as_json: bool = False) -> None:
         console.print_json({**state.to_json(), "head": state.head}, indent=2)
         return
     entered = f"since {state.since}" + (f", by override: {state.override}" if state.override else "")
-    typer.echo(f"{state.plan.name}: stage {state.stage.name}, {state.stage.share:.0%} of new jobs, {entered}")
+    console.echo(f"{state.plan.name}: stage {state.stage.name}, {state.stage.share:.0%} of new jobs, {entered}")
     for role, side in (("champion", state.plan.champion), ("challenger", state.plan.challenger)):
         options = ", ".join(f"{key}={value}" for key, value in side.options.items())
-        typer.echo(f"  {role:<10} {side.optimizer}  {options}".rstrip())
+        console.echo(f"  {role:<10} {side.optimizer}  {options}".rstrip())
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Print what the operator should know, one line each."""
     for note in notes:
-        typer.echo(f"note: {note}")
+        console.echo(f"note: {note}")
 
 
 def update_aliases(model: str | None, rollout: Rollout, *, quiet: bool = False) -> None:
@@ -41,4 +39,4 @@ def update_aliases(model: str | None, rollout: Rollout, *, quiet: bool = False) 
 
     found = sync(model, rollout)
     if not quiet:
-        typer.echo(f"MLflow {model}: champion is version {found.champion}, challenger {found.challenger or 'none'}")
+        console.echo(f"MLflow {model}: champion is version {found.champion}, challenger {found.challenger or 'none'}")

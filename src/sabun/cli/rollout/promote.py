@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.rollout.output import print_state, update_aliases
 
 __all__ = ["EPILOG", "promote"]
@@ -37,6 +35,6 @@ def promote(
     state, finding = rollout.promote(override=override)
     if not finding.passed and not as_json:
         for problem in finding.problems:
-            typer.echo(f"overridden: {problem}")
+            console.echo(f"overridden: {problem}")
     print_state(state, as_json=as_json)
     update_aliases(mlflow, rollout, quiet=as_json)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import typer
-
 from sabun.cli import console, options
 from sabun.cli.rollout.output import print_notes, print_state
 from sabun.errors import RolloutError
@@ -51,11 +49,11 @@ def status(plan: options.Plan = None, as_json: options.Json = False) -> None:
     print_state(state)
     if switch:
         where = f"${KILL_VARIABLE}" if switch == "kill-variable" else str(rollout.folder / state.stage.kill_file)
-        typer.echo(f"KILLED by {where}: every new job trains with the champion.")
+        console.echo(f"KILLED by {where}: every new job trains with the champion.")
     if following and finding:
-        typer.echo(f"next: {following.name} ({following.share:.0%}), gate {'open' if finding.passed else 'closed'}")
+        console.echo(f"next: {following.name} ({following.share:.0%}), gate {'open' if finding.passed else 'closed'}")
         for problem in finding.problems:
-            typer.echo(f"  - {problem}")
+            console.echo(f"  - {problem}")
     if renewed:
-        typer.echo("note: the state file was older than the log (a command was interrupted); it was updated.")
+        console.echo("note: the state file was older than the log (a command was interrupted); it was updated.")
     print_notes(notes)

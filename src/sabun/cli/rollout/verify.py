@@ -33,12 +33,12 @@ def verify(anchor: options.Anchor = None, plan: options.Plan = None, as_json: op
     if as_json:
         console.print_json({**dataclasses.asdict(found), "notes": list(notes)}, indent=2)
     elif found.ok:
-        typer.echo(f"{found.count} events verified. Head: {found.head}")
+        console.echo(f"{found.count} events verified. Head: {found.head}")
         if found.torn:
-            typer.echo("note: the last write was interrupted, as by a crash; the next event repairs it.")
+            console.echo("note: the last write was interrupted, as by a crash; the next event repairs it.")
         print_notes(notes)
     else:
-        typer.echo(f"BROKEN: {found.problem}")
-        typer.echo(f"{found.count} events verified. Until this is resolved, new jobs train with the champion.")
+        console.echo(f"BROKEN: {found.problem}")
+        console.echo(f"{found.count} events verified. Until this is resolved, new jobs train with the champion.")
     if not found.ok:
         raise typer.Exit(1)

@@ -9,6 +9,8 @@ The file is ``audit.jsonl`` in the study's directory (:mod:`sabun.audit`):
     run.ended           after its record is on disk: the number and the hash of that line
     runs.withdrawn      results were withdrawn, to be replaced; they stay among the records
     look.taken          an interim look of a sequential study
+    plan.made           the limit of the study's budget, and the time that planning took
+    plan.reduced        the limit of time leaves fewer trials or seeds than planned (:mod:`sabun.poc.pace`)
     study.ended, study.interrupted
     verdict             the decisions of a report, and the records that it judged
     tampering.found     what verifying the evidence found
@@ -31,6 +33,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from sabun.audit import AuditEvent, AuditLog
@@ -41,14 +44,18 @@ from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Run
 
-__all__ = ["AuditTrail", "logged_lines", "runs_without_result", "unexplained"]
+__all__ = [
+    "AuditTrail", "logged_lines", "reductions", "runs_without_result", "unexplained", "worked_s",
+]  # fmt: skip
 
 SEAL_EVERY = 2.0
 """Seconds of a running study that a power cut may remove from the end of its trail; a kill removes nothing."""
 
 FROZEN, OPENED, STARTED, RETRIED, ENDED = "study.frozen", "study.opened", "run.started", "run.retried", "run.ended"
 WITHDRAWN, LOOK = "runs.withdrawn", "look.taken"
+PLANNED, REDUCED = "plan.made", "plan.reduced"
 STUDY_ENDED, INTERRUPTED = "study.ended", "study.interrupted"
+_OF_A_SESSION = (STARTED, RETRIED, ENDED, WITHDRAWN, LOOK, REDUCED, STUDY_ENDED, INTERRUPTED)
 VERDICT, TAMPERING = "verdict", "tampering.found"
 
 
@@ -102,6 +109,14 @@ class AuditTrail:
         """A sequential study was judged at ``seeds`` seeds."""
         self._append_unsealed(LOOK, seeds=seeds, decided=decided)
 
+    def planned(self, limit: str, seconds: float) -> None:
+        """The study was planned within ``limit``, which took ``seconds`` of it."""
+        self._append(PLANNED, limit=limit, seconds=round(seconds, 3))
+
+    def reduced(self, trials: int, seeds: int, spent_s: float) -> None:
+        """After ``spent_s`` seconds of work the study has ``trials`` trials and ``seeds`` seeds of every arm."""
+        self._append(REDUCED, trials=trials, seeds=seeds, spent_s=round(spent_s, 3))
+
     def closed(self, *, reason: str = "") -> None:
         """The session ends: the study is complete, or stopped for ``reason``."""
         if reason:
@@ -136,6 +151,32 @@ class AuditTrail:
         self._unsynced = not sync
         if self._file is None:
             self._file = self._log.path.stat()
+
+
+def reductions(events: Iterable[AuditEvent]) -> list[tuple[int, int]]:
+    """Return the numbers of trials and seeds to which the study was reduced, in order."""
+    return [
+        (int(str(event.data["trials"])), int(str(event.data["seeds"]))) for event in events if event.event == REDUCED
+    ]
+
+
+def worked_s(events: Iterable[AuditEvent]) -> float:
+    """Return the seconds of work that a study took: of planning, and of each session up to its last event."""
+    total, begin, last = 0.0, None, None
+    for event in events:
+        if event.event == PLANNED:
+            total += float(str(event.data["seconds"]))
+        elif event.event in (OPENED, *_OF_A_SESSION):
+            at = datetime.fromisoformat(event.time)
+            if event.event == OPENED:
+                total += _between(begin, last)
+                begin = at
+            last = at
+    return total + _between(begin, last)
+
+
+def _between(begin: datetime | None, end: datetime | None) -> float:
+    return max(0.0, (end - begin).total_seconds()) if begin is not None and end is not None else 0.0
 
 
 def logged_lines(events: Iterable[AuditEvent]) -> set[int]:

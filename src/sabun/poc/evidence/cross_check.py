@@ -16,10 +16,12 @@ from sabun.poc.evidence.audit_trail import (
     FROZEN,
     INTERRUPTED,
     OPENED,
+    REDUCED,
     STUDY_ENDED,
     TAMPERING,
     VERDICT,
     WITHDRAWN,
+    reductions,
     runs_without_result,
     unexplained,
 )
@@ -117,6 +119,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     if not problem:
         # A study that is running has gone on since its log was read.
         problem = _disagreement(_with_later(path, events, records), records)
+    problem = problem or _reduce(records, events)
     if problem:
         _report_tampering(path, log, events, problem)
     elif anchor is not None and all(event.hash != anchor for event in events):
@@ -153,6 +156,22 @@ def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
             return f"{RECORDS}, line {number} is not the line that was written: it was changed."
     if number := unexplained(events, records):
         return f"{RECORDS}, line {number} was never logged: it was added."
+    return ""
+
+
+def _reduce(records: StudyRecords, events: Sequence[AuditEvent]) -> str:
+    """Take the reductions in the log into account. Describe one that no study would have made; empty if none is."""
+    working = False
+    for event in events:
+        if event.event in (OPENED, STUDY_ENDED, INTERRUPTED):
+            working = event.event == OPENED
+        if event.event == REDUCED and not (working and records.study.budget.limit):
+            return f"event {event.seq} ({REDUCED}) of the audit log reduces a study that was not running in a limit."
+    try:
+        for trials, seeds in reductions(events):
+            records.reduce(trials, seeds)
+    except (KeyError, ValueError):
+        return f"an event {REDUCED} of the audit log lacks its numbers."
     return ""
 
 

@@ -7,12 +7,35 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from pydantic import BaseModel
 
 from sabun import _files
 from sabun.poc.evidence.specification import LIVE, LOCK
 
 __all__ = ["being_written", "read_live", "write_live"]
+
+
+class _RunStatus(BaseModel):
+    """A run in flight: its last epoch, of how many (None: only its script knows), and the loss there."""
+
+    run: str
+    arm: str
+    seed: int
+    phase: str
+    epoch: int
+    epochs: int | None
+    val_loss: str | None
+
+
+class _LiveStatus(BaseModel):
+    """The state of a study, how many runs are done of how many, and those in flight."""
+
+    state: str = ""
+    done: int = 0
+    total: int = 0
+    runs: list[_RunStatus] = []
 
 
 def write_live(path: Path, status: Mapping[str, Any]) -> None:
@@ -23,9 +46,9 @@ def write_live(path: Path, status: Mapping[str, Any]) -> None:
 
 
 def read_live(path: Path) -> dict[str, Any]:
-    """Return the status last written; empty where there is none."""
+    """Return the status last written; empty where there is none, or something else."""
     try:
-        return cast("dict[str, Any]", json.loads((path / LIVE).read_text(encoding="utf-8")))
+        return _LiveStatus.model_validate_json((path / LIVE).read_bytes()).model_dump(exclude_unset=True)
     except (OSError, ValueError):
         return {}
 

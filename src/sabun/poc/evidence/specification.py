@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sabun import _files
 from sabun.errors import StoreError, StudyError
+from sabun.poc.judgement.assessment import EarlierStudy
 from sabun.poc.spec import LogUniform, Study, hash_of
 
 __all__ = ["FrozenSpecification", "Spaces", "exists", "refuse_other", "require_place"]
@@ -27,12 +29,14 @@ Spaces = Mapping[str, Mapping[str, LogUniform]]
 class FrozenSpecification:
     """A study as it was frozen, and its search spaces: those of the study, and the defaults as they were then.
 
+    ``earlier`` are the studies of the same arms and task that lay beside it (:mod:`sabun.poc.evidence.siblings`).
     ``file_hash`` is the SHA-256 of the file, which the first event of the audit log names: every byte of it is frozen.
     """
 
     study: Study
     spaces: Spaces
     file_hash: str = ""
+    earlier: tuple[EarlierStudy, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write it to the directory ``path``. Raises OSError."""
@@ -43,6 +47,7 @@ class FrozenSpecification:
             "spaces": {
                 arm: {name: bounds.model_dump() for name, bounds in space.items()} for arm, space in self.spaces.items()
             },
+            "earlier": [asdict(study) for study in self.earlier],
             "study": self.study.model_dump(mode="json"),
         }
         _files.replace(path / STUDY, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
@@ -59,20 +64,27 @@ class FrozenSpecification:
                 arm: {name: LogUniform(**bounds) for name, bounds in space.items()}
                 for arm, space in raw["spaces"].items()
             }
+            earlier = tuple(_earlier(entry) for entry in raw.get("earlier", ()))
         except FileNotFoundError:
             raise StoreError(
                 f"there is no study in {path}.", fix="Check the path, or run a study into it first."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
             raise StoreError(
-                f"{path / STUDY} is damaged: {error}.", fix="Restore it, or start in another directory."
+                f"{path / STUDY} is damaged: {str(error).rstrip('.')}.",
+                fix="Restore it, or start in another directory.",
             ) from None
         if not intact:
             raise StoreError(
                 f"{path / STUDY} was changed after the study began: its hash does not match.",
                 fix="Restore the file. A changed study needs another directory.",
             )
-        return cls(study, spaces, hashlib.sha256(content).hexdigest())
+        return cls(study, spaces, hashlib.sha256(content).hexdigest(), earlier)
+
+
+def _earlier(entry: Mapping[str, Any]) -> EarlierStudy:
+    verdicts = {str(arm): str(decision) for arm, decision in entry["verdicts"].items()}
+    return EarlierStudy(str(entry["place"]), str(entry["hash"]), int(entry["seeds"]), verdicts)
 
 
 def exists(path: str | Path) -> bool:

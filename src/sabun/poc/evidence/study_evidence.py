@@ -14,7 +14,7 @@ from sabun.poc.evidence.audit_trail import VERDICT
 from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.specification import AUDIT, RECORDS
 from sabun.poc.evidence.study_records import StudyRecords
-from sabun.poc.judgement.assessment import Tuning
+from sabun.poc.judgement.assessment import EarlierStudy, Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 
@@ -25,6 +25,7 @@ __all__ = ["StudyEvidence", "log_verdicts", "read", "verify"]
 class StudyEvidence:
     """A study's evidence, verified: made by :func:`read`, and by the writer at the end of a study.
 
+    ``study`` is the study as it was frozen, ``effective`` as it was carried out: its limit of time may have reduced it.
     ``runs`` are the finished runs with their timings as judged (:meth:`StudyRecords.runs`), ``environment`` that of the
     first session; ``mixed`` whether runs come from environments of different kinds. ``records`` are the records behind
     them, ``events`` those of the audit log, and ``records_sha256`` the hash of the records' file without a
@@ -33,6 +34,7 @@ class StudyEvidence:
 
     path: Path
     study: Study
+    effective: Study
     runs: tuple[RunResult, ...]
     tuning: Mapping[str, Tuning]
     environment: Mapping[str, Any]
@@ -42,6 +44,11 @@ class StudyEvidence:
     events: tuple[AuditEvent, ...]
     records_sha256: str
 
+    @property
+    def earlier(self) -> tuple[EarlierStudy, ...]:
+        """The studies of the same arms and task that lay beside this one when it began."""
+        return self.records.earlier
+
     @classmethod
     def of(cls, path: Path, found: VerifiedRecords) -> StudyEvidence:
         """Return the evidence in verified records."""
@@ -50,6 +57,7 @@ class StudyEvidence:
         return cls(
             path=path,
             study=records.study,
+            effective=records.effective,
             runs=tuple(records.runs()),
             tuning=records.tuning,
             environment=records.environment,

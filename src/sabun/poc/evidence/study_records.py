@@ -33,6 +33,9 @@ class StudyRecords:
         self.study = specification.study
         self.specification_hash = specification.file_hash
         self.spaces = specification.spaces
+        self.earlier = specification.earlier
+        self.effective = specification.study
+        """The study as it is carried out: with the trials and seeds to which its limit of time has reduced it."""
         self.results: dict[str, RunResult] = {}
         """Completed runs by id (finished, diverged or failed), in the order in which they ended."""
         self.trials: dict[str, int] = {}
@@ -57,12 +60,15 @@ class StudyRecords:
         number = record.seq + 1
         try:
             if body["kind"] == "environment":
+                if not isinstance(body["environment"], dict):
+                    raise ValueError("its environment is not an object")
                 self.environments.append(body["environment"])
                 self.environment_at.add(number)
             elif body["kind"] == "run":
                 result = decode(body["result"])
                 if not 0 <= int(body["environment"]) < len(self.environments):
                     raise ValueError(f"it names environment {body['environment']}, which has no record")
+                self._check(result)
                 if result.run in self.results:
                     raise ValueError(f"run {result.run} has a result already, which was not withdrawn")
                 self.results[result.run] = result
@@ -82,6 +88,17 @@ class StudyRecords:
                 fix="Restore the file from a copy, or run the study again in another directory.",
             ) from None
         self.hashes.append(record.hash)
+
+    def _check(self, result: RunResult) -> None:
+        """Raise ValueError where a hyperparameter that tuning chooses is not a number."""
+        for name in self.spaces.get(result.arm, {}):
+            if not isinstance(result.hyperparameters.get(name, 0.0), int | float):
+                raise ValueError(f"{name} is {result.hyperparameters[name]!r}")
+
+    def reduce(self, trials: int, seeds: int) -> None:
+        """Reduce the study to ``trials`` trials and ``seeds`` seeds of every arm."""
+        budget = self.effective.budget.reduced(trials=trials, seeds=seeds)
+        self.effective = self.effective.model_copy(update={"budget": budget})
 
     @property
     def count(self) -> int:
@@ -114,7 +131,7 @@ class StudyRecords:
         """Return what tuning found for one arm; None before its first complete trial."""
         runs: dict[int, list[RunResult]] = {}
         for run, trial in self.trials.items():
-            if self.results[run].arm == arm:
+            if self.results[run].arm == arm and trial < self.effective.budget.trials:
                 runs.setdefault(trial, []).append(self.results[run])
         return summarize(arm, self.study.budget.tuning_seeds, self.spaces.get(arm, {}), runs)
 

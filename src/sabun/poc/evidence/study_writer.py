@@ -36,6 +36,7 @@ from sabun.poc.evidence.audit_trail import AuditTrail
 from sabun.poc.evidence.cross_check import StudyVerification, VerifiedRecords, load
 from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.live_status import write_live
+from sabun.poc.evidence.siblings import earlier_studies
 from sabun.poc.evidence.specification import (
     AUDIT,
     LOCK,
@@ -96,7 +97,7 @@ class StudyWriter:
             if not (AuditLog(path / AUDIT, actor="").journal.exists() or (path / RECORDS).exists()):
                 refuse_other(path, study)  # again, now that no other process can write
                 try:
-                    FrozenSpecification(study, spaces or {}).write(path)
+                    FrozenSpecification(study, spaces or {}, earlier=earlier_studies(path, study)).write(path)
                 except OSError as error:
                     raise cannot_write(path, error) from None
             found = load(path).require(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,4 +89,6 @@ class InProcess:
         return None
 
     def close(self) -> None:
+        if isinstance(self._current, Generator):  # a run that was abandoned
+            self._current.close()
         self._context.close()

@@ -13,35 +13,38 @@ import statistics as basic
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Cap, Comparison, EarlierStudy, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
     Paired,
     SignedRank,
+    asymmetry,
     attained,
     detectable,
     detectable_spread,
-    holm,
+    error_of_study,
     holm_levels,
     interval,
     p_value,
     power,
     seeds_to_decide,
     sequential_plan,
+    too_asymmetric,
 )
-from sabun.poc.judgement.verdict import Divergence, LookState, judge
+from sabun.poc.judgement.two_sample import TwoSample
+from sabun.poc.judgement.verdict import Divergence, LogLimits, LookState, cap, judge
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study, Thresholds
 
 __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
 
-METHODS: Final = ("sign-flip", "signed-rank", "paired-t", "descriptive")
+METHODS: Final = ("sign-flip", "signed-rank", "permutation", "paired-t", "descriptive")
 """The values of ``Comparison.method``. ``paired-t`` is used only where there are too few seeds to decide."""
 
 PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
@@ -53,24 +56,45 @@ _HUGE: Final = 1e100
 """A larger number counts as infinite. Its square still fits into a float."""
 
 
-def plan(study: Study) -> tuple[Look, ...]:
-    """The planned looks of a study: one, or several with error spending (``budget.looks``)."""
-    return sequential_plan(study.budget.seeds, study.budget.looks, study.thresholds.level)
+def plan(study: Study, earlier: int = 0) -> tuple[Look, ...]:
+    """The planned looks of a study: one, or several with error spending (``budget.looks``).
+
+    ``earlier``: number of studies of the same arms and task before it.
+    """
+    error = error_of_study(1 - study.thresholds.level, earlier)
+    return sequential_plan(study.budget.seeds, study.budget.looks, 1 - error)
 
 
 def decided(assessment: Assessment) -> bool:
-    """Whether a sequential study may stop: every candidate has a go or a no-go."""
+    """Whether a sequential study may stop: every candidate has a decision."""
     return all(verdict.decision != "undecided" for verdict in assessment.verdicts)
 
 
-def assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
-    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``."""
+def assess(
+    study: Study,
+    runs: Sequence[RunResult],
+    tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy] = (),
+    logs: Mapping[str, LogLimits] | None = None,
+) -> Assessment:
+    """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``.
+
+    ``earlier`` are the studies of the same arms and task before it, each of which halves the error of this one.
+    ``logs``: for runs that exist already, what they support for each candidate. All of them are judged at once, paired
+    by seed or as two samples.
+    """
     # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
-        return _assess(study, runs, tuning)
+        return _assess(study, runs, tuning, earlier, logs)
 
 
-def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning]) -> Assessment:
+def _assess(
+    study: Study,
+    runs: Sequence[RunResult],
+    tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy],
+    logs: Mapping[str, LogLimits] | None,
+) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
     for run in runs:
         if run.phase == "evaluate" and run.arm in by_arm:
@@ -80,8 +104,12 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
     names = [arm.name for arm in study.candidates]
     repeats = Counter(run.arm for run in runs if run.phase == "repeat" and run.status == "failed")
     progress = {
-        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name]) for name in names
+        name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name], earlier)
+        for name in names
     }
+    unpaired = {name for name, limits in (logs or {}).items() if not limits.paired}
+    if logs is not None:
+        progress = {name: _all_at_once(study, base, by_arm[name], name in unpaired) for name in names}
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     exact = {arm: _bit_exact(arm, own, runs) for arm, own in by_arm.items()}
     pairs: dict[str, tuple[Runs, Runs]] = {name: (base, by_arm[name]) for name in names}
@@ -90,12 +118,20 @@ def _assess(study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning
         by_arm = {arm: {seed: _best_so_far(run) for seed, run in own.items()} for arm, own in by_arm.items()}
         base = by_arm[study.baseline.name]
     for kpi in KPIS.values():
-        drafts = [_draft(kpi, name, *pairs[name], study.thresholds) for name in names]
+        drafts = [
+            (_draft_unpaired if name in unpaired else _draft)(kpi, name, *pairs[name], study.thresholds)
+            for name in names
+        ]
         alpha = {progress[name].alpha for name in names}
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
     divergence = {name: _divergence(base, by_arm[name]) for name in names}
-    verdicts = judge(comparisons, divergence, progress, study.thresholds, _edge_of(tuning.get(study.baseline.name)))
+    caps: dict[str, Sequence[Cap]] = {name: () if study.budget.trials else (cap("not_tuned"),) for name in names}
+    if logs is not None:
+        caps = {name: logs[name].caps for name in names}
+    untimed = [name for name in names if logs is not None and not logs[name].timed]
+    edge = _edge_of(tuning.get(study.baseline.name))
+    verdicts = judge(comparisons, divergence, progress, study.thresholds, edge, caps, untimed)
     return Assessment(
         baseline=study.baseline.name,
         arms={name: _summary(name, own, base, exact[name], tuning.get(name)) for name, own in by_arm.items()},
@@ -111,7 +147,7 @@ def _edge_of(tuning: Tuning | None) -> tuple[str, float] | None:
     return (tuning.at_edge[0], float(tuning.best[tuning.at_edge[0]])) if tuning and tuning.at_edge else None
 
 
-def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookState:
+def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int, earlier: Sequence[EarlierStudy]) -> LookState:
     """Number of pairs, and the error that may be spent at this look.
 
     A look is at a number of seeds, whether or not their runs failed: otherwise failures would choose the look.
@@ -119,12 +155,21 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int) -> LookS
     pairs = [(run.status, base[seed].status) for seed, run in own.items() if seed in base]
     failed = sum(status == "failed" for pair in pairs for status in pair) + failed_repeats
     n, tried = sum("failed" not in pair for pair in pairs), len(pairs)
-    looks = plan(study)
+    looks = plan(study, len(earlier))
+    goes = sum("go" in before.verdicts.values() for before in earlier)
     look = next((look for look in looks if look.seeds >= tried), looks[-1])
     if failed or tried < look.seeds:
-        error = 1 - study.thresholds.level
-        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed)
-    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1])
+        error = error_of_study(1 - study.thresholds.level, len(earlier))
+        return LookState(n, look.seeds, looks[-1].seeds, error, complete=False, final=False, failed=failed,
+                         earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+    return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1],
+                     earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+
+
+def _all_at_once(study: Study, base: Runs, own: Runs, unpaired: bool) -> LookState:
+    """The state of a comparison of logs: one look, at all runs."""
+    n = min(len(base), len(own)) if unpaired else len(base.keys() & own.keys())
+    return LookState(n, n, n, 1 - study.thresholds.level, complete=True, final=True)
 
 
 def _ends(own: Runs) -> list[int]:
@@ -162,14 +207,53 @@ def _divergence(base: Runs, own: Runs) -> Divergence:
     return Divergence(len(seeds), sum(c), sum(b), sum(x for x, _ in only), sum(y for _, y in only))
 
 
+def _draft_unpaired(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
+    """Compare the runs of two arms as independent samples. What refers to the baseline's run of a seed has no value."""
+    b, c = (
+        [x for run in runs.values() if (x := kpi.of(run)) is not None and not math.isnan(x)] for runs in (base, own)
+    )
+    row = Comparison(
+        kpi=kpi.id, arm=arm, scale=kpi.scale, effect=None, low=None, high=None, level=limits.level, p_value=None,
+        p_adjusted=None, n=min(len(b), len(c)), seeds=(), baseline=tuple(b), candidate=tuple(c),
+        threshold=kpi.threshold(limits), method="descriptive",
+    )  # fmt: skip
+    if kpi.analysis == "censored" or kpi.id == "loss_at_equal_time" or not b or not c:
+        return _Draft(replace(row, problem="no_data"))
+    if kpi.analysis == "worst":
+        middle = basic.median(b)
+        effect = max(c) / middle - 1 if math.isfinite(middle) and middle > 0 else None
+        return _Draft(replace(row, effect=effect, threshold=None))
+    if not all(abs(x) < _HUGE for x in (*b, *c)):
+        # Without pairs no run can be left out in the baseline's favour.
+        return _Draft(replace(row, problem="diverged"))
+    if kpi.analysis != "spread" and (min(b) <= 0 or (kpi.analysis == "ratio" and min(c) <= 0)):
+        return _Draft(replace(row, problem="not_positive"))
+    if row.n < 2:
+        return _Draft(replace(row, problem="too_few_seeds"))
+    scale: Literal["relative", "ratio", "spread"] = (
+        "spread" if kpi.analysis == "spread" else "ratio" if kpi.analysis == "ratio" else "relative"
+    )
+    sample = TwoSample.of(np.array(b), np.array(c), scale)
+    effect = sample.to_effect(sample.centre())
+    flat = min(np.std(b) - 1e-12 * np.mean(np.abs(b)), np.std(c) - 1e-12 * np.mean(np.abs(c))) <= 0
+    if not math.isfinite(effect) or (flat if scale == "spread" else np.std(b) + np.std(c) <= 1e-12 * np.mean(b)):
+        return _Draft(replace(row, effect=effect, problem="no_variation" if math.isfinite(effect) else "no_data"))
+    null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
+    p = sample.p_value(null)
+    equal = sample.p_value(sample.from_effect(0.0)) if scale == "relative" else p
+    return _Draft(replace(row, effect=effect, method="permutation", p_value=p), sample, null, None, max(p, equal))
+
+
 @dataclass(frozen=True, slots=True)
 class _Draft:
     """A comparison before Holm's correction, without level, interval and adjusted p-value."""
 
     row: Comparison
-    sample: Paired | SignedRank | None = None
+    sample: Paired | SignedRank | TwoSample | None = None
     null: float = 0.0
     typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+    ordering: float | None = None
+    """The larger of the p-values of the threshold and of "equal", where the verdict claims something about both."""
 
 
 def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
@@ -242,15 +326,26 @@ def _paired(kpi: Kpi, row: Comparison) -> _Draft:
         return _Draft(replace(row, problem="identical" if np.array_equal(b, c) else "no_variation"))
     null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
     typical = sample.typical()
-    row = replace(row, method="sign-flip", p_value=float(p_value(typical, null)))
-    return _Draft(row, sample, null, typical)
+    p = float(p_value(typical, null))
+    equal = float(p_value(typical, sample.from_effect(0.0))) if kpi.scale == "relative" else p
+    row = replace(row, method="sign-flip", p_value=p)
+    if kpi.decides and kpi.group == "K1":
+        row = replace(row, asymmetry=float(asymmetry(b, c)), skewed=bool(too_asymmetric(b, c, row.threshold or 0.0)))
+    return _Draft(row, sample, null, typical, max(p, equal))
 
 
 def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison]:
-    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test."""
-    p = np.array([1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts])
+    """Apply Holm over the candidates with a p-value, and compute each interval at the level of its test.
+
+    K1 makes claims about two values, the threshold and "equal". A candidate passes its share of the error on only where
+    both are rejected: Holm's order and levels are those of the larger p-value. At most one of the two is true, so the
+    probability of any false claim is at most alpha, by Holm's argument. A candidate whose interval is beyond the margin
+    is beyond "equal" too; for a go the larger p-value is that of the threshold.
+    """
+    p = [1.0 if draft.row.p_value is None else draft.row.p_value for draft in drafts]
+    order = np.array([q if draft.ordering is None else draft.ordering for draft, q in zip(drafts, p, strict=True)])
     rows = []
-    for draft, adjusted, error in zip(drafts, holm(p).tolist(), holm_levels(p, alpha).tolist(), strict=True):
+    for draft, adjusted, error in zip(drafts, _adjusted(p, order), holm_levels(order, alpha).tolist(), strict=True):
         row = draft.row
         if row.p_value is not None:
             row = replace(row, p_adjusted=adjusted, level=1 - error)
@@ -259,14 +354,48 @@ def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison
             row = _with_interval(row, math.exp(low), math.exp(high) if math.isfinite(high) else math.inf)
             if not math.isfinite(low):
                 row = replace(row, low=None, high=None, problem="too_few_seeds")
+        elif isinstance(draft.sample, TwoSample):
+            row = _interval_unpaired(kpi, row, draft.sample, error)
         elif draft.sample is not None and draft.typical is not None:
             row = _interval(kpi, row, draft.sample, draft.typical, error)
         rows.append(row)
     return rows
 
 
+def _adjusted(p: Sequence[float], order: np.ndarray) -> list[float]:
+    """The least error at which each hypothesis is rejected, where Holm's order and levels are those of ``order`` ≥ p.
+
+    It is Holm's adjusted p-value for ``order`` = p.
+    """
+    k, reached, levels = len(p), 0.0, []
+    adjusted = [1.0] * k
+    for step, j in enumerate(np.argsort(order, kind="stable").tolist()):
+        levels.append((reached, k - step))
+        adjusted[j] = min(1.0, *(max(before, p[j] * share) for before, share in levels))
+        reached = max(reached, float(order[j]) * (k - step))
+    return adjusted
+
+
 def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
     return replace(row, low=float(low), high=float(high))
+
+
+def _interval_unpaired(kpi: Kpi, row: Comparison, sample: TwoSample, error: float) -> Comparison:
+    """Add the interval. Power is that of ``row.n`` pairs of independent runs: an approximation."""
+    low, high = sample.interval(error)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return replace(row, problem="too_few_seeds", method="descriptive")
+    row = _with_interval(row, sample.to_effect(low), sample.to_effect(high))
+    sd = sample.deviation()
+    if sample.scale == "spread":
+        at = detectable_spread(sd, row.n, error)
+        return row if at is None else replace(row, detectable=at[0], power=at[1])
+    shift = detectable(sd, row.n, error)
+    if shift is not None:
+        found = shift if sample.scale == "relative" else math.exp(shift)
+        row = replace(row, detectable=found, power=power(shift, sd, row.n, error))
+    seeds = _seeds(row, float(row.low or 0.0), float(row.high or 0.0), sd, error)
+    return replace(row, seeds_to_decide=seeds) if kpi.decides else row
 
 
 def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, error: float) -> Comparison:
@@ -302,8 +431,10 @@ def _seeds(row: Comparison, low: float, high: float, sd: float, error: float) ->
         return None
     if row.scale == "ratio":
         shift = abs(math.log(row.effect / row.threshold)) if row.effect > 0 else 0.0
+    elif row.threshold < row.effect < 0:
+        # A small improvement has to exclude both the margin and "equal".
+        shift = min(-row.effect, row.effect - row.threshold)
     elif row.threshold < row.effect:
-        # Nothing is decided between "better by the margin" and "equal"; beyond "equal" it would be a no-go.
         shift = row.effect
     else:
         shift = abs(row.effect - row.threshold)

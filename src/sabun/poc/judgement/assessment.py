@@ -7,15 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["ArmSummary", "Assessment", "Comparison", "Decision", "Mark", "Outcome", "Reason", "Tuning", "Verdict"]
+__all__ = [
+    "REMARKS",
+    "ArmSummary",
+    "Assessment",
+    "Cap",
+    "Comparison",
+    "Decision",
+    "EarlierStudy",
+    "Mark",
+    "Outcome",
+    "Reason",
+    "Tuning",
+    "Verdict",
+]
 
-Decision = Literal["go", "no-go", "undecided"]
-"""The decision on a candidate, or on a study."""
-Outcome = Literal["pass", "fail", "unclear"]
+Decision = Literal["go", "promising", "undecided", "small", "no-go"]
+"""The decision on a candidate, or on a study. ``promising``: every KPI passes, but the evidence does not support a go
+(see :class:`Cap`). ``small``: the improvement is real, and smaller than the margin."""
+Outcome = Literal["pass", "small", "fail", "unclear"]
 """Outcome of one group of KPIs."""
-Mark = Literal["pass", "fail", "unclear", "open"]
+Mark = Literal["pass", "small", "fail", "unclear", "open"]
 """An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
 
 
@@ -36,6 +50,8 @@ class Comparison:
             threshold (a relative difference, or a factor above 1).
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
+        asymmetry, skewed: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`, and whether it
+            withholds a go (:func:`~sabun.poc.judgement.statistics.too_asymmetric`).
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
             not be computed are None; with ``too_few_seeds`` the interval is a t interval, for information.
     """
@@ -58,7 +74,13 @@ class Comparison:
     power: float | None = None
     detectable: float | None = None
     seeds_to_decide: int | None = None
+    asymmetry: float | None = None
+    skewed: bool = False
     problem: str | None = None
+
+
+REMARKS: Final = ("k1_tries", "k1_mean", "k2_tail")
+"""Codes of reasons that a verdict adds to those of its groups: they decide nothing and limit what was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +100,36 @@ class Reason:
         not look like one that lies below it.
         """
         high, limit = self.values.get("high"), self.values.get("limit")
+        if self.code in REMARKS:
+            return "open"
         if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
             return "open"
         return self.outcome
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What the evidence does not support, whatever the KPIs say: no decision is better than ``decision``.
+
+    ``code`` names a sentence, ``values`` fill its placeholders.
+    """
+
+    code: str
+    decision: Decision
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one candidate, with one reason per group in the order K1, K2, K3."""
+    """The decision on one candidate, and why.
+
+    The reasons are one per group in the order K1, K2, K3, then remarks (:data:`REMARKS`); ``caps`` limit the decision.
+    """
 
     arm: str
     decision: Decision
     reasons: tuple[Reason, ...]
+    caps: tuple[Cap, ...] = ()
 
     def reason(self, group: str) -> Reason:
         """The reason of the group K1, K2 or K3."""
@@ -112,6 +152,19 @@ class Tuning:
     gradient_evaluations: int
     seconds: float
     at_edge: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierStudy:
+    """A study of the same arms on the same task that was frozen before this one, in the same place.
+
+    ``place`` is the name of its directory, ``verdicts`` are the decisions that it had logged by then, by candidate.
+    """
+
+    place: str
+    hash: str
+    seeds: int
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

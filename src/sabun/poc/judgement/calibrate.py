@@ -28,6 +28,7 @@ from sabun.poc.judgement.statistics import (
     p_value,
     power,
     sequential_plan,
+    too_asymmetric,
 )
 from sabun.poc.spec import Thresholds
 
@@ -114,6 +115,7 @@ class ArrayVerdicts:
     go: NDArray[np.bool_]
     no_go: NDArray[np.bool_]
     better: NDArray[np.bool_]
+    small: NDArray[np.bool_]
     low: Floats
     high: Floats
 
@@ -127,21 +129,23 @@ def judge_arrays(records: StudyArrays, thresholds: Thresholds, alpha: float) -> 
     base = np.broadcast_to(base, own.shape)
     seconds = np.broadcast_to(records.epoch_s[:, :1], own.shape)
 
-    def analyse(sample: Paired, null: float) -> tuple[Floats, Floats, Floats]:
+    def analyse(sample: Paired, *nulls: float) -> tuple[Floats, Floats, Floats]:
         typical = sample.typical()
-        p = p_value(typical, sample.from_effect(null))
+        p = np.maximum.reduce([p_value(typical, sample.from_effect(null)) for null in nulls])
         low, high = interval(typical, n, holm_levels(p, alpha))
         return p, sample.to_effect(low), sample.to_effect(high)
 
-    _, low, high = analyse(Paired.of(base, own, "relative"), -margin)
+    _, low, high = analyse(Paired.of(base, own, "relative"), -margin, 0.0)
     spread = Paired.of(base, own, "spread")
     p2, low2, high2 = analyse(spread, widest)
     _, low3, high3 = analyse(Paired.of(seconds, records.epoch_s[:, 1:], "ratio"), limit)
     suspect = (spread.to_effect(spread.centre()) > widest) & (p2 <= (1 - thresholds.level) * (1 + 1e-12))
     better, worse = high < -margin, low > 0
-    go = better & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
+    even = ~too_asymmetric(base, own, -margin)
+    go = better & even & np.isfinite(high2) & (low2 <= widest) & ~suspect & (high3 <= limit)
     no_go = worse | (np.isfinite(high2) & (low2 > widest)) | (np.isfinite(high3) & (low3 > limit))
-    return ArrayVerdicts(go & ~no_go, no_go, better, low, high)
+    small = (high < 0) & (low > -margin) & ~no_go
+    return ArrayVerdicts(go & ~no_go, no_go, better, small, low, high)
 
 
 def calibrate(
@@ -230,7 +234,7 @@ def _stop(records: StudyArrays, plan: Sequence[Look], thresholds: Thresholds, ef
     truth[0] = -effect
     for look in plan:
         verdicts = judge_arrays(records.first(look.seeds), thresholds, look.alpha)
-        stop = np.all(verdicts.go | verdicts.no_go, axis=1) | (look is plan[-1])
+        stop = np.all(verdicts.go | verdicts.no_go | verdicts.small, axis=1) | (look is plan[-1])
         bounded = np.isfinite(verdicts.high) & stop[:, None]
         found = {
             "any_go": verdicts.go.any(axis=1) & stop,

@@ -36,18 +36,25 @@ __all__ = [
     "Look",
     "Paired",
     "SignedRank",
+    "allowed_asymmetry",
+    "asymmetry",
     "attained",
     "detectable",
     "detectable_spread",
     "discordant_p",
+    "error_of_study",
+    "far_out",
     "holm",
     "holm_levels",
     "interval",
+    "mean_error",
     "needed_pairs",
     "p_value",
     "power",
     "seeds_to_decide",
     "sequential_plan",
+    "tail_bound",
+    "too_asymmetric",
     "typical_values",
 ]
 
@@ -114,6 +121,15 @@ def needed_pairs(alpha: float) -> int:
     while cut(n, alpha) < 1 and n < GROUP_BITS:
         n += 1
     return n
+
+
+def error_of_study(alpha: float, earlier: int) -> float:
+    """The two-sided error of a study that follows ``earlier`` ones of the same arms and task: alpha·2^−earlier.
+
+    One study gives a false go with probability alpha/2 where the test is exact, because the other half of alpha is
+    that of "worse". The probability that any of a series of studies does is at most alpha/2·(1 + ½ + ¼ + …) = alpha.
+    """
+    return alpha * 2.0**-earlier
 
 
 def interval(typical: Floats, n: int, alpha: Floats | float) -> tuple[Floats, Floats]:
@@ -249,6 +265,85 @@ def seeds_to_decide(shift: float, sd: float, alpha: float, *, above: int, cap: i
         middle = (low + high) // 2
         low, high = (low, middle) if power(shift, sd, middle, alpha) >= TARGET_POWER else (middle, high)
     return high
+
+
+def _l_skewness(x: Floats) -> Floats:
+    """L-skewness along the last axis (Hosking 1990, JRSS B 52:105), between −1 and 1; 0 without variation."""
+    n = x.shape[-1]
+    if n < 3:
+        return np.zeros(x.shape[:-1])
+    x, j = np.sort(x, axis=-1), np.arange(n)
+    x = x - x.mean(axis=-1, keepdims=True)
+    second = 2 * (x @ (j / (n - 1.0))) / n
+    third = 6 * (x @ (j * (j - 1) / ((n - 1.0) * (n - 2)))) / n - 3 * second
+    return np.asarray(np.divide(third, second, out=np.zeros_like(third), where=second > 0))
+
+
+def asymmetry(baseline: Floats, candidate: Floats) -> Floats:
+    """How far the losses of shape (..., n) are from what the sign-flip test expects, in the direction of a false go.
+
+    A paired difference is skewed if the losses are and one arm spreads more. With a tail of high differences, few seeds
+    miss it, and the test says "better" too often. The value is tanh(3 ln q)·(τ_b + τ_c)/2, with q the ratio of mean
+    absolute deviations from the median, candidate to baseline, and τ the L-skewness of an arm. It is positive where the
+    arm that spreads more has its long tail on the side that harms: the candidate's above, or the baseline's below.
+    Diagnostics of the differences themselves see nothing, because the runs that would show the tail are those missed.
+    """
+    u, w = (np.abs(x - np.median(x, axis=-1, keepdims=True)).sum(axis=-1) for x in (baseline, candidate))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        direction = np.tanh(3 * (np.log(w) - np.log(u)))
+    value = direction * (_l_skewness(baseline) + _l_skewness(candidate)) / 2
+    return np.asarray(np.nan_to_num(value, nan=0.0))
+
+
+def allowed_asymmetry(n: int) -> float:
+    """The :func:`asymmetry` of n pairs beyond which "better" is no reason for a go: max(0.85/√n, √n/40).
+
+    The first term is two standard errors of the value for symmetric losses; it was chosen so that the power is at most
+    3 points lower in any symmetric case (``python benchmarks/calibration_grid.py``). From 34 pairs on the second term
+    is larger: the error that skewness causes falls as 1/√n.
+    """
+    return max(0.85 / math.sqrt(n), math.sqrt(n) / 40)
+
+
+def too_asymmetric(baseline: Floats, candidate: Floats, null: float = 0.0) -> NDArray[np.bool_]:
+    """Whether "better than the relative difference ``null``" is no reason for a go, for losses of shape (..., n).
+
+    It is not if :func:`asymmetry` is beyond :func:`allowed_asymmetry`, unless the mean difference of the pairs exceeds
+    three of their standard deviations: a tail that is missing does not move the other runs so far.
+    """
+    d = candidate - (1 + null) * baseline
+    if d.shape[-1] < 2:
+        return np.zeros(d.shape[:-1], dtype=bool)
+    near = d.mean(axis=-1) >= -3 * d.std(axis=-1, ddof=1)
+    return np.asarray(near & (asymmetry(baseline, candidate) > allowed_asymmetry(d.shape[-1])))
+
+
+def far_out(values: Floats) -> int:
+    """The number of values beyond the upper quartile by more than three interquartile ranges (Tukey's outer fence)."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return int(np.count_nonzero(values > high + 3 * (high - low)))
+
+
+def tail_bound(far: int, n: int, level: float = 0.95) -> float:
+    """The largest share of runs that may be far out where ``far`` of n were: Clopper & Pearson's upper limit.
+
+    1 − (1 − level)^(1/n) for none: 31% with 8 runs, 17% with 16.
+    """
+    return 1.0 if far >= n else float(scipy.stats.beta.ppf(level, far + 1, n - far))
+
+
+MEAN_ERROR: Final = {6: 0.09, 8: 0.11, 10: 0.11, 12: 0.09, 16: 0.08, 24: 0.07}
+"""Number of seeds → the largest rate of goes, upper end of its interval rounded up, where the mean losses are equal and
+failures are not rare (``python benchmarks/calibration_grid.py``). From 32 seeds on it is at most 5%."""
+
+
+def mean_error(n: int) -> float:
+    """The largest entry of MEAN_ERROR for the numbers of seeds next to n, on both sides; 0 from 32 seeds on."""
+    if n >= 32:
+        return 0.0
+    below = max((seeds for seeds in MEAN_ERROR if seeds <= n), default=6)
+    above = min((seeds for seeds in MEAN_ERROR if seeds >= n), default=24)
+    return max(MEAN_ERROR[below], MEAN_ERROR[above])
 
 
 @functools.lru_cache(maxsize=64)

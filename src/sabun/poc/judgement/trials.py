@@ -9,16 +9,29 @@ from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.records import RunResult
 from sabun.poc.spec import LogUniform, Scalar
 
-__all__ = ["objective", "summarize"]
+__all__ = ["objectives", "summarize"]
 
 EDGE = 0.05
 """A best value within this share of the space's width (in log space) from its edge is reported as ``at_edge``."""
 
 
-def objective(results: Sequence[RunResult]) -> float:
-    """Return the mean final validation loss over the tuning seeds; infinite if one of the runs diverged or failed."""
-    losses = [result.final_loss for result in results]
-    return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+def objectives(trials: Sequence[Sequence[RunResult]]) -> list[float]:
+    """Return, for every trial, the mean validation loss over its runs; infinite if one of them diverged or failed.
+
+    It is the final loss. Where finished runs end after different numbers of epochs (early stopping), it is the best one
+    within the epochs that each of them was allowed, as in the comparison of arms.
+    """
+    lengths = {run.epochs[-1].epoch for runs in trials for run in runs if run.status == "finished" and run.epochs}
+
+    def loss(run: RunResult) -> float:
+        best = min((epoch.val_loss for epoch in run.epochs), default=math.inf)
+        return best if len(lengths) > 1 and math.isfinite(run.final_loss) else run.final_loss
+
+    def mean(runs: Sequence[RunResult]) -> float:
+        losses = [loss(run) for run in runs]
+        return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+
+    return [mean(runs) for runs in trials]
 
 
 def summarize(
@@ -31,7 +44,8 @@ def summarize(
     complete = {trial: found for trial, found in sorted(runs.items()) if len(found) == seeds}
     if not complete:
         return None
-    trials = tuple((dict(found[0].hyperparameters), objective(found)) for found in complete.values())
+    losses = objectives(list(complete.values()))
+    trials = tuple((dict(found[0].hyperparameters), of) for found, of in zip(complete.values(), losses, strict=True))
     chosen, loss = min(trials, key=lambda trial: trial[1])
     spent = [run for found in complete.values() for run in found]
     return Tuning(

@@ -15,12 +15,14 @@ from pathlib import Path
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
 
-__all__ = ["EPOCHS", "RUN_DIR", "SEED", "ScriptCommand"]
+__all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "ScriptCommand"]
 
 SEED = "{seed}"
 """Placeholder for the seed of the run."""
 EPOCHS = "{epochs}"
 """Placeholder for the number of epochs."""
+FRACTION = "{fraction}"
+"""Placeholder for the share of the training data that the run uses: 1, or less in tuning."""
 RUN_DIR = "{run_dir}"
 """Placeholder for the directory of the run, in which it works."""
 
@@ -107,14 +109,19 @@ class ScriptCommand:
         """Whether the study sets the number of epochs. Otherwise the script has its own."""
         return any(EPOCHS in part for part in self.parts)
 
-    def arguments(self, *, seed: int, epochs: int, run_dir: Path) -> list[str]:
+    @property
+    def takes_fraction(self) -> bool:
+        """Whether the study sets the share of the data. Then tuning uses less of the data, not fewer epochs."""
+        return any(FRACTION in part for part in self.parts)
+
+    def arguments(self, *, seed: int, epochs: int, run_dir: Path, fraction: float = 1.0) -> list[str]:
         """Return the command with its placeholders filled in."""
-        given = {SEED: str(seed), EPOCHS: str(epochs), RUN_DIR: str(run_dir)}
+        given = {SEED: str(seed), EPOCHS: str(epochs), FRACTION: f"{fraction:g}", RUN_DIR: str(run_dir)}
         return [_filled(part, given) for part in self.parts]
 
-    def variables(self, *, seed: int, epochs: int, run_dir: Path) -> dict[str, str]:
+    def variables(self, *, seed: int, epochs: int, run_dir: Path, fraction: float = 1.0) -> dict[str, str]:
         """Return the environment variables of a run: threads, the seed of hashes, and those of the command."""
-        given = {SEED: str(seed), EPOCHS: str(epochs), RUN_DIR: str(run_dir)}
+        given = {SEED: str(seed), EPOCHS: str(epochs), FRACTION: f"{fraction:g}", RUN_DIR: str(run_dir)}
         own = {name: _filled(value, given) for name, value in self.environment.items()}
         return {**dict.fromkeys(THREADS, str(self.threads)), "PYTHONHASHSEED": str(seed), **own}
 

@@ -4,13 +4,14 @@ The task is named ``script:python train.py --seed {seed} --epochs {epochs}``. Ea
 copy of the working directory (:mod:`sabun.poc.training.run_directory`) with ``SABUN_RUN`` set, reads the records that
 :func:`sabun.log` appends, and keeps what the command prints. ``{seed}`` becomes the seed of the run; a script that sets
 no seed is seeded when it imports sabun. ``{epochs}`` becomes the study's number of epochs; without it the command has
-its own. ``{run_dir}`` becomes the directory of the run. The learning-rate schedule and the environment are those of the
+its own. ``{fraction}`` becomes the share of the data that the run uses, below 1 in tuning at a lower fidelity.
+``{run_dir}`` becomes the directory of the run. The learning-rate schedule and the environment are those of the
 script, except for the number of threads and ``PYTHONHASHSEED``; it needs torch and sabun's core.
 
 A run fails, with the reason and the last lines that it printed, if the script crashes, exceeds ``time_limit`` (seconds,
 a task option), never calls ``swap`` or ``log``, never steps the optimizer that ``swap`` returned, or writes a line that
-is not a record. Other runs are not affected. Runs that do not need the whole curve (timing, ``check``) are stopped
-after the epochs that they need.
+is not a record. Other runs are not affected. Tuning runs that are pruned, and runs that do not
+need the whole curve (timing, ``check``), are stopped after the epochs that they need.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sabun import _files
 from sabun.errors import StoreError, TrainingError
 from sabun.poc.codec import decode_rates
+from sabun.poc.pruning import exceeded
 from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
@@ -57,16 +59,22 @@ GRACE_S = 3.0
 class ScriptTrainer:
     """Runs a study by starting its command. What runs print is kept in the directory ``logs``.
 
-    ``short``: stop every run after that many epochs.
+    ``patience``: stop every run after the first epoch that ends later than this many seconds, and observe it
+    (:mod:`sabun.script.observer`).
     """
 
-    def __init__(self, resolved: ResolvedStudy, logs: Path | None = None, *, short: int | None = None) -> None:
+    def __init__(self, resolved: ResolvedStudy, logs: Path | None = None, *, patience: float | None = None) -> None:
         if not isinstance(resolved.task, ScriptCommand):
             raise TrainingError("this task is not a script.", fix="Use Trainer.")
+        self.resolved = resolved
         self.study = resolved.study
         self.command = resolved.task
         self.logs = logs
-        self.short = short
+        self.patience = patience
+        self.observed: Mapping[str, Any] = {}
+        """What was observed of the last run."""
+        self.stopped = False
+        """Whether the last run was stopped before its end."""
         self.outside: set[str] = set()
         """Files outside their directory that runs wrote."""
 
@@ -100,11 +108,12 @@ class ScriptTrainer:
             with printed.open("wb") as output, self._instructions(run, Path(directory), work) as instructions:
                 process = self._start(run, instructions, work, output)
                 try:
-                    reason = yield from self._follow(process, follow)
+                    reason = yield from self._follow(run, process, follow)
                 finally:
                     _stop(process, instructions)
-            yield from follow.read()
+            yield from _read(run, follow)
             self.outside.update(follow.end.get("outside") or ())
+            self.observed, self.stopped = follow.end.get("observed") or {}, follow.stopped
             fault = reason or follow.malformed or _fault(process, follow)
             if fault:  # raises OSError if the disk is full, so that the run is repeated later
                 _require_space(printed.parent, Path(directory))
@@ -127,6 +136,9 @@ class ScriptTrainer:
             "hyperparameters": dict(run.hyperparameters),
             "seed": seeds_of(self.study, run).init,
             "stop_after": self._stop_after(run),
+            "equivalent_step": self.resolved.arms[run.arm].at_equivalent_step,
+            "patience": self.patience,
+            "observe": self.patience is not None,
             "run_dir": str(work),
         }
         path = directory / "run.json"
@@ -137,20 +149,24 @@ class ScriptTrainer:
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
-        return self.short if self.short is not None else self.command.stop_after(run)
+        return 1 if self.patience is not None else self.command.stop_after(run)
 
     def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
-        epochs = min(self.study.budget.epochs, self._stop_after(run) or self.study.budget.epochs)
+        epochs, fraction = self.resolved.fidelity(run)
+        if self.patience is not None:
+            epochs, fraction = self.study.budget.epochs, 1.0
+        else:
+            epochs = min(epochs, self._stop_after(run) or epochs)
         seed = seeds_of(self.study, run).init
         return subprocess.Popen(
-            self.command.arguments(seed=seed, epochs=epochs, run_dir=work),
+            self.command.arguments(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),
             cwd=work if self.command.isolated else self.command.directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={
                 **os.environ,
-                **self.command.variables(seed=seed, epochs=epochs, run_dir=work),
+                **self.command.variables(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),
                 VARIABLE: str(instructions),
                 "PYTHONUNBUFFERED": "1",
             },
@@ -158,14 +174,16 @@ class ScriptTrainer:
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call; no other thread is ours)
         )
 
-    def _follow(self, process: subprocess.Popen[bytes], follow: _Follower) -> Generator[Epoch, None, str | None]:
+    def _follow(
+        self, run: Run, process: subprocess.Popen[bytes], follow: _Follower
+    ) -> Generator[Epoch, None, str | None]:
         """Yield epochs while the process runs. Return why it had to be stopped, if the script is the cause."""
         deadline = time.monotonic() + self.command.time_limit
         while process.poll() is None:
-            yield from follow.read()
+            yield from _read(run, follow)
             if follow.malformed:
                 return follow.malformed
-            if follow.enough:
+            if follow.enough or follow.pruned:
                 follow.stopped = True
                 return None
             if time.monotonic() > deadline:
@@ -177,7 +195,7 @@ class ScriptTrainer:
         curve = follow.epochs
         scores = run.phase == "evaluate"
         return run.result(
-            "failed" if fault else outcome(curve),
+            "failed" if fault else outcome(curve, pruned=follow.pruned),
             curve,
             test_loss=follow.test_loss if scores else None,
             test_metric=follow.test_metric if scores else None,
@@ -197,7 +215,7 @@ class _Follower:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
-        self.swapped = self.stopped = False
+        self.swapped = self.stopped = self.pruned = False
         self.reason: str | None = None
         self.epochs: list[Epoch] = []
         self.test_loss: float | None = None
@@ -214,7 +232,7 @@ class _Follower:
     def read(self) -> Iterator[Epoch]:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self.position)
-            while not self.malformed and not self.enough and (line := file.readline(LONGEST)):
+            while not (self.malformed or self.enough or self.pruned) and (line := file.readline(LONGEST)):
                 if not line.endswith(b"\n"):
                     if len(line) == LONGEST:
                         self.malformed = f"it wrote a line of more than {LONGEST} bytes: {quoted(line)}"
@@ -243,6 +261,15 @@ class _Follower:
             self.test_metric = self.test_metric if test_metric is None else test_metric
             return Epoch(**record)
         return None
+
+
+def _read(run: Run, follow: _Follower) -> Iterator[Epoch]:
+    """Yield the epochs that have arrived, up to the one at which the run is pruned."""
+    for epoch in follow.read():
+        yield epoch
+        if exceeded(run.ceilings, follow.epochs):
+            follow.pruned = follow.stopped = True
+            return
 
 
 def _fault(process: subprocess.Popen[bytes], follow: _Follower) -> str | None:

@@ -75,14 +75,14 @@ class Trainer:
 
     def _single(self, unit: tuple[Run, ...]) -> Iterator[tuple[Run, Epoch | RunResult]]:
         (run,) = unit
-        training = self._training(run, self.resolved.study.budget.epochs)
+        training = self._training(run, self.resolved.fidelity(run)[0])
         for item in training.time_epoch() if run.phase == "time" else training.train():
             yield run, item
 
     def _batched(self, unit: tuple[Run, ...]) -> Iterator[tuple[Run, Epoch | RunResult]]:
         from sabun.poc.training.batched import BatchedTraining  # imports torch.fx, which takes a second
 
-        training = BatchedTraining(self.resolved, self.task, unit, self.resolved.study.budget.epochs, self.graphs)
+        training = BatchedTraining(self.resolved, self.task, unit, self.resolved.fidelity(unit[0])[0], self.graphs)
         yield from training.train()
 
     def _guarded(

@@ -1,0 +1,1 @@
+"""A package with its training as a module: python -m pkg.train."""
