@@ -11,7 +11,7 @@ Hooks in torch observe the script; they cost time, so only the runs of ``check``
     untrained              parameters with gradients that no optimizer steps, of modules that one trains in part
     no_gradient            parameters of the optimizer that are not frozen, and never had a gradient
     uncleared, repeated    steps whose gradient was added to that of the step before; that had no new gradient
-    unlogged_steps         steps after the last log
+    unlogged_steps         steps after the last log; steps_per_log: the least number of steps before a log
     schedulers             those that were never stepped, and those whose rates the script overwrites
 """
 
@@ -50,6 +50,7 @@ class Observer:
         self._without: dict[int, Tensor] = {}
         self._steps = self._forwards = self._unevaluated = self._graph = self._uncleared = self._repeated = 0
         self._since_step = 0
+        self._per_log: list[int] = []
         self._evaluated = self._dirty = False
         self._probed: Tensor | None = None
         self._incoming = 0
@@ -75,6 +76,7 @@ class Observer:
         if self._since_step and not self._evaluated:
             self._unevaluated += 1
         self._graph += any(isinstance(value, Tensor) and value.requires_grad for value in values)
+        self._per_log.append(self._since_step)
         self._since_step = 0
         inside = set()
         for found in gc.get_objects():
@@ -103,6 +105,7 @@ class Observer:
             "uncleared": self._uncleared,
             "repeated": self._repeated,
             "unlogged_steps": self._since_step,
+            "steps_per_log": min((steps for steps in self._per_log if steps), default=0),
             "unstepped_schedulers": sorted({s.name for s in self._schedulers.values() if not s.steps}),
             "overwritten_schedulers": sorted(
                 {s.name for s in self._schedulers.values() if len(self._shown) == 1 and s.rates - self._shown}
