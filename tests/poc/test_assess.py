@@ -494,7 +494,7 @@ def test_worst_seed_is_set_against_the_baselines_median() -> None:
 
 def test_every_reason_of_the_table_can_be_given() -> None:
     seen = {reason.code for found in _gallery() for verdict in found.verdicts for reason in verdict.reasons}
-    assert set(REASONS) - seen == set()
+    assert set(REASONS) - seen == {"k3_not_judged"}, "that one is given for logs: test_logged_runs.py"
 
 
 def _gallery() -> list[Assessment]:

@@ -363,9 +363,10 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
     path = tmp_path / "s"
     shutil.copytree(finished, path)
     whole = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
-    commands = (["report", "--quiet"], ["status"], ["export", "--csv", "-"], ["log"], ["verify"])
+    commands = ["report", "--quiet"], ["export", "--csv", "-"], ["status"]
     ok = 0
-    for seed in range(EXAMPLES):
+    cases = max(30, EXAMPLES // 5)
+    for seed in range(cases):
         consistent(path, random.Random(seed))
         for command in commands:
             words = ["poc", command[0], str(path), *command[1:]]
@@ -377,7 +378,7 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
         ok += code == 0
         for name, raw in whole.items():
             (path / name).write_bytes(raw)
-    assert 0 < ok < EXAMPLES
+    assert 0 < ok < cases
     capsys.readouterr()
 
 

@@ -44,6 +44,7 @@ def write_study() -> WriteStudy:
         baseline: str = CHAMPION.optimizer,
         machine: str = "x86",
         looks: tuple[int, ...] = (),
+        trials: int = 1,
     ) -> Path:
         from sabun.poc.evidence.study_writer import StudyWriter
         from sabun.poc.records import Epoch, RunResult
@@ -54,7 +55,7 @@ def write_study() -> WriteStudy:
             task="digits",
             baseline=Arm(name="today", optimizer=baseline),
             candidates=(Arm(name="new", optimizer=candidate),),
-            budget=Budget(epochs=2, trials=0, seeds=seeds, looks=looks),
+            budget=Budget(epochs=2, trials=trials, seeds=seeds, looks=looks),
         )
         rng = np.random.default_rng(7)
         ended = datetime.now(UTC) - timedelta(days=age_days)

@@ -54,6 +54,7 @@ def test_records_cut_off_at_the_end_close_the_gate(tmp_path: Path, plan: Rollout
             "is 'small'. The improvement is real, and smaller than the study's margin",
         ),
         ({"gain": 0.005, "noise": 0.001}, {"verdict": "undecided"}, "is 'small'"),
+        ({"trials": 0}, {}, "is 'promising'. Run a study with tuning"),
         ({"seeds": 5}, {}, "asks for 10 paired seeds, the study has 5"),
         ({"done": 9}, {"min_seeds": 5}, "not finished: 9 of 10"),
         ({"done": 0}, {}, "has no age"),
@@ -98,6 +99,13 @@ def test_a_sequential_study_is_finished_at_the_look_that_decides(
     write_study(tmp_path / "study", seeds=14, looks=(10,), **study)
     found = problems(tmp_path, plan, **{"min_seeds": 10, **gate})
     assert found == () if said is None else any(said in problem for problem in found), found
+
+
+def test_a_study_without_tuning_opens_the_gate_of_a_pilot(
+    tmp_path: Path, plan: RolloutPlan, write_study: WriteStudy
+) -> None:
+    write_study(tmp_path / "study", trials=0)
+    assert problems(tmp_path, plan, verdict="promising") == ()
 
 
 def test_an_undecided_study_opens_a_gate_that_asks_for_no_more(

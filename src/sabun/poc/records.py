@@ -58,7 +58,8 @@ class GroupRates:
     """The learning rates of one parameter group over a run of a script.
 
     ``asked`` is the arm's rate for the group, at the script's initial rate (None if unknown); ``first``, ``last`` and
-    ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number.
+    ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number, and ``roles``
+    the numbers of those in hidden matrices and in the rest, where the arm treats them differently.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
@@ -71,6 +72,7 @@ class GroupRates:
     last: float | None
     largest: float | None
     steps: int
+    roles: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,24 @@ receive the text of the study and resolve it once per process.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from sabun.errors import StudyError
 from sabun.optim import notation
+from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Arm, LogUniform, Run, Scalar, Schedule, Study
 from sabun.poc.tasks.loading import load, provenance
 from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.tasks.task import Task, seeded
-from sabun.script import arms
+from sabun.poc.user_errors import user_code
+from sabun.script import arms, equivalent_step
 from sabun.script.arms import Recipe
+from sabun.script.rates import gradient_rms
 
 __all__ = ["ResolvedArm", "ResolvedStudy", "resolve", "search_space"]
 
@@ -33,7 +37,10 @@ class ResolvedArm:
     space: Mapping[str, LogUniform]
     schedule: Schedule
     first: Mapping[str, float]
-    """The values of its first trial: the centre of the space, for the baseline the values that it has today."""
+    """The values of its first trial, and those without tuning: the centre of the space, for the baseline the values
+    that it has today, for a candidate that is not tuned the equivalent step."""
+    at_equivalent_step: bool = False
+    """Whether the run itself finds the equivalent step, from the optimizer that the user's script makes."""
 
     @property
     def name(self) -> str:
@@ -105,7 +112,8 @@ def resolve(study: Study | ResolvedStudy, task: Task | None = None) -> ResolvedS
     if isinstance(study, ResolvedStudy):
         return study
     resolved = {arm.name: _resolve_arm(arm, study) for arm in study.arms}
-    return ResolvedStudy(study, resolved, _load(study) if task is None else task)
+    whole = ResolvedStudy(study, resolved, _load(study) if task is None else task)
+    return whole if study.budget.trials else _at_equivalent_steps(whole)
 
 
 def search_space(recipe: Recipe, decades: float) -> dict[str, LogUniform]:
@@ -138,6 +146,36 @@ def _own_values(arm: Arm) -> dict[str, float]:
     given = {**notation.resolve(arm.optimizer).given, **arm.options}
     numbers = {name: value for name, value in given.items() if isinstance(value, int | float) and value > 0}
     return {name: float(value) for name, value in numbers.items()}
+
+
+def _at_equivalent_steps(resolved: ResolvedStudy) -> ResolvedStudy:
+    """Start each candidate that names no learning rate at the step equivalent to the baseline's own."""
+    baseline, task = resolved.baseline, resolved.task
+    found = dict(resolved.arms)
+    candidates = [arm for arm in found.values() if arm is not baseline and not equivalent_step.gives_lr(arm.recipe)]
+    if baseline.spec.optimizer == arms.SCRIPT:
+        for arm in candidates:
+            found[arm.name] = replace(arm, first={}, at_equivalent_step=True)
+        return replace(resolved, arms=found)
+    gamma = None if isinstance(task, ScriptCommand) else functools.partial(_gradient_rms, resolved.study, task)
+    reference = baseline.recipe.build(nn.Linear(2, 2), baseline.first)
+    for arm in candidates:
+        rate = float(baseline.first.get("lr", baseline.recipe.step))
+        start = equivalent_step.start(arm.recipe, reference, rate, gamma)
+        if start is not None and start.same:
+            found[arm.name] = replace(arm, recipe=baseline.recipe, first=baseline.first, schedule=baseline.schedule)
+        elif start is not None:
+            found[arm.name] = replace(arm, first={"lr": start.lr, **start.options})
+    return replace(resolved, arms=found)
+
+
+def _gradient_rms(study: Study, task: Task) -> float:
+    """Return the root mean square of the gradients of the first mini-batch of the first evaluation seed."""
+    run = Run(arm=study.baseline.name, seed=0, phase="evaluate")
+    with seeded(0), user_code(f"task {study.task!r}: training cannot start", "Correct the task."):
+        session = task.session(seeds_of(study, run))
+        torch.autograd.backward(session.loss(0))
+        return gradient_rms(session.model.parameters()) or 1.0
 
 
 def _load(study: Study) -> Task | ScriptCommand:

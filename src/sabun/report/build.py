@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from sabun import __version__
 from sabun.errors import OptionError
+from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.judgement.verdict import RANK
+from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
+from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
@@ -24,7 +27,7 @@ __all__ = ["build"]
 
 
 def build(
-    evidence: StudyEvidence,
+    evidence: StudyEvidence | JudgedLogs,
     assessment: Assessment,
     *,
     descriptions: Mapping[str, Mapping[str, object] | None] | None = None,
@@ -33,7 +36,7 @@ def build(
     """Build the report of a study from its evidence and the assessment of it.
 
     Args:
-        evidence: the verified evidence; all its runs, tuning included, count for effort and dates.
+        evidence: the verified evidence, or logged runs; all runs, tuning included, count for effort and dates.
         assessment: the judgement on this evidence.
         descriptions: for each arm, what :func:`sabun.optim.describe` says of its optimizer; None for an unknown one.
         prices: prices and workload of the reader; without them the report has no money section.
@@ -71,13 +74,18 @@ def build(
     lead = next(candidate for candidate in candidates if candidate.arm == leading)
     job_s = _job_seconds(arms[0].summary)
     money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
-    environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
+    logged = isinstance(evidence, JudgedLogs)
+    if isinstance(evidence, JudgedLogs):
+        environment, records, mixed = {f"column.{role}": name for role, name in evidence.columns.items()}, "", False
+    else:
+        environment = _flatten({**evidence.environment, "records_head": evidence.verification.head})
+        records, mixed = evidence.records_sha256, evidence.mixed
     started = min((run.started for run in runs if run.started), default="")
     ended = max((run.ended for run in runs if run.ended), default="")
     seeds = tuple(arms[0].summary.seeds)
-    audit = Audit(study.hash, evidence.records_sha256, len(runs), study.seed, seeds, started, ended, environment)
+    audit = Audit("" if logged else study.hash, records, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
-    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, evidence.mixed)
+    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -94,6 +102,7 @@ def build(
         candidates=candidates,
         effort=effort,
         money=money,
+        course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),
@@ -138,7 +147,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
-        best=dict(tuning.best) if tuning else {},
+        best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
         lr_trials=tuple(sorted(trials)),
         tuning_s=tuning.seconds if tuning else 0.0,
@@ -147,6 +156,15 @@ def _arm(
         interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
         curvature=curvature,
     )
+
+
+def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:
+    """The settings of an arm that was not tuned: its hyperparameters, or the rate at which its script stepped."""
+    run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
+    if run is None or run.hyperparameters or not run.rates:
+        return {} if run is None else dict(run.hyperparameters)
+    asked = run.rates[0].asked
+    return {} if asked is None else {"lr": asked}
 
 
 def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:

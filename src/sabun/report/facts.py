@@ -124,11 +124,26 @@ class Report:
     candidates: tuple[Candidate, ...]
     effort: Effort
     money: Money | None
+    course: tuple[Note, ...]
+    """How the study was carried out: budget, early end, tuning of the baseline."""
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
     why: tuple[Note, ...]
     steps: tuple[Note, ...]
     audit: Audit
+
+    @property
+    def logged(self) -> bool:
+        """Whether the runs come from a log that no study wrote."""
+        return not self.audit.study_hash
+
+    @property
+    def facts(self) -> Note:
+        """How much was run."""
+        if self.logged:
+            return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
+        limits = self.limits
+        return Note("ui.facts", {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
 
     def arm(self, name: str) -> ArmFacts:
         """Return the arm ``name``."""

@@ -71,7 +71,7 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
 
 def _method_key(comparison: Comparison) -> str:
     """The message that names the method. Distances from each arm's own median make the sign-flip test approximate."""
-    spread = comparison.method == "sign-flip" and KPIS[comparison.kpi].analysis == "spread"
+    spread = comparison.method in ("sign-flip", "permutation") and KPIS[comparison.kpi].analysis == "spread"
     return f"method.{comparison.method}{'-spread' if spread else ''}"
 
 

@@ -27,15 +27,18 @@ def render(report: Report, lang: Language = "en") -> str:
     def t(key: str, **values: str | int | float) -> str:
         return escape(text(key, lang, values))
 
-    lines = [f"## {t(f'word.{report.decision}')}: {escape(report.name)}", "", f"**{sentence(report.headline)}**", ""]
-    lines += [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
+    title = f"## {t(f'word.{report.decision}')}: {escape(report.name)}"
+    headline = [f"**{sentence(report.headline)}**", ""]
+    caps = [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
+    # What logs do not support stands first.
+    lines = [title, "", *caps, *headline] if report.logged else [title, "", *headline, *caps]
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
         row = [f"**{escape(candidate.arm)}**", t(f"word.{candidate.verdict.decision}")]
         row += [f"{SIGN[candidate.mark(group)]} {escape(cell(candidate.deciding(group), lang))}" for group in GROUPS]
         lines.append("| " + " | ".join(row) + " |")
-    facts = t("ui.facts", seeds=report.pairs, epochs=report.limits.epochs, trials=report.limits.trials)
+    facts = sentence(report.facts)
     lines += [
         "",
         joined(
@@ -48,6 +51,8 @@ def render(report: Report, lang: Language = "en") -> str:
         ),
         "",
         facts,
+        "",
+        *(f"- {sentence(note)}" for note in report.course),
     ]
     lines += ["", f"<details><summary>{t('ui.col_reason')}</summary>", ""]
     for candidate in report.candidates:
@@ -59,7 +64,7 @@ def render(report: Report, lang: Language = "en") -> str:
     lines += ["", "</details>", "", f"<details><summary>{t('ui.phrases')}</summary>", ""]
     lines += [f"- {sentence(note)}" for note in report.phrases]
     lines += ["", "</details>", ""]
-    lines.append(f"{report.generator} · `{report.audit.study_hash}`")
+    lines.append(report.generator if report.logged else f"{report.generator} · `{report.audit.study_hash}`")
     if report.audit.log_head:
         lines += ["", f"{t('ui.log_head')}: `{report.audit.log_head}`"]
     return "\n".join(lines) + "\n"

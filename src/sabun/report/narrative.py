@@ -35,6 +35,8 @@ class Findings:
     money: Money | None
     environment: Mapping[str, str]
     mixed: bool = False
+    logged: bool = False
+    """Whether the runs come from a log, so that nothing was fixed before them."""
 
     @property
     def saving(self) -> Saving | None:
@@ -166,7 +168,7 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     values = findings.common()
     name = findings.decision.replace("-", "_")
     one = findings.decision == "no-go" and len(findings.candidates) == 1
-    notes = [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
+    notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
         comparison = findings.lead.deciding(group)
         if comparison is not None and _known(comparison):

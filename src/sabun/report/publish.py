@@ -18,13 +18,14 @@ from sabun.messages.languages import Language
 from sabun.poc.evidence import StudyEvidence, log_verdicts
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.assessment import Decision, Tuning
+from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.spec import Study
 from sabun.report import html, markdown, report_json
 from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
 
-__all__ = ["EXIT_CODES", "Published", "judge", "publish", "save"]
+__all__ = ["EXIT_CODES", "Published", "judge", "publish", "report_of_logs", "save", "write"]
 
 EXIT_CODES: Final[Mapping[Decision, int]] = {"go": 0, "no-go": 10, "undecided": 11, "small": 12, "promising": 13}
 """The exit code for each decision, for pipelines."""
@@ -68,17 +69,31 @@ def publish(
     verdicts = {candidate.arm: candidate.verdict.decision for candidate in report.candidates}
     head = log_verdicts(evidence, verdicts)
     report = dataclasses.replace(report, audit=dataclasses.replace(report.audit, log_head=head))
+    return Published(report, write(report, evidence.path, lang))
+
+
+def report_of_logs(judged: JudgedLogs) -> Report:
+    """Return the report on logged runs. It names no records and no audit log, because there are none."""
+    return build(judged, judged.assessment)
+
+
+def write(report: Report, directory: Path, lang: Language = "en") -> dict[str, str]:
+    """Write the report files into ``directory``; return their paths by format."""
     contents = {
         "html": html.render(report, lang),
         "json": report_json.render(report),
         "md": markdown.render(report, lang),
     }
     files = {}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot create {directory}: {error.strerror}.", fix="Choose another directory.") from None
     for kind, content in contents.items():
-        path = evidence.path / f"report.{kind}"
+        path = directory / f"report.{kind}"
         save(path, content.encode())
         files[kind] = str(path)
-    return Published(report, files)
+    return files
 
 
 def save(path: Path, content: bytes) -> None:

@@ -85,9 +85,17 @@ class Recipe:
         *,
         constant_lr: bool = False,
         package: str | None = None,
+        given: Mapping[str, OptionValue] | None = None,
+        accepts: tuple[str, ...] | None = (),
+        takes_model: bool = False,
     ) -> None:
         self.arm = arm
         self._make = make
+        self._takes_model = takes_model
+        self.given = dict(given or {})
+        """The options in the arm's notation and specification, its learning rate included."""
+        self.accepts = accepts
+        """The names of the options that the optimizer takes; None: any."""
         self.package = package
         """The top-level package of an optimizer class; None for sabun's own optimizers."""
         self.step = step
@@ -121,6 +129,45 @@ class Recipe:
                 "for matrices alone (torch.optim:Muon) has its counterpart for whole models in the presets (muon).",
             ) from error
 
+    def over_groups(
+        self, optimizer: torch.optim.Optimizer, hyperparameters: Mapping[str, OptionValue]
+    ) -> torch.optim.Optimizer:
+        """The optimizer over the parameter groups of another one, a group for each group, with its weight decay.
+
+        A group states a weight decay where it is not the default of ``optimizer``. An arm with a weight decay of its
+        own applies it to the largest, and keeps the ratios. Raises StudyError where the arm refuses.
+        """
+        takes_decay = self.accepts is None or "weight_decay" in self.accepts
+        groups: list[dict[str, Any]] = []
+        for number, theirs in enumerate(optimizer.param_groups):
+            names = theirs.get("param_names") or [f"{number}.{i}" for i in range(len(theirs["params"]))]
+            groups.append({"params": list(zip(names, theirs["params"], strict=True))})
+        stated = [_stated_decay(optimizer, theirs) for theirs in optimizer.param_groups]
+        own = hyperparameters.get("weight_decay", self.given.get("weight_decay"))
+        largest = max((_decay(theirs) for theirs in optimizer.param_groups), default=0.0)
+        for group, decay, theirs in zip(groups, stated, optimizer.param_groups, strict=True):
+            if decay is None or not takes_decay:
+                continue
+            if not isinstance(own, int | float):
+                group["weight_decay"] = decay
+            elif largest > 0:
+                group["weight_decay"] = own * (_decay(theirs) / largest)
+        if self._takes_model:  # it makes groups of its own
+            made = self.over(groups[0]["params"], hyperparameters)
+            for group in groups[1:]:
+                made.add_param_group({**group, "params": [p for _, p in group["params"]]})
+            return made
+        return self.over(groups if len(groups) > 1 or len(groups[0]) > 1 else groups[0]["params"], hyperparameters)
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    return float(group.get("weight_decay") or 0.0)
+
+
+def _stated_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> float | None:
+    given = group.get("weight_decay")
+    return None if given is None or given == optimizer.defaults.get("weight_decay") else float(given)
+
 
 def recipe(spec: ArmText) -> Recipe:
     """Resolve an arm. Raises StudyError (or SchemeError) for an optimizer, option or step that cannot work."""
@@ -137,6 +184,7 @@ def recipe(spec: ArmText) -> Recipe:
             fix="Keep one of the two.",
         )
     options = {**maker.given, **spec.options}
+    given = dict(options)
     step = _fixed_step(spec, options)
     added = {key: value for key, value in spec.options.items() if key != "lr"}
     for key in (*added, *spec.space):
@@ -153,11 +201,22 @@ def recipe(spec: ArmText) -> Recipe:
         )
 
     def make(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:
-        given = {key: value for key, value in values.items() if key != "lr" or takes_lr}
-        return maker.make(members, {**added, **given})
+        chosen = {key: value for key, value in values.items() if key != "lr" or takes_lr}
+        return maker.make(members, {**added, **chosen})
 
     package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
-    return Recipe(spec, make, step or _step(maker, options), constant_lr=_has_constant_lr(maker), package=package)
+    centre = step or _step(maker, options)
+    constant = _has_constant_lr(maker)
+    return Recipe(
+        spec,
+        make,
+        centre,
+        constant_lr=constant,
+        package=package,
+        given=given,
+        accepts=maker.accepts,
+        takes_model=maker.takes_model,
+    )
 
 
 def _only_in_a_script(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:

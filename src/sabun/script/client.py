@@ -11,9 +11,10 @@ written next to it (:mod:`sabun.script.session`). Needs torch, NumPy and the sta
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, SupportsFloat
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from sabun.errors import TrainingError
-from sabun.script.rates import Rates
+from sabun.script.rates import Rates, reference_rate
 from sabun.script.session import RunSession
 
 __all__ = ["VARIABLE", "begin", "log", "seed", "swap", "swapped"]
@@ -59,10 +60,12 @@ def begin() -> None:
 def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:
     """Return the arm's optimizer over the same parameters in a study; ``optimizer`` itself outside a study.
 
-    Parameter groups are kept, with their notes (``name``, ``lr_scale``); a group without weight decay gets none. The
-    groups show the script's own learning rates, and what the script or a scheduler does to them is done to the arm's:
-    a step is taken at the arm's rate · the script's rate / the script's reference rate (:mod:`sabun.script.rates`).
-    Schedulers may be created before or after this call. Wrap for mixed precision or several devices after it.
+    Parameter groups are kept, with their notes (``name``, ``lr_scale``) and the weight decay that they state. Where the
+    arm has a weight decay of its own, it is that of the group with the largest, and the others keep their ratio to it.
+    The groups show the script's own learning rates, and what the script or a scheduler does to them is done to the
+    arm's: a step is taken at the arm's rate · the script's rate / the script's reference rate
+    (:mod:`sabun.script.rates`). Schedulers may be created before or after this call. Wrap for mixed precision or
+    several devices after it.
     ``peak_lr`` is the reference rate of a script whose ``lr`` is none, as with ``Adam(lr=1)`` under the schedule of
     Noam: the largest rate that the schedule reaches, at which the arm steps at its own.
 
@@ -74,13 +77,21 @@ def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:
     _session.recorded(_refuse_several)(optimizer, _session)
     task = _session.task
     values = dict(task["hyperparameters"])
+    match: Callable[[float], float] | None = None
     if task["arm"]["optimizer"] == "script":
         swapped = optimizer
     else:
-        swapped = _replace(optimizer, SimpleNamespace(**task["arm"]), values)
-        _session.watch_replaced(optimizer)
+        arm = SimpleNamespace(**task["arm"])
+        same = False
+        if task.get("equivalent_step") and "lr" not in values:
+            found, same, match = _equivalent(optimizer, arm, peak_lr)
+            values |= found
+        swapped = optimizer if same else _replace(optimizer, arm, values)
+        if not same:
+            _session.watch_replaced(optimizer)
     multiplier = float(values.get("lr_multiplier", 1.0))
     rates = _session.recorded(Rates)(optimizer, swapped, multiplier=multiplier, peak_lr=peak_lr)
+    rates.match = match
     _session.watch(swapped, rates)
     _session.write(kind="swap", optimizer=type(swapped).__name__)
     return swapped
@@ -124,29 +135,35 @@ def swapped(optimizer: Any | None) -> bool:
     return optimizer is None or optimizer is _session.optimizer
 
 
+def _equivalent(
+    optimizer: Any, arm: Any, peak_lr: float | None
+) -> tuple[dict[str, Any], bool, Callable[[float], float] | None]:
+    """Return the options with which an untuned arm starts, and whether it is the script's own optimizer.
+
+    The third value is a function that returns the arm's rate for the size of the first gradients, where it depends on
+    them (:mod:`sabun.script.equivalent_step`).
+    """
+    from sabun.script import arms, equivalent_step
+
+    known = peak_lr is not None and 0 < peak_lr < math.inf
+    recipe, rate = arms.recipe(arm), peak_lr if known else reference_rate(optimizer)
+    if rate is None:
+        return {}, False, None
+    found = equivalent_step.start(recipe, optimizer, rate)
+    if found is not None:
+        return {"lr": found.lr, **found.options}, found.same, None
+
+    def match(gamma: float) -> float:
+        known = equivalent_step.start(recipe, optimizer, rate, lambda: gamma)
+        return 1.0 if known is None else known.lr / recipe.step
+
+    return {}, False, match
+
+
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
     from sabun.script import arms  # loads all optimizers, which a script outside a study does not need
 
-    recipe = arms.recipe(arm)
-    groups = optimizer.param_groups
-    named = [
-        [
-            (names[i] if (names := group.get("param_names")) else f"{index}.{i}", p)
-            for i, p in enumerate(group["params"])
-        ]
-        for index, group in enumerate(groups)
-    ]
-    swapped = recipe.over(named[0], values)
-    decays = "weight_decay" in swapped.defaults
-    has_names = "param_names" in swapped.param_groups[0]
-    for group, parameters in zip(groups[1:], named[1:], strict=True):
-        added: dict[str, Any] = {"params": parameters if has_names else [p for _, p in parameters]}
-        if decays and group.get("weight_decay") == 0:
-            added["weight_decay"] = 0.0
-        swapped.add_param_group(added)
-    if decays and groups[0].get("weight_decay") == 0 and any(group.get("weight_decay") for group in groups[1:]):
-        swapped.param_groups[0]["weight_decay"] = 0.0
-    return swapped
+    return arms.recipe(arm).over_groups(optimizer, values)
 
 
 def log(

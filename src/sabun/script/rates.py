@@ -21,17 +21,18 @@ import ast
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sabun.errors import TrainingError
 
-__all__ = ["Rates", "reference_rate"]
+__all__ = ["Rates", "gradient_rms", "reference_rate"]
 
 
 @dataclass
@@ -90,6 +91,8 @@ class Rates:
         self._groups: list[_Group] = []
         self._inside: list[tuple[_Group, dict[str, Any], Any, Any]] = []
         self._depth = 0
+        self.match: Callable[[float], float] | None = None
+        """At the first step, a function of the root mean square of the gradients that multiplies the arm's rates."""
         if optimizer is script:
             self._multiply()
         else:
@@ -160,6 +163,11 @@ class Rates:
                 self._depth += 1
                 return
             self._restore()  # the last step raised an error
+        if self.match is not None:
+            gamma = gradient_rms(p for group in self.optimizer.param_groups for p in group["params"])
+            if gamma is not None:
+                self._multiply_arm(self.match(gamma))
+                self.match = None
         self._copy_written()
         for number, group in enumerate(self.optimizer.param_groups):
             rates = self._of(number, group)
@@ -174,6 +182,11 @@ class Rates:
             if "lr" in group:
                 group["lr"] = stepped
             self._inside.append((rates, group, shown, stepped))
+
+    def _multiply_arm(self, factor: float) -> None:
+        for rates in self._groups:
+            rates.asked = None if rates.asked is None else rates.asked * factor
+            rates.factor = None if rates.factor is None else rates.factor * factor
 
     def after_step(self) -> None:
         """Record the rates of the step, and show the script its own."""
@@ -207,12 +220,18 @@ class Rates:
         return _number(self._of(0, group).stepped_at(group.get("lr")))
 
     def record(self) -> list[dict[str, Any]]:
-        """Return, for each group, the rate asked for and the first, last and largest rate of its steps."""
+        """Return, for each group, the rate asked for and the first, last and largest rate of its steps.
+
+        ``roles`` are the numbers of parameters in hidden matrices and in the rest; None: all are treated alike.
+        """
+        from sabun.optim.parts import roles_of  # loads all optimizers
+
         return [
             {
                 "group": number,
                 "name": str(group["name"]) if "name" in group else None,
                 "parameters": sum(p.numel() for p in group["params"]),
+                "roles": roles_of(group),
                 "asked": rates.asked,
                 "first": rates.first,
                 "last": rates.last,
@@ -258,6 +277,17 @@ class Rates:
                 self._written[rates.source] = (shown, beta)
             if beta != beta_before:
                 _set_momentum(group, beta)
+
+
+def gradient_rms(parameters: Iterable[Tensor]) -> float | None:
+    """Return the root mean square of all gradients; None without a finite gradient above 0."""
+    total, count = 0.0, 0
+    for p in parameters:
+        if p.grad is not None:
+            values = p.grad.coalesce().values() if p.grad.is_sparse else p.grad.detach()
+            total += float(torch.linalg.vector_norm(values.abs(), dtype=torch.float64)) ** 2
+            count += p.numel()
+    return math.sqrt(total / count) if count and 0 < total < math.inf else None
 
 
 def reference_rate(optimizer: Any) -> float | None:

@@ -8,7 +8,21 @@ from __future__ import annotations
 
 import typer
 
-from sabun.cli.poc import calibrate, check, compare, export, init, log, report, resume, run, status, verify
+from sabun.cli.poc import (
+    calibrate,
+    check,
+    compare,
+    export,
+    init,
+    judge,
+    log,
+    plan,
+    report,
+    resume,
+    run,
+    status,
+    verify,
+)
 
 __all__ = ["build"]
 
@@ -33,9 +47,11 @@ def build() -> typer.Typer:
     app.command("report", epilog=report.EPILOG)(report.report)
     app.command("verify", epilog=verify.EPILOG)(verify.verify)
     app.command("log", epilog=log.EPILOG)(log.log)
+    app.command("judge", epilog=judge.EPILOG)(judge.judge)
     app.command("compare", epilog=compare.EPILOG)(compare.compare)
     app.command("export", epilog=export.EPILOG)(export.export)
     app.command("init", epilog=init.EPILOG)(init.init)
+    app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("check", epilog=check.EPILOG)(check.check)
     app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
     return app

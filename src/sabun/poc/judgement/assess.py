@@ -13,12 +13,12 @@ import statistics as basic
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import scipy
 
-from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, EarlierStudy, Tuning
+from sabun.poc.judgement.assessment import ArmSummary, Assessment, Cap, Comparison, EarlierStudy, Tuning
 from sabun.poc.judgement.kpis import KPIS, Kpi, lr_tolerance_decades
 from sabun.poc.judgement.statistics import (
     Look,
@@ -37,13 +37,14 @@ from sabun.poc.judgement.statistics import (
     sequential_plan,
     too_asymmetric,
 )
-from sabun.poc.judgement.verdict import Divergence, LookState, judge
+from sabun.poc.judgement.two_sample import TwoSample
+from sabun.poc.judgement.verdict import Divergence, LogLimits, LookState, cap, judge
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study, Thresholds
 
 __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
 
-METHODS: Final = ("sign-flip", "signed-rank", "paired-t", "descriptive")
+METHODS: Final = ("sign-flip", "signed-rank", "permutation", "paired-t", "descriptive")
 """The values of ``Comparison.method``. ``paired-t`` is used only where there are too few seeds to decide."""
 
 PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
@@ -70,19 +71,29 @@ def decided(assessment: Assessment) -> bool:
 
 
 def assess(
-    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy] = ()
+    study: Study,
+    runs: Sequence[RunResult],
+    tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy] = (),
+    logs: Mapping[str, LogLimits] | None = None,
 ) -> Assessment:
     """Judge every candidate of ``study`` against its baseline, on the evaluation runs in ``runs``.
 
     ``earlier`` are the studies of the same arms and task before it, each of which halves the error of this one.
+    ``logs``: for runs that exist already, what they support for each candidate. All of them are judged at once, paired
+    by seed or as two samples.
     """
     # Records may hold any float; overflow is handled by value, not by warning.
     with np.errstate(all="ignore"):
-        return _assess(study, runs, tuning, earlier)
+        return _assess(study, runs, tuning, earlier, logs)
 
 
 def _assess(
-    study: Study, runs: Sequence[RunResult], tuning: Mapping[str, Tuning], earlier: Sequence[EarlierStudy]
+    study: Study,
+    runs: Sequence[RunResult],
+    tuning: Mapping[str, Tuning],
+    earlier: Sequence[EarlierStudy],
+    logs: Mapping[str, LogLimits] | None,
 ) -> Assessment:
     by_arm: dict[str, dict[int, RunResult]] = {arm.name: {} for arm in study.arms}
     for run in runs:
@@ -96,6 +107,9 @@ def _assess(
         name: _progress(study, base, by_arm[name], repeats[name] + repeats[study.baseline.name], earlier)
         for name in names
     }
+    unpaired = {name for name, limits in (logs or {}).items() if not limits.paired}
+    if logs is not None:
+        progress = {name: _all_at_once(study, base, by_arm[name], name in unpaired) for name in names}
     comparisons: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     exact = {arm: _bit_exact(arm, own, runs) for arm, own in by_arm.items()}
     pairs: dict[str, tuple[Runs, Runs]] = {name: (base, by_arm[name]) for name in names}
@@ -104,12 +118,20 @@ def _assess(
         by_arm = {arm: {seed: _best_so_far(run) for seed, run in own.items()} for arm, own in by_arm.items()}
         base = by_arm[study.baseline.name]
     for kpi in KPIS.values():
-        drafts = [_draft(kpi, name, *pairs[name], study.thresholds) for name in names]
+        drafts = [
+            (_draft_unpaired if name in unpaired else _draft)(kpi, name, *pairs[name], study.thresholds)
+            for name in names
+        ]
         alpha = {progress[name].alpha for name in names}
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
     divergence = {name: _divergence(base, by_arm[name]) for name in names}
-    verdicts = judge(comparisons, divergence, progress, study.thresholds, _edge_of(tuning.get(study.baseline.name)))
+    caps: dict[str, Sequence[Cap]] = {name: () if study.budget.trials else (cap("not_tuned"),) for name in names}
+    if logs is not None:
+        caps = {name: logs[name].caps for name in names}
+    untimed = [name for name in names if logs is not None and not logs[name].timed]
+    edge = _edge_of(tuning.get(study.baseline.name))
+    verdicts = judge(comparisons, divergence, progress, study.thresholds, edge, caps, untimed)
     return Assessment(
         baseline=study.baseline.name,
         arms={name: _summary(name, own, base, exact[name], tuning.get(name)) for name, own in by_arm.items()},
@@ -142,6 +164,12 @@ def _progress(study: Study, base: Runs, own: Runs, failed_repeats: int, earlier:
                          earlier=len(earlier), earlier_goes=goes)  # fmt: skip
     return LookState(n, look.seeds, looks[-1].seeds, look.alpha, complete=True, final=look is looks[-1],
                      earlier=len(earlier), earlier_goes=goes)  # fmt: skip
+
+
+def _all_at_once(study: Study, base: Runs, own: Runs, unpaired: bool) -> LookState:
+    """The state of a comparison of logs: one look, at all runs."""
+    n = min(len(base), len(own)) if unpaired else len(base.keys() & own.keys())
+    return LookState(n, n, n, 1 - study.thresholds.level, complete=True, final=True)
 
 
 def _ends(own: Runs) -> list[int]:
@@ -179,12 +207,49 @@ def _divergence(base: Runs, own: Runs) -> Divergence:
     return Divergence(len(seeds), sum(c), sum(b), sum(x for x, _ in only), sum(y for _, y in only))
 
 
+def _draft_unpaired(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
+    """Compare the runs of two arms as independent samples. What refers to the baseline's run of a seed has no value."""
+    b, c = (
+        [x for run in runs.values() if (x := kpi.of(run)) is not None and not math.isnan(x)] for runs in (base, own)
+    )
+    row = Comparison(
+        kpi=kpi.id, arm=arm, scale=kpi.scale, effect=None, low=None, high=None, level=limits.level, p_value=None,
+        p_adjusted=None, n=min(len(b), len(c)), seeds=(), baseline=tuple(b), candidate=tuple(c),
+        threshold=kpi.threshold(limits), method="descriptive",
+    )  # fmt: skip
+    if kpi.analysis == "censored" or kpi.id == "loss_at_equal_time" or not b or not c:
+        return _Draft(replace(row, problem="no_data"))
+    if kpi.analysis == "worst":
+        middle = basic.median(b)
+        effect = max(c) / middle - 1 if math.isfinite(middle) and middle > 0 else None
+        return _Draft(replace(row, effect=effect, threshold=None))
+    if not all(abs(x) < _HUGE for x in (*b, *c)):
+        # Without pairs no run can be left out in the baseline's favour.
+        return _Draft(replace(row, problem="diverged"))
+    if kpi.analysis != "spread" and (min(b) <= 0 or (kpi.analysis == "ratio" and min(c) <= 0)):
+        return _Draft(replace(row, problem="not_positive"))
+    if row.n < 2:
+        return _Draft(replace(row, problem="too_few_seeds"))
+    scale: Literal["relative", "ratio", "spread"] = (
+        "spread" if kpi.analysis == "spread" else "ratio" if kpi.analysis == "ratio" else "relative"
+    )
+    sample = TwoSample.of(np.array(b), np.array(c), scale)
+    effect = sample.to_effect(sample.centre())
+    flat = min(np.std(b) - 1e-12 * np.mean(np.abs(b)), np.std(c) - 1e-12 * np.mean(np.abs(c))) <= 0
+    if not math.isfinite(effect) or (flat if scale == "spread" else np.std(b) + np.std(c) <= 1e-12 * np.mean(b)):
+        return _Draft(replace(row, effect=effect, problem="no_variation" if math.isfinite(effect) else "no_data"))
+    null = sample.from_effect(row.threshold if row.threshold is not None else 0.0)
+    p = sample.p_value(null)
+    equal = sample.p_value(sample.from_effect(0.0)) if scale == "relative" else p
+    return _Draft(replace(row, effect=effect, method="permutation", p_value=p), sample, null, None, max(p, equal))
+
+
 @dataclass(frozen=True, slots=True)
 class _Draft:
     """A comparison before Holm's correction, without level, interval and adjusted p-value."""
 
     row: Comparison
-    sample: Paired | SignedRank | None = None
+    sample: Paired | SignedRank | TwoSample | None = None
     null: float = 0.0
     typical: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
     ordering: float | None = None
@@ -289,6 +354,8 @@ def _finish(kpi: Kpi, drafts: Sequence[_Draft], alpha: float) -> list[Comparison
             row = _with_interval(row, math.exp(low), math.exp(high) if math.isfinite(high) else math.inf)
             if not math.isfinite(low):
                 row = replace(row, low=None, high=None, problem="too_few_seeds")
+        elif isinstance(draft.sample, TwoSample):
+            row = _interval_unpaired(kpi, row, draft.sample, error)
         elif draft.sample is not None and draft.typical is not None:
             row = _interval(kpi, row, draft.sample, draft.typical, error)
         rows.append(row)
@@ -311,6 +378,24 @@ def _adjusted(p: Sequence[float], order: np.ndarray) -> list[float]:
 
 def _with_interval(row: Comparison, low: float, high: float) -> Comparison:
     return replace(row, low=float(low), high=float(high))
+
+
+def _interval_unpaired(kpi: Kpi, row: Comparison, sample: TwoSample, error: float) -> Comparison:
+    """Add the interval. Power is that of ``row.n`` pairs of independent runs: an approximation."""
+    low, high = sample.interval(error)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return replace(row, problem="too_few_seeds", method="descriptive")
+    row = _with_interval(row, sample.to_effect(low), sample.to_effect(high))
+    sd = sample.deviation()
+    if sample.scale == "spread":
+        at = detectable_spread(sd, row.n, error)
+        return row if at is None else replace(row, detectable=at[0], power=at[1])
+    shift = detectable(sd, row.n, error)
+    if shift is not None:
+        found = shift if sample.scale == "relative" else math.exp(shift)
+        row = replace(row, detectable=found, power=power(shift, sd, row.n, error))
+    seeds = _seeds(row, float(row.low or 0.0), float(row.high or 0.0), sd, error)
+    return replace(row, seeds_to_decide=seeds) if kpi.decides else row
 
 
 def _interval(kpi: Kpi, row: Comparison, sample: Paired, typical: np.ndarray, error: float) -> Comparison:

@@ -6,7 +6,7 @@ A verdict has one :class:`~sabun.poc.judgement.assessment.Reason` per group of K
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -29,7 +29,7 @@ from sabun.poc.judgement.statistics import (
 )
 from sabun.poc.spec import Thresholds
 
-__all__ = ["CAPS", "RANK", "REASONS", "Divergence", "LookState", "cap", "judge"]
+__all__ = ["CAPS", "RANK", "REASONS", "Divergence", "LogLimits", "LookState", "cap", "judge"]
 
 _INTERVAL = ("effect", "low", "high", "limit", "level", "p", "n")
 """effect, low, high: as in Comparison. limit: the threshold on the same scale. level: that of the interval, after Holm
@@ -97,6 +97,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_too_few_seeds": _FEW,
         "k3_no_variation": ("n", "effect"),
         "k3_no_data": (),  # no pair of timings
+        "k3_not_judged": (),  # logs without comparable timings: the decision rests on K1 and K2
     }
 )
 """The codes of reasons, each with the names of its values."""
@@ -104,6 +105,20 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 CAPS: Final[Mapping[str, tuple[Decision, tuple[str, ...]]]] = MappingProxyType(
     {
         "not_tuned": ("promising", ()),  # no arm was tuned: other rates may rank them otherwise
+        # Of runs that a study did not make (sabun.poc.logged_runs). "go": said, but no limit by itself.
+        "logs_not_attested": ("go", ()),
+        "logs_runs_lost": ("undecided", ("lost",)),  # runs that failed or did not finish
+        "logs_epochs_differ": ("undecided", ("least", "most")),
+        "logs_version_differs": ("undecided", ("column",)),  # of the code or the data
+        "logs_tuning_unknown": ("promising", ()),
+        "logs_runs_unequal": ("promising", ("candidate", "baseline_runs")),  # numbers of runs
+        "logs_seeds_missing": ("promising", ("missing",)),  # seeds that one of the two lacks
+        "logs_no_cost": ("promising", ()),
+        "logs_machines_differ": ("promising", ("column",)),
+        "logs_unpaired": ("go", ("candidate", "baseline_runs")),
+        "logs_only_finished": ("go", ()),  # no status is logged: runs that failed may have been left out
+        "logs_version_unknown": ("go", ()),
+        "logs_machine_unknown": ("go", ()),
     }
 )
 """The codes of caps, each with the best decision that it allows and the names of its values."""
@@ -134,6 +149,18 @@ class LookState:
 
 
 @dataclass(frozen=True, slots=True)
+class LogLimits:
+    """What the logs of a candidate and the baseline support: how they are compared, and what caps the verdict.
+
+    ``paired``: by seed. ``timed``: whether K3 is judged.
+    """
+
+    paired: bool
+    timed: bool
+    caps: tuple[Cap, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """Numbers of diverged runs among n paired seeds; ``*_only``: where the other arm did not diverge."""
 
@@ -156,7 +183,8 @@ def judge(
     progress: Mapping[str, LookState],
     thresholds: Thresholds,
     edge: tuple[str, float] | None = None,
-    caps: Sequence[Cap] = (),
+    caps: Mapping[str, Sequence[Cap]] = MappingProxyType({}),
+    untimed: Collection[str] = (),
 ) -> tuple[Verdict, ...]:
     """Decide on each candidate.
 
@@ -166,6 +194,8 @@ def judge(
     bracketed an optimum. ``no-go``: a group fails. ``small``: no group fails, and the K1 interval lies between the
     margin and "equal". ``undecided``: everything else, and always between planned looks and where a run of the
     comparison failed. A decision that ranks above one of ``caps`` is lowered to it: a go becomes ``promising``.
+
+    ``untimed``: candidates whose K3 is not judged; their decision rests on K1 and K2, and a cap says so.
 
     ``edge`` is the hyperparameter and value at which the baseline's tuning ended at an edge of the search space: to be
     better than an under-tuned baseline is no reason to adopt.
@@ -182,7 +212,9 @@ def judge(
             _k2(rows[deciding("K2").id], state, lost, more, thresholds),
             _k3(rows[deciding("K3").id], [rows[kpi.id] for kpi in stand_ins(deciding("K3"))], state),
         )
-        outcomes = {reason.outcome for reason in reasons}
+        if name in untimed:
+            reasons = (*reasons[:2], _reason("K3", "k3_not_judged", "unclear"))
+        outcomes = {reason.outcome for reason in reasons if reason.code != "k3_not_judged"}
         decision: Decision = "undecided"
         if "fail" in outcomes:
             # Between two looks nothing is decided: repeated looks would increase the error rate.
@@ -191,11 +223,12 @@ def judge(
             decision = "small"
         elif outcomes == {"pass"}:
             decision = "go"
-        decision = min((decision, *(each.decision for each in caps)), key=RANK.__getitem__)
+        limits = tuple(caps.get(name, ()))
+        decision = min((decision, *(each.decision for each in limits)), key=RANK.__getitem__)
         remarks = _tries(state, thresholds)
         if decision in ("go", "promising"):
             remarks += _limits(rows[deciding("K1").id])
-        verdicts.append(Verdict(name, decision, (*reasons, *remarks), tuple(caps)))
+        verdicts.append(Verdict(name, decision, (*reasons, *remarks), limits))
     return tuple(verdicts)
 
 

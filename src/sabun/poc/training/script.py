@@ -136,6 +136,7 @@ class ScriptTrainer:
             "hyperparameters": dict(run.hyperparameters),
             "seed": seeds_of(self.study, run).init,
             "stop_after": self._stop_after(run),
+            "equivalent_step": self.resolved.arms[run.arm].at_equivalent_step,
             "patience": self.patience,
             "observe": self.patience is not None,
             "run_dir": str(work),

@@ -99,11 +99,16 @@ def _paths(value: object) -> bool:
 def _group(group: Mapping[str, object]) -> bool:
     numbers = ("asked", "first", "last", "largest")
     return (
-        {*group} == {"group", "name", "parameters", "steps", *numbers}
+        {*group} == {"group", "name", "parameters", "roles", "steps", *numbers}
         and all(_count(group[key]) for key in ("group", "parameters", "steps"))
         and (group["name"] is None or _text(group["name"]))
+        and (group["roles"] is None or _roles(group["roles"]))
         and all(group[key] is None or _number(decode_float(group[key])) for key in numbers)
     )
+
+
+def _roles(value: object) -> bool:
+    return isinstance(value, dict) and {*value} == {"hidden", "rest"} and all(map(_count, value.values()))
 
 
 Field = tuple[Callable[[object], bool], bool]
