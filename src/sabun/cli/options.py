@@ -114,6 +114,19 @@ Margin = Annotated[
     str | None,
     option("Smallest improvement of the loss worth adopting, as 1% (the default) or 0.01.", "PERCENT", STUDY),
 ]
+Within = Annotated[
+    str | None,
+    option(
+        "What the whole study may take: 14runs, 10min, 8h or 2d. Trials, pairs and looks are planned for it.",
+        "LIMIT",
+        BUDGET,
+        name="--budget",
+    ),
+]
+Seeds = Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)]
+Trials = Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)]
+NoTuning = Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)]
+Epochs = Annotated[int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)]
 TimeLimit = Annotated[
     float | None, option("With --script: stop a run that takes longer and record it as failed.", "SECONDS", BUDGET)
 ]

@@ -127,7 +127,7 @@ class RunSchedule:
         for seeds in (*self.budget.looks, self.budget.seeds):
             pairs = [(arm, seed) for arm, seed in self.order if seed < seeds]
             fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
-            units = [*self._units(fresh), *((run,) for run in self._repeats())]
+            units = [*self._units(fresh), *((run,) for run in self._repeats() if self._pace.may_repeat())]
             first = seeds
             left = [unit for unit in units if any(run.id not in self.records.results for run in unit)]
             if left or busy:

@@ -32,7 +32,6 @@ from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.executor import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
-from sabun.poc.limit import Limit
 from sabun.poc.pace import Pace
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.schedule import RunSchedule, failed_and_dependent
@@ -87,8 +86,7 @@ def default_study(
 def _looks(candidates: int, budget: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     """Return the default interim looks for the number of seeds in ``budget``, where it names none."""
     seeds = budget.get("seeds", DEFAULT_BUDGET["seeds"])
-    usable = isinstance(seeds, int) and 0 < seeds <= 1000
-    return {"looks": default_looks(seeds, candidates)} if usable else {}
+    return {"looks": default_looks(seeds, candidates)} if isinstance(seeds, int) else {}
 
 
 def validate(study: Study | ResolvedStudy) -> dict[str, str]:
@@ -110,10 +108,6 @@ def validate(study: Study | ResolvedStudy) -> dict[str, str]:
         return {}
     if is_script:
         raise StudyError("the seeds of a script cannot be batched.", fix="Leave out batch_seeds.")
-    if budget.limit and Limit.parse(budget.limit).seconds is not None:
-        raise StudyError(
-            "batched seeds cannot be dropped one by one when a limit of time runs out.", fix="Leave out batch_seeds."
-        )
     from sabun.poc.training import batched  # imports torch.fx, which takes a second
 
     return batched.check(resolved)
@@ -167,7 +161,7 @@ def run(
             if planned_s:
                 store.trail.planned(text.budget.limit, planned_s)
             spent_s = worked_s(store.trail.events) if text.budget.limit else 0.0
-            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, clock=clock)
+            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, earlier=len(store.records.earlier), clock=clock)
             pace.learn(store.records.results.values())
             schedule = RunSchedule(resolved, store.records, notify, not_batched, pace)
             stored = tuple(store.records.runs())

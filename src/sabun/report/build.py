@@ -15,6 +15,7 @@ from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 from sabun.report import narrative
+from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
@@ -101,6 +102,7 @@ def build(
         candidates=candidates,
         effort=effort,
         money=money,
+        course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),

@@ -124,6 +124,8 @@ class Report:
     candidates: tuple[Candidate, ...]
     effort: Effort
     money: Money | None
+    course: tuple[Note, ...]
+    """How the study was carried out: budget, early end, tuning of the baseline."""
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
     why: tuple[Note, ...]
