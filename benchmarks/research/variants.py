@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 import sabun
-from sabun.optim import Adam, Preconditioner, param_groups
+from sabun.optim import Adam, Preconditioner
+from sabun.optim.parts import is_rest, view_at
 from sabun.optim.resolve_groups import ROLES
 from sabun.optim.role_registry import route
-from sabun.optim.tensors import is_matrix
 
 __all__ = ["Limited", "Variant"]
 
@@ -53,17 +53,16 @@ class Variant(sabun.Optimizer):
         **options: Any,
     ) -> None:
         decay = options.get("weight_decay", 0.0) if rest_weight_decay is None else rest_weight_decay
-        groups = param_groups(
-            members,
-            rest={
-                "scheme": rest,
-                "lr": lr * rest_lr,
-                "preconditioner": Adam(beta2=rest_beta2),
-                "momentum_end": rest_momentum_end,
-                "weight_decay": decay,
-            },
-            is_hidden=(lambda name, p: is_matrix(p.shape)) if head else None,
-        )
+        options["rest"] = {
+            "scheme": rest,
+            "lr_factor": rest_lr,
+            "preconditioner": Adam(beta2=rest_beta2),
+            "momentum_end": rest_momentum_end,
+            "weight_decay": decay,
+        }
+        if head:
+            options["matrices"] = {"*": "matrix"}
+        groups = members.named_parameters() if isinstance(members, torch.nn.Module) else members
         chosen = {
             role: table.make({"preconditioner": preconditioner, **options}.get(role)) for role, table in ROLES.items()
         }
@@ -75,7 +74,7 @@ class Variant(sabun.Optimizer):
     def step(self, closure: Any = None) -> Any:
         (beta, beta_end), (gamma, gamma_end) = self.path
         for group, start in zip(self.param_groups, self.start, strict=True):
-            if group.get("name") != "hidden" or (beta == beta_end and gamma == gamma_end):
+            if beta == beta_end and gamma == gamma_end:
                 continue
             spent = round(_GRID * (1 - float(group["lr"]) / start)) / _GRID
             now = beta + spent * (beta_end - beta), gamma + spent * (gamma_end - gamma)
@@ -135,11 +134,12 @@ class Limited(Variant):
         loss = super().step(closure)
         found = []
         for group, starts in zip(self.param_groups, before, strict=True):
-            lr = float(group["lr"])
-            limit = self.limit if group.get("name") == "hidden" else self.rest_limit
-            limit *= lr / group["lr_peak"] if self.falling and lr else 1.0
-            for p, start in zip(group["params"], starts, strict=True):
-                moved = torch.linalg.vector_norm(start * (1 - lr * group["weight_decay"]) - p) / math.sqrt(p.numel())
+            for i, (p, start) in enumerate(zip(group["params"], starts, strict=True)):
+                options = view_at(group, i)
+                lr = float(options["lr"])
+                limit = self.rest_limit if is_rest(group, i) else self.limit
+                limit *= lr / options["lr_peak"] if self.falling and lr else 1.0
+                moved = torch.linalg.vector_norm(start * (1 - lr * options["weight_decay"]) - p) / math.sqrt(p.numel())
                 allowed = limit * self._reference(p, start)
                 found.append((p, start, allowed / float(moved) if float(moved) > allowed else 1.0))
         smallest = min(factor for _, _, factor in found)

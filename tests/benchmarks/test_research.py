@@ -79,7 +79,11 @@ def test_no_tensor_moves_by_more_than_its_share_and_a_short_step_is_left_alone(f
         def step(self, closure=None):
             before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
             out = super().step(closure)
-            members = [(group["name"], p) for group in self.param_groups for p in group["params"]]
+            members = [
+                ("rest" if part == "rest" else "hidden", p)
+                for group in self.param_groups
+                for part, p in zip(group["parts"], group["params"], strict=True)
+            ]
             for start, (name, p) in zip(before, members, strict=True):
                 size = max(float(start.square().mean().sqrt()), 0.05 if p.dim() == 1 else (3 * p[0].numel()) ** -0.5)
                 shares.setdefault(name, []).append(float((p.detach() - start).square().mean().sqrt()) / size)

@@ -234,18 +234,21 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
 
     model = Model()
     optimizer = create("sabun", model, 0.02)
-    hidden, rest = optimizer.param_groups
-    assert {id(p) for p in hidden["params"]} == {id(model.up.weight), id(model.down.weight)}
-    assert (hidden["preconditioner"], rest["preconditioner"]) == (
+    (group,) = optimizer.param_groups
+    rest = group["rest"]
+    parts = dict(zip(group["param_names"], group["parts"], strict=True))
+    assert list(parts) == [name for name, _ in model.named_parameters()]
+    assert {name for name, part in parts.items() if part == "matrix"} == {"up.weight", "down.weight"}
+    assert (group["preconditioner"], rest["preconditioner"]) == (
         Spectral(row_normalization=True, beta2=0.95),
         Adam(),
     )
-    assert (hidden["lr"], rest["lr"]) == (0.02, pytest.approx(0.0024))
-    assert (hidden["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert (group["lr"], rest["lr_factor"]) == (0.02, 0.12)
+    assert (group["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)")
-    assert hidden["param_names"] == ["up.weight", "down.weight"]
-    by_list = create("muon", list(model.named_parameters()))
-    assert [len(g["params"]) for g in by_list.param_groups] == [2, 5]
+    for members in (list(model.named_parameters()), list(model.parameters())):
+        (other,) = create("muon", members).param_groups
+        assert other["parts"] == group["parts"]
 
 
 def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
@@ -260,25 +263,36 @@ def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
     assert end == 0.9
 
 
-def test_options_of_the_update_concern_both_groups() -> None:
+def test_options_of_the_update_concern_both_parts() -> None:
     for given in (0.0, 0.02):
-        groups = create("sabun", network(), weight_decay=given).param_groups
-        assert [group["weight_decay"] for group in groups] == [given, given]
-    groups = create("sabun", network(), beta2=0.9).param_groups  # of the preconditioner: the hidden matrices' own
-    assert [group["preconditioner"].beta2 for group in groups] == [0.9, 0.999]
-    groups = create("soap", network(), beta2=0.9).param_groups  # one value in the row: both
-    assert [group["preconditioner"].beta2 for group in groups] == [0.9, 0.9]
+        (group,) = create("sabun", network(), weight_decay=given).param_groups
+        assert group["weight_decay"] == given
+        assert "weight_decay" not in group["rest"]
+    (group,) = create("sabun", network(), beta2=0.9).param_groups  # of the preconditioner: the hidden matrices' own
+    assert [part["preconditioner"].beta2 for part in (group, group["rest"])] == [0.9, 0.999]
+    (group,) = create("soap", network(), beta2=0.9).param_groups  # one value in the row: both
+    assert [part["preconditioner"].beta2 for part in (group, group["rest"])] == [0.9, 0.9]
 
 
 def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Conv2d(3, 4, 3), nn.Linear(6, 7))
-    names = [n for n, _ in sabun.optim.param_groups(model)[0]["params"]]
-    assert names == ["0.weight", "1.weight", "2.weight"]
-    everything = sabun.optim.param_groups(model, is_hidden=lambda name, p: p.ndim > 1, rest={"lr": 0.1})
-    assert len(everything[0]["params"]) == 4
-    assert everything[1]["lr"] == 0.1
-    with pytest.raises(OptionError, match="hidden matrices"):
-        sabun.optim.param_groups([{"params": []}])
+
+    def hidden(**options) -> list[str]:
+        (group,) = create("muon", model, **options).param_groups
+        return [name for name, part in zip(group["param_names"], group["parts"], strict=True) if part != "rest"]
+
+    assert hidden() == ["0.weight", "1.weight", "2.weight"]
+    assert hidden(matrices={"*": "matrix"}) == ["0.weight", "1.weight", "2.weight", "3.weight"]
+    assert hidden(matrices="1.weight: rest; 3.weight: matrix") == ["0.weight", "2.weight", "3.weight"]
+    for wrong, says in (
+        ({"4.weight": "matrix"}, "no parameter is called"),
+        ({"0.weight": "matrices"}, "not a layout"),
+        ({"0.bias": "stack"}, "is no stack"),
+        ({"0.weight": "matrix(split=2)"}, "cannot be divided"),
+        ("0.weight", "must map patterns"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            hidden(matrices=wrong)
 
 
 def test_create_names_what_is_near() -> None:
@@ -325,5 +339,5 @@ def test_bare_parameters_may_join_named_ones() -> None:
     optimizer.add_param_group({"params": joined, "preconditioner": "adam"})
     optimizer.add_param_group({"params": nn.Parameter(torch.ones(1)), "preconditioner": "adam"})
     assert optimizer.param_groups[-2]["params"] == joined
-    assert optimizer.param_groups[-2]["param_names"] == ["group_2.0", "group_2.1"]
-    assert optimizer.param_groups[-1]["param_names"] == ["group_3.0"]
+    assert optimizer.param_groups[-2]["param_names"] == ["group_1.0", "group_1.1"]
+    assert optimizer.param_groups[-1]["param_names"] == ["group_2.0"]

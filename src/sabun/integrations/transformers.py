@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
-from sabun.errors import TrainingError
-from sabun.integrations.common import make
+from sabun.errors import OptionError, TrainingError, unknown
+from sabun.optim import notation
+from sabun.optim.options import translate
 from sabun.script import client
 
 __all__ = ["attach", "optimizer"]
@@ -27,15 +28,25 @@ _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparatio
 def optimizer(name: str, **options: Any) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
     """Return the argument of ``Trainer(optimizer_cls_and_kwargs=...)`` for a preset or scheme by its notation.
 
-    ``options`` are those of the optimizer, such as ``lr`` and ``weight_decay``. The optimizer gets the model, so
-    presets for hidden matrices (``muon``, ``soap``) can exclude embeddings and heads. As in the Trainer's own
-    optimizers, biases and norms get no weight decay. For an unknown name or option, the Trainer raises OptionError when
-    it creates the optimizer.
+    ``options`` are those of the optimizer, such as ``lr`` and ``weight_decay``. The optimizer gets the Trainer's own
+    two groups: biases and norms get no weight decay. For an unknown name or option, the Trainer raises OptionError
+    when it creates the optimizer.
     """
 
     def factory() -> Callable[..., Any]:
         def over(model: nn.Module, **given: Any) -> Any:
-            return make(name, model, **given)
+            maker = notation.resolve(name)
+            for key in given:
+                if maker.accepts is not None and key not in (*maker.accepts, *maker.shape):
+                    if maker.kind != "class" and (foreign := translate(key)) is not None:
+                        raise foreign
+                    raise unknown(OptionError, f"option of {name}", key, [*maker.accepts, *maker.shape])
+            decaying = set(Trainer.get_decay_parameter_names(None, model))
+            groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+            for parameter, p in model.named_parameters():
+                if p.requires_grad:
+                    groups[parameter not in decaying]["params"].append((parameter, p))
+            return maker.make([group for group in groups if group["params"]], given)
 
         return over
 

@@ -10,7 +10,6 @@ from sabun.optim.averaging import AVERAGING, Averaging, Ema, NoAveraging, Schedu
 from sabun.optim.control import STEP_CONTROLS, Balance, EmbeddedError, Fixed, Stability, StepControl
 from sabun.optim.conversion import from_torch
 from sabun.optim.description import describe
-from sabun.optim.hidden_matrices import param_groups
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import OPTIONS
 from sabun.optim.preconditioners import (
@@ -52,7 +51,6 @@ __all__ = [
     "create",
     "describe",
     "from_torch",
-    "param_groups",
     "presets",
     "recalibrated",
 ]

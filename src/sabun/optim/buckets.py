@@ -1,16 +1,16 @@
 """Buckets: the parameters of a group that one call of the kernels can step together, with their state.
 
 The buckets of a group are built once and kept while the group stays as it is: same parameters with gradients, same
-structure, same state. Parameters share a bucket when they agree in device, dtype, preconditioner and number of steps
-taken, so that every scalar of the step is common to the bucket. State tensors are in ``optimizer.state[p]`` under fixed
-string keys; the bucket refers to them.
+structure, same state. Parameters share a bucket when they agree in device, dtype, part of the group, preconditioner
+and number of steps taken, so that every scalar of the step is common to the bucket. State tensors are in
+``optimizer.state[p]`` under fixed string keys; the bucket refers to them.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,14 @@ from sabun.errors import OptionError
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.filters import FilterForm
+from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
+from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.tensors import refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "build", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "build", "state_shapes", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit")  # fmt: skip
@@ -53,6 +55,8 @@ class Bucket:
     - ``state``: the buffers of the preconditioner by name; None for one that a parameter does not have.
     - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
     - ``fresh``: positions of the parameters whose history begins with the next step.
+    - ``rest``: they take the options of the group's rest.
+    - ``layouts``: the layout of each, where it is a matrix; ``several``: one of them is several matrices.
     - ``special``: complex or sharded parameters are among them.
     - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the state.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
@@ -67,7 +71,10 @@ class Bucket:
     largest: float
     upcast: bool
     low_precision_state: bool
+    rest: bool = False
     special: bool = False
+    several: bool = False
+    layouts: list[Layout | None] = field(default_factory=list)
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     filter_buffers: list[Tensors] = field(default_factory=list)
@@ -76,9 +83,13 @@ class Bucket:
     steps: Tensors = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
 
-    def add(self, p: Tensor, index: int, held: Mapping[str, Tensor], *, fresh: bool, counts: bool) -> None:
+    def add(
+        self, p: Tensor, index: int, held: Mapping[str, Tensor], layout: Layout | None, *, fresh: bool, counts: bool
+    ) -> None:
         """Take in a parameter with its state ``held``."""
         self.special |= p.is_complex() or isinstance(p, DTensor)
+        self.layouts.append(layout)
+        self.several |= self.preconditioner.needs_matrix and layout is not None and not layout.is_whole
         if fresh:
             self.fresh.append(len(self.params))
         self.params.append(p)
@@ -119,7 +130,7 @@ class Bucket:
         return True
 
     def gather(self, tensors: Tensors) -> Tensors:
-        """The whole of each tensor where the parameter is sharded; the same tensor otherwise."""
+        """The whole of each tensor where the parameter is sharded; then every matrix of it."""
         whole = []
         for p, t in zip(self.params, tensors, strict=True):
             if isinstance(p, DTensor):
@@ -127,10 +138,17 @@ class Bucket:
                     t, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
                 ).full_tensor()
             whole.append(t)
-        return whole
+        if not self.several:
+            return whole
+        return [m for layout, t in zip(self.layouts, whole, strict=True) if layout for m in layout.matrices(t)]
 
     def scatter(self, tensors: Tensors) -> Tensors:
         """The reverse of :meth:`gather`."""
+        if self.several:
+            matrices, tensors = iter(tensors), []
+            for p, layout in zip(self.params, self.layouts, strict=True):
+                if layout is not None:
+                    tensors.append(layout.join([next(matrices) for _ in layout.shapes(p.shape)], p.shape))
         parts = []
         for p, t in zip(self.params, tensors, strict=True):
             if isinstance(p, DTensor):
@@ -140,6 +158,49 @@ class Bucket:
             parts.append(t)
         return parts
 
+    def state_of_matrices(self, state: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+        """``state`` with one entry per matrix for the names in ``matrix_keys``: views into the tensors of state."""
+        if not self.several:
+            return state
+        divided = dict(state)
+        for name in self.preconditioner.matrix_keys:
+            divided[name] = []
+            for p, layout, tensor in zip(self.params, self.layouts, state[name], strict=True):
+                if layout is not None:
+                    divided[name].extend(_pieces(tensor, name, self.preconditioner, layout, p.shape))
+        return divided
+
+
+def _pieces(
+    tensor: Tensor | None, name: str, preconditioner: Preconditioner, layout: Layout, shape: torch.Size
+) -> list[Tensor | None]:
+    if layout.is_whole or tensor is None:
+        return [tensor] * len(layout.shapes(shape))
+    pieces: list[Tensor | None] = []
+    begin = 0
+    for matrix in layout.shapes(shape):
+        size = preconditioner.matrix_state(matrix).get(name)
+        if size is None:
+            pieces.append(None)
+            continue
+        end = begin + math.prod(size)
+        pieces.append(tensor[begin:end].view(size))
+        begin = end
+    return pieces
+
+
+def state_shapes(
+    preconditioner: Preconditioner, layout: Layout | None, shape: torch.Size
+) -> Mapping[str, tuple[int, ...]]:
+    """The state of a preconditioner that is not shaped as the parameter; of several matrices one after the other."""
+    if layout is None or layout.is_whole or not preconditioner.needs_matrix:
+        return preconditioner.matrix_state(shape)
+    entries: dict[str, int] = {}
+    for matrix in layout.shapes(shape):
+        for name, size in preconditioner.matrix_state(matrix).items():
+            entries[name] = entries.get(name, 0) + math.prod(size)
+    return {name: (number,) for name, number in entries.items()}
+
 
 @dataclass(slots=True)
 class Buckets:
@@ -148,22 +209,27 @@ class Buckets:
     params: Tensors
     active: list[bool]
     structure: tuple[object, ...]
+    schemes: tuple[Any, ...]
     members: list[Bucket] = field(default_factory=list)
 
-    def serves(
-        self, group: Mapping[str, Any], active: list[bool], state: Mapping[Tensor, Mapping[str, Tensor]]
-    ) -> bool:
+    def serves(self, group: dict[str, Any], active: list[bool], state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
         """Whether the buckets are those of ``group``; ``active`` says which of its parameters have gradients."""
         params = group["params"]
-        if len(params) != len(self.params) or active != self.active or self.structure != _structure(group):
+        if len(params) != len(self.params) or active != self.active or self.structure != _structure_of(group):
             return False
         if not all(map(operator.is_, params, self.params)):
             return False
         return False not in [bucket.owns(state) for bucket in self.members]
 
 
+def _structure_of(group: dict[str, Any]) -> tuple[object, ...]:
+    """What decides the buckets of a group. It holds copies, so that a later edit is seen."""
+    rest, parts = group["rest"], group.get("parts")
+    return _structure(group), None if rest is None else dict(rest), None if parts is None else list(parts)
+
+
 def build(
-    group: Mapping[str, Any],
+    group: dict[str, Any],
     active: list[bool],
     state: dict[Tensor, dict[str, Any]],
     before: Buckets | None = None,
@@ -174,31 +240,41 @@ def build(
     ``first`` is the place of the group's first parameter in the optimizer. Where the scheme is not that of the buckets
     ``before`` and its history means something else, the histories begin anew.
     """
-    _require_legal(group, active)
-    if before is not None and before.structure[0] != group["scheme"]:
-        _forget_histories(group, {**group, "scheme": before.structure[0]}, state)
-    built = Buckets(list(group["params"]), list(active), _structure(group))
-    sorter = _Sorter(group)
-    momentum = momentum_of(group)
+    parts = dict(views(group))
+    schemes = tuple(view["scheme"] for view in parts.values())
+    members = [(i, p, is_rest(group, i)) for i, (p, on) in enumerate(zip(group["params"], active, strict=True)) if on]
+    members.sort(key=operator.itemgetter(2))
+    _require_legal(group, parts, members)
+    if before is not None and len(before.schemes) == len(schemes):
+        for (rest, view), was in zip(parts.items(), before.schemes, strict=True):
+            if was != view["scheme"]:
+                same = [(i, p) for i, p in enumerate(group["params"]) if is_rest(group, i) == rest]
+                _forget_histories(view, was, state, [(p, layout_at(group, i, p)) for i, p in same])
+    built = Buckets(list(group["params"]), list(active), _structure_of(group), schemes)
+    sorters = {rest: _Sorter(view) for rest, view in parts.items()}
     by_key: dict[tuple[object, ...], Bucket] = {}
-    for index, p in _members(group, active):
-        preconditioner = group["preconditioner"].for_shape(p.shape)
-        filter_ = filter_of(group, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
+    for index, p, rest in members:
+        view = parts[rest]
+        momentum = momentum_of(view)
+        layout = layout_at(group, index, p)
+        preconditioner = preconditioner_at(view, layout)
+        filter_ = filter_of(view, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
         upcast = p.dtype in _LOW
-        low_precision_state = upcast and group["state_dtype"] is None and not group["stochastic_rounding"]
+        low_precision_state = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
         held = state.get(p, {})
         dtype = torch.float32 if upcast and not low_precision_state else p.dtype
-        counts = _counts(preconditioner, filter_, group)
-        fresh = _fill(held, p, dtype, preconditioner, filter_, group["averaging"], counts=counts)
+        counts = _counts(preconditioner, filter_, view)
+        matrices = state_shapes(preconditioner, layout, p.shape)
+        fresh = _fill(held, p, dtype, preconditioner, matrices, filter_, view["averaging"], counts=counts)
         if held:
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
-        largest = _largest_rate(p.shape, preconditioner, group["step_limit"])
-        key = sorter.key(index, p, preconditioner, count, largest)
+        largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
+        key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest))
         if key not in by_key:
             by_key[key] = Bucket(
                 preconditioner,
-                group["averaging"],
+                view["averaging"],
                 filter_,
                 momentum,
                 count,
@@ -206,14 +282,11 @@ def build(
                 largest,
                 upcast,
                 low_precision_state,
+                rest,
             )
-        by_key[key].add(p, index, held, fresh=fresh, counts=counts)
+        by_key[key].add(p, index, held, layout, fresh=fresh, counts=counts)
     built.members.extend(by_key.values())
     return built
-
-
-def _members(group: Mapping[str, Any], active: list[bool]) -> Iterator[tuple[int, Tensor]]:
-    return ((i, p) for i, (p, on) in enumerate(zip(group["params"], active, strict=True)) if on)
 
 
 class _Sorter:
@@ -225,13 +298,13 @@ class _Sorter:
         self._entries: dict[tuple[object, ...], int] = {}
 
     def key(
-        self, index: int, p: Tensor, preconditioner: Preconditioner, count: int, largest: float
+        self, index: int, p: Tensor, layout: Layout | None, preconditioner: Preconditioner, count: int, largest: float
     ) -> tuple[object, ...]:
         if self._group["foreach"] is False:
             return (index,)
         key: tuple[object, ...] = (p.device, p.dtype, preconditioner, count, largest)
         if self._compiled and isinstance(preconditioner.compiled, MatrixForm):
-            key = (*key, c_matrices.fits(p, preconditioner))
+            key = (*key, layout is not None and layout.is_whole and c_matrices.fits(p, preconditioner))
         limit = self._limit(p, preconditioner)
         if limit is None:
             return key
@@ -247,13 +320,17 @@ class _Sorter:
         return None if self._compiled else _CACHED
 
 
-def _largest_rate(shape: torch.Size, preconditioner: Preconditioner, limit: float | None) -> float:
+def _largest_rate(
+    shape: torch.Size, layout: Layout | None, preconditioner: Preconditioner, limit: float | None
+) -> float:
     """The learning rate at which an update is ``limit`` times the size that a tensor of this shape begins with.
 
     A fan-in counts as the nearest power of √2, so that tensors of nearly one size are stepped together.
     """
     if limit is None or preconditioner.rms is None:
         return math.inf
+    if layout is not None and layout.stacked:
+        shape = shape[-2:]
     while len(shape) > 2 and shape[0] == 1:  # a table behind a batch of one, such as positions
         shape = shape[1:]
     fan_in = math.prod(shape[1:])
@@ -269,6 +346,7 @@ def _fill(
     p: Tensor,
     dtype: torch.dtype,
     preconditioner: Preconditioner,
+    matrices: Mapping[str, tuple[int, ...]],
     filter_: FilterForm,
     averaging: Averaging,
     *,
@@ -279,7 +357,6 @@ def _fill(
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
-    matrices = preconditioner.matrix_state(p.shape)
     if "velocity_0" in held and any(name not in held for name in (*preconditioner.like, *matrices)):
         _forget(held)
         held.pop("step", None)
@@ -312,12 +389,18 @@ def _forget(held: dict[str, Any]) -> None:
 
 
 def _forget_histories(
-    now: Mapping[str, Any], before: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]
+    view: Mapping[str, Any],
+    was: Any,
+    state: Mapping[Tensor, dict[str, Any]],
+    members: Iterable[tuple[Tensor, Layout | None]],
 ) -> None:
-    """Drop the histories that mean something else under another scheme."""
-    for p in now["params"]:
-        asks = now["preconditioner"].for_shape(p.shape).asks_unbiased
-        one, other = (filter_of(group, asks_unbiased=asks, momentum=momentum_of(group)) for group in (now, before))
+    """Drop the histories that mean something else than under the former scheme."""
+    for p, layout in members:
+        asks = preconditioner_at(view, layout).asks_unbiased
+        one, other = (
+            filter_of(group, asks_unbiased=asks, momentum=momentum_of(group))
+            for group in (view, {**view, "scheme": was})
+        )
         if p in state and one.history != other.history:
             _forget(state[p])
 
@@ -325,12 +408,15 @@ def _forget_histories(
 # ---------------------------------------------------------------------- refusals
 
 
-def _require_legal(group: Mapping[str, Any], active: list[bool]) -> None:
+def _require_legal(
+    group: Mapping[str, Any], parts: Mapping[bool, Mapping[str, Any]], members: Iterable[tuple[int, Tensor, bool]]
+) -> None:
     """Raise OptionError for a parameter that the group's options do not suit, GradientError for a sparse gradient."""
-    if group["step_limit"] is not None and group["preconditioner"].rms is None:
+    if any(view["step_limit"] is not None and view["preconditioner"].rms is None for view in parts.values()):
         raise unknown_size()
-    for _, p in _members(group, active):
-        preconditioner = group["preconditioner"].for_shape(p.shape)
+    for index, p, rest in members:
+        view = parts[rest]
+        preconditioner = preconditioner_at(view, layout_at(group, index, p))
         if p.grad is not None:
             refuse_sparse(p.grad)
         if p.is_complex() and not preconditioner.supports_complex:
@@ -338,7 +424,7 @@ def _require_legal(group: Mapping[str, Any], active: list[bool]) -> None:
                 f"the preconditioner {preconditioner.name!r} does not support complex parameters.",
                 fix="Put complex parameters into a group with 'adam'.",
             )
-        if group["stochastic_rounding"] and p.dtype == torch.float16:
+        if view["stochastic_rounding"] and p.dtype == torch.float16:
             raise OptionError(
                 "stochastic rounding is for bfloat16 parameters.",
                 fix="Keep float16 models in float32 and use autocast.",

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError, SabunError, StateError
+from sabun.optim.buckets import state_shapes
+from sabun.optim.layouts import Layout, check_part
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
-from sabun.optim.resolve_groups import ROLES, encoded
+from sabun.optim.parts import check_parts, is_rest, layout_at, preconditioner_at
+from sabun.optim.resolve_groups import ROLES, encoded, resolve_rest
 from sabun.optim.scheme_codec import Scheme, decode
 from sabun.schemes import require_usable
 
@@ -65,8 +68,13 @@ def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind
                 f"group {number} of the checkpoint cannot be used: {error.cause}",
                 fix=error.fix or "Load it with the version of sabun that saved it.",
             ) from error
-    for p, name, held, group in _pairs(optimizer, state_dict):
-        _check_state(p, name, held, group)
+    try:
+        for p, name, held, layout, options in _pairs(optimizer, state_dict):
+            _check_state(p, name, held, layout, options)
+    except OptionError as error:
+        raise StateError(
+            f"the checkpoint cannot be used: {error.cause}", fix="Load it into an optimizer of the same model."
+        ) from error
 
 
 def _check_layout(optimizer: torch.optim.Optimizer, groups: list[Any], state: object) -> None:
@@ -76,7 +84,7 @@ def _check_layout(optimizer: torch.optim.Optimizer, groups: list[Any], state: ob
         len(group["params"])
         if isinstance(group, Mapping)
         and isinstance(group.get("params"), list)
-        and all(isinstance(index, int) for index in group["params"])
+        and all(isinstance(index, int | str) for index in group["params"])
         else -1
         for group in groups
     ]
@@ -124,26 +132,39 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
             check(name, value)
     if "momentum" in group and "beta" in scheme.parameters:
         check_momentum(group["momentum"])
+    resolve_rest(group.get("rest"))
+    if group.get("parts") is not None:
+        check_parts(group["parts"], group["params"])
 
 
 def _pairs(
     optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]
-) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield (parameter, its name, its state in the checkpoint, its group in the checkpoint)."""
+) -> Iterator[tuple[Tensor, str, Mapping[str, Any], Layout | None, Mapping[str, Any]]]:
+    """Yield (parameter, its name, its state in the checkpoint, its layout there, its options there)."""
     for mine, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
         names = mine.get("param_names") or theirs.get("param_names") or [f"number {i}" for i in theirs["params"]]
-        for p, index, name in zip(mine["params"], theirs["params"], names, strict=False):
+        whole = {"rest": None, **theirs}
+        for place, (p, index, name) in enumerate(zip(mine["params"], theirs["params"], names, strict=False)):
             held = state_dict["state"].get(index)
+            layout = None
+            if "preconditioner" in theirs:
+                if whole.get("parts") is not None:
+                    check_part(whole["parts"][place], p.shape)
+                layout = layout_at(whole, place, p)
             if isinstance(held, Mapping):
-                yield p, name, held, theirs
+                own = theirs["rest"] if is_rest(whole, place) else {}
+                yield p, name, held, layout, {**theirs, **own}
 
 
-def _check_state(p: Tensor, name: str, held: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+def _check_state(
+    p: Tensor, name: str, held: Mapping[str, Any], layout: Layout | None, options: Mapping[str, Any]
+) -> None:
     declared: dict[str, tuple[int, ...]] = {}
-    if "preconditioner" in group:
-        preconditioner = ROLES["preconditioner"].make(group["preconditioner"]).for_shape(p.shape)
+    if "preconditioner" in options:
+        made = ROLES["preconditioner"].make(options["preconditioner"])
+        preconditioner = preconditioner_at({"preconditioner": made}, layout)
         # A tensor that another value of an option asked for may have any shape.
-        declared = dict.fromkeys(preconditioner.matrix_keys, ()) | preconditioner.matrix_state(p.shape)
+        declared = {**dict.fromkeys(preconditioner.matrix_keys, ()), **state_shapes(preconditioner, layout, p.shape)}
     for key, value in held.items():
         if not isinstance(value, Tensor | int | float) or (key == "step" and torch.as_tensor(value).numel() != 1):
             raise StateError(f"{key} of parameter {name!r} is neither a tensor nor a number.", fix=_FOREIGN_FIX)

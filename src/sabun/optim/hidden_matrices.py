@@ -1,22 +1,37 @@
-"""Parameter groups for matrix preconditioners: hidden matrices, which those are for, and the rest, for ``adam``.
+"""What a parameter is to a matrix preconditioner: a hidden matrix, several of them, or the rest, which is for ``adam``.
 
 Shapes do not suffice: an embedding is a table of rows, each used by few examples, and the output layer ("head") has one
-row per class. So names are used as well, and the choice can be overridden.
+row per class. The rule:
+
+- **rest**: vectors; embeddings and other tables; the head; depthwise kernels; anything of three dimensions of which
+  nothing is known.
+- **matrix**: weights of two dimensions; convolution kernels of three to five dimensions, 1 × 1 included, flattened to
+  (out, in·height·width); the adapters of LoRA; fused weights, unless they are declared to be several matrices.
+- **stack**: weights of experts, (experts, in, out): one matrix each.
+
+A tied weight is what any of its modules makes of it. A frozen weight counts like any other. What is known comes from
+the modules that own the parameters (:mod:`sabun.optim.owners`), else from the names, else from the shapes alone. The
+option ``matrices`` declares the parts of single parameters.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sabun.errors import OptionError
+from sabun.optim.layouts import REST, Layout, check_part, layout_of
+from sabun.optim.owners import scopes
 from sabun.optim.tensors import is_matrix
 
-__all__ = ["named", "param_groups", "split"]
+__all__ = ["Parts", "declarations", "find_parts", "named", "split"]
 
 # Tables: one row per entry of a vocabulary, position or channel.
 _TABLE = re.compile(
@@ -33,7 +48,37 @@ _HEAD = re.compile(
 )
 _BLOCK = re.compile(rf"(^|\.){_REPEATED}\w+\.")
 _OUTPUT = re.compile(r"(^|\.)(fc|out|output|linear|decoder|final|unembed|generator\.proj)\.weight$", re.IGNORECASE)
+_ADAPTER = re.compile(r"(^|[._])lora_", re.IGNORECASE)
+_EXPERTS = re.compile(r"experts?([._]|$)|moe", re.IGNORECASE)
+_KERNEL = re.compile(r"conv|kernel", re.IGNORECASE)
+_ADDED_TYPES = (nn.Embedding, nn.EmbeddingBag)
+_FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel"
+_LARGEST_KERNEL = 5  # dimensions
 Named = Sequence[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is known about parameters: their layouts as text (those without are no matrices), and which are hidden."""
+
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
+    searched: bool = False
+
+    def of(self, parameters: Iterable[Tensor], *, split: bool) -> list[str]:
+        """The part of each parameter; ``split``: of a group whose rest is treated otherwise, else all are hidden."""
+        return [
+            self.layouts.get(id(p), REST) if id(p) in self.hidden or not split else REST for p in parameters
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A parameter with all names and all owners that are known."""
+
+    parameter: Tensor
+    names: list[str] = field(default_factory=list)
+    owners: list[nn.Module] = field(default_factory=list)
 
 
 def named(params: nn.Module | Iterable[Any]) -> Named:
@@ -54,71 +99,148 @@ def named(params: nn.Module | Iterable[Any]) -> Named:
     return pairs
 
 
+def split(params: nn.Module | Iterable[Any]) -> tuple[Named, Named]:
+    """Split the parameters of one group into hidden matrices and the rest, both in order."""
+    pairs = named(params)
+    found = find_parts([pairs], modules=[params] if isinstance(params, nn.Module) else [])
+    return [pair for pair in pairs if id(pair[1]) in found.hidden], [
+        pair for pair in pairs if id(pair[1]) not in found.hidden
+    ]
+
+
+def find_parts(
+    groups: Sequence[Named],
+    *,
+    declared: Mapping[str, str] | None = None,
+    modules: Iterable[nn.Module] = (),
+    search: bool = True,
+) -> Parts:
+    """Find the parts of the parameters of an optimizer's groups; names may be empty.
+
+    ``declared`` maps patterns of names to layouts, or to "rest". ``modules`` own parameters; others are looked for if
+    these do not own all. Without ``search``, only layouts are asked for: modules then matter for parameters of three
+    dimensions alone, and to find those that FSDP1 has flattened.
+
+    Raises OptionError for a declaration that concerns no parameter or does not fit, and for parameters that FSDP1 has
+    flattened.
+    """
+    parameters = {id(p): p for group in groups for _, p in group}
+    names = {id(p): name for group in groups for name, p in group if name}
+    layouts: dict[int, str] = {}
+    hidden: set[int] = set()
+    seen: dict[int, _Seen] = {}
+    search = search or any(p.ndim == 3 for p in parameters.values()) or _FSDP1 in sys.modules
+    for scope in scopes(list(parameters.values()), modules) if search else ():
+        inside: dict[int, _Seen] = {}
+        for member in scope:
+            one = inside.setdefault(id(member.parameter), _Seen(member.parameter))
+            one.names.append(member.name)
+            one.owners.append(member.owner)
+        _classify(list(inside.values()), layouts, hidden, last_is_head=True)
+        seen |= inside
+    rest = [_Seen(p, [names[key]] if key in names else []) for key, p in parameters.items() if key not in seen]
+    # The order of several groups says nothing about the order of the layers.
+    with_matrices = [group for group in groups if any(is_matrix(p.shape) for _, p in group)]
+    _classify(rest, layouts, hidden, last_is_head=len(with_matrices) == 1)
+    seen |= {id(one.parameter): one for one in rest}
+    for pattern, part in (declared or {}).items():
+        chosen = [key for key in parameters if _matches(pattern, [*seen[key].names, names.get(key, "")])]
+        chosen = [key for key in chosen if part != "matrix" or is_matrix(parameters[key].shape)]
+        if not chosen:
+            raise OptionError(f"matrices: no parameter is called {pattern!r}.", fix=_names_of(names, seen))
+        for key in chosen:
+            check_part(part, parameters[key].shape)
+            if layout_of(part) is None:
+                hidden.discard(key)
+                layouts.pop(key, None)
+            else:
+                hidden.add(key)
+                layouts[key] = part
+    return Parts(layouts, frozenset(hidden), search)
+
+
+def declarations(value: object) -> Mapping[str, str]:
+    """The option ``matrices`` as a mapping: it is one already, or text such as ``"*.qkv.weight: matrix(split=3)"``.
+
+    Text has one declaration after the other, with ``;`` between them. Raises OptionError for anything else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        pairs = [entry.rpartition(":") for entry in value.split(";") if entry.strip()]
+        value = {name.strip(): part.strip() for name, _, part in pairs}
+    if not isinstance(value, Mapping) or not all(isinstance(x, str) and x for pair in value.items() for x in pair):
+        raise OptionError(
+            f"matrices must map patterns of names to layouts, not {value!r}.",
+            fix="Write matrices={'*.qkv.weight': 'matrix(split=3)'}, or as text '*.qkv.weight: matrix(split=3)'.",
+        )
+    for part in value.values():
+        layout_of(part)
+    return value
+
+
+def _matches(pattern: str, names: Iterable[str]) -> bool:
+    return any(name and (fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")) for name in names)
+
+
+def _names_of(names: Mapping[int, str], seen: Mapping[int, _Seen]) -> str:
+    known = [*names.values(), *(name for one in seen.values() for name in one.names)]
+    matrices = [name for name in dict.fromkeys(known) if name.endswith("weight")] or known
+    return f"The parameters are called {', '.join(matrices[:8])}, …" if known else "Pass named parameters."
+
+
+# ---------------------------------------------------------------------- the rule
+
+
+def _classify(members: list[_Seen], layouts: dict[int, str], hidden: set[int], *, last_is_head: bool) -> None:
+    """Add the layouts of ``members``, the parameters of a network in order, and which of them are hidden."""
+    found = {id(one.parameter): layout for one in members if (layout := _layout(one)) is not None}
+    tables = {id(one.parameter) for one in members if _is_table(one)}
+    heads = {id(one.parameter) for one in members if any(map(_is_head, one.names)) and one.parameter.ndim > 1}
+    if not heads:
+        outputs = [one for one in members if id(one.parameter) not in tables and _may_be_head(one)]
+        if len(outputs) > 1:
+            last = outputs[-1]
+            if any(_OUTPUT.search(name) and not _BLOCK.search(name) for name in last.names) or (
+                last_is_head and not tables
+            ):
+                heads = {id(last.parameter)}
+    layouts |= {key: str(layout) for key, layout in found.items()}
+    hidden |= set(found) - tables - heads
+
+
+def _layout(one: _Seen) -> Layout | None:
+    """The layout of a parameter as a matrix; None: it is none, or nothing is known."""
+    shape = one.parameter.shape
+    if len(shape) > 2 and not any(isinstance(owner, _ConvNd) for owner in one.owners):
+        labels = [*one.names, *(f"{type(owner).__name__}." for owner in one.owners)]
+        if any(map(_EXPERTS.search, labels)):
+            return Layout(stacked=True) if min(shape[-2:]) > 1 else None
+        if len(shape) == 3 and (one.owners or not any(map(_KERNEL.search, one.names))):
+            return None
+    depthwise = len(shape) > 2 and shape[1] == 1
+    return Layout() if is_matrix(shape) and not depthwise and len(shape) <= _LARGEST_KERNEL else None
+
+
+def _is_table(one: _Seen) -> bool:
+    by_type = any(isinstance(owner, _ADDED_TYPES) for owner in one.owners)
+    return by_type or any(map(_TABLE.search, one.names))
+
+
 def _is_head(name: str) -> bool:
     found = _HEAD.search(name)
     return found is not None and not re.search(rf"(^|\.){_REPEATED}", name[: found.start() + 1])
 
 
-def _is_map(shape: torch.Size) -> bool:
-    """Whether a parameter of this shape maps channels to channels; a depthwise kernel does not."""
-    return is_matrix(shape) and not (len(shape) > 2 and shape[1] == 1)
-
-
-def split(
-    params: nn.Module | Iterable[Any], is_hidden: Callable[[str, Tensor], bool] | None = None
-) -> tuple[Named, Named]:
-    """Split parameters into hidden matrices and the rest, both in order.
-
-    A hidden matrix, flattened to (first dimension, all others), has two sides longer than one, and is not a depthwise
-    kernel, an embedding or another table, or part of the head. Embeddings are recognised by ``nn.Embedding`` or by
-    name. The head is recognised by name, outside of repeated blocks; without such a name it is the last matrix. In a
-    model with embeddings the last matrix must also have the name of an output, because the weights may be tied.
-    ``is_hidden(name, parameter)``, if given, decides instead.
-    """
-    pairs = named(params)
-    if is_hidden is not None:
-        chosen = {id(p) for name, p in pairs if is_hidden(name, p)}
-    else:
-        tables: set[int] = set()
-        if isinstance(params, nn.Module):
-            kinds = (nn.Embedding, nn.EmbeddingBag)
-            tables = {id(p) for module in params.modules() if isinstance(module, kinds) for p in module.parameters()}
-        # Tied weights under each of their names.
-        every = list(params.named_parameters(remove_duplicate=False)) if isinstance(params, nn.Module) else pairs
-        tables |= {id(p) for name, p in every if _TABLE.search(name)}
-        heads = {id(p) for name, p in every if _is_head(name) and is_matrix(p.shape)}
-        matrices = [(name, p) for name, p in pairs if _is_map(p.shape)]
-        if not heads and len(matrices) > 1:
-            name, last = matrices[-1]
-            if not tables or (_OUTPUT.search(name) and not _BLOCK.search(name)):
-                heads = {id(last)}
-        chosen = {id(p) for _, p in matrices} - tables - heads
-    return [(n, p) for n, p in pairs if id(p) in chosen], [(n, p) for n, p in pairs if id(p) not in chosen]
-
-
-def param_groups(
-    params: nn.Module | Iterable[Any],
-    *,
-    hidden: Mapping[str, Any] | None = None,
-    rest: Mapping[str, Any] | None = None,
-    is_hidden: Callable[[str, Tensor], bool] | None = None,
-) -> list[dict[str, Any]]:
-    """Make two parameter groups, the hidden matrices and the rest, for a matrix preconditioner::
-
-        sabun.Optimizer(sabun.optim.param_groups(model), lr=0.01, scheme="nesterov", preconditioner="spectral")
-
-    The rest gets ``preconditioner="adam"``. ``hidden`` and ``rest`` add or override options of the two groups,
-    ``is_hidden`` overrides the choice of :func:`split`. An empty group is left out. Raises OptionError for items that
-    are not parameters.
-    """
-    first, second = split(params, is_hidden)
-    groups = []
-    for name, pairs, options in (
-        ("hidden", first, hidden or {}),
-        ("rest", second, {"preconditioner": "adam", **(rest or {})}),
-    ):
-        if pairs:
-            keep_names = all(n for n, _ in (*first, *second))
-            members = list(pairs) if keep_names else [p for _, p in pairs]
-            groups.append({"params": members, "name": name, **options})
-    return groups
+def _may_be_head(one: _Seen) -> bool:
+    """Whether a parameter could be the weight of an output layer, which may have a single row."""
+    shape = one.parameter.shape
+    if any(map(_ADAPTER.search, one.names)) or len(shape) < 2:
+        return False
+    if _layout(one) is not None:
+        return True
+    if len(shape) > 2 and shape[1] == 1:
+        return False
+    if one.owners:
+        return any(isinstance(owner, nn.Linear | _ConvNd) for owner in one.owners)
+    return len(shape) == 2 and shape[0] == 1 and (not one.names or any(name.endswith("weight") for name in one.names))

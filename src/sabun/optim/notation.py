@@ -60,8 +60,8 @@ class Notation:
 class Maker:
     """A notation, resolved: ``make(members, options)`` builds the optimizer.
 
-    ``members`` are a model, its parameters, or (name, parameter) pairs; presets recognise embeddings best in a model. A
-    class gets bare parameters, unless it declares ``takes_model = True``.
+    ``members`` are a model, its parameters, (name, parameter) pairs, or groups of them. A
+    class gets bare parameters, unless it declares ``takes_model = True``: then a model, or the pairs of one group.
     ``accepts`` names the options that may be added (None: any), ``shape`` the parameters of the scheme, which may be
     given as options too. ``given`` are the options in the parentheses; an added option takes precedence. ``roles`` are
     the preconditioner, average and step control of a preset or scheme; ``signature`` is that of a class.
@@ -75,6 +75,7 @@ class Maker:
     shape: tuple[str, ...] = ()
     roles: Mapping[str, Any] = field(default_factory=dict)
     signature: inspect.Signature | None = None
+    takes_model: bool = False
 
 
 def parse(text: str) -> Notation:
@@ -120,11 +121,12 @@ def _class(found: Notation) -> Maker:
     def make(members: Members, options: Mapping[str, Any]) -> torch.optim.Optimizer:
         if not getattr(kind, "takes_model", False):
             # Not every class accepts pairs of name and parameter.
-            members = [member[1] if isinstance(member, tuple) else member for member in _named_of(members)]
+            members = [_bare(member) for member in _named_of(members)]
         given = {**found.options, **options}
         return kind(members, **{key: _inner(value) for key, value in given.items()})
 
-    return Maker("class", found.name, make, accepts, found.options, signature=signature)
+    takes_model = bool(getattr(kind, "takes_model", False))
+    return Maker("class", found.name, make, accepts, found.options, signature=signature, takes_model=takes_model)
 
 
 def _load(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -242,6 +244,13 @@ def _shaped(found: Notation, family: tuple[str, ...]) -> tuple[str, dict[str, Op
 def _options_of(kind: Callable[..., object]) -> list[str]:
     parameters = inspect.signature(kind).parameters.values()
     return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def _bare(member: Any) -> Any:
+    """A parameter or a group without names."""
+    if isinstance(member, dict):
+        return {**member, "params": [_bare(one) for one in member["params"]]}
+    return member[1] if isinstance(member, tuple) else member
 
 
 def _named_of(members: Members) -> Iterable[Any]:

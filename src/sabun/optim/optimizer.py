@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,9 +28,23 @@ from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
 from sabun.optim.control.controller import Controller
 from sabun.optim.control.same_batch import SameBatch
+from sabun.optim.hidden_matrices import Parts, declarations, find_parts
+from sabun.optim.layouts import check_part
 from sabun.optim.momentum import momentum_of
 from sabun.optim.opaque import opaque
-from sabun.optim.options import FOREIGN, OPTIONS, REFUSED, check, is_note, plain, refuse, refuse_capture, translate
+from sabun.optim.options import (
+    FOREIGN,
+    OPTIONS,
+    REFUSED,
+    check,
+    concerns_all,
+    is_note,
+    plain,
+    refuse,
+    refuse_capture,
+    translate,
+)
+from sabun.optim.parts import check_parts, needs_parts, views
 from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
 from sabun.optim.tensors import refuse_sparse
@@ -42,10 +56,10 @@ __all__ = ["Optimizer"]
 _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 """Scalars that every group carries in its checkpoint, beside those of its roles. They are not options."""
 
-_OWN = ("scheme", *ROLES, "lr", "momentum")
+_OWN = ("scheme", *ROLES, "lr", "momentum", "rest", "parts")
 Closure = Callable[[], Any]
-_Ready = tuple[int, list[Bucket], list[Tensor | None], float]
-"""Number of the group, its buckets, the gradients of all its parameters, and its lr."""
+_Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float]
+"""Number of the group, the options of its parts, its buckets, the gradients of all its parameters, and its lr."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -86,6 +100,12 @@ class Optimizer(torch.optim.Optimizer):
             arithmetic is in float32 with either, and what is stored is rounded once per step.
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
+        rest: options of the parameters that are no hidden matrices, where they differ: ``{"preconditioner": "adam",
+            "lr_factor": 0.1}``; lr_factor multiplies lr. None: all parameters alike, except that a matrix
+            preconditioner leaves what is no matrix to adam. A group that states weight_decay, decoupled, maximize or
+            step_limit means all of its parameters.
+        matrices: layouts of single parameters by name: ``{"*.qkv.weight": "matrix(split=3)", "*.experts.*": "stack"}``
+            (:mod:`sabun.optim.layouts`); the others are found (:mod:`sabun.optim.hidden_matrices`).
         fused: the compiled step: True, or the compiler ("native", "inductor"); "auto": where there is a C compiler.
 
     torch's ``differentiable`` and ``capturable`` may be False only.
@@ -94,6 +114,10 @@ class Optimizer(torch.optim.Optimizer):
         SchemeError: an unknown scheme, or one that cannot be used for training.
         OptionError: an option that is misspelt or out of range.
     """
+
+    _found: Parts | None
+    _joining: list[list[tuple[str, Tensor]]]
+    _declared: Mapping[str, str]
 
     def __init__(
         self,
@@ -115,6 +139,8 @@ class Optimizer(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
         fused: bool | str | None = None,
+        rest: Mapping[str, Any] | None = None,
+        matrices: Mapping[str, str] | str | None = None,
         **unknown_options: object,
     ) -> None:
         named = locals()
@@ -132,6 +158,7 @@ class Optimizer(torch.optim.Optimizer):
             "preconditioner": preconditioner,
             "averaging": averaging,
             "step_control": ROLES["step_control"].make(step_control),
+            "rest": rest,
             **_RUNNING,
         }
         if lr is None:
@@ -145,7 +172,12 @@ class Optimizer(torch.optim.Optimizer):
             defaults["momentum"] = plain(momentum)
         resolve(defaults, zero_lr=True)  # a group that uses it is checked when it is added
         self._reset()
+        self._declared = declarations(matrices)
+        if not isinstance(params, Tensor):
+            params = [*params]
+            self._joining = _groups_of(params)
         super().__init__(params, defaults)
+        self._found, self._joining = None, []
 
     # ------------------------------------------------------------------ groups
 
@@ -171,8 +203,12 @@ class Optimizer(torch.optim.Optimizer):
                 settled.setdefault(key, self.defaults[key])
             takes_default = "lr" not in param_group
             resolve(settled, lr_found="lr_found" in self.defaults and takes_default, zero_lr=not takes_default)
+            if "rest" not in param_group:
+                settled["rest"] = self._rest_beside(param_group)
             self._require_compatible(settled)
             self._require_whole(param_group.get("params", ()))
+            if needs_parts(settled):
+                settled["parts"] = self._parts_of(param_group, settled)
             param_group.update(settled)
         defaults = self.defaults
         try:
@@ -182,6 +218,31 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             self.defaults = defaults
         self._plans.clear()
+
+    def _rest_beside(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The default options of the rest, beside what a group states for all of its parameters."""
+        rest = self.defaults["rest"]
+        if rest is None or "preconditioner" in given:
+            return None
+        return {key: value for key, value in rest.items() if not (key in given and concerns_all(key))}
+
+    def _parts_of(self, group: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+        """The parts of a group that joins the optimizer, as it states them or as they are found."""
+        (members,) = _groups_of([group])
+        params = [p for _, p in members]
+        if (parts := group.get("parts")) is not None:
+            check_parts(parts, params)
+            for part, p in zip(parts, params, strict=True):
+                check_part(part, p.shape)
+            return list(parts)
+        split = options["rest"] is not None
+        if not self._joining:
+            others = [other for other in _groups_of(self.param_groups) if not _same(other, params)]
+            return find_parts([*others, members], declared=self._declared, search=split).of(params, split=split)
+        if self._found is None or (split and not self._found.searched):
+            # In the constructor, which knows all groups before they are added.
+            self._found = find_parts(self._joining, declared=self._declared, search=split)
+        return self._found.of(params, split=split)
 
     def _name_parameters(self, param_group: dict[str, Any]) -> None:
         """Name bare parameters if the other groups have names; torch refuses groups of both kinds."""
@@ -196,7 +257,9 @@ class Optimizer(torch.optim.Optimizer):
             param_group["params"] = [(f"group_{number}.{i}", member) for i, member in enumerate(members)]
 
     def _require_compatible(self, group: dict[str, Any]) -> None:
-        """Raise OptionError for roles and options that exclude each other."""
+        """Raise OptionError for roles and options that exclude each other, in either part of the group."""
+        if group["rest"] is not None:
+            self._require_compatible({**group, **group["rest"], "rest": None})
         control: StepControl = group["step_control"]
         if type(control) is not type(self.defaults["step_control"]):
             raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
@@ -240,6 +303,9 @@ class Optimizer(torch.optim.Optimizer):
         self._controller: Controller | None = None
         self._controller_made: bool = False
         self._engine = Engine()
+        self._found = None
+        self._joining = []
+        self._declared = {}
 
     # ------------------------------------------------------------------ step
 
@@ -276,19 +342,20 @@ class Optimizer(torch.optim.Optimizer):
             context = self._context(batch)
             controller.before(context)
             updates = [
-                (number, update.form(self.param_groups[number], bucket, grads))
-                for number, buckets, grads, _ in ready
+                (number, parts[bucket.rest], update.form(parts[bucket.rest], bucket, grads))
+                for number, parts, buckets, grads, _ in ready
                 for bucket in buckets
             ]
             if updates:
                 self._apply_together(controller, context, updates)
             return loss
-        for number, buckets, grads, lr in ready:
+        for number, parts, buckets, grads, lr in ready:
             group = self.param_groups[number]
             weight = group["averaging"].weight(group, lr)
             for bucket in buckets:
-                rate = bucket.learning_rate(lr, group["lr_peak"])
-                update.step(self._engine, group, bucket, grads, lr=rate, weight=weight, state=self.state)
+                options = parts[bucket.rest]
+                rate = bucket.learning_rate(float(options["lr"]), options["lr_peak"])
+                update.step(self._engine, options, bucket, grads, lr=rate, weight=weight, state=self.state)
         return loss
 
     def _ready(self) -> list[_Ready]:
@@ -310,26 +377,39 @@ class Optimizer(torch.optim.Optimizer):
             if plan is None or not plan.serves(group, active, self.state):
                 if resolve_edits(group):
                     self._require_compatible(group)
+                if needs_parts(group) and len(group.get("parts") or ()) != len(group["params"]):
+                    group["parts"] = self._parts_of({**group, "parts": None}, group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
                 plan = self._plans[number] = build(group, active, self.state, plan, first)
             lr = float(group["lr"])
             group["lr_peak"] = max(group["lr_peak"], lr)
-            momentum = momentum_of(group)
+            parts = dict(views(group))
+            momenta = {rest: momentum_of(options) for rest, options in parts.items()}
             for bucket in plan.members:
-                if momentum != bucket.beta:
-                    bucket.set_momentum(group, momentum)
-            ready.append((number, plan.members, grads, lr))
+                if momenta[bucket.rest] != bucket.beta:
+                    bucket.set_momentum(parts[bucket.rest], momenta[bucket.rest])
+            ready.append((number, parts, plan.members, grads, lr))
         return ready
 
     def _apply_together(
-        self, controller: Controller, context: StepContext, updates: list[tuple[int, update.Update]]
+        self, controller: Controller, context: StepContext, updates: list[tuple[int, dict[str, Any], update.Update]]
     ) -> None:
-        """Apply all updates at one step length, which the controller chooses from them."""
-        lengths = controller.lengths(context, (entry for _, one in updates for entry in one.entries(self.state)))
+        """Apply all updates at one step length, which the controller chooses from them.
+
+        The rest of a group is stepped at lr_factor times the length, and the controller sees its updates so much
+        shorter.
+        """
+        entries = (
+            (p, x, u if factor == 1 else u * factor, held)
+            for _, options, one in updates
+            for factor in (_factor(options, one.bucket),)
+            for p, x, u, held in one.entries(self.state)
+        )
+        lengths = controller.lengths(context, entries)
         weights = [group["averaging"].weight(group, lr) for group, lr in zip(self.param_groups, lengths, strict=True)]
-        for number, one in updates:
-            length, weight = lengths[number], weights[number]
-            update.apply(self.param_groups[number], one, lr=length, weight=weight, state=self.state)
+        for number, options, one in updates:
+            length = lengths[number] * _factor(options, one.bucket)
+            update.apply(options, one, lr=length, weight=weights[number], state=self.state)
 
     # ------------------------------------------------------------------ averaging
 
@@ -407,6 +487,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, option in OPTIONS.items():
                 group.setdefault(name, option.default)
+            group.setdefault("rest", None)
             resolve_edits(group)
         for p, held in self.state.items():
             if isinstance(p, Tensor):
@@ -436,6 +517,35 @@ class Optimizer(torch.optim.Optimizer):
         with checking(self, LinearMultistep), keep_precision(self):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
+
+
+def _factor(options: Mapping[str, Any], bucket: Bucket) -> float:
+    return float(options.get("lr_factor", 1.0)) if bucket.rest else 1.0
+
+
+def _groups_of(params: Iterable[Any]) -> list[list[tuple[str, Tensor]]]:
+    """(name, parameter) pairs of each group; what torch will refuse is left out."""
+    items = [*params]
+    groups = items if any(isinstance(item, dict) for item in items) else [{"params": items}]
+    found = []
+    for group in groups:
+        members = group.get("params", ()) if isinstance(group, dict) else ()
+        if isinstance(group, dict) and not isinstance(members, Tensor | set):
+            members = group["params"] = list(members) if isinstance(members, Iterable) else members
+        members = [members] if isinstance(members, Tensor) else members if isinstance(members, list) else []
+        names = group.get("param_names") if isinstance(group, dict) else None
+        pairs: list[tuple[str, Tensor]] = []
+        for place, member in enumerate(members):
+            if isinstance(member, Tensor):
+                pairs.append((names[place] if names else "", member))
+            elif isinstance(member, tuple) and len(member) == 2 and isinstance(member[1], Tensor):
+                pairs.append((str(member[0]), member[1]))
+        found.append(pairs)
+    return found
+
+
+def _same(pairs: list[tuple[str, Tensor]], params: list[Tensor]) -> bool:
+    return [id(p) for _, p in pairs] == [id(p) for p in params]
 
 
 def _unknown(what: str, name: str) -> OptionError:

@@ -21,8 +21,8 @@ from sabun.errors import OptionError, unknown
 
 __all__ = [
     "ABOVE_ZERO", "AT_LEAST_ZERO", "DECAY", "FLAG", "FOREIGN", "OPTIONS", "REFUSED", "SHARE", "Legal", "Option",
-    "check", "check_learning_rate", "integer", "is_note", "one_of", "option", "optional", "plain", "refuse",
-    "refuse_capture", "translate",
+    "check", "check_learning_rate", "concerns_all", "integer", "is_note", "one_of", "option", "optional", "plain",
+    "refuse", "refuse_capture", "translate",
 ]  # fmt: skip
 
 
@@ -190,6 +190,11 @@ def check(name: str, value: object) -> None:
     if declared is None:
         raise unknown(OptionError, "option", name, OPTIONS)
     declared.check(name, value)
+
+
+def concerns_all(name: str) -> bool:
+    """Return whether an option, once given, concerns all parameters: those of the update, such as the weight decay."""
+    return name in OPTIONS and OPTIONS[name].read_by == "update"
 
 
 def refuse(name: str, value: object) -> None:

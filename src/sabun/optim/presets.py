@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sabun import schemes
 from sabun.errors import OptionError, unknown
-from sabun.optim.hidden_matrices import param_groups
+from sabun.optim.hidden_matrices import declarations, find_parts
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.options import OPTIONS, check_learning_rate
+from sabun.optim.options import OPTIONS, check_learning_rate, concerns_all
 from sabun.optim.resolve_groups import ROLES
 from sabun.optim.role_registry import Role, route
 from sabun.schemes.catalogue import parse
@@ -177,11 +177,11 @@ def create(
     in the row. Names of the scheme catalogue are accepted too.
 
     ``overrides`` are options of :class:`Optimizer`, and options of the chosen roles by their own name: ``beta2=0.95``
-    is the same as ``preconditioner="adam(beta2=0.95)"``. For the presets with a matrix preconditioner the parameters
-    are split into hidden matrices and the rest (:func:`sabun.optim.param_groups`; pass a module or named parameters so
-    that embeddings and the head are recognised). There, roles and their options concern the hidden matrices where the
-    row has others for the rest, and options of the update (``weight_decay``, ``decoupled``, ``maximize``,
-    ``step_limit``) both groups. Groups (dicts) are not split.
+    is the same as ``preconditioner="adam(beta2=0.95)"``. The presets with a matrix preconditioner treat hidden matrices
+    and the rest of every group differently (:mod:`sabun.optim.hidden_matrices`). There, roles and their options concern
+    the hidden matrices where the row has others for the rest, and options of the update (``weight_decay``,
+    ``decoupled``, ``maximize``, ``step_limit``) all parameters. A group is one group of the optimizer; what it states
+    itself takes precedence, and a group with its own preconditioner has no rest.
 
     Raises OptionError for an unknown name or a wrong option, SchemeError for parameters that its scheme does not have.
     """
@@ -199,22 +199,16 @@ def create(
     }
     step: float | Tensor = row.lr if lr is None else lr
     check_learning_rate(step, zero=True)
-    members: Any = params.named_parameters() if isinstance(params, nn.Module) else params
-    if row.rest is not None and same and not isinstance(params, Tensor):
-        members = params if isinstance(params, nn.Module) else list(members)
-        if isinstance(members, nn.Module) or not any(isinstance(m, dict) for m in members):
-            rest = {key: value for key, value in row.rest.items() if key not in overrides or not _is_shared(key)}
-            rest["preconditioner"] = _for_rest(rest["preconditioner"], own["preconditioner"], overrides)
-            factor = rest.pop("lr_factor", 1.0)
-            if factor != 1:
-                rest["lr"] = step * factor
-            members = param_groups(members, rest=rest)
+    if row.rest is not None and same and "rest" not in given:
+        rest = {key: value for key, value in row.rest.items() if not (key in overrides and concerns_all(key))}
+        given["rest"] = {**rest, "preconditioner": _for_rest(rest["preconditioner"], own["preconditioner"], overrides)}
+    members: Any = params
+    if isinstance(params, nn.Module):
+        members = list(params.named_parameters())
+        if given.get("rest") is not None and members:
+            found = find_parts([members], declared=declarations(given.pop("matrices", None)), modules=[params])
+            members = [{"params": members, "parts": found.of((p for _, p in members), split=True)}]
     return Optimizer(members, step, **{"scheme": row.scheme, **roles, **kept, **given})
-
-
-def _is_shared(key: str) -> bool:
-    """Whether an option, once given, concerns both groups: those of the update itself, such as the weight decay."""
-    return key in OPTIONS and OPTIONS[key].read_by == "update"
 
 
 def _for_rest(text: str, hidden: Role, overrides: Mapping[str, Any]) -> Role:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.optim.averaging import Averaging
+from sabun.optim.layouts import Layout
 from sabun.optim.momentum import scheme_of
 from sabun.optim.optimizer import Optimizer
+from sabun.optim.parts import layout_at, preconditioner_at, view_at
 from sabun.optim.preconditioners import Preconditioner
 
 __all__ = ["Reference"]
@@ -49,14 +51,14 @@ class Reference:
         """One step from the gradients that the parameters hold."""
         for group in self.optimizer.param_groups:
             group["lr_peak"] = max(group["lr_peak"], float(group["lr"]))
-            scheme = scheme_of(group)
             self.weights.append(group["averaging"].reference_weight(len(self.weights) + 1, float(group["lr"])))
-            for p in group["params"]:
+            for i, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    self._step(p, p.grad.clone(), self.memory.setdefault(p, _Memory()), scheme, group)
+                    layout, options = layout_at(group, i, p), view_at(group, i)
+                    self._step(p, p.grad.clone(), self.memory.setdefault(p, _Memory()), layout, options)
 
-    def _step(self, p: Tensor, g: Tensor, m: _Memory, scheme: schemes.LinearMultistep, group: dict[str, Any]) -> None:
-        preconditioner: Preconditioner = group["preconditioner"].for_shape(p.shape)
+    def _step(self, p: Tensor, g: Tensor, m: _Memory, layout: Layout | None, group: dict[str, Any]) -> None:
+        scheme, preconditioner = scheme_of(group), preconditioner_at(group, layout)
         h, decay = self._length(p, preconditioner, group), group["weight_decay"]
         if group["maximize"]:
             g = -g

@@ -136,8 +136,8 @@ def _form(group: dict[str, Any], bucket: Bucket, stored: _Operands) -> Update:
     if filter_.start_up == "unbiased":
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
-    work = Work(grads, terms, operands.state, bucket.count)
-    if bucket.special:
+    work = Work(grads, terms, bucket.state_of_matrices(operands.state), bucket.count)
+    if bucket.special or bucket.several:
         work.gather, work.scatter = bucket.gather, bucket.scatter
     if bucket.preconditioner.needs_matrix:
         work.team = lambda divide: team_of(bucket.params, divide=divide)
@@ -174,7 +174,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
     if (
         not averaging.steps_iterate
         or group["stochastic_rounding"]
-        or (preconditioner.needs_matrix and bucket.special)
+        or (preconditioner.needs_matrix and (bucket.special or bucket.several))
         or (
             bucket.upcast and not bucket.low_precision_state and averaging.like
         )  # a float32 average of unrounded parameters

@@ -87,9 +87,11 @@ class Recipe:
         package: str | None = None,
         given: Mapping[str, OptionValue] | None = None,
         accepts: tuple[str, ...] | None = (),
+        takes_model: bool = False,
     ) -> None:
         self.arm = arm
         self._make = make
+        self._takes_model = takes_model
         self.given = dict(given or {})
         """The options in the arm's notation and specification, its learning rate included."""
         self.accepts = accepts
@@ -126,6 +128,45 @@ class Recipe:
                 fix="Correct the arm's options or its search space, or choose an optimizer that fits the model: one "
                 "for matrices alone (torch.optim:Muon) has its counterpart for whole models in the presets (muon).",
             ) from error
+
+    def over_groups(
+        self, optimizer: torch.optim.Optimizer, hyperparameters: Mapping[str, OptionValue]
+    ) -> torch.optim.Optimizer:
+        """The optimizer over the parameter groups of another one, a group for each group, with its weight decay.
+
+        A group states a weight decay where it is not the default of ``optimizer``. An arm with a weight decay of its
+        own applies it to the largest, and keeps the ratios. Raises StudyError where the arm refuses.
+        """
+        takes_decay = self.accepts is None or "weight_decay" in self.accepts
+        groups: list[dict[str, Any]] = []
+        for number, theirs in enumerate(optimizer.param_groups):
+            names = theirs.get("param_names") or [f"{number}.{i}" for i in range(len(theirs["params"]))]
+            groups.append({"params": list(zip(names, theirs["params"], strict=True))})
+        stated = [_stated_decay(optimizer, theirs) for theirs in optimizer.param_groups]
+        own = hyperparameters.get("weight_decay", self.given.get("weight_decay"))
+        largest = max((_decay(theirs) for theirs in optimizer.param_groups), default=0.0)
+        for group, decay, theirs in zip(groups, stated, optimizer.param_groups, strict=True):
+            if decay is None or not takes_decay:
+                continue
+            if not isinstance(own, int | float):
+                group["weight_decay"] = decay
+            elif largest > 0:
+                group["weight_decay"] = own * (_decay(theirs) / largest)
+        if self._takes_model:  # it makes groups of its own
+            made = self.over(groups[0]["params"], hyperparameters)
+            for group in groups[1:]:
+                made.add_param_group({**group, "params": [p for _, p in group["params"]]})
+            return made
+        return self.over(groups if len(groups) > 1 or len(groups[0]) > 1 else groups[0]["params"], hyperparameters)
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    return float(group.get("weight_decay") or 0.0)
+
+
+def _stated_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> float | None:
+    given = group.get("weight_decay")
+    return None if given is None or given == optimizer.defaults.get("weight_decay") else float(given)
 
 
 def recipe(spec: ArmText) -> Recipe:
@@ -166,7 +207,16 @@ def recipe(spec: ArmText) -> Recipe:
     package = maker.name.partition(":")[0].partition(".")[0] if maker.kind == "class" else None
     centre = step or _step(maker, options)
     constant = _has_constant_lr(maker)
-    return Recipe(spec, make, centre, constant_lr=constant, package=package, given=given, accepts=maker.accepts)
+    return Recipe(
+        spec,
+        make,
+        centre,
+        constant_lr=constant,
+        package=package,
+        given=given,
+        accepts=maker.accepts,
+        takes_model=maker.takes_model,
+    )
 
 
 def _only_in_a_script(members: Members, values: Mapping[str, OptionValue]) -> torch.optim.Optimizer:

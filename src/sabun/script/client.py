@@ -60,10 +60,12 @@ def begin() -> None:
 def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:
     """Return the arm's optimizer over the same parameters in a study; ``optimizer`` itself outside a study.
 
-    Parameter groups are kept, with their notes (``name``, ``lr_scale``); a group without weight decay gets none. The
-    groups show the script's own learning rates, and what the script or a scheduler does to them is done to the arm's:
-    a step is taken at the arm's rate · the script's rate / the script's reference rate (:mod:`sabun.script.rates`).
-    Schedulers may be created before or after this call. Wrap for mixed precision or several devices after it.
+    Parameter groups are kept, with their notes (``name``, ``lr_scale``) and the weight decay that they state. Where the
+    arm has a weight decay of its own, it is that of the group with the largest, and the others keep their ratio to it.
+    The groups show the script's own learning rates, and what the script or a scheduler does to them is done to the
+    arm's: a step is taken at the arm's rate · the script's rate / the script's reference rate
+    (:mod:`sabun.script.rates`). Schedulers may be created before or after this call. Wrap for mixed precision or
+    several devices after it.
     ``peak_lr`` is the reference rate of a script whose ``lr`` is none, as with ``Adam(lr=1)`` under the schedule of
     Noam: the largest rate that the schedule reaches, at which the arm steps at its own.
 
@@ -161,26 +163,7 @@ def _equivalent(
 def _replace(optimizer: Any, arm: Any, values: Mapping[str, Any]) -> Any:
     from sabun.script import arms  # loads all optimizers, which a script outside a study does not need
 
-    recipe = arms.recipe(arm)
-    groups = optimizer.param_groups
-    named = [
-        [
-            (names[i] if (names := group.get("param_names")) else f"{index}.{i}", p)
-            for i, p in enumerate(group["params"])
-        ]
-        for index, group in enumerate(groups)
-    ]
-    swapped = recipe.over(named[0], values)
-    decays = "weight_decay" in swapped.defaults
-    has_names = "param_names" in swapped.param_groups[0]
-    for group, parameters in zip(groups[1:], named[1:], strict=True):
-        added: dict[str, Any] = {"params": parameters if has_names else [p for _, p in parameters]}
-        if decays and group.get("weight_decay") == 0:
-            added["weight_decay"] = 0.0
-        swapped.add_param_group(added)
-    if decays and groups[0].get("weight_decay") == 0 and any(group.get("weight_decay") for group in groups[1:]):
-        swapped.param_groups[0]["weight_decay"] = 0.0
-    return swapped
+    return arms.recipe(arm).over_groups(optimizer, values)
 
 
 def log(
@@ -234,6 +217,7 @@ def log(
         optimizer_s=_session.optimizer_s,
         gradient_evaluations=_session.evaluations,
         lr=lr,
+        load=_session.clock.meter.read(),
     )
     _session.epoch = number
     _session.optimizer_s = 0.0

@@ -220,12 +220,18 @@ class Rates:
         return _number(self._of(0, group).stepped_at(group.get("lr")))
 
     def record(self) -> list[dict[str, Any]]:
-        """Return, for each group, the rate asked for and the first, last and largest rate of its steps."""
+        """Return, for each group, the rate asked for and the first, last and largest rate of its steps.
+
+        ``roles`` are the numbers of parameters in hidden matrices and in the rest; None: all are treated alike.
+        """
+        from sabun.optim.parts import roles_of  # loads all optimizers
+
         return [
             {
                 "group": number,
                 "name": str(group["name"]) if "name" in group else None,
                 "parameters": sum(p.numel() for p in group["params"]),
+                "roles": roles_of(group),
                 "asked": rates.asked,
                 "first": rates.first,
                 "last": rates.last,

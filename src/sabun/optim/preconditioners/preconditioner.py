@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sabun.optim.distributed import Team
 from sabun.optim.role_registry import Registry, Role
-from sabun.optim.tensors import is_matrix
 from sabun.optim.terms import Tensors, Terms
 
 __all__ = ["PRECONDITIONERS", "ElementwiseForm", "MatrixForm", "Preconditioner", "Work"]
@@ -26,9 +25,10 @@ class Work:
     """What a preconditioner sees of one bucket of parameters in one step. It may write into ``state`` only.
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps the state names to one tensor per
-    parameter; ``count`` is the number of this step, from 1. ``gather`` and ``scatter`` turn the local part of a sharded
-    parameter into the whole and back; for a parameter that is not sharded they do nothing. ``team(divide)``
-    are the processes that share the matrices, see :func:`sabun.optim.distributed.team_of`.
+    parameter, those in ``matrix_keys`` to one per matrix; ``count`` is the number of this step, from 1. ``gather``
+    turns the local parts of parameters into their matrices (a parameter that is one matrix, and not sharded, is the
+    same tensor), and ``scatter`` turns matrices back into the local parts. ``team(divide)`` are the processes that
+    share the matrices, see :func:`sabun.optim.distributed.team_of`.
     """
 
     grads: Tensors
@@ -105,7 +105,7 @@ class Preconditioner(Role):
         raise NotImplementedError
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of further state tensors, from the full shape of the parameter."""
+        """Names and shapes of further state tensors of one matrix, from its full shape."""
         return {}
 
     @staticmethod
@@ -117,10 +117,6 @@ class Preconditioner(Role):
     def fallback(self) -> Preconditioner:
         """The preconditioner of a parameter that is not a matrix, where this one needs matrices."""
         raise NotImplementedError
-
-    def for_shape(self, shape: torch.Size) -> Preconditioner:
-        """The preconditioner of a parameter of this shape: itself, or its :attr:`fallback`."""
-        return self.fallback if self.needs_matrix and not is_matrix(shape) else self
 
     def scale(self, vector: Tensor, gradient: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """P⁻¹·vector as P stands now, in new memory; for the stability control, where P⁻¹ is a linear map.
