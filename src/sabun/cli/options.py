@@ -87,7 +87,9 @@ Source = Annotated[
     str | None,
     argument("A study file, or a task of your own: a Python file and the class in it.", "STUDY.toml|FILE.py:CLASS"),
 ]
-Task = Annotated[str | None, option("Built-in task, such as digits (the default).", "NAME", STUDY)]
+Task = Annotated[
+    str | None, option("Built-in task, such as digits. Without a task and arms: the demonstration.", "NAME", STUDY)
+]
 Script = Annotated[
     str | None,
     option("Your own training command. The script calls sabun.swap(optimizer) and sabun.log(...).", "COMMAND", STUDY),

@@ -31,9 +31,9 @@ def study_from_options(
 ) -> Study:
     """Return the study that the options describe.
 
-    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None,
-    and a ``margin`` of None, keep the study's own value. Raises StudyError for options that contradict each other or
-    the study.
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Without a task and arms, the study is
+    the demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin`` of
+    None, keep the study's own value. Raises StudyError for options that contradict each other or the study.
     """
     given: dict[str, object] = {key: value for key, value in (budget or {}).items() if value is not None}
     if script is not None:
@@ -50,6 +50,8 @@ def study_from_options(
                 fix="Edit the file, or give the task and the arms as options.",
             )
         study = Study.load(source)
+    elif source is None and task is None and baseline is None and not candidates:
+        study = studies.demonstration()
     else:
         what = source or task or "digits"
         if baseline is None:  # a script is compared with the optimizer that it makes
