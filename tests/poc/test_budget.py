@@ -18,6 +18,7 @@ from sabun.errors import StudyError
 from sabun.poc import evidence as stored
 from sabun.poc.allocation import (
     ASSUMED_SD,
+    PLANNED_SHARE,
     Design,
     Durations,
     allocate,
@@ -92,7 +93,7 @@ def test_more_budget_never_gives_less_and_none_is_exceeded(
             with pytest.raises(StudyError, match="decides nothing"):
                 allocate(limit, arms=arms, durations=durations, spent_s=spent)
             continue
-        if factor < 1.04:  # between the least plan and its reserve
+        if factor < 1.001 / PLANNED_SHARE:  # between the least plan and its reserve
             continue
         design = allocate(limit, arms=arms, durations=durations, spent_s=spent)
         if durations is None:
