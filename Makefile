@@ -22,7 +22,7 @@ $(BIN)/.dev: $(BIN)/.poc
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
 poc: $(BIN)/.poc
-	@$(BIN)/sabun poc run --task digits --out runs/digits
+	@$(BIN)/sabun poc run --out runs/demonstration
 
 ## make check: lint, format, types, import contracts (seconds)
 check: $(BIN)/.dev

@@ -74,6 +74,12 @@ COMMANDS: dict[str, list[list[str]]] = {
     "poc log": [["finished"], ["finished", "--format", "csv"], ["finished", "--format", "json"]],
     "poc compare": [["finished", "other"], ["finished", "other", "--lang", "ja"], ["finished", "other", "--json"]],
     "poc export": [["finished", "--csv", "-"], ["finished", "--json"]],
+    "poc judge": [
+        ["runs.csv", "--by", "arm", "--baseline", NAMES["baseline"]],
+        ["runs.csv", "--by", "arm", "--baseline", NAMES["baseline"], "--lang", "ja"],
+        ["runs.csv", "--by", "arm", "--baseline", NAMES["baseline"], "--json"],
+        ["runs.csv", "--by", HOSTILE, "--baseline", HOSTILE],
+    ],
     "poc init": [["new.toml", "--task", HOSTILE], ["new.toml", "--script", "python " + HOSTILE]],
     "poc check": [["study.toml"], ["study.toml", "--json"]],
     "poc calibrate": [["--studies", "5"], ["finished", "--studies", "5"], ["--studies", "5", "--json"]],
@@ -130,6 +136,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "study.toml").write_text(STUDY.format(**quoted).replace("\x9b", "\\u009b"), encoding="utf-8")
     for name in ("finished", "other"):
         assert app.run(["poc", "run", str(path / "study.toml"), "--out", str(path / name), "--quiet"]) == 0
+    assert app.run(["poc", "export", str(path / "other"), "--csv", str(path / "runs.csv")]) == 0
     shutil.copytree(path / "other", path / "changed")
     records = (path / "changed" / "records.jsonl").read_bytes().splitlines(keepends=True)
     (path / "changed" / "records.jsonl").write_bytes(b"".join(records[:2] + records[3:]))

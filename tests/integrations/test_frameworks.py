@@ -168,7 +168,7 @@ class Module(pl.LightningModule):
         self.net, self.bad, self.seen = nn.Linear(3, 1), bad, []
     def training_step(self, batch, index):
         loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
-        return loss * float("nan") if self.bad and self.global_step >= self.bad and index % 2 else loss
+        return loss * float("nan") if self.bad and self.bad <= self.global_step < self.bad + 4 else loss
     def validation_step(self, batch, _):
         self.seen.append(float(nn.functional.mse_loss(self.net(batch[0]), batch[1])))
     def configure_optimizers(self):
@@ -196,6 +196,17 @@ plain, guarded = Module(), Module()
 fit(plain, gradient_clip_val=0.1)
 trainer = fit(guarded, Guarding(), gradient_clip_val=0.1)
 print("guarded", torch.equal(plain.net.weight, guarded.net.weight), trainer.global_step)
+class Noisy(Module):
+    def training_step(self, batch, index):
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        return loss * float("nan") if self.trainer.fit_loop.total_batch_idx == self.bad else loss
+for bad in (None, 9):
+    noisy, guarding = Noisy(bad), Guarding(every=4)
+    trainer = pl.Trainer(max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                         callbacks=[guarding], accumulate_grad_batches=4)
+    trainer.fit(noisy, DataLoader(data, 1, shuffle=True))
+    print("accumulated", bad, guarding.guard.steps, [event for event, _ in guarding.guard.events])
 sick = Module(bad=4)
 guarding = Guarding(champion=lambda params: torch.optim.SGD(params, lr=0.01), every=4, max_rollbacks=1)
 try:
@@ -211,4 +222,6 @@ def test_lightning_validates_at_the_average_and_is_guarded(python: str, tmp_path
     said = run_script(python, str(tmp_path / "fit.py"))
     assert "averages True True" in said  # as a loop written out
     assert "guarded True 12" in said  # a guard without trouble changes nothing
-    assert "finite True True True" in said  # every other loss is NaN from step 4 on
+    assert "accumulated None 80 ['guard.started']" in said  # batches of one, 4 to a step
+    assert "accumulated 9 80 ['guard.started', 'guard.skipped']" in said  # in the second batch of the third step
+    assert "finite True True True" in said  # four losses in succession are NaN

@@ -35,7 +35,7 @@ def untimed(results: Iterable[RunResult]) -> list[dict[str, Any]]:
         for key in ("started", "ended", "peak_memory_bytes"):
             del fields[key]
         for epoch in fields["epochs"]:
-            for key in ("train_s", "eval_s", "optimizer_s"):
+            for key in ("train_s", "eval_s", "optimizer_s", "load"):
                 del epoch[key]
         stripped.append(fields)
     return stripped

@@ -17,7 +17,7 @@ from sabun.poc.judgement.assess import METHODS, PROBLEMS, assess, decided, plan
 from sabun.poc.judgement.assessment import Assessment, Comparison, EarlierStudy, Reason, Tuning
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import REASONS
-from sabun.poc.records import RunResult
+from sabun.poc.records import Load, RunResult
 
 from .evidence import run, runs_of, study
 
@@ -527,6 +527,12 @@ def _gallery() -> list[Assessment]:
     ratio = [b * 1.1 * (1.02 if i % 2 else 1 / 1.02) for i, b in enumerate(exact[0])]
     starved = {"base": Tuning("base", {"lr": 0.1}, 0.1, (), 0, 0.0, at_edge=("lr",))}
     edge = assess(study(1), runs_of([base, good], clock([1.0])), starved)
+    load = Load(cpu_s=0.1, preempted=1000)  # busy, and the time that was lost is not known
+    disturbed = [
+        dataclasses.replace(r, epochs=tuple(dataclasses.replace(e, load=load) for e in r.epochs))
+        for r in runs_of([base, good], clock([1.0]))
+    ]
+    busy = assess(study(1), disturbed, {})
     before = [EarlierStudy(f"s{i}", "", 10, {"c0": "go"}) for i in range(8)]
     repeated = assess(study(1), runs_of([base, good]), {}, before)
     tail = [math.expm1(i / 6) for i in range(16)]
@@ -534,7 +540,7 @@ def _gallery() -> list[Assessment]:
     skewed = assess(
         study(1, seeds=16), runs_of([[10 + 0.1 * x for x in tail], [9.2 + 0.2 * x for x in tail]], seconds), {}
     )
-    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed]
+    return [*found, suspect, judge([base, base], [exact[0], ratio]), edge, repeated, skewed, busy]
 
 
 def test_reasons_are_numbers_and_texts_only() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sabun.audit import AuditEvent
+from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import evidence as stored
 from sabun.poc.allocation import (
@@ -26,6 +27,7 @@ from sabun.poc.allocation import (
     sd_of_difference,
 )  # fmt: skip
 from sabun.poc.evidence.audit_trail import worked_s
+from sabun.poc.executors.executor import Unit
 from sabun.poc.executors.in_process import InProcess
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.calibrate import calibrate
@@ -38,6 +40,8 @@ from sabun.poc.resolved import resolve
 from sabun.poc.spec import Arm, LogUniform, Run, Study, Thresholds
 from sabun.poc.study import default_study, run
 from sabun.poc.tuning import Tuner
+from sabun.report import html, markdown
+from sabun.report.publish import judge
 
 from .helpers import SGD, task, tiny_study
 
@@ -166,18 +170,24 @@ class Clock:
 
 
 class Timed(InProcess):
-    """Runs take as long as ``seconds`` says, on the clock of the test."""
+    """Makes up results. A run takes as long as ``seconds`` says, on the clock of the test."""
 
     def __init__(self, clock: Clock, seconds: Callable[[Run], float]) -> None:
         super().__init__()
         self.clock = clock
         self.seconds = seconds
 
+    def submit(self, unit: Unit) -> None:
+        (self.run,) = unit
+
     def next(self) -> tuple[Run, Epoch | RunResult]:
-        run, item = super().next()
-        if isinstance(item, RunResult):
-            self.clock.now += self.seconds(run)
-        return run, item
+        run, seconds = self.run, self.seconds(self.run)
+        self.clock.now += seconds
+        luck = (-1) ** run.seed * (0.03 + 0.004 * (run.seed // 2))  # symmetric
+        own = random.Random(run.id).gauss(0, 0.005)
+        loss = (0.8 if run.arm == ADAMW else 1.0) * (1 + luck + own)
+        epochs = [Epoch(e, None, loss, None, 1.0 + 0.02 * own, 0.0, 0.0, e) for e in (1, 2)]
+        return run, run.result("finished", epochs, weights_sha256="0")
 
 
 def limited(limit: str, **budget: object) -> Study:
@@ -193,7 +203,7 @@ def counts(evidence: stored.StudyEvidence) -> dict[tuple[str, str], int]:
 
 @pytest.mark.parametrize(
     ("slower", "trials", "seeds"),
-    [(1.0, 4, 10), (1.3, 3, 7), (1.6, 2, 6), (3.0, 1, 3)],
+    [(1.0, 4, 10), (1.3, 3, 7), (1.6, 2, 6), (3.0, 1, 4)],
     ids=["as planned", "slower", "just enough", "too slow to decide"],
 )
 def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
@@ -206,8 +216,8 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
         return slower * (2.5 if run.arm == ADAMW else 1.5)
 
     study = limited("62s")
-    evidence = run(study, tmp_path, executor=Timed(clock, seconds), clock=clock)
-    assert clock.now <= 62.0 * GRACE
+    evidence = run(study, tmp_path / "study", executor=Timed(clock, seconds), clock=clock)
+    assert clock.now <= 62.0 * GRACE < 62.0 * 1.1
     if slower < 3:
         assert clock.now >= 0.85 * 60
     assert (evidence.effective.budget.trials, evidence.effective.budget.seeds) == (trials, seeds)
@@ -217,24 +227,67 @@ def test_a_slow_study_drops_trials_and_pairs_of_all_arms_and_ends_in_time(
     for arm in (SGD, ADAMW):
         assert len(evidence.tuning[arm].trials) == trials
     assert evidence.study == study
-    assert stored.verify(tmp_path).ok
-    assert stored.read(tmp_path).effective == evidence.effective
+    assert stored.verify(tmp_path / "study").ok
+    assert stored.read(tmp_path / "study").effective == evidence.effective
     reduced = [event for event in evidence.events if event.event == "plan.reduced"]
     assert bool(reduced) == (slower > 1)
     judged = assess(evidence.effective, evidence.runs, evidence.tuning)
-    (reason,) = (reason for reason in judged.verdicts[0].reasons if reason.kpi == "K1")
-    assert ("too_few" in reason.code) == (seeds < 6)
-    assert "incomplete" not in reason.code
+    codes = " ".join(reason.code for reason in judged.verdicts[0].reasons if reason.kpi == "K1")
+    assert ("too_few" in codes) == (seeds < 6)
+    assert "incomplete" not in codes
     if seeds >= 6:  # the whole error is spent on the pairs that there are
         (row,) = (row for row in judged.comparisons if row.kpi == "final_loss")
         assert row.level == pytest.approx(0.95)
-    again = run(study, tmp_path, executor=Timed(clock, seconds), clock=clock)
-    assert again.runs == evidence.runs
+    if slower < 3:  # then no repetition was left out
+        again = run(study, tmp_path / "study", executor=Timed(clock, seconds), clock=clock)
+        assert again.runs == evidence.runs
+
+
+class Failing(Timed):
+    """One run of the candidate fails."""
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        run, item = super().next()
+        if (run.arm, run.seed, run.phase) == (ADAMW, 3, "evaluate"):
+            return run, run.result("failed", [], failure="it crashed")
+        return run, item
+
+
+def looked(clock: Clock, tmp_path: Path, kind: type[Timed]) -> stored.StudyEvidence:
+    study = limited("14h", trials=3, seeds=20, looks=default_looks(20))
+    return run(study, tmp_path / "study", executor=kind(clock, lambda run: 2.0), clock=clock)
+
+
+def test_stopped_early_the_report_says_after_how_many_pairs_and_what_was_saved(tmp_path: Path) -> None:
+    evidence = looked(Clock(), tmp_path, Timed)
+    assert counts(evidence)[ADAMW, "evaluate"] == 10
+    report = judge(evidence, describe=lambda study, tuning: {})
+    assert report.decision == "go"
+    (early,) = (note for note in report.course if note.key == "course.early")
+    assert report.sentence(early, "en") == (
+        "Stopped early at an interim look, after 10 of 20 pairs, because every candidate was decided. "
+        "That saved 20 runs, about 40.0 s."
+    )
+    assert "20 組中 10 組の中間判定で早期に終了" in report.sentence(early, "ja")
+    (own,) = (note for note in report.course if note.key.startswith("course.own"))
+    assert "lr 0.03" in report.sentence(own, "en")
+    for shown in (markdown.render(report, "en"), html.render(report, "en")):
+        assert "after 10 of 20 pairs" in shown
+        assert "as it is given" in shown
+
+
+def test_a_failed_run_of_the_candidate_is_never_a_go_at_a_look(tmp_path: Path) -> None:
+    evidence = looked(Clock(), tmp_path, Failing)
+    assert counts(evidence)[ADAMW, "evaluate"] == 20  # the look decides nothing, and the study goes on
+    report = judge(evidence, describe=lambda study, tuning: {})
+    assert report.decision == "undecided"
+    assert [event.data["decided"] for event in evidence.events if event.event == "look.taken"] == [False]
+    assert not any(note.key == "course.early" for note in report.course)
 
 
 def test_a_limit_of_runs_holds(tmp_path: Path) -> None:
     design = allocate(Limit.parse("14runs"), arms=2)
-    evidence = run(limited("14runs", **design.budget), tmp_path)
+    evidence = run(limited("14runs", **design.budget), tmp_path / "study")
     assert len(evidence.runs) == 14
     with pytest.raises(StudyError, match="16 runs are planned, and the limit is 14"):
         limited("14runs", trials=1, seeds=6)
@@ -246,18 +299,18 @@ def test_runs_that_never_end_are_abandoned_with_their_pair(tmp_path: Path) -> No
     clock = Clock()
 
     class Slow(Timed):
-        """The run of one arm and seed takes an hour for each epoch."""
+        """The run of one arm and seed logs an epoch each hour, and does not end."""
 
         def next(self) -> tuple[Run, Epoch | RunResult]:
-            run, item = super().next()
-            if (run.arm, run.seed, run.phase) == (ADAMW, 7, "evaluate"):
+            if (self.run.arm, self.run.seed, self.run.phase) == (ADAMW, 7, "evaluate"):
                 clock.now += 3600
-            return run, item
+                return self.run, Epoch(1, None, 1.0, None, 3600.0, 0.0, 0.0, 1)
+            return super().next()
 
-    evidence = run(limited("100s"), tmp_path, executor=Slow(clock, lambda run: 2.0), clock=clock)
+    evidence = run(limited("100s"), tmp_path / "study", executor=Slow(clock, lambda run: 2.0), clock=clock)
     assert evidence.effective.budget.seeds == 7
     assert (ADAMW, 7) not in {(run.arm, run.seed) for run in evidence.runs if run.phase == "evaluate"}
-    assert stored.verify(tmp_path).ok
+    assert stored.verify(tmp_path / "study").ok
     assert assess(evidence.effective, evidence.runs, evidence.tuning).comparisons[0].n == 7
 
 
@@ -298,7 +351,7 @@ def test_a_tuning_run_at_a_fraction_predicts_a_whole_one() -> None:
         pace.observe(*timed_run(arm, 0, "tune", 6.0, 4.0))
     for spent, fits in ((963.0, True), (965.0, False)):
         clock.now = spent
-        assert pace.may_pair(3, repeats_left=False) == fits
+        assert pace.may_pair(7, repeats_left=False) == fits
 
 
 def test_the_working_time_is_that_of_the_sessions() -> None:
@@ -320,10 +373,10 @@ def test_the_working_time_is_that_of_the_sessions() -> None:
 def test_a_reduction_that_no_study_made_is_found(tmp_path: Path) -> None:
     from sabun.audit import AuditLog
 
-    run(limited("62s", trials=0, seeds=6), tmp_path)
-    AuditLog(tmp_path / "audit.jsonl").append("plan.reduced", {"trials": 0, "seeds": 3, "spent_s": 1.0})
-    assert "reduces a study that was not running" in stored.verify(tmp_path).problem
-    assert json.loads((tmp_path / "study.json").read_text())["study"]["budget"]["limit"] == "62s"
+    run(limited("62s", trials=0, seeds=6), tmp_path / "study")
+    AuditLog(tmp_path / "study" / "audit.jsonl").append("plan.reduced", {"trials": 0, "seeds": 3, "spent_s": 1.0})
+    assert "reduces a study that was not running" in stored.verify(tmp_path / "study").problem
+    assert json.loads((tmp_path / "study" / "study.json").read_text())["study"]["budget"]["limit"] == "62s"
 
 
 def test_the_baselines_own_setting_is_among_the_trials() -> None:
@@ -375,3 +428,17 @@ def test_tuning_does_a_part_of_the_training(tmp_path: Path) -> None:
     lengths = {(run.phase, run.epochs[-1].epoch) for run in evidence.runs}
     assert lengths == {("tune", 2), ("evaluate", 6), ("repeat", 6)}
     assert pytest.approx(0.0447, abs=1e-4) == ASSUMED_SD
+
+
+def test_a_budget_that_decides_nothing_is_a_users_error_and_a_plan_needs_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arms = ["--baseline", SGD, "--candidate", ADAMW, "--epochs", "1", "--quiet"]
+    assert app.run(["poc", "plan", task(), *arms, "--budget", "13runs"]) == 2
+    assert "--budget 14runs" in capsys.readouterr().err
+    assert app.run(["poc", "plan", task(), *arms, "--budget", "20runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 arms, 20 runs" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,8 @@ from sabun.poc.executors.in_process import InProcess
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.schedule import evaluation_order
 from sabun.poc.spec import Arm, Run, Study
-from sabun.poc.study import default_study, run, validate
+from sabun.poc.study import default_study, demonstration, run, validate
+from sabun.poc.study_options import study_from_options
 
 from .helpers import SGD, task, tiny_study, untimed
 
@@ -354,3 +355,17 @@ def test_a_sequential_study_ends_at_the_look_that_decides(
     assert {r.seed for r in evidence.runs if r.phase == "evaluate"} == set(range(4 if stops else 5))
     last = [event for event in heard if isinstance(event, events.RunFinished)][-1]
     assert last.remaining_s >= 0.0
+
+
+def test_the_demonstration_is_what_runs_without_a_task_and_arms() -> None:
+    """Both usual optimizers, a rule of the kind that papers derive, two for stability, and the preset."""
+    study = study_from_options(budget={"epochs": 2})
+    shown = demonstration()
+    assert study == shown.model_copy(update={"budget": shown.budget.model_copy(update={"epochs": 2})})
+    names = ["AdamW", "SGD(momentum=0.9)", "taylor-4", "look-ahead", "nesterov", "sabun"]
+    assert [arm.name for arm in shown.arms] == names
+    assert (shown.task, shown.seed, shown.thresholds.margin) == ("digits-cnn", 1, 0.01)
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"evaluated on {shown.budget.seeds} paired seeds" in readme
+    assert f"a budget of {shown.budget.epochs} epochs" in readme
+    assert study_from_options(candidates=["euler"]).task == "digits"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,8 @@ from sabun.poc.spec import Arm, Budget, Study
 from sabun.report.build import build
 from sabun.report.facts import Report
 from sabun.report.money import Prices
+
+_NO_RECORDS = cast(StudyRecords, SimpleNamespace(results={}, exclusive=set()))
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def evidence(case: Case, **changes: Any) -> StudyEvidence:
         "path": Path(), "study": case.study, "effective": case.study, "runs": case.runs,
         "tuning": case.assessment.tuning,
         "environment": case.environment, "mixed": False, "verification": StudyVerification(True, len(case.runs), ""),
-        "records": cast(StudyRecords, None), "events": (), "records_sha256": "ab" * 32,
+        "records": _NO_RECORDS, "events": (), "records_sha256": "ab" * 32,
     }  # fmt: skip
     return StudyEvidence(**(values | changes))
 

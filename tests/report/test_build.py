@@ -275,7 +275,7 @@ def test_every_reason_for_being_undecided_has_an_advice() -> None:
     from sabun.report.narrative import _ADVICE
 
     decided = {"k1_better", "k1_small", "k1_worse", "k1_diverged_more", "k2_not_worse", "k2_worse", "k2_diverged_more"}
-    decided |= {"k3_within", "k3_time_to_target", "k3_beyond", *REMARKS}
+    decided |= {"k3_within", "k3_time_to_target", "k3_beyond", "k3_busy", *REMARKS}
     assert sorted(code for codes in _ADVICE.values() for code in codes) == sorted(set(REASONS) - decided)
 
 

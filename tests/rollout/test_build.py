@@ -117,7 +117,7 @@ def test_the_guard_falls_back_to_the_plans_champion(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     opt = optimizer(model.parameters(), job_id="job", path=tmp_path)
     guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
-    for told in [1.0] * 6 + [float("inf")] * 2:
+    for told in [1.0] * 6 + [float("inf")] * 4:
         opt.zero_grad()
         model(torch.ones(4, 3)).square().mean().backward()
         guard.step(told)
@@ -137,7 +137,7 @@ def test_a_champion_that_treats_layers_differently_gets_the_model(part: bool, tm
     trained = [p for name, p in model.named_parameters() if not (part and name.startswith("3."))]
     opt = optimizer(trained, job_id="job", path=tmp_path)
     guard = sabun.Guard(model, opt, champion=champion(choice_of(opt)), max_rollbacks=1, every=5)
-    for told in [1.0] * 6 + [float("inf")] * 2:
+    for told in [1.0] * 6 + [float("inf")] * 4:
         opt.zero_grad()
         model(torch.arange(6)).square().mean().backward()
         guard.step(told)

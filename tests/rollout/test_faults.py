@@ -31,14 +31,24 @@ def _load() -> ModuleType:
 workloads = _load()
 WORK = {"digits-cnn": workloads.digits_cnn, "charlm": workloads.charlm}
 
-# What the log must tell, in order. A single corrupted batch of text does a language model too little harm to make it
-# diverge, guard or no guard; a corrupted shard does.
+# What the log must tell, in order, and the reason of the first event. A single corrupted batch of text does a language
+# model too little harm to make it diverge, guard or no guard, so it is no anomaly; a corrupted shard does, and is found
+# by the losses that follow it.
+SKIPPED = ["guard.skipped"] * 3
 STORIES = {
-    "nan-gradient": ["guard.skipped"],
-    "loss-times-1000": ["guard.skipped"],
-    "corrupted-batch": ["guard.skipped"],
-    "corrupted-shard": ["guard.skipped", "guard.rolled-back", *["guard.skipped"] * (workloads.SHARD - 2)],
-    "lr-times-100": ["guard.skipped", "guard.rolled-back", "guard.rolled-back", "guard.fell-back"],
+    "nan-gradient": (["guard.skipped"], "gradient-not-finite"),
+    "loss-times-1000": (["guard.skipped"], "loss-spike"),
+    "corrupted-batch": (["guard.skipped"], "loss-spike"),
+    "corrupted-shard": ([*SKIPPED, "guard.rolled-back", "guard.skipped"], "loss-spike"),
+    "lr-times-100": ([*SKIPPED, "guard.rolled-back", "guard.rolled-back", "guard.fell-back"], "loss-spike"),
+}
+OTHERWISE = {
+    ("charlm", "corrupted-batch"): ([], None),
+    ("charlm", "corrupted-shard"): (["guard.rolled-back"], "loss-jump"),
+    ("charlm", "lr-times-100"): (
+        [*SKIPPED, "guard.rolled-back", *SKIPPED, "guard.rolled-back", *SKIPPED, "guard.fell-back"],
+        "loss-spike",
+    ),
 }
 HARMLESS = {("charlm", "corrupted-batch")}
 
@@ -63,11 +73,13 @@ def test_a_fault_costs_at_most_five_per_cent_and_the_log_tells_the_story(name: s
     assert loss <= 1.05 * undisturbed(name)
     assert audit.verify(path).ok
     records = AuditLog(path).read()
-    assert [record.event for record in records] == ["guard.started", *STORIES[fault]]
+    events, reason = OTHERWISE.get((name, fault), STORIES[fault])
+    assert [record.event for record in records] == ["guard.started", *events]
     assert {record.data["job_id"] for record in records} == {"job-7"}
-    first = records[1].data
-    assert first["reason"] == ("gradient-not-finite" if fault == "nan-gradient" else "loss-spike")
-    assert workloads.AT <= first["step"] <= workloads.AT + 5
+    if events:
+        first = records[1].data
+        assert first["reason"] == reason
+        assert workloads.AT <= first["step"] <= workloads.AT + (20 if reason == "loss-jump" else 5)
     assert guard.fallen_back == (fault == "lr-times-100")
     if guard.fallen_back:
         assert (records[-1].data["from"], records[-1].data["to"]) == ("SGD", "AdamW")
@@ -155,7 +167,7 @@ def test_a_training_killed_between_any_two_writes_resumes_and_ends_the_same(name
         place = tmp_path / f"killed-{number}"
         assert place.with_suffix(".txt").read_text() == (tmp_path / "whole.txt").read_text()  # to the bit
         # Bounded: two good states, and no half-written one.
-        assert [path.suffix for path in place.iterdir()] == [".pt", ".pt"]
+        assert sorted(path.suffix for path in place.iterdir()) == ["", ".pt", ".pt"]  # with the lock
         log = tmp_path / f"{place.name}.jsonl"
         assert audit.verify(log).ok
         told = [record.event for record in AuditLog(log).read() if record.event != "audit.recovered"]

@@ -87,7 +87,9 @@ Source = Annotated[
     str | None,
     argument("A study file, or a task of your own: a Python file and the class in it.", "STUDY.toml|FILE.py:CLASS"),
 ]
-Task = Annotated[str | None, option("Built-in task, such as digits (the default).", "NAME", STUDY)]
+Task = Annotated[
+    str | None, option("Built-in task, such as digits. Without a task and arms: the demonstration.", "NAME", STUDY)
+]
 Script = Annotated[
     str | None,
     option("Your own training command. The script calls sabun.swap(optimizer) and sabun.log(...).", "COMMAND", STUDY),
@@ -114,6 +116,19 @@ Margin = Annotated[
     str | None,
     option("Smallest improvement of the loss worth adopting, as 1% (the default) or 0.01.", "PERCENT", STUDY),
 ]
+Within = Annotated[
+    str | None,
+    option(
+        "What the whole study may take: 14runs, 10min, 8h or 2d. Trials, pairs and looks are planned for it.",
+        "LIMIT",
+        BUDGET,
+        name="--budget",
+    ),
+]
+Seeds = Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)]
+Trials = Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)]
+NoTuning = Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)]
+Epochs = Annotated[int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)]
 TimeLimit = Annotated[
     float | None, option("With --script: stop a run that takes longer and record it as failed.", "SECONDS", BUDGET)
 ]

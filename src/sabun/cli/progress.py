@@ -74,6 +74,8 @@ class _Messages:
         if isinstance(event, events.RunsWithdrawn):
             depending = f", and {event.dependent} that depend on them" if event.dependent else ""
             return f"repeating {event.failed} failed run{'s' if event.failed > 1 else ''}{depending}"
+        if isinstance(event, events.TimingsWithdrawn):
+            return f"repeating {event.runs} timings that were taken on a busy machine"
         if isinstance(event, events.SeedsNotBatched):
             return f"{event.arm}: seeds are not batched, because {event.reason}"
         if isinstance(event, events.RunRetried):

@@ -214,14 +214,21 @@ class Guarding(Callback):  # type: ignore[misc]
     """Checks every step with a :class:`sabun.Guard` before it is taken. ``options`` are those of the guard.
 
     ``guard`` is set when the fit starts. Requires a single optimizer and automatic optimization without a gradient
-    scaler, and raises OptionError otherwise. After a fall-back ``trainer.optimizers`` holds the champion, and so do
-    checkpoints.
+    scaler, and raises OptionError otherwise. With ``accumulate_grad_batches`` the guard judges the mean loss of the
+    batches of a step. After a fall-back ``trainer.optimizers`` holds the champion, and so do checkpoints.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.guard: Guard | None = None
         self._resumed: dict[str, Any] | None = None
+        self._loss: torch.Tensor | None = (
+            None  # the sum since the last step; Lightning divides by the number of batches
+        )
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Add the loss of a batch to that of the step."""
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the guard and wrap the optimizer's step."""
@@ -250,8 +257,9 @@ class Guarding(Callback):  # type: ignore[misc]
                     guard.step(closure=closure)
                     return None
                 loss = closure()
-                if loss is not None:  # None: training_step skips this batch
-                    guard.step(loss)
+                total, self._loss = self._loss, None
+                if total is not None:  # None: training_step skips these batches
+                    guard.step(total)
                 return loss
             finally:
                 inside = False

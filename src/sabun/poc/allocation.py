@@ -33,8 +33,10 @@ __all__ = [
 
 LOSS_OF_POWER: Final = 0.02
 """The power that a default interim look may cost, for the effect that the study without it finds with 80%."""
-PLANNED_SHARE: Final = 0.97
+PLANNED_SHARE: Final = 0.92
 """Share of a limit of time that is planned; the rest is for what runs take more than the timed ones."""
+MOST_SEEDS: Final = 200
+"""With more seeds no look is chosen: it would take long to compare them all."""
 QUARTER, HALF, WHOLE = 0.25, 0.5, 1.0
 
 
@@ -163,7 +165,7 @@ def default_looks(seeds: int, candidates: int = 1, level: float = 0.95) -> tuple
     What it costs is determined at the effect that the study without it finds with a probability of 80%, what it saves
     at one and a half times that effect. Empty where no look costs so little, as below 20 seeds.
     """
-    shift = detectable(1.0, seeds, (1 - level) / candidates)
+    shift = detectable(1.0, seeds, (1 - level) / candidates) if 0 < seeds <= MOST_SEEDS else None
     if shift is None:
         return ()
     found: tuple[int, ...] = ()

@@ -275,7 +275,7 @@ class _Check:
             shown = ", ".join(str(count) for count in counts_between[:8])
             self._find("uneven", self.baseline, f"steps from log to log: {shown}")
         left = observed.get("unlogged_steps", 0)
-        if usual and left * 2 > usual:
+        if left * 2 > observed.get("steps_per_log", 0) > 0:
             self._find("unlogged", self.baseline, f"{left} steps after the last log")
         if self.command and self.command.takes_epochs and self.seen and self.seen.whole:
             asked, logged = self.study.budget.epochs, once.epochs[-1].epoch

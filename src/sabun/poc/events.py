@@ -24,6 +24,7 @@ __all__ = [
     "SeedsNotBatched",
     "StudyFinished",
     "StudyStarted",
+    "TimingsWithdrawn",
     "TuningFinished",
     "TuningStarted",
 ]
@@ -49,6 +50,13 @@ class RunsWithdrawn:
 
     failed: int
     dependent: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimingsWithdrawn:
+    """``runs`` timing runs are repeated, because the machine was busy."""
+
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,7 @@ class StudyFinished:
 Event: TypeAlias = (
     StudyStarted
     | RunsWithdrawn
+    | TimingsWithdrawn
     | SeedsNotBatched
     | TuningStarted
     | RunStarted

@@ -5,8 +5,10 @@ Trials and pairs are dropped from the end, for all arms, before one of their run
     tuning       after its own setting, every arm starts a further trial only if the least number of pairs that can
                  decide still fits into the limit, at the pace so far; the fourth and later ones only if the whole rest
                  of the study fits, or if they end within the share of the limit that the plan has for tuning
-    comparison   a further pair starts only if it, the repetitions and the timing runs end within the limit
-    the end      :data:`GRACE` beyond the limit, runs that are still under way are abandoned, with their pair
+    comparison   a further pair starts only if it, the repetitions and the timing runs end within the limit. While there
+                 are fewer pairs than can decide, it needs to end within :data:`GRACE` times the limit
+    the end      repetitions for which :data:`GRACE` times the limit leaves no time are left out, and runs that are
+                 under way then are abandoned, with their pair
 
 The rule looks at the clock alone: at the time of whole trials and pairs, summed over the arms, never at a loss, nor at
 which arm took the time. If an arm is compared with itself, exchanging the two runs of a pair therefore changes neither
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
-from sabun.poc.judgement.statistics import needed_pairs
+from sabun.poc.judgement.statistics import error_of_study, needed_pairs
 from sabun.poc.limit import Limit
 from sabun.poc.records import RunResult
 from sabun.poc.resolved import ResolvedStudy
@@ -31,8 +33,8 @@ from sabun.poc.tasks.script_command import TIMING_EPOCHS, ScriptCommand
 
 __all__ = ["Pace"]
 
-GRACE = 1.1
-"""Multiple of the limit at which runs under way are abandoned."""
+GRACE = 1.06
+"""Multiple of the limit within which a study ends; the report and the start of processes take time, too."""
 FEWEST_TRIALS = 3
 
 
@@ -52,8 +54,8 @@ class _Took:
 class Pace:
     """The working time of a study with a limit of time, and of its runs.
 
-    ``spent_s`` passed in earlier sessions and in planning, ``slots`` runs take place at a time, ``timed`` whether
-    timing runs follow. ``clock`` returns seconds.
+    ``spent_s`` passed in earlier sessions and in planning, ``slots`` runs take place at a time. ``earlier`` is
+    the number of studies of the same arms and task before it. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Pace:
         *,
         spent_s: float = 0.0,
         slots: int = 1,
+        earlier: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limit = Limit.parse(resolved.study.budget.limit).seconds if resolved.study.budget.limit else None
@@ -69,8 +72,8 @@ class Pace:
         self.slots = slots
         self._budget = resolved.study.budget
         self._arms = list(resolved.arms)
-        level = resolved.study.thresholds.level
-        self._least_pairs = min(self._budget.seeds, needed_pairs((1 - level) / len(resolved.study.candidates)))
+        error = error_of_study(1 - resolved.study.thresholds.level, earlier)
+        self._least_pairs = min(self._budget.seeds, needed_pairs(error / len(resolved.study.candidates)))
         script = isinstance(resolved.task, ScriptCommand)
         self._timing_epochs = TIMING_EPOCHS if script else 1
         by_data = isinstance(resolved.task, ScriptCommand) and resolved.task.takes_fraction
@@ -128,9 +131,16 @@ class Pace:
         cost = self._pair_s()
         if cost is None or self.limit == math.inf:
             return True
+        if pairs < self._least_pairs and self.spent_s + cost + pairs * self._timing_s() <= GRACE * self.limit:
+            return True
         under_way = busy * cost / len(self._arms) / 2
         rest = under_way + cost * (1 + repeats_left) + (pairs + 1) * self._timing_s()
         return self.spent_s + rest <= self.limit
+
+    def may_repeat(self) -> bool:
+        """Whether the first run of an arm may be repeated."""
+        cost = self._pair_s()
+        return cost is None or self.spent_s + cost / len(self._arms) <= GRACE * self.limit
 
     def _trial_s(self) -> float | None:
         found = [self._mean(arm, "tune") for arm in self._arms]

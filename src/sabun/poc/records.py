@@ -11,7 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-__all__ = ["PRINTED_LAST", "Epoch", "GroupRates", "Phase", "RunResult", "Status", "evaluated", "outcome"]
+__all__ = [
+    "PRINTED_LAST",
+    "Epoch",
+    "GroupRates",
+    "Load",
+    "Phase",
+    "RunResult",
+    "Status",
+    "evaluated",
+    "outcome",
+    "timings",
+]
 
 Phase = Literal["tune", "evaluate", "repeat", "time"]
 """tune: search for hyperparameters. evaluate: the paired comparison. repeat: the first seed again, to test whether runs
@@ -28,6 +39,35 @@ PRINTED_LAST = " It printed last: "
 _NOTHING_ELSE = {"extra": "forbid"}
 """For :mod:`sabun.poc.codec`, which reads these records: a field that is not known is an error."""
 
+BUSY_SHARE = 0.05
+"""A machine was busy if the training thread waited for a processor for more than this share of its time."""
+BUSY_RATE = 20.0
+"""Where the waiting time is unknown: more preemptions per second than this. Each costs a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the machine was during the training of one epoch. What the system does not report is None.
+
+    ``cpu_s`` are processor seconds of the training thread, ``waited_s`` those in which it was ready and others had the
+    processors (Linux), and ``preempted`` is how often its process was interrupted (involuntary context switches).
+    ``lost_s`` is the part of ``train_s`` that training lost by waiting; None where that is not known, as on an
+    accelerator, which may go on meanwhile. ``average`` is the load average of the system over a minute.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
+
+    cpu_s: float
+    waited_s: float | None = None
+    lost_s: float | None = None
+    preempted: int | None = None
+    average: float | None = None
+
+    def scaled(self, share: float) -> Load:
+        """Return the load of a share of the time."""
+        waited, lost = (None if value is None else share * value for value in (self.waited_s, self.lost_s))
+        return Load(share * self.cpu_s, waited, lost, self.preempted, self.average)
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -37,6 +77,7 @@ class Epoch:
     evaluation and logging), evaluation, and the part of training spent in ``optimizer.step``.
     ``gradient_evaluations`` counts from the start of the run. ``extra`` holds further scalars, such as ``curvature``
     (the largest estimated eigenvalue λ of the Hessian) and ``margin`` (the unused share of the stability interval).
+    ``load`` says how busy the machine was.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
@@ -51,6 +92,23 @@ class Epoch:
     gradient_evaluations: int
     lr: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
+    load: Load | None = None
+
+    @property
+    def steady_s(self) -> float:
+        """``train_s`` without the time lost by waiting for a processor, where that is known."""
+        if self.load is None:
+            return self.train_s
+        return max(self.train_s - (self.load.lost_s or 0.0), min(self.train_s, self.load.cpu_s))
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes used the machine during training, as far as the system tells."""
+        if self.load is None or self.train_s <= 0:
+            return False
+        if self.load.waited_s is not None:
+            return self.load.waited_s > BUSY_SHARE * self.train_s
+        return self.load.preempted is not None and self.load.preempted > BUSY_RATE * self.train_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +168,15 @@ class RunResult:
             return math.inf
         loss = self.epochs[-1].val_loss
         return loss if math.isfinite(loss) else math.inf
+
+
+def timings(run: RunResult) -> list[Epoch]:
+    """Return the epochs of a run whose seconds count: those on a quiet machine; all of them if there is none.
+
+    The choice is by load alone, never by the seconds.
+    """
+    timed = [epoch for epoch in run.epochs if epoch.epoch > 0 and math.isfinite(epoch.train_s) and epoch.train_s > 0]
+    return [epoch for epoch in timed if not epoch.busy] or timed
 
 
 def outcome(curve: Sequence[Epoch], *, pruned: bool = False) -> Status:

@@ -16,12 +16,12 @@ from sabun.poc.evidence.study_records import StudyRecords
 from sabun.poc.executors.executor import Unit
 from sabun.poc.judgement.assess import assess, decided
 from sabun.poc.pace import Pace
-from sabun.poc.records import Phase
+from sabun.poc.records import Phase, timings
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Budget, Run, Study
 from sabun.poc.tuning import Tuner
 
-__all__ = ["RunSchedule", "evaluation_order", "failed_and_dependent"]
+__all__ = ["RunSchedule", "busy_timings", "evaluation_order", "failed_and_dependent"]
 
 MAX_BATCHED_SEEDS = 32
 """Maximum number of seeds per batched model. Fixed, so that records do not depend on which runs are left to do."""
@@ -54,11 +54,19 @@ def failed_and_dependent(records: StudyRecords) -> dict[str, bool]:
     }
 
 
+def busy_timings(records: StudyRecords) -> list[str]:
+    """Return the timing runs to repeat: those of every seed of which one was measured on a busy machine."""
+    timed = [result for result in records.results.values() if result.phase == "time"]
+    busy = {result.seed for result in timed if any(epoch.busy for epoch in timings(result))}
+    return [result.run for result in timed if result.seed in busy]
+
+
 class RunSchedule:
     """The order of the runs of a study. Call ``ready`` whenever a slot is free.
 
     ``not_batched``: arms whose seeds are trained one at a time although the study asks for batched seeds. ``pace``
     watches the limit of time. Trials and seeds that it leaves no time for are dropped for all arms.
+    ``time_again``: time every arm and seed in a run of its own if the machine was busy in a run of the comparison.
     """
 
     def __init__(
@@ -68,9 +76,11 @@ class RunSchedule:
         notify: events.Listener = lambda event: None,
         not_batched: Collection[str] = (),
         pace: Pace | None = None,
+        time_again: bool = False,
     ) -> None:
         self.records = records
         self.notify = notify
+        self._time_again = time_again
         self._not_batched = set(not_batched) if resolved.study.budget.batch_seeds else set(resolved.arms)
         self.tuners = {name: Tuner(resolved.study, arm) for name, arm in resolved.arms.items()}
         self.order = list(evaluation_order(list(resolved.arms), resolved.study.budget.seeds))
@@ -127,7 +137,7 @@ class RunSchedule:
         for seeds in (*self.budget.looks, self.budget.seeds):
             pairs = [(arm, seed) for arm, seed in self.order if seed < seeds]
             fresh = self._runs_of([(arm, seed) for arm, seed in pairs if seed >= first], "evaluate")
-            units = [*self._units(fresh), *((run,) for run in self._repeats())]
+            units = [*self._units(fresh), *((run,) for run in self._repeats() if self._pace.may_repeat())]
             first = seeds
             left = [unit for unit in units if any(run.id not in self.records.results for run in unit)]
             if left or busy:
@@ -204,8 +214,13 @@ class RunSchedule:
 
     def _needs_timing(self) -> bool:
         """Whether an evaluation run shared the machine. Then all of them are timed again, one at a time."""
-        results = self.records.results.values()
-        return any(result.phase == "evaluate" and result.run not in self.records.exclusive for result in results)
+        held = self.records
+        return any(
+            result.phase == "time"
+            or (result.phase == "evaluate" and result.run not in held.exclusive)
+            or (self._time_again and result.phase == "evaluate" and any(epoch.busy for epoch in timings(result)))
+            for result in held.results.values()
+        )
 
     def _decided(self, seeds: int) -> bool:
         """Whether the look at ``seeds`` ends the study. The assessment is the one that the report uses."""

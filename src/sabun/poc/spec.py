@@ -137,6 +137,8 @@ class Budget(_Frozen):
     def _check_limit(self) -> Budget:
         if self.limit and (written := Limit.parse(self.limit).text) != self.limit:
             raise ValueError(f"limit must be written as {written!r}")
+        if self.limit and self.batch_seeds and Limit.parse(self.limit).seconds is not None:
+            raise ValueError("batched seeds cannot be dropped one by one when a limit of time runs out")
         return self
 
     @property

@@ -7,7 +7,8 @@ and the records are those of an uninterrupted study, timings aside. Order of wor
 2. evaluation: for each seed all arms, in an order that rotates and reverses (A B B A …), so that a machine that slows
    down affects all arms equally;
 3. the first evaluation seed of every arm once more, to test whether its weights are the same to the last bit;
-4. if runs shared the machine: short timing runs, one at a time.
+4. if runs shared the machine: short timing runs, one at a time. Each measures up to three times while other processes
+   keep the machine busy.
 
 A study with a limit of time ends within it (:mod:`sabun.poc.pace`).
 
@@ -32,16 +33,15 @@ from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors.executor import Executor
 from sabun.poc.executors.in_process import InProcess, trainer
 from sabun.poc.executors.processes import Processes
-from sabun.poc.limit import Limit
 from sabun.poc.pace import Pace
 from sabun.poc.resolved import ResolvedStudy, resolve
-from sabun.poc.schedule import RunSchedule, failed_and_dependent
+from sabun.poc.schedule import RunSchedule, busy_timings, failed_and_dependent
 from sabun.poc.spec import Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.trust import remember
 
-__all__ = ["BASELINE", "CANDIDATES", "default_study", "run", "validate"]
+__all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline, a common choice."""
@@ -84,11 +84,30 @@ def default_study(
     )
 
 
+def demonstration() -> Study:
+    """Return the study of ``make poc``: AdamW against the other usual optimizer, three schemes and the preset sabun.
+
+    Images of digits with a small convolutional network, at a budget at which training has not ended: there optimizers
+    differ most. ``benchmarks/demo_stability.py`` measures how often its verdicts repeat with other root seeds.
+    """
+    return default_study(
+        task="digits-cnn",
+        task_options={"batch_size": 64},
+        baseline=Arm.named("torch.optim:AdamW", "AdamW"),
+        candidates=[
+            Arm.named("torch.optim:SGD(momentum=0.9)", "SGD(momentum=0.9)"),
+            *map(Arm.named, ("taylor-4", "look-ahead", "nesterov", "sabun")),
+        ],
+        name="demonstration",
+        epochs=4,
+        seeds=32,
+    )
+
+
 def _looks(candidates: int, budget: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     """Return the default interim looks for the number of seeds in ``budget``, where it names none."""
     seeds = budget.get("seeds", DEFAULT_BUDGET["seeds"])
-    usable = isinstance(seeds, int) and 0 < seeds <= 1000
-    return {"looks": default_looks(seeds, candidates)} if usable else {}
+    return {"looks": default_looks(seeds, candidates)} if isinstance(seeds, int) else {}
 
 
 def validate(study: Study | ResolvedStudy) -> dict[str, str]:
@@ -110,10 +129,6 @@ def validate(study: Study | ResolvedStudy) -> dict[str, str]:
         return {}
     if is_script:
         raise StudyError("the seeds of a script cannot be batched.", fix="Leave out batch_seeds.")
-    if budget.limit and Limit.parse(budget.limit).seconds is not None:
-        raise StudyError(
-            "batched seeds cannot be dropped one by one when a limit of time runs out.", fix="Leave out batch_seeds."
-        )
     from sabun.poc.training import batched  # imports torch.fx, which takes a second
 
     return batched.check(resolved)
@@ -127,14 +142,16 @@ def run(
     on_event: events.Listener | None = None,
     allow_mixed: bool = False,
     retry_failed: bool = False,
+    time_again: bool = False,
     executor: Executor | None = None,
     planned_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> StudyEvidence:
     """Run ``study`` in the directory ``out``, or the part that is not done yet, and return its evidence.
 
-    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them. ``planned_s``
-    are the seconds of a limit of time that planning took, ``clock`` returns the time in seconds.
+    ``retry_failed``: repeat runs that failed in an earlier session, with the runs that depend on them. ``time_again``:
+    repeat the timings that were taken on a busy machine. ``planned_s`` are the seconds of a limit of time that planning
+    took, ``clock`` returns the time in seconds.
 
     Raises StudyError and other SabunErrors for a mistake in the study, or if ``out`` holds another study (nothing is
     written then), StoreError if ``out`` is being written or cannot be written, and MixedEvidenceError if its records
@@ -164,12 +181,15 @@ def run(
                 store.withdraw(again)
                 failed = sum(again.values())
                 notify(events.RunsWithdrawn(failed, len(again) - failed))
+            if time_again and (timed := busy_timings(store.records)):
+                store.withdraw(timed)
+                notify(events.TimingsWithdrawn(len(timed)))
             if planned_s:
                 store.trail.planned(text.budget.limit, planned_s)
             spent_s = worked_s(store.trail.events) if text.budget.limit else 0.0
-            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, clock=clock)
+            pace = Pace(resolved, spent_s=spent_s, slots=chosen.slots, earlier=len(store.records.earlier), clock=clock)
             pace.learn(store.records.results.values())
-            schedule = RunSchedule(resolved, store.records, notify, not_batched, pace)
+            schedule = RunSchedule(resolved, store.records, notify, not_batched, pace, time_again)
             stored = tuple(store.records.runs())
             notify(events.StudyStarted(text, out, schedule.total, len(store.records.results), stored))
             for arm, reason in not_batched.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sabun.errors import StudyError
 from sabun.poc import study as studies
+from sabun.poc.allocation import default_looks
 from sabun.poc.spec import SCRIPT_PREFIX, Arm, Study
 from sabun.poc.tasks.script_command import EPOCHS
 from sabun.script import arms
@@ -30,24 +31,27 @@ def study_from_options(
 ) -> Study:
     """Return the study that the options describe.
 
-    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Entries of ``budget`` that are None,
-    and a ``margin`` of None, keep the study's own value. Raises StudyError for options that contradict each other or
-    the study.
+    ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Without a task and arms, the study is
+    the demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin`` of
+    None, keep the study's own value. Raises StudyError for options that contradict each other or the study.
     """
-    given = {key: value for key, value in (budget or {}).items() if value is not None}
+    given: dict[str, object] = {key: value for key, value in (budget or {}).items() if value is not None}
     if script is not None:
         if task is not None:
             raise StudyError("--task and --script are both given.", fix="Give one of the two.")
         task = f"{SCRIPT_PREFIX}{script}"
     if source is not None and task is not None:
         raise StudyError(f"{source!r} and {_option(task)} are both given.", fix="Give one of the two.")
-    if source is not None and ":" not in Path(source).name:
+    from_file = source is not None and ":" not in Path(source).name
+    if source is not None and from_file:
         if baseline is not None or candidates:
             raise StudyError(
                 "a study file names its own arms; --baseline and --candidate cannot be added to it.",
                 fix="Edit the file, or give the task and the arms as options.",
             )
         study = Study.load(source)
+    elif source is None and task is None and baseline is None and not candidates:
+        study = studies.demonstration()
     else:
         what = source or task or "digits"
         if baseline is None:  # a script is compared with the optimizer that it makes
@@ -69,8 +73,12 @@ def study_from_options(
     fields = study.model_dump(mode="json")
     options = {**fields["task_options"], **own}
     thresholds = fields["thresholds"] | ({} if margin is None else {"margin": margin})
-    budget = fields["budget"] | given
-    return Study.build({**fields, "task_options": options, "budget": budget, "thresholds": thresholds})
+    seeds = given.get("seeds")
+    if isinstance(seeds, int) and not from_file:
+        given["looks"] = default_looks(seeds, len(study.candidates))
+    return Study.build(
+        {**fields, "task_options": options, "budget": {**fields["budget"], **given}, "thresholds": thresholds}
+    )
 
 
 def default_directory(study: Study) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Scalar, Study, Thresholds
+from sabun.poc.spec import SCRIPT_PREFIX, Budget, Scalar, Study, Thresholds
 from sabun.poc.study import DEFAULT_BUDGET
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
@@ -29,21 +30,16 @@ task = {task}
 [baseline]
 {baseline}
 
-[[candidates]]
-name = "nesterov@adam"
-optimizer = "nesterov@adam"
-
-[[candidates]]
-name = "look-ahead"
-optimizer = "look-ahead(0.9, 2)"
+{candidates}
 
 # The budget is the same for every arm: trials × tuning_seeds + seeds + 1 runs.
 [budget]
 epochs = {epochs}         {epochs_note}
-trials = 12         # tuning trials; 0 uses the defaults
-tuning_seeds = 2    # seeds per trial
+trials = {trials}         # tuning trials; 0 uses the defaults
+tuning_seeds = {tuning_seeds}    # seeds per trial
 seeds = {seeds}          # paired runs that decide; fewer than 6 (8 with five candidates) cannot decide anything
-# looks = [8, 12]   # interim looks: decide early after this many seeds; the error rate is split among the looks
+{looks}   # interim looks: decide early after this many seeds; the error rate is split among the looks
+{limit}
 
 # What a "go" requires.
 [thresholds]
@@ -53,6 +49,9 @@ max_time_ratio = 1.10     # K3: an epoch takes at most this multiple of the base
 max_spread_ratio = 1.0    # K2: the spread over seeds is not significantly larger than this multiple
 level = 0.95              # confidence level of every interval
 """
+
+CANDIDATES = {"nesterov@adam": "nesterov@adam", "look-ahead": "look-ahead(0.9, 2)"}
+"""Name → optimizer of the candidates where none is given."""
 
 TASK_OPTIONS = "# task_options = { batch_size = 64 }        # arguments of the task\n"
 SCRIPT_OPTIONS = """\
@@ -87,43 +86,83 @@ def write_template(
     *,
     task: str | None = None,
     script: str | None = None,
+    candidates: Sequence[str] = (),
     margin: float | None = None,
     options: Mapping[str, Scalar] | None = None,
+    plan: Callable[[Study], Study] | None = None,
 ) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
 
-    ``margin`` is the smallest improvement worth adopting, by default that of :class:`~sabun.poc.spec.Thresholds`.
-    ``options`` are task options of the script.
+    ``candidates`` are optimizers in the notation of arms, ``margin`` is the smallest improvement worth adopting, by
+    default that of :class:`~sabun.poc.spec.Thresholds`. ``options`` are task options of the script. ``plan`` returns a
+    study with its budget within a limit.
 
     Raises StudyError where ``file`` exists or cannot be written, both are given, or options without a script.
     """
     if task is not None and script is not None:
         raise StudyError("--task and --script are both given.", fix="Give one of the two.")
-    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
-    is_script = what.startswith(SCRIPT_PREFIX)
-    for key in options or () if not is_script else ():
+    for key in options or () if script is None else ():
         name = {"isolated": "--no-isolation"}.get(key, f"--{key.replace('_', '-')}")
         raise StudyError(f"{name} applies to scripts only.", fix="Leave it out.")
-    given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in (options or {}).items())
-    script_options = SCRIPT_OPTIONS + (f"task_options = {{ {given} }}\n" if given else SCRIPT_EXAMPLE)
+    if plan is not None and file.exists():
+        raise _exists(file)
+    what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
+
+    def content(budget: Budget) -> str:
+        return _content(file, what, candidates, margin, options or {}, budget)
+
+    text = content(Budget.model_validate(DEFAULT_BUDGET))
+    if plan is not None:
+        text = content(plan(Study.build(tomllib.loads(text))).budget)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise _exists(file) from None
+    except OSError as error:
+        raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Choose a path that can be written.") from None
+    return Study.load(file)
+
+
+def _exists(file: Path) -> StudyError:
+    return StudyError(f"{file} exists already.", fix="Choose another name, or delete the file first.")
+
+
+def _content(
+    file: Path,
+    what: str,
+    candidates: Sequence[str],
+    margin: float | None,
+    options: Mapping[str, Scalar],
+    budget: Budget,
+) -> str:
+    is_script = what.startswith(SCRIPT_PREFIX)
     fixed_epochs = is_script and EPOCHS not in what
-    content = TEMPLATE.format(
+    given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
+    script_options = SCRIPT_OPTIONS + (f"task_options = {{ {given} }}\n" if given else SCRIPT_EXAMPLE)
+    arms = {notation: notation for notation in candidates} or CANDIDATES
+    limits = [f'limit = "{budget.limit}"   # what the whole study may take; it was planned for this'] * bool(
+        budget.limit
+    )
+    if budget.tuning_fraction < 1:
+        limits.append(f"tuning_fraction = {budget.tuning_fraction:g}   # share of the training that a tuning run does")
+    return TEMPLATE.format(
         file=file,
         name=json.dumps(file.stem, ensure_ascii=False),
         task=json.dumps(what, ensure_ascii=False),
         tasks=", ".join(f'"{name}"' for name in TASKS),
         options=script_options if is_script else TASK_OPTIONS,
         baseline=SCRIPT_BASELINE if is_script else TASK_BASELINE,
-        epochs=DEFAULT_BUDGET["epochs"],
+        candidates="\n\n".join(
+            f"[[candidates]]\nname = {json.dumps(arm)}\noptimizer = {json.dumps(optimizer)}"
+            for arm, optimizer in arms.items()
+        ),
+        epochs=budget.epochs,
         epochs_note="# not used: the command has no {epochs}" if fixed_epochs else "# of every run",
-        seeds=DEFAULT_BUDGET["seeds"],
+        trials=budget.trials,
+        tuning_seeds=budget.tuning_seeds,
+        seeds=budget.seeds,
+        looks=f"looks = {list(budget.looks)}" if budget.looks else "# looks = [8, 12]",
+        limit="\n".join(limits) or '# limit = "8h"        # what the whole study may take (sabun poc plan)',
         margin=Thresholds().margin if margin is None else margin,
     )
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(content)
-    except FileExistsError:
-        raise StudyError(f"{file} exists already.", fix="Choose another name, or delete the file first.") from None
-    except OSError as error:
-        raise StudyError(f"cannot write {file}: {error.strerror}.", fix="Choose a path that can be written.") from None
-    return Study.load(file)

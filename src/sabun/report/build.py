@@ -12,15 +12,17 @@ from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
 from sabun.poc.judgement.verdict import RANK
 from sabun.poc.logged_runs import JudgedLogs
-from sabun.poc.records import RunResult
+from sabun.poc.records import RunResult, timings
 from sabun.poc.spec import Study
 from sabun.report import narrative
-from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, Report
+from sabun.report.course import course
+from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
+    from sabun.poc.evidence.study_records import StudyRecords
 
 __all__ = ["build"]
 
@@ -84,7 +86,10 @@ def build(
     seeds = tuple(arms[0].summary.seeds)
     audit = Audit("" if logged else study.hash, records, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
-    findings = narrative.Findings(decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged)
+    load = LoadFacts() if isinstance(evidence, JudgedLogs) else _load(evidence.records)
+    findings = narrative.Findings(
+        decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged, load
+    )
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"sabun {__version__}",
@@ -101,12 +106,22 @@ def build(
         candidates=candidates,
         effort=effort,
         money=money,
+        course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),
         steps=narrative.steps(findings),
         audit=audit,
     )
+
+
+def _load(records: StudyRecords) -> LoadFacts:
+    """The timings of the comparison: how many there are, how many were repeated, and how many stayed busy."""
+    results = list(records.results.values())
+    timed = [run for run in results if run.phase == "time"]
+    timed = timed or [run for run in results if run.phase == "evaluate" and run.run in records.exclusive]
+    repeated = sum(run.phase == "time" and len(run.epochs) > 1 and run.epochs[0].busy for run in timed)
+    return LoadFacts(len(timed), sum(any(epoch.busy for epoch in timings(run)) for run in timed), repeated)
 
 
 def _overall(candidates: Sequence[Candidate]) -> tuple[Decision, str]:

@@ -16,7 +16,7 @@ from sabun.poc.judgement.kpis import Group, deciding
 from sabun.report.method import Method
 from sabun.report.money import Effort, Money
 
-__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "Note", "Report"]
+__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; new fields do not raise it."""
@@ -28,6 +28,15 @@ class Note:
 
     key: str
     values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFacts:
+    """The timings of the comparison: their number, those on a busy machine, and those repeated because of that."""
+
+    timed: int = 0
+    busy: int = 0
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,8 @@ class Report:
     candidates: tuple[Candidate, ...]
     effort: Effort
     money: Money | None
+    course: tuple[Note, ...]
+    """How the study was carried out: budget, early end, tuning of the baseline."""
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
     why: tuple[Note, ...]

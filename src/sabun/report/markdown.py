@@ -51,6 +51,8 @@ def render(report: Report, lang: Language = "en") -> str:
         ),
         "",
         facts,
+        "",
+        *(f"- {sentence(note)}" for note in report.course),
     ]
     lines += ["", f"<details><summary>{t('ui.col_reason')}</summary>", ""]
     for candidate in report.candidates:

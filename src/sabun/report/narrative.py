@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from sabun.messages.sentences import Value
 from sabun.poc.judgement.assessment import Comparison, Decision, Reason
 from sabun.poc.judgement.kpis import GROUPS
-from sabun.report.facts import ArmFacts, Candidate, Limits, Note
+from sabun.report.facts import ArmFacts, Candidate, Limits, LoadFacts, Note
 from sabun.report.money import Money, Saving
 
 __all__ = ["Findings", "caps", "headline", "phrases", "steps", "untested", "why"]
@@ -37,6 +37,7 @@ class Findings:
     mixed: bool = False
     logged: bool = False
     """Whether the runs come from a log, so that nothing was fixed before them."""
+    load: LoadFacts = field(default_factory=LoadFacts)
 
     @property
     def saving(self) -> Saving | None:
@@ -82,6 +83,13 @@ def _direction(comparison: Comparison) -> str:
     return "worse" if comparison.low is not None and comparison.low > equal else "level"
 
 
+def _name(findings: Findings) -> str:
+    """The name of the decision in messages; ``promising_busy`` where nothing but a busy machine limits it."""
+    if findings.decision == "promising" and {cap.code for cap in findings.lead.verdict.caps} == {"busy"}:
+        return "promising_busy"
+    return findings.decision.replace("-", "_")
+
+
 def headline(findings: Findings) -> Note:
     """The verdict in one sentence."""
     values = findings.common()
@@ -92,7 +100,7 @@ def headline(findings: Findings) -> Note:
     if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
     if findings.decision in ("small", "promising"):
-        return Note(f"headline.{findings.decision}", values)
+        return Note(f"headline.{_name(findings)}", values)
     if findings.decision == "no-go":
         if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
@@ -111,7 +119,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "unfinished": ("k1_failed", "k1_incomplete", "k1_continue"),
         "data": (
             "k1_no_data", "k1_identical", "k1_no_variation", "k1_not_positive", "k2_no_data", "k2_no_variation",
-            "k3_no_data", "k3_no_variation",
+            "k3_no_data", "k3_no_variation", "k3_not_judged",
         ),
         "skewed": ("k1_skewed",),
         "diverged": ("k1_diverged", "k1_baseline_diverged", "k2_diverged"),
@@ -166,7 +174,7 @@ def _undecided(findings: Findings, values: dict[str, Value]) -> Note:
 def phrases(findings: Findings) -> tuple[Note, ...]:
     """Sentences for a meeting: the decision, the three KPIs, money, and the proposal."""
     values = findings.common()
-    name = findings.decision.replace("-", "_")
+    name = _name(findings)
     one = findings.decision == "no-go" and len(findings.candidates) == 1
     notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
@@ -199,7 +207,9 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-_STEPS: Final[Mapping[str, int]] = MappingProxyType({"go": 4, "promising": 3, "small": 3, "no-go": 2})
+_STEPS: Final[Mapping[str, int]] = MappingProxyType(
+    {"go": 4, "promising": 3, "promising_busy": 2, "small": 3, "no_go": 2}
+)
 """The number of next steps after each decision."""
 
 
@@ -210,8 +220,8 @@ def steps(findings: Findings) -> tuple[Note, ...]:
         kind, numbers = _advice(findings)
         notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
         return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
-    name = findings.decision.replace("-", "_")
-    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[findings.decision] + 1))
+    name = _name(findings)
+    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[name] + 1))
 
 
 def untested(findings: Findings) -> tuple[Note, ...]:
@@ -225,6 +235,10 @@ def untested(findings: Findings) -> tuple[Note, ...]:
     ]
     if findings.mixed:
         notes.insert(0, Note("untested.mixed", values))
+    if findings.load.busy:
+        load = findings.load
+        numbers: dict[str, Value] = {"busy": load.busy, "timed": load.timed, "repeated": load.repeated}
+        notes.insert(2, Note("untested.busy", values | numbers))
     k1, k2 = findings.lead.deciding("K1"), findings.lead.deciding("K2")
     if k1 is not None and k1.detectable is not None and k1.power is not None:
         # ``detectable`` is a distance from the limit, which is the margin away from "equal".

@@ -60,5 +60,6 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
         "phrases": all_of(report.phrases),
         "why": all_of(report.why),
         "steps": all_of(report.steps),
+        "course": all_of(report.course),
         "untested": all_of(report.untested),
     }

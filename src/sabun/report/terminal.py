@@ -21,6 +21,8 @@ from sabun.text_safety import shorten, visible
 
 __all__ = ["render"]
 
+ENDED = ("course.early", "course.seeds", "course.trials")
+"""How a study ended before its plan: shown on the terminal, too."""
 TONE = {
     "go": "green", "promising": "yellow", "undecided": "yellow", "small": "yellow", "no-go": "red",
     "pass": "green", "open": "green", "fail": "red", "unclear": "yellow",
@@ -67,8 +69,10 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
     against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
     level = text("ui.level_note", lang, {"level": report.limits.level})
     margin = text("ui.margin_note", lang, {"margin": report.limits.margin})
-    note = Text(joined([against, margin, level], lang), style="dim")
-    if not report.audit.log_head:
-        return Group(head, table, note)
-    anchor = Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim")
-    return Group(head, table, note, anchor)
+    parts: list[RenderableType] = [head, table, Text(joined([against, margin, level], lang), style="dim")]
+    ended = [visible(report.sentence(note, lang)) for note in report.course if note.key in ENDED]
+    if ended:
+        parts.insert(2, Text(joined(ended, lang)))
+    if report.audit.log_head:
+        parts.append(Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim"))
+    return Group(*parts)

@@ -217,6 +217,7 @@ def log(
         optimizer_s=_session.optimizer_s,
         gradient_evaluations=_session.evaluations,
         lr=lr,
+        load=_session.clock.meter.read(),
     )
     _session.epoch = number
     _session.optimizer_s = 0.0

@@ -8,10 +8,10 @@ Hooks in torch observe the script; they cost time, so only the runs of ``check``
     forward_passes         forward passes in training per step: more than one where gradients are accumulated
     unevaluated            logs without any forward pass in evaluation mode, or without gradients, since the last step
     graph                  logs of a loss that carries a graph, as a training loss does
-    untrained              parameters of the model that get gradients, and that no optimizer steps
+    untrained              parameters with gradients that no optimizer steps, of modules that one trains in part
     no_gradient            parameters of the optimizer that are not frozen, and never had a gradient
     uncleared, repeated    steps whose gradient was added to that of the step before; that had no new gradient
-    unlogged_steps         steps after the last log
+    unlogged_steps         steps after the last log; steps_per_log: the least number of steps before a log
     schedulers             those that were never stepped, and those whose rates the script overwrites
 """
 
@@ -44,12 +44,13 @@ class Observer:
         self._root: weakref.ref[nn.Module] | None = None
         """The largest module with parameters of the optimizer."""
         self._size = 0
-        self._seen: set[int] = set()
+        self._seen: dict[int, weakref.ref[nn.Module]] = {}
         self._stepped: set[int] = set()
         self._pending: dict[int, str] = {}
         self._without: dict[int, Tensor] = {}
         self._steps = self._forwards = self._unevaluated = self._graph = self._uncleared = self._repeated = 0
         self._since_step = 0
+        self._per_log: list[int] = []
         self._evaluated = self._dirty = False
         self._probed: Tensor | None = None
         self._incoming = 0
@@ -75,6 +76,7 @@ class Observer:
         if self._since_step and not self._evaluated:
             self._unevaluated += 1
         self._graph += any(isinstance(value, Tensor) and value.requires_grad for value in values)
+        self._per_log.append(self._since_step)
         self._since_step = 0
         inside = set()
         for found in gc.get_objects():
@@ -103,6 +105,7 @@ class Observer:
             "uncleared": self._uncleared,
             "repeated": self._repeated,
             "unlogged_steps": self._since_step,
+            "steps_per_log": min((steps for steps in self._per_log if steps), default=0),
             "unstepped_schedulers": sorted({s.name for s in self._schedulers.values() if not s.steps}),
             "overwritten_schedulers": sorted(
                 {s.name for s in self._schedulers.values() if len(self._shown) == 1 and s.rates - self._shown}
@@ -117,7 +120,7 @@ class Observer:
             return
         if id(module) not in self._seen:
             own = [id(p) in self._ids for p in module.parameters()]
-            self._seen.add(id(module))
+            self._seen[id(module)] = weakref.ref(module)
             if any(own) and len(own) > self._size:
                 self._root, self._size = weakref.ref(module), len(own)
         if len(self._batches) < BATCHES and self._steps == len(self._batches):
@@ -145,15 +148,21 @@ class Observer:
             for p in group["params"]:
                 if p.grad is not None:
                     self._without.pop(id(p), None)
-        root = None if self._root is None else self._root()
-        if root is not None and self._steps < BATCHES:
-            for name, p in root.named_parameters():
-                if p.requires_grad and p.grad is not None and id(p) not in self._ids:
-                    self._pending[id(p)] = name
+        if self._steps < BATCHES:
+            self._note_untrained()
         self._steps += 1
         self._since_step += 1
         self._incoming = 0
         self._evaluated, self._dirty = False, True
+
+    def _note_untrained(self) -> None:
+        """Note the parameters with gradients, of modules that some optimizer trains, that none has stepped so far."""
+        for reference in self._seen.values():
+            named = [] if (module := reference()) is None else list(module.named_parameters())
+            if any(id(p) in self._stepped for _, p in named):
+                for name, p in named:
+                    if p.requires_grad and p.grad is not None and id(p) not in self._stepped:
+                        self._pending[id(p)] = max(self._pending.get(id(p), ""), name, key=len)
 
     def _gradient(self, _: Tensor) -> None:
         self._incoming += 1

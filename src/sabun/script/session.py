@@ -2,8 +2,8 @@
 
 ``train_s`` of an epoch runs from the end of the last ``log`` (from ``swap``, for the first) to the end of its last
 optimizer step, so an evaluation between the last step and ``log`` is not included. On CUDA it is the time of the device
-between the two, because a step ends later than the call that launched it. ``optimizer_s`` is the time inside
-``optimizer.step``, without its closure.
+between the two, because a step ends later than the call that launched it. ``load`` says how busy the machine was
+between the two, for the thread that trains. ``optimizer_s`` is the time inside ``optimizer.step``, without its closure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sabun import _files
 from sabun.errors import TrainingError
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
+from sabun.script.machine_load import LoadMeter
 from sabun.script.observer import Observer
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
@@ -219,6 +220,7 @@ class StepClock:
 
     def __init__(self, cuda: torch.device | None = None) -> None:
         self.cuda = cuda
+        self.meter = LoadMeter(correctable=cuda is None)
         self.start()
 
     def start(self) -> None:
@@ -226,11 +228,13 @@ class StepClock:
         if self.cuda is not None:
             torch.cuda.synchronize(self.cuda)
             self.first = self.last = self._event()
+        self.meter.start()
         self.begun = self.lapped = time.perf_counter()
 
     def lap(self) -> None:
         """Mark the end of a step."""
         self.lapped = time.perf_counter()
+        self.meter.lap()
         if self.cuda is not None:
             self.last = self._event()
 

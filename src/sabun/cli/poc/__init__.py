@@ -8,7 +8,21 @@ from __future__ import annotations
 
 import typer
 
-from sabun.cli.poc import calibrate, check, compare, export, init, judge, log, report, resume, run, status, verify
+from sabun.cli.poc import (
+    calibrate,
+    check,
+    compare,
+    export,
+    init,
+    judge,
+    log,
+    plan,
+    report,
+    resume,
+    run,
+    status,
+    verify,
+)
 
 __all__ = ["build"]
 
@@ -37,6 +51,7 @@ def build() -> typer.Typer:
     app.command("compare", epilog=compare.EPILOG)(compare.compare)
     app.command("export", epilog=export.EPILOG)(export.export)
     app.command("init", epilog=init.EPILOG)(init.init)
+    app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("check", epilog=check.EPILOG)(check.check)
     app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
     return app

@@ -98,7 +98,7 @@ def judge(
     elif not quiet:
         console.stdout().print(terminal.render(report, shown_in))
         for path in files.values():
-            typer.echo(path)
+            console.echo(path)
     if gate:
         raise typer.Exit(EXIT_CODES[report.decision])
 

@@ -23,6 +23,8 @@ EPILOG = """**Reads** the directory of a study. **Writes** into it what is missi
 
 - `sabun poc resume runs/digits --jobs 4 --retry-failed` — repeat the failed runs, four at a time
 
+- `sabun poc resume runs/digits --time-again` — repeat the timings that were taken on a busy machine
+
 - `sabun poc resume received/study --yes` — the code of a study that you have not run before; read it first
 
 **Exit codes**
@@ -39,6 +41,10 @@ def resume(
         flag(
             "Repeat failed runs, and the runs that depend on a failed tuning trial.", "--retry-failed", panel=EXECUTION
         ),
+    ] = False,
+    time_again: Annotated[
+        bool,
+        flag("Repeat the timings that were taken on a busy machine.", "--time-again", panel=EXECUTION),
     ] = False,
     yes: Annotated[
         bool,
@@ -87,6 +93,7 @@ def resume(
                 on_event=listen,
                 allow_mixed=allow_mixed,
                 retry_failed=retry_failed,
+                time_again=time_again,
             )
     show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
 

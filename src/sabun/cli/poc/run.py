@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sabun.cli import options
+from sabun.cli import console, options
 from sabun.cli.options import BUDGET, OUTPUT, flag, option
+
+if TYPE_CHECKING:
+    from sabun.messages.languages import Language
+    from sabun.poc.spec import Study
 
 __all__ = ["EPILOG", "run"]
 
@@ -22,6 +27,8 @@ report.html, report.json and report.md into the study's directory.
 - `sabun poc run mytask.py:Task --candidate look-ahead` — your own model and data
 
 - `sabun poc run --script "python train.py" --candidate adamw` — your own script, with two lines added
+
+- `sabun poc run --script "python train.py --epochs {epochs}" --candidate adamw --budget 8h` — within a budget
 
 - `sabun poc run study.toml --gate` — a study file under version control, as a step of a pipeline
 
@@ -39,20 +46,20 @@ def run(
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
     margin: options.Margin = None,
-    seeds: Annotated[int | None, option("Paired evaluation runs of every arm.", "N", BUDGET)] = None,
-    trials: Annotated[int | None, option("Tuning trials of every arm.", "N", BUDGET)] = None,
-    no_tuning: Annotated[bool, flag("Run no trials; use every arm as given.", "--no-tuning", panel=BUDGET)] = False,
-    epochs: Annotated[
-        int | None, option("Epochs of every run. For a script, put {epochs} into its command.", "N", BUDGET)
-    ] = None,
+    limit: options.Within = None,
+    seeds: options.Seeds = None,
+    trials: options.Trials = None,
+    no_tuning: options.NoTuning = False,
+    epochs: options.Epochs = None,
     time_limit: options.TimeLimit = None,
     threads: options.Threads = None,
     no_isolation: options.NoIsolation = False,
     pruning: Annotated[
         str | None,
         option(
-            "Whether a tuning run ends early when it is worse than the median. Same rule for every arm.",
-            "none|median",
+            "Whether a tuning run ends early when it is worse than others: than the median, or by successive halving. "
+            "Same rule for every arm.",
+            "none|median|halving",
             BUDGET,
         ),
     ] = None,
@@ -88,6 +95,7 @@ def run(
     Every arm is tuned with the same number of trials, then all are compared on the same seeds, in alternating order.
     You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
     """
+    begin = time.monotonic()
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
     from sabun.messages.languages import language
@@ -123,7 +131,43 @@ def run(
             isolated=False if no_isolation else None,
         )
         directory = out if out is not None else default_directory(study)
+        planned_s = 0.0
+        if limit is not None:
+            study, new = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
+            planned_s = time.monotonic() - begin if new else 0.0
         resolved = resolve(study)
         with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            evidence = studies.run(resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed)
+            evidence = studies.run(
+                resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
+            )
     show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
+
+
+def _within(
+    study: Study,
+    limit: str,
+    given: dict[str, Any],
+    directory: Path,
+    jobs: int,
+    lang: Language,
+    *,
+    quiet: bool,
+) -> tuple[Study, bool]:
+    """Return the study within ``limit``: the one that has begun in ``directory``, or a new one, and which it is."""
+    from sabun.cli.poc.plan import lines, made
+    from sabun.poc.evidence.specification import FrozenSpecification, exists
+    from sabun.poc.limit import Limit
+
+    text = Limit.parse(limit).text
+    if exists(directory):
+        held = FrozenSpecification.read(directory).study
+        asked = {name: value for name, value in given.items() if value is not None} | {"limit": text}
+        same = all(getattr(held.budget, name) == value for name, value in asked.items())
+        if same and study.model_copy(update={"budget": held.budget}) == held:
+            return held, False
+    plan = made(study, limit, given, jobs=jobs, directory=directory, quiet=quiet)
+    if not quiet:
+        for line in lines(plan, lang):
+            console.echo(line, err=True)
+        console.echo("", err=True)
+    return plan.study, True

@@ -10,7 +10,6 @@ Each line is one record of an unsealed :mod:`sabun.journal`:
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +20,7 @@ from sabun.poc.evidence.environment import differences
 from sabun.poc.evidence.specification import RECORDS, FrozenSpecification
 from sabun.poc.judgement.assessment import Tuning
 from sabun.poc.judgement.trials import summarize
-from sabun.poc.records import RunResult
+from sabun.poc.records import RunResult, timings
 
 __all__ = ["StudyRecords"]
 
@@ -139,8 +138,8 @@ class StudyRecords:
         """Return all completed runs except those of phase ``time``, whose timings replace those of shared runs.
 
         Where several processes ran at a time, the seconds of an evaluation run mean little. A short run of the same arm
-        and seed then had the machine to itself; its medians per epoch replace ``train_s`` and ``optimizer_s`` of each
-        epoch. Losses are never changed.
+        and seed was then the only one of the study; ``train_s``, ``optimizer_s`` and ``load`` of its median epoch
+        replace those of each epoch. Losses are never changed.
         """
         timed = {(r.arm, r.seed): r for r in self.results.values() if r.phase == "time"}
         return [
@@ -160,19 +159,15 @@ class StudyRecords:
 
 
 def _with_exclusive_timing(result: RunResult, timed: RunResult | None) -> RunResult:
-    """Return ``result`` with, in every epoch, the medians of ``timed``: a run of phase ``time``, same arm and seed."""
+    """Return ``result`` with, in every epoch, the timing of ``timed``: a run of phase ``time``, same arm and seed."""
     if timed is None or result.phase != "evaluate":
         return result
-    measured = [epoch for epoch in timed.epochs if epoch.epoch > 0]
+    measured = sorted(timings(timed), key=lambda epoch: epoch.steady_s)
     if not measured:
         return result
-    train_s, optimizer_s = (
-        statistics.median([getattr(epoch, key) for epoch in measured]) for key in ("train_s", "optimizer_s")
-    )
-    epochs = tuple(
-        dataclasses.replace(epoch, train_s=train_s, optimizer_s=optimizer_s) if epoch.epoch > 0 else epoch
-        for epoch in result.epochs
-    )
+    middle = measured[(len(measured) - 1) // 2]
+    timing = {name: getattr(middle, name) for name in ("train_s", "optimizer_s", "load")}
+    epochs = tuple(dataclasses.replace(epoch, **timing) if epoch.epoch > 0 else epoch for epoch in result.epochs)
     # Seeds that were trained as one model shared their memory too.
     memory = timed.peak_memory_bytes if result.batched_seeds > 1 else result.peak_memory_bytes
     return dataclasses.replace(result, epochs=epochs, peak_memory_bytes=memory)

@@ -31,6 +31,7 @@ from sabun.poc.judgement.statistics import (
     error_of_study,
     holm_levels,
     interval,
+    needed_pairs,
     p_value,
     power,
     seeds_to_decide,
@@ -39,7 +40,7 @@ from sabun.poc.judgement.statistics import (
 )
 from sabun.poc.judgement.two_sample import TwoSample
 from sabun.poc.judgement.verdict import Divergence, LogLimits, LookState, cap, judge
-from sabun.poc.records import RunResult
+from sabun.poc.records import RunResult, timings
 from sabun.poc.spec import Study, Thresholds
 
 __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
@@ -47,7 +48,7 @@ __all__ = ["METHODS", "PROBLEMS", "assess", "decided", "plan"]
 METHODS: Final = ("sign-flip", "signed-rank", "permutation", "paired-t", "descriptive")
 """The values of ``Comparison.method``. ``paired-t`` is used only where there are too few seeds to decide."""
 
-PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds")
+PROBLEMS: Final = ("no_data", "diverged", "not_positive", "identical", "no_variation", "too_few_seeds", "busy")
 """The values of ``Comparison.problem``."""
 
 Runs = Mapping[int, RunResult]
@@ -118,11 +119,14 @@ def _assess(
         by_arm = {arm: {seed: _best_so_far(run) for seed, run in own.items()} for arm, own in by_arm.items()}
         base = by_arm[study.baseline.name]
     for kpi in KPIS.values():
+        alpha = {progress[name].alpha for name in names}
+        enough = needed_pairs(min(alpha) / len(names))
         drafts = [
-            (_draft_unpaired if name in unpaired else _draft)(kpi, name, *pairs[name], study.thresholds)
+            _draft_unpaired(kpi, name, *pairs[name], study.thresholds)
+            if name in unpaired
+            else _draft(kpi, name, *pairs[name], study.thresholds, enough)
             for name in names
         ]
-        alpha = {progress[name].alpha for name in names}
         for draft in _finish(kpi, drafts, min(alpha)):
             comparisons[draft.arm][kpi.id] = draft
     divergence = {name: _divergence(base, by_arm[name]) for name in names}
@@ -256,11 +260,28 @@ class _Draft:
     """The larger of the p-values of the threshold and of "equal", where the verdict claims something about both."""
 
 
-def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Draft:
+def _settled(shared: Sequence[int], base: Runs, own: Runs, enough: int) -> tuple[list[int], list[int]]:
+    """Choose the pairs of timings, by load alone: return those to compare, and those measured on a busy machine.
+
+    Where enough pairs were measured on a quiet machine, the others are left out. Otherwise a pair counts whose waiting
+    time is known, and has been subtracted.
+    """
+    timed = {seed: [*timings(base[seed]), *timings(own[seed])] for seed in shared}
+    busy = [seed for seed in shared if any(epoch.busy for epoch in timed[seed])]
+    quiet = [seed for seed in shared if seed not in busy]
+    if len(quiet) >= enough:
+        return quiet, busy
+    known = [seed for seed in busy if all(e.load and e.load.lost_s is not None for e in timed[seed] if e.busy)]
+    return sorted([*quiet, *known]), busy
+
+
+def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds, enough: int) -> _Draft:
+    shared = [seed for seed in own if seed in base]
+    busy: list[int] = []
+    if kpi.timed:
+        shared, busy = _settled(shared, base, own, enough)
     seeds, b, c, diverged = [], [], [], False
-    for seed in own:
-        if seed not in base:
-            continue
+    for seed in shared:
         x, y = kpi.of(base[seed], base[seed]), kpi.of(own[seed], base[seed])
         if x is None or y is None or math.isnan(x) or math.isnan(y):
             continue
@@ -275,18 +296,18 @@ def _draft(kpi: Kpi, arm: str, base: Runs, own: Runs, limits: Thresholds) -> _Dr
     row = Comparison(
         kpi=kpi.id, arm=arm, scale=kpi.scale, effect=None, low=None, high=None, level=limits.level, p_value=None,
         p_adjusted=None, n=len(seeds), seeds=tuple(seeds), baseline=tuple(b), candidate=tuple(c),
-        threshold=kpi.threshold(limits), method="descriptive",
+        threshold=kpi.threshold(limits), method="descriptive", busy=len(busy),
     )  # fmt: skip
     if diverged and kpi.analysis != "spread":
         return _Draft(replace(row, problem="diverged"))
     if not seeds:
-        return _Draft(replace(row, problem="no_data"))
+        return _Draft(replace(row, problem="busy" if busy else "no_data"))
     if kpi.analysis == "worst":
         middle = basic.median(b)
         effect = max(c) / middle - 1 if math.isfinite(middle) and middle > 0 else None
         return _Draft(replace(row, effect=effect, threshold=None))
     if kpi.analysis == "censored":
-        return _censored(row, [math.fsum(epoch.train_s for epoch in own[seed].epochs) for seed in seeds])
+        return _censored(row, [math.fsum(epoch.steady_s for epoch in own[seed].epochs) for seed in seeds])
     return _paired(kpi, row)
 
 
@@ -487,7 +508,7 @@ def _curves(own: Runs) -> tuple[tuple[int, ...], list[list[float]], list[list[fl
         if run.status != "failed" and run.epochs:
             clock, total = {}, 0.0
             for epoch in run.epochs:
-                total += epoch.train_s
+                total += epoch.steady_s
                 clock[epoch.epoch] = (epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf, total)
             curves.append(clock)
             after.append(math.inf if run.status == "diverged" else run.epochs[-1].val_loss)

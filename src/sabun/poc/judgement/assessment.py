@@ -50,6 +50,7 @@ class Comparison:
             threshold (a relative difference, or a factor above 1).
         seeds_to_decide: for deciding KPIs, the estimated number of seeds in total that would decide the comparison.
             None if it is decided, or out of reach.
+        busy: for what is read from a clock, the number of pairs of which a timing was taken on a busy machine.
         asymmetry, skewed: for the deciding KPI of K1, :func:`sabun.poc.judgement.statistics.asymmetry`, and whether it
             withholds a go (:func:`~sabun.poc.judgement.statistics.too_asymmetric`).
         problem: why the comparison cannot decide, one of :data:`sabun.poc.judgement.assess.PROBLEMS`. Values that could
@@ -74,6 +75,7 @@ class Comparison:
     power: float | None = None
     detectable: float | None = None
     seeds_to_decide: int | None = None
+    busy: int = 0
     asymmetry: float | None = None
     skewed: bool = False
     problem: str | None = None

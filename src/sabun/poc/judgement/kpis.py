@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from sabun.poc.records import Epoch, RunResult
+from sabun.poc.records import Epoch, RunResult, timings
 from sabun.poc.spec import Thresholds
 
 __all__ = ["GROUPS", "KPIS", "Analysis", "Group", "Kpi", "Measure", "deciding", "lr_tolerance_decades", "stand_ins"]
@@ -55,6 +55,7 @@ class Kpi:
         limit: its limit on the effect's scale; without one the comparison is with "equal".
         stands_in_for: the deciding KPI that passes too when this one is significantly better.
         dots: whether reports draw its value for every seed (messages ``dots.ID``).
+        timed: whether it is read from a clock, so that a busy machine changes it.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Kpi:
     limit: Callable[[Thresholds], float] | None = None
     stands_in_for: str = ""
     dots: bool = False
+    timed: bool = False
 
     @property
     def scale(self) -> Literal["relative", "ratio"]:
@@ -99,10 +101,10 @@ def _loss_area(run: RunResult, reference: RunResult | None = None, /) -> float |
 
 
 def _clock(epochs: Sequence[Epoch]) -> list[float]:
-    """Cumulative training seconds at the end of each epoch."""
+    """Cumulative training seconds at the end of each epoch, without waiting for a processor."""
     total, clock = 0.0, []
     for epoch in epochs:
-        total += epoch.train_s
+        total += epoch.steady_s
         clock.append(total)
     return clock
 
@@ -163,20 +165,16 @@ def _test_metric(run: RunResult, reference: RunResult | None = None, /) -> float
     return run.test_metric if finite and run.status == "finished" else None
 
 
-def _timed(run: RunResult) -> list[Epoch]:
-    """Epochs after the start. Whether the run shared the machine is not checked here."""
-    return [epoch for epoch in run.epochs if epoch.epoch > 0]
-
-
 def _epoch_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Median training seconds per epoch, without evaluation and logging."""
-    seconds = [epoch.train_s for epoch in _timed(run) if epoch.train_s > 0 and math.isfinite(epoch.train_s)]
+    """Median training seconds per epoch, without evaluation, logging, and waiting for a processor."""
+    seconds = [epoch.steady_s for epoch in timings(run)]
     return statistics.median(seconds) if seconds and run.status != "failed" else None
 
 
 def _optimizer_step_s(run: RunResult, reference: RunResult | None = None, /) -> float | None:
-    """Median seconds per epoch spent in ``optimizer.step``."""
-    seconds = [epoch.optimizer_s for epoch in _timed(run) if epoch.optimizer_s > 0 and math.isfinite(epoch.optimizer_s)]
+    """Median seconds per epoch spent in ``optimizer.step``, reduced by the share of the epoch that waiting took."""
+    seconds = [epoch.optimizer_s * epoch.steady_s / epoch.train_s for epoch in timings(run)]
+    seconds = [value for value in seconds if value > 0 and math.isfinite(value)]
     return statistics.median(seconds) if seconds and run.status != "failed" else None
 
 
@@ -190,14 +188,16 @@ _ENTRIES = (
         limit=lambda limits: 0.0 - limits.margin),
     Kpi("loss_area", "K1", "loss", "lower", "relative", _loss_area),
     Kpi("loss_at_equal_time", "K1", "loss", "lower", "relative", _loss_at_equal_time),
-    Kpi("time_to_target_s", "K1", "s", "lower", "censored", _time_to_target_s, stands_in_for="epoch_s", dots=True),
+    Kpi("time_to_target_s", "K1", "s", "lower", "censored", _time_to_target_s, stands_in_for="epoch_s", dots=True,
+        timed=True),
     Kpi("test_loss", "K1", "loss", "lower", "relative", _test_loss),
     Kpi("test_metric", "K1", "num", "higher", "relative", _test_metric),
     Kpi("spread", "K2", "loss", "lower", "spread", _final_loss, decides=True,
         limit=lambda limits: limits.max_spread_ratio),
     Kpi("worst_seed", "K2", "loss", "lower", "worst", _final_loss),
-    Kpi("epoch_s", "K3", "s", "lower", "ratio", _epoch_s, decides=True, limit=lambda limits: limits.max_time_ratio),
-    Kpi("optimizer_step_s", "K3", "s", "lower", "ratio", _optimizer_step_s),
+    Kpi("epoch_s", "K3", "s", "lower", "ratio", _epoch_s, decides=True, limit=lambda limits: limits.max_time_ratio,
+        timed=True),
+    Kpi("optimizer_step_s", "K3", "s", "lower", "ratio", _optimizer_step_s, timed=True),
     Kpi("peak_memory_bytes", "K3", "bytes", "lower", "ratio", _peak_memory_bytes),
 )  # fmt: skip
 

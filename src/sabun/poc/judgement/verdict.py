@@ -97,6 +97,9 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "k3_too_few_seeds": _FEW,
         "k3_no_variation": ("n", "effect"),
         "k3_no_data": (),  # no pair of timings
+        # not judged: timings of `busy` pairs were taken on a busy machine, and the interval includes the limit or is
+        # missing
+        "k3_busy": ("busy", "n"),
         "k3_not_judged": (),  # logs without comparable timings: the decision rests on K1 and K2
     }
 )
@@ -105,6 +108,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 CAPS: Final[Mapping[str, tuple[Decision, tuple[str, ...]]]] = MappingProxyType(
     {
         "not_tuned": ("promising", ()),  # no arm was tuned: other rates may rank them otherwise
+        "busy": ("promising", ("busy", "n")),  # K3 was not judged: the machine was busy (reason k3_busy)
         # Of runs that a study did not make (sabun.poc.logged_runs). "go": said, but no limit by itself.
         "logs_not_attested": ("go", ()),
         "logs_runs_lost": ("undecided", ("lost",)),  # runs that failed or did not finish
@@ -194,6 +198,8 @@ def judge(
     bracketed an optimum. ``no-go``: a group fails. ``small``: no group fails, and the K1 interval lies between the
     margin and "equal". ``undecided``: everything else, and always between planned looks and where a run of the
     comparison failed. A decision that ranks above one of ``caps`` is lowered to it: a go becomes ``promising``.
+    Where the machine was too busy to judge K3, K1 and K2 decide, and the decision is ``promising`` at best: a busy
+    machine gives no decision that a quiet one would not give.
 
     ``untimed``: candidates whose K3 is not judged; their decision rests on K1 and K2, and a cap says so.
 
@@ -214,7 +220,8 @@ def judge(
         )
         if name in untimed:
             reasons = (*reasons[:2], _reason("K3", "k3_not_judged", "unclear"))
-        outcomes = {reason.outcome for reason in reasons if reason.code != "k3_not_judged"}
+        busy = [cap("busy", **reason.values) for reason in reasons if reason.code == "k3_busy"]
+        outcomes = {reason.outcome for reason in reasons if reason.code not in ("k3_busy", "k3_not_judged")}
         decision: Decision = "undecided"
         if "fail" in outcomes:
             # Between two looks nothing is decided: repeated looks would increase the error rate.
@@ -223,7 +230,7 @@ def judge(
             decision = "small"
         elif outcomes == {"pass"}:
             decision = "go"
-        limits = tuple(caps.get(name, ()))
+        limits = (*caps.get(name, ()), *busy)
         decision = min((decision, *(each.decision for each in limits)), key=RANK.__getitem__)
         remarks = _tries(state, thresholds)
         if decision in ("go", "promising"):
@@ -336,6 +343,13 @@ def _k3(row: Comparison, stand_ins: Sequence[Comparison], state: LookState) -> R
         if not within and other.problem is None and other.high is not None and other.high < 1:
             values = _numbers(other) | {"limit": 1.0, "ratio": row.effect if row.effect is not None else "–"}
             return _reason("K3", "k3_time_to_target", "pass", **values)
+    if row.busy and not (
+        row.problem is None
+        and row.low is not None
+        and row.threshold is not None
+        and (row.low > row.threshold or within)
+    ):
+        return _reason("K3", "k3_busy", "unclear", busy=row.busy, n=max(state.n, row.busy))
     if row.problem == "too_few_seeds":
         return _reason("K3", "k3_too_few_seeds", "unclear", **_few(row, state))
     if row.problem in ("identical", "no_variation"):

@@ -162,7 +162,7 @@ class BatchedTraining(TrainingLoop):
 
     def _epochs(self, epoch: int) -> list[Epoch]:
         """One epoch of each seed. Its seconds are its share of the whole."""
-        losses, train_s, optimizer_s = self.train_epoch(epoch)
+        losses, train_s, optimizer_s, _ = self.train_epoch(epoch)  # every seed is timed again, alone
         train = torch.stack(losses).mean(dim=0).tolist() if losses else [None] * self.seeds
         begin = time.perf_counter()
         scores = self._scores_of_each("validation")

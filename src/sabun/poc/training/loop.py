@@ -10,7 +10,8 @@ same point for every method.
 
 **Timing.** ``train_s`` covers zero_grad, forward, backward and step between two device synchronisations; evaluation and
 bookkeeping are outside. ``optimizer_s`` is the part inside ``optimizer.step``, without its closure; measuring it takes
-two clock reads per step, about 0.2 µs.
+two clock reads per step, about 0.2 µs. How busy the machine was meanwhile is recorded beside it
+(:class:`sabun.poc.records.Load`).
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sabun.errors import StudyError
-from sabun.poc.records import Epoch, RunResult, Status
+from sabun.poc.records import Epoch, Load, RunResult, Status
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Schedule
 from sabun.poc.tasks.task import Scores, Trained
+from sabun.script.machine_load import LoadMeter
 from sabun.script.protocol import Driver, enter_mode, state_bytes
 
-__all__ = ["TrainingLoop", "finite", "now", "schedule_factor", "sha256_of"]
+__all__ = ["Spent", "TrainingLoop", "finite", "now", "schedule_factor", "sha256_of"]
 
 
 def schedule_factor(schedule: Schedule, progress: float) -> float:
@@ -42,6 +45,15 @@ def schedule_factor(schedule: Schedule, progress: float) -> float:
     if schedule == "linear":
         return 1.0 - progress
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Spent(NamedTuple):
+    """Steps that were taken: their losses, their seconds, those in the optimizer, and how busy the machine was."""
+
+    losses: list[Tensor]
+    train_s: float
+    optimizer_s: float
+    load: Load | None
 
 
 class TrainingLoop(ABC):
@@ -72,25 +84,31 @@ class TrainingLoop(ABC):
     def backward(self, number: int) -> Tensor:
         """Return the loss on mini-batch ``number`` (of every seed) and set the gradients of the parameters."""
 
-    def train_epoch(self, epoch: int) -> tuple[list[Tensor], float, float]:
+    def train_epoch(self, epoch: int) -> Spent:
         """Train to the end of ``epoch``; see :meth:`spend`. Epoch 0 is the state before the first step."""
         if epoch == 0:
-            return [], 0.0, 0.0
+            return Spent([], 0.0, 0.0, None)
         self.enter_training()
         return self.spend(epoch * self.per_epoch)
 
-    def spend(self, budget: int) -> tuple[list[Tensor], float, float]:
-        """Step until ``budget`` evaluations are spent. Return the losses, the seconds, and those in the optimizer."""
+    def spend(self, budget: int) -> Spent:
+        """Step until ``budget`` evaluations are spent."""
         losses: list[Tensor] = []
         optimizer_s = 0.0
         self._synchronise()
+        # An accelerator computes while the thread waits, so a wait need not cost time.
+        meter = LoadMeter(correctable=self.device.type == "cpu")
         begin = time.perf_counter()
         while self.evaluations < budget and self.evaluations + self.cost <= self.budget:
             loss, seconds = self.scheduled_step()
             losses.append(loss)
             optimizer_s += seconds
         self._synchronise()
-        return losses, time.perf_counter() - begin, optimizer_s
+        train_s = time.perf_counter() - begin
+        meter.lap()
+        load = Load(**meter.read())
+        meter.close()
+        return Spent(losses, train_s, optimizer_s, load)
 
     def scheduled_step(self) -> tuple[Tensor, float]:
         """Take the next step at the learning rate of the schedule."""

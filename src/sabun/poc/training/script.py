@@ -33,7 +33,7 @@ from sabun import _files
 from sabun.errors import StoreError, TrainingError
 from sabun.poc.codec import decode_rates
 from sabun.poc.pruning import exceeded
-from sabun.poc.records import PRINTED_LAST, Epoch, RunResult, outcome
+from sabun.poc.records import PRINTED_LAST, Epoch, Load, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.seeds import seeds_of
 from sabun.poc.spec import Run
@@ -259,7 +259,8 @@ class _Follower:
             test_loss, test_metric = record.pop("test_loss"), record.pop("test_metric")
             self.test_loss = self.test_loss if test_loss is None else test_loss
             self.test_metric = self.test_metric if test_metric is None else test_metric
-            return Epoch(**record)
+            load = record.pop("load")
+            return Epoch(**record, load=None if load is None else Load(**load))
         return None
 
 

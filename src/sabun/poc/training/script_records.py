@@ -107,6 +107,18 @@ def _group(group: Mapping[str, object]) -> bool:
     )
 
 
+def _load(value: object) -> bool:
+    counts = ("preempted",)
+    seconds = ("cpu_s", "waited_s", "lost_s", "average")
+    return (
+        isinstance(value, dict)
+        and {*value} == {*counts, *seconds}
+        and _seconds(value["cpu_s"])
+        and all(value[key] is None or _seconds(value[key]) for key in seconds)
+        and all(value[key] is None or _count(value[key]) for key in counts)
+    )
+
+
 def _roles(value: object) -> bool:
     return isinstance(value, dict) and {*value} == {"hidden", "rest"} and all(map(_count, value.values()))
 
@@ -128,6 +140,7 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "optimizer_s": (_seconds, True),
         "gradient_evaluations": (_count, True),
         "lr": (_number, False),
+        "load": (_load, False),
     },
     "end": {
         "enough": (lambda value: isinstance(value, bool), False),

@@ -24,6 +24,9 @@ __all__ = ["WARM_UP_STEPS", "SingleTraining"]
 WARM_UP_STEPS = 4
 """Steps of a timing run before its clock starts: optimizers allocate their state in the first one."""
 
+TIMINGS = 3
+"""Number of epochs that a timing run measures at most: it repeats the measurement while the machine is busy."""
+
 
 class SingleTraining(TrainingLoop):
     """The training of one seed in a session of the task."""
@@ -51,22 +54,32 @@ class SingleTraining(TrainingLoop):
             yield self._result(outcome(history, pruned=pruned), history, memory, test)
 
     def time_epoch(self) -> Iterator[Epoch | RunResult]:
-        """Time one epoch after a few untimed steps. Nothing is evaluated, so the loss is nan."""
+        """Time one epoch after a few untimed steps, and again while the machine is busy.
+
+        Nothing is evaluated, so the loss is nan. Whether an epoch is repeated depends on the load alone.
+        """
         memory = _PeakMemory(self.device)
         self.budget = math.inf  # the learning rate stays at its initial value
         with seeded(0):
             self.enter_training()
             while self.steps < WARM_UP_STEPS:
                 self.scheduled_step()
-            before = self.evaluations
-            _, train_s, optimizer_s = self.spend(before + self.per_epoch)
-            # The last step of a method with several evaluations may go beyond the epoch.
-            share = self.per_epoch / (self.evaluations - before)
-            done = Epoch(
-                1, None, math.nan, None, train_s * share, 0.0, optimizer_s * share, self.evaluations, self.lr()
-            )
-            yield done
-            yield self._result("finished", [done], memory)
+            done: list[Epoch] = []
+            while len(done) < TIMINGS and all(epoch.busy for epoch in done):
+                done.append(self._timing(len(done) + 1))
+                yield done[-1]
+            yield self._result("finished", done, memory)
+
+    def _timing(self, number: int) -> Epoch:
+        before = self.evaluations
+        _, train_s, optimizer_s, load = self.spend(before + self.per_epoch)
+        # The last step of a method with several evaluations may go beyond the epoch.
+        share = self.per_epoch / (self.evaluations - before)
+        load = load and load.scaled(share)
+        return Epoch(
+            number, None, math.nan, None, train_s * share, 0.0, optimizer_s * share, self.evaluations, self.lr(),
+            load=load,
+        )  # fmt: skip
 
     def backward(self, number: int) -> Tensor:
         """Return the loss on mini-batch ``number`` and set the gradients of the parameters."""
@@ -81,7 +94,7 @@ class SingleTraining(TrainingLoop):
             return self.session.evaluate(split)
 
     def _epoch(self, epoch: int) -> Epoch:
-        losses, train_s, optimizer_s = self.train_epoch(epoch)
+        losses, train_s, optimizer_s, load = self.train_epoch(epoch)
         train_loss = float(torch.stack(losses).mean()) if losses else None
         extra = self.probe.read() if self.probe else {}
         begin = time.perf_counter()
@@ -97,6 +110,7 @@ class SingleTraining(TrainingLoop):
             gradient_evaluations=self.evaluations,
             lr=self.lr(),
             extra=extra,
+            load=load,
         )
 
     def _result(

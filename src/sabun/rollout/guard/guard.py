@@ -5,27 +5,31 @@
     loss.backward()
     guard.step(loss)                    # in place of optimizer.step(); with AMP guard.step(loss, scaler=scaler)
 
-An **anomaly** is a loss or gradient that is not finite, or a loss that jumps or drifts away from the recent window
-(:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or gives up
-(:mod:`sabun.rollout.guard.recovery_policy`); each is an event in the audit log. Where the optimizer measures the unused
-share of the stability interval (``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share
-vanishes, before anything fails.
+An **anomaly** is a loss, gradient or state that is not finite, or a loss that jumps or drifts away from the recent
+window (:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or
+gives up (:mod:`sabun.rollout.guard.recovery_policy`, which also bounds the number of steps without progress); each is
+an event in the audit log. Where the optimizer measures the unused share of the stability interval
+(``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share vanishes, before anything fails.
 
 The shortening applies to ``lr`` for the duration of the step only, so any scheduler continues as before. The champion
 follows the shape of the schedule: its own lr times the present share of the largest lr so far. A sudden rise to more
-than five times the largest lr so far is treated as a fault of the schedule and divided out.
+than five times the largest lr so far is treated as a fault of the schedule and divided out, unless ``new_phase`` was
+called before it.
 
-With a closure the step is taken before it can be judged, so an isolated anomaly is rolled back, not skipped. Under
+With a closure the step is taken before it can be judged, so every anomaly is rolled back, not skipped. Under
 ``torch.distributed`` all ranks decide alike (:mod:`sabun.rollout.guard.step_check`); call ``step`` on every rank. With
 a ``GradScaler`` a gradient that overflows is not an anomaly while the scale can still be reduced: the scaler skips that
-step.
+step. The loop may unscale the gradients itself, before and after a fall-back.
 
-The cost without anomalies is one pass over the gradients and one synchronization per step, and a copy of the state
-every ``every`` steps; on disk only as often as ``disk_share`` allows (:mod:`sabun.rollout.guard.snapshots`).
+The cost without anomalies is one pass over the gradients and one synchronization per step, and a copy of the state and
+one pass over it every ``every`` steps; on disk only as often as ``disk_share`` allows
+(:mod:`sabun.rollout.guard.snapshots`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
 from collections import deque
@@ -41,8 +45,9 @@ from sabun.errors import OptionError, SabunWarning, StateError, StoreError, Trai
 from sabun.journal import Json
 from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
+from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
-from sabun.rollout.guard.step_check import StepCheck
+from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
 
 __all__ = ["Guard"]
 
@@ -71,18 +76,20 @@ class Guard:
         champion: makes the optimizer to fall back to, from the list of parameters; with an attribute ``takes_model``
             that is true, from the model (or the named parameters of the part that trains). None: give up instead.
         audit: the audit log or its path; None: events are kept in ``events`` alone. Only rank 0 writes.
-        job_id: included in every event.
-        every: steps between two good states kept; also the distance within which anomalies are not isolated.
+        job_id: included in every event and in every state on disk.
+        every: steps between two good states kept.
         keep: number of good states kept.
         folder: where to keep them on disk too, so that :meth:`resume` finds them after a kill; None: in memory alone.
+            It belongs to one training, and one process at a time uses it.
         disk_share: largest share of the time spent on writing them, in (0, 1]; 1 writes each.
         max_rollbacks: the roll-back of this number (since the last recovery) falls back to the champion.
         cut: factor on the step after a roll-back, in (0, 1).
-        recover_after: steps without an anomaly after which the step grows by 1/cut and roll-backs are forgotten.
+        recover_after: good steps after which the step grows by 1/cut and roll-backs are forgotten.
         margin: smallest unused share of the stability interval, as the median over eight steps.
         monitor: the thresholds for losses.
 
     ``optimizer`` is the one that trains now, ``scale`` the present factor on its step, ``steps`` the number of calls,
+    ``updates`` the number of steps taken and not undone,
     ``fallen_back`` whether the champion has taken over, and ``events`` the last 1,000 events.
     """
 
@@ -132,14 +139,24 @@ class Guard:
         self._snapshots: MemorySnapshots | DiskSnapshots = MemorySnapshots(keep)
         if folder is not None:
             self._snapshots = DiskSnapshots(
-                Path(folder), keep, self._rank, share=disk_share, agree=self._agree, report=self._report_snapshots
+                Path(folder),
+                keep,
+                self._rank,
+                identity={"job_id": job_id, "fingerprint": _fingerprint(model, optimizer)},
+                share=disk_share,
+                agree=self._agree,
+                report=self._report_snapshots,
             )
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
         self._peak_lr = 0.0
         self._last_lr = 0.0
         self._schedule_fault = 1.0  # factor by which the schedule is too large
-        self._rolled_back_to = -1
-        self._begun = False
+        self._phase_began = False
+        self._kept_at = 0
+        self._tried: set[int] = set()  # steps of the states restored since the last one was kept
+        self._unfinished: Snapshot | None = None  # being restored
+        self._finite: list[str] = []  # tensors that were finite when training began
+        self._begun = self._superseding = False
 
     @property
     def scale(self) -> float:
@@ -149,6 +166,11 @@ class Guard:
     @scale.setter
     def scale(self, value: float) -> None:
         self._policy.scale = value
+
+    @property
+    def updates(self) -> int:
+        """Number of updates that the model contains: steps taken and not undone."""
+        return self._policy.updates
 
     def step(
         self,
@@ -170,37 +192,47 @@ class Guard:
         lr = self._given.param_groups[0].get("lr", 0.0)
         if lr != self._last_lr:
             self._follow_schedule(float(lr))
+        if self._unfinished is not None:  # interrupted where signals cannot be deferred
+            self._restore(self._unfinished)
+        if closure is not None and scaler is not None:
+            raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
+        anomaly: Anomaly | None = None
+        margin = None
+        taken = False
         if closure is not None:
-            if scaler is not None:
-                raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
-            if self.steps % self._every == 0:
-                self._keep()
-            loss = self._take(lambda: self.optimizer.step(closure))  # type: ignore[arg-type]
-            checked = self._check(self.optimizer, loss)
-            anomaly = self._monitor.judge(checked.loss, checked.norm)
+            if self._due() and not self._monitor.suspicious and not self._keep():
+                anomaly = Anomaly("state-not-finite", math.nan)
+            else:
+                loss = self._take(lambda: self.optimizer.step(closure))  # type: ignore[arg-type]
+                taken = True
+                checked = self._check(self.optimizer, loss)
+                margin = checked.margin
+                anomaly = self._monitor.judge(checked.loss, checked.norm, strict=self._policy.restored)
         else:
             if scaler is not None:
-                _unscale(scaler, self.optimizer)
+                self._unscale(scaler)
             checked = self._check(self.optimizer, loss)
+            margin = checked.margin
             overflow = checked.norm is not None and math.isfinite(checked.loss)
-            if scaler is not None and overflow and scaler.get_scale() > 1:
+            if scaler is not None and overflow and scaler.get_scale() > 1 and self._policy.overflow():
                 return self._overflow(scaler)
-            anomaly = self._monitor.judge(checked.loss, checked.norm)
+            anomaly = self._monitor.judge(checked.loss, checked.norm, strict=self._policy.restored)
+            if anomaly is None and self._due() and not self._monitor.suspicious and not self._keep():
+                anomaly = Anomaly("state-not-finite", math.nan)
             if anomaly is None:
-                if self.steps % self._every == 0:
-                    self._keep()
-                if scaler is not None:
+                if scaler is not None and not self.fallen_back:
                     self._take(lambda: scaler.step(self.optimizer))
                 elif self._policy.scale < 1.0 or self.fallen_back:
                     self._take(self.optimizer.step)
                 else:
                     self.optimizer.step()
-        if checked.margin is not None:
-            self._margins.append(checked.margin)
+        if margin is not None:
+            self._margins.append(margin)
         self._at = self.steps
         self.steps += 1
         if anomaly is not None:
-            self._recover(anomaly, taken=closure is not None)
+            with deferred():
+                self._recover(anomaly, taken=taken)
             return False
         self._policy.good_step()
         if len(self._margins) == _MARGIN_WINDOW:
@@ -213,28 +245,50 @@ class Guard:
         """Call the optimizer's ``zero_grad``."""
         self.optimizer.zero_grad(set_to_none)
 
+    def new_phase(self) -> None:
+        """Announce that the losses from here on are not comparable with those before, nor the learning rates.
+
+        Call it on every rank where a curriculum, the weights of a loss, the data or the schedule change: the guard
+        learns the noise anew, with a warm-up, and later returns to a state of before only if there is none since.
+        """
+        self._monitor.new_phase()
+        self._policy.new_phase()
+        self._snapshots.forget_levels()
+        self._phase_began = True
+        self._at = self.steps
+        self._event("guard.new-phase")
+
     def resume(self) -> int:
         """After a kill, restore the newest good state in ``folder``; return the number of steps done before it.
 
         Call it on every rank. Returns 0 and changes nothing where no state was kept. Raises StateError without
-        ``folder``.
+        ``folder``, and where it is another training's, is in use, or holds damaged states only.
         """
         if isinstance(self._snapshots, MemorySnapshots):
             raise StateError("this guard keeps its states in memory.", fix="Give Guard a folder to resume from.")
+        self._open(resuming=True)
         held = self._snapshots.steps()
         if self._distributed:  # a kill between two ranks' writes: use what every rank has
             box: list[list[int]] = [[]] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(box, held)
             held = sorted(set.intersection(*map(set, box)))
         if not held:
+            self._snapshots.supersede()
             return 0
         found = self._snapshots.get(held[-1])
-        self._snapshots.forget_after(found.step)
-        self._begun = True
-        self.load_state_dict(found.extra)
-        self._restore(found)
+        if found is None:
+            raise StateError(f"the state before step {held[-1]} cannot be read any more.", fix="Try again.")
+        with deferred():
+            self._snapshots.continue_from(found)
+            self._begin(kept=True)
+            self.load_state_dict(found.extra)
+            self._restore(found)
         self._event("guard.resumed", to_step=found.step)
         return self.steps
+
+    def close(self) -> None:
+        """Release ``folder`` for another guard; a process that ends does so anyway."""
+        self._snapshots.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for the loop's own checkpoint, beside the model's and ``guard.optimizer``'s."""
@@ -248,11 +302,12 @@ class Guard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next."""
+        self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:
                 raise StateError("the champion had taken over.", fix="Give Guard the champion again.")
             self._install_champion()
-        self.steps = self._at = state["steps"]
+        self.steps = self._at = self._kept_at = state["steps"]
         schedule = state["schedule"]
         self._peak_lr, self._last_lr = schedule["peak_lr"], schedule["last_lr"]
         self._schedule_fault = schedule["fault"]
@@ -261,19 +316,71 @@ class Guard:
 
     # ------------------------------------------------------------------ steps
 
-    def _begin(self) -> None:
+    def _open(self, *, resuming: bool) -> None:
+        """Lock and read the folder; where one rank cannot, raise on all."""
+        failed: StateError | None = None
+        try:
+            self._snapshots.open(resuming=resuming)
+        except StateError as error:
+            failed = error
+        if self._distributed:
+            box: list[str | None] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(box, None if failed is None else failed.cause)
+            others = [f"rank {rank}: {cause}" for rank, cause in enumerate(box) if cause is not None]
+            if others and failed is None:
+                self._snapshots.close()
+                failed = StateError(others[0], fix="See the error of that rank.")
+        if failed is not None:
+            raise failed
+
+    def _begin(self, *, kept: bool = False) -> None:
+        """Before the first step: note which tensors are finite, and keep the first state unless it is ``kept``."""
+        floating = {name: one for name, one in self._tensors.items() if one.is_floating_point()}
+        self._finite = list(floating) if largest_is_finite([*floating.values()]) else []
+        if not self._finite:  # a buffer may hold infinities for good, such as a mask
+            self._finite = [name for name, one in floating.items() if largest_is_finite([one])]
+        if not kept:
+            self._open(resuming=self._superseding)
+            if isinstance(self._snapshots, DiskSnapshots):
+                self._snapshots.supersede()
+            try:
+                self._keep()
+            except BaseException:
+                self.close()
+                raise
+            self._event(
+                "guard.started",
+                optimizer=_name(self.optimizer),
+                every=self._every,
+                max_rollbacks=self._policy.max_rollbacks,
+            )
         self._begun = True
-        self._keep()
-        self._event(
-            "guard.started",
-            optimizer=_name(self.optimizer),
-            every=self._every,
-            max_rollbacks=self._policy.max_rollbacks,
-        )
+
+    def _due(self) -> bool:
+        """Return whether a good state is to be kept: at multiples of ``every``, or the first good step after one."""
+        return self.steps // self._every > self._kept_at // self._every
+
+    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
+        """Unscale the gradients, unless the loop did so already (to clip them).
+
+        After a fall-back the loop may have done so through either optimizer; they have the same parameters.
+        """
+        if self.fallen_back:
+            known = scaler._per_optimizer_states
+            if any(
+                known[id(one)]["stage"].name != "READY" for one in (self._given, self.optimizer) if id(one) in known
+            ):
+                return
+        try:
+            scaler.unscale_(self._given)
+        except RuntimeError as error:
+            if "already been called" not in str(error):
+                raise
 
     def _overflow(self, scaler: torch.amp.GradScaler) -> bool:
         """The scale was too large for this gradient: the scaler skips the step and will reduce the scale."""
-        scaler.step(self.optimizer)
+        if not self.fallen_back:
+            scaler.step(self.optimizer)
         self._at = self.steps
         self.steps += 1
         return False
@@ -291,7 +398,9 @@ class Guard:
     def _follow_schedule(self, lr: float) -> None:
         """Update the largest lr so far, and the factor of a sudden rise while it lasts."""
         last = self._last_lr
-        if self._schedule_fault == 1.0 and last > 0 and lr > 5 * self._peak_lr:
+        if self._phase_began:
+            self._phase_began, self._schedule_fault = False, 1.0
+        elif self._schedule_fault == 1.0 and last > 0 and lr > 5 * self._peak_lr:
             self._schedule_fault = lr / last
         elif self._schedule_fault > 1.0 and lr < 2 * last / self._schedule_fault:
             self._schedule_fault = 1.0
@@ -322,60 +431,69 @@ class Guard:
     def _recover(self, anomaly: Anomaly, *, taken: bool) -> None:
         """Carry out what the policy decides."""
         action = self._policy.decide(
-            anomaly, self.steps, taken=taken, champion=self._champion is not None, fallen_back=self.fallen_back
+            anomaly,
+            taken=taken,
+            champion=self._champion is not None,
+            fallen_back=self.fallen_back,
+            older=any(step not in self._tried for step in self._snapshots.levels()),
         )
         figures: dict[str, Json] = {"reason": anomaly.reason, "value": anomaly.value, "limit": anomaly.limit}
-        if action == "skip":
+        if action in ("skip", "skip-batch"):
             # The forward pass may have corrupted running statistics; the parameters are unchanged.
-            newest = self._snapshots.newest()
-            if newest is not None and self._buffers:
+            newest = self._snapshots.get(max(self._snapshots.levels()))
+            if action == "skip" and newest is not None and self._buffers:
                 self._copy(newest, self._buffers)
-            self._event("guard.skipped", **figures)
-        elif action == "skip-batch":
-            self._event("guard.skipped", suspect="data", **figures)
+            suspect: dict[str, Json] = {"suspect": "data"} if action == "skip-batch" else {}
+            self._event("guard.skipped", **suspect, **figures)
+            return
+        self._margins.clear()
+        found = self._roll_back(drift=anomaly.reason == "loss-drift")
+        if action in ("roll-back", "roll-further"):
+            self._event("guard.rolled-back", to_step=found.step, **figures, scale=self.scale)
         elif action == "bad-data":
-            self._event("guard.gave-up", **figures)
+            self._event("guard.gave-up", to_step=found.step, suspect="data", **figures)
             raise TrainingError(
-                f"{self._policy.bad_batches} batches in a row fail in a good state: {anomaly.reason} "
-                f"(step {self._at}).",
-                fix="The model holds that state. Check the data: the optimizer has not changed it.",
+                f"more than {self._policy.most_bad} batches in succession fail: {anomaly.reason} (step {self._at}).",
+                fix="The model holds its last good state. Check the data; if they were changed on purpose, call "
+                "guard.new_phase() there.",
             )
+        elif action == "give-up":
+            self._give_up(found, figures)
         else:
-            self._margins.clear()
-            if action == "roll-back":
-                found = self._roll_back(drift=anomaly.reason == "loss-drift")
-                self._event("guard.rolled-back", to_step=found.step, **figures, scale=self.scale)
-                return
-            found = self._roll_back()
-            if action == "give-up":
-                self._give_up(found, figures)
             self._fall_back(found, figures)
 
     def _roll_back(self, *, drift: bool = False) -> Snapshot:
-        """Restore the newest good state, or the best one after a drift or where the newest was tried already."""
-        found = self._snapshots.newest()
-        if found is not None and (drift or found.step == self._rolled_back_to):
-            found = self._snapshots.best()
+        """Restore the newest good state that was not tried since the last one was kept, or after a drift the best."""
+        self._snapshots.drop_before(self._policy.most_updates - self._policy.horizon)
+        levels = self._snapshots.levels()
+        untried = [step for step in levels if step not in self._tried] or list(levels)
+        step = min(untried, key=lambda step: (levels[step], -step)) if drift else max(untried)
+        found = self._snapshots.get(step)
         if found is None:
             raise StateError("no good state was kept.", fix="Make the guard before the first step.")
-        self._rolled_back_to = found.step
-        if drift:
-            self._monitor.forget()
+        self._tried.add(step)
         self._restore(found)
+        self._policy.restore(found.updates)
+        self._monitor.rolled_back(drift=drift)
         return found
 
     def _give_up(self, found: Snapshot, figures: Mapping[str, Json]) -> None:
         self._event("guard.gave-up", to_step=found.step, **figures)
         who = "the champion too" if self.fallen_back else f"{_name(self.optimizer)}, without a champion,"
+        after = (
+            f"made no progress in {self._policy.stalled} steps, the last with {figures['reason']}"
+            if self._policy.stalled > 2 * self._policy.horizon
+            else f"met {figures['reason']} after {self._policy.rollbacks} roll-backs"
+        )
         raise TrainingError(
-            f"training with {who} met {figures['reason']} after {self._policy.rollbacks} roll-backs (step {self._at}).",
+            f"training with {who} {after} (step {self._at}).",
             fix="The model holds its last good state. Check data and loss; the audit log has the events.",
         )
 
     def _fall_back(self, found: Snapshot, figures: Mapping[str, Json]) -> None:
         before = _name(self.optimizer)
         self._install_champion()
-        self._rolled_back_to = -1
+        self._policy.fell_back()
         self._keep(replace_all=True)  # the optimizer states of the others are not the champion's
         now = _name(self.optimizer)
         self._event("guard.fell-back", to_step=found.step, **{"from": before}, to=now, **figures)
@@ -397,20 +515,50 @@ class Guard:
 
     # ------------------------------------------------------------------ states and events
 
-    def _keep(self, *, replace_all: bool = False) -> None:
-        level, state = self._monitor.level, self.optimizer.state_dict()
-        snapshot = Snapshot(self.steps, level, self._tensors, state, self.state_dict())
+    def _keep(self, *, replace_all: bool = False) -> bool:
+        """Keep the present state. Return whether it is finite; if not, nothing is kept."""
+        state = self.optimizer.state_dict()
+        if not replace_all and not self._is_finite(state):
+            return False
+        level, steps = self._monitor.level, self.steps
+        snapshot = Snapshot(
+            steps, level, self._tensors, state, self.state_dict(), self.fallen_back, self._policy.updates
+        )
+        self._kept_at = steps
         self._snapshots.put(snapshot, replace_all=replace_all)
+        self._tried.clear()
+        self._policy.kept()
+        return True
+
+    def _is_finite(self, state: Mapping[str, Any]) -> bool:
+        """Return whether all parameters and buffers are finite that were, and the optimizer's tensors of their size."""
+        tensors = [self._tensors[name] for name in self._finite]
+        tensors += [
+            value
+            for kept in state["state"].values()
+            for value in (kept.values() if isinstance(kept, dict) else ())
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1
+        ]
+        fine = largest_is_finite(tensors)
+        if self._distributed:
+            device = tensors[0].device if tensors else torch.device("cpu")
+            broken = torch.tensor(float(not fine), device=device)
+            torch.distributed.all_reduce(broken)
+            fine = broken.item() == 0.0
+        return fine
 
     def _restore(self, found: Snapshot) -> None:
+        optimizer = clone(found.optimizer)  # before anything is changed
+        self._unfinished = found
         self._copy(found, list(self._tensors))
         kept = [{key: group[key] for key in _SCHEDULED if key in group} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(clone(found.optimizer))
+        self.optimizer.load_state_dict(optimizer)
         for group, scheduled in zip(self.optimizer.param_groups, kept, strict=True):
             if not group.get("lr_found"):
                 group.update(scheduled)
         for tensor in self._tensors.values():
             tensor.grad = None
+        self._unfinished = None
 
     @torch.no_grad()
     def _copy(self, found: Snapshot, names: list[str]) -> None:
@@ -427,9 +575,13 @@ class Guard:
 
     def _report_snapshots(self, event: str, facts: Mapping[str, Json]) -> None:
         self._event(event, **facts)
-        if event == "guard.not-written":
-            message = f"a good state could not be written: {facts['reason']}. It is in memory; training continues."
-            warnings.warn(message, SabunWarning, stacklevel=2)
+        message = {
+            "guard.not-written": "a good state could not be written: {reason}. It is in memory; training continues.",
+            "guard.unreadable": "the state {file} is not used: {reason}.",
+            "guard.not-locked": "the folder of good states cannot be locked: {reason}. Let no other job use it.",
+        }.get(event)
+        if message is not None:
+            warnings.warn(message.format(**facts), SabunWarning, stacklevel=2)
 
     def _event(self, event: str, **fields: Json) -> None:
         job: dict[str, Json] = {"job_id": self._job} if self._job else {}
@@ -442,13 +594,13 @@ class Guard:
                 warnings.warn(f"the guard's event {event} could not be logged: {error}", SabunWarning, stacklevel=2)
 
 
-def _unscale(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
-    """Unscale the gradients, unless the loop did so already (to clip them)."""
-    try:
-        scaler.unscale_(optimizer)
-    except RuntimeError as error:
-        if "already been called" not in str(error):
-            raise
+def _fingerprint(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """Return a hash of what a state must fit: names, shapes and types of the tensors, and the optimizer."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    tensors = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in named]
+    groups = [len(group["params"]) for group in optimizer.param_groups]
+    facts = json.dumps([tensors, _name(optimizer), groups])
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def _name(optimizer: torch.optim.Optimizer) -> str:

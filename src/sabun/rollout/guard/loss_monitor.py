@@ -1,17 +1,31 @@
 """Anomalies in a stream of training losses. Plain numbers, no torch.
 
 A loss is judged against the recent window by robust statistics: the median m and the median absolute deviation, scaled
-to a standard deviation s under normal noise (1.4826·MAD). It is a **spike** when it exceeds
+to a standard deviation s under normal noise (1.4826·MAD). The excess of a loss over m is measured in units of
 
-    m + max(z·s, share·progress),      progress = start − m,
+    u = max(z·s, share·progress, floor·|m|),      progress = start − m.
 
-that is, when it is far outside the noise *and* undoes a large part of the progress. A hard batch late in training, many
-deviations out but small compared with the progress, is not a spike. A **drift** is the same for the median: the window
-has lost more than that share of the progress since its best (and 3s), too slowly for any single loss to be a spike.
+A **spike** is a single loss of more than m + extreme·max(u, t), where t is the largest excess that turned out to be
+harmless so far: a heavy-tailed loss teaches its tail. It is an anomaly at once.
+
+A loss above m + u is only a suspicion: training continues, and the losses from there on are kept apart from the window.
+The suspicion ends when three of four losses are below the limit again. It is a **jump**, and an anomaly, if after
+``patience`` losses, or twice, four or eight times as many, the newer half of them is above the limit and its median
+excess has not fallen below four fifths of that of the older half. If it has fallen each time until then, the training
+learns something new, and the window begins anew there.
+
+After a roll-back the losses are known that the restored state should give. They are kept apart from the window too, and
+are a jump if the median of the first eight is above the limit, or that of the first ``patience`` above
+m + max(z·s, floor·|m|), without the progress.
+
+A **drift** is a rise too slow for that: the median of a full window exceeds the best one of the last sixteen windows by
+more than d = drift·max(z·s, start − best, |start|, |best|), and rises faster and faster (by more than 1.5 times as much
+over the last window as over the one before), or exceeds it by more than 10·d. A weight of the loss that is increased at
+a constant rate is none.
 
 Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest so
-far by the size of the first. A loss that does not increase is never an anomaly. The judgement does not depend on the
-unit of the loss nor, after the warm-up, on its zero.
+far by ``extreme`` times the largest magnitude so far. A loss that does not increase is never an anomaly. The judgement
+does not depend on the unit of the loss.
 """
 
 from __future__ import annotations
@@ -25,10 +39,28 @@ from typing import Any, Literal
 
 __all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
 
-AnomalyKind = Literal["loss-not-finite", "gradient-not-finite", "loss-spike", "loss-drift"]
+AnomalyKind = Literal[
+    "loss-not-finite", "gradient-not-finite", "state-not-finite", "loss-spike", "loss-jump", "loss-drift"
+]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
-_STORED = ("seen", "first", "highest", "start", "best", "best_noise", "limit")
+_HORIZON = 16
+"""Number of windows within which the best one is compared with."""
+_FALLING = 0.8
+_STORED = (
+    "seen",
+    "highest",
+    "magnitude",
+    "start",
+    "best",
+    "best_noise",
+    "best_at",
+    "tail",
+    "noise",
+    "watched",
+    "limit",
+    "ceiling",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,73 +80,190 @@ class LossMonitor:
     warm_up: int = 16
     z: float = 8.0
     share: float = 0.5
+    floor: float = 0.05
+    extreme: float = 30.0
+    patience: int = 16
+    drift: float = 3.0
     recent: deque[float] = field(default_factory=deque)
+    levels: deque[float] = field(default_factory=lambda: deque(maxlen=17))
+    """Medians of the window, one for eight losses."""
+    pending: list[float] = field(default_factory=list)
+    """Losses since a suspicion began."""
     seen: int = 0
-    first: float = 0.0
     highest: float = -math.inf
+    magnitude: float = 0.0
+    """Largest absolute value in the warm-up."""
     start: float = 0.0
     """Median of the first ``warm_up`` losses."""
     best: float = math.inf
-    """Lowest median of a full window so far."""
+    """Lowest median of a full window in the last sixteen windows."""
     best_noise: float = 0.0
     """The noise s of that window."""
+    best_at: int = 0
+    tail: float = 0.0
+    """Largest excess over the median that was harmless."""
+    noise: float = 0.0
+    """The present noise s."""
+    watched: int = 0
+    """Number of losses since a roll-back that are still to come before they are compared with those before."""
     limit: float = math.inf
-    """Largest loss that is not a spike. It is updated with every eighth loss, which costs little."""
+    """Largest loss that raises no suspicion. It is updated with every eighth loss, which costs little."""
+    ceiling: float = math.inf
+    """Largest loss that is not a spike."""
 
     @property
     def level(self) -> float:
         """Median of the recent losses; infinite before the first."""
         return statistics.median(self.recent) if self.recent else math.inf
 
-    def judge(self, loss: float, gradient_norm: float | None = None) -> Anomaly | None:
-        """Return the anomaly of this step, or None; a loss without an anomaly enters the window."""
+    @property
+    def suspicious(self) -> bool:
+        """Whether the last losses were above the limit, which may mean that the state is not good."""
+        return bool(self.pending)
+
+    def judge(self, loss: float, gradient_norm: float | None = None, *, strict: bool = False) -> Anomaly | None:
+        """Return the anomaly of this step, or None. With ``strict`` every loss above the limit is a spike."""
         if not math.isfinite(loss):
             return Anomaly("loss-not-finite", loss)
         if gradient_norm is not None and not math.isfinite(gradient_norm):
             return Anomaly("gradient-not-finite", gradient_norm)
-        if loss > self.limit:
-            return Anomaly("loss-spike", loss, self.limit)
-        if self.seen == 0:
-            self.first = loss
-        if loss > self.highest:
-            self.highest = loss
+        if loss > self.limit or self.pending or self.watched:
+            if loss > self.ceiling:
+                return Anomaly("loss-spike", loss, self.ceiling)
+            if strict and loss > self.limit:
+                return Anomaly("loss-spike", loss, self.limit)
+            self.pending.append(loss)
+            return self._compare() if self.watched else self._suspect()
+        self._accept(loss)
+        if self.seen % 8 == 0 or self.seen <= self.warm_up:
+            return self._update()
+        return None
+
+    def _accept(self, loss: float) -> None:
+        if self.seen < self.warm_up:
+            self.highest = max(self.highest, loss)
+            self.magnitude = max(self.magnitude, abs(loss))
         self.recent.append(loss)
         if len(self.recent) > self.window:
             self.recent.popleft()
         self.seen += 1
-        if self.seen % 8 == 0 or self.seen <= self.warm_up:
-            return self._update()
-        return None
 
     def _update(self) -> Anomaly | None:
         level = self.level
         if self.seen == self.warm_up:
             self.start = level
-        if self.seen < self.warm_up or len(self.recent) < min(8, self.warm_up):
-            self.limit = self.highest + abs(self.first)
+        if self.seen < self.warm_up:
+            self.limit = self.ceiling = self.highest + self.extreme * self.magnitude if self.magnitude else math.inf
             return None
-        noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
-        self.limit = level + max(self.z * noise, self.share * max(self.start - level, 0.0))
+        if len(self.recent) < min(8, self.warm_up):
+            return None
+        noise = self.noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
+        unit = max(self.z * noise, self.share * (self.start - level), self.floor * abs(level))
+        self.limit = level + unit if unit else math.inf
+        self.ceiling = level + self.extreme * max(unit, self.tail) if unit else math.inf
         if len(self.recent) < self.window:
             return None
-        tolerated = self.best + max(3 * self.best_noise, self.share * max(self.start - self.best, 0.0))
-        if level > tolerated:
+        self.levels.append(level)
+        tolerated = self._tolerated()
+        if level > tolerated and (self._accelerates() or level - self.best > 10 * (tolerated - self.best)):
             return Anomaly("loss-drift", level, tolerated)
-        if level < self.best:
-            self.best, self.best_noise = level, noise
+        if level < self.best or self.seen - self.best_at > _HORIZON * self.window:
+            self.best, self.best_noise, self.best_at = level, noise, self.seen
         return None
 
-    def forget(self) -> None:
+    def _accelerates(self) -> bool:
+        """Return whether the median rises faster than a window ago."""
+        if len(self.levels) < 17:
+            return False
+        before, middle, now = self.levels[0], self.levels[8], self.levels[16]
+        return now - middle > 1.5 * max(middle - before, 0.0)
+
+    def _tolerated(self) -> float:
+        if self.best == math.inf:
+            return math.inf
+        return self.best + self.drift * max(
+            self.z * self.best_noise, self.start - self.best, abs(self.start), abs(self.best)
+        )
+
+    def _suspect(self) -> Anomaly | None:
+        """Judge the losses since the suspicion began."""
+        known = len(self.pending)
+        if known >= 4 and sum(loss <= self.limit for loss in self.pending[-4:]) >= 3:
+            return self._clear(known)
+        if known not in (self.patience, 2 * self.patience, 4 * self.patience, 8 * self.patience):
+            return None
+        older, newer = self.pending[: known // 2], self.pending[known // 2 :]
+        before, now = statistics.median(older), statistics.median(newer)
+        if now <= self.limit:
+            return self._clear(known)
+        level = self.level
+        if now - level > _FALLING * (before - level):
+            self.pending.clear()
+            return Anomaly("loss-jump", now, self.limit)
+        if known == 8 * self.patience:
+            self.recent.clear()
+            self.levels.clear()
+            self.best = math.inf
+            return self._clear(len(newer))
+        return None
+
+    def _compare(self) -> Anomaly | None:
+        """Compare the losses after a roll-back with those before."""
+        self.watched -= 1
+        known, now = len(self.pending), statistics.median(self.pending)
+        limit = self.limit
+        if not self.watched:
+            limit = self.level + max(self.z * self.noise, self.floor * abs(self.level))
+        if now > limit and (known == 8 or not self.watched):
+            self.pending.clear()
+            self.watched = 0
+            return Anomaly("loss-jump", now, limit)
+        return None if self.watched else self._clear(known)
+
+    def rolled_back(self, *, drift: bool) -> None:
+        """A state was restored: expect the losses of the window, or after a drift the best ones."""
+        self.pending.clear()
+        if drift:
+            self._forget()
+        self.watched = self.patience if self.seen >= self.warm_up and self.recent else 0
+
+    def _clear(self, kept: int) -> Anomaly | None:
+        """End a suspicion; its last ``kept`` losses enter the window."""
+        if self.recent:
+            self.tail = max(self.tail, max(self.pending) - self.level)
+        for loss in self.pending[-kept:]:
+            self._accept(loss)
+        self.pending.clear()
+        return self._update()
+
+    def _forget(self) -> None:
         """Clear the window, whose losses are not those of a restored state; keep start and best."""
         self.recent.clear()
-        self.limit = self.highest + abs(self.first)
+        self.levels.clear()
+        if self.best < math.inf:
+            self.limit = max(self.start, self.best) + self.z * self.best_noise + self.floor * abs(self.start)
+            self.ceiling = self._tolerated()
+
+    def new_phase(self) -> None:
+        """Begin anew, with another warm-up."""
+        self.recent.clear()
+        self.levels.clear()
+        self.pending.clear()
+        for name in _STORED:
+            setattr(self, name, _DEFAULTS[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {"recent": list(self.recent), **{name: getattr(self, name) for name in _STORED}}
+        stored = {name: getattr(self, name) for name in _STORED}
+        lists = {name: list(getattr(self, name)) for name in ("recent", "levels", "pending")}
+        return {**lists, **stored}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self.recent = deque(state["recent"])
+        self.recent, self.levels = deque(state["recent"]), deque(state["levels"], maxlen=17)
+        self.pending = list(state["pending"])
         for name in _STORED:
             setattr(self, name, state[name])
+
+
+_DEFAULTS = LossMonitor().state_dict()

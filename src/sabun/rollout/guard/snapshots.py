@@ -9,17 +9,34 @@ minutes, so the time for it is bounded: with t₀ the start and W the time spent
 W ≤ share·(t − t₀), else it stays in memory alone. The first is always written; share 1 writes each. A roll-back loses
 nothing by that, and a kill costs at most the time of one write over that share (or ``every`` steps, if those take
 longer).
+
+A folder belongs to one training. Every file names the job and a fingerprint of model and optimizer, and a lock on
+``.lock`` keeps a second process out. The file of a state before step S is ``good-S.pt``, for ranks after the first
+``good-S-rankR.pt``:
+
+    torch.save({"format": 1, "identity": {"job_id", "fingerprint"}, "step", "updates", "level", "champion",
+                "tensors", "optimizer", "extra"})
+    sabun-guard-1 SHA-256 of the bytes before this line, in hexadecimal
+
+A file whose hash, step or identity does not fit is never restored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
+import hashlib
+import io
+import math
+import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -29,16 +46,28 @@ from sabun.errors import StateError
 
 __all__ = ["DiskSnapshots", "MemorySnapshots", "Snapshot"]
 
+FORMAT = 1
+_SEAL = b"\nsabun-guard-1 "
+_SEALED = len(_SEAL) + 64 + 1
+LOCK_SECONDS = 5.0
+"""How long to wait for the lock of a folder: the process that held it may be ending."""
+_NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A good state, taken before step ``step`` with recent losses at ``level``. ``extra``: the guard's own state."""
+    """A good state, taken before step ``step`` with recent losses at ``level``. ``extra``: the guard's own state.
+
+    ``champion``: the optimizer's state is the champion's. ``updates``: number of updates that the state contains.
+    """
 
     step: int
     level: float
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    champion: bool = False
+    updates: int = 0
 
 
 class MemorySnapshots:
@@ -48,22 +77,29 @@ class MemorySnapshots:
         self.keep = keep
         self._held: list[Snapshot] = []
 
+    def open(self, *, resuming: bool = False) -> None:
+        """Do nothing: there is no folder."""
+
+    def close(self) -> None:
+        """Do nothing: there is no folder."""
+
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """Keep a copy of ``snapshot`` and drop one if there are too many, or with ``replace_all`` all others."""
-        if replace_all:
-            self._held.clear()
-        elif len(self._held) == self.keep:
-            self._held.pop(_surplus([(held.step, held.level) for held in self._held]))
         tensors = {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()}
-        self._held.append(Snapshot(snapshot.step, snapshot.level, tensors, clone(dict(snapshot.optimizer))))
+        copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)), extra={})
+        held = [] if replace_all else [held for held in self._held if held.step != snapshot.step]
+        if len(held) == self.keep:
+            held.pop(_surplus([(held.step, held.level) for held in held]))
+        self._held = [*held, copied]  # at once: an interruption leaves the former states
 
-    def newest(self) -> Snapshot | None:
-        """Return the state with the largest step."""
-        return max(self._held, key=lambda held: held.step, default=None)
+    def drop_before(self, updates: int) -> None:
+        """Drop states with fewer updates, except the newest."""
+        last = max((held.step for held in self._held), default=0)
+        self._held = [held for held in self._held if held.updates >= updates or held.step == last]
 
-    def best(self) -> Snapshot | None:
-        """Return the state with the lowest level, of equals the newest."""
-        return min(self._held, key=lambda held: (held.level, -held.step), default=None)
+    def forget_levels(self) -> None:
+        """Make the states kept so far the worst ones: their losses are of another phase."""
+        self._held = [replace(held, level=math.inf) for held in self._held]
 
     def get(self, step: int) -> Snapshot | None:
         """Return the state taken before step ``step``, if it is kept."""
@@ -78,11 +114,12 @@ class MemorySnapshots:
 
 
 class DiskSnapshots:
-    """Files ``good-STEP.pt`` in ``folder``, for ranks after the first ``good-STEP-rankR.pt``, and copies in memory.
+    """Files in ``folder`` (see the module), and copies in memory.
 
-    ``agree`` makes all ranks decide alike whether to write. ``report`` is called with an event, once when states are
-    first written less often than they are kept, and whenever one could not be written: training continues with the
-    states in memory. ``put`` raises StateError only where not even the first can be written.
+    ``identity`` names the training. ``agree`` makes all ranks decide alike whether to write. ``report`` is called with
+    an event: once when states are first written less often than they are kept, and whenever one could not be written,
+    read or locked: training continues with the others. ``put`` raises StateError only where not even the first can be
+    written.
     """
 
     def __init__(
@@ -91,31 +128,66 @@ class DiskSnapshots:
         keep: int,
         rank: int = 0,
         *,
+        identity: Mapping[str, str] | None = None,
         share: float = 1.0,
         agree: Callable[[bool], bool] = bool,
         report: Callable[[str, dict[str, float | str]], None] = lambda event, facts: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.share = folder, keep, rank, share
+        self.identity = dict(identity or {})
         self._agree, self._report = agree, report
         self._memory = MemorySnapshots(keep)
         self._levels: dict[int, float] = {}
+        self._champions: set[int] = set()  # steps of those that hold the champion's state
+        self._superseded: set[int] = set()  # on disk, to be removed after the next write, and never read
+        self._lock: _FolderLock | None = None
         self._since, self._spent, self._spaced = time.monotonic(), 0.0, False
-        own = re.compile(rf"good-(\d+){f'-rank{rank}' if rank else ''}\.pt(\.new)?")
-        try:
-            for path in sorted(folder.iterdir()) if folder.exists() else ():
-                found = own.fullmatch(path.name)
-                if found and found[2]:
-                    path.unlink()  # a kill came before it was complete
-                elif found:
-                    self._levels[int(found[1])] = self._read(int(found[1])).level
-        except OSError as error:
-            raise StateError(f"cannot read {folder}: {error}.", fix="Give Guard a folder of its own.") from None
+
+    def open(self, *, resuming: bool = False) -> None:
+        """Lock the folder and read what it holds. Raise StateError where it is in use, or another training's.
+
+        Without ``resuming`` raise StateError where it holds a state: nothing is ever loaded unasked.
+        """
+        if self._lock is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
+                self._scan()
+            except OSError as error:
+                self.close()
+                raise StateError(
+                    f"cannot keep a good state in {self.folder}: {_first_line(error)}.",
+                    fix="Give Guard a folder of its own, and check path and space.",
+                ) from None
+            except BaseException:
+                self.close()
+                raise
+        if self._levels and not resuming:
+            last = max(self._levels)
+            self.close()
+            raise StateError(
+                f"{self.folder} holds states of this training, the last one before step {last}.",
+                fix="Call guard.resume() before the first step to continue it, or give Guard another folder.",
+            )
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._levels.clear()
+
+    def supersede(self) -> None:
+        """Never read what the folder holds; remove it after the next write."""
+        self._superseded |= set(self._levels)
+        self._levels.clear()
 
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """As :meth:`MemorySnapshots.put`, and on disk if there is time for it."""
         self._memory.put(snapshot, replace_all=replace_all)
+        if replace_all:  # the states on disk are another optimizer's, whether or not this one can be written
+            self.supersede()
         elapsed = time.monotonic() - self._since
-        # With replace_all, the states on disk are another optimizer's and must go.
         if not self._agree(replace_all or self._spent <= self.share * elapsed):
             if not self._spaced:
                 self._spaced = True
@@ -124,80 +196,262 @@ class DiskSnapshots:
         try:
             self._write(snapshot)
         except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
-            if not self._levels:
+            if not self._levels and not self._superseded:
                 raise StateError(
                     f"cannot keep a good state in {self.folder}: {_first_line(error)}.", fix="Check path and space."
                 ) from None
             self._report("guard.not-written", {"reason": _first_line(error)})
         else:
             self._levels[snapshot.step] = snapshot.level
+            self._superseded.discard(snapshot.step)
             # An old one is removed only when the new one is on disk.
-            while len(self._levels) > (1 if replace_all else self.keep):
-                older = sorted(step for step in self._levels if step != snapshot.step)
-                gone = older[_surplus([(step, self._levels[step]) for step in older])]
-                del self._levels[gone]
+            for gone in sorted(self._superseded):
                 with contextlib.suppress(OSError):
-                    self._path(gone).unlink()
+                    self._path(gone).unlink(missing_ok=True)
+                    self._superseded.discard(gone)
+            self._trim(snapshot.step)
         finally:
             self._spent += time.monotonic() - self._since - elapsed
 
-    def newest(self) -> Snapshot | None:
-        """Return the state with the largest step."""
-        known = self._known()
-        return self.get(max(known)) if known else None
+    def forget_levels(self) -> None:
+        """As :meth:`MemorySnapshots.forget_levels`."""
+        self._memory.forget_levels()
+        self._levels = dict.fromkeys(self._levels, math.inf)
 
-    def best(self) -> Snapshot | None:
-        """Return the state with the lowest level, of equals the newest."""
-        known = self._known()
-        return self.get(min(known, key=lambda step: (known[step], -step))) if known else None
+    def get(self, step: int) -> Snapshot | None:
+        """Return the state taken before step ``step``: its copy in memory, else its file; None if it is damaged."""
+        found = self._memory.get(step)
+        if found is not None or step not in self._levels:
+            return found
+        try:
+            return self._read(step)
+        except (OSError, StateError) as error:
+            del self._levels[step]
+            self._report("guard.unreadable", {"file": self._path(step).name, "reason": _first_line(error)})
+            return None
 
-    def get(self, step: int) -> Snapshot:
-        """Return the state taken before step ``step``: its copy in memory, else its file."""
-        return self._memory.get(step) or self._read(step)
+    def levels(self) -> dict[int, float]:
+        """Return step → level of the states in memory: those from which a roll-back chooses."""
+        return self._memory.levels()
+
+    def drop_before(self, updates: int) -> None:
+        """As :meth:`MemorySnapshots.drop_before`; a file is replaced in time."""
+        self._memory.drop_before(updates)
 
     def steps(self) -> list[int]:
         """Return the steps of the states on disk."""
         return sorted(self._levels)
 
-    def forget_after(self, step: int) -> None:
-        """Drop states later than that of ``step``, which not every rank has."""
-        for late in [known for known in self._levels if known > step]:
+    def continue_from(self, found: Snapshot) -> None:
+        """Drop the states after ``found``, which not every rank has, and those of another optimizer."""
+        for late in [known for known in self._levels if known > found.step]:
             del self._levels[late]
             self._path(late).unlink(missing_ok=True)
+        for other in [known for known in self._levels if (known in self._champions) != found.champion]:
+            del self._levels[other]
+            self._superseded.add(other)
+        self._trim(found.step)
+        self._memory.put(found, replace_all=True)
 
     def __len__(self) -> int:
         return len(self._levels)
 
-    def _known(self) -> dict[int, float]:
-        return {**self._levels, **self._memory.levels()}
+    # ------------------------------------------------------------------ files
+
+    def _take_lock(self) -> None:
+        path = self.folder / (f".lock-rank{self.rank}" if self.rank else ".lock")
+        try:
+            self._lock = _FolderLock(path)
+        except BlockingIOError:
+            holder = _holder(path)
+            raise StateError(
+                f"{self.folder} is in use by another guard{holder}.",
+                fix="Wait until it ends (in the same process call close() on it), or give Guard another folder.",
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._report("guard.not-locked", {"reason": _first_line(error)})
+
+    def _scan(self) -> None:
+        own = re.compile(
+            rf"good-(0|[1-9]\d*){f'-rank{self.rank}' if self.rank else ''}\.pt(\{_files.DRAFT})?", re.ASCII
+        )
+        damaged: list[str] = []
+        self._levels.clear()
+        self._champions.clear()
+        for path in sorted(self.folder.iterdir()):
+            found = own.fullmatch(path.name)
+            if found is None:
+                continue
+            if found[2]:
+                path.unlink()  # a kill came before it was complete
+                continue
+            try:
+                held = self._read(int(found[1]))
+            except (OSError, StateError) as error:
+                if isinstance(error, _ForeignError):
+                    raise
+                damaged.append(path.name)
+                self._report("guard.unreadable", {"file": path.name, "reason": _first_line(error)})
+                continue
+            self._levels[held.step] = held.level
+            if held.champion:
+                self._champions.add(held.step)
+        if damaged and not self._levels:
+            raise StateError(
+                f"no state in {self.folder} is whole: {', '.join(damaged)}.",
+                fix="Move the files away to start anew, or restore them from a backup.",
+            )
+
+    def _trim(self, newest: int) -> None:
+        """Remove files until ``keep`` are left, that of the state before step ``newest`` among them."""
+        while len(self._levels) > self.keep:
+            older = sorted(step for step in self._levels if step != newest)
+            gone = older[_surplus([(step, self._levels[step]) for step in older])]
+            del self._levels[gone]
+            with contextlib.suppress(OSError):
+                self._path(gone).unlink()
 
     def _write(self, snapshot: Snapshot) -> None:
         path = self._path(snapshot.step)
         self.folder.mkdir(parents=True, exist_ok=True)
         with _files.replacing(path) as file:
+            sealed = _Hashed(file)
             torch.save(
                 {
+                    "format": FORMAT,
+                    "identity": self.identity,
                     "step": snapshot.step,
+                    "updates": snapshot.updates,
                     "level": snapshot.level,
+                    "champion": snapshot.champion,
                     "tensors": {name: tensor.detach() for name, tensor in snapshot.tensors.items()},
                     "optimizer": dict(snapshot.optimizer),
                     "extra": dict(snapshot.extra),
                 },
-                file,
+                sealed,  # type: ignore[arg-type]
             )
+            file.write(_SEAL + sealed.hash.hexdigest().encode() + b"\n")
 
     def _path(self, step: int) -> Path:
         return self.folder / (f"good-{step}-rank{self.rank}.pt" if self.rank else f"good-{step}.pt")
 
     def _read(self, step: int) -> Snapshot:
         path = self._path(step)
+        with os.fdopen(os.open(path, os.O_RDONLY | _files.NO_FOLLOW), "rb") as file:
+            if not _is_sealed(file):
+                raise StateError(f"{path} is not a whole state of a guard.", fix="Move the file away.")
+            file.seek(0)
+            try:
+                held = torch.load(file, map_location="cpu", weights_only=True)
+                found = Snapshot(
+                    held["step"],
+                    held["level"],
+                    held["tensors"],
+                    held["optimizer"],
+                    held["extra"],
+                    held["champion"],
+                    held["updates"],
+                )
+                identity, version = held["identity"], held["format"]
+            except Exception as error:
+                raise StateError(
+                    f"{path} is not a state that a guard kept: {type(error).__name__}.", fix="Move the file away."
+                ) from error
+        if version != FORMAT or found.step != step:
+            raise StateError(f"{path} is not the state before step {step}.", fix="Move the file away.")
+        if identity != self.identity:
+            raise _ForeignError(
+                f"{self.folder} belongs to another training: {path.name} is of {_named(identity)}, "
+                f"this is {_named(self.identity)}.",
+                fix="Give Guard another folder; to continue that training, the same job_id, model and optimizer.",
+            )
+        return found
+
+
+class _ForeignError(StateError):
+    """A file of another training."""
+
+
+class _Hashed(io.RawIOBase):
+    """Passes what is written to ``file`` and hashes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+
+def _is_sealed(file: BinaryIO) -> bool:
+    """Return whether a file ends with the hash of what precedes it."""
+    left = file.seek(0, os.SEEK_END) - _SEALED
+    if left <= 0:
+        return False
+    file.seek(0)
+    found = hashlib.sha256()
+    while left and (block := file.read(min(left, 1 << 20))):
+        found.update(block)
+        left -= len(block)
+    return file.read() == _SEAL + found.hexdigest().encode() + b"\n"
+
+
+class _FolderLock:
+    """The exclusive lock of a file, until it is released or the process ends. A forked process does not inherit it."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | _files.NO_FOLLOW, 0o600)
         try:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-            return Snapshot(held["step"], held["level"], held["tensors"], held["optimizer"], held["extra"])
-        except Exception as error:
-            raise StateError(
-                f"{path} is not a state that a guard kept: {type(error).__name__}.", fix="Move the file away."
-            ) from error
+            try:
+                _files.lock(self._handle, wait=False)
+            except BlockingIOError:
+                gc.collect()  # a guard of this process that nothing refers to any more
+                _files.lock(self._handle, seconds=LOCK_SECONDS)
+            os.ftruncate(self._handle, 0)
+            with contextlib.suppress(OSError):  # the disk is full: the number is for messages alone
+                os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+        except BaseException:
+            os.close(self._handle)
+            raise
+        self._released = weakref.finalize(self, os.close, self._handle)
+        _LOCKS.add(self)
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._released()
+
+
+_LOCKS: weakref.WeakSet[_FolderLock] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    for held in list(_LOCKS):
+        held.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # A data loader's worker would hold the lock of a training that was killed.
+    os.register_at_fork(after_in_child=_leave_locks)
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        number = int(path.read_text(encoding="ascii"))
+        return " of this process" if number == os.getpid() else f" (process {number})"
+    return ""
+
+
+def _named(identity: Any) -> str:
+    """Return the words for a training in a message."""
+    if not isinstance(identity, dict):
+        return "an unknown training"
+    job = identity.get("job_id")
+    return f"{f'job {job!r}' if job else 'a training without job_id'} ({str(identity.get('fingerprint'))[:8]})"
 
 
 def clone(value: Any) -> Any:

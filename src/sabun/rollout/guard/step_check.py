@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sabun.errors import OptionError
 
-__all__ = ["CheckedStep", "StepCheck"]
+__all__ = ["CheckedStep", "StepCheck", "largest_is_finite"]
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -115,3 +115,16 @@ def _dense(grad: Tensor) -> Tensor:
     if local is not None:
         grad = local()
     return grad.float() if grad.dtype == torch.float16 else grad
+
+
+@torch.no_grad()
+def largest_is_finite(tensors: list[Tensor]) -> bool:
+    """Return whether all numbers in floating-point ``tensors`` are finite: one pass that changes nothing."""
+    local = [to_local() if (to_local := getattr(one, "to_local", None)) else one for one in tensors]
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for one in local:
+        if one.numel():
+            groups.setdefault((one.device, one.dtype), []).append(one.detach())
+    # The maximum norm is NaN or infinite exactly if one of the numbers is.
+    norms = [torch.stack(torch._foreach_norm(group, math.inf)) for group in groups.values()]
+    return all(bool(norm.isfinite().all()) for norm in norms)

@@ -1,0 +1,935 @@
+"""The guard on healthy trainings, where it must do nothing, and on planted faults, which it must find.
+
+    python benchmarks/guard_corpus.py                        # minutes; both halves of the kinds, and the faults
+    python benchmarks/guard_corpus.py --half development --seeds 5
+
+A kind of training is a tiny model or a simulated stream of losses. A **false alarm** is a healthy training in which the
+guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The kinds are divided at
+random, once, into those on which the thresholds of the guard were chosen (development; the kinds that the test suite
+runs are among them) and those on which the rate is reported (check). Intervals are 95% (Clopper-Pearson), with the
+trainings taken as independent.
+
+A planted fault is **caught** if the guard acts on it and the model is finite afterwards. It is **harmless** if the
+guard does not act, and the losses at the end are at most 10% above those before the fault. The steps lost are the calls
+whose updates the final model does not contain; a fault that lasts to the end of the training loses the rest, and the
+guard may end the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import sabun
+from sabun.errors import SabunWarning, TrainingError
+
+ALARMS = ("guard.skipped", "guard.rolled-back", "guard.cut", "guard.fell-back", "guard.gave-up")
+WORSE = ALARMS[1:]
+
+
+@dataclass
+class Training:
+    """One training: ``loss(step)`` computes the loss of a batch, or is a simulated one where there is no model."""
+
+    loss: Callable[[int], Any]
+    model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
+    optimizer: torch.optim.Optimizer | None = None
+    steps: int = 600
+    phases: frozenset[int] = frozenset()
+    """Steps before which ``new_phase`` is called."""
+    scheduler: Any = None
+    scaler: torch.amp.GradScaler | None = None
+    clip: float | None = None
+    parts: int = 1
+    """Micro-batches of a step."""
+    closure: bool = False
+    data: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """A fault of the data."""
+    batch: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """The batches, where a fault of the data can be planted."""
+
+
+KINDS: dict[str, Callable[[int], Training]] = {}
+
+
+def kind(name: str) -> Callable[[Callable[..., Training]], Callable[..., Training]]:
+    """Register a kind of healthy training."""
+
+    def register(make: Callable[..., Training]) -> Callable[..., Training]:
+        KINDS[name] = make
+        return make
+
+    return register
+
+
+# ---------------------------------------------------------------------- trained kinds
+
+
+def mlp(out: int = 2, width: int = 16, **extra: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), *extra.values(), nn.Linear(width, out))
+
+
+def easy(x: Tensor) -> Tensor:
+    return 0.3 * torch.stack([x.sum(1), x[:, 0]], 1)
+
+
+def hard(x: Tensor) -> Tensor:
+    return torch.stack([-3 * x[:, 1] + 2, 4 * x[:, 2] * x[:, 3]], 1)
+
+
+def labels(x: Tensor) -> Tensor:
+    return (x[:, 0] > 0).long() * 2 + (x[:, 1] * x[:, 2] > 0).long()
+
+
+def regression(
+    model: nn.Module | None = None,
+    optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
+    size: int = 32,
+    target: Callable[[Tensor], Tensor] = easy,
+    measure: Callable[..., Tensor] = functional.mse_loss,
+    **options: Any,
+) -> Training:
+    net = mlp() if model is None else model
+    training: Training
+
+    def batch() -> tuple[Tensor, Tensor]:
+        x = torch.randn(size, 8)
+        return x, target(x)
+
+    def loss(step: int) -> Tensor:
+        x, y = batch()
+        if training.data is not None:
+            x, y = training.data(x, y)
+        return measure(net(x), y)
+
+    training = Training(loss, net, optimizer(net.parameters()), batch=batch, **options)
+    return training
+
+
+def classification(model: nn.Module | None = None, **options: Any) -> Training:
+    made: dict[str, Any] = {"target": labels, "measure": functional.cross_entropy, **options}
+    return regression(mlp(4) if model is None else model, **made)
+
+
+def sgd(lr: float, **options: Any) -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda p: torch.optim.SGD(p, **{"lr": lr, "momentum": 0.9, **options})
+
+
+def adam(lr: float, **options: Any) -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda p: torch.optim.AdamW(p, lr=lr, **options)
+
+
+kind("regression, AdamW")(lambda seed: regression())
+kind("regression, SGD")(lambda seed: regression(optimizer=sgd(0.01)))
+kind("classification, AdamW")(lambda seed: classification())
+kind("classification, SGD")(lambda seed: classification(optimizer=sgd(0.1)))
+kind("regression, batch 1")(lambda seed: regression(size=1, optimizer=adam(3e-3)))
+kind("regression, batch 2")(lambda seed: regression(size=2, optimizer=adam(3e-3)))
+kind("regression, batch 1, larger targets")(
+    lambda seed: regression(size=1, optimizer=adam(3e-3), target=lambda x: 3 * easy(x))
+)
+kind("classification, batch 1")(lambda seed: classification(size=1, optimizer=adam(3e-3)))
+kind("classification, batch 4, SGD")(lambda seed: classification(size=4, optimizer=sgd(0.02)))
+kind("full batch")(lambda seed: fixed(256, seed))
+kind("full batch, large rate")(lambda seed: fixed(256, seed, optimizer=sgd(0.2, momentum=0.0)))
+kind("small data set, many epochs")(lambda seed: fixed(64, seed, part=8))
+kind("dropout")(lambda seed: classification(mlp(4, drop=nn.Dropout(0.5))))
+kind("batch norm")(lambda seed: classification(mlp(4, norm=nn.BatchNorm1d(16))))
+kind("label noise")(
+    lambda seed: classification(
+        target=lambda x: torch.where(torch.rand(len(x)) < 0.3, torch.randint(4, (len(x),)), labels(x))
+    )
+)
+kind("quantile loss")(lambda seed: regression(measure=lambda f, y: torch.maximum(0.9 * (y - f), 0.1 * (f - y)).mean()))
+kind("absolute loss")(lambda seed: regression(measure=functional.l1_loss))
+kind("log-cosh, SGD")(lambda seed: regression(optimizer=sgd(0.02), measure=lambda f, y: (f - y).cosh().log().mean()))
+kind("heavy-tailed targets")(
+    lambda seed: regression(
+        target=lambda x: easy(x) + torch.distributions.StudentT(2.0).sample((len(x), 2)), optimizer=adam(3e-3)
+    )
+)
+kind("weight decay 1")(lambda seed: regression(optimizer=adam(1e-2, weight_decay=1.0)))
+kind("mixed precision")(lambda seed: regression(scaler=torch.amp.GradScaler("cpu", init_scale=2.0**16)))
+kind("mixed precision, clipped")(
+    lambda seed: classification(scaler=torch.amp.GradScaler("cpu", init_scale=2.0**16), clip=1.0)
+)
+kind("mixed precision, overflows")(
+    lambda seed: regression(scaler=torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=40))
+)
+kind("accumulation of 4")(lambda seed: regression(parts=4, size=8))
+kind("accumulation of 8, batch 1")(lambda seed: regression(parts=8, size=1, steps=300))
+kind("clipped gradients, SGD")(lambda seed: classification(optimizer=sgd(0.3), clip=0.5))
+kind("schedule-free")(
+    lambda seed: regression(
+        optimizer=lambda p: sabun.Optimizer(p, 0.02, preconditioner="adam", averaging="schedule-free")
+    )
+)
+kind("Nesterov with Adam")(
+    lambda seed: classification(optimizer=lambda p: sabun.Optimizer(p, 0.01, scheme="nesterov", preconditioner="adam"))
+)
+kind("L-BFGS")(lambda seed: fixed(128, seed, optimizer=lambda p: torch.optim.LBFGS(p, lr=0.3), closure=True, steps=100))
+
+
+def fixed(rows: int, seed: int, part: int | None = None, **options: Any) -> Training:
+    """A fixed data set, in full or in shuffled parts."""
+    x = torch.randn(rows, 8)
+    order = iter_epochs(rows, part or rows)
+    training = regression(**options)
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        chosen = x if part is None else x[next(order)]
+        return functional.mse_loss(net(chosen), easy(chosen))
+
+    training.loss = loss
+    return training
+
+
+def iter_epochs(rows: int, part: int) -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(rows).split(part)
+
+
+@kind("warm restarts of the schedule")
+def _(seed: int) -> Training:
+    training = classification(optimizer=sgd(0.3))
+    training.scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(training.optimizer, 150, eta_min=1e-4)
+    return training
+
+
+@kind("one cycle")
+def _(seed: int) -> Training:
+    training = classification(optimizer=sgd(0.01))
+    training.scheduler = torch.optim.lr_scheduler.OneCycleLR(training.optimizer, 0.5, total_steps=601)
+    return training
+
+
+@kind("warm-up of the rate")
+def _(seed: int) -> Training:
+    training = regression(optimizer=adam(3e-2))
+    training.scheduler = torch.optim.lr_scheduler.LambdaLR(training.optimizer, lambda step: min(1.0, (step + 1) / 200))
+    return training
+
+
+@kind("step decay")
+def _(seed: int) -> Training:
+    training = classification(optimizer=sgd(0.3))
+    training.scheduler = torch.optim.lr_scheduler.StepLR(training.optimizer, 150, 0.1)
+    return training
+
+
+@kind("curriculum, harder data, announced")
+def _(seed: int) -> Training:
+    training = regression(steps=900, phases=frozenset({300}))
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        return functional.mse_loss(net(x), easy(x) if step < 300 else hard(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("curriculum, four levels, announced")
+def _(seed: int) -> Training:
+    training = regression(steps=800, phases=frozenset({200, 400, 600}))
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        return functional.mse_loss(net(x), (1 + step // 200) * easy(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("curriculum, gradual")
+def _(seed: int) -> Training:
+    training = regression(steps=900)
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        share = min(1.0, step / 800)
+        return functional.mse_loss(net(x), (1 - share) * easy(x) + 0.3 * share * hard(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("growing targets")
+def _(seed: int) -> Training:
+    training = regression(steps=800)
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        return functional.mse_loss(net(x), (1 + step // 200) * easy(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("annealed weight of a second term")
+def _(seed: int) -> Training:
+    training = regression(steps=900)
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        made = net(x)
+        return functional.mse_loss(made, easy(x)) + min(1.0, step / 500) * (made.square().mean() + 3.0)
+
+    training.loss = loss
+    return training
+
+
+@kind("variational auto-encoder, annealed divergence")
+def _(seed: int) -> Training:
+    encoder, decoder = mlp(4), nn.Linear(2, 8)
+    net = nn.ModuleList([encoder, decoder])
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 2) @ mixing + 0.1 * torch.randn(32, 8)
+        mean, log = encoder(x).chunk(2, 1)
+        drawn = mean + torch.randn_like(mean) * (0.5 * log).exp()
+        divergence = 0.5 * (mean.square() + log.exp() - 1 - log).sum(1).mean()
+        return functional.mse_loss(decoder(drawn), x) + min(1.0, step / 400) * 0.5 * divergence
+
+    mixing = torch.randn(2, 8)
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2), steps=800)
+
+
+@kind("likelihood that falls below zero")
+def _(seed: int) -> Training:
+    net = mlp()
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        log = (5 * net(x)[:, 1:]).clamp(-30, 30)
+        return (log + 0.5 * (x[:, :1] - net(x)[:, :1]).square() * torch.exp(-2 * log.clamp(-2, 30))).mean()
+
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2), steps=400)
+
+
+@kind("mixture density")
+def _(seed: int) -> Training:
+    net = mlp(6)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        y = torch.where(torch.rand(32) < 0.5, x[:, 0], -x[:, 0])[:, None] + 0.1 * torch.randn(32, 1)
+        weight, mean, log = net(x).chunk(3, 1)
+        log = log.clamp(-3, 3)
+        terms = weight.log_softmax(1) - log - 0.5 * ((y - mean) * (-log).exp()).square()
+        return -terms.logsumexp(1).mean()
+
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2))
+
+
+@kind("two players, oscillating")
+def _(seed: int) -> Training:
+    training = regression(steps=900)
+    net, plain = training.model, training.loss
+    training.loss = lambda step: plain(step) + 0.5 * math.sin(step / 40) + 0.5
+    assert net is not None
+    return training
+
+
+@kind("generator against a discriminator")
+def _(seed: int) -> Training:
+    generator, critic = mlp(2), nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    own = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.99))
+
+    def loss(step: int) -> Tensor:
+        made = generator(torch.randn(32, 8))
+        real = torch.randn(32, 2) * torch.tensor([1.0, 0.3]) + 1
+        own.zero_grad()
+        (functional.softplus(-critic(real)).mean() + functional.softplus(critic(made.detach())).mean()).backward()
+        own.step()
+        return functional.softplus(-critic(made)).mean()
+
+    optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.99))
+    return Training(loss, generator, optimizer, steps=900)
+
+
+@kind("discriminator against a generator")
+def _(seed: int) -> Training:
+    generator, critic = mlp(2), nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    own = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.99))
+
+    def loss(step: int) -> Tensor:
+        made = generator(torch.randn(32, 8))
+        own.zero_grad()
+        functional.softplus(-critic(made)).mean().backward()
+        own.step()
+        critic.zero_grad()
+        real = torch.randn(32, 2) * torch.tensor([1.0, 0.3]) + 1
+        return functional.softplus(-critic(real)).mean() + functional.softplus(critic(made.detach())).mean()
+
+    return Training(loss, critic, torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.99)), steps=900)
+
+
+@kind("summed loss, batches of changing size")
+def _(seed: int) -> Training:
+    net = mlp()
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(4 + (step * 7) % 28, 8)
+        return (net(x) - easy(x)).square().sum()
+
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2))
+
+
+@kind("rare hard batch, 40 times the loss")
+def _(seed: int) -> Training:
+    training = regression(steps=900)
+    plain = training.loss
+    training.loss = lambda step: plain(step) * (40 if step % 100 == 99 else 1)
+    return training
+
+
+@kind("hinge, satisfied and not")
+def _(seed: int) -> Training:
+    return regression(measure=lambda f, y: torch.relu((f - y).abs() - 0.5).mean(), steps=900)
+
+
+@kind("classes in order, not shuffled")
+def _(seed: int) -> Training:
+    training = classification(optimizer=adam(1e-3))
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(128, 8)
+        chosen = x[labels(x) == step // 12 % 4][:16]
+        return functional.cross_entropy(net(chosen), labels(chosen))
+
+    training.loss = loss
+    return training
+
+
+@kind("two tasks in turn")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        made = net(x)
+        return functional.mse_loss(made[:, :2], easy(x)) if step % 2 else functional.mse_loss(made[:, 2:], hard(x))
+
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2))
+
+
+@kind("policy gradient, bandit")
+def _(seed: int) -> Training:
+    net = nn.Linear(1, 5)
+    means = torch.randn(5)
+
+    def loss(step: int) -> Tensor:
+        made = torch.distributions.Categorical(logits=net(torch.ones(8, 1)))
+        chosen = made.sample()
+        reward = means[chosen] + torch.randn(8)
+        return -(made.log_prob(chosen) * reward).mean()
+
+    return Training(loss, net, torch.optim.Adam(net.parameters(), lr=2e-2), steps=900)
+
+
+@kind("temporal differences with a target network")
+def _(seed: int) -> Training:
+    net, target = mlp(1), mlp(1)
+    target.load_state_dict(net.state_dict())
+    move = torch.linalg.qr(torch.randn(8, 8))[0]
+
+    def loss(step: int) -> Tensor:
+        if step % 100 == 0:
+            target.load_state_dict(net.state_dict())
+        x = torch.randn(32, 8)
+        with torch.no_grad():
+            aim = (x[:, :1] > 1).float() + 0.9 * target(x @ move)
+        return functional.mse_loss(net(x), aim)
+
+    return Training(loss, net, torch.optim.Adam(net.parameters(), lr=3e-3), steps=900)
+
+
+@kind("contrastive")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(16, 8)
+        a, b = (functional.normalize(net(x + 0.2 * torch.randn(16, 8)), dim=1) for _ in range(2))
+        return functional.cross_entropy(a @ b.T / 0.1, torch.arange(16))
+
+    return Training(loss, net, torch.optim.AdamW(net.parameters(), lr=1e-2))
+
+
+@kind("new head, announced")
+def _(seed: int) -> Training:
+    training = classification(phases=frozenset({300}))
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        if step == 300:
+            nn.init.normal_(net[-1].weight, std=0.5)  # type: ignore[index]
+        x = torch.randn(32, 8)
+        return functional.cross_entropy(net(x), labels(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("augmentation from the middle on")
+def _(seed: int) -> Training:
+    training = classification()
+    net = training.model
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 8)
+        return functional.cross_entropy(net(x + (0.3 * torch.randn(32, 8) if step > 300 else 0)), labels(x))
+
+    training.loss = loss
+    return training
+
+
+@kind("embedding, sparse gradients")
+def _(seed: int) -> Training:
+    table = nn.Embedding(50, 4, sparse=True)
+    wanted = torch.randn(50, 4)
+
+    def loss(step: int) -> Tensor:
+        rows = (50 * torch.rand(16) ** 3).long()
+        return functional.mse_loss(table(rows), wanted[rows])
+
+    return Training(loss, table, torch.optim.SGD(table.parameters(), lr=5.0))
+
+
+# ---------------------------------------------------------------------- simulated losses
+
+
+def simulated(name: str, steps: int = 1500, phases: frozenset[int] = frozenset()) -> Callable[[Any], None]:
+    """Register a stream of losses: a function of a source of random numbers that yields one loss after another."""
+
+    def register(stream: Callable[[random.Random], Iterator[float]]) -> None:
+        def make(seed: int) -> Training:
+            values = stream(random.Random(seed))
+            return Training(lambda step: next(values), steps=steps, phases=phases)
+
+        KINDS[name] = make
+
+    return register
+
+
+def falling(step: int, start: float = 2.3, end: float = 0.3, over: float = 150.0) -> float:
+    return end + (start - end) * math.exp(-step / over)
+
+
+def forever() -> Iterator[int]:
+    step = 0
+    while True:
+        yield step
+        step += 1
+
+
+def noisy(draw: Callable[[random.Random], float], size: float = 0.1) -> Callable[[random.Random], Iterator[float]]:
+    return lambda pick: (falling(step) + size * draw(pick) for step in forever())
+
+
+def student(pick: random.Random, degrees: float) -> float:
+    return pick.gauss(0, 1) / math.sqrt(pick.gammavariate(degrees / 2, 2 / degrees))
+
+
+simulated("normal noise, long", steps=6000)(noisy(lambda pick: pick.gauss(0, 1)))
+simulated("noise of Student's t with 2 degrees")(noisy(lambda pick: abs(student(pick, 2))))
+simulated("noise of Student's t with 3 degrees")(noisy(lambda pick: student(pick, 3)))
+simulated("Pareto noise, exponent 2.5")(noisy(lambda pick: pick.paretovariate(2.5)))
+simulated("Pareto noise, exponent 1.5")(noisy(lambda pick: pick.paretovariate(1.5)))
+simulated("lognormal noise, 1")(noisy(lambda pick: pick.lognormvariate(0, 1)))
+simulated("lognormal noise, 2")(noisy(lambda pick: pick.lognormvariate(0, 2), 0.05))
+simulated("exponential losses, as of batch 1")(lambda pick: (falling(s) * pick.expovariate(1) for s in forever()))
+simulated("squared normal losses")(lambda pick: (falling(s) * pick.gauss(0, 1) ** 2 for s in forever()))
+simulated("normal losses around zero")(lambda pick: (pick.gauss(0, 1) for _ in forever()))
+simulated("t losses around zero, as of policy gradients")(lambda pick: (student(pick, 3) for _ in forever()))
+simulated("constant")(lambda pick: (0.7 for _ in forever()))
+simulated("plateau, nearly without noise")(
+    lambda pick: (0.6931 + 1e-6 * pick.gauss(0, 1) + 2e-3 * math.sin(s / 30) * (s > 200) for s in forever())
+)
+simulated("rounded losses")(lambda pick: (round(falling(s) + 0.05 * pick.gauss(0, 1), 1) for s in forever()))
+simulated("scale of 1e-8")(lambda pick: (1e-8 * (falling(s) + 0.1 * pick.gauss(0, 1)) for s in forever()))
+simulated("scale of 1e8")(lambda pick: (1e8 * (falling(s) + 0.1 * pick.gauss(0, 1)) for s in forever()))
+simulated("zero, then now and then not")(
+    lambda pick: (pick.random() if pick.random() < 0.02 else 0.0 for _ in forever())
+)
+simulated("falls through zero")(lambda pick: (falling(s, 3.0, -5.0, 400) + 0.2 * pick.gauss(0, 1) for s in forever()))
+simulated("noise that grows")(lambda pick: (falling(s) + 0.3 * s / 1500 * abs(pick.gauss(0, 1)) for s in forever()))
+simulated("noise that shrinks")(
+    lambda pick: (falling(s) + 0.5 * math.exp(-s / 100) * pick.gauss(0, 1) for s in forever())
+)
+simulated("sudden learning after a plateau")(
+    lambda pick: (2.3 / (1 + math.exp((s - 700) / 20)) + 0.1 + 0.02 * pick.gauss(0, 1) for s in forever())
+)
+simulated("slow rise and fall, as of double descent")(
+    lambda pick: (falling(s) + 0.8 * math.exp(-(((s - 900) / 150) ** 2)) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("overfitted reward, slow rise")(
+    lambda pick: (falling(s) + s / 1500 + 0.1 * pick.gauss(0, 1) for s in forever())
+)
+simulated("linear ramp of a weight")(
+    lambda pick: (falling(s, 0.5, 0.1) + 5 * min(1.0, s / 1000) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("quadratic ramp of a weight")(
+    lambda pick: (falling(s, 1.0, 0.2) + 3 * min(1.0, s / 1000) ** 2 + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("oscillation, period 100")(
+    lambda pick: (falling(s) + 0.4 * math.sin(2 * math.pi * s / 100) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("oscillation, period 700, growing")(
+    lambda pick: (1.0 + 0.8 * s / 1500 * math.sin(2 * math.pi * s / 700) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("hard and easy parts in turn, 10 steps each")(
+    lambda pick: (falling(s) * (3 if s // 10 % 2 else 1) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("a hard part of 10 in every 100 steps")(
+    lambda pick: (falling(s) * (4 if s % 100 >= 90 else 1) + 0.05 * pick.gauss(0, 1) for s in forever())
+)
+simulated("one in twenty losses 20 times as large")(
+    lambda pick: (falling(s) * (20 if pick.random() < 0.05 else 1) * (1 + 0.1 * pick.gauss(0, 1)) for s in forever())
+)
+simulated("one in 500 losses 20 times as large")(
+    lambda pick: (falling(s) * (20 if pick.random() < 0.002 else 1) * (1 + 0.1 * pick.gauss(0, 1)) for s in forever())
+)
+simulated("announced phases, each harder", phases=frozenset({500, 1000}))(
+    lambda pick: (falling(s % 500) * 10 ** (s // 500) * (1 + 0.1 * pick.gauss(0, 1)) for s in forever())
+)
+simulated("restarts of the rate, a jump of a third")(
+    lambda pick: (
+        falling(s) + 0.6 * math.exp(-(s % 300) / 20) * (s >= 300) + 0.05 * pick.gauss(0, 1) for s in forever()
+    )
+)
+
+
+@simulated("spikes that recover in 5 to 20 steps")
+def _(pick: random.Random) -> Iterator[float]:
+    height = 0.0
+    over = 10.0
+    for step in forever():
+        if pick.random() < 0.005:
+            height, over = pick.uniform(0.5, 3.0), pick.uniform(2, 7)
+        height *= math.exp(-1 / over)
+        yield falling(step) + height + 0.05 * pick.gauss(0, 1)
+
+
+@simulated("spikes that recover in 30 to 60 steps")
+def _(pick: random.Random) -> Iterator[float]:
+    height = 0.0
+    over = 10.0
+    for step in forever():
+        if step > 100 and pick.random() < 0.003:
+            height, over = pick.uniform(0.5, 3.0), pick.uniform(10, 20)
+        height *= math.exp(-1 / over)
+        yield falling(step) + height + 0.05 * pick.gauss(0, 1)
+
+
+@simulated("correlated noise")
+def _(pick: random.Random) -> Iterator[float]:
+    wave = 0.0
+    for step in forever():
+        wave = 0.95 * wave + 0.05 * pick.gauss(0, 1)
+        yield falling(step) + wave
+
+
+@simulated("slow random walk of the return")
+def _(pick: random.Random) -> Iterator[float]:
+    wave = 5.0
+    for _ in forever():
+        wave = max(0.0, wave + 0.05 * pick.gauss(0, 1))
+        yield wave + 0.5 * pick.gauss(0, 1)
+
+
+@simulated("two regimes, as of two players")
+def _(pick: random.Random) -> Iterator[float]:
+    level, aim = 0.7, 0.7
+    for _ in forever():
+        if pick.random() < 0.01:
+            aim = pick.choice([0.3, 0.7, 1.2])
+        level += (aim - level) / 20
+        yield level * (1 + 0.1 * pick.gauss(0, 1))
+
+
+@simulated("bursts of noise")
+def _(pick: random.Random) -> Iterator[float]:
+    size = 0.05
+    for step in forever():
+        if pick.random() < 0.02:
+            size = pick.choice([0.02, 0.05, 0.3])
+        yield falling(step) + size * abs(pick.gauss(0, 1))
+
+
+def halves() -> dict[str, list[str]]:
+    """The kinds of each half: a random division, the same at every call."""
+    names = sorted(KINDS)
+    random.Random(2026).shuffle(names)
+    return {
+        "development": sorted({*names[::2], *TESTED}),
+        "check": sorted({*names[1::2]} - {*TESTED}),
+    }
+
+
+TESTED = (
+    "regression, batch 1",
+    "regression, batch 1, larger targets",
+    "mixed precision, clipped",
+    "mixed precision, overflows",
+    "accumulation of 8, batch 1",
+    "curriculum, harder data, announced",
+    "annealed weight of a second term",
+    "likelihood that falls below zero",
+    "two players, oscillating",
+    "generator against a discriminator",
+    "rare hard batch, 40 times the loss",
+    "hinge, satisfied and not",
+    "warm restarts of the schedule",
+    "noise of Student's t with 2 degrees",
+    "t losses around zero, as of policy gradients",
+    "spikes that recover in 5 to 20 steps",
+    "zero, then now and then not",
+    "linear ramp of a weight",
+)
+"""The kinds that the test suite runs."""
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def run(
+    training: Training,
+    fault: Callable[[Training, int], Any] | None = None,
+    at: int = -1,
+    losses: list[float] | None = None,
+) -> tuple[sabun.Guard, str]:
+    """Train under a guard; plant ``fault`` from step ``at`` on. Return the guard, and why it ended the training."""
+    model = training.model
+    optimizer = training.optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
+    champion = lambda params: torch.optim.AdamW(params, lr=1e-3)  # noqa: E731
+    guard = sabun.Guard(model, optimizer, champion=champion)
+    scaler = training.scaler
+    for step in range(training.steps):
+        if step in training.phases:
+            guard.new_phase()
+        if training.optimizer is None:
+            loss: Any = training.loss(step)
+        elif not training.closure:
+            optimizer.zero_grad()
+            total = torch.zeros(())
+            for _ in range(training.parts):
+                part = training.loss(step) / training.parts
+                (part if scaler is None else scaler.scale(part)).backward()
+                total += part.detach()
+            loss = total
+            if training.clip is not None:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        if losses is not None:
+            losses.append(float(loss))
+        try:
+            if fault is not None and step >= at:
+                found = fault(training, step - at)
+                loss = loss if found is None else found
+            if training.closure:
+
+                def closure(step: int = step) -> Tensor:
+                    optimizer.zero_grad()
+                    made = training.loss(step)
+                    made.backward()
+                    return made
+
+                guard.step(closure=closure)
+            else:
+                guard.step(loss, scaler=scaler)
+        except TrainingError as error:
+            return guard, str(error)
+        if scaler is not None:
+            scaler.update()
+        if training.scheduler is not None:
+            training.scheduler.step()
+    return guard, ""
+
+
+def alarms(guard: sabun.Guard) -> list[str]:
+    return [event for event, _ in guard.events if event in ALARMS]
+
+
+def healthy(name: str, seed: int) -> list[str]:
+    """Run one healthy training and return the guard's actions."""
+    torch.manual_seed(seed)
+    return alarms(run(KINDS[name](seed))[0])
+
+
+# ---------------------------------------------------------------------- faults
+
+
+def _gradient(value: float) -> Callable[[Training, int], None]:
+    def plant(training: Training, since: int) -> None:
+        if since == 0:
+            next(training.model.parameters()).grad.view(-1)[0] = value  # type: ignore[union-attr]
+
+    return plant
+
+
+def _loss(value: float) -> Callable[[Training, int], Any]:
+    return lambda training, since: torch.tensor(value) if since == 0 else None
+
+
+def _rate(training: Training, since: int) -> None:
+    if since == 0:
+        for group in training.optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] *= 300
+
+
+@torch.no_grad()
+def _weights(training: Training, since: int) -> None:
+    if since == 0:
+        first = next(training.model.parameters())
+        first.copy_(torch.randn_like(first) * 30)
+
+
+@torch.no_grad()
+def _bit(training: Training, since: int) -> None:
+    if since == 0:
+        list(training.model.parameters())[-2].view(-1)[0] = 2.0**60
+
+
+@torch.no_grad()
+def _weights_not_finite(training: Training, since: int) -> None:
+    if since == 0:
+        next(training.model.parameters()).view(-1)[0] = math.nan
+
+
+def _sign(training: Training, since: int) -> None:
+    for parameter in training.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.neg_()
+
+
+def _corrupt(training: Training, since: int) -> None:
+    training.data = (lambda x, y: (1e3 * x, 1e3 * y if y.is_floating_point() else (y + 1) % 4)) if since == 0 else None
+
+
+def _dead(training: Training, since: int) -> None:
+    if since == 0:
+        training.data = lambda x, y: (torch.zeros_like(x), y)
+
+
+FAULTS: dict[str, Callable[[Training, int], Any]] = {
+    "NaN in a gradient": _gradient(math.nan),
+    "infinity in a gradient": _gradient(math.inf),
+    "NaN as loss": _loss(math.nan),
+    "rate times 300, for good": _rate,
+    "random weights in a layer": _weights,
+    "a weight of 2^60": _bit,
+    "NaN in the weights before a state is kept": _weights_not_finite,
+    "one corrupted batch": _corrupt,
+    "wrong sign of the gradient, for good": _sign,
+    "dead inputs, for good": _dead,
+}
+
+
+def rectified(out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, out))
+
+
+BASES: dict[str, Callable[[], Training]] = {
+    "regression, AdamW": lambda: regression(rectified(2), steps=800, target=lambda x: 3 * easy(x)),
+    "regression, SGD": lambda: regression(rectified(2), steps=800, optimizer=sgd(0.003), target=lambda x: 3 * easy(x)),
+    "classification, AdamW": lambda: classification(rectified(4), steps=800),
+    "classification, SGD": lambda: classification(rectified(4), steps=800, optimizer=sgd(0.1)),
+}
+AT = 450
+"""The step of a fault: one at which a good state is kept."""
+
+
+def planted(fault: str, base: str, seed: int) -> tuple[str, int, str]:
+    """Plant one fault. Return "caught", "harmless" or "missed", the steps lost, and the guard's last action."""
+    torch.manual_seed(seed)
+    training = BASES[base]()
+    losses: list[float] = []
+    guard, ended = run(training, FAULTS[fault], AT, losses)
+    finite = all(bool(parameter.isfinite().all()) for parameter in training.model.parameters())
+    actions = alarms(guard)
+    harmless = finite and statistics.median(losses[-64:]) <= 1.1 * statistics.median(losses[AT - 64 : AT])
+    return (
+        "caught" if actions and finite else "harmless" if harmless else "missed",
+        guard.steps - guard.updates,
+        "guard.gave-up" if ended else (actions or ["none"])[-1],
+    )
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def interval(found: int, of: int) -> str:
+    """A share with its 95% interval."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(found, of).proportion_ci(method="exact")
+    return f"{found} of {of} ({found / of:.1%}; {low:.1%}–{high:.1%})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--half", choices=["development", "check", "both"], default="both")
+    parser.add_argument("--seeds", type=int, default=20, help="trainings of each healthy kind")
+    parser.add_argument("--fault-seeds", type=int, default=10, help="trainings of each fault and base")
+    parser.add_argument("--kind", default="", help="kinds whose name begins so")
+    parser.add_argument("--first-seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", SabunWarning)
+    print("| half | kinds | trainings with any action | rolled back or worse | seconds |\n|---|---:|---:|---:|---:|")
+    details = []
+    for half, names in halves().items():
+        if given.half not in (half, "both") or given.seeds == 0:
+            continue
+        chosen = [name for name in names if name.startswith(given.kind)]
+        started, acted, worse = time.perf_counter(), 0, 0
+        for name in chosen:
+            found = [healthy(name, seed) for seed in range(given.first_seed, given.first_seed + given.seeds)]
+            acted += sum(map(bool, found))
+            worse += sum(any(action in WORSE for action in actions) for actions in found)
+            if any(found):
+                details.append((half, name, sum(map(bool, found)), sorted({a for actions in found for a in actions})))
+        of = len(chosen) * given.seeds
+        spent = time.perf_counter() - started
+        print(f"| {half} | {len(chosen)} | {interval(acted, of)} | {interval(worse, of)} | {spent:.0f} |", flush=True)
+    for half, name, count, actions in details:
+        print(f"{half}: {name}: {count} of {given.seeds}: {', '.join(actions)}")
+    if given.fault_seeds == 0:
+        return
+    columns = ["fault", "caught", "harmless", "missed", "steps lost: median, largest", "last action"]
+    print(f"\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---|")
+    for fault in FAULTS:
+        found = [planted(fault, base, seed) for base in BASES for seed in range(given.fault_seeds)]
+        lost = sorted(steps for _, steps, _ in found)
+        last = statistics.mode(action for _, _, action in found).removeprefix("guard.")
+        outcomes = [outcome for outcome, _, _ in found]
+        caught = f"{interval(outcomes.count('caught'), len(found))} | {outcomes.count('harmless')}"
+        print(
+            f"| {fault} | {caught} | {outcomes.count('missed')} | {statistics.median(lost):.0f}, {lost[-1]} | {last} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
