@@ -24,7 +24,6 @@ _PUBLIC = {
     "log": "sabun.script.client",
     "look_ahead": "sabun.schemes",
     "nesterov": "sabun.schemes",
-    "param_groups": "sabun.optim",
     "presets": "sabun.optim",
     "swap": "sabun.script.client",
 }
@@ -45,7 +44,6 @@ __all__ = [
     "look_ahead",
     "nesterov",
     "optim",
-    "param_groups",
     "poc",
     "presets",
     "report",

@@ -156,7 +156,7 @@ def find_parts(
             else:
                 hidden.add(key)
                 layouts[key] = part
-    return Parts(layouts, frozenset(hidden), search)
+    return Parts(layouts, frozenset(hidden & set(parameters)), search)
 
 
 def declarations(value: object) -> Mapping[str, str]:

@@ -230,7 +230,8 @@ class Optimizer(torch.optim.Optimizer):
         """The parts of a group that joins the optimizer, as it states them or as they are found."""
         (members,) = _groups_of([group])
         params = [p for _, p in members]
-        if (parts := group.get("parts")) is not None:
+        parts = group.get("parts")
+        if parts is not None and (not isinstance(parts, list) or len(parts) == len(params)):
             check_parts(parts, params)
             for part, p in zip(parts, params, strict=True):
                 check_part(part, p.shape)
@@ -243,6 +244,18 @@ class Optimizer(torch.optim.Optimizer):
             # In the constructor, which knows all groups before they are added.
             self._found = find_parts(self._joining, declared=self._declared, search=split)
         return self._found.of(params, split=split)
+
+    def _restore_parts(self, group: dict[str, Any]) -> None:
+        """Find the parts of a group that has none, or those of other parameters.
+
+        ``ZeroRedundancyOptimizer`` copies the keys of its groups into those of its shards before every step.
+        """
+        if len(group.get("parts") or ()) == len(group["params"]):
+            return
+        key = tuple(map(id, group["params"]))
+        if key not in self._restored:
+            self._restored[key] = self._parts_of({**group, "parts": None}, group)
+        group["parts"] = self._restored[key]
 
     def _name_parameters(self, param_group: dict[str, Any]) -> None:
         """Name bare parameters if the other groups have names; torch refuses groups of both kinds."""
@@ -306,6 +319,7 @@ class Optimizer(torch.optim.Optimizer):
         self._found = None
         self._joining = []
         self._declared = {}
+        self._restored: dict[tuple[int, ...], list[str]] = {}
 
     # ------------------------------------------------------------------ step
 
@@ -362,6 +376,8 @@ class Optimizer(torch.optim.Optimizer):
         """The groups with gradients, with their buckets. Raises what makes a step impossible before anything moves."""
         found = []
         for number, group in enumerate(self.param_groups):
+            if "parts" in group and len(group["parts"]) != len(group["params"]):
+                self._restore_parts(group)
             grads = [p.grad for p in group["params"]]
             active = [g is not None for g in grads]
             if any(active):
@@ -377,8 +393,8 @@ class Optimizer(torch.optim.Optimizer):
             if plan is None or not plan.serves(group, active, self.state):
                 if resolve_edits(group):
                     self._require_compatible(group)
-                if needs_parts(group) and len(group.get("parts") or ()) != len(group["params"]):
-                    group["parts"] = self._parts_of({**group, "parts": None}, group)
+                if needs_parts(group):
+                    self._restore_parts(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
                 plan = self._plans[number] = build(group, active, self.state, plan, first)
             lr = float(group["lr"])
