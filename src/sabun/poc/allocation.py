@@ -28,7 +28,8 @@ from sabun.poc.judgement.statistics import TARGET_POWER, Look, detectable, neede
 from sabun.poc.limit import Limit
 
 __all__ = [
-    "ASSUMED_SD", "PLANNED_SHARE", "Design", "Durations", "allocate", "chance", "default_looks", "least", "sd_of_difference",
+    "ASSUMED_SD", "PLANNED_SHARE", "Design", "Durations", "allocate", "chance", "default_looks", "least",
+    "sd_of_difference",
 ]  # fmt: skip
 
 LOSS_OF_POWER: Final = 0.02
