@@ -404,3 +404,39 @@ def test_the_momentum_of_a_cycle_created_before_swap_is_that_of_the_first_step()
     lr_scheduler.OneCycleLR(own, 0.1, total_steps=5, max_momentum=0.95)
     optimizer, _ = swapped_rates(own, "torch.optim:SGD(momentum=0.5)")
     assert optimizer.param_groups[0]["momentum"] == 0.95
+
+
+@pytest.mark.parametrize(
+    ("arm", "own_beta"),
+    [
+        ("torch.optim:SGD(momentum=0.5)", 0.5),
+        ("nesterov(0.8)", 0.8),
+        ("nesterov(0.9)", 0.9),
+        ("torch.optim:AdamW", 0.9),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("script", ["sgd", "adamw"])
+def test_a_cycle_of_the_momentum_is_a_shape_on_the_arms_own(
+    arm: str, own_beta: float, before: bool, script: str
+) -> None:
+    """1 − β of the arm is in proportion to 1 − β of the script, whose value is 0.9 where it creates its optimizer."""
+    cycled, stepped = [], []
+    for swap in (False, True):
+        p = scalar()
+        own: Any = torch.optim.SGD([p], lr=0.1, momentum=0.9) if script == "sgd" else torch.optim.AdamW([p], lr=0.1)
+        made = lr_scheduler.OneCycleLR(own, 0.1, total_steps=7, max_momentum=0.95) if before or not swap else None
+        optimizer = swapped_rates(own, arm)[0] if swap else own
+        made = made or lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=7, max_momentum=0.95)
+        seen = stepped if swap else cycled
+
+        def record(optimizer: Any, *_: Any, seen: list[float] = seen) -> None:
+            group = optimizer.param_groups[0]
+            seen.append(float(group["betas"][0] if "betas" in group else group["momentum"]))
+
+        optimizer.register_step_pre_hook(record)
+        for _ in range(6):
+            optimizer.step()
+            made.step()
+    assert len(set(cycled)) > 3
+    assert stepped == pytest.approx([1 - (1 - own_beta) * (1 - beta) / 0.1 for beta in cycled], rel=1e-12)

@@ -28,14 +28,14 @@ from sabun.poc.tasks.script_command import TIMING_EPOCHS, ScriptCommand
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 
-__all__ = ["Plan", "Timing", "observed_sd", "plan", "time_runs"]
+__all__ = ["Plan", "TimedRuns", "observed_sd", "plan", "time_runs"]
 
 EFFECTS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Improvements for which a plan states the chance to be found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class TimedRuns:
     """The timed runs. ``run_s``: arm → seconds of a whole run; ``epochs`` were timed (None: a whole run)."""
 
     durations: Durations
@@ -54,7 +54,7 @@ class Plan:
     sd: float
     assumed: bool
     level: float
-    timing: Timing | None = None
+    timing: TimedRuns | None = None
     planning_s: float = 0.0
 
     @property
@@ -144,7 +144,7 @@ def time_runs(
     slots: int = 1,
     on_run: Callable[[Run], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Timing:
+) -> TimedRuns:
     """Time a run of every arm. Raises StudyError for a run that fails."""
     budget = resolved.study.budget
     command = resolved.task if isinstance(resolved.task, ScriptCommand) else None
@@ -187,7 +187,7 @@ def time_runs(
         timing_s=timing_s,
         fractions=resolved.tunes_partly,
     )
-    return Timing(durations, whole, epochs)
+    return TimedRuns(durations, whole, epochs)
 
 
 def observed_sd(records: StudyArrays) -> float:

@@ -9,7 +9,8 @@ script's rates, and only during ``step`` do they hold
 The reference rate is the ``lr`` that the script gives its optimizer, or the largest of its groups' where it gives none.
 A schedule that does not start from a rate, as that of Noam with ``lr=1``, gives its largest rate: ``swap(peak_lr=…)``.
 So whatever the script does to its rates, it does to the arm's: groups keep their ratios, a group frozen by ``lr=0``
-stays frozen, and at the script's initial rate a step is taken at exactly the rate that the arm asks for. A scheduler
+stays frozen, and at the script's initial rate a step is taken at exactly the rate that the arm asks for. A momentum
+that the script changes is a shape too: 1 − β of the arm changes in proportion to that of the script. A scheduler
 created before ``swap`` writes to the groups of the script's own optimizer, from where its rates are copied.
 
 What was asked for and what was stepped is recorded for each group.
@@ -37,7 +38,10 @@ __all__ = ["Rates", "gradient_rms", "reference_rate"]
 
 @dataclass
 class _Group:
-    """The rates of one group. ``base`` is the script's initial rate, at which ``asked`` is stepped."""
+    """The rates of one group. ``base`` is the script's initial rate, at which ``asked`` is stepped.
+
+    ``beta`` is the arm's momentum, which is stepped while the script's has its initial value.
+    """
 
     source: int | None
     base: float | None
@@ -45,6 +49,7 @@ class _Group:
     factor: float | None
     shown: float | None
     found: tuple[float, Any] | None = None
+    beta: float | None = None
     steps: int = 0
     first: float | None = None
     last: float | None = None
@@ -60,6 +65,12 @@ class _Group:
         if value is not None and value == self.base:
             return self.asked
         return shown * self.factor
+
+    def momentum_at(self, shown: float | None, initial: float | None) -> float | None:
+        """Return the momentum of a step while the script's, at first ``initial``, is ``shown``: 1 − β in proportion."""
+        if self.beta is None or initial is None or shown is None or self.beta == initial:
+            return shown
+        return self.beta if shown == initial else max(0.0, 1 - (1 - self.beta) * (1 - shown) / (1 - initial))
 
     def record(self, rate: float | None) -> None:
         """Record a step at ``rate``."""
@@ -88,8 +99,9 @@ class Rates:
         self._created = reference_rate(script)
         self._reference = self._created if peak_lr is None else float(peak_lr)
         self._multiplier = multiplier
+        self._momentum: float | None = None
         self._groups: list[_Group] = []
-        self._inside: list[tuple[_Group, dict[str, Any], Any, Any]] = []
+        self._inside: list[tuple[_Group, dict[str, Any], Any, Any, float | None]] = []
         self._depth = 0
         self.match: Callable[[float], float] | None = None
         """At the first step, a function of the root mean square of the gradients that multiplies the arm's rates."""
@@ -98,10 +110,6 @@ class Rates:
         else:
             self._translate()
         self._written = [_written(group) for group in script.param_groups]
-        if optimizer is not script:
-            for rates, group in zip(self._groups, optimizer.param_groups, strict=True):
-                if rates.source is not None and "base_momentum" in script.param_groups[rates.source]:
-                    _set_momentum(group, self._written[rates.source][1])  # set by a scheduler created before swap
 
     def _multiply(self) -> None:
         if self._multiplier != 1.0 and any(_number(g.get("lr")) is None for g in self._script.param_groups):
@@ -123,20 +131,25 @@ class Rates:
                 fix="Create the optimizer with its largest learning rate, and let the schedule start from there, or "
                 "give it: sabun.swap(optimizer, peak_lr=…).",
             )
+        self._momentum = _momentum(self._script.defaults)
         source = {id(p): i for i, group in enumerate(self._script.param_groups) for p in group["params"]}
         for group in self.optimizer.param_groups:
             number = source[id(group["params"][0])]
             theirs = self._script.param_groups[number]
             arm = _number(group.get("lr"))
             _adopt_keys(group, theirs, self._script.defaults)
+            beta = _momentum(group)
             if arm is None or self._reference is None:
-                self._groups.append(_Group(number, None, arm, None, arm))
+                self._groups.append(_Group(number, None, arm, None, arm, beta=beta))
+                self._show_momentum(group, theirs)
                 continue
             base = self._base(theirs)
             base = self._reference if base is None else base
             group["lr"] = _copy(theirs["lr"])
             asked = arm * (base / self._reference)
-            self._groups.append(_Group(number, base, asked, arm / self._reference, _number(theirs["lr"])))
+            factor = arm / self._reference
+            self._groups.append(_Group(number, base, asked, factor, _number(theirs["lr"]), beta=beta))
+            self._show_momentum(group, theirs)
         if self._reference is not None and "lr" in self.optimizer.defaults:
             # For groups added later, and for schedules that read the default.
             self.optimizer.defaults["lr"] = self._script.defaults.get("lr", self._reference)
@@ -146,6 +159,11 @@ class Rates:
                 self.optimizer.defaults["betas"] = _betas(self._script.defaults[key])
                 for group in self.optimizer.param_groups:
                     group["betas"] = self.optimizer.defaults["betas"]
+
+    def _show_momentum(self, group: dict[str, Any], theirs: Mapping[str, Any]) -> None:
+        """Show the script its own momentum, as schedulers that cycle it expect."""
+        if self._momentum is not None and _momentum(group) is not None:
+            _set_momentum(group, _momentum(theirs))
 
     def _base(self, group: Mapping[str, Any]) -> float | None:
         """Return the rate of the script's group at which the arm steps at its own."""
@@ -181,7 +199,10 @@ class Rates:
             stepped = rates.stepped_at(shown)
             if "lr" in group:
                 group["lr"] = stepped
-            self._inside.append((rates, group, shown, stepped))
+            beta = _momentum(group)
+            if rates.beta is not None:
+                _set_momentum(group, rates.momentum_at(beta, self._momentum))
+            self._inside.append((rates, group, shown, stepped, beta))
 
     def _multiply_arm(self, factor: float) -> None:
         for rates in self._groups:
@@ -193,14 +214,16 @@ class Rates:
         if self._depth:
             self._depth -= 1
             return
-        for rates, group, _, _ in self._inside:
+        for rates, group, *_ in self._inside:
             rates.record(_number(group.get("lr")))
         self._restore()
         if self._script is not self.optimizer:
             self._script._opt_called = True  # a scheduler created before swap asks for it
 
     def _restore(self) -> None:
-        for rates, group, shown, stepped in self._inside:
+        for rates, group, shown, stepped, beta in self._inside:
+            if rates.beta is not None:
+                _set_momentum(group, beta)
             if "lr" not in group:
                 continue
             now = _number(group["lr"])
@@ -329,8 +352,12 @@ def _copy(lr: Any) -> Any:
 
 def _written(group: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return what a scheduler may have written to a group: its learning rate and its momentum."""
+    return _number(group.get("lr")), _momentum(group)
+
+
+def _momentum(group: Mapping[str, Any]) -> float | None:
     betas = group.get("betas")
-    return _number(group.get("lr")), _number(betas[0] if betas else group.get("momentum"))
+    return _number(betas[0] if betas else group.get("momentum"))
 
 
 def _set_momentum(group: dict[str, Any], momentum: float | None) -> None:
