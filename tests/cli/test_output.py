@@ -80,6 +80,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["runs.csv", "--by", "arm", "--baseline", NAMES["baseline"], "--json"],
         ["runs.csv", "--by", HOSTILE, "--baseline", HOSTILE],
     ],
+    "poc plan": [["study.toml", "--budget", "20runs"], ["study.toml", "--budget", "20runs", "--json"], [HOSTILE]],
     "poc init": [["new.toml", "--task", HOSTILE], ["new.toml", "--script", "python " + HOSTILE]],
     "poc check": [["study.toml"], ["study.toml", "--json"]],
     "poc calibrate": [["--studies", "5"], ["finished", "--studies", "5"], ["--studies", "5", "--json"]],

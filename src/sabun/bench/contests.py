@@ -78,8 +78,8 @@ def _ours(name: str, path: str = "", **options: Any) -> Contestant:
     paths: Mapping[str, dict[str, Any]] = {"": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
-        # As a group: bare parameters would be divided into hidden matrices and others, which the contest has done.
-        made: torch.optim.Optimizer = create(name, [{"params": params}], lr=_LR, **paths[path], **options)
+        # No rest: the contest has divided the tensors into hidden matrices and others.
+        made: torch.optim.Optimizer = create(name, params, lr=_LR, rest=None, **paths[path], **options)
         return made
 
     variant = "".join(f" {value}" for key, value in options.items() if key in ("scheme", "preconditioner"))

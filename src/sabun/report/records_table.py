@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import fields
 
-from sabun.poc.records import Epoch, RunResult, evaluated
+from sabun.poc.records import Epoch, Load, RunResult, evaluated
 
 __all__ = ["Cell", "rows", "to_csv", "to_parquet"]
 
@@ -20,7 +20,8 @@ Cell = str | int | float | bool | None
 
 _RUN = ("run", "arm", "seed", "phase", "status", "started", "ended")
 _END = ("test_loss", "test_metric", "peak_memory_bytes", "optimizer_state_bytes", "weights_sha256")
-_EPOCH = tuple(f.name for f in fields(Epoch) if f.name != "extra")
+_EPOCH = tuple(f.name for f in fields(Epoch) if f.name not in ("extra", "load"))
+_LOAD = tuple(f.name for f in fields(Load))
 
 
 def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
@@ -35,6 +36,8 @@ def rows(runs: Sequence[RunResult]) -> list[dict[str, Cell]]:
             row = dict(common)
             row |= {name: None if epoch is None else getattr(epoch, name) for name in _EPOCH}
             row["val_loss"] = None if epoch is None else evaluated(run.phase, epoch)
+            load = None if epoch is None else epoch.load
+            row |= {f"load.{name}": None if load is None else getattr(load, name) for name in _LOAD}
             row |= {f"extra.{name}": None if epoch is None else epoch.extra.get(name) for name in extra}
             found.append(row)
     return found
