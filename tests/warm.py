@@ -63,6 +63,9 @@ def carry_out(order: dict[str, object], files: list[int]) -> None:
     os.chdir(str(order["directory"]))
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
+    # New streams: those of the server remember that its files could seek.
+    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = list(order["arguments"])  # type: ignore[call-overload]
     added = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     module = sys.argv[1] if sys.argv[0] == "-m" else None

@@ -45,6 +45,10 @@ def expected(held: stored.StudyEvidence) -> Found:
             curve["gradient_evaluations", epoch.epoch] = epoch.gradient_evaluations
             for name, value in epoch.extra.items():
                 curve[name, epoch.epoch] = value
+            if epoch.load is not None:
+                for name in ("cpu_s", "waited_s", "lost_s", "preempted", "average"):
+                    if getattr(epoch.load, name) is not None:
+                        curve[f"load.{name}", epoch.epoch] = getattr(epoch.load, name)
         for name in ("test_loss", "test_metric", "peak_memory_bytes", "optimizer_state_bytes"):
             if getattr(run, name) is not None:
                 curve[name, run.epochs[-1].epoch] = getattr(run, name)

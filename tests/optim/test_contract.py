@@ -387,10 +387,18 @@ def test_the_state_is_tensors_under_fixed_keys(case: Case) -> None:
     for group in optimizer.param_groups:
         roles = {k for k, v in group.items() if isinstance(v, Role | LinearMultistep | ButcherTableau)}
         assert roles <= {"scheme", "preconditioner", "averaging", "step_control"}
-        plain = {k: v for k, v in group.items() if k not in roles and k != "params"}
-        assert all(isinstance(v, bool | int | float | str | type(None)) for v in plain.values())
+        assert all(is_plain(v) for k, v in group.items() if k not in roles and k != "params")
     for group in optimizer.state_dict()["param_groups"]:
-        assert all(isinstance(v, bool | int | float | str | type(None)) for k, v in group.items() if k != "params")
+        assert all(is_plain(v) for k, v in group.items() if k != "params")
+
+
+def is_plain(value: object) -> bool:
+    """A scalar or a text, a list of texts (the parts of a group), or a dictionary of them (the options of its rest)."""
+    if isinstance(value, list):
+        return all(isinstance(part, str) for part in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(one) for key, one in value.items())
+    return isinstance(value, bool | int | float | str | type(None))
 
 
 @over(*(c for c in CASES if not c.closure and not c.adapts))

@@ -143,12 +143,14 @@ def test_several_hyperparameters() -> None:
         assert all(space[name].low <= value <= space[name].high for name, value in values.items())
 
 
-def test_without_trials_the_default_is_used() -> None:
+def test_without_trials_the_baseline_has_its_default_and_a_candidate_the_equivalent_step() -> None:
     study = tiny_study(trials=0)
-    tuner = tuner_of(study, "torch.optim:AdamW")
-    assert tuner.pending({}) == []
-    assert summarize("torch.optim:AdamW", 2, {}, {}) is None
-    assert tuner.best() == {"lr": pytest.approx(0.003)}
+    for name, at_default in ((study.baseline.name, True), ("torch.optim:AdamW", False)):
+        tuner = tuner_of(study, name)
+        assert tuner.pending({}) == []
+        assert summarize(name, 2, {}, {}) is None
+        default = resolve(study).arms[name].recipe.step
+        assert (tuner.best() == {"lr": pytest.approx(default)}) == at_default
 
 
 def test_the_outermost_trial_brackets_no_optimum_even_far_from_the_edge_of_the_space() -> None:

@@ -143,14 +143,15 @@ def test_a_champion_that_treats_layers_differently_gets_the_model(part: bool, tm
         guard.step(told)
     assert guard.fallen_back
 
-    def shapes(of: torch.optim.Optimizer) -> list[tuple[object, list[torch.Size]]]:
-        return [(group["preconditioner"], [p.shape for p in group["params"]]) for group in of.param_groups]
+    def shapes(of: torch.optim.Optimizer) -> list[tuple[object, object, list[torch.Size]]]:
+        return [(g["preconditioner"], g["parts"], [p.shape for p in g["params"]]) for g in of.param_groups]
 
     if part:  # names tell all but the embedding's kind; what does not train stays out
         assert {id(p) for group in guard.optimizer.param_groups for p in group["params"]} == {id(p) for p in trained}
     else:
         assert shapes(guard.optimizer) == shapes(build(muon, model))
-        assert shapes(guard.optimizer) != shapes(build(muon, [*model.parameters()]))
+        (group,) = guard.optimizer.param_groups
+        assert [part == "rest" for part in group["parts"][:3]] == [True, False, True]  # the embedding by its module
 
 
 def test_what_no_job_could_build_is_found_before_any_job_meets_it() -> None:

@@ -105,10 +105,16 @@ class Tracker(ABC):
 
 
 def epoch_scalars(phase: Phase, epoch: Epoch) -> dict[str, float]:
-    """Return the scalars of an epoch by their names in the record, without those that are None."""
+    """Return the scalars of an epoch by their names in the record, without those that are None.
+
+    Those of its load have the prefix ``load.``.
+    """
     fields = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
     del fields["epoch"]
     fields["val_loss"] = evaluated(phase, epoch)
+    load = fields.pop("load")
+    if load is not None:
+        fields |= {f"load.{field.name}": getattr(load, field.name) for field in dataclasses.fields(load)}
     found = {**fields.pop("extra"), **fields}
     return {name: float(value) for name, value in found.items() if value is not None}
 

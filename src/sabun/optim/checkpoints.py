@@ -133,8 +133,8 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
     if "momentum" in group and "beta" in scheme.parameters:
         check_momentum(group["momentum"])
     resolve_rest(group.get("rest"))
-    if group.get("parts") is not None:
-        check_parts(group["parts"], group["params"])
+    if group.get("parts") is not None or group.get("rest") is not None:
+        check_parts(group.get("parts"), group["params"])
 
 
 def _pairs(

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -26,7 +26,7 @@ from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.assessment import Assessment, Cap
 from sabun.poc.judgement.statistics import needed_pairs
 from sabun.poc.judgement.verdict import LogLimits, cap
-from sabun.poc.records import Epoch, RunResult, Status, outcome
+from sabun.poc.records import Epoch, Load, RunResult, Status, outcome
 from sabun.poc.spec import Study, Thresholds
 
 __all__ = ["USUAL", "JudgedLogs", "judge_logs", "read_file"]
@@ -205,6 +205,13 @@ def _collect(rows: Sequence[Row], found: Mapping[str, str]) -> list[_Logged]:
     return [run for run in logged if run is not None]
 
 
+def _load(row: Row) -> Load | None:
+    """How busy the machine was, where sabun has written the log."""
+    values = {field.name: _number(row.get(f"load.{field.name}")) for field in fields(Load)}
+    cpu, preempted = values.pop("cpu_s"), values.pop("preempted")
+    return None if cpu is None else Load(cpu, preempted=None if preempted is None else int(preempted), **values)
+
+
 def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) -> _Logged | None:
     curve: dict[int, Epoch] = {}
     for number, row in enumerate(rows):
@@ -218,7 +225,7 @@ def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) ->
                 f"the log has the epoch {epoch:g} in row {number + 1} of {' '.join(key)}.",
                 fix="Give the column of whole numbers that counts epochs or evaluations: --epoch-column COLUMN.",
             )
-        curve[int(epoch)] = Epoch(int(epoch), None, loss, None, seconds or 0.0, 0.0, 0.0, int(epoch))
+        curve[int(epoch)] = Epoch(int(epoch), None, loss, None, seconds or 0.0, 0.0, 0.0, int(epoch), load=_load(row))
     if not curve:
         return None
     epochs = tuple(curve[epoch] for epoch in sorted(curve))

@@ -134,15 +134,17 @@ class Recipe:
     ) -> torch.optim.Optimizer:
         """The optimizer over the parameter groups of another one, a group for each group, with its weight decay.
 
-        A group states a weight decay where it is not the default of ``optimizer``. An arm with a weight decay of its
-        own applies it to the largest, and keeps the ratios. Raises StudyError where the arm refuses.
+        A group states a weight decay where it is not the default of ``optimizer``, or where the groups differ. An arm
+        with a weight decay of its own applies it to the largest, and keeps the ratios. Raises StudyError where the arm
+        refuses.
         """
         takes_decay = self.accepts is None or "weight_decay" in self.accepts
         groups: list[dict[str, Any]] = []
         for number, theirs in enumerate(optimizer.param_groups):
             names = theirs.get("param_names") or [f"{number}.{i}" for i in range(len(theirs["params"]))]
             groups.append({"params": list(zip(names, theirs["params"], strict=True))})
-        stated = [_stated_decay(optimizer, theirs) for theirs in optimizer.param_groups]
+        differ = len({_decay(theirs) for theirs in optimizer.param_groups}) > 1
+        stated = [_decay(theirs) if differ else _stated_decay(optimizer, theirs) for theirs in optimizer.param_groups]
         own = hyperparameters.get("weight_decay", self.given.get("weight_decay"))
         largest = max((_decay(theirs) for theirs in optimizer.param_groups), default=0.0)
         for group, decay, theirs in zip(groups, stated, optimizer.param_groups, strict=True):

@@ -110,7 +110,6 @@ def made(
     from sabun.poc.evidence.siblings import earlier_studies
     from sabun.poc.judgement.simulation import study_arrays
     from sabun.poc.limit import Limit
-    from sabun.text_safety import visible
 
     limit = Limit.parse(budget) if budget else None
     sd = None
@@ -121,7 +120,7 @@ def made(
         sd = planning.observed_sd(study_arrays(evidence.study, evidence.runs))
 
     def announce(run: Run) -> None:
-        console.stderr().print(f"timing a run of {visible(run.arm)}")
+        console.echo(f"timing a run of {run.arm}", err=True)
 
     beside = directory is not None and directory.parent.is_dir()
     earlier = len(earlier_studies(directory, study)) if directory is not None and beside else 0
@@ -209,9 +208,8 @@ def _row(cells: list[tuple[str, int]]) -> str:
 
 
 def _wrapped(line: str, width: int = 80) -> list[str]:
-    from rich.console import Console
     from rich.text import Text
 
     if line.startswith("  ") or not line:
         return [line]
-    return [part.plain.rstrip() for part in Text(line).wrap(Console(width=width), width)]
+    return [part.plain.rstrip() for part in Text(line).wrap(console.stdout(), width)]
