@@ -391,7 +391,9 @@ def whole_state(line: Line) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("action", ["roll-back", "fall-back"])
-def test_an_interruption_at_any_line_of_a_restore_leaves_a_whole_state(action: str) -> None:
+def test_an_interruption_at_any_line_of_a_restore_leaves_a_whole_state(
+    action: str, request: pytest.FixtureRequest
+) -> None:
     def prepared() -> Line:
         line = Line(max_rollbacks=1 if action == "fall-back" else 3).run(25)
         for _ in range(3):
@@ -410,6 +412,9 @@ def test_an_interruption_at_any_line_of_a_restore_leaves_a_whole_state(action: s
 
         return trace
 
+    # A process that a shell has started in the background ignores SIGINT.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, previous))
     line = prepared()
     before = whole_state(line)
     line.step(bad=True)
