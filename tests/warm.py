@@ -64,7 +64,7 @@ def carry_out(order: dict[str, object], files: list[int]) -> None:
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
     # New streams: those of the server remember that its files could seek.
-    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = list(order["arguments"])  # type: ignore[call-overload]
     added = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]

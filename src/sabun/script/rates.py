@@ -40,7 +40,7 @@ __all__ = ["Rates", "gradient_rms", "reference_rate"]
 class _Group:
     """The rates of one group. ``base`` is the script's initial rate, at which ``asked`` is stepped.
 
-    ``beta`` is the arm's momentum, which is stepped while the script's has its initial value.
+    ``beta`` is the arm's momentum, and ``cycled`` whether the script or a scheduler has set it to a value of theirs.
     """
 
     source: int | None
@@ -50,6 +50,7 @@ class _Group:
     shown: float | None
     found: tuple[float, Any] | None = None
     beta: float | None = None
+    cycled: bool = False
     steps: int = 0
     first: float | None = None
     last: float | None = None
@@ -161,9 +162,10 @@ class Rates:
                     group["betas"] = self.optimizer.defaults["betas"]
 
     def _show_momentum(self, group: dict[str, Any], theirs: Mapping[str, Any]) -> None:
-        """Show the script its own momentum, as schedulers that cycle it expect."""
-        if self._momentum is not None and _momentum(group) is not None:
+        """Show the momentum that a scheduler created before ``swap`` has set."""
+        if self._momentum is not None and _momentum(group) is not None and _momentum(theirs) != self._momentum:
             _set_momentum(group, _momentum(theirs))
+            self._groups[-1].cycled = True
 
     def _base(self, group: Mapping[str, Any]) -> float | None:
         """Return the rate of the script's group at which the arm steps at its own."""
@@ -200,7 +202,8 @@ class Rates:
             if "lr" in group:
                 group["lr"] = stepped
             beta = _momentum(group)
-            if rates.beta is not None:
+            rates.cycled = rates.cycled or beta != rates.beta or "max_momentum" in group
+            if rates.beta is not None and rates.cycled:
                 _set_momentum(group, rates.momentum_at(beta, self._momentum))
             self._inside.append((rates, group, shown, stepped, beta))
 
@@ -222,7 +225,7 @@ class Rates:
 
     def _restore(self) -> None:
         for rates, group, shown, stepped, beta in self._inside:
-            if rates.beta is not None:
+            if rates.beta is not None and rates.cycled:
                 _set_momentum(group, beta)
             if "lr" not in group:
                 continue
@@ -300,6 +303,7 @@ class Rates:
                 self._written[rates.source] = (shown, beta)
             if beta != beta_before:
                 _set_momentum(group, beta)
+                rates.cycled = True
 
 
 def gradient_rms(parameters: Iterable[Tensor]) -> float | None:
