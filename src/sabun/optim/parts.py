@@ -86,7 +86,7 @@ def view_at(group: dict[str, Any], index: int) -> dict[str, Any]:
 def layout_at(group: Mapping[str, Any], index: int, p: Tensor) -> Layout | None:
     """The layout of a parameter, from the parts of the group, or else from its shape alone; None for no matrix."""
     parts = group.get("parts")
-    if parts is not None and not (group["rest"] is not None and parts[index] == REST):
+    if parts is not None and not is_rest(group, index):
         return layout_of(parts[index])
     return Layout() if is_matrix(p.shape) and p.ndim != 3 else None
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -330,16 +329,16 @@ class _Check:
         yield "files", ""
 
     def _time(self, arm: str, result: RunResult) -> None:
-        self.epoch_s[arm] = spent = statistics.fmean(epoch.train_s + epoch.eval_s for epoch in result.epochs)
+        self.epoch_s[arm] = spent = result.epoch_s
         if self.command is None:
             self.run_s[arm] = self.study.budget.epochs * spent
             return
         begin, end = (datetime.fromisoformat(text) for text in (result.started, result.ended))
-        start = max(0.0, (end - begin).total_seconds() - spent * len(result.epochs))
+        start = max(0.0, (end - begin).total_seconds() - spent * len(result.trained))
         if self.command.takes_epochs:
             self.run_s[arm] = start + self.study.budget.epochs * spent
         elif not getattr(self.trainer, "stopped", True):
-            self.run_s[arm] = start + len(result.epochs) * spent
+            self.run_s[arm] = start + len(result.trained) * spent
 
     def _seconds(self) -> float | None:
         budget = self.study.budget

@@ -170,10 +170,10 @@ def time_runs(
                     f"the timed run of arm {name!r} failed: {result.failure}",
                     fix="Correct it first: `sabun poc check` tries every arm.",
                 )
-            trained = [epoch.train_s + epoch.eval_s for epoch in result.epochs if epoch.gradient_evaluations]
-            count = budget.epochs if epochs is not None else len(trained)
-            per_epoch[name] = math.fsum(trained) / max(1, len(trained))
-            start[name] = max(0.0, seconds - math.fsum(trained))
+            trained = len(result.trained)
+            count = budget.epochs if epochs is not None else trained
+            per_epoch[name] = result.epoch_s
+            start[name] = max(0.0, seconds - trained * result.epoch_s)
             whole[name] = start[name] + count * per_epoch[name]
             if epochs is None:
                 for held in (start, per_epoch, whole):

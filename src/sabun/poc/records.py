@@ -169,6 +169,17 @@ class RunResult:
         loss = self.epochs[-1].val_loss
         return loss if math.isfinite(loss) else math.inf
 
+    @property
+    def trained(self) -> tuple[Epoch, ...]:
+        """The epochs with training: without the evaluation before the first step."""
+        return tuple(epoch for epoch in self.epochs if epoch.gradient_evaluations)
+
+    @property
+    def epoch_s(self) -> float:
+        """Mean seconds of an epoch with training, its evaluation included; 0 without one."""
+        trained = self.trained
+        return math.fsum(epoch.train_s + epoch.eval_s for epoch in trained) / max(1, len(trained))
+
 
 def timings(run: RunResult) -> list[Epoch]:
     """Return the epochs of a run whose seconds count: those on a quiet machine; all of them if there is none.
