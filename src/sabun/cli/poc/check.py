@@ -128,6 +128,10 @@ PROBLEMS = {
         "Call backward() before every optimizer.step().",
     ),
     "not-scheduled": ("has a scheduler that is never stepped", "Call scheduler.step(), or remove it."),
+    "own-momentum": (
+        "keeps its own momentum, which the script's schedule does not change",
+        "This is a comparison of schedules, too; cycle_momentum=False in OneCycleLR compares the rules alone.",
+    ),
     "same-batches": (
         "has the same batches for every seed",
         "If the order of the data should vary, draw it from the seed of the run.",
