@@ -115,9 +115,9 @@ def plan(
     """Plan ``study`` within ``limit``; without one the plan is that of the study as it is.
 
     ``fixed`` holds ``trials`` or ``seeds`` that are not to be planned, ``scenario`` the spread of the losses where it
-    is known (else that of the scenario "normal"), ``earlier`` the number of studies of the same arms and task before it.
-    With a limit of runs a script that has its own number of epochs is not timed. Raises StudyError where the limit can
-    decide nothing, or a timed run fails.
+    is known (else that of the scenario "normal"), ``earlier`` the number of studies of the same arms and task before
+    it. With a limit of runs a script that has its own number of epochs is not timed. Raises StudyError where the limit
+    can decide nothing, or a timed run fails.
     """
     begin = clock()
     resolved = resolve(study)
