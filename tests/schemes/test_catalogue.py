@@ -267,4 +267,6 @@ def test_memories_that_are_none(make: Callable[[], object], says: str) -> None:
 
 
 def test_the_mean_age_of_schemes_of_higher_order_is_minus_a_half(multistep: LinearMultistep) -> None:
-    assert multistep.mean_age == (multistep.error_constant - Fraction(1, 2) if multistep.order == 1 else Fraction(-1, 2))
+    assert multistep.mean_age == (
+        multistep.error_constant - Fraction(1, 2) if multistep.order == 1 else Fraction(-1, 2)
+    )
