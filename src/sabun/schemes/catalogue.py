@@ -236,7 +236,7 @@ _ENTRIES = (
     Entry("order-two", _order_two, 2, "the line C = 0 of the look-ahead plane: γ = (1+β)/(2(1−β))", "rest", (_BETA,)),
     Entry("lion", _lion, 1, "Chen et al. 2023, arXiv 2302.06675", "rest",
           (_share("beta1", "0.9", "weight of the momentum in the step"), _share("beta2", "0.99", _MOMENTUM))),
-    Entry("memories", _memories, 1, "sums in the look-ahead plane; two means: Pagliardini et al. 2024, arXiv 2409.03137",
+    Entry("memories", _memories, 1, "sums in the look-ahead plane: Pagliardini et al. 2024, arXiv 2409.03137",
           "rest", _MEMORIES),
     # ------------------------------------------------------------ Adams–Bashforth: accuracy from past gradients
     Entry("adams-bashforth-2", _fixed("1 -1", "3/2 -1/2"), 2, f"{_HNW}, III.1 (1.5)"),
