@@ -153,3 +153,10 @@ def test_check_finds_broken_scripts(part: int, python: str, project: Path, tmp_p
     print(f"{harmful} harmful, missed: {missed}")  # noqa: T201
     assert harmful >= 10
     assert len(missed) <= 0.05 * harmful, missed
+
+
+def test_gradients_that_a_closure_does_not_clear_are_found(python: str, project: Path) -> None:
+    entry = next(entry for entry in TABLE if entry.file == "closure.py")
+    source = project / entry.file
+    source.write_text(source.read_text().replace("optimizer.zero_grad()", "pass"))
+    assert [finding.code for finding in checked(entry, python).findings] == ["not-cleared"]
