@@ -34,26 +34,9 @@ from sabun.rollout import gate as gates
 from sabun.rollout.rollout_plan import Gate
 
 from ..damage import EXAMPLES, Record, chained, damaged, sealed, strange
-from .helpers import tiny_study
+from .helpers import small, tiny_study
 
 HERE = {"machine": {"cpu": "a"}, "torch": "2"}
-
-
-def small(**options: object) -> Study:
-    return tiny_study("torch.optim:SGD", **{"trials": 3, "tuning_seeds": 1, "seeds": 3, "epochs": 1, **options})
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("integrity") / "s"
-    studies.run(small(), path)
-    return path
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "s")
-    return tmp_path / "s"
 
 
 def records_of(path: Path) -> list[Record]:
