@@ -11,9 +11,9 @@ import tables
 import torch
 from questions import CHOSEN, QUESTIONS, TASKS, Question, Setting
 from torch import nn
-import sealed
 from variants import Limited, Variant
 
+import sealed
 from sabun.optim import create
 from sabun.poc.spec import Arm
 from sabun.poc.tasks import loading as poc_tasks

@@ -25,6 +25,7 @@ from ..damage import chained
 from ..kills import KILLED, killed
 from .helpers import small
 
+
 def story(path: Path) -> list[str]:
     return [event.event for event in audit.read(path / "audit.jsonl")]
 

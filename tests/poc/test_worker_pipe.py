@@ -15,7 +15,7 @@ from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run
 from sabun.poc.study import run
 
-from ..damage import EXAMPLES, damaged
+from ..damage import EXAMPLES, attempt, damaged
 from .helpers import SGD, tiny_study
 from .test_processes import by_id
 
@@ -60,14 +60,18 @@ def test_a_stream_of_reports() -> None:
 
     def check(content: bytes) -> None:
         nonlocal refused
-        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(lines, content.splitlines(True))))
+        same = sum(
+            1
+            for _ in itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(lines, content.splitlines(True), strict=False)
+            )
+        )
         assignment = Assignment("study")
         assignment.start(UNIT)
         kept = content.split(b"\n")[:-1]
         for at, line in enumerate(kept):
-            try:
-                found = assignment.read(line)
-            except DamagedReportError as error:
+            found, error = attempt(lambda line=line: assignment.read(line), DamagedReportError)  # type: ignore[misc]
+            if error is not None:
                 assert "not its next report" in str(error)
                 assert at >= same
                 refused += 1
@@ -79,7 +83,9 @@ def test_a_stream_of_reports() -> None:
     assert refused > EXAMPLES // 2
 
 
-@pytest.mark.parametrize("content", [sent(OTHER), sent(UNIT, "another study"), sent(UNIT[::-1]), b"\n", b"{}\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "content", [sent(OTHER), sent(UNIT, "another study"), sent(UNIT[::-1]), b"\n", b"{}\n", b"\xff\n"]
+)
 def test_reports_on_other_runs_or_of_another_study_are_refused(content: bytes) -> None:
     with pytest.raises(DamagedReportError):
         received(content)

@@ -110,9 +110,7 @@ def _rows_of(value: dict[str, Any]) -> list[Row]:
     summary = value.get("summary")
     kept = {**(summary if isinstance(summary, dict) else {}), **plain, **(config if isinstance(config, dict) else {})}
     kept = {key: item for key, item in kept.items() if not isinstance(item, dict | list)}
-    history = [
-        {key: item for key, item in row.items() if item is not None} for row in history if isinstance(row, dict)
-    ]
+    history = [{key: item for key, item in row.items() if item is not None} for row in history if isinstance(row, dict)]
     return [{**{key: item for key, item in kept.items() if key not in USUAL["loss"]}, **row} for row in history]
 
 

@@ -47,8 +47,8 @@ from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
-from sabun.rollout.guard.stored_state import check_like
 from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
+from sabun.rollout.guard.stored_state import check_like
 
 __all__ = ["Guard"]
 

@@ -23,7 +23,9 @@ def check_like(found: object, own: object, where: str) -> None:
     else:
         fits = _is_number(found)
     if not fits:
-        raise StateError(f"{where} is not as a guard saved it.", fix="Load the state_dict() of a guard of this version.")
+        raise StateError(
+            f"{where} is not as a guard saved it.", fix="Load the state_dict() of a guard of this version."
+        )
     if isinstance(own, Mapping) and isinstance(found, Mapping):
         for key, value in own.items():
             check_like(found[key], value, f"{where}, {key}")
