@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sabun.errors import TrainingError
 from sabun.poc.executors.executor import Unit, WorkerLost
-from sabun.poc.executors.wire import Assignment, encode_unit
+from sabun.poc.executors.wire import Assignment, DamagedReportError, encode_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 
@@ -39,13 +39,14 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self.slots = jobs
         self._server = _ForkServer()
-        self._setup = b""
+        self._setup, self._study_hash = b"", ""
         self._workers: list[_WorkerProcess] = []
         self._selector = selectors.DefaultSelector()
         self._reports: deque[tuple[Run, Epoch | RunResult]] = deque()
 
     def announce(self, study: Study, logs: Path) -> None:
         self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
+        self._study_hash = study.hash
         self._server.load(self._setup)
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
@@ -58,7 +59,7 @@ class Processes:
     def submit(self, unit: Unit) -> None:
         idle = next((worker for worker in self._workers if not worker.assignment.unit), None)
         if idle is None:
-            idle = _WorkerProcess(self._server, self._setup)
+            idle = _WorkerProcess(self._server, self._setup, self._study_hash)
             self._workers.append(idle)
             self._selector.register(idle.output, selectors.EVENT_READ, idle)
         idle.start(unit)
@@ -67,14 +68,19 @@ class Processes:
         while not self._reports:
             for key, _ in self._selector.select():
                 worker: _WorkerProcess = key.data
-                reports = worker.read()
-                if reports is None:
-                    unit = worker.assignment.unit
+                unit = worker.assignment.unit
+                try:
+                    reports = worker.read()
+                except DamagedReportError as error:
+                    worker.stop(kill=True)
                     self._remove(worker)
-                    if unit:
-                        raise WorkerLost(unit, worker.exit_reason())
-                else:
+                    raise WorkerLost(unit, str(error)) from None
+                if reports is not None:
                     self._reports.extend(reports)
+                    continue
+                self._remove(worker)
+                if unit:
+                    raise WorkerLost(unit, worker.exit_reason())
         return self._reports.popleft()
 
     def environment_of(self, run: Run) -> None:
@@ -128,7 +134,7 @@ class _ForkServer:
                 f"worker processes cannot be started: {_exit_reason(self._process.wait(), self._log)}.",
                 fix="Run with --jobs 1 to see the error in this process.",
             )
-        return int(answer)
+        return int(answer)  # written by the fork server alone, whose other output goes to its log
 
     def close(self) -> None:
         if self._log.closed:
@@ -145,8 +151,8 @@ class _ForkServer:
 class _WorkerProcess:
     """A worker with its pipes, its log, and the unit that it runs."""
 
-    def __init__(self, server: _ForkServer, setup: bytes) -> None:
-        self.assignment = Assignment()
+    def __init__(self, server: _ForkServer, setup: bytes, study_hash: str) -> None:
+        self.assignment = Assignment(study_hash)
         self._partial_line = b""
         self._server = server
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the worker runs)
@@ -166,7 +172,7 @@ class _WorkerProcess:
         _write(self.input, json.dumps(encode_unit(unit)).encode() + b"\n")
 
     def read(self) -> list[tuple[Run, Epoch | RunResult]] | None:
-        """Return the reports received in whole lines; None at the end of the output."""
+        """Return the reports received in whole lines; None at the end of the output. Raises DamagedReportError."""
         data = os.read(self.output.fileno(), 1 << 16)
         if not data:
             return None
@@ -177,12 +183,12 @@ class _WorkerProcess:
         """Return the exit status and the last line of the log."""
         return _exit_reason(self._server.request(f"wait {self._pid}"), self._log)
 
-    def stop(self) -> None:
+    def stop(self, *, kill: bool = False) -> None:
         with contextlib.suppress(BrokenPipeError):
             self.input.close()
         # The process id stays valid until the fork server has waited for the worker.
         with contextlib.suppress(TrainingError):
-            if self.assignment.unit:  # the study ends before the run does
+            if kill or self.assignment.unit:  # the study ends before the run does
                 os.kill(self._pid, signal.SIGKILL)
             self._server.request(f"wait {self._pid}")
 

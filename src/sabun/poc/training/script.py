@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -41,6 +40,7 @@ from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.loop import now
 from sabun.poc.training.run_directory import Project
 from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
+from sabun.script import instructions
 from sabun.script.client import VARIABLE
 
 __all__ = ["ScriptTrainer"]
@@ -105,12 +105,12 @@ class ScriptTrainer:
             printed = (self.logs or Path(directory)) / f"{run.id}.txt"
             printed.parent.mkdir(parents=True, exist_ok=True)
             work = self._run_directory(Path(directory))
-            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as instructions:
-                process = self._start(run, instructions, work, output)
+            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as order:
+                process = self._start(run, order, work, output)
                 try:
                     reason = yield from self._follow(run, process, follow)
                 finally:
-                    _stop(process, instructions)
+                    _stop(process, order)
             yield from _read(run, follow)
             self.outside.update(follow.end.get("outside") or ())
             self.observed, self.stopped = follow.end.get("observed") or {}, follow.stopped
@@ -142,16 +142,16 @@ class ScriptTrainer:
             "run_dir": str(work),
         }
         path = directory / "run.json"
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("wb") as file:
             _files.lock(file.fileno())
-            file.write(json.dumps(task))
+            file.write(instructions.encode(task))
             file.flush()
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
         return 1 if self.patience is not None else self.command.stop_after(run)
 
-    def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
+    def _start(self, run: Run, order: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs, fraction = self.resolved.fidelity(run)
         if self.patience is not None:
             epochs, fraction = self.study.budget.epochs, 1.0
@@ -167,7 +167,7 @@ class ScriptTrainer:
             env={
                 **os.environ,
                 **self.command.variables(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),
-                VARIABLE: str(instructions),
+                VARIABLE: str(order),
                 "PYTHONUNBUFFERED": "1",
             },
             start_new_session=True,
