@@ -25,13 +25,10 @@ from sabun import _files
 from sabun.errors import TrainingError
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
-from sabun.script.machine_load import LoadMeter
+from sabun.script.machine_load import LoadMeter, peak_memory
 from sabun.script.observer import Observer
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
-
-if sys.platform != "win32":
-    import resource
 
 __all__ = ["CHECKED_STEPS", "RunSession", "StepClock"]
 
@@ -81,7 +78,7 @@ class RunSession:
         if _unlocked(self.path):
             sys.exit(_HAS_ENDED)
         if self.is_writer:
-            with self.records.open("a", encoding="utf-8") as file:
+            with self.records.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
 
     def start_epoch(self) -> None:
@@ -251,7 +248,7 @@ class StepClock:
         """Return the peak bytes of the allocator on CUDA, otherwise of the process."""
         if self.cuda is not None:
             return int(torch.cuda.max_memory_allocated(self.cuda))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if sys.platform == "linux" else None
+        return peak_memory()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

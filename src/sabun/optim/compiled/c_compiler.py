@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any, cast
+
+from sabun import command_line
 
 __all__ = ["NoCompilerError", "compiler", "compiles", "library", "render", "step_function"]
 
@@ -111,7 +112,7 @@ def _has_developer_tools() -> bool:
 def _command() -> list[str]:
     asked = os.environ.get("CC", "")
     try:
-        named = shlex.split(asked)
+        named = command_line.split(asked)
     except ValueError as error:
         raise NoCompilerError(f"no C compiler: CC={asked!r} is not a command ({error})") from None
     for candidate in [named] if named else [["cc"], ["gcc"], ["clang"]]:
