@@ -52,7 +52,7 @@ def library(text: str) -> ctypes.CDLL:
     """Compile a C text and load it. Raises NoCompilerError if that is not possible here."""
     command = _command()
     try:
-        with tempfile.TemporaryDirectory(prefix="sabun-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sabun-", ignore_cleanup_errors=True) as folder:
             source, built = Path(folder, "step.c"), Path(folder, "step.so")
             source.write_text(text, encoding="ascii")
             for flags in _ATTEMPTS:
