@@ -9,6 +9,7 @@ from sabun.schemes import ButcherTableau, LinearMultistep
 
 _MORE = ("heavy-ball(0.5)", "nesterov(0.99)", "look-ahead(0.9, 4)", "look-ahead(0.9, 9.5)", "look-ahead(0.9, -0.02)",
          "look-ahead(0, 0.5)", "quasi-hyperbolic(0.7, 0.9)", "order-two(0.3)", "lion(0.95, 0.98)",
+         "memories(0.5, 0.7, 1, 0.5, 0.9)",
          "chebyshev(3, 0)", "chebyshev(8, 0.05)", "rkc2(2)", "rkc2(9)")  # fmt: skip
 _EVERY = [entry.build() for entry in schemes.SCHEMES.values()] + [schemes.get(spec) for spec in _MORE]
 _GROUPS = {

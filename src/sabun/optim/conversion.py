@@ -46,7 +46,10 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
         groups.append({"params": params, **options_of(kind, group)})
     # lr may be 0 in a warm-up; the constructor would refuse that.
     lengths = [{key: group.pop(key) for key in ("lr", *_LENGTHS) if key in group} for group in groups]
-    made = Optimizer(groups, lr=1.0)
+    defaults = options_of(kind, optimizer.defaults)
+    lr = defaults.pop("lr")
+    made = Optimizer(groups, lr=1.0, **defaults)
+    made.defaults["lr"] = lr
     for found, old, new in zip(lengths, optimizer.param_groups, made.param_groups, strict=True):
         new |= found
         for p in old["params"]:

@@ -33,6 +33,7 @@ __all__ = [
     "error_constant",
     "is_strongly_stable",
     "is_zero_stable",
+    "mean_age",
     "noise_gain",
     "order",
     "parasitic_roots",
@@ -106,6 +107,15 @@ def error_constant(scheme: Coefficients) -> Fraction:
     Euler: 1/2. Source: Hairer–Nørsett–Wanner III.2, (2.13).
     """
     return _order_condition(scheme, order(scheme) + 1) / sum(scheme.beta, Fraction(0))
+
+
+def mean_age(scheme: Coefficients) -> Fraction:
+    """Mean age Σ k h_k, in steps, of the gradients in the velocity, where h is the impulse response of the filter H.
+
+    It is the group delay of H at frequency 0, and C₂/σ(1) = 1/2 + mean age: a scheme of order 1 has the error constant
+    1/2 + mean age, and one of order 2 or more the mean age −1/2: it aims at the middle of the coming step. Exact.
+    """
+    return _order_condition(scheme, 2) / sum(scheme.beta, Fraction(0)) - Fraction(1, 2)
 
 
 # ---------------------------------------------------------------- roots

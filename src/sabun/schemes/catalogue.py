@@ -6,7 +6,8 @@ rates. Schemes that cannot train are included as counter-examples; :func:`requir
 
 The momentum family is one plane, ``look-ahead(β, γ)``, which steps with the exponential mean of g + γ(g − g_prev).
 Heavy ball is γ = 0, Nesterov γ = β, Adams–Bashforth 2 is (0, 1/2). Quasi-hyperbolic momentum and Lion are other
-coordinates of the same plane.
+coordinates of the same plane. ``memories`` is a weighted sum of up to four of its members: one multistep scheme with
+several real roots.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fractions import Fraction
 from typing import cast, overload
 
 from sabun.errors import SchemeError, unknown
+from sabun.schemes import polynomials as poly
 from sabun.schemes import stabilised
 from sabun.schemes.linear_multistep import LinearMultistep, StartUp
 from sabun.schemes.numbers import Number, exact, root_text, show
@@ -33,6 +35,7 @@ __all__ = [
     "heavy_ball",
     "lion",
     "look_ahead",
+    "memories",
     "nesterov",
     "order_two",
     "parse",
@@ -109,7 +112,11 @@ class Entry:
                     raise SchemeError(f"{self.name!r} has no parameters, so not {name!r}.", fix=f"Write {self.name!r}.")
                 raise unknown(SchemeError, f"parameter of {self.name!r}", name, self.family)
         values = [p.check(self.name, parameters.get(p.name, p.default)) for p in self.parameters]
-        name = f"{self.name}({', '.join(map(show, values))})" if values else self.name
+        # Zeros at the end that are the defaults are left out of the name: unused memories.
+        said = len(values)
+        while said and values[said - 1] == 0 == self.parameters[said - 1].default:
+            said -= 1
+        name = f"{self.name}({', '.join(map(show, values[:said]))})" if values else self.name
         shown = {p.name: float(v) for p, v in zip(self.parameters, values, strict=True)}
         made = self.coefficients(*values)
         if len(made) == 2:
@@ -154,6 +161,33 @@ def _lion(beta1: Fraction, beta2: Fraction) -> Coefficients:
     return _look_ahead(beta2, (beta2 - beta1) / (1 - beta2))
 
 
+def _memories(*values: Fraction) -> Coefficients:
+    """H(z) = Σ wᵢ (1 − βᵢ)(1 + γᵢ − γᵢz⁻¹)/(1 − βᵢz⁻¹) on its common denominator, in powers of z⁻¹."""
+    triples = list(zip(values[::3], values[1::3], values[2::3], strict=True))
+    total = sum((weight for weight, _, _ in triples), Fraction(0))
+    if total != 1:
+        raise SchemeError(
+            f"memories: the weights sum to {show(total)}, not 1.",
+            fix="Write weight, beta, gamma of each memory in turn; a weight of 0 leaves a memory out.",
+        )
+    one = Fraction(1)
+    numerators: dict[Fraction, poly.Polynomial] = {}  # by β: memories of one β have a root in common
+    for weight, beta, gamma in triples:
+        if weight:
+            own = poly.scale((1 + gamma, -gamma), weight * (1 - beta))
+            numerators[beta] = poly.add(numerators.get(beta, ()), own)
+    alpha: poly.Polynomial = (one, -one)
+    sigma: poly.Polynomial = ()
+    for beta in numerators:
+        alpha = poly.multiply(alpha, (one, -beta))
+        others = poly.make((1,))
+        for other in numerators:
+            others = poly.multiply(others, (one, -other)) if other != beta else others
+        sigma = poly.add(sigma, poly.multiply(numerators[beta], others))
+    # All products have as many factors, so equal positions are equal powers; a β of 0 leaves a zero at the end.
+    return alpha, (*(Fraction(0),) * (len(numerators) + 1 - len(sigma)), *sigma)
+
+
 def _tableau(rows: str, b: str, b_embedded: str = "") -> Callable[[], Tableau]:
     weights = _fractions(b)
     lower = [_fractions(row) for row in rows.split("|")]
@@ -170,6 +204,16 @@ _MOMENTUM = "decay of the momentum"
 _BETA = _share("beta", "0.9", _MOMENTUM)
 _GAMMA = Parameter("gamma", Fraction(2), Fraction(-1, 2), Fraction(10**6),
                    meaning="weight of the gradient's last change")  # fmt: skip
+_MEMORIES = tuple(
+    parameter
+    for n, (weight, beta, gamma) in enumerate((("0.7", "0.8", "2"), ("0.3", "0.96", "0"), *(("0", "0", "0"),) * 2), 1)
+    for parameter in (
+        Parameter(f"weight_{n}", Fraction(weight), Fraction(0), Fraction(1), meaning="share of the memory in the step"),
+        _share(f"beta_{n}", beta, "decay of the memory"),
+        Parameter(f"gamma_{n}", Fraction(gamma), Fraction(-1, 2), Fraction(10**6),
+                  meaning="weight of the gradient's last change"),
+    )
+)  # fmt: skip
 _NU = Parameter("nu", Fraction("0.7"), Fraction(0), Fraction(1), meaning="weight of the momentum in the step")
 _STAGES = Parameter("stages", Fraction(5), Fraction(1), Fraction(stabilised.MOST_STAGES), whole=True,
                     meaning="gradients a step")  # fmt: skip
@@ -192,6 +236,8 @@ _ENTRIES = (
     Entry("order-two", _order_two, 2, "the line C = 0 of the look-ahead plane: γ = (1+β)/(2(1−β))", "rest", (_BETA,)),
     Entry("lion", _lion, 1, "Chen et al. 2023, arXiv 2302.06675", "rest",
           (_share("beta1", "0.9", "weight of the momentum in the step"), _share("beta2", "0.99", _MOMENTUM))),
+    Entry("memories", _memories, 1, "sums in the look-ahead plane: Pagliardini et al. 2024, arXiv 2409.03137",
+          "rest", _MEMORIES),
     # ------------------------------------------------------------ Adams–Bashforth: accuracy from past gradients
     Entry("adams-bashforth-2", _fixed("1 -1", "3/2 -1/2"), 2, f"{_HNW}, III.1 (1.5)"),
     Entry("adams-bashforth-3", _fixed("1 -1", "23/12 -16/12 5/12"), 3, f"{_HNW}, III.1 (1.5)"),
@@ -348,6 +394,27 @@ def quasi_hyperbolic(nu: Number = 0.7, beta: Number = 0.999) -> LinearMultistep:
 def lion(beta1: Number = 0.9, beta2: Number = 0.99) -> LinearMultistep:
     """The momentum of which Lion takes the sign: :func:`look_ahead` with β = β₂ and γ = (β₂−β₁)/(1−β₂)."""
     return cast(LinearMultistep, get("lion", beta1=beta1, beta2=beta2))
+
+
+def memories(*triples: tuple[Number, Number, Number]) -> LinearMultistep:
+    """v = −Σ wᵢ mᵢ, θ ← θ + hv, with mᵢ the exponential mean with decay βᵢ of g + γᵢ(g − g_prev), for (wᵢ, βᵢ, γᵢ).
+
+    One multistep scheme whose parasitic roots are the βᵢ. Its error constant is 1/2 + Σ wᵢ(βᵢ/(1−βᵢ) − γᵢ), that is,
+    1/2 + the mean age of the gradients in the step. Without arguments: 0.7 · look-ahead(0.8, 2) + 0.3 · the mean with
+    β = 0.96.
+
+    Raises SchemeError for more than four memories, weights that are negative or do not sum to 1, and βᵢ or γᵢ out of
+    the range of :func:`look_ahead`.
+    """
+    names = [p.name for p in _MEMORIES]
+    values = [value for triple in triples for value in triple]
+    if any(len(triple) != 3 for triple in triples) or len(values) > len(names):
+        raise SchemeError(
+            f"memories takes one to {len(names) // 3} triples (weight, beta, gamma).",
+            fix="For example memories((0.7, 0.8, 2), (0.3, 0.96, 0)).",
+        )
+    given = dict(zip(names, [*values, *[0] * (len(names) - len(values))], strict=True)) if triples else {}
+    return cast(LinearMultistep, get("memories", **given))
 
 
 # ---------------------------------------------------------------- refusal

@@ -34,7 +34,8 @@ class Certificate:
 
     ``gradient_evaluations`` counts those of a step of given length, ``controlled_evaluations`` those of a step whose
     error is estimated. ``stability_interval`` is in units of hλ and starts at 0. ``noise_gain`` is a variance at hλ =
-    ``noise_at`` relative to Euler's; it is infinite where the scheme is unstable. ``largest_parasitic_root`` is a
+    ``noise_at`` relative to Euler's; it is infinite where the scheme is unstable. ``mean_age``, in steps, is that of
+    the gradients in the velocity, None for Runge–Kutta schemes. ``largest_parasitic_root`` is a
     modulus, None without a parasitic root. For an unusable scheme, ``refusal`` gives the reason and ``alternative``
     names a scheme to use instead.
     """
@@ -46,6 +47,7 @@ class Certificate:
     order: int
     embedded_order: int | None
     error_constant: Fraction
+    mean_age: Fraction | None
     zero_stable: bool
     usable: bool
     largest_parasitic_root: float | None
@@ -88,6 +90,7 @@ class Certificate:
             "embedded_order": self.embedded_order,
             "error_constant": float(self.error_constant),
             "error_constant_exact": str(self.error_constant),
+            "mean_age": None if self.mean_age is None else float(self.mean_age),
             "zero_stable": self.zero_stable,
             "usable": self.usable,
             "largest_parasitic_root": self.largest_parasitic_root,
@@ -129,6 +132,8 @@ class Certificate:
         if "/" in as_fraction and len(as_fraction) <= 12:
             constant = f"{constant}  (= {as_fraction})"
         rows.append((word("error_constant"), constant))
+        if self.mean_age is not None:
+            rows.append((word("mean_age"), short(float(self.mean_age))))
         if self.kind == "multistep":
             rows.append((word("zero_stable"), word("yes" if self.zero_stable else "no")))
         rows.append((word("usable"), word("yes" if self.usable else "no")))
@@ -231,6 +236,7 @@ def certify(spec: str | Scheme, **parameters: Number) -> Certificate:
             order=scheme.order,
             embedded_order=None,
             error_constant=scheme.error_constant,
+            mean_age=scheme.mean_age,
             zero_stable=scheme.is_zero_stable,
             usable=scheme.is_usable,
             largest_parasitic_root=abs(roots[0]) if roots else None,
@@ -258,6 +264,7 @@ def certify(spec: str | Scheme, **parameters: Number) -> Certificate:
         order=scheme.order,
         embedded_order=scheme.embedded_order,
         error_constant=scheme.error_constant,
+        mean_age=None,
         zero_stable=True,
         usable=True,
         largest_parasitic_root=None,

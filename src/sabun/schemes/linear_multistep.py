@@ -166,6 +166,11 @@ class LinearMultistep:
         return analysis.error_constant(self)
 
     @cached_property
+    def mean_age(self) -> Fraction:
+        """See :func:`sabun.schemes.analysis.mean_age`."""
+        return analysis.mean_age(self)
+
+    @cached_property
     def is_zero_stable(self) -> bool:
         """See :func:`sabun.schemes.analysis.is_zero_stable`."""
         return analysis.is_zero_stable(self)

@@ -51,7 +51,7 @@ class Observer:
         self._steps = self._forwards = self._unevaluated = self._graph = self._uncleared = self._repeated = 0
         self._since_step = 0
         self._per_log: list[int] = []
-        self._evaluated = self._dirty = False
+        self._evaluated = self._dirty = self._closure = False
         self._probed: Tensor | None = None
         self._incoming = 0
         self._schedulers: dict[int, _Scheduler] = {}
@@ -133,8 +133,8 @@ class Observer:
         self._stepped |= {id(p) for group in optimizer.param_groups for p in group["params"]}
 
     def _step(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
-        if not closure and self._probed is not None:
+        self._closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
+        if not self._closure and self._probed is not None:
             if self._incoming:
                 self._uncleared += self._dirty
             elif _nonzero(self._probed.grad):
@@ -148,6 +148,8 @@ class Observer:
             for p in group["params"]:
                 if p.grad is not None:
                     self._without.pop(id(p), None)
+        if self._closure and self._incoming:  # its gradients are computed in the step
+            self._uncleared += self._dirty
         if self._steps < BATCHES:
             self._note_untrained()
         self._steps += 1

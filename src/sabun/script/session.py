@@ -23,6 +23,7 @@ import torch
 
 from sabun import _files
 from sabun.errors import TrainingError
+from sabun.script import instructions
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
 from sabun.script.machine_load import LoadMeter, peak_memory
@@ -45,7 +46,7 @@ class RunSession:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.task: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.task: Mapping[str, Any] = instructions.read(path)
         self.records = path.with_name("records.jsonl")
         self.stop_after: int | None = self.task.get("stop_after")
         self.patience: float = self.task.get("patience") or 0.0

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sabun.errors import TrainingError
 from sabun.poc.executors.executor import Unit, WorkerLost
-from sabun.poc.executors.wire import Assignment, encode_unit
+from sabun.poc.executors.wire import Assignment, DamagedReportError, encode_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 
@@ -47,12 +47,13 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self.slots = jobs
         self._server: _Starter = _ForkServer() if _forks() else _Interpreters()
-        self._setup = b""
+        self._setup, self._study_hash = b"", ""
         self._workers: list[_WorkerProcess] = []
         self._lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]] = queue.SimpleQueue()
 
     def announce(self, study: Study, logs: Path) -> None:
         self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
+        self._study_hash = study.hash
         self._server.load(self._setup)
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
@@ -65,7 +66,7 @@ class Processes:
     def submit(self, unit: Unit) -> None:
         idle = next((worker for worker in self._workers if not worker.assignment.unit), None)
         if idle is None:
-            idle = _WorkerProcess(self._server, self._setup, self._lines)
+            idle = _WorkerProcess(self._server, self._setup, self._study_hash, self._lines)
             self._workers.append(idle)
         idle.start(unit)
 
@@ -75,10 +76,18 @@ class Processes:
                 worker, line = self._lines.get(timeout=WAIT_S)
             except queue.Empty:
                 continue
+            if worker not in self._workers:  # what a worker had sent before it was lost
+                continue
+            unit = worker.assignment.unit
             if line:
-                return worker.assignment.read(line)
+                try:
+                    return worker.assignment.read(line.removesuffix(b"\n"))
+                except DamagedReportError as error:
+                    worker.stop(kill=True)
+                    self._workers.remove(worker)
+                    raise WorkerLost(unit, str(error)) from None
             self._workers.remove(worker)
-            if unit := worker.assignment.unit:
+            if unit:
                 raise WorkerLost(unit, worker.exit_reason())
 
     def environment_of(self, run: Run) -> None:
@@ -200,7 +209,7 @@ class _ForkServer:
                 f"worker processes cannot be started: {_exit_reason(self._process.wait(), self._log)}.",
                 fix="Run with --jobs 1 to see the error in this process.",
             )
-        return int(answer)
+        return int(answer)  # written by the fork server alone, whose other output goes to its log
 
     def close(self) -> None:
         if self._log.closed:
@@ -220,8 +229,10 @@ class _WorkerProcess:
     A thread moves the lines of its output to ``lines``, and puts an empty one at their end.
     """
 
-    def __init__(self, server: _Starter, setup: bytes, lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]]) -> None:
-        self.assignment = Assignment()
+    def __init__(
+        self, server: _Starter, setup: bytes, study_hash: str, lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]]
+    ) -> None:
+        self.assignment = Assignment(study_hash)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the worker runs)
         self._process = server.start(self._log)
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
@@ -235,11 +246,11 @@ class _WorkerProcess:
         """Return the exit status and the last line of the log."""
         return _exit_reason(self._process.wait(), self._log)
 
-    def stop(self) -> None:
+    def stop(self, *, kill: bool = False) -> None:
         with contextlib.suppress(OSError):  # Windows reports a broken pipe as an invalid argument
             self._process.input.close()
         with contextlib.suppress(TrainingError):
-            if self.assignment.unit:  # the study ends before the run does
+            if kill or self.assignment.unit:  # the study ends before the run does
                 self._process.kill()
             self._process.wait()
 

@@ -168,7 +168,7 @@ def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the project's files that a module imports, by its import statements."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -42,6 +41,7 @@ from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.loop import now
 from sabun.poc.training.run_directory import Project
 from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
+from sabun.script import instructions
 from sabun.script.client import VARIABLE
 
 __all__ = ["ScriptTrainer"]
@@ -107,12 +107,12 @@ class ScriptTrainer:
             printed = (self.logs or Path(directory)) / f"{run.id}.txt"
             printed.parent.mkdir(parents=True, exist_ok=True)
             work = self._run_directory(Path(directory))
-            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as instructions:
-                process = self._start(run, instructions, work, output)
+            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as order:
+                process = self._start(run, order, work, output)
                 try:
                     reason = yield from self._follow(run, process, follow)
                 finally:
-                    _stop(process, instructions)
+                    _stop(process, order)
             yield from _read(run, follow)
             self.outside.update(follow.end.get("outside") or ())
             self.observed, self.stopped = follow.end.get("observed") or {}, follow.stopped
@@ -144,16 +144,16 @@ class ScriptTrainer:
             "run_dir": str(work),
         }
         path = directory / "run.json"
-        with path.open("w", encoding="utf-8", newline="\n") as file:
+        with path.open("wb") as file:
             _files.lock(file.fileno())
-            file.write(json.dumps(task))
+            file.write(instructions.encode(task))
             file.flush()
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
         return 1 if self.patience is not None else self.command.stop_after(run)
 
-    def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
+    def _start(self, run: Run, order: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs, fraction = self.resolved.fidelity(run)
         if self.patience is not None:
             epochs, fraction = self.study.budget.epochs, 1.0
@@ -169,7 +169,7 @@ class ScriptTrainer:
             env={
                 **os.environ,
                 **self.command.variables(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),
-                VARIABLE: str(instructions),
+                VARIABLE: str(order),
                 "PYTHONUNBUFFERED": "1",
             },
             start_new_session=True,  # Ctrl-C reaches the study alone, which then stops its runs
@@ -321,7 +321,7 @@ def _die_with_parent() -> Callable[[], object] | None:
     return lambda: prctl(1, signal.SIGTERM)
 
 
-def _stop(process: subprocess.Popen[bytes], instructions: Path) -> None:
+def _stop(process: subprocess.Popen[bytes], order: Path) -> None:
     """Stop the command and all its child processes, unless it has ended with status 0.
 
     The command and its child processes are asked to end first (Windows has no such request, and ends them). After
@@ -335,7 +335,7 @@ def _stop(process: subprocess.Popen[bytes], instructions: Path) -> None:
             process.wait(GRACE_S)
         _each(members, psutil.Process.kill)
     if process.wait() != 0:
-        _each(_with_variable(str(instructions)), psutil.Process.kill)
+        _each(_with_variable(str(order)), psutil.Process.kill)
 
 
 def _members(pid: int) -> list[psutil.Process]:

@@ -99,12 +99,17 @@ def _paths(value: object) -> bool:
 def _group(group: Mapping[str, object]) -> bool:
     numbers = ("asked", "first", "last", "largest")
     return (
-        {*group} == {"group", "name", "parameters", "roles", "steps", *numbers}
+        {*group} == {"group", "name", "parameters", "roles", "steps", "momentum", *numbers}
         and all(_count(group[key]) for key in ("group", "parameters", "steps"))
         and (group["name"] is None or _text(group["name"]))
         and (group["roles"] is None or _roles(group["roles"]))
+        and (group["momentum"] is None or _range(group["momentum"]))
         and all(group[key] is None or _number(decode_float(group[key])) for key in numbers)
     )
+
+
+def _range(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
 
 
 def _load(value: object) -> bool:

@@ -48,6 +48,7 @@ from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
 from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
+from sabun.rollout.guard.stored_state import check_like
 
 __all__ = ["Guard"]
 
@@ -301,7 +302,11 @@ class Guard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next."""
+        """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next.
+
+        Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
+        """
+        check_like(state, self.state_dict(), "the state of the guard")
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:

@@ -380,9 +380,6 @@ class _Hashed(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.hash = file, hashlib.sha256()
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any) -> int:
         self.hash.update(data)
         return self.file.write(data)
