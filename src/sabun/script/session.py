@@ -23,6 +23,7 @@ import torch
 
 from sabun import _files
 from sabun.errors import TrainingError
+from sabun.optim import torch_internals as internals
 from sabun.script import instructions
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
@@ -139,7 +140,7 @@ class RunSession:
             def inner() -> object:
                 nonlocal inside, calls
                 start = time.perf_counter()
-                if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
+                if not calls and self.steps < CHECKED_STEPS and internals.versions(parameters) != versions:
                     raise TrainingError(
                         f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
                         "along the gradient of the previous batch.",
@@ -160,7 +161,7 @@ class RunSession:
             closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # arguments[0] is the optimizer
             if callable(closure):
                 if self.steps < CHECKED_STEPS:
-                    versions = sum(p._version for p in parameters)
+                    versions = internals.versions(parameters)
                 if len(arguments) > 1:
                     arguments = (arguments[0], timed(closure), *arguments[2:])
                 else:
