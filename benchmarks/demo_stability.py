@@ -5,7 +5,8 @@
 Each repeat is the whole study with another root seed: other initial weights, mini-batches and tuning trials.
 Prints, for each candidate, in how many of the repeats it had each verdict, and the range of the effects. A repeat is
 one line of ``repeats.jsonl``; an interrupted command continues. The demonstration was chosen on the seeds 100 and 101
-and its tuning on 200 to 215, which are not among those of the repeats, nor is its own. ``--busy N`` keeps N processes busy meanwhile.
+and its tuning on 200 to 215, which are not among those of the repeats, nor is its own. ``--busy N`` keeps N processes
+busy meanwhile.
 """
 
 from __future__ import annotations
