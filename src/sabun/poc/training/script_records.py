@@ -5,9 +5,9 @@
     {"kind":"fault","reason":"…"}                                              the run has failed
     {"kind":"end","enough":false,"peak_memory_bytes":…,"weights_sha256":…}     the script ends, or has logged enough
 
-:mod:`sabun.script.session` writes them, numbered by ``line`` and with a hash (:mod:`sabun.script.sealed`), but a script
-may write to the same file, and a crash or a full disk may cut a line. A line that is not such a record, or does not have
-its hash, makes the run fail, and so does one that is missing; it never enters the study's records.
+:mod:`sabun.script.session` writes them, numbered by ``line`` and with a hash (:mod:`sabun.script.sealed`), but a
+script may write to the same file, and a crash or a full disk may cut a line. A line that is not such a record, does not
+have its hash, or is missing makes the run fail; it never enters the study's records.
 """
 
 from __future__ import annotations
