@@ -23,16 +23,14 @@ import torch
 
 from sabun import _files
 from sabun.errors import TrainingError
+from sabun.optim import torch_internals as internals
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
-from sabun.script.machine_load import LoadMeter
+from sabun.script.machine_load import LoadMeter, peak_memory
 from sabun.script.observer import Observer
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
 from sabun.script.sealed import is_whole, seal
-
-if sys.platform != "win32":
-    import resource
 
 __all__ = ["CHECKED_STEPS", "RunSession", "StepClock", "read_instructions"]
 
@@ -144,7 +142,7 @@ class RunSession:
             def inner() -> object:
                 nonlocal inside, calls
                 start = time.perf_counter()
-                if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
+                if not calls and self.steps < CHECKED_STEPS and internals.versions(parameters) != versions:
                     raise TrainingError(
                         f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
                         "along the gradient of the previous batch.",
@@ -165,7 +163,7 @@ class RunSession:
             closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # arguments[0] is the optimizer
             if callable(closure):
                 if self.steps < CHECKED_STEPS:
-                    versions = sum(p._version for p in parameters)
+                    versions = internals.versions(parameters)
                 if len(arguments) > 1:
                     arguments = (arguments[0], timed(closure), *arguments[2:])
                 else:
@@ -254,7 +252,7 @@ class StepClock:
         """Return the peak bytes of the allocator on CUDA, otherwise of the process."""
         if self.cuda is not None:
             return int(torch.cuda.max_memory_allocated(self.cuda))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if sys.platform == "linux" else None
+        return peak_memory()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

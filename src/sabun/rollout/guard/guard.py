@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
+from sabun.optim import torch_internals as internals
 from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
@@ -370,12 +371,8 @@ class Guard:
 
         After a fall-back the loop may have done so through either optimizer; they have the same parameters.
         """
-        if self.fallen_back:
-            known = scaler._per_optimizer_states
-            if any(
-                known[id(one)]["stage"].name != "READY" for one in (self._given, self.optimizer) if id(one) in known
-            ):
-                return
+        if self.fallen_back and any(internals.is_unscaled(scaler, one) for one in (self._given, self.optimizer)):
+            return
         try:
             scaler.unscale_(self._given)
         except RuntimeError as error:
