@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import sealed
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.poc.spec import Study
@@ -96,14 +96,13 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "repeats.jsonl"
-    done = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    done = sealed.read_lines(file) if file.exists() else []
     with busy(given.busy):
         for seed in range(given.first, given.first + given.repeats):
             if seed == DEFAULT_SEED or any(repeat["seed"] == seed for repeat in done):
                 continue
             done.append(one(seed, given))
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(done[-1]) + "\n")
+            sealed.append(file, done[-1])
             print(f"repeat {len(done)} of {given.repeats}", file=sys.stderr)
     print(table(done))
 

@@ -6,13 +6,13 @@ what tuning tried, and under which conditions. Losses are kept to six digits.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sealed
 from sabun.poc import evidence as stored
 from sabun.poc.judgement.kpis import KPIS, lr_tolerance_decades
 from sabun.poc.records import RunResult
@@ -153,8 +153,8 @@ def _short(value: float | None) -> float | str | None:
 
 
 def load(path: Path) -> Evidence:
-    """Read what :func:`export` made. Raises ValueError for another format."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    """Read what :func:`export` made. Raises StoreError for a file that was changed, ValueError for another format."""
+    raw = sealed.read(path)
     if raw.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not of schema {SCHEMA}; write it again with benchmarks/suite.py")
     tasks: dict[str, dict[str, Arm]] = {}

@@ -13,7 +13,6 @@ Studies go to ``runs/benchmark/PROFILE/`` (resumed where they stopped), compact 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -28,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 
 import contest  # noqa: E402
+import sealed  # noqa: E402
 from evidence import export, load  # noqa: E402
 from page import charts, claims, page, text_of  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
@@ -120,7 +120,10 @@ def planned_seconds(profile: contest.Profile, plans: Iterable[Study], jobs: int)
     """Hash of a study → seconds; measured once for a number of jobs and kept, so that a resumed benchmark starts at
     once."""
     path = WORK / profile.name / "plan.json"
-    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        known: dict[str, float] = sealed.read(path)
+    except (FileNotFoundError, SabunError):  # what is damaged is measured again
+        known = {}
     found = {}
     for plan in plans:
         key = f"{plan.hash} with {jobs}"
@@ -128,7 +131,7 @@ def planned_seconds(profile: contest.Profile, plans: Iterable[Study], jobs: int)
             known[key] = seconds_of(plan, jobs)
         found[plan.hash] = known[key]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
+    path.write_text(sealed.dumps(known, indent=0) + "\n", encoding="utf-8")
     return found
 
 
@@ -171,7 +174,7 @@ def write_records(profile: contest.Profile, *, quiet: bool) -> Path:
     stores = {task: {name: store(profile, task, name) for name in contest.STUDIES} for task in profile.tasks}
     path = RESULTS / f"{profile.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(export(profile.name, stores, quiet=quiet), ensure_ascii=False, separators=(",", ":"))
+    text = sealed.dumps(export(profile.name, stores, quiet=quiet), ensure_ascii=False, separators=(",", ":"))
     path.write_text(text.replace('{"seed"', '\n{"seed"') + "\n", encoding="utf-8")
     return path
 

@@ -8,7 +8,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from sabun.journal import GENESIS
 
 Record = dict[str, Any]
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 EXAMPLES = int(os.environ.get("SABUN_FUZZ_EXAMPLES", "150"))
 """Damaged files per reader; 10,000 by hand."""
@@ -57,6 +59,14 @@ def damaged(raw: bytes, other: bytes, check: Callable[[bytes], None]) -> None:
         check(damage(raw, other, kind, random.Random(seed)))
 
     run()
+
+
+def attempt(call: Callable[[], T], error: type[E]) -> tuple[T | None, E | None]:
+    """The result of ``call``, or the ``error`` that it raised."""
+    try:
+        return call(), None
+    except error as raised:
+        return None, raised
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

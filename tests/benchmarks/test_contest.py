@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
+import sealed
 from contest import (
     ARMS,
     BASELINE,
@@ -135,7 +134,7 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
         finished = study.run(plan, stores[name])
     raw = export("tiny", {"diabetes": {**stores, "peers": tmp_path / "never-run"}}, quiet=True)
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(raw), encoding="utf-8")
+    path.write_text(sealed.dumps(raw), encoding="utf-8")
     found = load(path)
     assert set(found.tasks["diabetes"]) == {BASELINE, OURS, UNTUNED, "AdamW, untuned", *COMPILED.values()}
     untuned = found.tasks["diabetes"][UNTUNED]
@@ -146,7 +145,7 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
     assert len(found.tasks["diabetes"][OURS].trials) == 2
     assert untuned.cost is not None
     assert untuned.cost > 0
-    path.write_text(json.dumps({**raw, "schema": 0}), encoding="utf-8")
+    path.write_text(sealed.dumps({**raw, "schema": 0}), encoding="utf-8")
     with pytest.raises(ValueError, match="schema"):
         load(path)
 

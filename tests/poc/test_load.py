@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import time
-import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def test_waiting_for_a_processor_is_measured(shared_processor: None) -> None:
 
 def test_a_system_without_these_counters_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_load, "_SCHEDSTAT", "/nowhere")
-    monkeypatch.setattr(machine_load, "sys", types.SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(machine_load, "_resource", None)
     monkeypatch.delattr(os, "getloadavg")
     meter = LoadMeter()
     meter.lap()

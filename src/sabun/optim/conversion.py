@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import REFUSED, refuse
 from sabun.optim.preconditioners import Adam
@@ -67,9 +68,7 @@ def options_of(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> dict
     if kind is torch.optim.SGD:
         return _sgd(group)
     if kind in (torch.optim.Adam, torch.optim.AdamW):
-        # A torch before 2.7 has no such key: there, the class decides.
-        decoupled = group.get("decoupled_weight_decay", kind is torch.optim.AdamW)
-        return _adam(group) | {"decoupled": bool(decoupled)}
+        return _adam(group) | {"decoupled": internals.decays_decoupled(kind, group)}
     raise OptionError(
         f"from_torch() converts torch.optim.SGD, Adam and AdamW, not {kind.__module__}.{kind.__qualname__}.",
         fix="Choose a preset instead: sabun.optim.create(name, params); sabun.optim.presets() lists them.",

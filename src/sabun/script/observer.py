@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from sabun.optim import torch_internals as internals
+
 __all__ = ["Observer"]
 
 BATCHES = 3
@@ -81,7 +83,7 @@ class Observer:
         inside = set()
         for found in gc.get_objects():
             if issubclass(type(found), LRScheduler):  # a dead proxy has no class
-                inside |= {id(part) for part in getattr(found, "_schedulers", ())}
+                inside |= {id(part) for part in internals.inner_schedulers(found)}
                 self._schedulers.setdefault(id(found), _Scheduler(found)).count()
         for number in inside:
             self._schedulers.pop(number, None)
@@ -184,13 +186,14 @@ class _Scheduler:
     def count(self) -> None:
         scheduler = self._scheduler()
         if scheduler is not None:
-            self.steps = max(self.steps, int(getattr(scheduler, "_step_count", 1)) - 1, int(scheduler.last_epoch))
+            self.steps = max(self.steps, internals.scheduler_steps(scheduler))
 
     def before_step(self, optimizer: Any) -> None:
         scheduler = self._scheduler()
-        rates = getattr(scheduler, "_last_lr", None)
-        if rates and getattr(scheduler, "optimizer", None) is optimizer:
-            self.rates.add(tuple(float(rate) for rate in rates))
+        if scheduler is not None and getattr(scheduler, "optimizer", None) is optimizer:
+            rates = internals.scheduler_rates(scheduler)
+            if rates:
+                self.rates.add(rates)
 
 
 def _nonzero(grad: Tensor | None) -> bool:

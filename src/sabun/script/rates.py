@@ -398,7 +398,7 @@ def _setter() -> str:
     try:
         text = Path(file or "").read_text(encoding="utf-8")
         nodes = list(ast.walk(ast.parse(text)))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     for node in nodes:
         if not isinstance(node, ast.Assign | ast.AugAssign):
