@@ -41,8 +41,8 @@ from sabun.poc.tasks.script_command import ScriptCommand
 from sabun.poc.training.loop import now
 from sabun.poc.training.run_directory import Project
 from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
-from sabun.script import instructions
 from sabun.script.client import VARIABLE
+from sabun.script.sealed import seal
 
 __all__ = ["ScriptTrainer"]
 
@@ -146,7 +146,7 @@ class ScriptTrainer:
         path = directory / "run.json"
         with path.open("wb") as file:
             _files.lock(file.fileno())
-            file.write(instructions.encode(task))
+            file.write(seal(task))
             file.flush()
             yield path
 
@@ -217,7 +217,7 @@ class _Follower:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.position = 0
+        self.position = self.lines = 0
         self.swapped = self.stopped = self.pruned = False
         self.reason: str | None = None
         self.epochs: list[Epoch] = []
@@ -251,7 +251,11 @@ class _Follower:
                     yield epoch
 
     def _apply(self, record: dict[str, Any]) -> Epoch | None:
-        kind = record.pop("kind")
+        """Take a record into account. Raises MalformedLineError where one that sabun wrote before it is missing."""
+        kind, number = record.pop("kind"), record.pop("line") or self.lines
+        if number > self.lines + 1:
+            raise MalformedLineError(f"line {self.lines + 1} of its records is missing")
+        self.lines = max(self.lines, number)
         if kind == "swap":
             self.swapped = True
         elif kind == "fault":
