@@ -51,12 +51,14 @@ def damage(raw: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
 
 
 def damaged(raw: bytes, other: bytes, check: Callable[[bytes], None]) -> None:
-    """Call ``check`` with EXAMPLES damaged versions of ``raw``."""
+    """Call ``check`` with EXAMPLES damaged versions of ``raw``, ten for each example of hypothesis."""
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=max(1, EXAMPLES // 10), deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(KINDS), st.integers(0, 2**32))
     def run(kind: str, seed: int) -> None:
-        check(damage(raw, other, kind, random.Random(seed)))
+        rng = random.Random(seed)
+        for _ in range(10):
+            check(damage(raw, other, kind, rng))
 
     run()
 

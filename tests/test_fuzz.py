@@ -41,6 +41,7 @@ from sabun.poc.spec import Study
 from sabun.poc.study import run
 from sabun.poc.tasks import data
 from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.script import _Follower
 from sabun.poc.training.script_records import MalformedLineError, read_record
 from sabun.report import report_json
 from sabun.report.publish import report_of_logs
@@ -48,7 +49,8 @@ from sabun.rollout import Guard
 from sabun.rollout.choice import Choice, choose
 from sabun.rollout.rollout_plan import RolloutPlan
 from sabun.rollout.state import Rollout
-from sabun.script import instructions
+from sabun.script.sealed import seal
+from sabun.script.session import read_instructions
 
 from .damage import EXAMPLES, attempt, damaged, strange
 from .poc.helpers import tiny_study
@@ -241,6 +243,41 @@ def test_a_line_of_a_script(kind: str) -> None:
     damaged(line.encode() + b"\n", b"\n".join(json.dumps(other).encode() for other in LINES.values()), check)
     for seed in range(EXAMPLES):
         check(json.dumps(strange(LINES[kind], random.Random(seed))).encode())
+
+
+def test_the_records_of_a_script(tmp_path: Path) -> None:
+    """What sabun wrote is read as it was written up to the end of the file, or the run fails."""
+    log = {**LINES["log"], "test_loss": None}
+    kinds = [LINES["swap"], *({**log, "epoch": epoch, "val_loss": 1 / (1 + epoch)} for epoch in range(4)), LINES["end"]]
+
+    def written(records: list[dict[str, Any]]) -> bytes:
+        return b"".join(seal({**record, "line": line}) + b"\n" for line, record in enumerate(records, start=1))
+
+    def followed(content: bytes) -> _Follower:
+        path.write_bytes(content)
+        follow = _Follower(path)
+        list(follow.read())
+        return follow
+
+    path = tmp_path / "records.jsonl"
+    end = {**LINES["end"], "rates": []}
+    whole = written([*kinds[:-1], end])
+    expected = followed(whole)
+    assert (expected.malformed, len(expected.epochs), expected.enough) == ("", 4, True)
+    failed = 0
+
+    def check(content: bytes) -> None:
+        nonlocal failed
+        found = followed(content)
+        failed += bool(found.malformed)
+        assert found.epochs == expected.epochs[: len(found.epochs)]
+        if not found.malformed and found.end:
+            assert (found.epochs, found.end, found.swapped) == (expected.epochs, expected.end, True)
+
+    damaged(whole, whole, check)
+    assert failed > EXAMPLES // 3
+    assert followed(whole.replace(b"0.25", b"0.15")).malformed.startswith("it wrote a line that is damaged")
+    assert followed(whole.split(b"\n", 1)[1]).malformed == "line 1 of its records is missing"
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -451,21 +488,21 @@ def test_the_instructions_of_a_run(tmp_path: Path) -> None:
     """A script trains with what the study wrote, or fails."""
     task = {"arm": {"name": "a", "optimizer": "nesterov", "options": {}, "space": {}, "schedule": None},
             "hyperparameters": {"lr": 0.123}, "seed": 77, "stop_after": None, "run_dir": "/tmp/x"}  # fmt: skip
-    path, whole = tmp_path / "run.json", instructions.encode(task)
+    path, whole = tmp_path / "run.json", seal(task)
     path.write_bytes(whole)
-    assert instructions.read(path) == task
+    assert read_instructions(path) == task
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        found, error = attempt(lambda: instructions.read(path), TrainingError)
+        found, error = attempt(lambda: read_instructions(path), TrainingError)
         assert found == task if error is None else str(path) in error.cause
 
-    damaged(whole, instructions.encode({**task, "seed": 78}) + b"\n{}\n", check)
+    damaged(whole, seal({**task, "seed": 78}) + b"\n{}\n", check)
     for content in (b"", b"{}", b"\xff", b"[" * 100_000):
         check(content)
     path.unlink()
     with pytest.raises(TrainingError, match="unset it"):
-        instructions.read(path)
+        read_instructions(path)
 
 
 def test_the_studies_that_this_user_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

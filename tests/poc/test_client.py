@@ -15,8 +15,9 @@ from torch import nn
 
 from sabun.errors import TrainingError
 from sabun.poc.spec import Arm
-from sabun.script import arms, client, instructions
+from sabun.script import arms, client
 from sabun.script.protocol import Driver
+from sabun.script.sealed import seal
 
 Opened = Callable[..., Path]
 
@@ -30,7 +31,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
         file = held.enter_context((tmp_path / "run.json").open("wb"))
         fcntl.flock(file, fcntl.LOCK_EX)
         arm = Arm(name="x", optimizer=optimizer, options=options or {})
-        file.write(instructions.encode({"arm": arm.model_dump(mode="json"), "hyperparameters": values, "seed": 1}))
+        file.write(seal({"arm": arm.model_dump(mode="json"), "hyperparameters": values, "seed": 1}))
         file.flush()
         monkeypatch.setenv(client.VARIABLE, file.name)
         monkeypatch.setattr(client, "_session", None)

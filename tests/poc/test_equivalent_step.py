@@ -19,9 +19,10 @@ from sabun.poc.judgement.assess import assess
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Arm
 from sabun.poc.study import default_study
-from sabun.script import arms, client, instructions
+from sabun.script import arms, client
 from sabun.script.equivalent_step import Start, start
 from sabun.script.rates import gradient_rms
+from sabun.script.sealed import seal
 
 SGD, ADAMW = torch.optim.SGD, torch.optim.AdamW
 BETA = 0.9
@@ -139,7 +140,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         arm = Arm(name="x", optimizer=optimizer).model_dump(mode="json")
         untuned = optimizer != "script"
         task = {"arm": arm, "hyperparameters": {}, "seed": 1, "equivalent_step": untuned}
-        file.write(instructions.encode(task))
+        file.write(seal(task))
         file.flush()
         monkeypatch.setenv(client.VARIABLE, file.name)
         monkeypatch.setattr(client, "_session", None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -237,7 +238,7 @@ def _unpack(setup: Mapping[str, Any]) -> Study:
         os.chdir(directory)
     elif study.is_script:
         raise StudyError(
-            f"the script's directory {directory} does not exist on {os.uname().nodename}.",
+            f"the script's directory {directory} does not exist on {platform.node()}.",
             fix="Start the study from a directory that all machines of the cluster share.",
         )
     if setup["source"] is None:

@@ -28,6 +28,7 @@ from sabun.poc.judgement.statistics import needed_pairs
 from sabun.poc.judgement.verdict import LogLimits, cap
 from sabun.poc.records import Epoch, Load, RunResult, Status, outcome
 from sabun.poc.spec import Study, Thresholds
+from sabun.text_safety import not_utf8
 
 __all__ = ["USUAL", "JudgedLogs", "judge_logs", "read_file"]
 
@@ -84,8 +85,11 @@ def read_file(path: Path) -> list[Row]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise StudyError(f"cannot read {path}: {error}.", fix="Give a CSV or JSON file of logged runs.") from None
+    except UnicodeDecodeError as error:
+        cause, fix = not_utf8(path, error)
+        raise StudyError(cause, fix=fix) from None
     if path.suffix != ".json":
         try:
             return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -28,7 +28,7 @@ def own_process() -> None:
 
 
 def _before_exit() -> None:
-    """Spare the collector the objects that are left; but triton (3.9) prints those of its own as leaked if they stay."""
+    """Spare the collector the objects that are left, unless triton (3.9) would print its own among them as leaked."""
     if "triton" in sys.modules:
         gc.unfreeze()
     else:

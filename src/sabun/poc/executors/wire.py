@@ -5,7 +5,7 @@
 
 Each line begins with the start of a SHA-256 over the study's hash, the runs of the unit, and all reports on the unit so
 far. A line that was changed, lost, repeated or moved, or is another unit's, is found, and so is a worker that trains
-another study or other runs than it was told. The worker is then lost, as one that died.
+another study or other runs than it was given. The worker is then lost, as one that died.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worker side of :mod:`sabun.poc.executors.processes`.
 
     python -m sabun.poc.executors.worker CONTROL     the fork server: loads the study once; every worker is its fork
-    python -m sabun.poc.executors.worker             a single worker, where forking is not safe
+    python -m sabun.poc.executors.worker             a single worker, where forking is not safe or not possible
 
 Loading torch, the task and its data takes seconds; a fork takes milliseconds, and shares the memory that workers only
 read. The fork server is a process with a single thread, so a fork copies no lock that another thread holds. Where that
