@@ -1,0 +1,101 @@
+"""Records of runs: one JSON line each, appended as soon as a run has ended, so that a killed benchmark goes on.
+
+A run is found again by everything that decides it: task, arm, hyperparameters, schedule, seed, length, size, device and
+a digest of the code that it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from comparison.contestants import ARMS
+from comparison.families import TASKS
+from comparison.training import Run, train
+
+__all__ = ["Book", "MissingRunError", "Sizing", "digest", "plain"]
+
+_HERE = Path(__file__).parent
+_OURS = _HERE.parents[1] / "src" / "sabun"
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Share of each task's steps, factor of all widths, and device of a profile."""
+
+    share: float = 1.0
+    size: int = 1
+    device: str = "cpu"
+
+    def steps(self, full: int) -> int:
+        """Steps of a task whose full length is ``full``."""
+        return max(24, round(self.share * full))
+
+
+@cache
+def digest(arm: str) -> str:
+    """Of the code that a run of an arm goes through: tasks, arms, training, and for our arms the optimizer."""
+    files = [*sorted((_HERE / "tasks").glob("*.py")), *(_HERE / name for name in (
+        "data.py", "layers.py", "training.py", "contestants.py", "peers.py"))]  # fmt: skip
+    if ARMS[arm].ours:
+        files += sorted([*(_OURS / "optim").rglob("*.*"), *(_OURS / "schemes").rglob("*.py")])
+    parts = [file.read_bytes() for file in files if file.suffix in (".py", ".in")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+class MissingRunError(LookupError):
+    """A run that is not stored, asked of a book that holds stored runs only."""
+
+
+@dataclass
+class Book:
+    """The stored runs of a task, in ``path``; ``run`` takes one from there or carries it out and adds it. With
+    ``only_stored`` it raises :class:`MissingRunError` instead."""
+
+    path: Path
+    sizing: Sizing = field(default_factory=Sizing)
+    only_stored: bool = False
+    known: dict[str, Run] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # a line that was cut off when the process was killed
+                values = {key: tuple(value) if key in ("steps", "scores") else value
+                          for key, value in entry["run"].items()}  # fmt: skip
+                values["scores"] = tuple(map(float, values["scores"]))
+                self.known[entry["key"]] = Run(**values)
+
+    def key(self, task: str, arm: str, lr: float, chosen: Mapping[str, Any], schedule: str, seed: int) -> str:
+        """What decides a run, as text."""
+        return json.dumps([task, arm, f"{lr:.6g}", plain(chosen), schedule, seed, asdict(self.sizing), digest(arm)],
+                          sort_keys=True)  # fmt: skip
+
+    def run(self, task: str, arm: str, lr: float, chosen: Mapping[str, Any], schedule: str, seed: int) -> Run:
+        """The run of these arguments."""
+        key = self.key(task, arm, lr, chosen, schedule, seed)
+        if key not in self.known:
+            if self.only_stored:
+                raise MissingRunError(f"{task}, {arm}, {lr:g}, {schedule}, seed {seed}")
+            made = train(task, arm, lr, chosen, schedule, seed, steps=self.sizing.steps(TASKS[task].steps),
+                         size=self.sizing.size, device=self.sizing.device)  # fmt: skip
+            entry = asdict(made)
+            entry["scores"] = [repr(s) if s != s or abs(s) == float("inf") else s for s in made.scores]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "run": entry}) + "\n")
+            self.known[key] = made
+        return self.known[key]
