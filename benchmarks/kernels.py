@@ -11,7 +11,6 @@ task. Runs go to ``runs/kernels/``, predictions and results to ``benchmarks/resu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
+import sealed  # noqa: E402
 from comparison.contestants import ARMS  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, part_of  # noqa: E402
 from comparison.kernels import KERNELS, agreement, noise_share, predicted  # noqa: E402
@@ -49,7 +49,7 @@ def main() -> int:
     sizing = Sizing(given.share)
     path = Path(f"benchmarks/results/kernels-{given.part}.json")
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = sealed.read(path)
     elif given.part == CHECK and not given.predict:
         parser.error(f"{path} does not exist: write the predictions first (--predict), and commit them.")
     else:
@@ -59,21 +59,21 @@ def main() -> int:
             noise = noise_share(task, steps)
             stored["tasks"][task] = {"noise": noise, "expected": predicted(noise, steps)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        path.write_text(sealed.dumps(stored, indent=1) + "\n", encoding="utf-8")
     if given.predict:
         print(path)
         return 0
     if stored["share"] != given.share:
         parser.error(f"the stored predictions are for --share {stored['share']}")
     for task, row in stored["tasks"].items():
-        book = Book(Path("runs/kernels") / f"{task}.jsonl", sizing)
+        book = Book(Path(f"runs/kernels/{task}.jsonl"), sizing)
         row["observed"] = {name: observed(book, task, scheme) for name, scheme in KERNELS.items()}
         print(f"{task:20} noise {row['noise']:.2f}  best: expected {min(row['expected'], key=row['expected'].get)}, "
               f"observed {min(row['observed'], key=row['observed'].get)}", flush=True)  # fmt: skip
     rows = list(stored["tasks"].values())
     mean, p = agreement(*([list(row[key].values()) for row in rows] for key in ("expected", "observed")))
     stored["agreement"] = {"spearman": mean, "p": p}
-    path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    path.write_text(sealed.dumps(stored, indent=1) + "\n", encoding="utf-8")
     print(f"mean rank correlation over {len(rows)} tasks: {mean:.2f} (permutation p = {p:.3f})")
     return 0
 

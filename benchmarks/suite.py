@@ -8,7 +8,7 @@
     python benchmarks/suite.py --quick --part development --arm "two memories"    # a candidate for the preset
     python benchmarks/suite.py --render             # only the page, from the stored records
 
-Runs go to ``runs/benchmark/PROFILE/TASK.jsonl``, one line each, as they end: a killed benchmark goes on where it was.
+Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
 Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md``, its pictures to
 ``docs/images/``. Candidates' records go to ``benchmarks/results/candidates.json``, and never hold a check family.
 """
@@ -16,7 +16,7 @@ Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/be
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import math
 import multiprocessing
 import os
@@ -35,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
+import sealed  # noqa: E402
 from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
 from comparison.contestants import ARMS, BASELINE, OURS, PROTOTYPES, TUNED, UNTUNED  # noqa: E402
@@ -43,6 +44,7 @@ from comparison.page import charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
 from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
+from sabun.errors import SabunError  # noqa: E402
 
 WORK = Path("runs/benchmark")
 RESULTS = Path("benchmarks/results")
@@ -84,9 +86,10 @@ TOLERANCE = (BASELINE, OURS)
 """Arms whose valley is followed on both sides until it ends."""
 
 
-def book_of(profile: Profile, task: str, *, only_stored: bool = False) -> Book:
-    """The runs of a task."""
-    return Book(WORK / profile.name / f"{task}.jsonl", profile.sizing, only_stored=only_stored)
+def book_of(profile: Profile, task: str, arm: str, *, only_stored: bool = False) -> Book:
+    """The runs of an arm on a task."""
+    name = arm.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
+    return Book(WORK / profile.name / task / f"{name}.jsonl", profile.sizing, only_stored=only_stored)
 
 
 # ---------------------------------------------------------------- jobs, each in a process of its own
@@ -94,7 +97,7 @@ def book_of(profile: Profile, task: str, *, only_stored: bool = False) -> Book:
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work that can be stored and resumed: the rates, search, seeds or tolerance of an arm on a task."""
+    """One piece of work that can be stored and resumed: the rates, or search and seeds, of an arm on a task."""
 
     kind: str
     task: str
@@ -109,7 +112,7 @@ def _quiet_start() -> None:
 
 def carry_out(profile: Profile, job: Job) -> Job:
     """Do a job; whatever is stored is not done again."""
-    perform(book_of(profile, job.task), profile, job)
+    perform(book_of(profile, job.task, job.arm), profile, job)
     return job
 
 
@@ -117,15 +120,20 @@ def perform(book: Book, profile: Profile, job: Job) -> Any:
     """The result of a job, from stored runs or new ones."""
     if job.kind == "rates":
         return searching.rates(book, job.task, job.arm, job.start)
-    if job.kind == "tolerance":
-        return searching.tolerance(book, job.task, job.arm, job.start)
     if job.kind == "defaults":
         arm = ARMS[job.arm]
-        return None, [book.run(job.task, job.arm, arm.rate, {}, arm.fixed or "linear", seed)
-                      for seed in range(1, profile.seeds + 1)]  # fmt: skip
+        runs = [
+            book.run(job.task, job.arm, arm.rate, {}, arm.fixed or "linear", seed)
+            for seed in range(1, profile.seeds + 1)
+        ]
+        return None, runs, None
     found = searching.search(book, job.task, job.arm, job.start, profile.trials)
-    return found, [book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed)
-                   for seed in range(1, profile.seeds + 1)]  # fmt: skip
+    runs = [
+        book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed)
+        for seed in range(1, profile.seeds + 1)
+    ]
+    wide = searching.tolerance(book, job.task, job.arm, job.start) if job.arm in TOLERANCE else None
+    return found, runs, wide
 
 
 def _all(profile: Profile, jobs: list[Job], workers: int, progress: Progress) -> None:
@@ -166,7 +174,9 @@ class Progress:
 def seconds_per_run(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict[str, dict[str, float]]:
     """Task → arm → seconds of one run, from a few steps timed here; measured once for a profile and kept."""
     path = WORK / profile.name / "plan.json"
-    known: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known: dict[str, dict[str, float]] = {}
+    with contextlib.suppress(FileNotFoundError, SabunError):  # what is damaged is measured again
+        known = sealed.read(path)
     for task in tasks:
         missing = [arm for arm in arms if arm not in known.setdefault(task, {})]
         if missing:
@@ -176,7 +186,7 @@ def seconds_per_run(profile: Profile, tasks: Iterable[str], arms: Iterable[str])
             for arm, step in timed.items():
                 known[task][arm] = step * (steps + POINTS)  # a score costs about one step
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(known, indent=0) + "\n", encoding="utf-8")
+            path.write_text(sealed.dumps(known, indent=0) + "\n", encoding="utf-8")
     return known
 
 
@@ -190,10 +200,8 @@ def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mappin
             if ARMS[arm].fixed:
                 found.append(Job("defaults", task, arm, 0.0, one * profile.seeds))
                 continue
-            runs = 4 + profile.trials + 2.5 + profile.seeds
+            runs = 4 + profile.trials + 2.5 + profile.seeds + (4 if arm in TOLERANCE else 0)
             found.append(Job("search", task, arm, starts[arm], one * runs))
-            if arm in TOLERANCE:
-                found.append(Job("tolerance", task, arm, starts[arm], one * 4))
     return found
 
 
@@ -217,10 +225,9 @@ def centres(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict
             continue
         best = {}
         for task in development_only(tasks):
+            book = book_of(profile, task, arm, only_stored=True)
             try:
-                rate = perform(
-                    book_of(profile, task, only_stored=True), profile, Job("rates", task, arm, ARMS[arm].rate)
-                )
+                rate = perform(book, profile, Job("rates", task, arm, ARMS[arm].rate))
             except MissingRunError:
                 continue
             best[task] = rate[0]
@@ -238,18 +245,14 @@ def collect(profile: Profile, tasks: Iterable[str], arms: Iterable[str], starts:
     """The compact records of what is stored; an arm whose runs are incomplete on a task is left out there."""
     found: dict[str, Any] = {}
     for task in tasks:
-        book = book_of(profile, task, only_stored=True)
         rows = {}
         for arm in arms:
             kind = "defaults" if ARMS[arm].fixed else "search"
+            book = book_of(profile, task, arm, only_stored=True)
             try:
-                result, runs = perform(book, profile, Job(kind, task, arm, starts.get(arm, ARMS[arm].rate)))
+                result, runs, wide = perform(book, profile, Job(kind, task, arm, starts.get(arm, ARMS[arm].rate)))
             except MissingRunError:
                 continue
-            try:
-                wide = perform(book, profile, Job("tolerance", task, arm, starts[arm])) if arm in TOLERANCE else None
-            except (MissingRunError, KeyError):
-                wide = None
             tried = [] if result is None else [*result.rates, *result.trials]
             rows[arm] = {
                 "lr": ARMS[arm].rate if result is None else result.lr,
@@ -272,10 +275,11 @@ def _short(value: float) -> float | str:
 
 
 def load(path: Path) -> Results:
-    """Read a file of records; without one, no tasks. Raises ValueError for another format."""
+    """Read a file of records; without one, no tasks. Raises StoreError for a file that was changed, ValueError for
+    another format."""
     if not path.exists():
         return Results(path.stem, {})
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = sealed.read(path)
     if raw.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not of schema {SCHEMA}; write it again with benchmarks/suite.py")
     tasks = {
@@ -307,9 +311,8 @@ def write(profile: Profile, path: Path, tasks: Mapping[str, Any], starts: Mappin
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "device": profile.sizing.device},
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(task, ensure_ascii=False)}" for name, task in tasks.items())
-    head = json.dumps(about, ensure_ascii=False)[:-1]
-    path.write_text(f'{head}, "tasks": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    text = sealed.dumps({**about, "tasks": dict(tasks)}, ensure_ascii=False)
+    path.write_text(text.replace('{"family"', '\n{"family"') + "\n", encoding="utf-8")
 
 
 def _cpu() -> str:

@@ -12,7 +12,6 @@ extended until the best value lies inside, by the mean over seeds. Records: ``be
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import re
@@ -31,6 +30,7 @@ import torch  # noqa: E402
 from lab import Key, Lab, read  # noqa: E402
 from questions import Setting  # noqa: E402
 
+import sealed  # noqa: E402
 from sabun import schemes  # noqa: E402
 from sabun.optim import Optimizer, RungeKutta  # noqa: E402
 from sabun.poc.seeds import Seeds  # noqa: E402
@@ -165,7 +165,7 @@ def measure_flow() -> None:
             )  # fmt: skip
             print(rows[-1], flush=True)
     FLOW.parent.mkdir(parents=True, exist_ok=True)
-    FLOW.write_text(json.dumps({"time": FLOW_TIME, "loss": loss, "rows": rows}, indent=0) + "\n", encoding="utf-8")
+    FLOW.write_text(sealed.dumps({"time": FLOW_TIME, "loss": loss, "rows": rows}, indent=0) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------ seconds
@@ -198,7 +198,7 @@ def measure_seconds(rounds: int = 60) -> None:
     }
     SECONDS.parent.mkdir(parents=True, exist_ok=True)
     rounded = {name: float(f"{ratio:.3g}") for name, ratio in ratios.items()}
-    SECONDS.write_text(json.dumps(rounded, indent=0) + "\n", encoding="utf-8")
+    SECONDS.write_text(sealed.dumps(rounded, indent=0) + "\n", encoding="utf-8")
     print(rounded)
 
 
@@ -368,12 +368,12 @@ def render() -> None:
     from pictures import save
 
     rows = list({**read(PUBLISHED), **read(RECORDS)}.values())
-    PUBLISHED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    seconds = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+    sealed.write_lines(PUBLISHED, rows)
+    seconds = sealed.read(SECONDS) if SECONDS.exists() else {}
     save(plane_chart(rows), IMAGES / "thesis-plane.svg")
     save(rate_chart(rows), IMAGES / "thesis-rates.svg")
     if FLOW.exists():
-        save(flow_chart(json.loads(FLOW.read_text(encoding="utf-8"))), IMAGES / "thesis-flow.svg")
+        save(flow_chart(sealed.read(FLOW)), IMAGES / "thesis-flow.svg")
 
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows, seconds), encoding="utf-8")
     print(PAGE)

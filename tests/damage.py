@@ -8,7 +8,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from sabun.journal import GENESIS
 
 Record = dict[str, Any]
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 EXAMPLES = int(os.environ.get("SABUN_FUZZ_EXAMPLES", "150"))
 """Damaged files per reader; 10,000 by hand."""
@@ -49,14 +51,24 @@ def damage(raw: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
 
 
 def damaged(raw: bytes, other: bytes, check: Callable[[bytes], None]) -> None:
-    """Call ``check`` with EXAMPLES damaged versions of ``raw``."""
+    """Call ``check`` with EXAMPLES damaged versions of ``raw``, ten for each example of hypothesis."""
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=max(1, EXAMPLES // 10), deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(KINDS), st.integers(0, 2**32))
     def run(kind: str, seed: int) -> None:
-        check(damage(raw, other, kind, random.Random(seed)))
+        rng = random.Random(seed)
+        for _ in range(10):
+            check(damage(raw, other, kind, rng))
 
     run()
+
+
+def attempt(call: Callable[[], T], error: type[E]) -> tuple[T | None, E | None]:
+    """The result of ``call``, or the ``error`` that it raised."""
+    try:
+        return call(), None
+    except error as raised:
+        return None, raised
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -101,7 +101,10 @@ def test_the_contracts_ignore_no_circle() -> None:
     [
         ("import sabun", ("torch", "numpy", "pydantic")),
         ("import sabun.schemes", ("torch", "scipy", "pydantic", "altair")),
-        ("import sabun; sabun.Optimizer", ("pydantic", "optuna", "scipy", "altair", "typer")),
+        (
+            "import sabun; sabun.Optimizer, sabun.swap, sabun.Guard",
+            ("pydantic", "optuna", "scipy", "altair", "typer", "sympy", "torch.distributed.tensor", "torch._dynamo"),
+        ),
         ("import sabun.cli", ("torch", "optuna", "altair", "scipy")),
     ],
 )
@@ -110,6 +113,52 @@ def test_an_import_brings_only_what_it_needs(statement: str, absent: tuple[str, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_the_optimizers_import_no_package_but_torch_and_numpy() -> None:
+    """So ``import sabun; sabun.Optimizer`` takes little longer than ``import torch``."""
+    code = """
+import sys, torch
+before = set(sys.modules)
+import sabun; sabun.Optimizer
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - sys.stdlib_module_names - {"numpy", "sabun"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+INTERNALS = PACKAGE / "optim" / "torch_internals.py"
+PRIVATE = set(re.findall(r"\b_[a-z]\w+", INTERNALS.read_text(encoding="utf-8")))
+
+
+def private_uses(tree: ast.AST) -> list[str]:
+    """What a module asks of torch beyond its public API: private names, private modules, private attributes."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+            found += [name for a in node.names for name in f"{node.module}.{a.name}".split(".") if name[0] == "_"]
+        elif isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.startswith("torch.") and "._" in a.name]
+        elif isinstance(node, ast.Attribute) and node.attr[0] == "_" and node.attr[1] != "_":
+            owner = ast.unparse(node.value)
+            own = owner in ("self", "cls")
+            found += [f"{owner}.{node.attr}"] if owner.startswith("torch.") or owner == "torch" else []
+            found += [f"{owner}.{node.attr}"] if node.attr in PRIVATE and not own else []
+        elif isinstance(node, ast.Constant) and node.value in PRIVATE:
+            found.append(node.value)
+    return found
+
+
+def test_what_is_private_to_torch_is_asked_for_in_one_module() -> None:
+    assert {str(p): uses for p, tree in MODULES.items() if p != INTERNALS and (uses := private_uses(tree))} == {}
+    assert len(set(private_uses(MODULES[INTERNALS]))) > 20
+    for statement in (
+        "torch._foreach_add_(x, y)", "from torch.nn.modules.conv import _ConvNd", "import torch._dynamo",
+        "getattr(s, '_step_count', 1)", "p._version", "torch.ops.aten._unsafe_view",
+    ):  # fmt: skip
+        assert private_uses(ast.parse(statement)), statement
 
 
 def test_public_names_exist_and_are_listed() -> None:

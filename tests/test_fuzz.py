@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
+import io
 import json
 import random
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +16,49 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 import sabun
 from sabun import _files
 from sabun.bench import shapes
 from sabun.cli import app
-from sabun.errors import OptionError, RolloutError, SabunError, SchemeError, StateError, StudyError
-from sabun.optim import scheme_codec
-from sabun.poc import codec
+from sabun.errors import (
+    OptionError,
+    RolloutError,
+    SabunError,
+    SchemeError,
+    StateError,
+    StoreError,
+    StudyError,
+    TrainingError,
+)
+from sabun.integrations.logged import tensorboard_rows
+from sabun.optim import owners, scheme_codec
+from sabun.poc import codec, trust
 from sabun.poc.evidence.live_status import read_live
+from sabun.poc.logged_runs import judge_logs, read_file
 from sabun.poc.spec import Study
 from sabun.poc.study import run
+from sabun.poc.tasks import data
+from sabun.poc.tasks.script_command import ScriptCommand
+from sabun.poc.training.script import _Follower
 from sabun.poc.training.script_records import MalformedLineError, read_record
+from sabun.report import report_json
+from sabun.report.publish import report_of_logs
+from sabun.rollout import Guard
 from sabun.rollout.choice import Choice, choose
 from sabun.rollout.rollout_plan import RolloutPlan
 from sabun.rollout.state import Rollout
+from sabun.script.sealed import seal
+from sabun.script.session import read_instructions
 
-from .damage import EXAMPLES, damaged, strange
+from .damage import EXAMPLES, attempt, damaged, strange
 from .poc.helpers import tiny_study
 
 # --------------------------------------------------------------------------------------------------------- roll-outs
 
 FILES = ("rollout.toml", "rollout.audit.jsonl", "rollout.audit.jsonl.head", "rollout.state.json")
-JOBS = [f"job-{number}" for number in range(8)]
+JOBS = [f"job-{number}" for number in range(4)]
 
 
 def begun(folder: Path, name: str) -> dict[str, bytes]:
@@ -221,6 +245,41 @@ def test_a_line_of_a_script(kind: str) -> None:
         check(json.dumps(strange(LINES[kind], random.Random(seed))).encode())
 
 
+def test_the_records_of_a_script(tmp_path: Path) -> None:
+    """What sabun wrote is read as it was written up to the end of the file, or the run fails."""
+    log = {**LINES["log"], "test_loss": None}
+    kinds = [LINES["swap"], *({**log, "epoch": epoch, "val_loss": 1 / (1 + epoch)} for epoch in range(4)), LINES["end"]]
+
+    def written(records: list[dict[str, Any]]) -> bytes:
+        return b"".join(seal({**record, "line": line}) + b"\n" for line, record in enumerate(records, start=1))
+
+    def followed(content: bytes) -> _Follower:
+        path.write_bytes(content)
+        follow = _Follower(path)
+        list(follow.read())
+        return follow
+
+    path = tmp_path / "records.jsonl"
+    end = {**LINES["end"], "rates": []}
+    whole = written([*kinds[:-1], end])
+    expected = followed(whole)
+    assert (expected.malformed, len(expected.epochs), expected.enough) == ("", 4, True)
+    failed = 0
+
+    def check(content: bytes) -> None:
+        nonlocal failed
+        found = followed(content)
+        failed += bool(found.malformed)
+        assert found.epochs == expected.epochs[: len(found.epochs)]
+        if not found.malformed and found.end:
+            assert (found.epochs, found.end, found.swapped) == (expected.epochs, expected.end, True)
+
+    damaged(whole, whole, check)
+    assert failed > EXAMPLES // 3
+    assert followed(whole.replace(b"0.25", b"0.15")).malformed.startswith("it wrote a line that is damaged")
+    assert followed(whole.split(b"\n", 1)[1]).malformed == "line 1 of its records is missing"
+
+
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -252,6 +311,20 @@ MADE: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
 }
 
 
+def _fresh(name: str) -> tuple[Any, str]:
+    """An optimizer after one step, and its state as text."""
+    optimizer, parameters = _loaded(MADE[name])
+    _step(optimizer, parameters)
+    return optimizer, str(optimizer.state_dict())
+
+
+@pytest.fixture
+def no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for no modules that own the parameters, which takes longer than all the rest."""
+    monkeypatch.setattr(owners, "_alive", list)
+
+
+@pytest.mark.usefixtures("no_modules")
 @pytest.mark.parametrize("name", MADE)
 def test_a_checkpoint_of_an_optimizer(name: str) -> None:
     """It is refused and nothing has changed, or it is loaded, and what the optimizer then saves can be loaded too."""
@@ -260,19 +333,17 @@ def test_a_checkpoint_of_an_optimizer(name: str) -> None:
         _step(source, parameters)
     whole = source.state_dict()
     refused = 0
+    optimizer, before = _fresh(name)
     for seed in range(EXAMPLES):
-        changed = strange(whole, random.Random(seed))
-        optimizer, parameters = _loaded(MADE[name])
-        _step(optimizer, parameters)
-        before = copy.deepcopy(optimizer.state_dict())
         try:
-            optimizer.load_state_dict(changed)
+            optimizer.load_state_dict(strange(whole, random.Random(seed)))
         except SabunError:
             refused += 1
-            assert str(optimizer.state_dict()) == str(before), seed
+            assert str(optimizer.state_dict()) == before, seed
             continue
         again, _ = _loaded(MADE[name])
         again.load_state_dict(optimizer.state_dict())
+        optimizer, before = _fresh(name)
     assert refused > EXAMPLES // 4
 
 
@@ -311,3 +382,265 @@ def test_a_file_of_shapes(tmp_path: Path) -> None:
 
     damaged(text, b"[[1, 2], [3]]\n", check)
     check(b"[" * 100_000)
+
+
+# ------------------------------------------------------------------------------------------------------ logs to judge
+
+
+def log_rows() -> list[dict[str, Any]]:
+    return [
+        {"optimizer": name, "run": f"{name}-{seed}", "seed": seed, "epoch": epoch, "status": "finished",
+         "val_loss": round(factor / (1 + epoch) + 0.01 * (seed % 5), 6), "seconds": 0.5, "host": "a",
+         "load.cpu_s": 0.4, "load.preempted": 3}
+        for name, factor in (("today", 1.0), ("new", 0.8)) for seed in range(7) for epoch in range(3)
+    ]  # fmt: skip
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    lines = [",".join(map(str, row.values())) for row in rows]
+    return "\n".join([",".join(rows[0]), *lines, ""]).encode()
+
+
+def as_runs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As Weights & Biases exports them."""
+    runs: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        config = {"optimizer": row["optimizer"], "seed": row["seed"]}
+        run = {"name": row["run"], "state": "finished", "config": config, "summary": {"val_loss": 0.1}, "history": []}
+        held = runs.setdefault(row["run"], run)
+        held["history"].append({"_step": row["epoch"], "val_loss": row["val_loss"], "seconds": row["seconds"]})
+    return list(runs.values())
+
+
+def judged(path: Path) -> object:
+    """What a reader sees of the judgement of a log."""
+    found = judge_logs(read_file(path), path.name, baseline="today")
+    return report_json.to_dict(report_of_logs(found))
+
+
+@pytest.mark.parametrize("form", ["csv", "rows.json", "runs.json"])
+def test_a_log_to_judge(form: str, tmp_path: Path) -> None:
+    """Nothing attests a log; but a damaged one is an error with its reason, or is judged as it stands."""
+    rows = log_rows()
+    content: dict[str, Any] = {"rows.json": rows, "runs.json": as_runs(rows)}
+    whole = as_csv(rows) if form == "csv" else json.dumps(content[form], indent=0).encode()
+    path = tmp_path / f"log.{form}"
+    path.write_bytes(whole)
+    expected, answers = judged(path), {"error": 0, "other": 0, "equal": 0}
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        found, error = attempt(lambda: judged(path), StudyError)
+        if error is not None:
+            assert error.fix
+            answers["error"] += 1
+            return
+        json.dumps(found, allow_nan=False)
+        answers["equal" if found == expected else "other"] += 1
+
+    damaged(whole, as_csv(rows).replace(b"today", b"b").replace(b"0.8", b"nan"), check)
+    if form != "csv":
+        for seed in range(EXAMPLES):
+            check(json.dumps(strange(content[form], random.Random(seed))).encode())
+    check(b"[" * 100_000)
+    check(b"optimizer,epoch,val_loss\n" + b"x" * 200_000)
+    check(b'[{"optimizer": "a", "epoch": 1e400, "val_loss": 1, "seconds": -1}, {"optimizer": "today", "epoch": 1}]')
+    assert min(answers.values()) > 0, answers
+
+
+def test_an_event_file_of_tensorboard(tmp_path: Path) -> None:
+    """A record with a wrong checksum is an error; a torn last one leaves the epochs before it."""
+    for name in ("one", "two"):
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            for epoch in range(4):
+                writer.add_scalar("val_loss", 1 / (1 + epoch), epoch)
+    whole_rows = tensorboard_rows(tmp_path)
+    own = [row for row in whole_rows if row["run"] == "one"]
+    others = [row for row in whole_rows if row["run"] == "two"]
+    assert [row["epoch"] for row in own] == [0, 1, 2, 3]
+    (file,) = (tmp_path / "one").iterdir()
+    (other,) = (tmp_path / "two").iterdir()
+    refused = 0
+
+    def check(content: bytes) -> None:
+        nonlocal refused
+        file.write_bytes(content)
+        found, error = attempt(lambda: tensorboard_rows(tmp_path), StudyError)
+        if found is None or error is not None:
+            assert error is not None
+            assert str(file) in error.cause
+            refused += 1
+            return
+        assert [row for row in found if row["run"] == "two"] == others
+        kept = [row for row in found if row["run"] == "one"]
+        assert kept == own[: len(kept)]
+        assert content == whole or len(content) < len(whole), "only what a kill leaves is read"
+
+    whole = file.read_bytes()
+    damaged(whole, other.read_bytes(), check)
+    assert refused > EXAMPLES // 3
+
+
+# ------------------------------------------------------------------------------------------- small files and messages
+
+
+def test_the_instructions_of_a_run(tmp_path: Path) -> None:
+    """A script trains with what the study wrote, or fails."""
+    task = {"arm": {"name": "a", "optimizer": "nesterov", "options": {}, "space": {}, "schedule": None},
+            "hyperparameters": {"lr": 0.123}, "seed": 77, "stop_after": None, "run_dir": "/tmp/x"}  # fmt: skip
+    path, whole = tmp_path / "run.json", seal(task)
+    path.write_bytes(whole)
+    assert read_instructions(path) == task
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        found, error = attempt(lambda: read_instructions(path), TrainingError)
+        assert found == task if error is None else str(path) in error.cause
+
+    damaged(whole, seal({**task, "seed": 78}) + b"\n{}\n", check)
+    for content in (b"", b"{}", b"\xff", b"[" * 100_000):
+        check(content)
+    path.unlink()
+    with pytest.raises(TrainingError, match="unset it"):
+        read_instructions(path)
+
+
+def test_the_studies_that_this_user_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged list makes sabun ask once more; it never makes another study known."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    known = [hashlib.sha256(bytes([n])).hexdigest() for n in range(4)]
+    foreign = hashlib.sha256(b"foreign").hexdigest()
+    file = tmp_path / "sabun" / "studies"
+    file.parent.mkdir()
+
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        assert foreign not in trust._known()
+
+    damaged("".join(f"{mark}\n" for mark in known).encode(), b"\xff\xfe\n\n", check)
+
+
+def test_who_holds_a_lock_is_a_courtesy(tmp_path: Path) -> None:
+    """Whatever the file of a lock says, the refusal is the same."""
+    study = tiny_study(trials=0, seeds=1, epochs=1)
+    run(study, tmp_path / "s")
+    with (tmp_path / "s" / "lock").open("r+b") as lock:
+        _files.lock(lock.fileno())
+        for content in (b"", b"x", b"\xff\x00", b"9" * 10_000, b"-1", "٣".encode()):
+            lock.seek(0)
+            lock.truncate()
+            lock.write(content)
+            lock.flush()
+            with pytest.raises(StoreError, match=r"in use|another process"):
+                run(study, tmp_path / "s")
+
+
+def test_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its published checksum, or is refused by name before anything reads it."""
+    whole = bytes(range(256)) * 4 + b"\nline\n"
+    source = data.Source("part.npz", "https://example.org/part.npz", "sha256", hashlib.sha256(whole).hexdigest())
+    monkeypatch.setenv("SABUN_DATA", str(tmp_path))
+    path = tmp_path / source.name
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        found, error = attempt(lambda: data.fetch(source).read_bytes(), StudyError)
+        assert (error is None) == (content == whole)
+        assert found == whole if error is None else str(path) in error.cause
+
+    damaged(whole, b"other\n", check)
+
+
+def test_the_source_files_of_a_script(tmp_path: Path) -> None:
+    """Any file can be hashed, whether or not Python can read it."""
+    path = tmp_path / "train.py"
+    text = b"import helper\nfrom . import other\n\nfor epoch in range(3):\n    print(epoch)\n"
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    (tmp_path / "train.py").write_bytes(text)
+    command = ScriptCommand.parse(f"script:cd {tmp_path} && {sys.executable} train.py --seed {{seed}}", {})
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        assert "train.py" in command.sources()
+        assert len(command.provenance()) == 64
+
+    damaged(text, b"\x00\n(\n", check)
+    for content in (b"(" * 5_000, b"x = " + b"-" * 5_000 + b"1", b"\xff\xfe"):
+        check(content)
+
+
+# --------------------------------------------------------------------------------------------- damaged bytes of states
+
+
+@pytest.mark.usefixtures("no_modules")
+@pytest.mark.parametrize("name", MADE)
+def test_the_bytes_of_a_checkpoint(name: str) -> None:
+    """torch.load or load_state_dict refuses them and nothing has changed, or what is loaded can train and be saved."""
+
+    def saved(seed: int) -> bytes:
+        torch.manual_seed(seed)
+        source, parameters = _loaded(MADE[name])
+        for _ in range(1 + seed):
+            _step(source, parameters)
+        stream = io.BytesIO()
+        torch.save(source.state_dict(), stream)
+        return stream.getvalue()
+
+    optimizer, before = _fresh(name)
+    answers = {"torch": 0, "refused": 0, "loaded": 0}
+
+    def check(content: bytes) -> None:
+        nonlocal optimizer, before
+        try:
+            changed = torch.load(io.BytesIO(content), weights_only=True)
+        except Exception:  # noqa: BLE001  (what torch says of a file is its own)
+            answers["torch"] += 1
+            return
+        try:
+            optimizer.load_state_dict(changed)
+        except SabunError:
+            answers["refused"] += 1
+            assert str(optimizer.state_dict()) == before
+            return
+        answers["loaded"] += 1
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        with contextlib.suppress(SabunError):
+            _step(optimizer, [p for group in optimizer.param_groups for p in group["params"]])
+        optimizer, before = _fresh(name)
+
+    damaged(saved(0), saved(1), check)
+    assert min(answers["torch"], answers["loaded"]) > 0, answers
+
+
+def test_the_state_of_a_guard_in_a_checkpoint() -> None:
+    """It is refused and nothing has changed, or the guard goes on from it."""
+
+    def made() -> tuple[Guard, torch.nn.Module]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        return Guard(model, torch.optim.SGD(model.parameters(), lr=0.01)), model
+
+    def train(guard: Guard, model: torch.nn.Module, steps: int) -> None:
+        for _ in range(steps):
+            guard.optimizer.zero_grad()
+            loss = model(torch.ones(4, 2)).square().mean()
+            loss.backward()
+            guard.step(loss)
+
+    source, model = made()
+    train(source, model, 40)
+    whole, refused = source.state_dict(), 0
+    for seed in range(EXAMPLES):
+        changed = strange(whole, random.Random(seed))
+        guard, own = made()
+        before = copy.deepcopy(guard.state_dict())
+        try:
+            guard.load_state_dict(changed)
+        except StateError:
+            refused += 1
+            assert guard.state_dict() == before
+            continue
+        assert guard.state_dict() == changed
+        with contextlib.suppress(TrainingError):
+            train(guard, own, 3)
+    assert refused > EXAMPLES // 2

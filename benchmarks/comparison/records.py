@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sealed
 from comparison.contestants import ARMS
 from comparison.families import TASKS
 from comparison.training import Run, train
@@ -59,8 +60,11 @@ class MissingRunError(LookupError):
 
 @dataclass
 class Book:
-    """The stored runs of a task, in ``path``; ``run`` takes one from there or carries it out and adds it. With
-    ``only_stored`` it raises :class:`MissingRunError` instead."""
+    """The stored runs of an arm on a task, in ``path``, which one process at a time writes.
+
+    ``run`` takes one from there or carries it out and adds it; with ``only_stored`` it raises :class:`MissingRunError`
+    instead. Raises StoreError for a file that was changed.
+    """
 
     path: Path
     sizing: Sizing = field(default_factory=Sizing)
@@ -68,16 +72,13 @@ class Book:
     known: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # a line that was cut off when the process was killed
-                values = {key: tuple(value) if key in ("steps", "scores") else value
-                          for key, value in entry["run"].items()}  # fmt: skip
-                values["scores"] = tuple(map(float, values["scores"]))
-                self.known[entry["key"]] = Run(**values)
+        for entry in sealed.read_lines(self.path) if self.path.exists() else []:
+            values = {
+                **entry["run"],
+                "steps": tuple(entry["run"]["steps"]),
+                "scores": tuple(map(float, entry["run"]["scores"])),
+            }
+            self.known[entry["key"]] = Run(**values)
 
     def key(self, task: str, arm: str, lr: float, chosen: Mapping[str, Any], schedule: str, seed: int) -> str:
         """What decides a run, as text."""
@@ -94,8 +95,6 @@ class Book:
                          size=self.sizing.size, device=self.sizing.device)  # fmt: skip
             entry = asdict(made)
             entry["scores"] = [repr(s) if s != s or abs(s) == float("inf") else s for s in made.scores]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "run": entry}) + "\n")
+            sealed.append(self.path, {"key": key, "run": entry})
             self.known[key] = made
         return self.known[key]

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import torch  # noqa: E402
 from questions import QUESTIONS, TASKS, Question, Setting  # noqa: E402
 
+import sealed  # noqa: E402
 from sabun.poc.records import RunResult  # noqa: E402
 from sabun.poc.resolved import resolve  # noqa: E402
 from sabun.poc.spec import Arm, Run  # noqa: E402
@@ -59,15 +60,8 @@ class Key:
 
 def read(*paths: Path) -> dict[Key, dict[str, Any]]:
     """All stored runs, by default the published ones and those that are not yet; a torn last line is left out."""
-    found = {}
     chosen = [path for path in paths or (PUBLISHED, VALLEYS, RESULTS) if path.exists()]
-    for line in (line for path in chosen for line in path.read_text(encoding="utf-8").splitlines()):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[Key.of(row)] = row
-    return found
+    return {Key.of(row): row for path in chosen for row in sealed.read_lines(path)}
 
 
 def final(row: dict[str, Any]) -> float:
@@ -92,9 +86,7 @@ class Lab:
         if row is None or row["setting"] != self.version:
             row = self._train(key)
             self.known[key] = row
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            sealed.append(self.path, row)
             print(f"{self.name:12} {arm:70} lr {lr:.2e} seed {seed}: {final(row):.4f}", flush=True)
         return final(row)
 

@@ -11,7 +11,6 @@ by seed, at each side's own best learning rate.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import statistics
@@ -26,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from lab import PUBLISHED, RESULTS, VALLEYS, Key, final, read  # noqa: E402
 from questions import MIDDLE, PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
+import sealed  # noqa: E402
 from comparison.scores import Curve, steps_to  # noqa: E402
 from sabun.poc.judgement.kpis import lr_tolerance_decades  # noqa: E402
 
@@ -250,7 +250,7 @@ def main() -> None:
     rows += [row for row in read(RESULTS).values() if Key.of(row) not in known]
     if given.publish:
         for path, found in ((PUBLISHED, rows), (VALLEYS, apart)):
-            path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+            sealed.write_lines(path, found)
     if given.show:
         name, task = given.show
         print(

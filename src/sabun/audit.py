@@ -88,7 +88,7 @@ class AuditLog:
     def sync(self) -> None:
         """Write to disk what was appended without ``sync``. It is not sealed. Raises StoreError as ``append`` does."""
         try:
-            handle = os.open(self.path, os.O_RDONLY)
+            handle = os.open(self.path, os.O_RDWR)  # Windows syncs only what was opened for writing
             try:
                 os.fsync(handle)
             finally:
@@ -171,7 +171,7 @@ def _current_actor() -> str:
         return named
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container user without a name
+    except (KeyError, OSError, ImportError):  # a container user without a name, or no user database
         user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
     return f"{user}@{socket.gethostname()}"
 

@@ -280,8 +280,7 @@ class JournalWriter:
             if journal.sealed and journal.head_path.exists() and not journal.path.exists():
                 raise damaged(journal.path, "is gone, but its head file is there")
             journal.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _files.NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
-            self._file = os.open(journal.path, flags, 0o644)
+            self._file = _files.open_own(journal.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             if journal.sealed:
                 _files.lock(self._file, seconds=LOCK_TIMEOUT_S)
                 self._sealed, self.end, self.torn = self._find_end()
@@ -361,7 +360,7 @@ class JournalWriter:
         last = _hash_at(self._file, sealed.size) if 0 < sealed.size <= size else GENESIS
         if sealed.size > size or last != sealed.hash:
             raise damaged(journal.path, f"does not end as its head file says (with record {sealed.count})")
-        _, end, problem, torn = journal._scan(_read_at(self._file, sealed.size, size - sealed.size), sealed)
+        _, end, problem, torn = journal._scan(_files.read_at(self._file, sealed.size, size - sealed.size), sealed)
         if problem:
             raise damaged(journal.path, "has lines past its head that no interrupted write explains")
         return sealed, end, torn
@@ -392,7 +391,7 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
     if error.errno == errno.EAGAIN:
         return StoreError(
             f"{path} is locked by another process.",
-            fix="Find it with `lslocks`, wait for it or stop it, then try again.",
+            fix="Wait for it or stop it, then try again. On Linux `lslocks` shows which it is.",
         )
     if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
         fix = "Its file system cannot lock files, as some network file systems: use a directory on another one."
@@ -412,19 +411,8 @@ def _size_of(raw: bytes, count: int) -> int:
 
 def _hash_at(file: int, end: int) -> str:
     """The hash in the line that ends, newline included, at byte ``end``."""
-    tail = _read_at(file, max(0, end - 67), min(end, 67))
+    tail = _files.read_at(file, max(0, end - 67), min(end, 67))
     return tail[:64].decode("ascii", "replace") if tail[64:] == b'"}\n' else ""
-
-
-def _read_at(file: int, start: int, length: int) -> bytes:
-    parts = []
-    while length:
-        part = os.pread(file, length, start)
-        if not part:
-            break
-        parts.append(part)
-        start, length = start + len(part), length - len(part)
-    return b"".join(parts)
 
 
 def _read_or_none(path: Path) -> bytes | None:

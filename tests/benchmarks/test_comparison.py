@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import sealed
 from comparison import families, search
 from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED, build
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
@@ -423,7 +424,7 @@ def test_the_command_from_runs_to_records(tmp_path: Path, monkeypatch: pytest.Mo
     assert (first.tasks["concrete"].arms["AdamW"].tolerance is None) is False
     assert first.about["centres"].keys() == {"AdamW", "SGD, Nesterov", OURS}
     assert "concrete" in page(first)
-    paths[0].write_text('{"schema": 1}', encoding="utf-8")
+    paths[0].write_text(sealed.dumps({"schema": 1}), encoding="utf-8")
     with pytest.raises(ValueError, match="schema"):
         suite.load(paths[0])
     assert suite.load(tmp_path / "none.json").tasks == {}

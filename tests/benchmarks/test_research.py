@@ -13,6 +13,7 @@ from questions import CHOSEN, QUESTIONS, TASKS, Question, Setting
 from torch import nn
 from variants import Limited, Variant
 
+import sealed
 from sabun.optim import create
 from sabun.poc.spec import Arm
 from sabun.poc.tasks import loading as poc_tasks
@@ -207,7 +208,7 @@ def test_every_table_in_the_pages_is_that_of_the_stored_records() -> None:
         text = page.read_text(encoding="utf-8")
         assert tables.filled(text, rows) == text, page.name
     text = (thesis.ROOT / thesis.PAGE).read_text(encoding="utf-8")
-    seconds = json.loads((thesis.ROOT / thesis.SECONDS).read_text(encoding="utf-8"))
+    seconds = sealed.read(thesis.ROOT / thesis.SECONDS)
     assert thesis.filled(text, list(lab.read(thesis.ROOT / thesis.PUBLISHED).values()), seconds) == text
     assert "not measured" not in text
 

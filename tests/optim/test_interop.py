@@ -10,7 +10,7 @@ from training import backward, batches, flat, network
 
 import sabun
 from sabun.errors import OptionError
-from sabun.optim import RungeKutta, create, describe, from_torch
+from sabun.optim import RungeKutta, create, describe, from_torch, torch_internals
 
 TORCH = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
@@ -199,3 +199,30 @@ def test_without_the_group_key_the_class_decides_how_weights_decay(kind: type[to
             p.grad = p.detach().sin()
             optimizer.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_without_the_group_key_an_unknown_class_is_refused() -> None:
+    """It may decay its weights either way."""
+
+    class Mine(torch.optim.AdamW):
+        pass
+
+    group = Mine([torch.zeros(2, requires_grad=True)]).param_groups[0]
+    assert torch_internals.decays_decoupled(Mine, group)
+    del group["decoupled_weight_decay"]
+    with pytest.raises(OptionError, match="Mine does not say whether"):
+        torch_internals.decays_decoupled(Mine, group)
+
+
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
+def test_a_schedule_that_cycles_the_momentum_and_a_group_added_later_find_the_defaults(name: str) -> None:
+    p, q = (torch.zeros(2, requires_grad=True) for _ in range(2))
+    old = TORCH[name]([p])
+    made = from_torch(old)
+    torch.optim.lr_scheduler.OneCycleLR(made, max_lr=0.1, total_steps=5, max_momentum=0.93)
+    assert made.param_groups[0]["momentum"] == pytest.approx(0.93)
+    for optimizer in (old, made):
+        optimizer.add_param_group({"params": [q]})
+    expected = from_torch(old).param_groups[1]
+    for key in ("lr", "weight_decay", "decoupled", "momentum", "scheme"):
+        assert made.param_groups[1][key] == expected[key], key

@@ -17,6 +17,7 @@ from sabun.errors import TrainingError
 from sabun.poc.spec import Arm
 from sabun.script import arms, client
 from sabun.script.protocol import Driver
+from sabun.script.sealed import seal
 
 Opened = Callable[..., Path]
 
@@ -27,10 +28,10 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
     held = contextlib.ExitStack()
 
     def open_(optimizer: str, options: dict[str, Any] | None = None, **values: float) -> Path:
-        file = held.enter_context((tmp_path / "run.json").open("w"))
+        file = held.enter_context((tmp_path / "run.json").open("wb"))
         fcntl.flock(file, fcntl.LOCK_EX)
         arm = Arm(name="x", optimizer=optimizer, options=options or {})
-        file.write(json.dumps({"arm": arm.model_dump(mode="json"), "hyperparameters": values, "seed": 1}))
+        file.write(seal({"arm": arm.model_dump(mode="json"), "hyperparameters": values, "seed": 1}))
         file.flush()
         monkeypatch.setenv(client.VARIABLE, file.name)
         monkeypatch.setattr(client, "_session", None)

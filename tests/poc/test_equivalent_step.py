@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from sabun.poc.study import default_study
 from sabun.script import arms, client
 from sabun.script.equivalent_step import Start, start
 from sabun.script.rates import gradient_rms
+from sabun.script.sealed import seal
 
 SGD, ADAMW = torch.optim.SGD, torch.optim.AdamW
 BETA = 0.9
@@ -135,11 +135,12 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def train(optimizer: str, build: Build) -> tuple[list[Any], Any]:
         number = len(list(tmp_path.iterdir()))
         (tmp_path / str(number)).mkdir()
-        file = held.enter_context((tmp_path / str(number) / "run.json").open("w"))
+        file = held.enter_context((tmp_path / str(number) / "run.json").open("wb"))
         fcntl.flock(file, fcntl.LOCK_EX)
         arm = Arm(name="x", optimizer=optimizer).model_dump(mode="json")
         untuned = optimizer != "script"
-        file.write(json.dumps({"arm": arm, "hyperparameters": {}, "seed": 1, "equivalent_step": untuned}))
+        task = {"arm": arm, "hyperparameters": {}, "seed": 1, "equivalent_step": untuned}
+        file.write(seal(task))
         file.flush()
         monkeypatch.setenv(client.VARIABLE, file.name)
         monkeypatch.setattr(client, "_session", None)
@@ -221,7 +222,7 @@ def test_a_study_without_tuning_is_promising_at_most_and_says_so(tmp_path: Path)
     verdicts = {verdict.arm: verdict for verdict in judged.verdicts}
     assert verdicts["heavy-ball(0.9)"].reason("K1").code == "k1_identical"
     assert {v.decision for v in verdicts.values()} <= {"promising", "undecided", "small", "no-go"}
-    assert all([cap.code for cap in v.caps] == ["not_tuned"] for v in verdicts.values())
+    assert all("not_tuned" in [cap.code for cap in v.caps] for v in verdicts.values())
     losses = {
         arm: {run.seed: run.final_loss for run in evidence.runs if run.arm == arm and run.phase == "evaluate"}
         for arm in (study.baseline.name, "heavy-ball(0.9)", "euler")

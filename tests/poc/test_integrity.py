@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.executors import runtime_environment
 from sabun.poc.judgement.assess import assess
+from sabun.poc.records import GroupRates, Load, RunResult
 from sabun.poc.spec import Study, hash_of
 from sabun.report import report_json
 from sabun.report.build import build
@@ -34,26 +36,10 @@ from sabun.rollout import gate as gates
 from sabun.rollout.rollout_plan import Gate
 
 from ..damage import EXAMPLES, Record, chained, damaged, sealed, strange
-from .helpers import tiny_study
+from .helpers import small, tiny_study
 
 HERE = {"machine": {"cpu": "a"}, "torch": "2"}
-
-
-def small(**options: object) -> Study:
-    return tiny_study("torch.optim:SGD", **{"trials": 3, "tuning_seeds": 1, "seeds": 3, "epochs": 1, **options})
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("integrity") / "s"
-    studies.run(small(), path)
-    return path
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "s")
-    return tmp_path / "s"
+FILES = ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head")
 
 
 def records_of(path: Path) -> list[Record]:
@@ -244,41 +230,101 @@ def seen(evidence: StudyEvidence) -> str:
     return repr([*fields, evidence.verification.head, evidence.records_sha256, evidence.records.exclusive])
 
 
-def test_every_field_of_every_file_is_covered(copy: Path) -> None:
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judged study with every kind of field: looks, a limit, pruning, an earlier study, rates, a failed run, a run
+    withdrawn and repeated, two sessions."""
+    folder = tmp_path_factory.mktemp("full")
+    budget = {"trials": 1, "seeds": 7, "looks": [6], "limit": "60min", "pruning": "median"}
+    study = small(seed=1)
+    study = Study.build({**study.model_dump(mode="json"), "budget": {**study.budget.model_dump(mode="json"), **budget}})
+    studies.run(small(trials=0, seeds=6), folder / "earlier")
+    path, append = folder / "s", StudyWriter.append
+    rates = GroupRates(
+        group=0, name="all", parameters=11, steps=4, asked=0.1, first=0.1, last=0.05, largest=0.2,
+        roles={"hidden": 8, "rest": 3},
+    )  # fmt: skip
+
+    def appended(self: StudyWriter, result: RunResult, **more: Any) -> None:
+        if (result.phase, result.seed) == ("evaluate", 2):
+            result = dataclasses.replace(result, rates=(rates,))
+        elif (result.phase, result.seed, result.arm) == ("evaluate", 3, "torch.optim:SGD"):
+            result = dataclasses.replace(result, status="failed", failure="it broke. It printed last: a word")
+        append(self, result, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudyWriter, "append", appended)
+        studies.run(study, path)
+        known = read(path)
+        with StudyWriter.start(path, study, {**known.environment, "platform": "another"}) as writer:
+            again = next(result for result in known.records.results.values() if result.phase == "repeat")
+            writer.withdraw([again.run])
+            writer.append(again, trial=None, exclusive=True)
+    log_verdicts(read(path), {"torch.optim:SGD": "undecided"})
+    return path
+
+
+def test_the_full_study_has_every_kind_of_field(full: Path) -> None:
+    frozen = json.loads((full / "study.json").read_bytes())
+    assert frozen["spaces"]
+    assert frozen["earlier"]
+    assert frozen["study"]["budget"]["looks"] == [6]
+    assert frozen["study"]["budget"]["limit"] == "60min"
+    records = records_of(full)
+    assert {record["kind"] for record in records} == {"environment", "run", "withdrawn"}
+    assert sum(record["kind"] == "environment" for record in records) == 2
+    runs = [record["result"] for record in records if record["kind"] == "run"]
+    assert {run["phase"] for run in runs} == {"tune", "evaluate", "repeat"}
+    assert {run["status"] for run in runs} == {"finished", "failed"}
+    assert any(run.get("rates") for run in runs)
+    assert {*runs[0]["epochs"][1]["load"]} == {field.name for field in dataclasses.fields(Load)}
+    told = {json.loads(line)["event"] for line in (full / "audit.jsonl").read_bytes().splitlines()}
+    assert told >= {"study.frozen", "study.opened", "run.started", "run.ended", "study.ended", "verdict"}
+
+
+def test_every_field_of_every_file_is_covered(
+    full: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Each field changed or left out, in the plain file and, for the records, with a new chain."""
-    log_verdicts(read(copy), {"torch.optim:SGD": "undecided"})
+    copy = tmp_path / "s"
+    shutil.copytree(full, copy)
     whole = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     before = reported(read(copy))
-    count = undetected = 0
+    count = dict.fromkeys((*FILES, "live.json"), 0)
+    undetected: Counter[str] = Counter()
 
     def found_or_nothing_changed(name: str, content: bytes) -> None:
-        nonlocal count, undetected
-        count += 1
+        if content == whole[name]:  # half of 0 is no change
+            return
+        count[name] += 1
         (copy / name).write_bytes(content)
         if verify(copy).ok:
-            undetected += 1
+            undetected[name] += 1
             assert reported(read(copy)) == before, (name, content)
         for kept, raw in whole.items():  # verifying may have logged what it found
-            (copy / kept).write_bytes(raw)
+            if kept == name or (copy / kept).read_bytes() != raw:
+                (copy / kept).write_bytes(raw)
 
     for name in ("study.json", "audit.jsonl.head", "live.json"):
         for tree in mutations(json.loads(whole[name])):
             found_or_nothing_changed(name, json.dumps(tree).encode())
-    assert count > 100
     for name in ("records.jsonl", "audit.jsonl"):
         lines = [json.loads(line) for line in whole[name].splitlines()]
-        some = {0, 1, len(lines) // 2, len(lines) - 1}  # of each kind; all of them by hand
-        for index in range(len(lines)) if EXAMPLES > 1000 else sorted(some):
+        kinds = {line.get("kind") or line["event"]: at for at, line in enumerate(lines)}  # the last line of each
+        rich = [at for at, line in enumerate(lines) if line.get("result", {}).get("rates")][:1]
+        for index in range(len(lines)) if EXAMPLES > 1000 else sorted({0, *kinds.values(), *rich}):
             for tree in mutations(lines[index]):
                 changed = [*lines[:index], tree, *lines[index + 1 :]]
                 text = [
                     json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for line in changed
                 ]
                 found_or_nothing_changed(name, b"".join(text))
-                if name == "records.jsonl" and chained(changed) != whole[name]:
+                if name == "records.jsonl":
                     found_or_nothing_changed(name, chained(changed))
-    assert count > 1000
-    assert undetected < 50  # live.json, which is no evidence
+    assert min(count[name] for name in FILES) > 5, count
+    assert sum(count.values()) > 1000
+    assert {*undetected} <= {"live.json"}, undetected  # which is no evidence
+    record_property("changed fields", count)
 
 
 def test_the_search_space_is_frozen(copy: Path) -> None:
@@ -289,9 +335,6 @@ def test_the_search_space_is_frozen(copy: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- any change
-
-
-FILES = ("study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import sys
 import time
 import types
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def test_waiting_for_a_processor_is_measured(shared_processor: None) -> None:
 
 def test_a_system_without_these_counters_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_load, "_SCHEDSTAT", "/nowhere")
-    monkeypatch.setattr(machine_load, "sys", types.SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(machine_load, "_resource", None)
     monkeypatch.delattr(os, "getloadavg")
     meter = LoadMeter()
     meter.lap()
@@ -323,3 +324,15 @@ def test_promising_by_a_busy_machine_has_its_own_sentences() -> None:
                 "step.promising_busy_1", "step.promising_busy_2", "reason.k3_busy"):  # fmt: skip
         for lang in languages():
             assert "–" not in text(key, lang, values)
+
+
+def test_peak_memory_is_that_of_the_system_of_psutil_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = bytearray(1 << 26)
+    assert len(held) < (machine_load.peak_memory() or 0) < 1 << 40
+    monkeypatch.setattr(machine_load, "_resource", None)
+    assert machine_load.peak_memory() is None  # psutil knows a peak on Windows alone
+    windows = types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(peak_wset=7))
+    monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=lambda: windows))
+    assert machine_load.peak_memory() == 7
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert machine_load.peak_memory() is None

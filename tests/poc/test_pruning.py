@@ -16,10 +16,13 @@ from sabun.poc import pruning
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
-from sabun.poc.study import run
+from sabun.poc.study import default_study, run
+from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 
 from .helpers import task, tiny_study, untimed
+
+PLAIN = Path(__file__).parent / "scripts" / "plain.py"
 
 
 def result(losses: list[float], status: str = "finished") -> RunResult:
@@ -140,6 +143,27 @@ def test_a_pruned_run_is_the_beginning_of_the_whole_one_alone_and_batched() -> N
     unit = (limited, whole.model_copy(update={"seed": 1}))
     joined = [item for _, item in trainer.run_batched(unit) if isinstance(item, RunResult)]
     assert [(r.status, len(r.epochs)) for r in joined] == [("pruned", 3), ("finished", 5)]
+
+
+def test_runs_of_a_script_are_cut_short(python: str, tmp_path: Path) -> None:
+    """The process ends, what it logged until then is the beginning of the whole run, and the winner is a whole run."""
+    study = default_study(
+        task=f"script:{python} {PLAIN} --epochs {{epochs}}", baseline="script", candidates=["euler"],
+        epochs=4, trials=6, tuning_seeds=1, seeds=1, pruning="halving",
+    )  # fmt: skip
+    held = run(study, tmp_path / "out")
+    cut = [result for result in held.records.results.values() if result.status == "pruned"]
+    assert cut
+    assert {result.phase for result in cut} == {"tune"}
+    for result in cut:
+        assert result.epochs[-1].epoch < 4
+        assert dict(held.tuning[result.arm].best) != dict(result.hyperparameters)
+    shortest = min(cut, key=lambda result: len(result.epochs))
+    whole = Run(arm=shortest.arm, seed=shortest.seed, phase="tune", hyperparameters=shortest.hyperparameters)
+    *_, last = ScriptTrainer(resolve(study)).run(whole)
+    assert isinstance(last, RunResult)
+    assert last.status == "finished"
+    assert [e.val_loss for e in shortest.epochs] == [e.val_loss for e in last.epochs[: len(shortest.epochs)]]
 
 
 def test_where_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

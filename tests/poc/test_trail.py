@@ -20,30 +20,10 @@ from sabun.errors import StoreError
 from sabun.poc import study as studies
 from sabun.poc.evidence import audit_trail, exists, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
-from sabun.poc.spec import Study
 
 from ..damage import chained
 from ..kills import KILLED, killed
-from .helpers import tiny_study
-
-SMALL = {"trials": 2, "tuning_seeds": 1, "seeds": 2, "epochs": 1}
-
-
-def small(**options: object) -> Study:
-    return tiny_study("torch.optim:SGD", **{**SMALL, **options})
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trail") / "s"
-    studies.run(small(), path)
-    return path
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "s")
-    return tmp_path / "s"
+from .helpers import small
 
 
 def story(path: Path) -> list[str]:

@@ -440,3 +440,29 @@ def test_a_cycle_of_the_momentum_is_a_shape_on_the_arms_own(
             made.step()
     assert len(set(cycled)) > 3
     assert stepped == pytest.approx([1 - (1 - own_beta) * (1 - beta) / 0.1 for beta in cycled], rel=1e-12)
+
+
+def test_a_cycled_momentum_changes_how_long_gradients_count_and_not_the_step() -> None:
+    """Against the recursion with a weighted mean; torch's buffer is a sum, whose steps grow as 1/(1 − β) at one lr."""
+    curvature = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    w = torch.arange(1.0, 6.0, dtype=torch.float64).requires_grad_()
+    v, expected = torch.zeros(5, dtype=torch.float64), w.detach().clone()
+    own = torch.optim.SGD([w], lr=0.05, momentum=0.9, nesterov=True)
+    optimizer, _ = swapped_rates(own, "nesterov(0.9)")  # at lr = 0.05 of its own
+    cycle = lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=60)
+    for _ in range(59):
+        lr, beta = (optimizer.param_groups[0][key] for key in ("lr", "momentum"))
+        g = curvature * expected
+        v = beta * v + (1 - beta) * g
+        expected = expected - lr * (beta * v + (1 - beta) * g)
+        w.grad = curvature * w.detach()
+        optimizer.step()
+        cycle.step()
+        assert w.detach() == pytest.approx(expected, rel=1e-12)
+
+
+def test_check_names_the_arms_that_keep_their_momentum_under_a_cycle(python: str) -> None:
+    command = str(Path(__file__).with_name("corpus") / "one_cycle.py")
+    found = check(default_study(task=f"script:{python} {command}", baseline="script", candidates=["euler", "adamw"]))
+    assert [(note.code, note.arm) for note in found.notes] == [("own-momentum", "euler")]
+    assert "0.8503 to 0.95" in found.notes[0].detail

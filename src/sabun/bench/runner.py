@@ -25,6 +25,7 @@ from sabun.bench.measurement import (
 )
 from sabun.bench.shapes import Shape, cut, load, parameters
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 
 __all__ = ["run"]
 
@@ -98,7 +99,7 @@ def _compare(
     def refresh() -> None:
         # Some optimizers write into p.grad; all start from the same gradients.
         with torch.no_grad():
-            torch._foreach_copy_(grads, clean)
+            internals.foreach_copy_(grads, clean)
 
     for p, g in zip(params, grads, strict=True):
         p.grad = g

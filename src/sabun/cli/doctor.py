@@ -212,16 +212,15 @@ def _locks() -> Check:
         try:
             lock(file.fileno(), wait=False)
         except OSError as error:
-            return Check(
-                "file locks", "missing", _line(error), "Run studies, roll-outs and the guard on Linux or macOS."
-            )
+            fix = "Set TMPDIR, and keep studies, roll-outs and states of the guard, on a file system with locks."
+            return Check("file locks", "missing", _line(error), fix)
     return Check("file locks", "ok", "a file was locked")
 
 
 def _processes() -> Check:
-    if not hasattr(os, "fork"):
-        return Check("processes", "limited", "no fork on this platform", "Leave --jobs at 1.")
-    return Check("processes", "ok", "fork")
+    if sys.platform == "linux" and hasattr(os, "fork"):
+        return Check("processes", "ok", "workers of --jobs are forks")
+    return Check("processes", "ok", "workers of --jobs are fresh interpreters, which load torch and the data each")
 
 
 def _directories() -> dict[str, Path]:

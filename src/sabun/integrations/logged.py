@@ -76,7 +76,11 @@ def tensorboard_rows(folder: str | Path) -> list[Row]:
     Scalars are values by step. The text ``run`` of sabun's tracker has the configuration and seed; elsewhere the
     columns ``folder`` (the first directory) and ``run`` (the path) name them.
 
-    Raises MissingExtraError without the package ``tensorboard``, StudyError for a folder without event files.
+    TensorBoard reads up to the first damaged record and does not say so; a torn last one, as a kill leaves it, ends the
+    run here too, and any other damage is an error.
+
+    Raises MissingExtraError without the package ``tensorboard``, StudyError for a folder without event files, and for a
+    damaged one.
     """
     try:
         module: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
@@ -85,15 +89,36 @@ def tensorboard_rows(folder: str | Path) -> list[Row]:
             "reading TensorBoard needs tensorboard, which is not installed.", fix="pip install 'sabun[tensorboard]'"
         ) from None
     root = Path(folder)
-    places = sorted({path.parent for path in root.rglob("*tfevents*")}) if root.is_dir() else []
+    files = sorted(root.rglob("*tfevents*")) if root.is_dir() else []
+    for file in files:
+        _require_whole(file)
+    places = sorted({path.parent for path in files if path.stat().st_size})
     if not places:
         raise StudyError(f"there are no event files of TensorBoard in {folder}.", fix="Give the log directory.")
     runs = []
     for place in places:
         events = module.EventAccumulator(str(place), size_guidance={"scalars": 0, "tensors": 0})
         events.Reload()
-        runs.append((events.FirstEventTimestamp(), _tensorboard_run(events, place.relative_to(root))))
+        try:
+            began = events.FirstEventTimestamp()
+        except ValueError:  # killed within its first record
+            continue
+        runs.append((began, _tensorboard_run(events, place.relative_to(root))))
     return [row for _, rows in sorted(runs, key=lambda run: run[0]) for row in rows]
+
+
+def _require_whole(file: Path) -> None:
+    """Raise StudyError where a record of an event file does not have its checksum."""
+    records: Any = importlib.import_module("tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
+    reader = records.PyRecordReader_New(str(file))
+    try:
+        while True:
+            reader.GetNext()
+    except records.errors.OutOfRangeError:
+        return
+    except records.errors.DataLossError as error:
+        if "truncated" not in str(error):
+            raise StudyError(f"{file} is damaged: a record has another checksum.", fix="Restore the file.") from None
 
 
 def _tensorboard_run(events: Any, path: Path) -> list[Row]:
@@ -119,7 +144,7 @@ def _described(name: str, text: bytes) -> Row:
         return {}
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}

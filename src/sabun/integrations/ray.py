@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from sabun.errors import MissingExtraError, OptionError, SabunError, StudyError, TrainingError
 from sabun.poc.executors.executor import Unit, WorkerLost
-from sabun.poc.executors.wire import Assignment, decode_unit, encode_unit, run_unit
+from sabun.poc.executors.wire import Assignment, DamagedReportError, decode_unit, encode_unit, run_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.resolved import ResolvedStudy
 from sabun.poc.spec import Run, Study
@@ -64,10 +65,10 @@ class Ray:
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any], ...]:
         self._connect()
-        self._setup = _pack(resolved.study, logs)
+        self._setup, self._study_hash = _pack(resolved.study, logs), resolved.study.hash
         device = str(resolved.study.task_options.get("device", "cpu"))
         self._options = {"num_cpus": 1, "num_gpus": 1 if device.startswith("cuda") else 0, "max_restarts": 0}
-        workers = [_RemoteWorker(self._actor()) for _ in range(self.slots)]
+        workers = [_RemoteWorker(self._actor(), self._study_hash) for _ in range(self.slots)]
         for worker in workers:
             worker.environment = self._wait_for_start(worker)
         self._workers = [*workers]
@@ -77,7 +78,7 @@ class Ray:
         index = next(i for i, worker in enumerate(self._workers) if worker is None or not worker.assignment.unit)
         worker = self._workers[index]
         if worker is None:
-            worker = self._workers[index] = _RemoteWorker(self._actor())
+            worker = self._workers[index] = _RemoteWorker(self._actor(), self._study_hash)
             worker.environment = self._wait_for_start(worker)
         worker.assignment.start(unit)
         worker.reports = worker.actor.run.options(num_returns="streaming").remote(encode_unit(unit))
@@ -95,7 +96,13 @@ class Ray:
         except self._ray.exceptions.RayActorError as error:
             self._workers[index] = None
             raise WorkerLost(worker.assignment.unit, f"its Ray worker died ({_first_line(error)})") from None
-        run, item = worker.assignment.read(line)
+        unit = worker.assignment.unit
+        try:
+            run, item = worker.assignment.read(line.encode())
+        except DamagedReportError as error:
+            self._workers[index] = None
+            self._ray.kill(worker.actor)
+            raise WorkerLost(unit, str(error)) from None
         if isinstance(item, RunResult):
             self._environments[run.id] = worker.environment
         return run, item
@@ -171,10 +178,10 @@ class Ray:
 class _RemoteWorker:
     """A worker as the executor sees it: its actor, environment, and the unit that it runs."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, study_hash: str) -> None:
         self.actor = actor
         self.environment: Mapping[str, Any] = {}
-        self.assignment = Assignment()
+        self.assignment = Assignment(study_hash)
         self.reports: Any = None
 
 
@@ -197,7 +204,8 @@ class Worker:
 
     def run(self, unit: list[Mapping[str, Any]]) -> Iterator[str]:
         """Run a unit and yield its reports."""
-        yield from run_unit(self._executor, decode_unit(unit))
+        study_hash = Study.build(self._setup["study"]).hash
+        yield from run_unit(self._executor, study_hash, decode_unit(unit))
 
     def process_id(self) -> int:
         """Return the id of the actor's process."""
@@ -230,7 +238,7 @@ def _unpack(setup: Mapping[str, Any]) -> Study:
         os.chdir(directory)
     elif study.is_script:
         raise StudyError(
-            f"the script's directory {directory} does not exist on {os.uname().nodename}.",
+            f"the script's directory {directory} does not exist on {platform.node()}.",
             fix="Start the study from a directory that all machines of the cluster share.",
         )
     if setup["source"] is None:

@@ -24,6 +24,7 @@ from sabun.errors import MissingExtraError, OptionError, unknown
 from sabun.poc import events
 from sabun.poc.records import Epoch, Phase, RunResult, evaluated
 from sabun.poc.spec import Study
+from sabun.text_safety import legal_name
 
 __all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "track"]
 
@@ -277,5 +278,4 @@ def track(
 
 
 def _file_name(arm: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "-_.@()=," else "-" for c in arm)
-    return kept.strip("-.")[:100] or "arm"
+    return legal_name(arm, length=100, kept="-_.@()=,", fallback="arm")

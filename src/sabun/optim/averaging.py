@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, SHARE, integer, option
 from sabun.optim.role_registry import Registry, Role
 from sabun.optim.terms import Tensors, Terms, add_terms
@@ -57,7 +58,7 @@ class Averaging(Role):
     ) -> None:
         """θ ← θ(1 − lr·decay) − lr·u in step ``count``, and the average after it. ``weight`` is :meth:`weight`."""
         if decay:
-            torch._foreach_mul_(xs, 1 - lr * decay)
+            internals.foreach_mul_(xs, 1 - lr * decay)
         add_terms(xs, terms, denominators, -lr)
         self.follow(xs, state, count)
 
@@ -108,7 +109,7 @@ class _RunningMean(Averaging):
         raise NotImplementedError
 
     def follow(self, xs: Tensors, state: Mapping[str, Tensors], count: int) -> None:
-        torch._foreach_lerp_(state["average"], xs, self.share(count))
+        internals.foreach_lerp_(state["average"], xs, self.share(count))
 
     def read(self, parameter: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return state["average"]
@@ -197,11 +198,11 @@ class ScheduleFree(Averaging):
         zs, beta = state["base_point"], self.beta
         if decay:
             # In place and in this order: z takes its decay from the old y, and y gets z_old back out of the new z.
-            torch._foreach_add_(zs, xs, alpha=-lr * decay)
-            torch._foreach_mul_(xs, (1 - weight) * (1 - lr * decay * (1 - beta)))
-            torch._foreach_add_(xs, zs, alpha=weight)
+            internals.foreach_add_(zs, xs, alpha=-lr * decay)
+            internals.foreach_mul_(xs, (1 - weight) * (1 - lr * decay * (1 - beta)))
+            internals.foreach_add_(xs, zs, alpha=weight)
         else:
-            torch._foreach_lerp_(xs, zs, weight)
+            internals.foreach_lerp_(xs, zs, weight)
         add_terms(xs, terms, denominators, lr * (beta * (1 - weight) - 1))
         add_terms(zs, terms, denominators, -lr)
 

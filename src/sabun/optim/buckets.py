@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
 
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.filters import FilterForm
@@ -87,7 +87,7 @@ class Bucket:
         self, p: Tensor, index: int, held: Mapping[str, Tensor], layout: Layout | None, *, fresh: bool, counts: bool
     ) -> None:
         """Take in a parameter with its state ``held``."""
-        self.special |= p.is_complex() or isinstance(p, DTensor)
+        self.special |= p.is_complex() or internals.is_dtensor(p)
         self.layouts.append(layout)
         self.several |= self.preconditioner.needs_matrix and layout is not None and not layout.is_whole
         if fresh:
@@ -133,10 +133,8 @@ class Bucket:
         """The whole of each tensor where the parameter is sharded; then every matrix of it."""
         whole = []
         for p, t in zip(self.params, tensors, strict=True):
-            if isinstance(p, DTensor):
-                t = DTensor.from_local(
-                    t, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-                ).full_tensor()
+            if internals.is_dtensor(p):
+                t = internals.gathered(t, p)
             whole.append(t)
         if not self.several:
             return whole
@@ -151,10 +149,8 @@ class Bucket:
                     tensors.append(layout.join([next(matrices) for _ in layout.shapes(p.shape)], p.shape))
         parts = []
         for p, t in zip(self.params, tensors, strict=True):
-            if isinstance(p, DTensor):
-                everywhere = [Replicate()] * p.device_mesh.ndim
-                t = DTensor.from_local(t, p.device_mesh, everywhere, run_check=False)
-                t = t.redistribute(placements=p.placements).to_local()
+            if internals.is_dtensor(p):
+                t = internals.shard(t, p)
             parts.append(t)
         return parts
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sabun import schemes
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 from sabun.optim.optimizer import Optimizer
 from sabun.optim.options import REFUSED, refuse
 from sabun.optim.preconditioners import Adam
@@ -46,7 +47,10 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
         groups.append({"params": params, **options_of(kind, group)})
     # lr may be 0 in a warm-up; the constructor would refuse that.
     lengths = [{key: group.pop(key) for key in ("lr", *_LENGTHS) if key in group} for group in groups]
-    made = Optimizer(groups, lr=1.0)
+    defaults = options_of(kind, optimizer.defaults)
+    lr = defaults.pop("lr")
+    made = Optimizer(groups, lr=1.0, **defaults)
+    made.defaults["lr"] = lr
     for found, old, new in zip(lengths, optimizer.param_groups, made.param_groups, strict=True):
         new |= found
         for p in old["params"]:
@@ -64,9 +68,7 @@ def options_of(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> dict
     if kind is torch.optim.SGD:
         return _sgd(group)
     if kind in (torch.optim.Adam, torch.optim.AdamW):
-        # A torch before 2.7 has no such key: there, the class decides.
-        decoupled = group.get("decoupled_weight_decay", kind is torch.optim.AdamW)
-        return _adam(group) | {"decoupled": bool(decoupled)}
+        return _adam(group) | {"decoupled": internals.decays_decoupled(kind, group)}
     raise OptionError(
         f"from_torch() converts torch.optim.SGD, Adam and AdamW, not {kind.__module__}.{kind.__qualname__}.",
         fix="Choose a preset instead: sabun.optim.create(name, params); sabun.optim.presets() lists them.",

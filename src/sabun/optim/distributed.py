@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from sabun.optim import torch_internals as internals
 
 __all__ = ["Team", "team_of"]
 
@@ -61,7 +62,7 @@ class Team:
 
 def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:
     """The team of these parameters; None if every process computes all of them."""
-    meshes = {p.device_mesh if isinstance(p, DTensor) else None for p in params}
+    meshes = {p.device_mesh if internals.is_dtensor(p) else None for p in params}
     mesh = meshes.pop()
     if meshes:
         return None

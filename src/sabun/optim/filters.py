@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-import torch
-
 from sabun import schemes
+from sabun.optim import torch_internals as internals
 from sabun.optim.terms import Tensors, Terms
 
 __all__ = ["FilterForm", "advance", "begin", "finish", "realize"]
@@ -128,13 +127,13 @@ def begin(filter_: FilterForm, buffers: Sequence[Tensors], grads: Tensors) -> No
     if filter_.start_up != "hold":
         return
     if filter_.kind != "direct":
-        torch._foreach_copy_(buffers[0], grads)
+        internals.foreach_copy_(buffers[0], grads)
         return
     steady = 1.0
     for j, buffer in enumerate(buffers):
         steady += (filter_.a[j] if j else 0.0) - filter_.b[j]
-        torch._foreach_copy_(buffer, grads)
-        torch._foreach_mul_(buffer, steady)
+        internals.foreach_copy_(buffer, grads)
+        internals.foreach_mul_(buffer, steady)
 
 
 def advance(filter_: FilterForm, buffers: Sequence[Tensors], grads: Tensors) -> Terms:
@@ -142,11 +141,11 @@ def advance(filter_: FilterForm, buffers: Sequence[Tensors], grads: Tensors) -> 
     if not buffers:
         return [(filter_.b[0], grads)]
     if filter_.kind == "pole":
-        torch._foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
+        internals.foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
     if filter_.kind != "direct":
         fresh, mean = filter_.weights
         return [(w, tensors) for w, tensors in ((fresh, grads), (mean, buffers[0])) if w]
-    torch._foreach_add_(buffers[0], grads, alpha=filter_.b[0])
+    internals.foreach_add_(buffers[0], grads, alpha=filter_.b[0])
     return [(1.0, buffers[0])]
 
 
@@ -156,23 +155,23 @@ def finish(filter_: FilterForm, buffers: list[Tensors], grads: Tensors) -> bool:
         return False
     if filter_.kind == "lagged":
         if filter_.pole:
-            torch._foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
+            internals.foreach_lerp_(buffers[0], grads, 1 - filter_.pole)
         else:
-            torch._foreach_copy_(buffers[0], grads)
+            internals.foreach_copy_(buffers[0], grads)
         return False
     a, b, d = filter_.a, filter_.b, buffers[0]
     for j in range(1, len(buffers)):
         if a[j]:
-            torch._foreach_add_(buffers[j], d, alpha=-a[j])
+            internals.foreach_add_(buffers[j], d, alpha=-a[j])
         if b[j]:
-            torch._foreach_add_(buffers[j], grads, alpha=b[j])
+            internals.foreach_add_(buffers[j], grads, alpha=b[j])
     if a[-1]:
-        torch._foreach_mul_(d, -a[-1])
+        internals.foreach_mul_(d, -a[-1])
         if b[-1]:
-            torch._foreach_add_(d, grads, alpha=b[-1])
+            internals.foreach_add_(d, grads, alpha=b[-1])
     else:
-        torch._foreach_copy_(d, grads)
-        torch._foreach_mul_(d, b[-1])
+        internals.foreach_copy_(d, grads)
+        internals.foreach_mul_(d, b[-1])
     if len(buffers) == 1:
         return False
     buffers.append(buffers.pop(0))

@@ -17,16 +17,15 @@ option ``matrices`` declares the parts of single parameters.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 from sabun.optim.layouts import REST, Layout, check_part, layout_of
 from sabun.optim.owners import scopes
 from sabun.optim.tensors import is_matrix
@@ -52,7 +51,6 @@ _ADAPTER = re.compile(r"(^|[._])lora_", re.IGNORECASE)
 _EXPERTS = re.compile(r"experts?([._]|$)|moe", re.IGNORECASE)
 _KERNEL = re.compile(r"conv|kernel", re.IGNORECASE)
 _ADDED_TYPES = (nn.Embedding, nn.EmbeddingBag)
-_FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel"
 _LARGEST_KERNEL = 5  # dimensions
 Named = Sequence[tuple[str, Tensor]]
 
@@ -129,7 +127,7 @@ def find_parts(
     layouts: dict[int, str] = {}
     hidden: set[int] = set()
     seen: dict[int, _Seen] = {}
-    search = search or any(p.ndim == 3 for p in parameters.values()) or _FSDP1 in sys.modules
+    search = search or any(p.ndim == 3 for p in parameters.values()) or internals.fsdp1_is_loaded()
     for scope in scopes(list(parameters.values()), modules) if search else ():
         inside: dict[int, _Seen] = {}
         for member in scope:
@@ -212,7 +210,7 @@ def _classify(members: list[_Seen], layouts: dict[int, str], hidden: set[int], *
 def _layout(one: _Seen) -> Layout | None:
     """The layout of a parameter as a matrix; None: it is none, or nothing is known."""
     shape = one.parameter.shape
-    if len(shape) > 2 and not any(isinstance(owner, _ConvNd) for owner in one.owners):
+    if len(shape) > 2 and not any(isinstance(owner, internals.Convolution) for owner in one.owners):
         labels = [*one.names, *(f"{type(owner).__name__}." for owner in one.owners)]
         if any(map(_EXPERTS.search, labels)):
             return Layout(stacked=True) if min(shape[-2:]) > 1 else None
@@ -242,5 +240,5 @@ def _may_be_head(one: _Seen) -> bool:
     if len(shape) > 2 and shape[1] == 1:
         return False
     if one.owners:
-        return any(isinstance(owner, nn.Linear | _ConvNd) for owner in one.owners)
+        return any(isinstance(owner, nn.Linear | internals.Convolution) for owner in one.owners)
     return len(shape) == 2 and shape[0] == 1 and (not one.names or any(name.endswith("weight") for name in one.names))

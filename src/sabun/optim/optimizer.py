@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, StateError, unknown
+from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
 from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
@@ -302,7 +302,7 @@ class Optimizer(torch.optim.Optimizer):
         """Raise OptionError for shards under a step control: it measures norms over whole parameters."""
         members = params if isinstance(params, list | tuple) else ()
         if self._control() is not None and any(
-            isinstance(item[1] if isinstance(item, tuple) else item, DTensor) for item in members
+            internals.is_dtensor(item[1] if isinstance(item, tuple) else item) for item in members
         ):
             raise OptionError(
                 f"step_control={self.defaults['step_control'].name!r} does not work on sharded parameters.",

@@ -14,11 +14,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 
 __all__ = ["Member", "Scope", "scopes"]
 
@@ -73,18 +73,18 @@ class _Graph:
     def __init__(self, modules: Iterable[nn.Module], parameters: Sequence[Tensor]) -> None:
         self.modules = {id(module): module for module in modules}
         for root in list(self.modules.values()):
-            if "_modules" in vars(root):
+            if internals.is_made(root):
                 self.modules |= {id(module): module for module in root.modules()}
         self.ids = {id(p) for p in parameters}
         self.owned: set[int] = set()
         parents: dict[int, list[nn.Module]] = {}
         owners = []
         for module in self.modules.values():
-            own = {id(p) for p in _direct(module)} & self.ids
+            own = {id(p) for p in internals.parameters_of(module).values()} & self.ids
             if own:
                 self.owned |= own
                 owners.append(module)
-            for child in _children(module):
+            for child in internals.children_of(module):
                 parents.setdefault(id(child), []).append(module)
         self._parents = parents
         above: dict[int, nn.Module] = {}
@@ -101,7 +101,8 @@ class _Graph:
         """The ids of all parameters of a module."""
         known = self._everything.get(id(module))
         if known is None:
-            known = frozenset(id(p) for p in _direct(module)).union(*map(self.everything, _children(module)))
+            own = frozenset(id(p) for p in internals.parameters_of(module).values())
+            known = own.union(*map(self.everything, internals.children_of(module)))
             self._everything[id(module)] = known
         return known
 
@@ -122,8 +123,7 @@ class _Graph:
         return [
             Member(f"{prefix}.{name}" if prefix else name, parameter, module)
             for prefix, module in network.named_modules(remove_duplicate=False)
-            for name, parameter in module._parameters.items()
-            if parameter is not None
+            for name, parameter in internals.parameters_of(module).items()
         ]
 
     def _foreign(self, module: nn.Module) -> int:
@@ -131,27 +131,9 @@ class _Graph:
         return sum(p.requires_grad and id(p) not in self.ids for p in module.parameters())
 
 
-def _direct(module: nn.Module) -> list[Tensor]:
-    # A module may be half made: found before its constructor has run.
-    return [p for p in vars(module).get("_parameters", {}).values() if p is not None]
-
-
-def _children(module: nn.Module) -> list[nn.Module]:
-    return [child for child in vars(module).get("_modules", {}).values() if child is not None]
-
-
 def _refuse_flattened(parameters: Sequence[Tensor], modules: Mapping[int, nn.Module]) -> None:
     """Raise OptionError for parameters that FullyShardedDataParallel (FSDP1) has flattened."""
-    flat = any(getattr(p, "_is_flat_param", False) for p in parameters)
-    if not flat:
-        ids = {id(p): p for p in parameters}
-        for module in modules.values():
-            handle: Any = getattr(vars(module).get("_handle"), "flat_param", None)
-            originals = getattr(handle, "_params", None)
-            if originals is not None:
-                pairs = zip(originals, handle._shapes, strict=True)
-                flat |= any(id(p) in ids and p.shape != shape for p, shape in pairs)
-    if flat:
+    if internals.has_flattened(parameters, modules.values()):
         raise OptionError(
             "FullyShardedDataParallel (FSDP1) has flattened the parameters, so their matrices cannot be seen.",
             fix="Shard with torch.distributed.fsdp.fully_shard (FSDP2), which keeps the shapes, or use an optimizer "

@@ -141,7 +141,7 @@ def parse_call(text: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
             raise ValueError("an option is given twice")
         values = tuple(ast.literal_eval(node) for node in call.args)
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error).split(":", maxsplit=1)[0]
         raise OptionError(
             f"cannot read the options in {text!r}: {reason}.",

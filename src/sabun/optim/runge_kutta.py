@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, TrainingError, unknown
+from sabun.optim import torch_internals as internals
 from sabun.optim.checkpoints import VERSION, checking, encoding, restore_lr_found
 from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
 from sabun.optim.control.embedded_error import PI
@@ -295,7 +295,7 @@ class RungeKutta(torch.optim.Optimizer):
         self, places: Sequence[tuple[Tensor, dict[str, Any]]], start: Tensors, first: Tensors, batch: SameBatch
     ) -> None:
         lead, pi = self.param_groups[0], PI()
-        if any(isinstance(p, DTensor) for p in start):
+        if any(internals.is_dtensor(p) for p in start):
             raise OptionError("embedded-error control does not work on sharded parameters.", fix="Give lr instead.")
         found = "lr_found" in self.defaults
         size, slope = norm(start), norm(first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.terms import Tensors
 
 __all__ = ["round_to_dtype"]
@@ -20,7 +21,7 @@ def round_to_dtype(params: Tensors, wide: Tensors, *, at_random: bool, step: int
     as an uninterrupted one.
     """
     if not at_random:
-        torch._foreach_copy_(params, wide)
+        internals.foreach_copy_(params, wide)
         return
     for p, x, place in zip(params, wide, places, strict=True):
         generator = torch.Generator(device=x.device)

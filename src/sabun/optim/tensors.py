@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from sabun.errors import GradientError
+from sabun.optim import torch_internals as internals
 
 __all__ = ["is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
 
@@ -21,7 +21,7 @@ def is_matrix(shape: torch.Size) -> bool:
 
 def real_view(t: Tensor) -> Tensor:
     """The local shard of a DTensor, the real view of a complex tensor, any other tensor itself."""
-    if isinstance(t, DTensor):
+    if internals.is_dtensor(t):
         t = t.to_local()
     return torch.view_as_real(t) if t.is_complex() else t
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from sabun.optim import torch_internals as internals
 
 __all__ = ["Tensors", "Terms", "accumulate", "add_terms"]
 
@@ -16,10 +17,10 @@ def accumulate(terms: Terms) -> Tensors:
     """Σ weight·tensor as new tensors, for a preconditioner that needs the direction as a whole."""
     (weight, tensors), *rest = terms
     if len(rest) == 1 and weight + rest[0][0] == 1:  # one call instead of two
-        return list(torch._foreach_lerp(rest[0][1], tensors, weight))
-    total = list(torch._foreach_mul(tensors, weight))
+        return list(internals.foreach_lerp(rest[0][1], tensors, weight))
+    total = list(internals.foreach_mul(tensors, weight))
     for weight, tensors in rest:
-        torch._foreach_add_(total, tensors, alpha=weight)
+        internals.foreach_add_(total, tensors, alpha=weight)
     return total
 
 
@@ -27,6 +28,6 @@ def add_terms(xs: Tensors, terms: Terms, denominators: Tensors | None, scale: fl
     """x ← x + scale · Σ weight·tensor, each divided by its denominator where there is one."""
     for weight, tensors in terms:
         if denominators is None:
-            torch._foreach_add_(xs, tensors, alpha=scale * weight)
+            internals.foreach_add_(xs, tensors, alpha=scale * weight)
         else:
-            torch._foreach_addcdiv_(xs, tensors, denominators, scale * weight)
+            internals.foreach_addcdiv_(xs, tensors, denominators, scale * weight)

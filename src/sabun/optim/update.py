@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.buckets import Bucket
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.distributed import team_of
@@ -91,7 +92,7 @@ class Update:
         """(parameter, its real view, update u, state) one by one."""
         total = accumulate(self.terms)
         if self.denominators is not None:
-            torch._foreach_div_(total, self.denominators)
+            internals.foreach_div_(total, self.denominators)
         for p, x, u in zip(self.bucket.params, self.operands.params, total, strict=True):
             yield p, x, u, state[p]
 
@@ -122,9 +123,9 @@ def _form(group: dict[str, Any], bucket: Bucket, stored: _Operands) -> Update:
     operands = stored.each(_in_float32) if bucket.upcast else stored
     grads = operands.grads
     if group["maximize"]:
-        grads = list(torch._foreach_neg(grads))
+        grads = list(internals.foreach_neg(grads))
     if group["weight_decay"] and not group["decoupled"]:
-        grads = list(torch._foreach_add(grads, operands.params, alpha=group["weight_decay"]))
+        grads = list(internals.foreach_add(grads, operands.params, alpha=group["weight_decay"]))
     if bucket.fresh:
         begin(
             filter_,
@@ -155,7 +156,7 @@ def apply(group: dict[str, Any], update: Update, *, lr: float, weight: float, st
     rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
     if bucket.low_precision_state:
         if held := stored.state_tensors():
-            torch._foreach_copy_(held, operands.state_tensors())
+            internals.foreach_copy_(held, operands.state_tensors())
     elif rotated:
         if operands.filter_buffers is not bucket.filter_buffers:
             bucket.filter_buffers.append(bucket.filter_buffers.pop(0))
@@ -197,4 +198,4 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
 def _count(bucket: Bucket) -> None:
     bucket.fresh, bucket.count = [], bucket.count + 1
     if bucket.steps:
-        torch._foreach_add_(bucket.steps, _ONE, alpha=1.0)
+        internals.foreach_add_(bucket.steps, _ONE, alpha=1.0)

@@ -23,13 +23,11 @@ import numpy as np
 import scipy
 
 from sabun.errors import StudyError
-from sabun.poc.judgement.simulation import Scenario
 from sabun.poc.judgement.statistics import TARGET_POWER, Look, detectable, needed_pairs, power, sequential_plan
 from sabun.poc.limit import Limit
 
 __all__ = [
-    "ASSUMED_SD", "PLANNED_SHARE", "Design", "Durations", "allocate", "chance", "default_looks", "least",
-    "sd_of_difference",
+    "PLANNED_SHARE", "Design", "Durations", "allocate", "chance", "default_looks", "least",
 ]  # fmt: skip
 
 LOSS_OF_POWER: Final = 0.02
@@ -39,16 +37,6 @@ PLANNED_SHARE: Final = 0.92
 MOST_SEEDS: Final = 200
 """With more seeds no look is chosen: it would take long to compare them all."""
 QUARTER, HALF, WHOLE = 0.25, 0.5, 1.0
-
-
-def sd_of_difference(scenario: Scenario, effect: float = 0.0) -> float:
-    """The standard deviation of the relative difference of a pair of runs in a scenario of :func:`calibrate`."""
-    b, c = scenario.spread, scenario.spread * scenario.candidate_spread
-    return (1 - effect) * math.sqrt(b * b + c * c - 2 * scenario.correlation * b * c)
-
-
-ASSUMED_SD: Final = sd_of_difference(Scenario("normal"))
-"""Where no run tells: 4.5%, that of the scenarios of :mod:`sabun.poc.judgement.simulation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +140,9 @@ def least(arms: int, level: float = 0.95) -> int:
 def chance(shift: float, sd: float, design: Design, level: float, arms: int, margin: float = 0.0) -> float:
     """Return the probability that K1 finds a relative improvement ``shift`` at one of the looks.
 
-    ``sd`` is the standard deviation of the relative difference of a pair. With several candidates it is that at Holm's
-    smallest level and at the last look: the chance is at least that.
+    ``sd`` is the standard deviation of a pair in the test, as
+    :meth:`~sabun.poc.judgement.simulation.Scenario.deviation` returns it. With several candidates it is the chance at
+    Holm's smallest level and at the last look: the chance is at least that.
     """
     looks = sequential_plan(design.seeds, design.looks, level)
     return _union(looks if arms == 2 else looks[-1:], shift - margin, sd, arms - 1)

@@ -64,7 +64,7 @@ Code = Literal[
     "fails", "not-paired", "not-deterministic", "seed-ignored", "rate-not-stepped", "writes-outside", "constant",
     "not-positive", "not-better", "lagging", "metric", "not-evaluated", "training-loss", "uneven", "unlogged", "epochs",
     "no-gradient", "unused", "untrained", "not-cleared", "repeated", "peak", "overwritten", "not-scheduled",
-    "same-batches", "same-weights",
+    "same-batches", "same-weights", "own-momentum",
 ]  # fmt: skip
 
 
@@ -89,7 +89,8 @@ class CheckFinding:
 
     Notes: unused: some parameters of the optimizer never had a gradient. untrained: parameters of the model get
     gradients, and no optimizer steps them. not-scheduled: a scheduler was never stepped. same-batches, same-weights:
-    batches, or initial weights, do not depend on the seed.
+    batches, or initial weights, do not depend on the seed. own-momentum: the script's schedule changes the momentum of
+    its optimizer, and this arm keeps its own.
     """
 
     code: Code
@@ -184,6 +185,8 @@ class _Check:
                 parts = [what for what in ("weights", "batches") if initial.get(what) != seen.get(what)]
                 cause = f"; the first {' and '.join(parts)} differ" if parts else ""
                 self._find("not-paired", arm.name, f"losses {_losses(other)}, the baseline's {_losses(first)}{cause}")
+            if first and other and (cycle := _cycle(first)) and not _cycle(other):
+                self._note("own-momentum", f"the schedule runs from {cycle[0]:.4g} to {cycle[1]:.4g}", arm.name)
         once = self._train(self.study.baseline, 0, frozen=False)
         observed, whole = self._observed(), not getattr(self.trainer, "stopped", True)
         again = self._train(self.study.baseline, 0, frozen=False)
@@ -356,8 +359,13 @@ class _Check:
     def _find(self, code: Code, arm: str, detail: str) -> None:
         self.findings.append(CheckFinding(code, arm, detail))
 
-    def _note(self, code: Code, detail: str) -> None:
-        self.notes.append(CheckFinding(code, self.baseline, detail))
+    def _note(self, code: Code, detail: str, arm: str | None = None) -> None:
+        self.notes.append(CheckFinding(code, arm or self.baseline, detail))
+
+
+def _cycle(result: RunResult) -> tuple[float, float] | None:
+    """Return the smallest and largest momentum of the first group whose momentum changes."""
+    return next((group.momentum for group in result.rates if group.momentum and len({*group.momentum}) > 1), None)
 
 
 def _scaled(group: GroupRates, step: float) -> GroupRates:

@@ -28,6 +28,7 @@ from sabun.poc.judgement.statistics import needed_pairs
 from sabun.poc.judgement.verdict import LogLimits, cap
 from sabun.poc.records import Epoch, Load, RunResult, Status, outcome
 from sabun.poc.spec import Study, Thresholds
+from sabun.text_safety import not_utf8
 
 __all__ = ["USUAL", "JudgedLogs", "judge_logs", "read_file"]
 
@@ -84,13 +85,19 @@ def read_file(path: Path) -> list[Row]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise StudyError(f"cannot read {path}: {error}.", fix="Give a CSV or JSON file of logged runs.") from None
+    except UnicodeDecodeError as error:
+        cause, fix = not_utf8(path, error)
+        raise StudyError(cause, fix=fix) from None
     if path.suffix != ".json":
-        return list(csv.DictReader(io.StringIO(text)))
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise StudyError(f"{path} is not valid CSV: {error}.", fix="Export the runs again.") from None
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{path} is not valid JSON: {error}.", fix="Export the runs again.") from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise StudyError(f"{path} does not hold a list of rows or runs.", fix="Write a list of objects.")
@@ -107,7 +114,7 @@ def _rows_of(value: dict[str, Any]) -> list[Row]:
     summary = value.get("summary")
     kept = {**(summary if isinstance(summary, dict) else {}), **plain, **(config if isinstance(config, dict) else {})}
     kept = {key: item for key, item in kept.items() if not isinstance(item, dict | list)}
-    history = [{key: item for key, item in row.items() if item is not None} for row in history]
+    history = [{key: item for key, item in row.items() if item is not None} for row in history if isinstance(row, dict)]
     return [{**{key: item for key, item in kept.items() if key not in USUAL["loss"]}, **row} for row in history]
 
 
@@ -207,7 +214,7 @@ def _collect(rows: Sequence[Row], found: Mapping[str, str]) -> list[_Logged]:
 
 def _load(row: Row) -> Load | None:
     """How busy the machine was, where sabun has written the log."""
-    values = {field.name: _number(row.get(f"load.{field.name}")) for field in fields(Load)}
+    values = {field.name: _amount(row.get(f"load.{field.name}")) for field in fields(Load)}
     cpu, preempted = values.pop("cpu_s"), values.pop("preempted")
     return None if cpu is None else Load(cpu, preempted=None if preempted is None else int(preempted), **values)
 
@@ -219,8 +226,8 @@ def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) ->
         epoch = _number(row.get(found["epoch"]))
         if loss is None or epoch is None:
             continue
-        seconds = _number(row.get(found["seconds"])) if "seconds" in found else None
-        if epoch != int(epoch) or epoch < 0:
+        seconds = _amount(row.get(found["seconds"])) if "seconds" in found else None
+        if not epoch.is_integer() or epoch < 0:
             raise StudyError(
                 f"the log has the epoch {epoch:g} in row {number + 1} of {' '.join(key)}.",
                 fix="Give the column of whole numbers that counts epochs or evaluations: --epoch-column COLUMN.",
@@ -253,12 +260,18 @@ def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) ->
     )
 
 
+def _amount(value: Any) -> float | None:
+    """Return a finite number that is not negative; None where it is missing or none."""
+    number = _number(value)
+    return number if number is not None and 0 <= number < math.inf else None
+
+
 def _number(value: Any) -> float | None:
     if value is None or isinstance(value, bool) or value == "":
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

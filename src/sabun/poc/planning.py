@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from sabun.errors import StudyError
-from sabun.poc.allocation import ASSUMED_SD, Design, Durations, allocate, chance
+from sabun.poc.allocation import Design, Durations, allocate, chance
 from sabun.poc.executors.in_process import one_thread
-from sabun.poc.judgement.simulation import StudyArrays
-from sabun.poc.judgement.statistics import TARGET_POWER, Paired, error_of_study
+from sabun.poc.judgement.simulation import SCENARIOS, Scenario
+from sabun.poc.judgement.statistics import TARGET_POWER, error_of_study
 from sabun.poc.limit import Limit
 from sabun.poc.records import Phase, RunResult
 from sabun.poc.resolved import ResolvedStudy, resolve
@@ -28,7 +26,7 @@ from sabun.poc.tasks.script_command import TIMING_EPOCHS, ScriptCommand
 from sabun.poc.training.script import ScriptTrainer
 from sabun.poc.training.trainer import Trainer
 
-__all__ = ["Plan", "TimedRuns", "observed_sd", "plan", "time_runs"]
+__all__ = ["Plan", "TimedRuns", "plan", "time_runs"]
 
 EFFECTS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Improvements for which a plan states the chance to be found."""
@@ -45,13 +43,13 @@ class TimedRuns:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A study with its limit and its design. ``sd`` is the standard deviation of the relative difference of a pair,
-    ``assumed`` unless runs have shown it. ``planning_s`` is what planning took, ``level`` the
+    """A study with its limit and its design. ``scenario`` holds the spread of its losses and the correlation of a pair,
+    ``assumed`` unless runs have shown them. ``planning_s`` is what planning took, ``level`` the
     confidence level that earlier studies of the same arms and task have left. ``timing`` is None where no run was
     timed."""
 
     study: Study
-    sd: float
+    scenario: Scenario
     assumed: bool
     level: float
     timing: TimedRuns | None = None
@@ -73,11 +71,16 @@ class Plan:
         """Working time of the study without interim stop; None where no run was timed."""
         return None if self.timing is None else self.timing.durations.total_s(self.design)
 
+    @property
+    def sd(self) -> float:
+        """The standard deviation of the relative difference of a pair."""
+        return self.scenario.deviation()
+
     def chance(self, effect: float) -> float:
         """The chance that K1 shows a true improvement by ``effect`` to be above the margin."""
-        limits = self.study.thresholds
-        sd = self.sd * (1 - effect)
-        return chance(effect, sd, self.design, self.level, len(self.study.arms), limits.margin)
+        margin = self.study.thresholds.margin
+        sd = self.scenario.deviation(effect, margin)
+        return chance(effect, sd, self.design, self.level, len(self.study.arms), margin)
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
@@ -104,17 +107,17 @@ def plan(
     *,
     fixed: Mapping[str, int] | None = None,
     slots: int = 1,
-    sd: float | None = None,
+    scenario: Scenario | None = None,
     earlier: int = 0,
     on_run: Callable[[Run], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Plan ``study`` within ``limit``; without one the plan is that of the study as it is.
 
-    ``fixed`` holds ``trials`` or ``seeds`` that are not to be planned, ``sd`` the standard deviation of the relative
-    difference of a pair where it is known, ``earlier`` the number of studies of the same arms and task before it. With
-    a limit of runs a script that has its own number of epochs is not timed. Raises StudyError where the limit can
-    decide nothing, or a timed run fails.
+    ``fixed`` holds ``trials`` or ``seeds`` that are not to be planned, ``scenario`` the spread of the losses where it
+    is known (else that of the scenario "normal"), ``earlier`` the number of studies of the same arms and task before
+    it. With a limit of runs a script that has its own number of epochs is not timed. Raises StudyError where the limit
+    can decide nothing, or a timed run fails.
     """
     begin = clock()
     resolved = resolve(study)
@@ -135,7 +138,7 @@ def plan(
         )
         fields = study.model_dump(mode="json")
         study = Study.build({**fields, "budget": {**fields["budget"], **design.budget, "limit": limit.text}})
-    return Plan(study, ASSUMED_SD if sd is None else sd, sd is None, level, timing, spent)
+    return Plan(study, scenario or SCENARIOS["normal"], scenario is None, level, timing, spent)
 
 
 def time_runs(
@@ -188,11 +191,3 @@ def time_runs(
         fractions=resolved.tunes_partly,
     )
     return TimedRuns(durations, whole, epochs)
-
-
-def observed_sd(records: StudyArrays) -> float:
-    """The standard deviation of the relative difference of a pair in the records of a study: the largest one of its
-    candidates."""
-    loss = records.loss[0]
-    base = np.broadcast_to(loss[:1], loss[1:].shape)
-    return float(Paired.of(base, loss[1:], "relative").deviation().max())

@@ -117,7 +117,8 @@ class GroupRates:
 
     ``asked`` is the arm's rate for the group, at the script's initial rate (None if unknown); ``first``, ``last`` and
     ``largest`` are those of its ``steps``, under the script's schedule. ``parameters`` is their number, and ``roles``
-    the numbers of those in hidden matrices and in the rest, where the arm treats them differently.
+    the numbers of those in hidden matrices and in the rest, where the arm treats them differently. ``momentum`` holds
+    the smallest and largest momentum of the steps, where the optimizer reads one from its groups.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
@@ -131,6 +132,7 @@ class GroupRates:
     largest: float | None
     steps: int
     roles: Mapping[str, int] | None = None
+    momentum: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from sabun.errors import StudyError, unknown
 from sabun.option_value import OptionValue
 from sabun.poc.limit import Limit
 from sabun.poc.records import Epoch, Phase, RunResult, Status
+from sabun.text_safety import not_utf8
 
 __all__ = [
     "SCRIPT_PREFIX",
@@ -265,9 +266,12 @@ class Study(_Frozen):
         """Read a study from a TOML file. Raises StudyError if the file is missing, malformed or has unknown keys."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
             raise StudyError(f"cannot read the study file {path}: {error}.", fix="Check the path.") from None
+        except UnicodeDecodeError as error:
+            cause, fix = not_utf8(path, error)
+            raise StudyError(cause, fix=fix) from None
         try:
             fields = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -12,6 +12,7 @@ from sabun.poc.allocation import default_looks
 from sabun.poc.spec import SCRIPT_PREFIX, Arm, Study
 from sabun.poc.tasks.script_command import EPOCHS
 from sabun.script import arms
+from sabun.text_safety import legal_name
 
 __all__ = ["default_directory", "study_from_options"]
 
@@ -83,8 +84,7 @@ def study_from_options(
 
 def default_directory(study: Study) -> Path:
     """Return the directory of a study for which none is given: ``runs/`` and its name, without unusual characters."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(study.name).name)
-    return Path("runs") / (kept.strip("-.")[:60] or "study")
+    return Path("runs") / legal_name(Path(study.name).name, fallback="study")
 
 
 def _named(notations: Sequence[str]) -> list[Arm]:

@@ -72,6 +72,8 @@ class StudyRunner:
             except WorkerLost as lost:
                 self._retry(lost)
                 continue
+            if run.id not in self.units:  # its result came before the worker of its batch was lost
+                continue
             if isinstance(item, Epoch):
                 self.curves[run.id].append(item)
                 if run.id not in self.store.records.results:

@@ -250,7 +250,9 @@ def untested(findings: Findings) -> tuple[Note, ...]:
     if len(set(ends)) > 1:
         notes.append(Note("untested.uneven", values | {"least": min(ends), "most": max(ends)}))
     notes.append(Note("untested.budget", values))
-    if limits.trials == 0:
+    if limits.trials:
+        notes.append(Note("untested.tuning", {"trials": limits.trials, "seeds": limits.tuning_seeds}))
+    else:
         notes.append(Note("untested.untuned", values))
     notes += [Note("untested.edge", {"arm": arm.name, "names": arm.at_edge}) for arm in findings.arms if arm.at_edge]
     if findings.decision == "go" and len(findings.candidates) > 1:

@@ -38,6 +38,7 @@ from typing import TypeVar
 from sabun.errors import RolloutError, unknown
 from sabun.journal import Json
 from sabun.option_value import OptionValue
+from sabun.text_safety import not_utf8
 
 __all__ = ["SCRIPT", "Gate", "RolloutPlan", "Side", "Stage"]
 
@@ -200,14 +201,17 @@ class RolloutPlan:
         """Read ``rollout.toml``. Raises RolloutError for a file that is missing, malformed or misspelt."""
         path = Path(path)
         try:
-            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+            fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise RolloutError(
                 f"there is no roll-out plan at {path}.",
                 fix="Create one with `sabun rollout init`, or give its path (option --plan, or SABUN_ROLLOUT).",
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise RolloutError(f"cannot read the plan {path}: {error}.", fix="Check the file.") from None
+        except UnicodeDecodeError as error:
+            cause, fix = not_utf8(path, error)
+            raise RolloutError(cause, fix=fix) from None
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.from_json(fields)

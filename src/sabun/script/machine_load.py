@@ -2,21 +2,23 @@
 
 ``time.perf_counter`` counts the seconds in which other processes had the processor. The counters below tell how many
 these were. The waiting time of a thread is the second number of ``/proc/thread-self/schedstat`` (Linux: "time spent
-waiting on a runqueue", in ns).
+waiting on a runqueue", in ns). Windows reports neither waiting nor preemptions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import time
 from typing import Any
 
-if sys.platform != "win32":
-    import resource
+_resource: Any = None
+with contextlib.suppress(ModuleNotFoundError):
+    _resource = importlib.import_module("resource")
 
-__all__ = ["LoadMeter"]
+__all__ = ["LoadMeter", "peak_memory"]
 
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 
@@ -66,5 +68,17 @@ class LoadMeter:
         waited = None
         if self._file is not None:
             waited = int(os.pread(self._file, 128, 0).split()[1]) / 1e9
-        preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if sys.platform != "win32" else None
+        preempted = None if _resource is None else _resource.getrusage(_resource.RUSAGE_SELF).ru_nivcsw
         return time.perf_counter(), time.thread_time(), waited, preempted
+
+
+def peak_memory() -> int | None:
+    """Return the peak resident set of this process in bytes; None where the system or psutil does not tell."""
+    if _resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss) * unit
+    try:
+        import psutil  # an extra, and part of what a user's script need not have
+    except ImportError:
+        return None
+    return getattr(psutil.Process().memory_info(), "peak_wset", None)

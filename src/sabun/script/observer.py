@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from sabun.optim import torch_internals as internals
+
 __all__ = ["Observer"]
 
 BATCHES = 3
@@ -51,7 +53,7 @@ class Observer:
         self._steps = self._forwards = self._unevaluated = self._graph = self._uncleared = self._repeated = 0
         self._since_step = 0
         self._per_log: list[int] = []
-        self._evaluated = self._dirty = False
+        self._evaluated = self._dirty = self._closure = False
         self._probed: Tensor | None = None
         self._incoming = 0
         self._schedulers: dict[int, _Scheduler] = {}
@@ -81,7 +83,7 @@ class Observer:
         inside = set()
         for found in gc.get_objects():
             if issubclass(type(found), LRScheduler):  # a dead proxy has no class
-                inside |= {id(part) for part in getattr(found, "_schedulers", ())}
+                inside |= {id(part) for part in internals.inner_schedulers(found)}
                 self._schedulers.setdefault(id(found), _Scheduler(found)).count()
         for number in inside:
             self._schedulers.pop(number, None)
@@ -133,8 +135,8 @@ class Observer:
         self._stepped |= {id(p) for group in optimizer.param_groups for p in group["params"]}
 
     def _step(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
-        if not closure and self._probed is not None:
+        self._closure = (len(arguments) > 1 and arguments[1] is not None) or options.get("closure") is not None
+        if not self._closure and self._probed is not None:
             if self._incoming:
                 self._uncleared += self._dirty
             elif _nonzero(self._probed.grad):
@@ -148,6 +150,8 @@ class Observer:
             for p in group["params"]:
                 if p.grad is not None:
                     self._without.pop(id(p), None)
+        if self._closure and self._incoming:  # its gradients are computed in the step
+            self._uncleared += self._dirty
         if self._steps < BATCHES:
             self._note_untrained()
         self._steps += 1
@@ -182,13 +186,14 @@ class _Scheduler:
     def count(self) -> None:
         scheduler = self._scheduler()
         if scheduler is not None:
-            self.steps = max(self.steps, int(getattr(scheduler, "_step_count", 1)) - 1, int(scheduler.last_epoch))
+            self.steps = max(self.steps, internals.scheduler_steps(scheduler))
 
     def before_step(self, optimizer: Any) -> None:
         scheduler = self._scheduler()
-        rates = getattr(scheduler, "_last_lr", None)
-        if rates and getattr(scheduler, "optimizer", None) is optimizer:
-            self.rates.add(tuple(float(rate) for rate in rates))
+        if scheduler is not None and getattr(scheduler, "optimizer", None) is optimizer:
+            rates = internals.scheduler_rates(scheduler)
+            if rates:
+                self.rates.add(rates)
 
 
 def _nonzero(grad: Tensor | None) -> bool:

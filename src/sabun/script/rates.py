@@ -41,6 +41,7 @@ class _Group:
     """The rates of one group. ``base`` is the script's initial rate, at which ``asked`` is stepped.
 
     ``beta`` is the arm's momentum, and ``cycled`` whether the script or a scheduler has set it to a value of theirs.
+    ``momentum`` holds the smallest and largest momentum of its steps; None where the optimizer reads none.
     """
 
     source: int | None
@@ -55,6 +56,7 @@ class _Group:
     first: float | None = None
     last: float | None = None
     largest: float | None = None
+    momentum: tuple[float, float] | None = None
 
     def stepped_at(self, shown: Any) -> Any:
         """Return the rate of a step while the script's rate is ``shown``."""
@@ -73,13 +75,16 @@ class _Group:
             return shown
         return self.beta if shown == initial else max(0.0, 1 - (1 - self.beta) * (1 - shown) / (1 - initial))
 
-    def record(self, rate: float | None) -> None:
-        """Record a step at ``rate``."""
+    def record(self, rate: float | None, momentum: float | None) -> None:
+        """Record a step at ``rate`` with ``momentum``."""
         self.steps += 1
         if rate is not None:
             self.first = rate if self.first is None else self.first
             self.last = rate
             self.largest = rate if self.largest is None else max(self.largest, rate)
+        if momentum is not None:
+            low, high = self.momentum or (momentum, momentum)
+            self.momentum = min(low, momentum), max(high, momentum)
 
 
 class Rates:
@@ -218,7 +223,8 @@ class Rates:
             self._depth -= 1
             return
         for rates, group, *_ in self._inside:
-            rates.record(_number(group.get("lr")))
+            read = rates.beta is not None or self._script is self.optimizer
+            rates.record(_number(group.get("lr")), _momentum(group) if read else None)
         self._restore()
         if self._script is not self.optimizer:
             self._script._opt_called = True  # a scheduler created before swap asks for it
@@ -263,6 +269,7 @@ class Rates:
                 "last": rates.last,
                 "largest": rates.largest,
                 "steps": rates.steps,
+                "momentum": rates.momentum,
             }
             for number, (rates, group) in enumerate(zip(self._groups, self.optimizer.param_groups, strict=False))
         ]
@@ -391,7 +398,7 @@ def _setter() -> str:
     try:
         text = Path(file or "").read_text(encoding="utf-8")
         nodes = list(ast.walk(ast.parse(text)))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     for node in nodes:
         if not isinstance(node, ast.Assign | ast.AugAssign):

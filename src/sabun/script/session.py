@@ -23,17 +23,16 @@ import torch
 
 from sabun import _files
 from sabun.errors import TrainingError
+from sabun.optim import torch_internals as internals
 from sabun.script.evaluation_hooks import EvaluationPoint
 from sabun.script.file_access import FileAccess
-from sabun.script.machine_load import LoadMeter
+from sabun.script.machine_load import LoadMeter, peak_memory
 from sabun.script.observer import Observer
 from sabun.script.protocol import needs_closure, state_bytes
 from sabun.script.rates import Rates
+from sabun.script.sealed import is_whole, seal
 
-if sys.platform != "win32":
-    import resource
-
-__all__ = ["CHECKED_STEPS", "RunSession", "StepClock"]
+__all__ = ["CHECKED_STEPS", "RunSession", "StepClock", "read_instructions"]
 
 _HAS_ENDED = "sabun: the study that started this run has ended."
 
@@ -48,7 +47,7 @@ class RunSession:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.task: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.task = read_instructions(path)
         self.records = path.with_name("records.jsonl")
         self.stop_after: int | None = self.task.get("stop_after")
         self.patience: float = self.task.get("patience") or 0.0
@@ -58,7 +57,7 @@ class RunSession:
         self.rates: Rates | None = None
         self.point: EvaluationPoint | None = None
         self.clock = StepClock()
-        self.steps = self.evaluations = self.logs = 0
+        self.steps = self.evaluations = self.logs = self.lines = 0
         self.optimizer_s = 0.0
         self.epoch = -1
         self.first_epoch = 1
@@ -81,8 +80,10 @@ class RunSession:
         if _unlocked(self.path):
             sys.exit(_HAS_ENDED)
         if self.is_writer:
-            with self.records.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({key: _plain(value) for key, value in fields.items()}) + "\n")
+            self.lines += 1
+            record = {key: _plain(value) for key, value in fields.items()}
+            with self.records.open("ab") as file:
+                file.write(seal({**record, "line": self.lines}) + b"\n")
 
     def start_epoch(self) -> None:
         """Check that the model was evaluated where the arm evaluates it, if it was trained since the last call."""
@@ -141,7 +142,7 @@ class RunSession:
             def inner() -> object:
                 nonlocal inside, calls
                 start = time.perf_counter()
-                if not calls and self.steps < CHECKED_STEPS and sum(p._version for p in parameters) != versions:
+                if not calls and self.steps < CHECKED_STEPS and internals.versions(parameters) != versions:
                     raise TrainingError(
                         f"{type(optimizer).__name__} moves the parameters before it calls its closure, "
                         "along the gradient of the previous batch.",
@@ -162,7 +163,7 @@ class RunSession:
             closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # arguments[0] is the optimizer
             if callable(closure):
                 if self.steps < CHECKED_STEPS:
-                    versions = sum(p._version for p in parameters)
+                    versions = internals.versions(parameters)
                 if len(arguments) > 1:
                     arguments = (arguments[0], timed(closure), *arguments[2:])
                 else:
@@ -251,12 +252,28 @@ class StepClock:
         """Return the peak bytes of the allocator on CUDA, otherwise of the process."""
         if self.cuda is not None:
             return int(torch.cuda.max_memory_allocated(self.cuda))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if sys.platform == "linux" else None
+        return peak_memory()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.cuda))
         return event
+
+
+def read_instructions(path: Path) -> dict[str, Any]:
+    """Return the instructions of a run. Raises TrainingError for a file that is not as the study wrote it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrainingError(
+            f"the instructions of this run cannot be read: {error}.",
+            fix="A study sets SABUN_RUN; unset it to run the script by itself.",
+        ) from None
+    if not is_whole(content):
+        raise TrainingError(f"the instructions of this run in {path} are damaged.", fix="Run the study again.")
+    task: dict[str, Any] = json.loads(content)
+    del task["sha256"]
+    return task
 
 
 def _unlocked(path: Path) -> bool:

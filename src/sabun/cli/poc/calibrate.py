@@ -83,11 +83,13 @@ def calibrate(
             console.echo(f"false go        {found.go_rate:.1%} ({low:.1%} to {high:.1%}); promised: at most 5%")
             console.echo(f"false no-go     {found.no_go_rate:.1%}")
         else:
-            low, high = found.power_interval
             predicted = "" if found.predicted_power is None else f"; predicted: {found.predicted_power:.1%}"
-            console.echo(
-                f"go              {found.power:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{predicted}"
-            )
+            better = found.first_better / found.studies
+            for name, share, (low, high), note in (
+                ("K1 better", better, found.better_interval, predicted),
+                ("go", found.power, found.power_interval, ""),
+            ):
+                console.echo(f"{name:<16}{share:.1%} ({low:.1%} to {high:.1%}) for an effect of {effect:.1%}{note}")
         if found.coverage is not None:
             console.echo(f"coverage        {found.coverage:.1%} of the K1 intervals contain the true value")
         console.echo(f"seeds used      {found.mean_seeds:.1f} on average")

@@ -128,6 +128,10 @@ PROBLEMS = {
         "Call backward() before every optimizer.step().",
     ),
     "not-scheduled": ("has a scheduler that is never stepped", "Call scheduler.step(), or remove it."),
+    "own-momentum": (
+        "keeps its own momentum, which the script's schedule does not change",
+        "This is a comparison of schedules, too; cycle_momentum=False in OneCycleLR compares the rules alone.",
+    ),
     "same-batches": (
         "has the same batches for every seed",
         "If the order of the data should vary, draw it from the seed of the run.",
@@ -296,7 +300,16 @@ def _effect(checked: CheckResult, study: Study) -> str:
     spread = measured or ASSUMED_SPREAD
     source = "that of two seeds of the baseline, a rough estimate" if measured else "an assumption"
     found = study.thresholds.margin + checked.effect * spread
+    if found >= 1:
+        return (
+            f"{seeds} seeds can hardly decide: the differences of pairs have a standard deviation of "
+            f"{_percent(spread)} ({source}). Give more seeds, or train longer."
+        )
     return (
-        f"{seeds} seeds find a loss that is {100 * found:.2g}% lower with probability 0.8, if the differences of pairs "
-        f"have a standard deviation of {100 * spread:.2g}% ({source})."
+        f"{seeds} seeds find a loss that is {_percent(found)} lower with probability 0.8, if the differences of pairs "
+        f"have a standard deviation of {_percent(spread)} ({source})."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"

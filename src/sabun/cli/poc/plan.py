@@ -80,6 +80,7 @@ def plan(
         console.print_json(
             {
                 **{key: value for key, value in asdict(planned).items() if key != "study"},
+                "sd": planned.sd,
                 "budget": planned.study.budget.model_dump(mode="json"),
                 "runs": planned.runs,
                 "seconds": planned.seconds,
@@ -108,16 +109,16 @@ def made(
     """
     from sabun.poc import planning
     from sabun.poc.evidence.siblings import earlier_studies
-    from sabun.poc.judgement.simulation import study_arrays
+    from sabun.poc.judgement.simulation import observed, study_arrays
     from sabun.poc.limit import Limit
 
     limit = Limit.parse(budget) if budget else None
-    sd = None
+    scenario = None
     if spread_of is not None:
         from sabun.cli.poc.stored import evidence_of
 
         evidence = evidence_of(spread_of)
-        sd = planning.observed_sd(study_arrays(evidence.study, evidence.runs))
+        scenario = observed(study_arrays(evidence.study, evidence.runs))
 
     def announce(run: Run) -> None:
         console.echo(f"timing a run of {run.arm}", err=True)
@@ -126,7 +127,7 @@ def made(
     earlier = len(earlier_studies(directory, study)) if directory is not None and beside else 0
     fixed = {key: value for key in ("seeds", "trials") if (value := given.get(key)) is not None}
     return planning.plan(
-        study, limit, fixed=fixed, slots=jobs, sd=sd, earlier=earlier, on_run=None if quiet else announce
+        study, limit, fixed=fixed, slots=jobs, scenario=scenario, earlier=earlier, on_run=None if quiet else announce
     )
 
 

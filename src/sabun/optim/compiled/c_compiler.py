@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any, cast
+
+from sabun import command_line
 
 __all__ = ["NoCompilerError", "compiler", "compiles", "library", "render", "step_function"]
 
@@ -51,7 +52,7 @@ def library(text: str) -> ctypes.CDLL:
     """Compile a C text and load it. Raises NoCompilerError if that is not possible here."""
     command = _command()
     try:
-        with tempfile.TemporaryDirectory(prefix="sabun-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sabun-", ignore_cleanup_errors=True) as folder:
             source, built = Path(folder, "step.c"), Path(folder, "step.so")
             source.write_text(text, encoding="ascii")
             for flags in _ATTEMPTS:
@@ -111,7 +112,7 @@ def _has_developer_tools() -> bool:
 def _command() -> list[str]:
     asked = os.environ.get("CC", "")
     try:
-        named = shlex.split(asked)
+        named = command_line.split(asked)
     except ValueError as error:
         raise NoCompilerError(f"no C compiler: CC={asked!r} is not a command ({error})") from None
     for candidate in [named] if named else [["cc"], ["gcc"], ["clang"]]:

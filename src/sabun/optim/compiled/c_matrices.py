@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_elementwise import TYPES, CEmitter
 from sabun.optim.compiled.c_tables import PointerTable
@@ -42,7 +42,7 @@ def fits(parameter: Tensor, preconditioner: Preconditioner) -> bool:
     """Whether the loops can take a parameter: a small matrix that is iterated in its own dtype by one process."""
     if not isinstance(preconditioner, Spectral) or preconditioner.divide:
         return False
-    if parameter.dtype not in _DTYPES or isinstance(parameter, DTensor):
+    if parameter.dtype not in _DTYPES or internals.is_dtensor(parameter):
         return False
     matrix = parameter.detach().reshape(parameter.shape[0], -1)
     if min(matrix.shape) > _WIDEST or matrix.numel() > _LARGEST:

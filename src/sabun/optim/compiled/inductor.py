@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.compiled import formula
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.terms import Tensors
@@ -27,23 +28,23 @@ class _ListArithmetic:
 
     @staticmethod
     def add(x: Any, y: Any) -> Any:
-        return torch._foreach_add(x, y)
+        return internals.foreach_add(x, y)
 
     @staticmethod
     def mul(x: Any, y: Any) -> Any:
-        return torch._foreach_mul(x, y)
+        return internals.foreach_mul(x, y)
 
     @staticmethod
     def div(x: Any, y: Any) -> Any:
-        return torch._foreach_div(x, y)
+        return internals.foreach_div(x, y)
 
     @staticmethod
     def sqrt(x: Any) -> Any:
-        return torch._foreach_sqrt(x)
+        return internals.foreach_sqrt(x)
 
     @staticmethod
     def sign(x: Any) -> Any:
-        return torch._foreach_sign(x)
+        return internals.foreach_sign(x)
 
 
 @dataclass(slots=True)
@@ -92,9 +93,9 @@ def make_graph(rule: Rule) -> Graph:
     def body(operands: Tensor, params: Tensors, grads: Tensors, state: Sequence[Tensors]) -> None:
         k = dict(zip(rule.operands, operands.unbind(), strict=True))
         moved, kept = formula.step(_ListArithmetic, rule, k, params, grads, state)
-        torch._foreach_copy_(params, moved)
+        internals.foreach_copy_(params, moved)
         for old, new in zip(state, kept, strict=True):
-            torch._foreach_copy_(old, new)
+            internals.foreach_copy_(old, new)
 
     own = FunctionType(body.__code__.replace(), body.__globals__, "fused_step", None, body.__closure__)
     return Graph(cast("Callable[..., None]", torch.compile(own, fullgraph=True, dynamic=False)))

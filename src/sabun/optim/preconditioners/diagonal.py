@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, option
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, ElementwiseForm, Preconditioner, Work
 from sabun.optim.tensors import real_view
@@ -77,11 +78,11 @@ class Adam(Preconditioner):
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
         """v ← β₂v + (1−β₂)g²,  u = d / (√(v / (1−β₂ⁿ)) + ε)."""
         second = work.state["second_moment"]
-        torch._foreach_mul_(second, self.beta2)
-        torch._foreach_addcmul_(second, work.grads, work.grads, 1 - self.beta2)
-        denominators = list(torch._foreach_sqrt(second))
-        torch._foreach_div_(denominators, math.sqrt(1 - self.beta2**work.count))
-        torch._foreach_add_(denominators, self.eps)
+        internals.foreach_mul_(second, self.beta2)
+        internals.foreach_addcmul_(second, work.grads, work.grads, 1 - self.beta2)
+        denominators = list(internals.foreach_sqrt(second))
+        internals.foreach_div_(denominators, math.sqrt(1 - self.beta2**work.count))
+        internals.foreach_add_(denominators, self.eps)
         return work.terms, denominators
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
@@ -116,7 +117,7 @@ class Sign(Preconditioner):
 
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
         total = accumulate(work.terms)
-        torch._foreach_sign_(total)
+        internals.foreach_sign_(total)
         return [(1.0, total)], None
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:

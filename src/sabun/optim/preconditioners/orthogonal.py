@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
+
 __all__ = [
     "Polynomials", "arithmetic", "as_matrix", "gram_pays", "orthogonalize", "orthogonalize_all", "polynomials",
     "refresh_basis", "sorted_eigenbasis",
@@ -160,7 +162,7 @@ _LARGEST_BY_GRAM = 128
 
 @lru_cache(maxsize=1)
 def _has_bfloat16_units() -> bool:
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    return internals.cpu_multiplies_bfloat16()
 
 
 # A product that is known to be symmetric is computed in this many strips, each up to its diagonal block: 5/8 of the

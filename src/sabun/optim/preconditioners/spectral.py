@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, option
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, orthogonalize_all, polynomials
@@ -123,7 +124,7 @@ def _even(matrices: Tensor, seconds: Tensors, scale: float, spectral: Spectral) 
     beta2 = spectral.beta2
     second.mul_(beta2).addcmul_(lengths, lengths, value=(1 - beta2) * scale * scale / matrices.shape[-1])
     if len(seconds) > 1:
-        torch._foreach_copy_(seconds, second.unbind())
+        internals.foreach_copy_(seconds, second.unbind())
     roots = second.sqrt().add_(spectral.eps)
     now = torch.linalg.vector_norm(lengths / roots, dim=-2, keepdim=True)
     size = torch.linalg.vector_norm(lengths, dim=-2, keepdim=True)

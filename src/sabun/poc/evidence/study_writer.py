@@ -205,7 +205,7 @@ class StudyWriter:
 
 
 def _take_lock(path: Path) -> int:
-    handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | _files.NO_FOLLOW, 0o644)
+    handle = _files.open_own(path / LOCK, os.O_RDWR | os.O_CREAT)
     for patience in (0.05, 0.05, 0.0):  # a reader that tests the lock holds it for a moment
         try:
             _files.lock(handle, wait=False)

@@ -1,8 +1,12 @@
 """Runs in N worker processes on this machine, with one torch thread each. Records are those of a single process.
 
-Workers are forks of a fork server (:mod:`sabun.poc.executors.worker`). It is started as a fresh interpreter, so the
-caller's script needs no ``__main__`` guard, and it loads torch and the data while the caller prepares the study. The
-fork server is the parent of the workers, so workers are started and their exit status is read through it.
+On Linux, workers are forks of a fork server (:mod:`sabun.poc.executors.worker`). It is started as a fresh interpreter,
+so the caller's script needs no ``__main__`` guard, and it loads torch and the data while the caller prepares the study.
+The fork server is the parent of the workers, so workers are started and their exit status is read through it.
+Elsewhere every worker is a fresh interpreter, which loads both for itself.
+
+``benchmarks/worker_start.py`` compares the two with the process contexts of the standard library, whose fork server
+loads modules but no study, and whose children import the caller's script again.
 """
 
 from __future__ import annotations
@@ -10,20 +14,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sabun.errors import TrainingError
 from sabun.poc.executors.executor import Unit, WorkerLost
-from sabun.poc.executors.wire import Assignment, encode_unit
+from sabun.poc.executors.wire import Assignment, DamagedReportError, encode_unit
 from sabun.poc.records import Epoch, RunResult
 from sabun.poc.spec import Run, Study
 
@@ -32,20 +37,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes"]
 
+WAIT_S = 0.2
+"""How long to wait for reports at a time: Windows handles Ctrl-C between two waits only."""
+
 
 class Processes:
     """A pool of up to ``jobs`` workers. A worker starts when it is first needed and is replaced when it dies."""
 
     def __init__(self, jobs: int) -> None:
         self.slots = jobs
-        self._server = _ForkServer()
-        self._setup = b""
+        self._server: _Starter = _ForkServer() if _forks() else _Interpreters()
+        self._setup, self._study_hash = b"", ""
         self._workers: list[_WorkerProcess] = []
-        self._selector = selectors.DefaultSelector()
-        self._reports: deque[tuple[Run, Epoch | RunResult]] = deque()
+        self._lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]] = queue.SimpleQueue()
 
     def announce(self, study: Study, logs: Path) -> None:
         self._setup = json.dumps({"study": study.model_dump(mode="json"), "logs": str(logs)}).encode() + b"\n"
+        self._study_hash = study.hash
         self._server.load(self._setup)
 
     def begin(self, resolved: ResolvedStudy, logs: Path) -> tuple[Mapping[str, Any]]:
@@ -58,39 +66,94 @@ class Processes:
     def submit(self, unit: Unit) -> None:
         idle = next((worker for worker in self._workers if not worker.assignment.unit), None)
         if idle is None:
-            idle = _WorkerProcess(self._server, self._setup)
+            idle = _WorkerProcess(self._server, self._setup, self._study_hash, self._lines)
             self._workers.append(idle)
-            self._selector.register(idle.output, selectors.EVENT_READ, idle)
         idle.start(unit)
 
     def next(self) -> tuple[Run, Epoch | RunResult]:
-        while not self._reports:
-            for key, _ in self._selector.select():
-                worker: _WorkerProcess = key.data
-                reports = worker.read()
-                if reports is None:
-                    unit = worker.assignment.unit
-                    self._remove(worker)
-                    if unit:
-                        raise WorkerLost(unit, worker.exit_reason())
-                else:
-                    self._reports.extend(reports)
-        return self._reports.popleft()
+        while True:
+            try:
+                worker, line = self._lines.get(timeout=WAIT_S)
+            except queue.Empty:
+                continue
+            if worker not in self._workers:  # what a worker had sent before it was lost
+                continue
+            unit = worker.assignment.unit
+            if line:
+                try:
+                    return worker.assignment.read(line.removesuffix(b"\n"))
+                except DamagedReportError as error:
+                    worker.stop(kill=True)
+                    self._workers.remove(worker)
+                    raise WorkerLost(unit, str(error)) from None
+            self._workers.remove(worker)
+            if unit:
+                raise WorkerLost(unit, worker.exit_reason())
 
     def environment_of(self, run: Run) -> None:
         return None
 
     def close(self) -> None:
-        for worker in list(self._workers):
-            worker.stop()
-            self._remove(worker)
-        self._selector.close()
+        while self._workers:
+            self._workers.pop().stop()
         self._server.close()
 
-    def _remove(self, worker: _WorkerProcess) -> None:
-        self._selector.unregister(worker.output)
-        self._workers.remove(worker)
-        worker.output.close()
+
+@dataclass(frozen=True)
+class _Started:
+    """A worker that was started: its ends of the pipes, how to kill it, and how to wait for its exit status."""
+
+    input: IO[bytes]
+    output: IO[bytes]
+    kill: Callable[[], None]
+    wait: Callable[[], int]
+
+
+class _Starter(Protocol):
+    """Starts workers."""
+
+    def load(self, setup: bytes) -> None:
+        """Learn the study, before the first worker is needed."""
+
+    def start(self, log: IO[bytes]) -> _Started:
+        """Start a worker that prints to ``log``. Raises TrainingError if that is not possible."""
+        ...
+
+    def close(self) -> None:
+        """End what serves to start workers."""
+
+
+def _forks() -> bool:
+    """Whether workers can be forks: elsewhere libraries of the system do not survive one (macOS), or there is none."""
+    return sys.platform == "linux" and hasattr(os, "fork")
+
+
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": paths}
+
+
+class _Interpreters:
+    """Every worker is a fresh interpreter."""
+
+    def load(self, setup: bytes) -> None:
+        """Do nothing: every worker loads the study for itself."""
+
+    def start(self, log: IO[bytes]) -> _Started:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sabun.poc.executors.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_environment(),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return _Started(process.stdin, process.stdout, process.kill, process.wait)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class _ForkServer:
@@ -99,15 +162,13 @@ class _ForkServer:
     def __init__(self) -> None:
         self._control, remote = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process runs)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         with remote:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sabun.poc.executors.worker", str(remote.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
-                env=environment,
+                env=_environment(),
                 pass_fds=[remote.fileno()],
             )
 
@@ -116,7 +177,27 @@ class _ForkServer:
         if self._process.stdin is not None:
             _write(self._process.stdin, setup)
 
-    def request(self, command: str, *handles: int) -> int:
+    def start(self, log: IO[bytes]) -> _Started:
+        """Fork a worker. Its process id stays valid until the fork server has waited for it."""
+        worker_input, own_input = os.pipe()
+        own_output, worker_output = os.pipe()
+        try:
+            pid = self._request("fork", worker_input, worker_output, log.fileno())
+        except BaseException:
+            os.close(own_input)
+            os.close(own_output)
+            raise
+        finally:
+            os.close(worker_input)
+            os.close(worker_output)
+        return _Started(
+            os.fdopen(own_input, "wb"),
+            os.fdopen(own_output, "rb"),
+            lambda: os.kill(pid, signal.SIGKILL),
+            lambda: self._request(f"wait {pid}"),
+        )
+
+    def _request(self, command: str, *handles: int) -> int:
         """Return the answer to ``fork`` or ``wait PID``. Raises TrainingError if the process has ended."""
         try:
             socket.send_fds(self._control, [command.encode()], list(handles))
@@ -128,14 +209,14 @@ class _ForkServer:
                 f"worker processes cannot be started: {_exit_reason(self._process.wait(), self._log)}.",
                 fix="Run with --jobs 1 to see the error in this process.",
             )
-        return int(answer)
+        return int(answer)  # written by the fork server alone, whose other output goes to its log
 
     def close(self) -> None:
         if self._log.closed:
             return
         self._control.close()
         if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
         self._process.kill()  # it holds nothing that must be saved
         self._process.wait()
@@ -143,52 +224,46 @@ class _ForkServer:
 
 
 class _WorkerProcess:
-    """A worker with its pipes, its log, and the unit that it runs."""
+    """A worker with its log and the unit that it runs.
 
-    def __init__(self, server: _ForkServer, setup: bytes) -> None:
-        self.assignment = Assignment()
-        self._partial_line = b""
-        self._server = server
+    A thread moves the lines of its output to ``lines``, and puts an empty one at their end.
+    """
+
+    def __init__(
+        self, server: _Starter, setup: bytes, study_hash: str, lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]]
+    ) -> None:
+        self.assignment = Assignment(study_hash)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the worker runs)
-        worker_input, own_end = os.pipe()
-        own_output, worker_output = os.pipe()
-        self.input: IO[bytes] = os.fdopen(own_end, "wb")
-        self.output: IO[bytes] = os.fdopen(own_output, "rb", buffering=0)
-        try:
-            self._pid = server.request("fork", worker_input, worker_output, self._log.fileno())
-        finally:
-            os.close(worker_input)
-            os.close(worker_output)
-        _write(self.input, setup)
+        self._process = server.start(self._log)
+        threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
+        _write(self._process.input, setup)
 
     def start(self, unit: Unit) -> None:
         self.assignment.start(unit)
-        _write(self.input, json.dumps(encode_unit(unit)).encode() + b"\n")
-
-    def read(self) -> list[tuple[Run, Epoch | RunResult]] | None:
-        """Return the reports received in whole lines; None at the end of the output."""
-        data = os.read(self.output.fileno(), 1 << 16)
-        if not data:
-            return None
-        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
-        return [self.assignment.read(line) for line in lines]
+        _write(self._process.input, json.dumps(encode_unit(unit)).encode() + b"\n")
 
     def exit_reason(self) -> str:
         """Return the exit status and the last line of the log."""
-        return _exit_reason(self._server.request(f"wait {self._pid}"), self._log)
+        return _exit_reason(self._process.wait(), self._log)
 
-    def stop(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self.input.close()
-        # The process id stays valid until the fork server has waited for the worker.
+    def stop(self, *, kill: bool = False) -> None:
+        with contextlib.suppress(OSError):  # Windows reports a broken pipe as an invalid argument
+            self._process.input.close()
         with contextlib.suppress(TrainingError):
-            if self.assignment.unit:  # the study ends before the run does
-                os.kill(self._pid, signal.SIGKILL)
-            self._server.request(f"wait {self._pid}")
+            if kill or self.assignment.unit:  # the study ends before the run does
+                self._process.kill()
+            self._process.wait()
+
+    def _listen(self, lines: queue.SimpleQueue[tuple[_WorkerProcess, bytes]]) -> None:
+        with self._process.output as output:
+            for line in output:
+                if line.endswith(b"\n"):  # a worker that dies may leave a part of a line
+                    lines.put((self, line))
+        lines.put((self, b""))
 
 
 def _write(stream: IO[bytes], data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the process died; reading from it reports that
+    with contextlib.suppress(OSError):  # the process died; reading from it reports that
         stream.write(data)
         stream.flush()
 

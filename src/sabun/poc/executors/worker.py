@@ -1,7 +1,7 @@
 """The worker side of :mod:`sabun.poc.executors.processes`.
 
     python -m sabun.poc.executors.worker CONTROL     the fork server: loads the study once; every worker is its fork
-    python -m sabun.poc.executors.worker             a single worker, where forking is not safe
+    python -m sabun.poc.executors.worker             a single worker, where forking is not safe or not possible
 
 Loading torch, the task and its data takes seconds; a fork takes milliseconds, and shares the memory that workers only
 read. The fork server is a process with a single thread, so a fork copies no lock that another thread holds. Where that
@@ -40,22 +40,24 @@ def main() -> None:
     reports = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     lines = iter(sys.stdin.buffer.readline, b"")
-    serve(_load(json.loads(next(lines))), lines, reports)
+    serve(*_load(json.loads(next(lines))), lines, reports)
 
 
-def _load(setup: dict[str, Any]) -> InProcess:
+def _load(setup: dict[str, Any]) -> tuple[InProcess, str]:
+    """Return an executor with the study loaded, and the study's hash."""
     from sabun.poc.executors.in_process import InProcess
     from sabun.poc.resolved import resolve
 
     executor = InProcess(shared=True)
-    executor.load(resolve(Study.build(setup["study"])), Path(setup["logs"]))
-    return executor
+    study = Study.build(setup["study"])
+    executor.load(resolve(study), Path(setup["logs"]))
+    return executor, study.hash
 
 
-def serve(executor: InProcess, lines: Iterator[bytes], reports: IO[bytes]) -> None:
+def serve(executor: InProcess, study_hash: str, lines: Iterator[bytes], reports: IO[bytes]) -> None:
     """Run units until the input ends."""
     for line in lines:
-        for report in run_unit(executor, decode_unit(json.loads(line))):
+        for report in run_unit(executor, study_hash, decode_unit(json.loads(line))):
             reports.write(report.encode() + b"\n")
             reports.flush()
 
@@ -65,7 +67,7 @@ def _serve_forks(control: socket.socket) -> None:
     with uncollected():
         import sabun.poc.executors.in_process  # noqa: F401  (most of the loading time, before the study is known)
     first_optimizer()
-    executor = _load(json.loads(sys.stdin.buffer.readline()))
+    executor, study_hash = _load(json.loads(sys.stdin.buffer.readline()))
     executor.prepare()
     gc.freeze()  # otherwise the collector of every worker would write to, and so copy, the shared pages
     while True:
@@ -77,7 +79,7 @@ def _serve_forks(control: socket.socket) -> None:
             answer = os.fork()
             if answer == 0:
                 control.close()
-                _run_worker(executor, *handles)
+                _run_worker(executor, study_hash, *handles)
             for handle in handles:
                 os.close(handle)
         else:
@@ -85,7 +87,7 @@ def _serve_forks(control: socket.socket) -> None:
         control.sendall(f"{answer}\n".encode())
 
 
-def _run_worker(executor: InProcess, source: int, target: int, log: int) -> None:
+def _run_worker(executor: InProcess, study_hash: str, source: int, target: int, log: int) -> None:
     """Serve as a worker in the forked process. Never returns."""
     code = 1
     try:
@@ -97,7 +99,7 @@ def _run_worker(executor: InProcess, source: int, target: int, log: int) -> None
             os.dup2(handle, place)
         lines = iter(os.fdopen(source, "rb").readline, b"")
         next(lines)  # the study, which is already loaded
-        serve(executor, lines, os.fdopen(target, "wb"))
+        serve(executor, study_hash, lines, os.fdopen(target, "wb"))
         code = 0
     except BaseException:  # noqa: BLE001  (a forked process must not continue in the code of its parent)
         traceback.print_exc()

@@ -8,7 +8,6 @@ with those of :func:`sabun.poc.judgement.assess.assess`. Diverged runs and times
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +87,11 @@ class Calibration:
     def power_interval(self) -> tuple[float, float]:
         """Exact 95% interval of :attr:`power` (Clopper–Pearson)."""
         return clopper_pearson(self.first_go, self.studies)
+
+    @property
+    def better_interval(self) -> tuple[float, float]:
+        """Exact 95% interval of the share of studies in which K1 shows the first candidate to be better."""
+        return clopper_pearson(self.first_better, self.studies)
 
     @property
     def coverage(self) -> float | None:
@@ -253,11 +257,6 @@ def _stop(records: StudyArrays, plan: Sequence[Look], thresholds: Thresholds, ef
 
 
 def _predicted_power(scenario: Scenario, plan: Sequence[Look], effect: float, margin: float, candidates: int) -> float:
-    """Power at the last look, at the smallest of Holm's levels.
-
-    The standard deviation of a pair's contribution is that of a relative difference of two correlated losses.
-    """
-    b, c = scenario.spread, scenario.spread * scenario.candidate_spread
-    sd = (1 - effect) * math.sqrt(b * b + c * c - 2 * scenario.correlation * b * c)
+    """Power at the last look, at the smallest of Holm's levels."""
     last = plan[-1]
-    return power(effect - margin, sd, last.seeds, last.alpha / candidates)
+    return power(effect - margin, scenario.deviation(effect, margin), last.seeds, last.alpha / candidates)

@@ -16,7 +16,7 @@ from sabun.poc.judgement.statistics import Floats
 from sabun.poc.records import RunResult
 from sabun.poc.spec import Study
 
-__all__ = ["SCENARIOS", "Noise", "Scenario", "StudyArrays", "resample", "simulate", "study_arrays"]
+__all__ = ["SCENARIOS", "Noise", "Scenario", "StudyArrays", "observed", "resample", "simulate", "study_arrays"]
 
 Noise = Literal["normal", "heavy-tailed", "skewed", "two-basins"]
 """Distribution of the simulated losses over seeds."""
@@ -37,6 +37,16 @@ class Scenario:
     correlation: float = 0.9
     candidate_spread: float = 1.0
     time_noise: float = 0.02
+
+    def deviation(self, effect: float = 0.0, margin: float = 0.0) -> float:
+        """The standard deviation of c − (1 − margin)·b, relative to the baseline's mean loss.
+
+        b and c are the losses of a pair, and the candidate's mean is lower by the relative ``effect``. It is what the
+        test of K1 sees. With spreads s_b, s_c and correlation ρ it is the root of
+        (1 − margin)²s_b² + (1 − effect)²s_c² − 2ρ(1 − margin)(1 − effect)s_b·s_c.
+        """
+        b, c = (1 - margin) * self.spread, (1 - effect) * self.spread * self.candidate_spread
+        return math.sqrt(max(0.0, b * b + c * c - 2 * self.correlation * b * c))
 
 
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
@@ -142,6 +152,22 @@ def study_arrays(study: Study, runs: Sequence[RunResult]) -> StudyArrays:
 
 def _finite(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def observed(records: StudyArrays) -> Scenario:
+    """The normal scenario with the spreads and the correlation in the records of a study.
+
+    It is that of the candidate whose relative difference of a pair varies most.
+    """
+    found = []
+    base, *own = records.loss[0] / records.loss[0].mean(axis=-1, keepdims=True)
+    spread = float(base.std(ddof=1))
+    for loss in own:
+        both = spread * float(loss.std(ddof=1))
+        rho = float(np.cov(base, loss)[0, 1]) / both if both > 0 else 0.0
+        ratio = float(loss.std(ddof=1)) / spread if spread > 0 else 1.0
+        found.append(Scenario("normal", spread, min(1.0, rho), ratio))
+    return max(found, key=Scenario.deviation)
 
 
 def resample(

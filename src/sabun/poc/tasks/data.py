@@ -65,7 +65,9 @@ def fetch(source: Source, *, timeout: float = 60.0) -> Path:
         ) from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _files.locked(path.parent):  # of several processes that need the file, one downloads it
+        with _files.locked(
+            path.with_name(f"{path.name}.lock")
+        ):  # of several processes that need the file, one downloads it
             if _is_there(path, source):  # another process has downloaded it
                 return path
             pooch.retrieve(

@@ -6,12 +6,12 @@ import ast
 import hashlib
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sabun import command_line
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
 
@@ -61,7 +61,7 @@ class ScriptCommand:
         ``VAR=value`` before the command, ``cd DIR &&`` and ``~`` are understood as in a shell.
         """
         try:
-            parts = shlex.split(task.removeprefix(SCRIPT_PREFIX))
+            parts = command_line.split(task.removeprefix(SCRIPT_PREFIX))
         except ValueError as error:  # an unclosed quotation mark
             raise StudyError(f"cannot parse the command {task!r}: {error}.", fix="Close the quotation mark.") from None
         parts = [os.path.expanduser(part) if part.startswith("~") else part for part in parts]  # noqa: PTH111
@@ -80,7 +80,8 @@ class ScriptCommand:
                 fix="Put the commands into a file (bash train.sh), or give one command.",
             )
         path = environment.get("PATH", os.environ.get("PATH"))
-        if not parts or shutil.which(str(directory / parts[0]) if "/" in parts[0] else parts[0], path=path) is None:
+        named = [str(directory / part) if Path(part).name != part else part for part in parts[:1]]
+        if not named or shutil.which(named[0], path=path) is None:
             raise StudyError(
                 f"there is no command {parts[0] if parts else ''!r} to run.",
                 fix="Give the command as you would type it, for example --script 'python train.py'.",
@@ -167,7 +168,7 @@ def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the project's files that a module imports, by its import statements."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -29,6 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sabun.errors import StudyError
 from sabun.optim import Optimizer
+from sabun.optim import torch_internals as internals
 from sabun.poc.pruning import exceeded
 from sabun.poc.records import Epoch, RunResult, outcome
 from sabun.poc.resolved import ResolvedStudy
@@ -316,7 +317,7 @@ class _SeedModel:
         return output
 
 
-_SAME_SHAPE = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
+_SAME_SHAPE = {torch.ops.aten.view.default, internals.unsafe_view(), torch.ops.aten.expand.default}
 
 
 def _simplified(traced: GraphModule) -> GraphModule:

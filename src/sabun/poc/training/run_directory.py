@@ -18,6 +18,7 @@ The directory has the project's name, and the entries of the two directories abo
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import stat
@@ -40,6 +41,9 @@ SIBLINGS = 200
 
 LINKED = {".git", ".hg", ".venv", "venv", "node_modules", ".tox"}
 OMITTED = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints"}
+
+_NO_PRIVILEGE = 1314
+"""Windows' error number for a symbolic link that the account must not make."""
 
 Snapshot = Mapping[str, tuple[int, int]]
 """Path relative to the project → modification time in nanoseconds, and size."""
@@ -77,7 +81,7 @@ class Project:
                 with contextlib.suppress(OSError):
                     shutil.copy2(entry.path, target)
             else:
-                target.symlink_to(entry.path)
+                _link(target, entry.path)
         return place
 
     def snapshot(self) -> Snapshot:
@@ -156,4 +160,25 @@ def _link_siblings(ancestor: Path, own: str, place: Path) -> None:
         return
     for name in names:
         if name != own:
-            (place / name).symlink_to(ancestor / name)
+            with contextlib.suppress(OSError):
+                _link(place / name, ancestor / name)
+
+
+def _link(place: Path, original: Path) -> None:
+    """Make ``place`` lead to ``original``.
+
+    Windows lets only some accounts make symbolic links: there it is a junction for a directory, a hard link for a file,
+    and a copy of a file on another drive. Raises OSError.
+    """
+    try:
+        place.symlink_to(original, target_is_directory=original.is_dir())
+    except OSError as error:
+        if getattr(error, "winerror", None) != _NO_PRIVILEGE:
+            raise
+        if original.is_dir():
+            importlib.import_module("_winapi").CreateJunction(str(original), str(place))
+            return
+        try:
+            place.hardlink_to(original)
+        except OSError:
+            shutil.copy2(original, place)

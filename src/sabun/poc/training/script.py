@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sabun import _files
 from sabun.errors import StoreError, TrainingError
@@ -42,6 +42,7 @@ from sabun.poc.training.loop import now
 from sabun.poc.training.run_directory import Project
 from sabun.poc.training.script_records import LONGEST, MalformedLineError, quoted, read_record
 from sabun.script.client import VARIABLE
+from sabun.script.sealed import seal
 
 __all__ = ["ScriptTrainer"]
 
@@ -100,17 +101,18 @@ class ScriptTrainer:
 
     def _run(self, run: Run) -> Iterator[Epoch | RunResult]:
         started = now()
-        with tempfile.TemporaryDirectory(prefix="sabun-") as directory:
+        # Windows cannot delete what a child process of the command still has open.
+        with tempfile.TemporaryDirectory(prefix="sabun-", ignore_cleanup_errors=True) as directory:
             follow = _Follower(Path(directory) / "records.jsonl")
             printed = (self.logs or Path(directory)) / f"{run.id}.txt"
             printed.parent.mkdir(parents=True, exist_ok=True)
             work = self._run_directory(Path(directory))
-            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as instructions:
-                process = self._start(run, instructions, work, output)
+            with printed.open("wb") as output, self._instructions(run, Path(directory), work) as order:
+                process = self._start(run, order, work, output)
                 try:
                     reason = yield from self._follow(run, process, follow)
                 finally:
-                    _stop(process, instructions)
+                    _stop(process, order)
             yield from _read(run, follow)
             self.outside.update(follow.end.get("outside") or ())
             self.observed, self.stopped = follow.end.get("observed") or {}, follow.stopped
@@ -142,16 +144,16 @@ class ScriptTrainer:
             "run_dir": str(work),
         }
         path = directory / "run.json"
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("wb") as file:
             _files.lock(file.fileno())
-            file.write(json.dumps(task))
+            file.write(seal(task))
             file.flush()
             yield path
 
     def _stop_after(self, run: Run) -> int | None:
         return 1 if self.patience is not None else self.command.stop_after(run)
 
-    def _start(self, run: Run, instructions: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
+    def _start(self, run: Run, order: Path, work: Path, output: Any) -> subprocess.Popen[bytes]:
         epochs, fraction = self.resolved.fidelity(run)
         if self.patience is not None:
             epochs, fraction = self.study.budget.epochs, 1.0
@@ -167,11 +169,12 @@ class ScriptTrainer:
             env={
                 **os.environ,
                 **self.command.variables(seed=seed, epochs=epochs, run_dir=work, fraction=fraction),
-                VARIABLE: str(instructions),
+                VARIABLE: str(order),
                 "PYTHONUNBUFFERED": "1",
             },
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call; no other thread is ours)
+            start_new_session=True,  # Ctrl-C reaches the study alone, which then stops its runs
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509  (one system call; no other thread is ours)
         )
 
     def _follow(
@@ -214,7 +217,7 @@ class _Follower:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.position = 0
+        self.position = self.lines = 0
         self.swapped = self.stopped = self.pruned = False
         self.reason: str | None = None
         self.epochs: list[Epoch] = []
@@ -248,7 +251,11 @@ class _Follower:
                     yield epoch
 
     def _apply(self, record: dict[str, Any]) -> Epoch | None:
-        kind = record.pop("kind")
+        """Take a record into account. Raises MalformedLineError where one that sabun wrote before it is missing."""
+        kind, number = record.pop("kind"), record.pop("line") or self.lines
+        if number > self.lines + 1:
+            raise MalformedLineError(f"line {self.lines + 1} of its records is missing")
+        self.lines = max(self.lines, number)
         if kind == "swap":
             self.swapped = True
         elif kind == "fault":
@@ -306,35 +313,55 @@ def _last_lines(path: Path) -> str:
     return " | ".join(line[:LONGEST_LINE] for line in lines[-LAST_LINES:])
 
 
-def _die_with_parent() -> None:
-    """On Linux, ask for SIGTERM when the parent dies, so that the command does not outlive a killed study."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _die_with_parent() -> Callable[[], object] | None:
+    """Return a call that asks for SIGTERM when the parent dies, so that the command does not outlive a killed study.
+
+    Only Linux has it. Elsewhere the command ends when it logs next (:mod:`sabun.script.session`).
+    """
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError, TypeError):
+        return None
+    return lambda: prctl(1, signal.SIGTERM)
 
 
-def _stop(process: subprocess.Popen[bytes], instructions: Path) -> None:
+def _stop(process: subprocess.Popen[bytes], order: Path) -> None:
     """Stop the command and all its child processes, unless it has ended with status 0.
 
-    Launchers such as torchrun start their workers in sessions of their own, which a signal to the process group does
-    not reach. The launcher is therefore asked to stop them first; then every process with the run's instructions in its
-    environment is killed.
+    The command and its child processes are asked to end first (Windows has no such request, and ends them). After
+    ``GRACE_S``, what is left is killed, and every process with the run's instructions in its environment: workers of a
+    launcher whose parent has ended.
     """
     if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        members = _members(process.pid)
+        _each(members, psutil.Process.terminate)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _each(members, psutil.Process.kill)
     if process.wait() != 0:
-        _kill_all(f"{VARIABLE}={instructions}".encode())
+        _each(_with_variable(str(order)), psutil.Process.kill)
 
 
-def _kill_all(mark: bytes) -> None:
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+def _members(pid: int) -> list[psutil.Process]:
+    """Return a process and all that descend from it."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _with_variable(value: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(VARIABLE) == value:
+                yield process
+
+
+def _each(processes: Iterable[psutil.Process], call: Callable[[psutil.Process], None]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has ended, or is not ours
+            call(process)
 
 
 def _require_space(*directories: Path) -> None:

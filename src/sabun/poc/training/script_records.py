@@ -5,8 +5,9 @@
     {"kind":"fault","reason":"…"}                                              the run has failed
     {"kind":"end","enough":false,"peak_memory_bytes":…,"weights_sha256":…}     the script ends, or has logged enough
 
-:mod:`sabun.script.session` writes them, but a script may write to the same file, and a crash or a full disk may cut a
-line. A line that is not such a record makes the run fail; it never enters the study's records.
+:mod:`sabun.script.session` writes them, numbered by ``line`` and with a hash (:mod:`sabun.script.sealed`), but a
+script may write to the same file, and a crash or a full disk may cut a line. A line that is not such a record, does not
+have its hash, or is missing makes the run fail; it never enters the study's records.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sabun.poc.codec import decode_float
+from sabun.script.sealed import is_whole
 
 __all__ = ["LONGEST", "MalformedLineError", "quoted", "read_record"]
 
@@ -45,7 +47,10 @@ def read_record(line: bytes, last_epoch: int) -> dict[str, Any]:
     fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise MalformedLineError(f"it wrote a line of an unknown kind: {quoted(line)}")
-    record = {key: decode_float(value) for key, value in record.items()}
+    if "sha256" in record and not is_whole(line.removesuffix(b"\n")):
+        raise MalformedLineError(f"it wrote a line that is damaged: {quoted(line)}")
+    record = {key: decode_float(value) for key, value in record.items() if key != "sha256"}
+    fields = {**fields, "line": (_count, False)}
     if {*record} - {"kind", *fields}:
         unknown = sorted({*record} - {"kind", *fields})[0]
         raise MalformedLineError(f"it wrote a line with an unknown field {quoted(unknown.encode())}: {quoted(line)}")
@@ -99,12 +104,17 @@ def _paths(value: object) -> bool:
 def _group(group: Mapping[str, object]) -> bool:
     numbers = ("asked", "first", "last", "largest")
     return (
-        {*group} == {"group", "name", "parameters", "roles", "steps", *numbers}
+        {*group} == {"group", "name", "parameters", "roles", "steps", "momentum", *numbers}
         and all(_count(group[key]) for key in ("group", "parameters", "steps"))
         and (group["name"] is None or _text(group["name"]))
         and (group["roles"] is None or _roles(group["roles"]))
+        and (group["momentum"] is None or _range(group["momentum"]))
         and all(group[key] is None or _number(decode_float(group[key])) for key in numbers)
     )
+
+
+def _range(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
 
 
 def _load(value: object) -> bool:

@@ -43,11 +43,13 @@ from torch import Tensor, nn
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
+from sabun.optim import torch_internals as internals
 from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
 from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
+from sabun.rollout.guard.stored_state import check_like
 
 __all__ = ["Guard"]
 
@@ -301,7 +303,11 @@ class Guard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next."""
+        """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next.
+
+        Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
+        """
+        check_like(state, self.state_dict(), "the state of the guard")
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:
@@ -365,12 +371,8 @@ class Guard:
 
         After a fall-back the loop may have done so through either optimizer; they have the same parameters.
         """
-        if self.fallen_back:
-            known = scaler._per_optimizer_states
-            if any(
-                known[id(one)]["stage"].name != "READY" for one in (self._given, self.optimizer) if id(one) in known
-            ):
-                return
+        if self.fallen_back and any(internals.is_unscaled(scaler, one) for one in (self._given, self.optimizer)):
+            return
         try:
             scaler.unscale_(self._given)
         except RuntimeError as error:

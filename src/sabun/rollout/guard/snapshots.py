@@ -339,7 +339,7 @@ class DiskSnapshots:
 
     def _read(self, step: int) -> Snapshot:
         path = self._path(step)
-        with os.fdopen(os.open(path, os.O_RDONLY | _files.NO_FOLLOW), "rb") as file:
+        with os.fdopen(_files.open_own(path, os.O_RDONLY), "rb") as file:
             if not _is_sealed(file):
                 raise StateError(f"{path} is not a whole state of a guard.", fix="Move the file away.")
             file.seek(0)
@@ -380,9 +380,6 @@ class _Hashed(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.hash = file, hashlib.sha256()
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any) -> int:
         self.hash.update(data)
         return self.file.write(data)
@@ -405,7 +402,7 @@ class _FolderLock:
     """The exclusive lock of a file, until it is released or the process ends. A forked process does not inherit it."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | _files.NO_FOLLOW, 0o600)
+        self._handle = _files.open_own(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
                 _files.lock(self._handle, wait=False)
@@ -414,7 +411,7 @@ class _FolderLock:
                 _files.lock(self._handle, seconds=LOCK_SECONDS)
             os.ftruncate(self._handle, 0)
             with contextlib.suppress(OSError):  # the disk is full: the number is for messages alone
-                os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+                os.write(self._handle, str(os.getpid()).encode())
         except BaseException:
             os.close(self._handle)
             raise

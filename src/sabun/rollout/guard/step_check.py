@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError
+from sabun.optim import torch_internals as internals
 
 __all__ = ["CheckedStep", "StepCheck", "largest_is_finite"]
 
@@ -68,7 +69,7 @@ class StepCheck:
             self._prepare(grads)
         if self._kept[1]:
             try:
-                torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
+                internals.amp_check(grads, self._found, self._one)
                 return self._found
             except RuntimeError:  # a layout that it does not support
                 self._kept, self._peek = (self._kept[0], False), None
@@ -126,5 +127,5 @@ def largest_is_finite(tensors: list[Tensor]) -> bool:
         if one.numel():
             groups.setdefault((one.device, one.dtype), []).append(one.detach())
     # The maximum norm is NaN or infinite exactly if one of the numbers is.
-    norms = [torch.stack(torch._foreach_norm(group, math.inf)) for group in groups.values()]
+    norms = [torch.stack(internals.foreach_norm(group, math.inf)) for group in groups.values()]
     return all(bool(norm.isfinite().all()) for norm in norms)

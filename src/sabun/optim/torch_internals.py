@@ -1,0 +1,160 @@
+"""Everything that sabun asks of torch beyond its public API, so that a new torch is checked in one place.
+
+The absence of a name, an attribute or a group key is never read as a value: each function says what it means.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd as Convolution
+
+from sabun.errors import OptionError
+
+__all__ = [
+    "Convolution", "amp_check", "children_of", "cpu_multiplies_bfloat16", "decays_decoupled", "foreach_add",
+    "foreach_add_", "foreach_addcdiv_", "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_",
+    "foreach_lerp", "foreach_lerp_", "foreach_mul", "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign",
+    "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded", "gathered", "has_flattened", "inner_schedulers", "is_dtensor",
+    "is_made", "is_unscaled", "parameters_of", "scheduler_rates", "scheduler_steps", "shard", "unsafe_view", "versions",
+]  # fmt: skip
+
+# Arithmetic on lists of tensors: what torch's own optimizers are made of.
+foreach_add, foreach_add_ = torch._foreach_add, torch._foreach_add_
+foreach_addcdiv_, foreach_addcmul_ = torch._foreach_addcdiv_, torch._foreach_addcmul_
+foreach_copy_ = torch._foreach_copy_
+foreach_div, foreach_div_ = torch._foreach_div, torch._foreach_div_
+foreach_lerp, foreach_lerp_ = torch._foreach_lerp, torch._foreach_lerp_
+foreach_mul, foreach_mul_ = torch._foreach_mul, torch._foreach_mul_
+foreach_neg, foreach_norm = torch._foreach_neg, torch._foreach_norm
+foreach_sign, foreach_sign_ = torch._foreach_sign, torch._foreach_sign_
+foreach_sqrt = torch._foreach_sqrt
+amp_check = torch._amp_foreach_non_finite_check_and_unscale_
+"""What ``torch.amp.GradScaler`` finds non-finite gradients with."""
+
+
+def is_dtensor(t: object) -> TypeGuard[Any]:
+    """Whether ``t`` is a DTensor. Only a program that has loaded that class has one, so it is not imported here."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(t, module.DTensor)
+
+
+def gathered(shard: Tensor, like: Any) -> Tensor:
+    """The whole tensor of which each rank has the shard that it has of the DTensor ``like``."""
+    from torch.distributed.tensor import DTensor  # loaded already: see is_dtensor
+
+    whole: Tensor = DTensor.from_local(
+        shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    ).full_tensor()
+    return whole
+
+
+def shard(whole: Tensor, like: Any) -> Tensor:
+    """This rank's shard of a tensor that all ranks have, placed as the DTensor ``like``."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    held = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
+    return held.redistribute(placements=like.placements).to_local()
+
+
+def versions(tensors: Iterable[Tensor]) -> int:
+    """The number of changes in place that autograd has counted, over all tensors."""
+    return sum(t._version for t in tensors)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16; False for a torch that does not say."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return known is not None and bool(known())
+
+
+def unsafe_view() -> Any:
+    """The operator that ``reshape`` becomes in a traced graph."""
+    return torch.ops.aten._unsafe_view.default
+
+
+# Optimizers, schedulers, scalers
+
+
+def decays_decoupled(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> bool:
+    """Whether a group of Adam or AdamW decays its weights apart from the gradient.
+
+    The group says so. Where it has no such key (groups made by torch before 2.7), the class does. Raises OptionError
+    for any other class.
+    """
+    if "decoupled_weight_decay" in group:
+        return bool(group["decoupled_weight_decay"])
+    if kind not in (torch.optim.Adam, torch.optim.AdamW):
+        raise OptionError(
+            f"a group of {kind.__module__}.{kind.__qualname__} does not say whether its weight decay is decoupled.",
+            fix="Use torch.optim.Adam or AdamW.",
+        )
+    return kind is torch.optim.AdamW
+
+
+def scheduler_steps(scheduler: Any) -> int:
+    """The number of steps of a scheduler after the one that its constructor makes."""
+    counted = vars(scheduler).get("_step_count")  # ReduceLROnPlateau has none; others may set last_epoch at will
+    return int(scheduler.last_epoch) if counted is None else max(int(counted) - 1, int(scheduler.last_epoch))
+
+
+def scheduler_rates(scheduler: Any) -> tuple[float, ...] | None:
+    """The learning rates that a scheduler set last; None before the first."""
+    rates = vars(scheduler).get("_last_lr")
+    return tuple(float(rate) for rate in rates) if rates else None
+
+
+def inner_schedulers(scheduler: Any) -> Sequence[Any]:
+    """The schedulers that a ``SequentialLR`` or ``ChainedScheduler`` is made of; none for any other."""
+    return tuple(vars(scheduler).get("_schedulers", ()))
+
+
+def is_unscaled(scaler: torch.amp.GradScaler, optimizer: object) -> bool:
+    """Whether ``scaler.unscale_(optimizer)`` or ``scaler.step(optimizer)`` was called since its last update."""
+    known = scaler._per_optimizer_states
+    return id(optimizer) in known and known[id(optimizer)]["stage"].name != "READY"
+
+
+# Modules. One may be half made: found before its constructor has run.
+
+
+def is_made(module: nn.Module) -> bool:
+    """Whether the constructor of :class:`torch.nn.Module` has run."""
+    return "_modules" in vars(module)
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that a module itself owns, by name."""
+    return {name: p for name, p in vars(module).get("_parameters", {}).items() if p is not None}
+
+
+def children_of(module: nn.Module) -> list[nn.Module]:
+    """The modules directly inside a module."""
+    return [child for child in vars(module).get("_modules", {}).values() if child is not None]
+
+
+def fsdp1_is_loaded() -> bool:
+    """Whether this program can have parameters that FullyShardedDataParallel has flattened."""
+    return "torch.distributed.fsdp.fully_sharded_data_parallel" in sys.modules
+
+
+def has_flattened(parameters: Sequence[Tensor], modules: Iterable[nn.Module]) -> bool:
+    """Whether FullyShardedDataParallel (FSDP1) has flattened one of the parameters, owned by one of the modules."""
+    if not fsdp1_is_loaded():
+        return False
+    if any(getattr(p, "_is_flat_param", False) for p in parameters):  # only flat parameters have the mark
+        return True
+    ids = {id(p): p for p in parameters}
+    for module in modules:
+        handle: Any = getattr(vars(module).get("_handle"), "flat_param", None)
+        originals = getattr(handle, "_params", None)  # with use_orig_params
+        if originals is not None and any(
+            id(p) in ids and p.shape != shape for p, shape in zip(originals, handle._shapes, strict=True)
+        ):
+            return True
+    return False
