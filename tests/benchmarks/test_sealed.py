@@ -17,8 +17,8 @@ ROWS = [
     {"task": "noise", "arm": "euler", "lr": 0.1, "seed": seed, "status": "finished", "loss": [2.0, 0.5 + seed]}
     for seed in range(5)
 ]
-ARM = {"lr": 0.1, "chosen": {"betas": [0.9, 0.99]}, "schedule": "linear", "at_edge": False,
-       "trials": [[0.1, 0.5, 0.01]], "runs": [[0, [0, 4], [2.0, "inf"], False]], "step_s": 0.1, "tolerance": None}  # fmt: skip
+ARM = {"lr": 0.1, "chosen": {"betas": [0.9, 0.99]}, "schedule": "linear", "at_edge": False, "step_s": 0.1,
+       "trials": [[0.1, 0.5, 0.01]], "runs": [[0, [0, 4], [2.0, "inf"], False]], "tolerance": None}  # fmt: skip
 TASK = {"family": "physics", "part": "check", "judged": "training", "arms": {"a": ARM, "b": ARM}}
 RECORDS = {"schema": 2, "profile": "quick", "quiet": True, "torch": "2", "tasks": {"poisson": TASK}}
 
