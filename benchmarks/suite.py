@@ -200,7 +200,8 @@ def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mappin
             if ARMS[arm].fixed:
                 found.append(Job("defaults", task, arm, 0.0, one * profile.seeds))
                 continue
-            runs = 4 + profile.trials + 2.5 + profile.seeds + (4 if arm in TOLERANCE else 0)
+            lattice = 1.0 if part_of(task) == DEVELOPMENT else 4.0  # most of it is stored from the centres
+            runs = lattice + profile.trials + 2.5 + profile.seeds + (4 if arm in TOLERANCE else 0)
             found.append(Job("search", task, arm, starts[arm], one * runs))
     return found
 
@@ -345,7 +346,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
     seconds = seconds_per_run(profile, tasks, arms)
     lattices = rate_jobs(profile.tasks if PROTOTYPES[0] not in arms else tasks, arms, _filled(profile, seconds, arms))
     guess = {arm: ARMS[arm].rate for arm in arms}
-    planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)]) * 0.97
+    planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
         f"profile {profile.name}: {len(tasks)} tasks, {len(arms)} arms, {profile.trials} trials, {profile.seeds} seeds"
     )

@@ -19,7 +19,7 @@ from comparison.contestants import ARMS
 from comparison.families import TASKS
 from comparison.training import Run, train
 
-__all__ = ["Book", "MissingRunError", "Sizing", "digest", "plain"]
+__all__ = ["Book", "MissingRunError", "Sizing", "digest", "plain", "sources"]
 
 _HERE = Path(__file__).parent
 _OURS = _HERE.parents[1] / "src" / "sabun"
@@ -38,15 +38,21 @@ class Sizing:
         return max(24, round(self.share * full))
 
 
-@cache
-def digest(arm: str) -> str:
-    """Of the code that a run of an arm goes through: tasks, arms, training, and for our arms the optimizer."""
-    files = [*sorted((_HERE / "tasks").glob("*.py")), *(_HERE / name for name in (
-        "data.py", "layers.py", "training.py", "contestants.py", "peers.py"))]  # fmt: skip
+def sources(arm: str) -> list[Path]:
+    """The files that a run of an arm goes through: tasks, arms, training, the division of a model into hidden matrices
+    and the rest, and for our arms the optimizer."""
+    own = ("families.py", "data.py", "layers.py", "training.py", "contestants.py", "peers.py")
+    files = [*sorted((_HERE / "tasks").glob("*.py")), *(_HERE / name for name in own)]
+    files += [_OURS / "optim" / name for name in ("hidden_matrices.py", "layouts.py", "owners.py", "tensors.py")]
     if ARMS[arm].ours:
         files += sorted([*(_OURS / "optim").rglob("*.*"), *(_OURS / "schemes").rglob("*.py")])
-    parts = [file.read_bytes() for file in files if file.suffix in (".py", ".in")]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+    return [file for file in files if file.suffix in (".py", ".in")]
+
+
+@cache
+def digest(arm: str) -> str:
+    """Of the contents of :func:`sources`: a run of other code is not taken for one of this."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sources(arm))).hexdigest()[:12]
 
 
 def plain(value: Any) -> Any:

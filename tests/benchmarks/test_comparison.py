@@ -21,7 +21,7 @@ from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNE
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
 from comparison.page import CLAIMS, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
-from comparison.records import Book, MissingRunError, Sizing
+from comparison.records import Book, MissingRunError, Sizing, sources
 from comparison.scores import (
     ArmResult,
     Curve,
@@ -390,6 +390,13 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
             again.run("concrete", "AdamW", asked["lr"], {"betas": [0.9, 0.99]}, asked["schedule"], asked["seed"])
     with pytest.raises(MissingRunError):
         Book(path, Sizing(1.0), only_stored=True).run("concrete", "AdamW", 0.01, {"betas": [0.9, 0.99]}, "linear", 1)
+
+
+def test_a_run_of_other_code_is_another_run() -> None:
+    names = {arm: {file.name for file in sources(arm)} for arm in ("AdamW", "Muon + AdamW", OURS)}
+    assert all(file.is_file() for file in sources(OURS))
+    assert {"images.py", "training.py", "peers.py", "families.py", "hidden_matrices.py"} <= names["Muon + AdamW"]
+    assert {"presets.py", "catalogue.py", "matrices.c.in"} <= names[OURS] - names["AdamW"]
 
 
 @pytest.mark.usefixtures("toy")
