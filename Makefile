@@ -36,7 +36,7 @@ check: $(BIN)/.dev
 test: check
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-## make benchmark: sabun against its peers, tuned alike; resumes; QUICK=1 takes 15 minutes, PROFILE=gpu wants a GPU
+## make benchmark: optimizers over families of tasks; resumes; QUICK=1 takes at most 12 minutes, PROFILE=gpu wants a GPU
 benchmark: $(BIN)/.dev
 	$(BIN)/python benchmarks/suite.py $(if $(QUICK),--quick,$(if $(PROFILE),--profile $(PROFILE)))
 

@@ -36,7 +36,8 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0], venv_backend="uv")
 def lowest(session: nox.Session) -> None:
     """The whole suite with every direct dependency at its declared minimum."""
-    _install(session, "--resolution", "lowest-direct")
+    # In one step: "torch" by itself would be resolved to the oldest torch that there is.
+    session.install("--resolution", "lowest-direct", "-e", EVERYTHING)
     session.run("pytest", *(session.posargs or SUITE))
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import altair as alt
 
-from scores import Estimate
+from comparison.scores import Estimate
 
 __all__ = ["lines", "profile_chart", "ratio_chart", "save"]
 
 OURS, OTHER, GREY, INK = "#D55E00", "#0072B2", "#8A8F98", "#22262B"
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A8F98", "#7A5C00", "#000000", "#5B3A8E", "#A0522D"]
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A8F98", "#7A5C00", "#000000", "#5B3A8E", "#A0522D",
+           "#CC3311", "#117733", "#999933"]  # fmt: skip
 FONT = "DejaVu Sans, Verdana, sans-serif"
 
 
@@ -31,13 +32,13 @@ def save(chart: Any, path: Path) -> None:
 
 
 def ratio_chart(rows: Mapping[str, Estimate], *, title: str, subtitle: str, axis: str) -> Any:
-    """One line an arm: the mean ratio, its interval over tasks (thick: over seeds), and each task as a small dot."""
+    """One line an arm: the mean ratio, its interval over tasks (thick: over families), and each task as a small dot."""
     means, dots = [], []
     for order, (name, estimate) in enumerate(rows.items()):
         base = {"name": name, "order": order}
         if math.isfinite(estimate.value):
             low, high = estimate.over_tasks or (estimate.value, estimate.value)
-            near, far = estimate.over_seeds or (estimate.value, estimate.value)
+            near, far = estimate.over_families or (estimate.value, estimate.value)
             means.append({**base, "value": estimate.value, "low": low, "high": high, "near": near, "far": far})
         dots += [
             {**base, "value": value, "task": task} for task, value in estimate.by_task.items() if 0 < value < math.inf

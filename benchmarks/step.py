@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 import warnings
@@ -61,52 +60,19 @@ def check(device: str) -> bool:
     return good
 
 
-def tasks(profiles: list[str], rounds: int) -> list[dict[str, object]]:
-    """Optimizer step and whole step (forward, backward, optimizer) of the benchmark's own arms, in turn in one process.
-
-    Ratios are medians over rounds. The arms are those of ``contest.py``, at the sizes of each profile on a CPU.
-    """
+def tasks(names: list[str], rounds: int) -> list[dict[str, object]]:
+    """Whole steps (forward, backward, optimizer) of ``sabun`` beside fused AdamW on tasks of the benchmark, in turn."""
     sys.path.insert(0, str(Path(__file__).parent))
-    import contest
-    from sabun.poc.seeds import Seeds
-    from sabun.poc.tasks import loading as loading
-    from sabun.script import arms
+    from comparison.clock import clock
+    from comparison.families import TASKS
 
     found: list[dict[str, object]] = []
-    print(f"{'milliseconds, medians':32} {'optimizer':>17}   {'whole step':>17}   ratio")
-    print(f"{'':32} {'AdamW':>8} {'sabun':>8}   {'AdamW':>8} {'sabun':>8}")
-    seen = []
-    for profile in profiles:
-        for name, sizing in contest.PROFILES[profile].tasks.items():
-            if (sizing.kind, sizing.options) in seen:
-                continue
-            seen.append((sizing.kind, sizing.options))
-            plan = contest.studies(contest.PROFILES[profile], name)["ours"]
-            task = loading.load(plan.task, plan.task_options)
-            runs = []
-            for arm in plan.arms:
-                session = task.session(Seeds(0, 0))
-                runs.append((session, arms.recipe(arm).build(session.model), [], []))
-            for n in range(rounds + 10):
-                for session, optimizer, inside, whole in runs:
-                    began = time.perf_counter()
-                    optimizer.zero_grad()
-                    session.loss(n).backward()
-                    middle = time.perf_counter()
-                    optimizer.step()
-                    end = time.perf_counter()
-                    if n >= 10:
-                        inside.append(end - middle)
-                        whole.append(end - began)
-            (_, _, *theirs), (_, _, *ours) = runs
-            ratio = statistics.median(o / t for o, t in zip(ours[1], theirs[1], strict=True))
-            inner, outer = ([1e3 * statistics.median(x[i]) for x in (theirs, ours)] for i in (0, 1))
-            title = f"{name} ({profile})"
-            print(
-                f"{title:32} {inner[0]:8.3f} {inner[1]:8.3f}   {outer[0]:8.3f} {outer[1]:8.3f}   {ratio:.3f}",
-                flush=True,
-            )
-            found.append({"task": name, "profile": profile, "optimizer_ms": inner, "whole_ms": outer, "ratio": ratio})
+    print(f"{'whole step, milliseconds, medians':34} {'AdamW':>8} {'sabun':>8}   ratio")
+    for name in names or TASKS:
+        timed = clock(name, {"AdamW": (1e-5, {}), "sabun": (1e-4, {})}, rounds=rounds)
+        theirs, ours = (1e3 * timed[arm] for arm in ("AdamW", "sabun"))
+        print(f"{name:34} {theirs:8.3f} {ours:8.3f}   {ours / theirs:.3f}", flush=True)
+        found.append({"task": name, "whole_ms": [theirs, ours], "ratio": ours / theirs})
     return found
 
 
@@ -120,11 +86,11 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-check", action="store_true")
-    parser.add_argument("--tasks", nargs="*", metavar="PROFILE", help="whole steps instead: profiles (quick full)")
+    parser.add_argument("--tasks", nargs="*", metavar="TASK", help="whole steps instead, of these tasks or all")
     arguments = parser.parse_args()
     if arguments.tasks is not None:
         torch.set_num_threads(arguments.threads)
-        figures = tasks(arguments.tasks or ["quick", "full"], max(arguments.rounds, 200))
+        figures = tasks(arguments.tasks, max(arguments.rounds, 100))
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         return 0

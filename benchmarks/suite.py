@@ -1,24 +1,33 @@
 """The benchmark: one command, resumable, from nothing to the page in the docs.
 
-    python benchmarks/suite.py                    # the whole CPU suite, at most 100 minutes on 2 quiet cores
-    python benchmarks/suite.py --profile quick    # at most 15 minutes
-    python benchmarks/suite.py --profile gpu      # larger models, on one GPU
-    python benchmarks/suite.py --plan             # what would run, and how long it would take here
-    python benchmarks/suite.py --render           # only the page, from the stored records
+    python benchmarks/suite.py                      # all tasks, at most 100 minutes on 2 quiet cores
+    python benchmarks/suite.py --quick              # one task a family, at most 12 minutes
+    python benchmarks/suite.py --profile gpu        # larger models, on one GPU
+    python benchmarks/suite.py --plan               # what would run, and how long it would take here
+    python benchmarks/suite.py --part development   # only the families on which something may be chosen
+    python benchmarks/suite.py --quick --part development --arm "two memories"    # a candidate for the preset
+    python benchmarks/suite.py --render             # only the page, from the stored records
 
-Studies go to ``runs/benchmark/PROFILE/`` (resumed where they stopped), compact records to
-``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md``, its pictures to ``docs/images/``.
+Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
+Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md``, its pictures to
+``docs/images/``. Candidates' records go to ``benchmarks/results/candidates.json``, and never hold a check family.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
+import multiprocessing
 import os
-import statistics
+import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -26,208 +35,389 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
-import contest  # noqa: E402
 import sealed  # noqa: E402
-from evidence import export, load  # noqa: E402
-from page import charts, claims, page, text_of  # noqa: E402
+from comparison import search as searching  # noqa: E402
+from comparison.clock import clock  # noqa: E402
+from comparison.contestants import ARMS, BASELINE, OURS, PROTOTYPES, TUNED, UNTUNED  # noqa: E402
+from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
+from comparison.page import charts, lines_of, page  # noqa: E402
+from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
+from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
+from comparison.training import POINTS  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
-from sabun.poc import events, study  # noqa: E402
-from sabun.poc.seeds import Seeds  # noqa: E402
-from sabun.poc.spec import Study  # noqa: E402
-from sabun.poc.tasks import loading as tasks  # noqa: E402
-from sabun.script import arms  # noqa: E402
 
 WORK = Path("runs/benchmark")
 RESULTS = Path("benchmarks/results")
+SCHEMA = 2
 
 
-def store(profile: contest.Profile, task: str, name: str) -> Path:
-    """Where a study lives. Task names hold commas and spaces; folders need not."""
-    return WORK / profile.name / f"{task.replace(', ', '-').replace(' ', '-')}.{name}"
+@dataclass(frozen=True)
+class Profile:
+    """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU)."""
+
+    name: str
+    minutes: int
+    sizing: Sizing
+    trials: int
+    seeds: int
+    per_family: int | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the profile: all, or the first ones of each family."""
+        taken: dict[str, int] = {}
+        chosen = []
+        for name, task in TASKS.items():
+            taken[task.family] = taken.get(task.family, 0) + 1
+            if self.per_family is None or taken[task.family] <= self.per_family:
+                chosen.append(name)
+        return chosen
 
 
-STARTUP = 3.0
-"""Seconds until the first of several processes has a run to show: each imports torch and loads the data. From the
-events of a study of diabetes and one of digits with two jobs; what a run costs beside its steps was 0.01 s there."""
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
+        Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
+        Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
+    )
+}
+TOLERANCE = (BASELINE, OURS)
+"""Arms whose valley is followed on both sides until it ends."""
 
 
-def seconds_of(plan: Study, jobs: int) -> float:
-    """What a study will take, from a few steps of each arm timed here and now, one at a time."""
-    task = tasks.load(plan.task, plan.task_options)
-    budget = plan.budget
-    beside, alone = 0.0, 0.0 if jobs == 1 else STARTUP
-    testing: float | None = None
-    for arm in plan.arms:
-        session = task.session(Seeds(0, 0))
-        optimizer = arms.recipe(arm).build(session.model)
-        if hasattr(optimizer, "train"):
-            optimizer.train()
-        laps = []
-        for step in range(6):
-            began = time.perf_counter()
-            optimizer.zero_grad()
-            session.loss(step).backward()
-            optimizer.step()
-            laps.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        session.evaluate("validation")
-        scoring = time.perf_counter() - began
-        if testing is None:  # as long for every arm, and the test data may be many
-            began = time.perf_counter()
-            session.evaluate("test")
-            testing = time.perf_counter() - began
-        training = statistics.median(laps[2:]) * session.steps_per_epoch
-        runs = budget.trials * budget.tuning_seeds + budget.seeds + 1
-        beside += runs * ((training + scoring) * budget.epochs + scoring) + budget.seeds * testing
-        if jobs > 1:  # what ran beside other runs is clocked again, for an epoch, with nothing beside it
-            alone += budget.seeds * training
-    return beside / jobs + alone
+def book_of(profile: Profile, task: str, arm: str, *, only_stored: bool = False) -> Book:
+    """The runs of an arm on a task."""
+    name = arm.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
+    return Book(WORK / profile.name / task / f"{name}.jsonl", profile.sizing, only_stored=only_stored)
+
+
+# ---------------------------------------------------------------- jobs, each in a process of its own
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work that can be stored and resumed: the rates, or search and seeds, of an arm on a task."""
+
+    kind: str
+    task: str
+    arm: str
+    start: float = 0.0
+    seconds: float = 0.0
+
+
+def _quiet_start() -> None:
+    torch.set_num_threads(1)
+
+
+def carry_out(profile: Profile, job: Job) -> Job:
+    """Do a job; whatever is stored is not done again."""
+    perform(book_of(profile, job.task, job.arm), profile, job)
+    return job
+
+
+def perform(book: Book, profile: Profile, job: Job) -> Any:
+    """The result of a job, from stored runs or new ones."""
+    if job.kind == "rates":
+        return searching.rates(book, job.task, job.arm, job.start)
+    if job.kind == "defaults":
+        arm = ARMS[job.arm]
+        runs = [
+            book.run(job.task, job.arm, arm.rate, {}, arm.fixed or "linear", seed)
+            for seed in range(1, profile.seeds + 1)
+        ]
+        return None, runs, None
+    found = searching.search(book, job.task, job.arm, job.start, profile.trials)
+    runs = [
+        book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed)
+        for seed in range(1, profile.seeds + 1)
+    ]
+    wide = searching.tolerance(book, job.task, job.arm, job.start) if job.arm in TOLERANCE else None
+    return found, runs, wide
+
+
+def _all(profile: Profile, jobs: list[Job], workers: int, progress: Progress) -> None:
+    """All jobs, the long ones first."""
+    ordered = sorted(jobs, key=lambda job: -job.seconds)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_start) as pool:
+        waiting = [pool.submit(carry_out, profile, job) for job in ordered]
+        try:
+            for done in as_completed(waiting):
+                progress.finished(done.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Progress:
-    """Prints what is done and how long the rest will take, from the plan and from how true it has been so far."""
+    """Prints what is done, and how long the rest will take at the pace so far."""
 
-    def __init__(self, planned: dict[str, float]) -> None:
-        self.planned = planned
-        self.finished = 0.0
-        self.spent = 0.0
-        self.shown = 0.0
+    def __init__(self, planned: float, workers: int) -> None:
+        self.planned, self.workers = planned, workers
+        self.done = 0.0
+        self.began = self.shown = time.monotonic()
 
-    def listener(self, name: str) -> events.Listener:
-        begun, at_start = time.monotonic(), 0
-
-        def listen(event: events.Event) -> None:
-            nonlocal at_start
-            now = time.monotonic()
-            if isinstance(event, events.StudyStarted):
-                at_start = event.done
-                print(f"{name}: {event.total} runs, {event.done} of them stored", flush=True)
-            elif isinstance(event, events.RunFinished) and (now - self.shown > 20 or event.done == event.total):
-                self.shown = now
-                share = event.done / event.total
-                here = self.planned[name] * (event.done - at_start) / event.total
-                pace = (self.spent + now - begun) / max(self.finished + here, 1e-9)
-                left = sum(self.planned.values()) - self.finished - self.planned[name] * share
-                print(f"  {name}: {share:4.0%}   {left * pace / 60:.0f} min left in all", flush=True)
-            elif isinstance(event, events.StudyFinished):
-                self.spent += now - begun
-                self.finished += self.planned[name]
-
-        return listen
+    def finished(self, job: Job) -> None:
+        self.done += job.seconds
+        now = time.monotonic()
+        if now - self.shown > 20:
+            self.shown = now
+            left = (self.planned - self.done) * (now - self.began) / max(self.done, 1e-9)
+            print(f"  {self.done / self.planned:4.0%}  {job.kind} {job.task}, {job.arm}: {left / 60:.0f} min left",
+                  flush=True)  # fmt: skip
 
 
-def planned_seconds(profile: contest.Profile, plans: Iterable[Study], jobs: int) -> dict[str, float]:
-    """Hash of a study → seconds; measured once for a number of jobs and kept, so that a resumed benchmark starts at
-    once."""
+# ---------------------------------------------------------------- plan
+
+
+def seconds_per_run(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Task → arm → seconds of one run, from a few steps timed here; measured once for a profile and kept."""
     path = WORK / profile.name / "plan.json"
-    try:
-        known: dict[str, float] = sealed.read(path)
-    except (FileNotFoundError, SabunError):  # what is damaged is measured again
-        known = {}
-    found = {}
-    for plan in plans:
-        key = f"{plan.hash} with {jobs}"
-        if key not in known:
-            known[key] = seconds_of(plan, jobs)
-        found[plan.hash] = known[key]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(sealed.dumps(known, indent=0) + "\n", encoding="utf-8")
+    known: dict[str, dict[str, float]] = {}
+    with contextlib.suppress(FileNotFoundError, SabunError):  # what is damaged is measured again
+        known = sealed.read(path)
+    for task in tasks:
+        missing = [arm for arm in arms if arm not in known.setdefault(task, {})]
+        if missing:
+            steps = profile.sizing.steps(TASKS[task].steps)
+            settings = {arm: (ARMS[arm].rate * 0.01, ARMS[arm].defaults()) for arm in missing}
+            timed = clock(task, settings, rounds=3, sizing=profile.sizing)
+            for arm, step in timed.items():
+                known[task][arm] = step * (steps + POINTS)  # a score costs about one step
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sealed.dumps(known, indent=0) + "\n", encoding="utf-8")
+    return known
+
+
+def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mapping[str, Mapping[str, float]],
+            starts: Mapping[str, float]) -> list[Job]:  # fmt: skip
+    """All jobs after the centres are known."""
+    found = []
+    for task in tasks:
+        for arm in arms:
+            one = seconds[task][arm]
+            if ARMS[arm].fixed:
+                found.append(Job("defaults", task, arm, 0.0, one * profile.seeds))
+                continue
+            lattice = 1.0 if part_of(task) == DEVELOPMENT else 4.0  # most of it is stored from the centres
+            runs = lattice + profile.trials + 2.5 + profile.seeds + (4 if arm in TOLERANCE else 0)
+            found.append(Job("search", task, arm, starts[arm], one * runs))
     return found
 
 
-def carry_out(
-    profile: contest.Profile,
-    *,
-    jobs: int,
-    only: Iterable[str],
-    parts: Iterable[str],
-    allow_mixed: bool,
-    plan_only: bool,
-) -> None:
-    """Run, or resume, all studies of a profile."""
-    chosen = [task for task in profile.tasks if not only or task in only]
-    every = {
-        f"{task}: {part}": (task, part, plan)
-        for task in chosen
-        for part, plan in contest.studies(profile, task).items()
-        if not parts or part in parts
-    }
-    seconds = planned_seconds(profile, (plan for _, _, plan in every.values()), jobs)
-    planned = {name: seconds[plan.hash] for name, (_, _, plan) in every.items()}
-    print(f"profile {profile.name}: {len(chosen)} tasks, {profile.trials} trials and {profile.seeds} seeds an arm")
-    for task in chosen:
-        minutes = sum(planned[name] for name, (of, _, _) in every.items() if of == task) / 60
-        print(f"  {task:16} {profile.tasks[task].steps:5} steps   {minutes:6.1f} min")
-    total = sum(planned.values()) / 60
-    print(f"  in all {total:.0f} min with {jobs} jobs as this machine is now; meant for at most {profile.minutes} min")
-    if plan_only:
-        return
-    progress = Progress(planned)
-    for name, (task, part, plan) in every.items():
-        study.run(
-            plan, store(profile, task, part), jobs=jobs, on_event=progress.listener(name), allow_mixed=allow_mixed
-        )  # fmt: skip
+def rate_jobs(tasks: list[str], arms: list[str], seconds: Mapping[str, Mapping[str, float]]) -> list[Job]:
+    """The lattices on development families, from which the centres come."""
+    return [
+        Job("rates", task, arm, ARMS[arm].rate, 4 * seconds[task][arm])
+        for task in tasks
+        if part_of(task) == DEVELOPMENT
+        for arm in arms
+        if not ARMS[arm].fixed
+    ]
 
 
-def write_records(profile: contest.Profile, *, quiet: bool) -> Path:
-    """Compact records of all finished studies."""
-    stores = {task: {name: store(profile, task, name) for name in contest.STUDIES} for task in profile.tasks}
-    path = RESULTS / f"{profile.name}.json"
+def centres(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict[str, float]:
+    """Arm → start of its lattice: the mean of its best rates over development families, on the lattice of its
+    documented rate, so that the runs of those families are used again."""
+    found = {}
+    for arm in arms:
+        if ARMS[arm].fixed:
+            continue
+        best = {}
+        for task in development_only(tasks):
+            book = book_of(profile, task, arm, only_stored=True)
+            try:
+                rate = perform(book, profile, Job("rates", task, arm, ARMS[arm].rate))
+            except MissingRunError:
+                continue
+            best[task] = rate[0]
+        if best:
+            doublings = round(math.log2(searching.centre(best) / ARMS[arm].rate))
+            found[arm] = ARMS[arm].rate * 2.0**doublings
+    return found
+
+
+# ---------------------------------------------------------------- records
+
+
+def collect(profile: Profile, tasks: Iterable[str], arms: Iterable[str], starts: Mapping[str, float],
+            seconds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:  # fmt: skip
+    """The compact records of what is stored; an arm whose runs are incomplete on a task is left out there."""
+    found: dict[str, Any] = {}
+    for task in tasks:
+        rows = {}
+        for arm in arms:
+            kind = "defaults" if ARMS[arm].fixed else "search"
+            book = book_of(profile, task, arm, only_stored=True)
+            try:
+                result, runs, wide = perform(book, profile, Job(kind, task, arm, starts.get(arm, ARMS[arm].rate)))
+            except MissingRunError:
+                continue
+            tried = [] if result is None else [*result.rates, *result.trials]
+            rows[arm] = {
+                "lr": ARMS[arm].rate if result is None else result.lr,
+                "chosen": {} if result is None else dict(result.chosen),
+                "schedule": ARMS[arm].fixed or (result.schedule if result else "linear"),
+                "at_edge": bool(result and result.at_edge),
+                "trials": [[run.lr, _short(run.best), run.effective] for run in tried],
+                "runs": [[run.seed, list(run.steps), [_short(s) for s in run.scores], run.finished] for run in runs],
+                "step_s": seconds.get(task, {}).get(arm),
+                "tolerance": wide,
+            }
+        if rows:
+            found[task] = {"family": TASKS[task].family, "part": part_of(task), "judged": TASKS[task].judged,
+                           "arms": rows}  # fmt: skip
+    return found
+
+
+def _short(value: float) -> float | str:
+    return float(f"{value:.6g}") if math.isfinite(value) else repr(value)
+
+
+def load(path: Path) -> Results:
+    """Read a file of records; without one, no tasks. Raises StoreError for a file that was changed, ValueError for
+    another format."""
+    if not path.exists():
+        return Results(path.stem, {})
+    raw = sealed.read(path)
+    if raw.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not of schema {SCHEMA}; write it again with benchmarks/suite.py")
+    tasks = {
+        name: TaskResult(
+            task["family"],
+            task["part"],
+            {
+                arm: ArmResult(
+                    tuple(Curve(seed, tuple(steps), tuple(map(float, scores)), finished)
+                          for seed, steps, scores, finished in row["runs"]),
+                    row["lr"], row["chosen"], row["schedule"], row["at_edge"],
+                    tuple((lr, float(best), moved) for lr, best, moved in row["trials"]),
+                    row["step_s"], row["tolerance"],
+                )
+                for arm, row in task["arms"].items()
+            },
+            task["judged"],
+        )
+        for name, task in raw["tasks"].items()
+    }  # fmt: skip
+    return Results(raw["profile"], tasks, {key: value for key, value in raw.items() if key != "tasks"})
+
+
+def write(profile: Profile, path: Path, tasks: Mapping[str, Any], starts: Mapping[str, float], *, quiet: bool) -> None:
+    """The file of records, one line a task."""
+    about = {
+        "schema": SCHEMA, "profile": profile.name, "quiet": quiet, "trials": profile.trials, "seeds": profile.seeds,
+        "torch": torch.__version__, "centres": starts,
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "device": profile.sizing.device},
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = sealed.dumps(export(profile.name, stores, quiet=quiet), ensure_ascii=False, separators=(",", ":"))
-    path.write_text(text.replace('{"seed"', '\n{"seed"') + "\n", encoding="utf-8")
-    return path
+    text = sealed.dumps({**about, "tasks": dict(tasks)}, ensure_ascii=False)
+    path.write_text(text.replace('{"family"', '\n{"family"') + "\n", encoding="utf-8")
 
 
-def render(profile: contest.Profile) -> None:
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def render(name: str) -> None:
     """Page and pictures from the stored records of a profile."""
     from pictures import save
 
-    evidence = load(RESULTS / f"{profile.name}.json")
-    for name, chart in charts(evidence).items():
-        save(chart, Path("docs/images") / f"benchmark-{profile.name}-{name}.svg")
-    Path("docs/benchmark.md").write_text(page(evidence), encoding="utf-8")
-    for claim, line in text_of(claims(evidence)).items():
-        print(f"  {claim}: {line}")
+    results = load(RESULTS / f"{name}.json")
+    for label, chart in charts(results).items():
+        save(chart, Path("docs/images") / f"benchmark-{name}-{label}.svg")
+    Path("docs/benchmark.md").write_text(page(results), encoding="utf-8")
+    for claim, line in lines_of(results).items():
+        print(f"  {claim}: {line or 'not measured'}")
     print("docs/benchmark.md")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, plan_only: bool, quiet: bool,
+        path: Path) -> None:  # fmt: skip
+    """Everything that is not stored yet, then the records."""
+    seconds = seconds_per_run(profile, tasks, arms)
+    lattices = rate_jobs(profile.tasks if PROTOTYPES[0] not in arms else tasks, arms, _filled(profile, seconds, arms))
+    guess = {arm: ARMS[arm].rate for arm in arms}
+    planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
+    print(
+        f"profile {profile.name}: {len(tasks)} tasks, {len(arms)} arms, {profile.trials} trials, {profile.seeds} seeds"
+    )
+    for task in tasks:
+        minutes = sum(job.seconds for job in jobs_of(profile, [task], arms, seconds, guess)) / 60 / workers
+        print(f"  {task:20} {part_of(task):12} {profile.sizing.steps(TASKS[task].steps):5} steps {minutes:6.1f} min")
+    print(f"  in all {planned / 60 / workers:.0f} min with {workers} jobs as this machine is now; meant for at most "
+          f"{profile.minutes} min")  # fmt: skip
+    if plan_only:
+        return
+    progress = Progress(planned, workers)
+    _all(profile, lattices, workers, progress)
+    starts = centres(profile, [task for task in profile.tasks if part_of(task) == DEVELOPMENT], arms)
+    _all(profile, jobs_of(profile, tasks, arms, seconds, starts), workers, progress)
+    timed = {}
+    for task in tasks:
+        chosen = {}
+        for arm, row in collect(profile, [task], arms, starts, {}).get(task, {"arms": {}})["arms"].items():
+            chosen[arm] = (row["lr"] * 0.01, row["chosen"])  # a small rate: what is timed does not depend on it
+        timed[task] = clock(task, chosen, sizing=profile.sizing) if chosen else {}
+    write(profile, path, collect(profile, tasks, arms, starts, timed), starts, quiet=quiet)
+    print(path)
+
+
+def _filled(
+    profile: Profile, seconds: Mapping[str, Mapping[str, float]], arms: list[str]
+) -> dict[str, dict[str, float]]:
+    """The seconds of development tasks that are not asked for, measured too: the centres need their lattices."""
+    wanted = [task for task in profile.tasks if part_of(task) == DEVELOPMENT]
+    return {**seconds_per_run(profile, wanted, arms), **{task: dict(row) for task, row in seconds.items()}}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", choices=[*contest.PROFILES], default="full")
-    parser.add_argument(
-        "--quick", dest="profile", action="store_const", const="quick", help="short for --profile quick"
-    )
-    parser.add_argument("--task", action="append", default=[], help="only this task (repeatable)")
-    parser.add_argument(
-        "--study", action="append", default=[], choices=[*contest.STUDIES], help="only this one of each"
-    )
+    parser.add_argument("--profile", choices=[*PROFILES], default="full")
+    parser.add_argument("--quick", dest="profile", action="store_const", const="quick", help="short for a profile")
+    parser.add_argument("--part", choices=[DEVELOPMENT, CHECK], help="only the families of one part")
+    parser.add_argument("--task", action="append", default=[], choices=[*TASKS], help="only this task (repeatable)")
+    parser.add_argument("--arm", action="append", default=[], choices=[*ARMS], help="only this arm (repeatable)")
     parser.add_argument("--jobs", type=int, help="processes at a time (default: 2 on a CPU, 1 on a GPU)")
     parser.add_argument("--shared", action="store_true", help="say in the page that the machine was not quiet")
-    parser.add_argument("--allow-mixed", action="store_true", help="go on with records of another commit's versions")
     parser.add_argument("--plan", action="store_true", help="only print what would run, and for how long")
     parser.add_argument("--render", action="store_true", help="only write the page from benchmarks/results/")
     given = parser.parse_args()
-    profile = contest.PROFILES[given.profile]
-    unknown = [task for task in given.task if task not in profile.tasks]
-    if unknown:
-        parser.error(f"no task {unknown[0]!r} in profile {profile.name!r}; it has {', '.join(profile.tasks)}")
+    profile = PROFILES[given.profile]
     os.chdir(ROOT)
     torch.set_num_threads(1)
-    jobs = given.jobs or (1 if profile.name == "gpu" else min(2, os.cpu_count() or 1))
-    try:
-        if not given.render:
-            carry_out(
-                profile, jobs=jobs, only=given.task, parts=given.study, allow_mixed=given.allow_mixed,
-                plan_only=given.plan,
-            )  # fmt: skip
-            if given.plan:
-                return 0
-            print(write_records(profile, quiet=not given.shared))
-        render(profile)
-    except SabunError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if given.render:
+        render(profile.name)
+        return 0
+    tasks = [name for name in profile.tasks if given.part in (None, part_of(name))]
+    tasks = [name for name in given.task or tasks if given.part in (None, part_of(name))]
+    arms = given.arm or [*TUNED, *UNTUNED]
+    candidates = any(arm in PROTOTYPES for arm in arms)
+    if candidates:
+        try:
+            development_only(tasks)
+        except PermissionError as error:
+            parser.error(f"{error} Add --part development.")
+    whole = not (given.part or given.task or given.arm)
+    partial = WORK / profile.name / "partial.json"
+    path = RESULTS / f"{profile.name}.json" if whole else RESULTS / "candidates.json" if candidates else partial
+    workers = given.jobs or (1 if profile.sizing.device != "cpu" else min(2, os.cpu_count() or 1))
+    run(profile, tasks, arms, workers=workers, plan_only=given.plan, quiet=not given.shared, path=path)
+    if given.plan:
+        return 0
+    if whole:
+        render(profile.name)
+    else:
+        for claim, line in lines_of(load(path)).items():
+            print(f"  {claim}: {line or 'not measured'}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,5 +35,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def python() -> Iterator[str]:
     """What stands for ``python`` in the command of a user's script: one that need not import torch every time."""
+    if not hasattr(os, "fork"):
+        yield sys.executable
+        return
     with Warm("sklearn.datasets", "sklearn.preprocessing") as warm:
         yield warm.command

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 CALLS = ("write", "fsync", "replace", "rename", "ftruncate", "unlink")
 KILLED = 9
 
@@ -18,6 +20,8 @@ def killed(at: int, work: Callable[[Callable[[], None]], None], *, torn: bool = 
     """Do ``work(acknowledge)`` in a process that dies before its ``at``-th call of CALLS; with ``torn``, a write is
     done by half first. Returns its exit code (KILLED, or 0 where it came to its end) and how often it acknowledged.
     """
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

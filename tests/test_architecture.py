@@ -129,6 +129,22 @@ print(sorted(new - sys.stdlib_module_names - {"numpy", "sabun"}))
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_collector_has_nothing_left_at_exit_but_the_objects_of_triton(loaded: bool) -> None:
+    """triton prints each of its objects that is not collected at exit, after the output of every command."""
+    code = f"""
+import atexit, gc, sys, types
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # runs last
+from sabun.poc.torch_loading import own_process
+own_process()
+gc.freeze()
+if {loaded}:
+    sys.modules["triton"] = types.ModuleType("triton")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{not loaded}\n", done.stderr
+
+
 INTERNALS = PACKAGE / "optim" / "torch_internals.py"
 PRIVATE = set(re.findall(r"\b_[a-z]\w+", INTERNALS.read_text(encoding="utf-8")))
 

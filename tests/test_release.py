@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,28 +30,35 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-# Without PYTHONPATH and the like: what is installed is tried, not what lies about.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SABUN"))}
+# Without PYTHONPATH and the like: what is installed is tried, not what lies about. And without the constraints of this
+# machine: what the environment has may be newer.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SABUN", "PIP_"))}
+CLEAN["PIP_CONFIG_FILE"] = os.devnull
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), cwd=cwd, env=CLEAN, capture_output=True, text=True, check=False)
 
 
-def closure(names: list[str]) -> Iterator[metadata.Distribution]:
-    """The distributions that ``names`` require here, extras left out, themselves included."""
-    seen: set[str] = set()
-    while names:
-        name = names.pop().lower().replace("_", "-")
-        if name in seen:
+def closure(texts: list[str]) -> Iterator[metadata.Distribution]:
+    """The distributions that the requirements ``texts`` bring here, with the extras that they name and no others."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [Requirement(text) for text in texts]
+    while waiting:
+        wanted = waiting.pop()
+        name = wanted.name.lower().replace("_", "-")
+        extras = {(name, extra) for extra in {"", *wanted.extras}} - seen
+        if not extras:
             continue
-        seen.add(name)
         found = metadata.distribution(name)
-        yield found
-        for text in found.requires or ():
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                names.append(requirement.name)
+        if (name, "") in extras:
+            yield found
+        seen |= extras
+        waiting += (
+            requirement
+            for requirement in map(Requirement, found.requires or ())
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for _, extra in extras)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +75,19 @@ def fresh(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a new environment with the wheel, torch and NumPy, and nothing else."""
     home = tmp_path_factory.mktemp("fresh")
     assert run(sys.executable, "-m", "venv", "--without-pip", "env", cwd=home).returncode == 0
-    linked = home / "linked"
-    linked.mkdir()
-    for distribution in closure([Requirement(text).name for text in PROJECT["dependencies"]]):
-        for top in {Path(file).parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-            link = linked / top
-            if not link.exists():
-                link.symlink_to(distribution.locate_file(top))
     (site,) = (home / "env" / "lib").glob("python*/site-packages")
-    (site / "linked.pth").write_text(f"{linked}\n", encoding="utf-8")
+    for distribution in closure(PROJECT["dependencies"]):
+        for top in {Path(file).parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            link = site / top
+            if top.endswith(".dist-info"):  # uv follows no link
+                shutil.copytree(str(distribution.locate_file(top)), link)
+            elif not link.exists():
+                link.symlink_to(distribution.locate_file(top))
     python = home / "env" / "bin" / "python"
     # --no-index: whatever the wheel requires without an extra must be there already.
-    done = run(
-        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"),
-        *dist.glob("*.whl"),
-        cwd=home,
-    )
+    pip = (sys.executable, "-m", "pip", "--python", python, "install")
+    uv = ("uv", "pip", "install", "--python", python)  # the environments that uv makes have no pip
+    done = run(*(pip if find_spec("pip") else uv), "--quiet", "--no-index", *dist.glob("*.whl"), cwd=home)
     assert done.returncode == 0, done.stderr
     return python
 

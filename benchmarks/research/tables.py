@@ -26,9 +26,8 @@ from lab import PUBLISHED, RESULTS, VALLEYS, Key, final, read  # noqa: E402
 from questions import MIDDLE, PRESET, QUESTIONS, TASKS, Question  # noqa: E402
 
 import sealed  # noqa: E402
-from evidence import Arm, Curve  # noqa: E402
+from comparison.scores import Curve, steps_to  # noqa: E402
 from sabun.poc.judgement.kpis import lr_tolerance_decades  # noqa: E402
-from scores import duel  # noqa: E402
 
 PAGES = HERE.parent.parent / "docs" / "research"
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->.*?<!-- end -->", re.DOTALL)
@@ -103,8 +102,27 @@ def defaults(rows: list[dict], arm: str, tasks: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def duel(ours: Iterable[Curve], theirs: Iterable[Curve]) -> list[float]:
+    """log(steps of ours / steps of theirs) for each common seed to the last loss of the worse run: both reach it. ±inf
+    where only one of them diverged, nothing where both did."""
+    others = {curve.seed: curve for curve in theirs}
+    logs = []
+    for mine in ours:
+        other = others.get(mine.seed)
+        if other is None or not (mine.finished or other.finished):
+            continue
+        if not (mine.finished and other.finished):
+            logs.append(-math.inf if mine.finished else math.inf)
+            continue
+        goal = max(mine.final, other.final)
+        left, right = (steps_to(curve.steps, curve.scores, goal) for curve in (mine, other))
+        if left > 0 and right > 0:
+            logs.append(math.log(left / right))
+    return logs
+
+
 def pace(rows: list[dict], arm: str, against: str, tasks: Iterable[str]) -> str:
-    """Steps to target of ``arm`` at each learning rate over those of ``against`` at its best one (:mod:`scores`), the
+    """Steps to target of ``arm`` at each learning rate over those of ``against`` at its best one (:func:`duel`), the
     geometric mean over common seeds; last that over tasks."""
     rows = [row for row in rows if row["arm"] in (arm, against)]
     logs: dict[str, dict[float, list[float]]] = {}
@@ -115,12 +133,11 @@ def pace(rows: list[dict], arm: str, against: str, tasks: Iterable[str]) -> str:
             steps = tuple(range(0, TASKS[task].steps + 1, TASKS[task].steps // TASKS[task].points))
             curve = Curve(row["seed"], steps, tuple(row["loss"]), finished=row["status"] == "finished")
             curves.setdefault((row["arm"], row["lr"]), []).append(curve)
-        arms = {key: Arm(tuple(found)) for key, found in curves.items()}
         if peer is not None:
             logs[task] = {
                 lr: found
-                for (name, lr), mine in arms.items()
-                if name == arm and (found := duel(mine, arms[against, peer.lr]))
+                for (name, lr), mine in curves.items()
+                if name == arm and (found := duel(mine, curves[against, peer.lr]))
             }
     common = sorted(set.intersection(*map(set, logs.values()))) if logs else []
     lines = ["| task | " + " | ".join(f"lr {lr:.2g}" for lr in common) + " |", "|---|" + "---:|" * len(common)]

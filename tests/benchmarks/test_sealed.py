@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import lab
 import pytest
 
-import evidence
 import sealed
 import suite
-from contest import PROFILES
 from sabun.errors import StoreError
 
 from ..damage import attempt, damaged
@@ -20,22 +17,21 @@ ROWS = [
     {"task": "noise", "arm": "euler", "lr": 0.1, "seed": seed, "status": "finished", "loss": [2.0, 0.5 + seed]}
     for seed in range(5)
 ]
-RUN = {"seed": 0, "status": "finished", "steps": [0, 4], "loss": [2.0, "inf"], "test_loss": None, "test_metric": 0.5}
-ARM = {"runs": [RUN], "step_s": 0.1, "reference_step_s": 0.2, "optimizer_s": None, "state_bytes": 80,
-       "tuning": {"trials": [[0.1, 0.5]], "lr": 0.1, "objective": 0.5, "at_edge": False}}  # fmt: skip
-RECORDS = {"schema": 1, "profile": "quick", "quiet": True, "environment": {"torch": "2"}, "mixed": False,
-           "tasks": {"digits": {"peers": {"hash": "ab", "arms": {"a": ARM, "b": ARM}}}}}  # fmt: skip
+ARM = {"lr": 0.1, "chosen": {"betas": [0.9, 0.99]}, "schedule": "linear", "at_edge": False, "step_s": 0.1,
+       "trials": [[0.1, 0.5, 0.01]], "runs": [[0, [0, 4], [2.0, "inf"], False]], "tolerance": None}  # fmt: skip
+TASK = {"family": "physics", "part": "check", "judged": "training", "arms": {"a": ARM, "b": ARM}}
+RECORDS = {"schema": 2, "profile": "quick", "quiet": True, "torch": "2", "tasks": {"poisson": TASK}}
 
 
 def test_the_records_of_a_profile(tmp_path: Path) -> None:
     path = tmp_path / "quick.json"
     whole = sealed.dumps(RECORDS, indent=0).encode()
     path.write_bytes(whole)
-    expected = repr(evidence.load(path))
+    expected = repr(suite.load(path))
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        found, error = attempt(lambda: repr(evidence.load(path)), StoreError)
+        found, error = attempt(lambda: repr(suite.load(path)), StoreError)
         assert found == expected if error is None else str(path) in error.cause
 
     damaged(whole, sealed.dumps({**RECORDS, "quiet": False}, indent=0).encode(), check)
@@ -71,16 +67,18 @@ def test_a_line_is_appended_in_the_place_of_a_torn_one(tmp_path: Path) -> None:
     assert sealed.read_lines(path) == [ROWS[0], ROWS[2]]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"a": NaN}', b"\xff", b'{"x with 1": 5.0}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"a": NaN}', b"\xff", b'{"poisson": {"AdamW": 5.0}}'])
 def test_the_plan_of_seconds_is_measured_anew_where_it_is_damaged(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suite, "WORK", tmp_path)
-    monkeypatch.setattr(suite, "seconds_of", lambda plan, jobs: 7.0)
+    monkeypatch.setattr(suite, "clock", lambda task, settings, **options: dict.fromkeys(settings, 2.0))
+    profile = suite.PROFILES["quick"]
     file = tmp_path / "quick" / "plan.json"
     file.parent.mkdir()
     file.write_bytes(content)
-    plan = type("Plan", (), {"hash": "x"})
-    assert suite.planned_seconds(PROFILES["quick"], [plan], 1) == {"x": 7.0}
-    assert sealed.read(file) == {"x with 1": 7.0}
-    assert json.loads(file.read_bytes())["x with 1"] == 7.0
+    runs = profile.sizing.steps(suite.TASKS["poisson"].steps) + suite.POINTS
+    assert suite.seconds_per_run(profile, ["poisson"], ["AdamW"]) == {"poisson": {"AdamW": 2.0 * runs}}
+    assert sealed.read(file) == {"poisson": {"AdamW": 2.0 * runs}}
+    monkeypatch.setattr(suite, "clock", lambda *arguments, **options: pytest.fail("was measured again"))
+    suite.seconds_per_run(profile, ["poisson"], ["AdamW"])

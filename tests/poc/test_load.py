@@ -6,7 +6,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import sys
 import time
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -322,3 +324,15 @@ def test_promising_by_a_busy_machine_has_its_own_sentences() -> None:
                 "step.promising_busy_1", "step.promising_busy_2", "reason.k3_busy"):  # fmt: skip
         for lang in languages():
             assert "–" not in text(key, lang, values)
+
+
+def test_peak_memory_is_that_of_the_system_of_psutil_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = bytearray(1 << 26)
+    assert len(held) < (machine_load.peak_memory() or 0) < 1 << 40
+    monkeypatch.setattr(machine_load, "_resource", None)
+    assert machine_load.peak_memory() is None  # psutil knows a peak on Windows alone
+    windows = types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(peak_wset=7))
+    monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=lambda: windows))
+    assert machine_load.peak_memory() == 7
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert machine_load.peak_memory() is None

@@ -28,7 +28,8 @@ class _ListArithmetic:
 
     @staticmethod
     def add(x: Any, y: Any) -> Any:
-        return internals.foreach_add(x, y)
+        # Some torch (2.8) reads the value of a tensor of no dimension that is added to a list, which no graph can.
+        return internals.foreach_add(x, [y] * len(x) if isinstance(y, Tensor) else y)
 
     @staticmethod
     def mul(x: Any, y: Any) -> Any:
