@@ -572,6 +572,31 @@ def test_the_source_files_of_a_script(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- damaged bytes of states
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_no_dictionary_is_no_checkpoint(name: str) -> None:
+    optimizer, before = _fresh(name)
+    for found in ("a", None, 1, [], torch.ones(2)):
+        with pytest.raises(StateError, match="not a checkpoint of an optimizer"):
+            optimizer.load_state_dict(found)
+    assert str(optimizer.state_dict()) == before
+
+
+def test_a_loaded_state_needs_no_gradient() -> None:
+    """A flag in a file of a checkpoint made every later copy of the optimizer fail."""
+    source, parameters = _loaded(MADE["nesterov"])
+    _step(source, parameters)
+    changed = source.state_dict()
+    tensors = [value for held in changed["state"].values() for value in held.values() if torch.is_tensor(value)]
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    optimizer, _ = _loaded(MADE["nesterov"])
+    optimizer.load_state_dict(changed)
+    assert tensors
+    assert not any(
+        torch.is_tensor(value) and value.requires_grad for held in optimizer.state.values() for value in held.values()
+    )
+
+
 @pytest.mark.usefixtures("no_modules")
 @pytest.mark.parametrize("name", MADE)
 def test_the_bytes_of_a_checkpoint(name: str) -> None:

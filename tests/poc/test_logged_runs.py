@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,20 @@ def test_what_caps_the_verdict(more: dict[str, Any], cap: str, decision: str) ->
     if "machines" in cap or "cost" in cap:
         judged = judge_logs(rows(losses(0.2), **more), "runs.csv", baseline="today", tuned_alike=True)
         assert judged.assessment.verdicts[0].reason("K3").code == "k3_not_judged"
+
+
+@pytest.mark.parametrize("lost", ["today", "new"])
+def test_a_diverged_run_of_either_arm_without_seeds(lost: str) -> None:
+    """Without pairs no run can be left out, so nothing is judged; the numbers say why."""
+    found = {
+        name: [math.inf if name == lost and n == 3 else x for n, x in enumerate(own)]
+        for name, own in losses(0.2).items()
+    }
+    judged = judge_logs(rows(found, seeds=False), "runs.csv", baseline="today", tuned_alike=True)
+    (verdict,) = judged.assessment.verdicts
+    assert verdict.decision == "undecided"
+    counts = {"candidate": int(lost == "new"), "baseline": int(lost == "today"), "n": 10}
+    assert [(r.code, dict(r.values)) for r in verdict.reasons[:2]] == [("k1_diverged", counts), ("k2_diverged", counts)]
 
 
 def test_runs_of_other_lengths_and_missing_runs() -> None:

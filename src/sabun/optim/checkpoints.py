@@ -34,8 +34,13 @@ _KINDS = {"LinearMultistep": "sabun.Optimizer", "ButcherTableau": "sabun.RungeKu
 
 
 @contextlib.contextmanager
-def checking(optimizer: torch.optim.Optimizer, kind: type[Scheme]) -> Iterator[None]:
-    """Check, inside the block, what ``load_state_dict`` loads: after the users' hooks, before anything changes."""
+def checking(optimizer: torch.optim.Optimizer, kind: type[Scheme], found: object) -> Iterator[None]:
+    """Check, inside the block, what ``load_state_dict`` loads: after the users' hooks, before anything changes.
+
+    ``found`` is its argument, which torch copies before the hooks run.
+    """
+    if not isinstance(found, dict):
+        raise StateError(f"this is not a checkpoint of an optimizer: it is {type(found).__name__}.", fix=_FOREIGN_FIX)
 
     def check_all(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         _check(optimizer, state_dict, kind)
@@ -182,7 +187,7 @@ class Wrapped:
     """A tensor that ``load_state_dict`` does not convert, because it does not know the type."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.clone(memory_format=torch.preserve_format)
+        self.tensor = tensor.detach().clone(memory_format=torch.preserve_format)
 
 
 @contextlib.contextmanager

@@ -322,7 +322,7 @@ def _k1(
 def _k2(row: Comparison, state: LookState, lost: Divergence, more: float | None, limits: Thresholds) -> Reason:
     if more is not None:
         return _reason("K2", "k2_diverged_more", "fail", p=more, **_diverged(lost))
-    if lost.candidate > lost.baseline:
+    if lost.candidate > lost.baseline or row.problem == "diverged":
         return _reason("K2", "k2_diverged", "unclear", **_diverged(lost))
     if row.problem == "too_few_seeds":
         return _reason("K2", "k2_too_few_seeds", "unclear", **_few(row, state))
