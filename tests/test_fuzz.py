@@ -581,6 +581,17 @@ def test_what_is_no_dictionary_is_no_checkpoint(name: str) -> None:
     assert str(optimizer.state_dict()) == before
 
 
+def test_a_count_beyond_every_integer_type_is_no_state() -> None:
+    source, parameters = _loaded(MADE["kronecker"])
+    _step(source, parameters)
+    changed = source.state_dict()
+    next(held for held in changed["state"].values() if "step" in held)["step"] = 10**30
+    optimizer, before = _fresh("kronecker")
+    with pytest.raises(StateError, match="neither a tensor nor a number"):
+        optimizer.load_state_dict(changed)
+    assert str(optimizer.state_dict()) == before
+
+
 def test_a_loaded_state_needs_no_gradient() -> None:
     """A flag in a file of a checkpoint made every later copy of the optimizer fail."""
     source, parameters = _loaded(MADE["nesterov"])

@@ -171,7 +171,8 @@ def _check_state(
         # A tensor that another value of an option asked for may have any shape.
         declared = {**dict.fromkeys(preconditioner.matrix_keys, ()), **state_shapes(preconditioner, layout, p.shape)}
     for key, value in held.items():
-        if not isinstance(value, Tensor | int | float) or (key == "step" and torch.as_tensor(value).numel() != 1):
+        fits = isinstance(value, Tensor | float) or (isinstance(value, int) and abs(value) < 2**63)
+        if not fits or (key == "step" and torch.as_tensor(value).numel() != 1):
             raise StateError(f"{key} of parameter {name!r} is neither a tensor nor a number.", fix=_FOREIGN_FIX)
         if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
