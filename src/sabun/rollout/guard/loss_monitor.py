@@ -187,16 +187,14 @@ class LossMonitor:
 
     def _swung(self, excess: float) -> bool:
         """Return whether the median rose so high before, by at least half of this excess, and came back."""
-        low = peak = math.inf
+        low, peak = math.inf, -math.inf
         needed = self.level + excess - (self.limit - self.level)
         for level in self.levels:
-            if level <= low:
+            if level <= 0.5 * (low + peak) or level <= low:
+                if peak >= needed and peak - low >= 0.5 * excess:
+                    return True
                 low = peak = level
             peak = max(peak, level)
-            if peak >= needed and peak - low >= 0.5 * excess and level <= 0.5 * (low + peak):
-                return True
-            if level <= 0.5 * (low + peak):
-                low = peak = level
         return False
 
     def _tolerated(self) -> float:
