@@ -4,10 +4,10 @@
     python benchmarks/guard_corpus.py --half development --seeds 5
 
 A kind of training is a tiny model or a simulated stream of losses. A **false alarm** is a healthy training in which the
-guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The kinds are divided at
-random, once, into those on which the thresholds of the guard were chosen (development; the kinds that the test suite
-runs are among them) and those on which the rate is reported (check). Intervals are 95% (Clopper-Pearson), with the
-trainings taken as independent.
+guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The thresholds of the guard
+were chosen on the development kinds (those that the test suite runs are among them). The rate is reported on the check
+kinds, which were written before the guard's last change and run once after it. Intervals are 95% (Clopper-Pearson),
+with the trainings taken as independent.
 
 A planted fault is **caught** if the guard acts on it and the model is finite afterwards. It is **harmless** if the
 guard does not act, and the losses at the end are at most 10% above those before the fault. The steps lost are the calls
@@ -676,14 +676,423 @@ def _(pick: random.Random) -> Iterator[float]:
         yield falling(step) + size * abs(pick.gauss(0, 1))
 
 
+# ---------------------------------------------------------------------- check kinds, not looked at in development
+
+DEVELOPED = frozenset(KINDS)
+"""The kinds on which the thresholds were chosen: all that are registered above."""
+
+
+def custom(net: nn.Module, loss: Callable[[int], Tensor], rate: float = 1e-2, **options: Any) -> Training:
+    made = {"steps": 800, **options}
+    return Training(loss, net, made.pop("optimizer", None) or torch.optim.AdamW(net.parameters(), lr=rate), **made)
+
+
+def points(size: int = 32) -> Tensor:
+    return torch.randn(size, 8)
+
+
+@kind("image and text, contrastive with a learned temperature")
+def _(seed: int) -> Training:
+    net = nn.ModuleDict({"a": mlp(4), "b": mlp(4), "t": nn.Linear(1, 1)})
+
+    def loss(step: int) -> Tensor:
+        x = points(24)
+        a, b = functional.normalize(net["a"](x), dim=1), functional.normalize(net["b"](x.flip(1)), dim=1)
+        scores = a @ b.T * net["t"](torch.ones(1)).clamp(-2, 3).exp()
+        return (
+            functional.cross_entropy(scores, torch.arange(24)) + functional.cross_entropy(scores.T, torch.arange(24))
+        ) / 2
+
+    return custom(net, loss)
+
+
+@kind("policy gradient, moving baseline and entropy")
+def _(seed: int) -> Training:
+    net, baseline = mlp(3), [0.0]
+
+    def loss(step: int) -> Tensor:
+        x = points(16)
+        policy = torch.distributions.Categorical(logits=net(x))
+        chosen = policy.sample()
+        reward = (chosen == x[:, :3].argmax(1)).float()
+        baseline[0] += 0.05 * (float(reward.mean()) - baseline[0])
+        return -(policy.log_prob(chosen) * (reward - baseline[0])).mean() - 0.01 * policy.entropy().mean()
+
+    return custom(net, loss)
+
+
+@kind("actor and critic")
+def _(seed: int) -> Training:
+    net = nn.ModuleDict({"actor": mlp(3), "critic": mlp(1)})
+
+    def loss(step: int) -> Tensor:
+        x = points(16)
+        policy = torch.distributions.Categorical(logits=net["actor"](x))
+        chosen = policy.sample()
+        gain = 5 * (chosen == x[:, :3].argmax(1)).float() - net["critic"](x)[:, 0]
+        return -(policy.log_prob(chosen) * gain.detach()).mean() + 0.5 * gain.square().mean()
+
+    return custom(net, loss, 3e-3)
+
+
+@kind("variational auto-encoder, divergence annealed in cycles")
+def _(seed: int) -> Training:
+    net, mixing = nn.ModuleList([mlp(4), nn.Linear(2, 8)]), torch.randn(2, 8)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 2) @ mixing
+        mean, log = net[0](x).chunk(2, 1)
+        divergence = 0.5 * (mean.square() + log.exp() - 1 - log).sum(1).mean()
+        weight = min(1.0, step % 200 / 100)
+        return (
+            functional.mse_loss(net[1](mean + torch.randn_like(mean) * (0.5 * log).exp()), x)
+            + 0.1 * weight * divergence
+        )
+
+    return custom(net, loss)
+
+
+@kind("curriculum of longer sums, announced")
+def _(seed: int) -> Training:
+    net = mlp(1)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        return functional.mse_loss(net(x), x[:, : 2 + 2 * (step // 250)].sum(1, keepdim=True))
+
+    return custom(net, loss, phases=frozenset({250, 500, 750}))
+
+
+@kind("mixup")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x, share = points(), torch.distributions.Beta(0.4, 0.4).sample()
+        mixed = net(share * x + (1 - share) * x.flip(0))
+        y = labels(x)
+        return share * functional.cross_entropy(mixed, y) + (1 - share) * functional.cross_entropy(mixed, y.flip(0))
+
+    return custom(net, loss)
+
+
+kind("label smoothing, SGD")(
+    lambda seed: classification(
+        optimizer=sgd(0.1), measure=lambda f, y: functional.cross_entropy(f, y, label_smoothing=0.2), steps=800
+    )
+)
+kind("regression, batch 1, SGD")(lambda seed: regression(size=1, optimizer=sgd(1e-3), steps=1000))
+kind("count data, Poisson")(
+    lambda seed: regression(
+        target=lambda x: torch.poisson((0.5 * x[:, :2]).exp()),
+        measure=functional.poisson_nll_loss,
+        optimizer=adam(3e-3),
+    )
+)
+kind("targets of a lognormal")(
+    lambda seed: regression(target=lambda x: (x[:, :2] + 0.5 * torch.randn(len(x), 2)).exp(), optimizer=adam(3e-3))
+)
+kind("Huber loss, Cauchy noise")(
+    lambda seed: regression(
+        target=lambda x: easy(x) + 0.1 * torch.distributions.Cauchy(0.0, 1.0).sample((len(x), 2)),
+        measure=functional.huber_loss,
+    )
+)
+
+
+@kind("sparse embeddings, rare rows, Adagrad")
+def _(seed: int) -> Training:
+    table, wanted = nn.Embedding(300, 4, sparse=True), torch.randn(300, 4)
+
+    def loss(step: int) -> Tensor:
+        rows = (300 * torch.rand(8) ** 4).long()
+        return functional.mse_loss(table(rows), wanted[rows])
+
+    return custom(table, loss, optimizer=torch.optim.Adagrad(table.parameters(), lr=0.2))
+
+
+@kind("warm restarts, longer each time, AdamW")
+def _(seed: int) -> Training:
+    training = regression(optimizer=adam(5e-2), target=hard, steps=900)
+    training.scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(training.optimizer, 100, T_mult=2)
+    return training
+
+
+@kind("cyclical rate")
+def _(seed: int) -> Training:
+    training = classification(optimizer=sgd(0.01), steps=800)
+    training.scheduler = torch.optim.lr_scheduler.CyclicLR(training.optimizer, 0.01, 0.5, step_size_up=100)
+    return training
+
+
+kind("accumulation of 3, batch 2, clipped")(lambda seed: classification(parts=3, size=2, clip=1.0, steps=500))
+kind("mixed precision, accumulation, growing scale")(
+    lambda seed: regression(
+        parts=2, size=8, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_interval=10), clip=1.0
+    )
+)
+
+
+@kind("batch size in cycles, 1 to 64")
+def _(seed: int) -> Training:
+    net = mlp(2)
+
+    def loss(step: int) -> Tensor:
+        x = points(2 ** (step // 50 % 7))
+        return functional.mse_loss(net(x), 2 * easy(x))
+
+    return custom(net, loss, 3e-3)
+
+
+@kind("distillation, cooling")
+def _(seed: int) -> Training:
+    net, teacher = mlp(4), mlp(4, 64).requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        x, heat = points(), max(1.0, 4 - step / 150)
+        wanted = (5 * teacher(x) / heat).softmax(1)
+        return functional.kl_div((net(x) / heat).log_softmax(1), wanted, reduction="batchmean") * heat**2
+
+    return custom(net, loss)
+
+
+@kind("physics-informed, u'' = -u")
+def _(seed: int) -> Training:
+    net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def loss(step: int) -> Tensor:
+        t = (3 * torch.rand(32, 1)).requires_grad_()
+        u = net(t)
+        (first,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), t, create_graph=True)
+        start = torch.zeros(1, 1, requires_grad=True)
+        (slope,) = torch.autograd.grad(net(start).sum(), start, create_graph=True)
+        return (second + u).square().mean() + (net(start) ** 2).sum() + (slope - 1).square().sum()
+
+    return custom(net, loss)
+
+
+kind("dropout of 0.9, batch 4")(lambda seed: regression(mlp(2, 32, drop=nn.Dropout(0.9)), size=4, steps=800))
+
+
+@kind("recurrent network, clipped, large rate")
+def _(seed: int) -> Training:
+    net = nn.ModuleDict({"cell": nn.GRU(1, 8, batch_first=True), "out": nn.Linear(8, 1)})
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(16, 12, 1)
+        return functional.mse_loss(net["out"](net["cell"](x)[0]), x.cumsum(1))
+
+    return custom(net, loss, optimizer=torch.optim.SGD(net.parameters(), lr=0.5), clip=1.0, steps=500)
+
+
+@kind("one positive in a hundred, weighted")
+def _(seed: int) -> Training:
+    net = mlp(1)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        y = (x[:, :1] > 2.3).float()
+        return functional.binary_cross_entropy_with_logits(net(x), y, pos_weight=torch.tensor(50.0))
+
+    return custom(net, loss)
+
+
+@kind("Gaussian likelihood, noise falls, below zero")
+def _(seed: int) -> Training:
+    net = mlp(2)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        mean, log = net(x).chunk(2, 1)
+        y = 0.3 * x[:, :1] + 0.02 * torch.randn(32, 1)
+        return (log + 0.5 * ((y - mean) * (-log.clamp(min=-4)).exp()).square()).mean()
+
+    return custom(net, loss, 3e-3)
+
+
+@kind("three tasks drawn at random")
+def _(seed: int) -> Training:
+    net, pick = mlp(6), random.Random(seed)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        made, task = net(x), pick.randrange(3)
+        if task == 0:
+            return 10 * functional.mse_loss(made[:, :2], hard(x))
+        return (
+            functional.mse_loss(made[:, :2], easy(x)) if task == 1 else functional.cross_entropy(made[:, 2:], labels(x))
+        )
+
+    return custom(net, loss)
+
+
+@kind("sorted by difficulty, the same order each epoch")
+def _(seed: int) -> Training:
+    net, x = mlp(2), points(256)
+    x = x[hard(x).square().sum(1).argsort()]
+
+    def loss(step: int) -> Tensor:
+        part = x[step % 16 * 16 :][:16]
+        return functional.mse_loss(net(part), hard(part))
+
+    return custom(net, loss, 3e-3)
+
+
+@kind("labels wrong in bursts")
+def _(seed: int) -> Training:
+    net, pick = mlp(4), random.Random(seed)
+
+    def loss(step: int) -> Tensor:
+        x = points(16)
+        y = labels(x)
+        return functional.cross_entropy(net(x), torch.randint(4, y.shape) if pick.random() < 0.05 else y)
+
+    return custom(net, loss)
+
+
+@kind("triplets, the hardest of the batch")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        made, y = functional.normalize(net(x), dim=1), labels(x)
+        apart = (made[:, None] - made[None]).square().sum(2)
+        same = y[:, None] == y[None]
+        far, near = (apart * same).amax(1), (apart + 9.0 * same).amin(1)
+        return torch.relu(far - near + 0.5).mean()
+
+    return custom(net, loss)
+
+
+kind("quantile 0.99, batch 8")(
+    lambda seed: regression(
+        size=8, steps=800, target=hard, measure=lambda f, y: torch.maximum(0.99 * (y - f), 0.01 * (f - y)).mean()
+    )
+)
+
+
+@kind("ordinal thresholds")
+def _(seed: int) -> Training:
+    net = mlp(3)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        score = x[:, :1] + 0.3 * torch.randn(32, 1)
+        return functional.binary_cross_entropy_with_logits(net(x), (score > torch.tensor([-1.0, 0.0, 1.0])).float())
+
+    return custom(net, loss)
+
+
+@kind("two players, hinge, five steps of the critic")
+def _(seed: int) -> Training:
+    net, critic = mlp(2), nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+    own = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.0, 0.9))
+
+    def loss(step: int) -> Tensor:
+        for _ in range(5):
+            real = torch.randn(32, 2) + torch.tensor([2.0, -1.0])
+            own.zero_grad()
+            (torch.relu(1 - critic(real)).mean() + torch.relu(1 + critic(net(points()).detach())).mean()).backward()
+            own.step()
+        return -critic(net(points())).mean()
+
+    return custom(net, loss, optimizer=torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.9)), steps=500)
+
+
+@kind("masked features, random share")
+def _(seed: int) -> Training:
+    net, mixing = mlp(8), torch.randn(3, 8)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 3) @ mixing
+        hidden = torch.rand(32, 8) < 0.1 + 0.8 * torch.rand(())
+        return (net(x * ~hidden) - x)[hidden].square().mean()
+
+    return custom(net, loss)
+
+
+@kind("momentum teacher")
+def _(seed: int) -> Training:
+    net, teacher = nn.ModuleList([mlp(4), nn.Linear(4, 4)]), mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        with torch.no_grad():
+            for slow, fast in zip(teacher.parameters(), net[0].parameters(), strict=True):
+                slow.lerp_(fast, 0.02)
+            aim = functional.normalize(teacher(x + 0.3 * points()), dim=1)
+        return 2 - 2 * (functional.normalize(net[1](net[0](x + 0.3 * points())), dim=1) * aim).sum(1).mean()
+
+    return custom(net, loss)
+
+
+@kind("head first, then all layers, announced")
+def _(seed: int) -> Training:
+    net = mlp(4)
+    net[0].requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        if step == 400:
+            net[0].requires_grad_(True)
+        x = points()
+        return functional.cross_entropy(net(x), labels(x))
+
+    return custom(net, loss, phases=frozenset({400}))
+
+
+@kind("noise on the weights")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        noisy = {name: p + 0.1 * torch.randn_like(p) for name, p in net.named_parameters()}
+        x = points()
+        return functional.cross_entropy(torch.func.functional_call(net, noisy, (x,)), labels(x))
+
+    return custom(net, loss)
+
+
+@kind("shares of the classes that drift")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = points() + torch.tensor([math.sin(step / 100), math.cos(step / 130), *[0.0] * 6])
+        return functional.cross_entropy(net(x), labels(x))
+
+    return custom(net, loss, 3e-3)
+
+
+@kind("shares of the classes that jump, announced")
+def _(seed: int) -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = points() + (0.0 if step < 400 else 1.5)
+        return functional.cross_entropy(net(x), labels(x))
+
+    return custom(net, loss, phases=frozenset({400}))
+
+
+@kind("penalty that doubles every 150 steps")
+def _(seed: int) -> Training:
+    net = mlp(2)
+
+    def loss(step: int) -> Tensor:
+        x = points()
+        made = net(x)
+        return (
+            functional.mse_loss(made, hard(x)) + 0.1 * 2 ** (step // 150) * torch.relu(made.sum(1) - 1).square().mean()
+        )
+
+    return custom(net, loss)
+
+
 def halves() -> dict[str, list[str]]:
-    """The kinds of each half: a random division, the same at every call."""
-    names = sorted(KINDS)
-    random.Random(2026).shuffle(names)
-    return {
-        "development": sorted({*names[::2], *TESTED}),
-        "check": sorted({*names[1::2]} - {*TESTED}),
-    }
+    """The kinds of each half."""
+    return {"development": sorted(DEVELOPED), "check": sorted({*KINDS} - DEVELOPED)}
 
 
 TESTED = (

@@ -12,20 +12,22 @@ A loss above m + u is only a suspicion: training continues, and the losses from 
 The suspicion ends when three of four losses are below the limit again. It is a **jump**, and an anomaly, if after
 ``patience`` losses, or twice, four or eight times as many, the newer half of them is above the limit and its median
 excess has not fallen below four fifths of that of the older half. If it has fallen each time until then, the training
-learns something new, and the window begins anew there.
+learns something new, and the window begins anew there. Losses that are no higher than those of a swing are no jump
+either: within the last sixteen windows the median rose, by at least half of the present excess, to their level (the
+limit lies above it as it does above m), and fell by half of that rise again.
 
 After a roll-back the losses are known that the restored state should give. They are kept apart from the window too, and
 are a jump if the median of the first eight is above the limit, or that of the first ``patience`` above
 m + max(z·s, floor·|m|), without the progress.
 
 A **drift** is a rise too slow for that: the median of a full window exceeds the best one of the last sixteen windows by
-more than d = drift·max(z·s, start − best, |start|, |best|), and rises faster and faster (by more than 1.5 times as much
-over the last window as over the one before), or exceeds it by more than 10·d. A weight of the loss that is increased at
-a constant rate is none.
+more than d = drift·max(z·s, start − best, |start|, |best|), and rises faster and faster (over the last window by more
+than s and 1.5 times as much as over the one before), or exceeds it by more than 10·d. A weight of the loss that is
+increased at a constant rate is none.
 
-Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest so
-far by ``extreme`` times the largest magnitude so far. A loss that does not increase is never an anomaly. The judgement
-does not depend on the unit of the loss.
+Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest of
+n ≥ 4 so far by extreme·warm_up/n times the largest magnitude so far; the largest of fewer says too little. A loss that
+does not increase is never an anomaly. The judgement does not depend on the unit of the loss.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 _HORIZON = 16
 """Number of windows within which the best one is compared with."""
+_LEVELS = 8 * _HORIZON + 1
 _FALLING = 0.8
+_FEW = 4
+"""Number of losses whose largest is no scale yet."""
 _STORED = (
     "seen",
     "highest",
@@ -85,7 +90,7 @@ class LossMonitor:
     patience: int = 16
     drift: float = 3.0
     recent: deque[float] = field(default_factory=deque)
-    levels: deque[float] = field(default_factory=lambda: deque(maxlen=17))
+    levels: deque[float] = field(default_factory=lambda: deque(maxlen=_LEVELS))
     """Medians of the window, one for eight losses."""
     pending: list[float] = field(default_factory=list)
     """Losses since a suspicion began."""
@@ -153,7 +158,9 @@ class LossMonitor:
         if self.seen == self.warm_up:
             self.start = level
         if self.seen < self.warm_up:
-            self.limit = self.ceiling = self.highest + self.extreme * self.magnitude if self.magnitude else math.inf
+            known = self.magnitude > 0 and self.seen >= min(_FEW, self.warm_up)
+            margin = self.extreme * self.warm_up / self.seen * self.magnitude if known else math.inf
+            self.limit = self.ceiling = self.highest + margin
             return None
         if len(self.recent) < min(8, self.warm_up):
             return None
@@ -172,11 +179,23 @@ class LossMonitor:
         return None
 
     def _accelerates(self) -> bool:
-        """Return whether the median rises faster than a window ago."""
+        """Return whether the median rises faster than a window ago, and by more than the noise."""
         if len(self.levels) < 17:
             return False
-        before, middle, now = self.levels[0], self.levels[8], self.levels[16]
-        return now - middle > 1.5 * max(middle - before, 0.0)
+        before, middle, now = self.levels[-17], self.levels[-9], self.levels[-1]
+        return now - middle > max(1.5 * (middle - before), self.noise)
+
+    def _swung(self, excess: float) -> bool:
+        """Return whether the median rose so high before, by at least half of this excess, and came back."""
+        low, peak = math.inf, -math.inf
+        needed = self.level + excess - (self.limit - self.level)
+        for level in self.levels:
+            if level <= 0.5 * (low + peak) or level <= low:
+                if peak >= needed and peak - low >= 0.5 * excess:
+                    return True
+                low = peak = level
+            peak = max(peak, level)
+        return False
 
     def _tolerated(self) -> float:
         if self.best == math.inf:
@@ -194,9 +213,9 @@ class LossMonitor:
             return None
         older, newer = self.pending[: known // 2], self.pending[known // 2 :]
         before, now = statistics.median(older), statistics.median(newer)
-        if now <= self.limit:
-            return self._clear(known)
         level = self.level
+        if now <= self.limit or self._swung(now - level):
+            return self._clear(known)
         if now - level > _FALLING * (before - level):
             self.pending.clear()
             return Anomaly("loss-jump", now, self.limit)
@@ -260,7 +279,7 @@ class LossMonitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self.recent, self.levels = deque(state["recent"]), deque(state["levels"], maxlen=17)
+        self.recent, self.levels = deque(state["recent"]), deque(state["levels"], maxlen=_LEVELS)
         self.pending = list(state["pending"])
         for name in _STORED:
             setattr(self, name, state[name])
