@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -263,7 +264,11 @@ def test_a_full_disk_stops_a_study_without_loss_and_the_same_command_continues(t
     """The limit on file sizes grows with each attempt, so that every file reaches it at some point."""
     task = write(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path / "out"), task], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL, str(tmp_path / "out"), task],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # Python before 3.13.1 would leave bytecode cut at the limit
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
