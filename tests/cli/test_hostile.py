@@ -233,7 +233,9 @@ import contextlib, io, json, random, resource, signal, sys
 from pathlib import Path
 from sabun.cli import app
 from sabun.poc import evidence as stored
+from sabun.poc.torch_loading import first_optimizer
 
+first_optimizer()  # torch 2.8 writes a file while it loads
 out, task = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 command = ["poc", "run", task, "--baseline", "torch.optim:SGD", "--candidate", "euler", "--trials", "2",
@@ -265,7 +267,8 @@ def test_a_full_disk_stops_a_study_without_loss_and_the_same_command_continues(t
     task = write(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "out"), task],
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # Python before 3.13.1 would leave bytecode cut at the limit
+        # Python before 3.13.1 would leave bytecode that is cut at the limit.
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
