@@ -78,7 +78,7 @@ def test_a_file_that_is_missing_or_malformed_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not valid TOML"):
         Study.load(bad)
     bad.write_bytes(b"\xff\xfe")
-    with pytest.raises(StudyError, match="cannot read"):
+    with pytest.raises(StudyError, match="is not encoded as UTF-8"):
         Study.load(bad)
 
 

@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_trouble_from_the_first_step(bad: float) -> None:
     assert LossMonitor().judge(1.0, bad).reason == "gradient-not-finite"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("at", [1, 5, 16, 40, 300])
+@pytest.mark.parametrize("at", [4, 5, 16, 40, 300])
 def test_a_spike_is_found_whenever_it_comes_and_does_not_spoil_the_window(at: int) -> None:
     losses = descent(400)
     losses[at] *= 1000
