@@ -1090,6 +1090,454 @@ def _(seed: int) -> Training:
     return custom(net, loss)
 
 
+# ---------------------------------------------------------------------- further kinds of the check half
+
+
+def trained(
+    net: nn.Module,
+    loss: Callable[[int], Tensor],
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    **options: Any,
+) -> Training:
+    return Training(loss, net, (optimizer or adam(1e-2))(net.parameters()), **options)
+
+
+def seedless(name: str) -> Callable[[Callable[[], Training]], None]:
+    """Register a kind whose data do not depend on the seed argument."""
+
+    def register(make: Callable[[], Training]) -> None:
+        kind(name)(lambda seed: make())
+
+    return register
+
+
+def inputs(rows: int = 32) -> Tensor:
+    return torch.randn(rows, 8)
+
+
+@seedless("triplets with a margin")
+def _() -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        near, far = x + 0.2 * torch.randn(32, 8), x[torch.randperm(32)]
+        return functional.triplet_margin_loss(net(x), net(near), net(far), margin=0.5)
+
+    return trained(net, loss)
+
+
+@seedless("policy gradient, moving baseline, entropy bonus")
+def _() -> Training:
+    net, baseline = mlp(4), [0.0]
+
+    def loss(step: int) -> Tensor:
+        x = inputs(16)
+        made = torch.distributions.Categorical(logits=net(x))
+        chosen = made.sample()
+        reward = (chosen == labels(x)).float() + 0.3 * torch.randn(16)
+        advantage = reward - baseline[0]
+        baseline[0] += 0.05 * (float(reward.mean()) - baseline[0])
+        return -(made.log_prob(chosen) * advantage).mean() - 0.01 * made.entropy().mean()
+
+    return trained(net, loss, adam(3e-3), steps=900)
+
+
+@seedless("actor and critic, clipped")
+def _() -> Training:
+    actor, critic = mlp(4), mlp(1)
+    net = nn.ModuleList([actor, critic])
+
+    def loss(step: int) -> Tensor:
+        x = inputs(16)
+        made = torch.distributions.Categorical(logits=actor(x))
+        chosen = made.sample()
+        error = (chosen == labels(x)).float() - critic(x)[:, 0]
+        return 0.5 * error.square().mean() - (made.log_prob(chosen) * error.detach()).mean()
+
+    return trained(net, loss, adam(3e-3), steps=900, clip=0.5)
+
+
+@seedless("critic of Wasserstein distance, clipped weights")
+def _() -> Training:
+    made, net = mlp(2), nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+    own = torch.optim.RMSprop(made.parameters(), lr=1e-3)
+
+    def loss(step: int) -> Tensor:
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.clamp_(-0.1, 0.1)
+        if step % 5 == 0:
+            own.zero_grad()
+            (-net(made(inputs())).mean()).backward()
+            own.step()
+            net.zero_grad()
+        return net(made(inputs()).detach()).mean() - net(torch.randn(32, 2) * 0.3 + 1).mean()
+
+    return trained(net, loss, lambda p: torch.optim.RMSprop(p, lr=1e-3), steps=900)
+
+
+@seedless("auto-encoder with noisy inputs")
+def _() -> Training:
+    net = nn.Sequential(nn.Linear(8, 3), nn.Tanh(), nn.Linear(3, 8))
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 2) @ mixing
+        return functional.mse_loss(net(x + 0.3 * torch.randn_like(x)), x)
+
+    mixing = torch.randn(2, 8)
+    return trained(net, loss)
+
+
+@seedless("variational, divergence annealed in cycles")
+def _() -> Training:
+    encoder, decoder = mlp(4), nn.Linear(2, 8)
+    mixing = torch.randn(2, 8)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 2) @ mixing
+        mean, log = encoder(x).chunk(2, 1)
+        drawn = mean + torch.randn_like(mean) * (0.5 * log).exp()
+        divergence = 0.5 * (mean.square() + log.exp() - 1 - log).sum(1).mean()
+        return functional.mse_loss(decoder(drawn), x) + 0.2 * min(1.0, step % 200 / 100) * divergence
+
+    return trained(nn.ModuleList([encoder, decoder]), loss, steps=800)
+
+
+@seedless("curriculum, noise of the inputs in five steps")
+def _() -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        return functional.cross_entropy(net(x + 0.1 * (step // 160) * torch.randn(32, 8)), labels(x))
+
+    return trained(net, loss, steps=800)
+
+
+@seedless("curriculum, longer sums, announced")
+def _() -> Training:
+    net = nn.GRU(1, 8, batch_first=True)
+    head = nn.Linear(8, 1)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(16, 2 + 2 * (step // 100), 1)
+        return functional.mse_loss(head(net(x)[0][:, -1]), x.sum(1))
+
+    return trained(nn.ModuleList([net, head]), loss, steps=300, phases=frozenset({100, 200}))
+
+
+@seedless("mixup of two labels")
+def _() -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        a, b = inputs(), inputs()
+        share = random.Random(step).betavariate(0.4, 0.4)
+        made = net(share * a + (1 - share) * b)
+        return share * functional.cross_entropy(made, labels(a)) + (1 - share) * functional.cross_entropy(
+            made, labels(b)
+        )
+
+    return trained(net, loss)
+
+
+seedless("label smoothing, RMSprop")(
+    lambda: classification(
+        optimizer=lambda p: torch.optim.RMSprop(p, lr=3e-3),
+        measure=lambda f, y: functional.cross_entropy(f, y, label_smoothing=0.1),
+    )
+)
+seedless("focal loss")(
+    lambda: classification(
+        measure=lambda f, y: (
+            ((1 - functional.cross_entropy(f, y, reduction="none").neg().exp()) ** 2)
+            .mul(functional.cross_entropy(f, y, reduction="none"))
+            .mean()
+        )
+    )
+)
+seedless("batch 1, one output, SGD")(
+    lambda: regression(mlp(1), sgd(1e-3), size=1, target=lambda x: x[:, :1] * x[:, 1:2], steps=900)
+)
+seedless("Huber loss, Cauchy targets")(
+    lambda: regression(
+        target=lambda x: easy(x) + torch.distributions.Cauchy(0.0, 0.2).sample((len(x), 2)),
+        measure=functional.huber_loss,
+    )
+)
+seedless("squared loss, lognormal targets")(
+    lambda: regression(mlp(1), adam(1e-3), target=lambda x: (x[:, :1] + 0.7 * torch.randn(len(x), 1)).exp())
+)
+seedless("Poisson counts")(
+    lambda: regression(
+        mlp(1), target=lambda x: torch.poisson((0.5 * x[:, :1] + 0.5).exp()), measure=functional.poisson_nll_loss
+    )
+)
+seedless("batch of 1024")(lambda: classification(size=1024, optimizer=sgd(0.3), steps=200))
+seedless("accumulation of 16 of 2, Adam")(lambda: classification(parts=16, size=2, steps=200))
+seedless("dropout of 0.8, deep")(
+    lambda: classification(
+        nn.Sequential(
+            nn.Linear(8, 32),
+            nn.ReLU(),
+            nn.Dropout(0.8),
+            nn.Linear(32, 32),
+            nn.ReLU(),
+            nn.Dropout(0.8),
+            nn.Linear(32, 4),
+        )
+    )
+)
+seedless("scaled loss, batch 2, overflows")(
+    lambda: classification(size=2, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=20))
+)
+seedless("half of the labels random, Adagrad")(
+    lambda: classification(
+        target=lambda x: torch.where(torch.rand(len(x)) < 0.5, torch.randint(4, (len(x),)), labels(x)),
+        optimizer=lambda p: torch.optim.Adagrad(p, lr=0.05),
+    )
+)
+
+
+@seedless("restarts with growing periods")
+def _() -> Training:
+    training = regression(optimizer=sgd(0.05), target=hard, steps=900)
+    training.scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(training.optimizer, 60, 2)
+    return training
+
+
+@seedless("cyclic rate")
+def _() -> Training:
+    training = classification(optimizer=sgd(0.01))
+    training.scheduler = torch.optim.lr_scheduler.CyclicLR(training.optimizer, 0.01, 0.5, step_size_up=50)
+    return training
+
+
+@seedless("cyclic size of the batch")
+def _() -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = inputs((1, 4, 16, 64)[step // 25 % 4])
+        return functional.cross_entropy(net(x), labels(x))
+
+    return trained(net, loss)
+
+
+@seedless("distillation at temperature 4")
+def _() -> Training:
+    teacher, net = mlp(4, 64), mlp(4, 8)
+    teacher.requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        return 16 * functional.kl_div(
+            (net(x) / 4).log_softmax(1), (3 * teacher(x) / 4).softmax(1), reduction="batchmean"
+        )
+
+    return trained(net, loss)
+
+
+@seedless("differential equation, residual and boundary")
+def _() -> Training:
+    net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def loss(step: int) -> Tensor:
+        t = (2 * torch.rand(32, 1)).requires_grad_()
+        y = net(t)
+        (slope,) = torch.autograd.grad(y.sum(), t, create_graph=True)
+        return (slope + y - torch.sin(3 * t)).square().mean() + 10 * (net(torch.zeros(1, 1)) - 1).square().mean()
+
+    return trained(net, loss, adam(5e-3))
+
+
+@seedless("LSTM, clipped")
+def _() -> Training:
+    net, head = nn.LSTM(2, 8, batch_first=True), nn.Linear(8, 1)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(16, 8, 2)
+        return functional.mse_loss(head(net(x)[0])[..., 0], (x[..., 0] * x[..., 1]).cumsum(1) / 3)
+
+    return trained(nn.ModuleList([net, head]), loss, sgd(0.1), steps=300, clip=1.0)
+
+
+@seedless("next symbol, attention")
+def _() -> Training:
+    table, layer, head = (
+        nn.Embedding(6, 8),
+        nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True),
+        nn.Linear(8, 6),
+    )
+
+    def loss(step: int) -> Tensor:
+        text = (torch.randint(6, (16, 1)) + torch.arange(7) * torch.randint(1, 3, (16, 1))) % 6
+        made = head(layer(table(text[:, :-1]), torch.full((6, 6), -math.inf).triu(1)))
+        return functional.cross_entropy(made.transpose(1, 2), text[:, 1:])
+
+    return trained(nn.ModuleList([table, layer, head]), loss, adam(3e-3), steps=300)
+
+
+@seedless("one class in a hundred, weighted 30 times")
+def _() -> Training:
+    net = mlp(2)
+    weight = torch.tensor([1.0, 30.0])
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        return functional.cross_entropy(net(x), (x[:, 0] > 2.3).long(), weight, reduction="sum") / 32
+
+    return trained(net, loss, adam(3e-3))
+
+
+@seedless("normal likelihood of narrow data, negative")
+def _() -> Training:
+    net = mlp(2)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        mean, log = net(x).chunk(2, 1)
+        return functional.gaussian_nll_loss(mean, 0.3 * x[:, :1] + 0.02 * torch.randn(32, 1), log.exp())
+
+    return trained(net, loss, adam(3e-3), steps=900)
+
+
+@seedless("three tasks, one drawn at each step")
+def _() -> Training:
+    net = mlp(6)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        made = net(x).split(2, 1)
+        task = int(torch.randint(3, ()))
+        return functional.mse_loss(made[task], (easy(x), hard(x), x[:, :2].sign())[task])
+
+    return trained(net, loss)
+
+
+@seedless("two tasks, switched every 50 steps")
+def _() -> Training:
+    net = mlp(4)
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        made = net(x)
+        first = functional.mse_loss(made[:, :2], easy(x))
+        return first if step // 50 % 2 == 0 else functional.l1_loss(made[:, 2:], x[:, :2].sign())
+
+    return trained(net, loss, adam(3e-3))
+
+
+@seedless("rows sorted by target, many epochs")
+def _() -> Training:
+    net, x = mlp(1), inputs(256)
+    x = x[x[:, 0].argsort()]
+
+    def loss(step: int) -> Tensor:
+        part = x[16 * (step % 16) :][:16]
+        return functional.mse_loss(net(part), part[:, :1] * 2 + part[:, 1:2])
+
+    return trained(net, loss, adam(3e-3))
+
+
+@seedless("memorized data, loss towards zero")
+def _() -> Training:
+    net, x = mlp(1, 64), inputs(16)
+    y = torch.randn(16, 1)
+    return trained(net, lambda step: functional.mse_loss(net(x), y), steps=900)
+
+
+@seedless("pairs ranked")
+def _() -> Training:
+    net = mlp(1)
+
+    def loss(step: int) -> Tensor:
+        a, b = inputs(), inputs()
+        return functional.margin_ranking_loss(net(a)[:, 0], net(b)[:, 0], (a[:, 0] - b[:, 0]).sign(), margin=0.3)
+
+    return trained(net, loss)
+
+
+@seedless("skip-grams with negative samples, sparse")
+def _() -> Training:
+    net = nn.ModuleList([nn.Embedding(60, 8, sparse=True), nn.Embedding(60, 8, sparse=True)])
+
+    def loss(step: int) -> Tensor:
+        word = (60 * torch.rand(16) ** 2).long()
+        near, other = (word + torch.randint(1, 3, (16,))) % 60, torch.randint(60, (16,))
+        scores = [(net[0](word) * net[1](aim)).sum(1) for aim in (near, other)]
+        return (functional.softplus(-scores[0]) + functional.softplus(scores[1])).mean()
+
+    return trained(net, loss, lambda p: torch.optim.SparseAdam(list(p), lr=1e-2))
+
+
+@seedless("masked reconstruction, share masked drawn anew")
+def _() -> Training:
+    net, mixing = mlp(8), torch.randn(3, 8)
+
+    def loss(step: int) -> Tensor:
+        x = torch.randn(32, 3) @ mixing
+        kept = (torch.rand(32, 8) > torch.rand(())).float()
+        return ((net(x * kept) - x).square() * (1 - kept)).sum() / (1 - kept).sum().clamp(min=1)
+
+    return trained(net, loss)
+
+
+@seedless("denoising, level of noise drawn for each example")
+def _() -> Training:
+    net = nn.Sequential(nn.Linear(9, 32), nn.SiLU(), nn.Linear(32, 8))
+
+    def loss(step: int) -> Tensor:
+        share, noise = torch.rand(16, 1), torch.randn(16, 8)
+        clean = torch.ones(16, 8) * torch.randn(16, 1).sign()
+        noisy = (1 - share).sqrt() * clean + share.sqrt() * noise
+        return functional.mse_loss(net(torch.cat([noisy, share], 1)), noise)
+
+    return trained(net, loss, adam(3e-3))
+
+
+@seedless("own targets, slowly moving teacher")
+def _() -> Training:
+    net, head, teacher = mlp(4), nn.Linear(4, 4), mlp(4)
+    teacher.load_state_dict(net.state_dict())
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        with torch.no_grad():
+            for slow, fast in zip(teacher.parameters(), net.parameters(), strict=True):
+                slow.lerp_(fast, 0.02)
+            aim = teacher(x + 0.1 * torch.randn(32, 8))
+        return -functional.cosine_similarity(head(net(x)), aim).mean()
+
+    return trained(nn.ModuleList([net, head]), loss, adam(3e-3))
+
+
+@seedless("ramped penalty on the weights")
+def _() -> Training:
+    net = mlp()
+
+    def loss(step: int) -> Tensor:
+        x = inputs()
+        penalty = sum(parameter.square().sum() for parameter in net.parameters())
+        return functional.mse_loss(net(x), easy(x)) + min(0.05, 1e-4 * step) * penalty
+
+    return trained(net, loss, steps=800)
+
+
+@seedless("layers unfrozen one after another")
+def _() -> Training:
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def loss(step: int) -> Tensor:
+        for i, level in ((0, 400), (2, 200)):
+            net[i].requires_grad_(step >= level)
+        x = inputs()
+        return functional.cross_entropy(net(x), labels(x))
+
+    return trained(net, loss)
+
+
 def halves() -> dict[str, list[str]]:
     """The kinds of each half."""
     return {"development": sorted(DEVELOPED), "check": sorted({*KINDS} - DEVELOPED)}
