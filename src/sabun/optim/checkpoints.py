@@ -132,6 +132,9 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
             f"the checkpoint was saved with step_control={theirs!r}; this optimizer has {mine!r}.",
             fix=f"Construct the optimizer with step_control={theirs!r} to continue.",
         )
+    absent = [key for key in optimizer.defaults if key.startswith(("control_", "evaluations_")) and key not in group]
+    if absent:
+        raise OptionError(f"{absent[0]} is missing.")
     for name, value in group.items():
         if name in OPTIONS:
             check(name, value)
