@@ -222,7 +222,8 @@ def test_a_study_without_tuning_is_promising_at_most_and_says_so(tmp_path: Path)
     verdicts = {verdict.arm: verdict for verdict in judged.verdicts}
     assert verdicts["heavy-ball(0.9)"].reason("K1").code == "k1_identical"
     assert {v.decision for v in verdicts.values()} <= {"promising", "undecided", "small", "no-go"}
-    assert all("not_tuned" in [cap.code for cap in v.caps] for v in verdicts.values())
+    capped = [[cap.code for cap in verdict.caps if cap.code != "busy"] for verdict in verdicts.values()]
+    assert capped == [["not_tuned"]] * len(verdicts)  # a busy machine adds a cap of its own
     losses = {
         arm: {run.seed: run.final_loss for run in evidence.runs if run.arm == arm and run.phase == "evaluate"}
         for arm in (study.baseline.name, "heavy-ball(0.9)", "euler")

@@ -8,7 +8,7 @@ otherwise it is refused with a StateError, and nothing has changed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,16 +34,19 @@ _KINDS = {"LinearMultistep": "sabun.Optimizer", "ButcherTableau": "sabun.RungeKu
 
 
 @contextlib.contextmanager
-def checking(optimizer: torch.optim.Optimizer, kind: type[Scheme], found: object) -> Iterator[None]:
+def checking(
+    optimizer: torch.optim.Optimizer, kind: type[Scheme], found: object, running: Iterable[str]
+) -> Iterator[None]:
     """Check, inside the block, what ``load_state_dict`` loads: after the users' hooks, before anything changes.
 
-    ``found`` is its argument, which torch copies before the hooks run.
+    ``found`` is its argument, which torch copies before the hooks run. ``running`` names the keys of a group in which
+    the optimizer keeps what changes during training.
     """
     if not isinstance(found, dict):
         raise StateError(f"this is not a checkpoint of an optimizer: it is {type(found).__name__}.", fix=_FOREIGN_FIX)
 
     def check_all(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-        _check(optimizer, state_dict, kind)
+        _check(optimizer, state_dict, kind, running)
 
     handle = optimizer.register_load_state_dict_pre_hook(check_all)
     try:
@@ -52,7 +55,9 @@ def checking(optimizer: torch.optim.Optimizer, kind: type[Scheme], found: object
         handle.remove()
 
 
-def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme]) -> None:
+def _check(
+    optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind: type[Scheme], running: Iterable[str]
+) -> None:
     groups = state_dict.get("param_groups")
     if not isinstance(groups, list) or "state" not in state_dict:
         raise StateError(
@@ -65,7 +70,7 @@ def _check(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any], kind
                 f"this is not a checkpoint of a sabun optimizer: group {number} has no scheme.", fix=_FOREIGN_FIX
             )
         try:
-            _check_group(optimizer, group, kind)
+            _check_group(optimizer, group, kind, running)
         except StateError:
             raise
         except SabunError as error:
@@ -105,7 +110,9 @@ def _check_layout(optimizer: torch.optim.Optimizer, groups: list[Any], state: ob
         raise StateError("the checkpoint's groups do not name each parameter of its state once.", fix=_FOREIGN_FIX)
 
 
-def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme]) -> None:
+def _check_group(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kind: type[Scheme], running: Iterable[str]
+) -> None:
     scheme = decode(group["scheme"])
     if not isinstance(scheme, kind):
         mine, theirs = _KINDS[kind.__name__], _KINDS[type(scheme).__name__]
@@ -118,7 +125,8 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
             f"the checkpoint has format {group.get('version')}; this version of sabun reads format {VERSION}.",
             fix="Update sabun, or load it with the version that saved it.",
         )
-    missing = [key for key in ("lr", "lr_peak", *ROLES) if key in optimizer.defaults and key not in group]
+    roles_of_kind = (role for role in ROLES if role in optimizer.defaults)
+    missing = [key for key in ("lr", *running, *roles_of_kind) if key not in group]
     if missing:
         raise OptionError(f"{missing[0]} is missing.")
     for key in ("lr", "lr_peak"):
@@ -132,9 +140,6 @@ def _check_group(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], kin
             f"the checkpoint was saved with step_control={theirs!r}; this optimizer has {mine!r}.",
             fix=f"Construct the optimizer with step_control={theirs!r} to continue.",
         )
-    absent = [key for key in optimizer.defaults if key.startswith(("control_", "evaluations_")) and key not in group]
-    if absent:
-        raise OptionError(f"{absent[0]} is missing.")
     for name, value in group.items():
         if name in OPTIONS:
             check(name, value)

@@ -530,7 +530,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self._averaged:
             raise StateError("load_state_dict() inside 'with optimizer.averaged()'.", fix="Leave the block first.")
-        with checking(self, LinearMultistep, state_dict), keep_precision(self):
+        with checking(self, LinearMultistep, state_dict, _RUNNING), keep_precision(self):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
 

@@ -170,7 +170,7 @@ class RungeKutta(torch.optim.Optimizer):
 
         Raises StateError, and changes nothing, for a checkpoint of another kind or step control.
         """
-        with checking(self, ButcherTableau, state_dict):
+        with checking(self, ButcherTableau, state_dict, _RUNNING):
             super().load_state_dict(state_dict)
         restore_lr_found(self)
 

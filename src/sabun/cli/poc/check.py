@@ -221,7 +221,7 @@ def _say(finding: CheckFinding, before: str = "") -> None:
 
 
 def _print_facts(checked: CheckResult, study: Study) -> None:
-    if checked.rates:
+    if any(checked.rates.values()):
         _print_rates(checked)
     if checked.unverified:
         found = [UNVERIFIED[name].format(detail) for name, detail in checked.unverified.items()]
@@ -291,6 +291,7 @@ def _duration(checked: CheckResult, study: Study) -> str:
 
 
 def _effect(checked: CheckResult, study: Study) -> str:
+    from sabun.messages.formatting import show
     from sabun.poc.check import ASSUMED_SPREAD
 
     seeds = study.budget.seeds
@@ -300,16 +301,13 @@ def _effect(checked: CheckResult, study: Study) -> str:
     spread = measured or ASSUMED_SPREAD
     source = "that of two seeds of the baseline, a rough estimate" if measured else "an assumption"
     found = study.thresholds.margin + checked.effect * spread
+    smallest, varies = (show(share, "pct", "en") for share in (found, spread))
     if found >= 1:
         return (
-            f"{seeds} seeds can hardly decide: the differences of pairs have a standard deviation of "
-            f"{_percent(spread)} ({source}). Give more seeds, or train longer."
+            f"{seeds} seeds can hardly decide: the differences of pairs have a standard deviation of {varies} "
+            f"({source}). Give more seeds, or train longer."
         )
     return (
-        f"{seeds} seeds find a loss that is {_percent(found)} lower with probability 0.8, if the differences of pairs "
-        f"have a standard deviation of {_percent(spread)} ({source})."
+        f"{seeds} seeds find a loss that is {smallest} lower with probability 0.8, if the differences of pairs have a "
+        f"standard deviation of {varies} ({source})."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
