@@ -19,6 +19,7 @@ from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise
+from sabun.script.arms import SCRIPT
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
@@ -60,6 +61,7 @@ def build(
     decision, leading = _overall(candidates)
     limits = Limits(
         study.task,
+        study.name if study.is_script else study.task,
         dict(study.task_options),
         _epochs(study, arms),
         study.budget.seeds,
@@ -160,6 +162,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
+        shown=_shown(spec.optimizer, name, runs),
         best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
         lr_trials=tuple(sorted(trials)),
@@ -169,6 +172,13 @@ def _arm(
         interval_used=tuple((epoch, 1.0 - margin) for epoch, margin in margins),
         curvature=curvature,
     )
+
+
+def _shown(optimizer: str, name: str, runs: Sequence[RunResult]) -> str:
+    """The name of an arm for readers: for the optimizer that a script makes, its class; empty where it is not known."""
+    if optimizer != SCRIPT:
+        return name
+    return next((run.optimizer for run in runs if run.arm == name and run.optimizer), "")
 
 
 def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:

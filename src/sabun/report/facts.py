@@ -44,6 +44,8 @@ class Limits:
     """Budget and thresholds, fixed before the first run. ``epochs`` are as trained: a script may set its own."""
 
     task: str
+    task_name: str
+    """The task for readers: the study's name where the task is a command."""
     task_options: Mapping[str, OptionValue]
     epochs: int
     seeds: int
@@ -74,6 +76,8 @@ class ArmFacts:
     """Smallest share of the stability interval left in any epoch, negative beyond the edge; None: not measured."""
     interval_used: tuple[tuple[int, float], ...] = ()
     """(epoch, hλ over the stability interval): 1 is the edge. Of the repeated run of the first seed."""
+    shown: str = ""
+    """Its name for readers: the class of a script's own optimizer; empty: not known."""
     curvature: tuple[tuple[int, float], ...] = ()
     """(epoch, λ): the largest eigenvalue of the loss's Hessian, of the same run."""
 
@@ -167,9 +171,24 @@ class Report:
         """The currency of the amounts; empty without prices."""
         return "" if self.money is None else self.money.currency
 
+    def label(self, arm: str, lang: Language) -> str:
+        """Return the name of an arm for readers, which says of the baseline that it is used today."""
+        if arm != self.baseline:
+            return arm
+        shown = self.arms[0].shown
+        return text("word.today", lang, {"name": shown}) if shown else text("word.todays", lang)
+
+    def say(self, key: str, lang: Language, values: Mapping[str, Value] | None = None) -> str:
+        """Return the sentence ``key``, with the baseline named as readers know it."""
+        given = dict(values or {})
+        for name in ("arm", "baseline"):
+            if isinstance(found := given.get(name), str):
+                given[name] = self.label(found, lang)
+        return text(key, lang, given, currency=self.currency)
+
     def sentence(self, note: Note, lang: Language) -> str:
         """Return a note as a sentence."""
-        return text(note.key, lang, note.values, currency=self.currency)
+        return self.say(note.key, lang, note.values)
 
     def reason_sentence(self, reason: Reason, lang: Language) -> str:
         """Return the reason of a verdict as a sentence: the message ``reason.CODE``. Missing values are dashes."""

@@ -25,7 +25,7 @@ def render(report: Report, lang: Language = "en") -> str:
         return escape(report.sentence(note, lang))
 
     def t(key: str, **values: str | int | float) -> str:
-        return escape(text(key, lang, values))
+        return escape(report.say(key, lang, values))
 
     title = f"## {t(f'word.{report.decision}')}: {escape(report.name)}"
     headline = [f"**{sentence(report.headline)}**", ""]

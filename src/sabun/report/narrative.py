@@ -50,7 +50,7 @@ class Findings:
         return {
             "arm": self.lead.arm,
             "baseline": self.arms[0].name,
-            "task": self.limits.task,
+            "task": self.limits.task_name,
             "epochs": self.limits.epochs,
             "candidates": len(self.candidates),
             "level": self.limits.level,

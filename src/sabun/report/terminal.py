@@ -66,7 +66,7 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
                 shown.append("\n" + interval(found.low, found.high, style, lang), style="dim")
             row.append(shown)
         table.add_row(*row)
-    against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
+    against = visible(report.say("ui.against_all", lang, {"baseline": report.baseline}))
     level = text("ui.level_note", lang, {"level": report.limits.level})
     margin = text("ui.margin_note", lang, {"margin": report.limits.margin})
     parts: list[RenderableType] = [head, table, Text(joined([against, margin, level], lang), style="dim")]

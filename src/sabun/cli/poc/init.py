@@ -36,6 +36,8 @@ def init(
     task: options.Task = None,
     script: options.Script = None,
     candidate: options.Candidates = None,
+    name: options.Name = None,
+    note: options.StudyNote = None,
     margin: options.Margin = None,
     budget: options.Within = None,
     time_limit: options.TimeLimit = None,
@@ -67,6 +69,8 @@ def init(
         script=script,
         candidates=candidate or (),
         margin=options.fraction("--margin", margin),
+        name=name,
+        note=note,
         options={key: value for key, value in own.items() if value is not None},
         plan=planned if budget else None,
     )

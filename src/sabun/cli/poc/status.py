@@ -32,6 +32,7 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
     """Show how far a study is, which runs failed and why, and what they printed last."""
     from sabun.cli.poc.stored import evidence_of
     from sabun.cli.progress import bar, phase_name, place
+    from sabun.messages.languages import DEFAULT
     from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.poc.failures import failures
 
@@ -60,9 +61,8 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:
-        out.print(
-            f"  {phase_name(run['phase'])} {run['arm']}, seed {run['seed']}: {place(run['epoch'], run['epochs'])}"
-        )
+        at = place(run["epoch"], run["epochs"], DEFAULT)
+        out.print(f"  {phase_name(run['phase'], DEFAULT)} {run['arm']}, seed {run['seed']}: {at}")
     for line in _lines(failed):
         out.print(line, soft_wrap=True)
     if state == "stopped":
@@ -73,9 +73,10 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
 
 def _lines(failed: Iterable[Failure]) -> Iterator[str]:
     from sabun.cli.progress import phase_name
+    from sabun.messages.languages import DEFAULT
 
     for failure in failed:
         count = f"{failure.runs} runs failed, the first with seed" if failure.runs > 1 else "failed, seed"
-        yield f"{failure.arm}, {phase_name(failure.phase)}: {count} {failure.seed}: {failure.reason}"
+        yield f"{failure.arm}, {phase_name(failure.phase, DEFAULT)}: {count} {failure.seed}: {failure.reason}"
         if failure.log:
             yield f"  complete output: {failure.log}"
