@@ -88,6 +88,8 @@ def test_no_sentence_is_dead() -> None:
         "scheme.",
         "dots.",
         "method.",
+        "progress.",
+        "roi.",
         "certificate.",
         "scheme_chart.",
         "ui.better_",

@@ -198,7 +198,9 @@ Currency = Annotated[str, option("Three-letter code: JPY, USD, EUR …", "CODE",
 HoursPerJob = Annotated[
     float | None, option("Hours that a job takes today. Default: the time of a run of the study.", "HOURS", MONEY)
 ]
-SetupCost = Annotated[float, option("One-time cost of adopting the candidate, labour included.", "AMOUNT", MONEY)]
+SetupCost = Annotated[
+    float | None, option("One-time cost of adopting the candidate, labour included.", "AMOUNT", MONEY)
+]
 
 # Roll-outs
 Plan = Annotated[

@@ -18,7 +18,7 @@ from sabun.report import narrative
 from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.method import method
-from sabun.report.money import Effort, Prices, appraise
+from sabun.report.money import Effort, Prices, appraise, gain
 from sabun.script.arms import SCRIPT
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def build(
     effort = _effort(runs)
     lead = next(candidate for candidate in candidates if candidate.arm == leading)
     job_s = _job_seconds(arms[0].summary)
-    money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
+    ratios = {c.arm: gain(c.kpis, c.verdict.decision) for c in candidates}
+    money = None if prices is None else appraise(prices, effort, job_s, ratios)
     logged = isinstance(evidence, JudgedLogs)
     if isinstance(evidence, JudgedLogs):
         environment, records, mixed = {f"column.{role}": name for role, name in evidence.columns.items()}, "", False
@@ -90,7 +91,19 @@ def build(
     pairs = _pairs(runs, study.baseline.name, leading)
     load = LoadFacts() if isinstance(evidence, JudgedLogs) else _load(evidence.records)
     findings = narrative.Findings(
-        decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged, load
+        decision,
+        lead,
+        limits,
+        arms,
+        candidates,
+        pairs,
+        money,
+        environment,
+        mixed,
+        logged,
+        load,
+        effort,
+        ratios[leading],
     )
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -107,13 +120,16 @@ def build(
         arms=arms,
         candidates=candidates,
         effort=effort,
+        gain=ratios[leading],
         money=money,
+        roi=narrative.roi(findings),
         course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),
         steps=narrative.steps(findings),
         audit=audit,
+        path="" if isinstance(evidence, JudgedLogs) else str(evidence.path),
     )
 
 

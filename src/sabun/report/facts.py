@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sabun import command_line
 from sabun.messages.languages import Language
 from sabun.messages.sentences import Value, text, wanted
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
 from sabun.poc.judgement.kpis import Group, deciding
 from sabun.report.method import Method
-from sabun.report.money import Effort, Money
+from sabun.report.money import Effort, Interval, Money
 
 __all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report"]
 
@@ -136,7 +137,11 @@ class Report:
     arms: tuple[ArmFacts, ...]
     candidates: tuple[Candidate, ...]
     effort: Effort
+    gain: Interval | None
+    """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
     money: Money | None
+    roi: tuple[Note, ...]
+    """The return on investment in a sentence; before it, that its amounts are an example's."""
     course: tuple[Note, ...]
     """How the study was carried out: budget, early end, tuning of the baseline."""
     untested: tuple[Note, ...]
@@ -144,11 +149,18 @@ class Report:
     why: tuple[Note, ...]
     steps: tuple[Note, ...]
     audit: Audit
+    path: str = ""
+    """Directory of the study, as it was given."""
 
     @property
     def logged(self) -> bool:
         """Whether the runs come from a log that no study wrote."""
         return not self.audit.study_hash
+
+    @property
+    def command_path(self) -> str:
+        """The directory of the study as commands take it."""
+        return command_line.quoted(self.path) if self.path else "DIR"
 
     @property
     def facts(self) -> Note:

@@ -26,6 +26,7 @@ from sabun.poc.judgement.assessment import Comparison, Reason
 from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
 from sabun.report import charts
 from sabun.report.facts import Note, Report
+from sabun.report.money import more_machines
 from sabun.text_safety import clean
 
 __all__ = ["render"]
@@ -53,7 +54,7 @@ def render(report: Report, lang: Language | None = None) -> str:
         figure=view.figure, clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
         languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
-        method_key=_method_key,
+        method_key=_method_key, more_machines=more_machines,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = "".join(

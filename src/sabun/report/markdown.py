@@ -32,6 +32,8 @@ def render(report: Report, lang: Language = "en") -> str:
     caps = [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
     # What logs do not support stands first.
     lines = [title, "", *caps, *headline] if report.logged else [title, "", *headline, *caps]
+    if report.roi:
+        lines += [f"{t('ui.money')}: " + joined([sentence(note) for note in report.roi], lang), ""]
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:

@@ -16,9 +16,9 @@ from sabun.messages.sentences import Value
 from sabun.poc.judgement.assessment import Comparison, Decision, Reason
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, LoadFacts, Note
-from sabun.report.money import Money, Saving
+from sabun.report.money import CLAIMING, Effort, Interval, Money, Saving, more_machines
 
-__all__ = ["Findings", "caps", "headline", "phrases", "steps", "untested", "why"]
+__all__ = ["Findings", "caps", "headline", "phrases", "roi", "steps", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,9 @@ class Findings:
     logged: bool = False
     """Whether the runs come from a log, so that nothing was fixed before them."""
     load: LoadFacts = field(default_factory=LoadFacts)
+    effort: Effort = field(default_factory=lambda: Effort(0, 0.0, 0.0, 0.0))
+    gain: Interval | None = None
+    """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
 
     @property
     def saving(self) -> Saving | None:
@@ -181,30 +184,64 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
         comparison = findings.lead.deciding(group)
         if comparison is not None and _known(comparison):
             notes.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
-    saving = findings.saving
-    if saving is not None and saving.month is not None and findings.money is not None:
-        numbers: dict[str, Value] = {
-            "month": saving.month,
-            "low": saving.month_low,
-            "high": saving.month_high,
-            "poc": findings.money.poc_cost,
-        }
-        sure = saving.month_low is not None and saving.month_low > 0
-        bounded = saving.month_low is not None and saving.month_high is not None
-        if not bounded:
-            key = "phrase.money_open"
-        elif saving.month_high is not None and saving.month_high < 0:
-            key = "phrase.money_loss"
-            numbers |= {"month": -saving.month, "low": -saving.month_high, "high": -(saving.month_low or 0.0)}
-        else:
-            key = "phrase.money_sure" if sure else "phrase.money_unsure"
-        notes.append(Note(key, values | numbers))
+    if findings.money is not None and not findings.money.example:
+        kind, numbers = _return(findings, findings.money)
+        if kind in ("sure", "unsure", "loss", "open"):
+            notes.append(Note(f"phrase.money_{kind}", values | numbers))
     if findings.decision == "undecided":
         kind, numbers = _advice(findings)
         notes.append(Note(f"phrase.close_undecided_{kind}", values | numbers))
     else:
         notes.append(Note(f"phrase.close_{name}", values))
     return tuple(notes)
+
+
+def roi(findings: Findings) -> tuple[Note, ...]:
+    """The return on investment in one sentence; before it, that the amounts are an example's."""
+    values = findings.common()
+    if findings.logged and findings.money is None:
+        return ()
+    if findings.money is not None:
+        money = findings.money
+        kind, numbers = _return(findings, money)
+        note = Note(f"roi.{kind}", values | numbers)
+        if not money.example:
+            return (note,)
+        given = {"price": money.price_per_hour, "jobs": money.jobs_per_month, "hours": money.hours_per_job}
+        return (Note("roi.example", {**given, "setup": money.setup_cost}), note)
+    values |= {"seconds": findings.effort.total_s, "decision": findings.decision}
+    if findings.gain is None:
+        return (Note(f"roi.free_{_unclaimed(findings)}", values),)
+    more = more_machines(findings.gain)
+    values |= {
+        "ratio": findings.gain.value, "low": findings.gain.low, "high": findings.gain.high,
+        "more": more.value, "more_low": more.low, "more_high": more.high,
+    }  # fmt: skip
+    sure = findings.gain.high is not None and findings.gain.high < 1
+    return (Note("roi.free_sure" if sure and findings.gain.low is not None else "roi.free_unsure", values),)
+
+
+def _unclaimed(findings: Findings) -> str:
+    """Why no saving is stated: ``no_ratio``, or the verdict."""
+    return "no_ratio" if findings.decision in CLAIMING else "not_claimed"
+
+
+def _return(findings: Findings, money: Money) -> tuple[str, dict[str, Value]]:
+    """How surely a saving is known, and the amounts: sure, unsure, loss, open, no_ratio or not_claimed."""
+    saving = findings.saving
+    numbers: dict[str, Value] = {"poc": money.poc_cost, "seconds": findings.effort.total_s}
+    if saving is None or saving.month is None or saving.machines is None:
+        return _unclaimed(findings), numbers
+    month, year, machines = saving.month, saving.roi_year, saving.machines
+    numbers |= {"month": month.value, "low": month.low, "high": month.high, "payback": saving.payback_months}
+    numbers |= {"machines": machines.value, "machines_low": machines.low, "machines_high": machines.high}
+    if year is not None:
+        numbers |= {"roi": year.value, "roi_low": year.low, "roi_high": year.high}
+    if month.low is None or month.high is None or year is None:
+        return "open", numbers
+    if month.high < 0:
+        return "loss", numbers | {"month": -month.value, "low": -month.high, "high": -month.low}
+    return ("sure" if month.low > 0 else "unsure"), numbers
 
 
 _STEPS: Final[Mapping[str, int]] = MappingProxyType(

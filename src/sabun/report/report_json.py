@@ -57,6 +57,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
             candidate.arm: [report.reason_sentence(reason, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates
         },
+        "roi": all_of(report.roi),
         "phrases": all_of(report.phrases),
         "why": all_of(report.why),
         "steps": all_of(report.steps),

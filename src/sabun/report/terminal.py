@@ -73,6 +73,12 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
     ended = [visible(report.sentence(note, lang)) for note in report.course if note.key in ENDED]
     if ended:
         parts.insert(2, Text(joined(ended, lang)))
+    if report.roi:
+        said = joined([visible(report.sentence(note, lang)) for note in report.roi], lang)
+        parts.insert(1, Text(f"{text('ui.money', lang)}: {said}"))
+        if report.money is None:
+            command = report.say("ui.money_command", lang, {"path": report.command_path})
+            parts.append(Text(visible(f"{text('ui.money_none', lang)} {command}"), style="dim"))
     if report.audit.log_head:
         parts.append(Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim"))
     return Group(*parts)

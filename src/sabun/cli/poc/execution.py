@@ -107,11 +107,14 @@ def show_report(
     Without ``lang`` the verdict is in English, and the report opens in the language of its reader's browser.
     ``resolved`` is the study, if this process has resolved it already.
     """
+    from sabun.cli.poc.prices import for_report, remember
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
     from sabun.report import report_json, terminal
     from sabun.report.publish import publish
 
+    remember(evidence.path, prices)
+    prices = for_report(evidence.study, evidence.path, prices)
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
         value = {**report_json.to_dict(published.report), "files": published.files}

@@ -31,7 +31,7 @@ def report(
     jobs_per_month: options.JobsPerMonth = None,
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
-    setup_cost: options.SetupCost = 0.0,
+    setup_cost: options.SetupCost = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

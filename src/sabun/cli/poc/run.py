@@ -85,7 +85,7 @@ def run(
     jobs_per_month: options.JobsPerMonth = None,
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
-    setup_cost: options.SetupCost = 0.0,
+    setup_cost: options.SetupCost = None,
     out: Annotated[
         Path | None, option("Directory of the study: records and reports. Default: runs/NAME.", "DIR", OUTPUT)
     ] = None,
@@ -100,6 +100,7 @@ def run(
     You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
     """
     begin = time.monotonic()
+    from sabun.cli.poc import prices
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
     from sabun.poc.torch_loading import uncollected
@@ -119,6 +120,7 @@ def run(
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():  # torch is loaded here, after the workers have been started
             from sabun.poc import study as studies
+            from sabun.poc.evidence.specification import exists
             from sabun.poc.resolved import resolve
             from sabun.poc.study_options import default_directory, study_from_options
         study = study_from_options(
@@ -141,10 +143,15 @@ def run(
             study, new = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
             planned_s = time.monotonic() - begin if new else 0.0
         resolved = resolve(study)
+        if money is None and not (quiet or as_json or gate or exists(directory) or studies.is_demonstration(study)):
+            money = prices.asked(shown_in)
         with listener_of(track, track_to, directory, shown_in, quiet=quiet or as_json) as listen:
-            evidence = studies.run(
-                resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
-            )
+            try:
+                evidence = studies.run(
+                    resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
+                )
+            finally:
+                prices.remember(directory, money)
     show_report(evidence, lang, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
 
 
