@@ -84,9 +84,9 @@ class _Messages:
         if isinstance(event, events.RunRetried):
             return text("progress.retried", self.lang, {"arm": event.run.arm, "reason": event.reason})
         if isinstance(event, events.RunFinished) and event.result.status == "failed":
-            key = (event.run.arm, reason_key(event.result))
-            if key not in self._failures:
-                self._failures.add(key)
+            failure = (event.run.arm, reason_key(event.result))
+            if failure not in self._failures:
+                self._failures.add(failure)
                 return text("progress.failed", self.lang, {"arm": event.run.arm, "reason": event.result.failure})
         return None
 

@@ -13,13 +13,12 @@ from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, D
 from sabun.poc.judgement.verdict import RANK
 from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult, timings
-from sabun.poc.spec import Study
+from sabun.poc.spec import SCRIPT, Study
 from sabun.report import narrative
 from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise, gain
-from sabun.script.arms import SCRIPT
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence

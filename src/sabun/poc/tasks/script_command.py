@@ -172,7 +172,7 @@ def _filled(text: str, given: Mapping[str, str]) -> str:
 def _lines_with_sabun(path: Path) -> int:
     """Return the number of lines of a module that import sabun, or call it by a name that it imports."""
     tree = _parsed(path)
-    names, lines = {"sabun"}, set()
+    names, lines = {"sabun"}, set[int]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported = [alias for alias in node.names if alias.name.split(".")[0] == "sabun"]
@@ -187,7 +187,7 @@ def _lines_with_sabun(path: Path) -> int:
         while isinstance(callee, ast.Attribute):
             callee = callee.value
         if isinstance(callee, ast.Name) and callee.id in names and lines:
-            lines.add(node.lineno)  # type: ignore[attr-defined]
+            lines.add(callee.lineno)
     return len(lines)
 
 
