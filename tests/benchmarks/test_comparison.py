@@ -17,7 +17,7 @@ from torch import nn
 
 import sealed
 from comparison import families, search
-from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED, build
+from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
 from comparison.page import CLAIMS, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
@@ -191,7 +191,7 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
     for n in range(steps):
         chosen = {key: values[n % len(values)] for key, values in arm.choices.items()}
         model = _Net()
-        optimizer: Any = build(name, model, arm.rate, json.loads(json.dumps(chosen)))
+        optimizer: Any = arm.build(model, arm.rate, json.loads(json.dumps(chosen)))
         if hasattr(optimizer, "train"):
             optimizer.train()
         before = [p.detach().clone() for p in model.parameters()]
@@ -206,7 +206,7 @@ def test_arms_have_equally_many_hyperparameters() -> None:
     for name in (*TUNED, *PROTOTYPES):
         assert [len(values) for values in ARMS[name].choices.values()] == [4, 4]
     for name in ("AdamW", "SGD, Nesterov"):
-        assert build(name, _Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
+        assert ARMS[name].build(_Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
     assert set(RIVALS) | {OURS} == set(TUNED)
     assert all(ARMS[name].fixed for name in UNTUNED)
 
@@ -396,7 +396,8 @@ def test_a_run_of_other_code_is_another_run() -> None:
     names = {arm: {file.name for file in sources(arm)} for arm in ("AdamW", "Muon + AdamW", OURS)}
     assert all(file.is_file() for file in sources(OURS))
     assert {"images.py", "training.py", "peers.py", "families.py", "hidden_matrices.py"} <= names["Muon + AdamW"]
-    assert {"presets.py", "catalogue.py", "matrices.c.in"} <= names[OURS] - names["AdamW"]
+    assert {"presets.py", "catalogue.py", "matrices.c.in", "ours.py"} <= names[OURS] - names["AdamW"]
+    assert "rivals.py" in names["AdamW"] - names[OURS]
 
 
 @pytest.mark.usefixtures("toy")
