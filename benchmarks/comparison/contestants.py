@@ -8,10 +8,15 @@ from comparison.arm import Arm
 from comparison.ours import CANDIDATES, OUR_ARMS, OURS
 from comparison.rivals import BASELINE, RIVAL_ARMS
 
-__all__ = ["ARMS", "BASELINE", "OURS", "PROTOTYPES", "RIVALS", "TUNED", "UNTUNED"]
+__all__ = ["ARMS", "BASELINE", "OURS", "PROTOTYPES", "RIVALS", "TUNED", "UNTUNED", "untuned"]
 
 ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*RIVAL_ARMS, *OUR_ARMS, *CANDIDATES)}
 PROTOTYPES = tuple(arm.name for arm in CANDIDATES)
 UNTUNED = tuple(name for name, arm in ARMS.items() if arm.fixed)
 TUNED = tuple(name for name in ARMS if name not in (*UNTUNED, *PROTOTYPES))
 RIVALS = tuple(name for name in TUNED if name != OURS)
+
+
+def untuned(name: str) -> str:
+    """The arm of an optimizer at its defaults. Raises KeyError if there is none."""
+    return ARMS[f"{name}, untuned"].name

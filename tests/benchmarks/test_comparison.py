@@ -548,6 +548,21 @@ def test_parts_stand_apart_and_misses_are_said() -> None:
     assert "**4**" not in text.split("## Development families")[1].split("## Check families")[0]
 
 
+def test_the_untuned_figures_are_of_the_arms_that_they_name() -> None:
+    slopes = {f"{OURS}, untuned": 0.08, "AdamW, untuned": 0.02, "Prodigy, untuned": 0.16}
+    arms = {**{name: _arm(0.04) for name in TUNED}, **{name: _arm(slope) for name, slope in slopes.items()}}
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page(_results(("a", CHECK, arms))).splitlines()
+    ]
+    found = {row[0]: row[1] for row in rows if len(row) == 5 and row[1] != "≤ 0.42"}
+    assert found["untuned against tuned AdamW"] in ("0.5", "≤ 0.45")
+    assert found["Prodigy, untuned, against tuned AdamW"] == "0.25"
+    assert found["untuned against untuned AdamW"] == "0.25"
+    claim = next(claim for claim in CLAIMS if claim.text == "untuned against tuned AdamW")
+    assert claim.of(_results(("a", CHECK, arms)))[0] == pytest.approx(0.5)
+
+
 def test_what_was_not_measured_is_not_made_up() -> None:
     empty = page(Results("full", {}))
     assert "No records are stored yet" in empty
