@@ -17,7 +17,7 @@ from torch import nn
 
 import sealed
 from comparison import families, search
-from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED, build
+from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
 from comparison.page import CLAIMS, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
@@ -191,7 +191,7 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
     for n in range(steps):
         chosen = {key: values[n % len(values)] for key, values in arm.choices.items()}
         model = _Net()
-        optimizer: Any = build(name, model, arm.rate, json.loads(json.dumps(chosen)))
+        optimizer: Any = arm.build(model, arm.rate, json.loads(json.dumps(chosen)))
         if hasattr(optimizer, "train"):
             optimizer.train()
         before = [p.detach().clone() for p in model.parameters()]
@@ -206,7 +206,7 @@ def test_arms_have_equally_many_hyperparameters() -> None:
     for name in (*TUNED, *PROTOTYPES):
         assert [len(values) for values in ARMS[name].choices.values()] == [4, 4]
     for name in ("AdamW", "SGD, Nesterov"):
-        assert build(name, _Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
+        assert ARMS[name].build(_Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
     assert set(RIVALS) | {OURS} == set(TUNED)
     assert all(ARMS[name].fixed for name in UNTUNED)
 
@@ -396,7 +396,8 @@ def test_a_run_of_other_code_is_another_run() -> None:
     names = {arm: {file.name for file in sources(arm)} for arm in ("AdamW", "Muon + AdamW", OURS)}
     assert all(file.is_file() for file in sources(OURS))
     assert {"images.py", "training.py", "peers.py", "families.py", "hidden_matrices.py"} <= names["Muon + AdamW"]
-    assert {"presets.py", "catalogue.py", "matrices.c.in"} <= names[OURS] - names["AdamW"]
+    assert {"presets.py", "catalogue.py", "matrices.c.in", "ours.py"} <= names[OURS] - names["AdamW"]
+    assert "rivals.py" in names["AdamW"] - names[OURS]
 
 
 @pytest.mark.usefixtures("toy")
@@ -545,6 +546,21 @@ def test_parts_stand_apart_and_misses_are_said() -> None:
     assert text.index("## Development families") < text.index("## Check families") < text.index("## Protocol")
     assert "**4**" in text.split("## Check families")[1]
     assert "**4**" not in text.split("## Development families")[1].split("## Check families")[0]
+
+
+def test_the_untuned_figures_are_of_the_arms_that_they_name() -> None:
+    slopes = {f"{OURS}, untuned": 0.08, "AdamW, untuned": 0.02, "Prodigy, untuned": 0.16}
+    arms = {**{name: _arm(0.04) for name in TUNED}, **{name: _arm(slope) for name, slope in slopes.items()}}
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page(_results(("a", CHECK, arms))).splitlines()
+    ]
+    found = {row[0]: row[1] for row in rows if len(row) == 5 and row[1] != "≤ 0.42"}
+    assert found["untuned against tuned AdamW"] in ("0.5", "≤ 0.45")
+    assert found["Prodigy, untuned, against tuned AdamW"] == "0.25"
+    assert found["untuned against untuned AdamW"] == "0.25"
+    claim = next(claim for claim in CLAIMS if claim.text == "untuned against tuned AdamW")
+    assert claim.of(_results(("a", CHECK, arms)))[0] == pytest.approx(0.5)
 
 
 def test_what_was_not_measured_is_not_made_up() -> None:
