@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -580,3 +581,16 @@ def test_the_page_is_that_of_the_records() -> None:
     assert (root / "docs/benchmark.md").read_text(encoding="utf-8") == page(
         suite.load(root / suite.RESULTS / "full.json")
     )
+
+
+@pytest.mark.parametrize(
+    ("readme", "begins"), [("README.md", "**Against tuned rivals**"), ("README.ja.md", "**調整済みの")]
+)
+def test_the_readme_quotes_the_page(readme: str, begins: str) -> None:
+    import suite
+
+    root = Path(suite.ROOT)
+    text = (root / readme).read_text(encoding="utf-8")
+    quoted = set(re.findall(r"\d+\.\d+", text[text.index(begins) :].partition("\n\n")[0]))
+    assert len(quoted) > 12
+    assert quoted <= set(re.findall(r"\d+\.\d+", (root / "docs/benchmark.md").read_text(encoding="utf-8")))
