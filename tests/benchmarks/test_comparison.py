@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
