@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comparison.contestants import ARMS, BASELINE, OURS, RIVALS, TUNED, UNTUNED
+from comparison.contestants import ARMS, BASELINE, OURS, RIVALS, TUNED, UNTUNED, untuned
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, parts
 from comparison.scores import (
     Estimate,
@@ -61,7 +61,7 @@ def _rivals(results: Results) -> list[str]:
 
 
 def _untuned_worst(results: Results) -> tuple[float | None, Estimate | None]:
-    estimate = ratio(results, UNTUNED[0], BASELINE)
+    estimate = ratio(results, untuned(OURS), BASELINE)
     return (max(estimate.by_task.values()) if estimate else None), None
 
 
@@ -77,7 +77,7 @@ CLAIMS = (
           lambda r: _value(worst_of(r, OURS, _rivals(r)))),
     Claim("rank among all arms, each against the best of the others", (1, 1), _rank),
     Claim("worst task against its best rival", (1.2, 1.3), _worst),
-    Claim("untuned against tuned AdamW", (0.45, 0.50), lambda r: _value(ratio(r, UNTUNED[0], BASELINE))),
+    Claim("untuned against tuned AdamW", (0.45, 0.50), lambda r: _value(ratio(r, untuned(OURS), BASELINE))),
     Claim("worst task of that", (1.2, 1.4), _untuned_worst),
     Claim("tolerance in effective steps, of AdamW's", (1.5, 1.3),
           lambda r: (tolerance_ratio(r, OURS, BASELINE), None), at_least=True),
@@ -134,7 +134,7 @@ def charts(results: Results) -> dict[str, Any]:
     for part in PARTS:
         of = results.only(part)
         rows = {f"sabun / {peer}": ratio(of, OURS, peer) for peer in RIVALS}
-        rows[f"sabun, untuned / {BASELINE}"] = ratio(of, UNTUNED[0], BASELINE)
+        rows[f"sabun, untuned / {BASELINE}"] = ratio(of, untuned(OURS), BASELINE)
         known = {name: estimate for name, estimate in rows.items() if estimate is not None}
         if known:
             made[f"{part}-ratios"] = ratio_chart(
@@ -146,7 +146,7 @@ def charts(results: Results) -> dict[str, Any]:
         multiples = profile(of, arms)
         if any(multiples.values()):
             made[f"{part}-profile"] = profile_chart(
-                multiples, ours=(OURS, UNTUNED[0]), title=f"Performance profile, {part} families",
+                multiples, ours=(OURS, untuned(OURS)), title=f"Performance profile, {part} families",
                 subtitle="height at τ = 1: how often the fastest; right end: how often the target is reached",
             )  # fmt: skip
     return made
@@ -224,9 +224,9 @@ def _of_part(r: Results, part: str) -> list[str]:
         if found or both:
             rows.append([peer, _estimate(found), number(both.value if both else None),
                          number(seconds.value if seconds else None), _span(found)])  # fmt: skip
-    for label, ours, peer in (("untuned against tuned AdamW", UNTUNED[0], BASELINE),
-                              ("Prodigy, untuned, against tuned AdamW", UNTUNED[2], BASELINE),
-                              ("untuned against untuned AdamW", UNTUNED[0], UNTUNED[1])):  # fmt: skip
+    for label, ours, peer in (("untuned against tuned AdamW", untuned(OURS), BASELINE),
+                              ("Prodigy, untuned, against tuned AdamW", untuned("Prodigy"), BASELINE),
+                              ("untuned against untuned AdamW", untuned(OURS), untuned(BASELINE))):  # fmt: skip
         found, seconds = ratio(r, ours, peer), ratio(r, ours, peer, "seconds")
         both = ratio(r, ours, peer, goal="both")
         if found or both:
