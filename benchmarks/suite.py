@@ -40,7 +40,7 @@ from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
 from comparison.contestants import ARMS, BASELINE, OURS, PROTOTYPES, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
-from comparison.page import charts, lines_of, page  # noqa: E402
+from comparison.page import against, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
 from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
@@ -418,6 +418,9 @@ def main() -> int:
     else:
         for claim, line in lines_of(load(path)).items():
             print(f"  {claim}: {line or 'not measured'}")
+        for arm in (arm for arm in arms if arm in PROTOTYPES):
+            for peer, line in against(load(path), arm).items():
+                print(f"  {arm} / {peer}: {line}")
     return 0
 
 

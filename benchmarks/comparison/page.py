@@ -23,7 +23,7 @@ from comparison.scores import (
     worst_of,
 )
 
-__all__ = ["Claim", "charts", "claims", "page", "reached"]
+__all__ = ["Claim", "against", "charts", "claims", "page", "reached"]
 
 PARTS = (DEVELOPMENT, CHECK)
 
@@ -357,6 +357,13 @@ def _protocol() -> list[str]:
         "preset, on development families).",
         "",
     ]  # fmt: skip
+
+
+def against(results: Results, name: str) -> Mapping[str, str]:
+    """Optimizer → steps to target of an arm relative to it, with intervals; for candidates, in the terminal."""
+    found = {peer: ratio(results, name, peer) for peer in (OURS, *_rivals(results)) if peer != name}
+    best = worst_of(results, name, _rivals(results))
+    return {peer: _estimate(one) for peer, one in {**found, "the best rival of each task": best}.items() if one}
 
 
 def lines_of(results: Results) -> Mapping[str, str]:

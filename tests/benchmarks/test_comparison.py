@@ -20,7 +20,7 @@ import sealed
 from comparison import families, search
 from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
-from comparison.page import CLAIMS, page, reached
+from comparison.page import CLAIMS, against, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
 from comparison.records import Book, MissingRunError, Sizing, sources
 from comparison.scores import (
@@ -562,6 +562,12 @@ def test_the_untuned_figures_are_of_the_arms_that_they_name() -> None:
     assert found["untuned against untuned AdamW"] == "0.25"
     claim = next(claim for claim in CLAIMS if claim.text == "untuned against tuned AdamW")
     assert claim.of(_results(("a", CHECK, arms)))[0] == pytest.approx(0.5)
+
+
+def test_a_candidate_is_set_against_the_preset_and_every_rival() -> None:
+    arms = {**{name: _arm(0.04) for name in RIVALS}, OURS: _arm(0.08), "one memory": _arm(0.16)}
+    found = against(_results(("a", DEVELOPMENT, arms)), "one memory")
+    assert found == {OURS: "0.5", **dict.fromkeys(RIVALS, "0.25"), "the best rival of each task": "0.25"}
 
 
 def test_what_was_not_measured_is_not_made_up() -> None:
