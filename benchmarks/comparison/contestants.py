@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from comparison.arm import Arm
-from comparison.ours import CANDIDATES, OUR_ARMS, OURS
+from comparison.ours import CANDIDATE_ARMS, OUR_ARMS, OURS
 from comparison.rivals import BASELINE, RIVAL_ARMS
 
-__all__ = ["ARMS", "BASELINE", "OURS", "PROTOTYPES", "RIVALS", "TUNED", "UNTUNED", "untuned"]
+__all__ = ["ARMS", "BASELINE", "CANDIDATES", "OURS", "RIVALS", "TUNED", "UNTUNED", "untuned"]
 
-ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*RIVAL_ARMS, *OUR_ARMS, *CANDIDATES)}
-PROTOTYPES = tuple(arm.name for arm in CANDIDATES)
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*RIVAL_ARMS, *OUR_ARMS, *CANDIDATE_ARMS)}
+CANDIDATES = tuple(arm.name for arm in CANDIDATE_ARMS)
 UNTUNED = tuple(name for name, arm in ARMS.items() if arm.fixed)
-TUNED = tuple(name for name in ARMS if name not in (*UNTUNED, *PROTOTYPES))
+TUNED = tuple(name for name in ARMS if name not in (*UNTUNED, *CANDIDATES))
 RIVALS = tuple(name for name in TUNED if name != OURS)
 
 

@@ -12,7 +12,7 @@ import sabun
 from comparison.arm import DECAYS, Arm
 from sabun.optim import presets
 
-__all__ = ["CANDIDATES", "OURS", "OUR_ARMS"]
+__all__ = ["CANDIDATE_ARMS", "OURS", "OUR_ARMS"]
 
 OURS = "sabun"
 
@@ -27,10 +27,10 @@ def _preset(model: nn.Module, lr: float, **chosen: Any) -> torch.optim.Optimizer
 
 
 REST_SHARE = 0.5
-"""Share of the rate that the rest has in the prototypes."""
+"""Share of the rate that the rest has in the candidates, unless they say otherwise."""
 
 
-def prototype(
+def candidate(
     model: nn.Module,
     lr: float,
     *,
@@ -52,11 +52,11 @@ def prototype(
 
 
 def _variant(**fixed: Any) -> Callable[..., torch.optim.Optimizer]:
-    return lambda model, lr, **chosen: prototype(model, lr, **{**fixed, **chosen})
+    return lambda model, lr, **chosen: candidate(model, lr, **{**fixed, **chosen})
 
 
 _LOOK_AHEADS = tuple(f"look-ahead({beta}, 2)" for beta in (0.8, 0.7, 0.9, 0.95))
-_TWO = tuple(f"memories({0.7}, {beta}, 2, 0.3, {long})" for beta, long in ((0.8, 0.96), (0.7, 0.96), (0.8, 0.98),
+_TWO = tuple(f"memories(0.7, {beta}, 2, 0.3, {long})" for beta, long in ((0.8, 0.96), (0.7, 0.96), (0.8, 0.98),
                                                                            (0.9, 0.98)))  # fmt: skip
 
 
@@ -65,7 +65,7 @@ OUR_ARMS = (
     Arm("sabun, untuned", _preset, 3e-2, fixed="linear", ours=True),
 )
 
-CANDIDATES = (
+CANDIDATE_ARMS = (
     Arm("one memory", _variant(), 3e-2, {"weight_decay": DECAYS, "scheme": _LOOK_AHEADS}, ours=True),
     Arm("two memories", _variant(), 3e-2, {"weight_decay": DECAYS, "scheme": _TWO}, ours=True),
     Arm("two memories, limited", _variant(limit=0.125), 3e-2, {"weight_decay": DECAYS, "scheme": _TWO}, ours=True),
