@@ -141,6 +141,7 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "int": _plain(lambda x: _fixed(round(x), 0)),
     "power": _plain(lambda x: _fixed(round(2**x), 0)),
     "num": _plain(lambda x: _significant(x, 3)),
+    "rough": _plain(lambda x: _significant(x, 2)),
     "loss": _plain(lambda x: _significant(x, 4)),
     "short": _plain(short),
     "s": _seconds,

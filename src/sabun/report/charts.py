@@ -242,7 +242,7 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
             if math.isfinite(value):
                 c.dot(x(value), y + 26 + lift, 4, "dot", tip=tip)
             else:
-                c.dot(right - 8 - 5 * (n % 8), y + 26 + lift, 4, "dot open", tip=tip)
+                c.dot(right - 8 - 5 * (n % 8), y + 26 + lift, 4, "dot hollow", tip=tip)
         median = arm.summary.medians.get(kpi)
         if median is not None and math.isfinite(median):
             c.line(x(median), y + 16, x(median), y + 36, "median")
@@ -283,7 +283,7 @@ def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
             def tip(lang: Language, arm: ArmFacts = arm, lr: float = lr, v: float = v) -> str:
                 return f"{_name(report, arm, 60)(lang)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
 
-            c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot open", tip=tip)
+            c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot hollow", tip=tip)
         used = arm.best.get("lr")
         for lr, v in arm.lr_trials:
             if used == lr and math.isfinite(v):
