@@ -95,6 +95,7 @@ def test_no_sentence_is_dead() -> None:
         "fix.",
         "seen.",
         "status.",
+        "adopt.",
         "certificate.",
         "scheme_chart.",
         "ui.better_",

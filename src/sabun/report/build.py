@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,13 +11,16 @@ from sabun import __version__
 from sabun.errors import OptionError
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.kpis import deciding
 from sabun.poc.judgement.verdict import RANK
 from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult, timings
 from sabun.poc.spec import SCRIPT, Study
 from sabun.report import narrative
+from sabun.report.adoption import adoption
 from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
+from sabun.report.learning import learning
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise, gain
 
@@ -50,8 +54,13 @@ def build(
         raise OptionError(
             "The assessment has other candidates than the study.", fix="Assess the records of this study."
         )
+    levels = _levels(study, assessment)
+    learned = learning(runs, study.baseline.name, levels)
     arms = tuple(
-        _arm(study, name, assessment, runs, (descriptions or {}).get(name)) for name in (a.name for a in study.arms)
+        dataclasses.replace(
+            _arm(study, arm.name, assessment, runs, (descriptions or {}).get(arm.name)), learned=learned[arm.name]
+        )
+        for arm in study.arms
     )
     by_arm: dict[str, dict[str, Comparison]] = {}
     for comparison in assessment.comparisons:
@@ -121,6 +130,9 @@ def build(
         effort=effort,
         gain=ratios[leading],
         money=money,
+        adoption=None
+        if isinstance(evidence, JudgedLogs)
+        else adoption(study.arm(leading), lead, arms, evidence.environment),
         roi=narrative.roi(findings),
         course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
@@ -130,6 +142,13 @@ def build(
         audit=audit,
         path="" if isinstance(evidence, JudgedLogs) else str(evidence.path),
     )
+
+
+def _levels(study: Study, assessment: Assessment) -> dict[str, float]:
+    """For each arm, the level of its descriptive intervals: that of its deciding comparison, the study's else."""
+    level = study.thresholds.level
+    found = {c.arm: c.level for c in assessment.comparisons if c.kpi == deciding("K1").id}
+    return {arm.name: found.get(arm.name, level) for arm in study.arms}
 
 
 def _load(records: StudyRecords) -> LoadFacts:

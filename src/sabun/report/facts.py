@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sabun import command_line
 from sabun.messages.languages import Language
@@ -14,6 +15,7 @@ from sabun.messages.sentences import Value, text, wanted
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
 from sabun.poc.judgement.kpis import Group, deciding
+from sabun.report.learning import ArmLearning
 from sabun.report.method import Method
 from sabun.report.money import Effort, Interval, Money
 
@@ -77,6 +79,8 @@ class ArmFacts:
     """Smallest share of the stability interval left in any epoch, negative beyond the edge; None: not measured."""
     interval_used: tuple[tuple[int, float], ...] = ()
     """(epoch, hλ over the stability interval): 1 is the edge. Of the repeated run of the first seed."""
+    learned: ArmLearning = field(default_factory=ArmLearning)
+    """Its final metrics, and its loss at shares of the budget."""
     shown: str = ""
     """Its name for readers: the class of a script's own optimizer; empty: not known."""
     curvature: tuple[tuple[int, float], ...] = ()
@@ -98,6 +102,17 @@ class Candidate:
     def mark(self, group: Group) -> Mark:
         """Return the outcome of a group, as reports draw it."""
         return self.verdict.reason(group).mark
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """How difficult adopting is: the level, lines to change, dependencies, what is a burden, and what to watch."""
+
+    level: Literal["low", "medium", "high"]
+    lines: Note
+    needs: Note
+    burdens: tuple[Note, ...]
+    watch: tuple[Note, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,8 @@ class Report:
     gain: Interval | None
     """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
     money: Money | None
+    adoption: Adoption | None
+    """How difficult it is to adopt the leading candidate; None for logged runs."""
     roi: tuple[Note, ...]
     """The return on investment in a sentence; before it, that its amounts are an example's."""
     course: tuple[Note, ...]
@@ -182,6 +199,16 @@ class Report:
     def currency(self) -> str:
         """The currency of the amounts; empty without prices."""
         return "" if self.money is None else self.money.currency
+
+    @property
+    def metric_kinds(self) -> tuple[str, ...]:
+        """The metrics that were logged, in the order of the table."""
+        return tuple(dict.fromkeys(metric.kind for arm in self.arms for metric in arm.learned.metrics))
+
+    def metric_style(self, kind: str) -> str:
+        """The number style of a metric: a share where all its values are between 0 and 1, else a plain number."""
+        values = [m.mean.value for arm in self.arms for m in arm.learned.metrics if m.kind == kind]
+        return "share" if all(0 <= value <= 1 for value in values) else "num"
 
     def label(self, arm: str, lang: Language) -> str:
         """Return the name of an arm for readers, which says of the baseline that it is used today."""

@@ -54,7 +54,7 @@ def render(report: Report, lang: Language | None = None) -> str:
         figure=view.figure, clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
         languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
-        method_key=_method_key, more_machines=more_machines,
+        method_key=_method_key, more_machines=more_machines, bracketed=view.bracketed,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = "".join(
@@ -168,6 +168,13 @@ class _View:
     def date(self, moment: str) -> Markup:
         """A moment, which the page's script shows in the time zone of the reader."""
         return Markup(f'<time datetime="{clean(moment)}">{self.v(moment, "date")}</time>')
+
+    def bracketed(self, low: float | None, high: float | None, style: str) -> Markup:
+        """An interval in brackets."""
+        currency = self.report.currency
+        return self.each(
+            lambda lang: text("ui.in_brackets", lang, {"inside": interval(low, high, style, lang, currency=currency)})
+        )
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""

@@ -58,6 +58,9 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
             for candidate in report.candidates
         },
         "roi": all_of(report.roi),
+        "adoption": []
+        if report.adoption is None
+        else all_of([report.adoption.lines, report.adoption.needs, *report.adoption.burdens, *report.adoption.watch]),
         "phrases": all_of(report.phrases),
         "why": all_of(report.why),
         "steps": all_of(report.steps),
