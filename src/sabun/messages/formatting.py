@@ -135,6 +135,7 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "spct": _in("percent", _signed),
     "share": _in("percent", lambda x: _fixed(100 * x, 1)),
     "points": _in("points", lambda x: ("+" if x > 0 else "") + _fixed(100 * x, 1)),
+    "signed": _plain(lambda x: ("+" if x > 0 else "") + _fixed(100 * x, 1)),
     "factor": _in("ratio", lambda x: _significant(x, 2)),
     "level": _in("percent", lambda x: f"{100 * x:.4g}"),
     "ratio": _in("ratio", _ratio),

@@ -30,7 +30,8 @@ def adoption(arm: Arm, lead: Candidate, arms: Sequence[ArmFacts], environment: M
     """Return how difficult it is to adopt ``lead``, the judgement on ``arm``."""
     today, new = arms[0], next(facts for facts in arms if facts.name == lead.arm)
     names: dict[str, Value] = {"arm": lead.arm, "baseline": today.name}
-    burdens, watch = [], []
+    burdens: list[Note] = []
+    watch: list[Note] = []
     memory, time = lead.kpis.get("peak_memory_bytes"), lead.deciding("K3")
     if memory is not None and memory.effect is not None and math.isfinite(memory.effect):
         note = Note("adopt.memory", names | _interval(memory))

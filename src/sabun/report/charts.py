@@ -283,7 +283,9 @@ def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
             def tip(lang: Language, arm: ArmFacts = arm, lr: float = lr, v: float = v) -> str:
                 return f"{_name(report, arm, 60)(lang)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
 
-            c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot hollow", tip=tip)
+            c.dot(
+                x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot hollow", tip=tip
+            )
         used = arm.best.get("lr")
         for lr, v in arm.lr_trials:
             if used == lr and math.isfinite(v):

@@ -51,7 +51,7 @@ def render(report: Report, lang: Language | None = None) -> str:
     view = _View(report)
     environment.globals.update(
         t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
-        figure=view.figure, clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
+        notes=view.notes, figure=view.figure, clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
         languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
         method_key=_method_key, more_machines=more_machines, bracketed=view.bracketed,
@@ -141,6 +141,10 @@ class _View:
     def note(self, note: Note) -> Markup:
         """The sentence of a note."""
         return self.each(lambda lang: self.report.sentence(note, lang))
+
+    def notes(self, notes: Sequence[Note]) -> Markup:
+        """Several notes as one paragraph."""
+        return self.each(lambda lang: joined([self.report.sentence(note, lang) for note in notes], lang))
 
     def reason(self, reason: Reason) -> Markup:
         """The sentence of a verdict's reason."""

@@ -34,6 +34,9 @@ def render(report: Report, lang: Language = "en") -> str:
     lines = [title, "", *caps, *headline] if report.logged else [title, "", *headline, *caps]
     if report.roi:
         lines += [f"{t('ui.money')}: " + joined([sentence(note) for note in report.roi], lang), ""]
+    if report.adoption:
+        level = t(f"adopt.{report.adoption.level}")
+        lines += [f"{t('ui.adoption')}: {level}{text('ui.stop', lang)}{sentence(report.adoption.lines)}", ""]
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:
