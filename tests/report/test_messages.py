@@ -96,6 +96,7 @@ def test_no_sentence_is_dead() -> None:
         "seen.",
         "status.",
         "adopt.",
+        "learned.",
         "certificate.",
         "scheme_chart.",
         "ui.better_",

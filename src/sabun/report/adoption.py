@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from sabun import __version__
 from sabun.messages.sentences import Value
 from sabun.poc.judgement.assessment import Comparison
 from sabun.poc.spec import Arm
@@ -78,11 +79,15 @@ def _needs(arm: Arm, environment: Mapping[str, Any]) -> Note:
     if colon:
         return Note("adopt.needs_class", {"module": module.split(".")[0]})
     packages = environment.get("packages")
-    versions = {**(packages if isinstance(packages, Mapping) else {}), "torch": environment.get("torch")}
+    versions = {"torch": environment.get("torch"), **(packages if isinstance(packages, Mapping) else {})}
     core = [re.split(r"[<>=!~;\[ ]", line)[0] for line in _requirements()]
     there = tuple(f"{name} {versions[name]}" for name in core if versions.get(name))
     missing = tuple(name for name in core if not versions.get(name))
-    values: dict[str, Value] = {"version": str(environment.get("sabun", "")), "there": there, "missing": missing}
+    values: dict[str, Value] = {
+        "version": str(environment.get("sabun", __version__)),
+        "there": there,
+        "missing": missing,
+    }
     return Note("adopt.needs_more" if missing else "adopt.needs_sabun", values)
 
 

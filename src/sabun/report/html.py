@@ -51,7 +51,8 @@ def render(report: Report, lang: Language | None = None) -> str:
     view = _View(report)
     environment.globals.update(
         t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
-        notes=view.notes, figure=view.figure, clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
+        notes=view.notes, figure=view.figure,
+        clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
         languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
         method_key=_method_key, more_machines=more_machines, bracketed=view.bracketed,
