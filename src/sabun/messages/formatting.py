@@ -152,7 +152,6 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "h": _in("hours", lambda x: _tick(float(f"{x:.3g}"))),
     "months": _months,
     "bytes": _bytes,
-    "decades": _in("decades", lambda x: _fixed(x, 2)),
 }
 """How numbers are written, by the style that a placeholder names."""
 

@@ -14,7 +14,7 @@ from sabun.text_safety import visible
 
 __all__ = ["cell", "render"]
 
-SIGN = {"pass": "●", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
+SIGN = {"pass": "●", "exception": "◐", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 

@@ -68,7 +68,6 @@ def _interval(comparison: Comparison) -> dict[str, Value]:
         "high": comparison.high,
         "n": comparison.n,
         "limit": comparison.threshold,
-        "level": comparison.level,
     }
 
 
@@ -182,7 +181,9 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
     notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
         comparison = findings.lead.deciding(group)
-        if comparison is not None and _known(comparison):
+        if findings.lead.mark(group) == "exception":
+            notes.append(Note("phrase.k3_exception", values | dict(findings.lead.verdict.reason(group).values)))
+        elif comparison is not None and _known(comparison):
             notes.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
     if findings.money is not None and not findings.money.example:
         kind, numbers = _return(findings, findings.money)
@@ -368,5 +369,7 @@ def _margins(*arms: ArmFacts) -> tuple[Note, ...]:
 
 
 def _compare(what: str, names: Mapping[str, Value], new: float, old: float) -> Note:
-    which = "same" if math.isclose(new, old, rel_tol=0.005) else "less" if new < old else "more"
+    """The sentence on a property of both; a noise gain is an approximation, and a difference of 5% says nothing."""
+    alike = math.isclose(new, old, rel_tol=0.05 if what == "noise" else 0.005)
+    which = "same" if alike else "less" if new < old else "more"
     return Note(f"why.{what}_{which}", {**names, "new": new, "old": old})

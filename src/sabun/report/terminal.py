@@ -25,7 +25,7 @@ ENDED = ("course.early", "course.seeds", "course.trials")
 """How a study ended before its plan: shown on the terminal, too."""
 TONE = {
     "go": "green", "promising": "yellow", "undecided": "yellow", "small": "yellow", "no-go": "red",
-    "pass": "green", "open": "green", "fail": "red", "unclear": "yellow",
+    "pass": "green", "exception": "green", "open": "green", "fail": "red", "unclear": "yellow",
 }  # fmt: skip
 
 
