@@ -57,7 +57,10 @@ def test_where_the_class_is_not_known_no_name_is_invented(case: Make, lang: str,
 @pytest.mark.parametrize("lang", languages())
 def test_no_sentence_has_the_command(case: Make, lang: str) -> None:
     r = report(script(case))
-    said = [r.sentence(note, lang) for note in (r.headline, *r.phrases, *r.steps, *r.untested, *r.why, *r.caps)]
+    said = [
+        r.sentence(note, lang)
+        for note in (r.headline, *r.phrases, *(step.say for step in r.steps), *r.untested, *r.why, *r.caps)
+    ]
     assert not [sentence for sentence in said if "script:" in sentence or "{seed}" in sentence]
     assert "需要予測" in r.sentence(r.headline, lang)
     source = html.render(r, lang)

@@ -80,6 +80,7 @@ def test_no_sentence_is_dead() -> None:
         "nav.",
         "phrase.",
         "step.",
+        "cost.",
         "alt.",
         "why.",
         "headline.",

@@ -23,6 +23,7 @@ from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limit
 from sabun.report.learning import learning
 from sabun.report.method import method
 from sabun.report.money import Effort, Prices, appraise, gain
+from sabun.report.next_steps import steps
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
@@ -70,6 +71,7 @@ def build(
     limits = Limits(
         study.task,
         study.name if study.is_script else study.task,
+        ":" in study.task,
         dict(study.task_options),
         _epochs(study, arms),
         study.budget.seeds,
@@ -98,6 +100,7 @@ def build(
     audit = Audit("" if logged else study.hash, records, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
     load = LoadFacts() if isinstance(evidence, JudgedLogs) else _load(evidence.records)
+    path = "" if isinstance(evidence, JudgedLogs) else str(evidence.path)
     findings = narrative.Findings(
         decision,
         lead,
@@ -138,9 +141,9 @@ def build(
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),
-        steps=narrative.steps(findings),
+        steps=steps(findings, path),
         audit=audit,
-        path="" if isinstance(evidence, JudgedLogs) else str(evidence.path),
+        path=path,
     )
 
 
@@ -196,6 +199,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
+        rate=_asked(runs, name) if spec.optimizer == SCRIPT else None,
         shown=_shown(spec.optimizer, name, runs),
         best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
@@ -218,10 +222,16 @@ def _shown(optimizer: str, name: str, runs: Sequence[RunResult]) -> str:
 def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:
     """The settings of an arm that was not tuned: its hyperparameters, or the rate at which its script stepped."""
     run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
-    if run is None or run.hyperparameters or not run.rates:
-        return {} if run is None else dict(run.hyperparameters)
-    asked = run.rates[0].asked
+    if run is not None and run.hyperparameters:
+        return dict(run.hyperparameters)
+    asked = _asked(runs, name)
     return {} if asked is None else {"lr": asked}
+
+
+def _asked(runs: Sequence[RunResult], name: str) -> float | None:
+    """The learning rate that the script's first parameter group was asked for in the comparison."""
+    run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
+    return run.rates[0].asked if run is not None and run.rates else None
 
 
 def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:

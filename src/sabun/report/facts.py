@@ -19,7 +19,7 @@ from sabun.report.learning import ArmLearning
 from sabun.report.method import Method
 from sabun.report.money import Effort, Interval, Money
 
-__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report"]
+__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report", "Step"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; new fields do not raise it."""
@@ -31,6 +31,15 @@ class Note:
 
     key: str
     values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A next step: what to do, the command that does it (empty: none) and what it costs (None: not known)."""
+
+    say: Note
+    command: str = ""
+    cost: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,8 @@ class Limits:
     task: str
     task_name: str
     """The task for readers: the study's name where the task is a command."""
+    own: bool
+    """Whether the task is the reader's own, and none that comes with sabun."""
     task_options: Mapping[str, OptionValue]
     epochs: int
     seeds: int
@@ -81,6 +92,8 @@ class ArmFacts:
     """(epoch, hλ over the stability interval): 1 is the edge. Of the repeated run of the first seed."""
     learned: ArmLearning = field(default_factory=ArmLearning)
     """Its final metrics, and its loss at shares of the budget."""
+    rate: float | None = None
+    """The learning rate that its script's optimizer was asked for; None where no script makes it."""
     shown: str = ""
     """Its name for readers: the class of a script's own optimizer; empty: not known."""
     curvature: tuple[tuple[int, float], ...] = ()
@@ -164,7 +177,7 @@ class Report:
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
     why: tuple[Note, ...]
-    steps: tuple[Note, ...]
+    steps: tuple[Step, ...]
     audit: Audit
     path: str = ""
     """Directory of the study, as it was given."""

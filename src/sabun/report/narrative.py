@@ -1,4 +1,4 @@
-"""The choice of a report's sentences: headline, what was not tested, sentences for a meeting, next steps.
+"""The choice of a report's sentences: headline, what was not tested, sentences for a meeting.
 
 Each is a :class:`~sabun.report.facts.Note`, a message key with its numbers. A sentence whose number could not be
 computed is left out.
@@ -18,7 +18,7 @@ from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, LoadFacts, Note
 from sabun.report.money import CLAIMING, Effort, Interval, Money, Saving, more_machines
 
-__all__ = ["Findings", "caps", "headline", "phrases", "roi", "steps", "untested", "why"]
+__all__ = ["Findings", "advice", "caps", "headline", "name_of", "phrases", "roi", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _direction(comparison: Comparison) -> str:
     return "worse" if comparison.low is not None and comparison.low > equal else "level"
 
 
-def _name(findings: Findings) -> str:
+def name_of(findings: Findings) -> str:
     """The name of the decision in messages; ``promising_busy`` where nothing but a busy machine limits it."""
     if findings.decision == "promising" and {cap.code for cap in findings.lead.verdict.caps} == {"busy"}:
         return "promising_busy"
@@ -102,7 +102,7 @@ def headline(findings: Findings) -> Note:
     if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
     if findings.decision in ("small", "promising"):
-        return Note(f"headline.{_name(findings)}", values)
+        return Note(f"headline.{name_of(findings)}", values)
     if findings.decision == "no-go":
         if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
@@ -139,7 +139,7 @@ def _unclear(findings: Findings) -> list[Reason]:
     return [reason for reason in findings.lead.verdict.reasons if reason.outcome == "unclear"]
 
 
-def _advice(findings: Findings) -> tuple[str, dict[str, Value]]:
+def advice(findings: Findings) -> tuple[str, dict[str, Value]]:
     """What to do about an undecided study, and the number of seeds that would decide it."""
     reasons = _unclear(findings)
     codes = {reason.code for reason in reasons}
@@ -176,7 +176,7 @@ def _undecided(findings: Findings, values: dict[str, Value]) -> Note:
 def phrases(findings: Findings) -> tuple[Note, ...]:
     """Sentences for a meeting: the decision, the three KPIs, money, and the proposal."""
     values = findings.common()
-    name = _name(findings)
+    name = name_of(findings)
     one = findings.decision == "no-go" and len(findings.candidates) == 1
     notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
@@ -190,7 +190,7 @@ def phrases(findings: Findings) -> tuple[Note, ...]:
         if kind in ("sure", "unsure", "loss", "open"):
             notes.append(Note(f"phrase.money_{kind}", values | numbers))
     if findings.decision == "undecided":
-        kind, numbers = _advice(findings)
+        kind, numbers = advice(findings)
         notes.append(Note(f"phrase.close_undecided_{kind}", values | numbers))
     else:
         notes.append(Note(f"phrase.close_{name}", values))
@@ -243,23 +243,6 @@ def _return(findings: Findings, money: Money) -> tuple[str, dict[str, Value]]:
     if month.high < 0:
         return "loss", numbers | {"month": -month.value, "low": -month.high, "high": -month.low}
     return ("sure" if month.low > 0 else "unsure"), numbers
-
-
-_STEPS: Final[Mapping[str, int]] = MappingProxyType(
-    {"go": 4, "promising": 3, "promising_busy": 2, "small": 3, "no_go": 2}
-)
-"""The number of next steps after each decision."""
-
-
-def steps(findings: Findings) -> tuple[Note, ...]:
-    """The next steps, in order."""
-    values = findings.common()
-    if findings.decision == "undecided":
-        kind, numbers = _advice(findings)
-        notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
-        return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
-    name = _name(findings)
-    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[name] + 1))
 
 
 def untested(findings: Findings) -> tuple[Note, ...]:

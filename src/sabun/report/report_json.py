@@ -63,7 +63,7 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
         else all_of([report.adoption.lines, report.adoption.needs, *report.adoption.burdens, *report.adoption.watch]),
         "phrases": all_of(report.phrases),
         "why": all_of(report.why),
-        "steps": all_of(report.steps),
+        "steps": all_of([step.say for step in report.steps]),
         "course": all_of(report.course),
         "untested": all_of(report.untested),
     }
