@@ -34,7 +34,10 @@ def test_after_a_go_on_a_task_of_sabun_the_readers_own_comes_first(case: Make) -
     r = report(case(only=("look-ahead",)), path=Path("runs/my digits"))
     assert keys(r) == ["go_own", "go_pilot", "go_stages", "go_back"]
     assert r.steps[0].command == "sabun poc run --script \"python train.py\" --candidate 'look-ahead(0.9, 2)'"
-    assert r.steps[1].command == "sabun rollout init --study 'runs/my digits' --candidate look-ahead\nsabun rollout promote"
+    assert (
+        r.steps[1].command
+        == "sabun rollout init --study 'runs/my digits' --candidate look-ahead\nsabun rollout promote"
+    )
     assert [step.cost.key for step in r.steps if step.cost] == ["cost.own", "cost.pilot", "cost.none", "cost.none"]
 
 
