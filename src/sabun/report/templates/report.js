@@ -212,7 +212,7 @@
   const tables = [...document.querySelectorAll(".scroll")];
   tables.forEach((box) => box.prepend(swipe.cloneNode(true)));
   const measure = () => tables.forEach((box) => {
-    box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+    box.classList.toggle("wider", box.scrollWidth > box.clientWidth + 1);
     box.classList.toggle("more", box.scrollWidth > box.clientWidth + box.scrollLeft + 1);
   });
   tables.forEach((box) => box.addEventListener("scroll", measure, { passive: true }));
