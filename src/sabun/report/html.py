@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -215,9 +216,9 @@ class _View:
         return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}{bar}')
 
 
-def _scales(draw: Callable[[float, bool | None], str]) -> str:
+def _scales(draw: Callable[..., str]) -> str:
     """A chart on a logarithmic and on a linear scale: the one that suits the values, and the other one hidden."""
-    drawn = {log: _both(lambda width, log=log: draw(width, log)) for log in (None, True, False)}
+    drawn = {log: _both(partial(draw, log=log)) for log in (None, True, False)}
     first = drawn[None] == drawn[True]
     return "".join(
         f'<div data-scale="{"log" if log else "linear"}"{"" if log == first else " hidden"}>{drawn[log]}</div>'
