@@ -5,6 +5,7 @@ Needs Debian's chromium (or ``SABUN_CHROMIUM``) and Playwright; skipped with a m
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -338,6 +339,30 @@ def test_the_scale_of_the_loss_can_be_changed(browser: Any, pages: dict[str, Pat
     assert "validation loss (log scale)" not in after
     figure.locator("[data-switch-scale]").click()
     assert visit.chart_words() == before
+    visit.end()
+
+
+def test_single_seeds_are_drawn_where_their_losses_are(
+    browser: Any, pages: dict[str, Path], case: Callable[..., Any]
+) -> None:
+    """Ten curves for each of six arms; the last point of each is at the height of its loss on the axis."""
+    visit = Visit(browser, pages["plain"])
+    figure = visit.page.locator("#curves figure").first
+    figure.locator("[data-seeds]").click()
+    svg = figure.locator("svg.chart:visible")
+    assert svg.locator(".seed").count() == 60
+    hit = svg.locator("[data-curves]").evaluate(
+        "h => ({...h.dataset, top: h.y.baseVal.value, size: h.height.baseVal.value})"
+    )
+    low, high = math.log(float(hit["low"])), math.log(float(hit["high"]))
+    assert hit["log"] == "1"
+    shown = svg.locator('[data-series="1"] .seed').evaluate_all("all => all.map(p => p.getAttribute('d'))")
+    runs = [run for run in case().runs if run.arm == "look-ahead" and run.phase == "evaluate"]
+    for drawn, run in zip(shown, sorted(runs, key=lambda run: run.seed), strict=True):
+        share = (math.log(run.final_loss) - low) / (high - low)
+        assert float(drawn.split()[-1]) == pytest.approx(hit["top"] + hit["size"] * (1 - share), abs=0.2)
+    figure.locator("[data-seeds]").click()
+    assert svg.locator(".seed").count() == 0
     visit.end()
 
 

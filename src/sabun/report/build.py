@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sabun import __version__
 from sabun.errors import OptionError
@@ -18,6 +18,7 @@ from sabun.poc.records import RunResult, timings
 from sabun.poc.spec import SCRIPT, Study
 from sabun.report import narrative
 from sabun.report.adoption import adoption
+from sabun.report.charts import thin
 from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
 from sabun.report.learning import learning
@@ -199,6 +200,7 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
+        **_seed_curves(runs, name, assessment.arms[name].epochs),
         rate=_asked(runs, name) if spec.optimizer == SCRIPT else None,
         shown=_shown(spec.optimizer, name, runs),
         best=dict(tuning.best) if tuning else _untuned(runs, name),
@@ -217,6 +219,21 @@ def _shown(optimizer: str, name: str, runs: Sequence[RunResult]) -> str:
     if optimizer != SCRIPT:
         return name
     return next((run.optimizer for run in runs if run.arm == name and run.optimizer), "")
+
+
+SEED_POINTS = 60
+"""Points of the curve of a single seed."""
+
+
+def _seed_curves(runs: Sequence[RunResult], name: str, epochs: Sequence[int]) -> dict[str, Any]:
+    """The curve of each seed of the comparison, at some of the epochs of the arm's curve."""
+    shown = tuple(epochs[i] for i in thin(len(epochs), SEED_POINTS))
+    own = {run.seed: run for run in runs if run.arm == name and run.phase == "evaluate" and run.epochs}
+    losses = ({epoch.epoch: epoch.val_loss for epoch in own[seed].epochs} for seed in sorted(own))
+    return {
+        "seed_epochs": shown,
+        "seed_losses": tuple(tuple(found.get(epoch, math.nan) for epoch in shown) for found in losses),
+    }
 
 
 def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:

@@ -37,11 +37,11 @@ CURVE_POINTS = 250
 """Points drawn of a learning curve: more than a screen can show apart, few enough for a small file."""
 
 
-def thin(count: int) -> list[int]:
-    """Return at most :data:`CURVE_POINTS` evenly spaced indices of ``count`` points, with both ends."""
-    if count <= CURVE_POINTS:
+def thin(count: int, most: int = CURVE_POINTS) -> list[int]:
+    """Return at most ``most`` evenly spaced indices of ``count`` points, with both ends."""
+    if count <= most:
         return list(range(count))
-    return sorted({round(i * (count - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
 def series(index: int) -> str:
@@ -184,7 +184,8 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log:
     c.add(f'<line x1="0" x2="0" y1="{top:g}" y2="{bottom:g}" class="cursor" hidden="hidden"/>')
     c.add(
         f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}" class="hit" '
-        f'data-curves="{axis}" data-x0="{left:g}" data-x1="{right:g}" data-max="{x.high:.6g}" tabindex="0"/>'
+        f'data-curves="{axis}" data-x0="{left:g}" data-x1="{right:g}" data-max="{x.high:.6g}" '
+        f'data-low="{y.low:.6g}" data-high="{y.high:.6g}" data-log="{y.log:d}" tabindex="0"/>'
     )
     return c.render(label_id, "curves")
 

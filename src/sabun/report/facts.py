@@ -96,6 +96,9 @@ class ArmFacts:
     """The learning rate that its script's optimizer was asked for; None where no script makes it."""
     shown: str = ""
     """Its name for readers: the class of a script's own optimizer; empty: not known."""
+    seed_losses: tuple[tuple[float, ...], ...] = ()
+    """For each seed of the comparison, the validation loss at ``seed_epochs``; NaN where there is none."""
+    seed_epochs: tuple[int, ...] = ()
     curvature: tuple[tuple[int, float], ...] = ()
     """(epoch, λ): the largest eigenvalue of the loss's Hessian, of the same run."""
 

@@ -95,6 +95,8 @@ def _data(report: Report) -> str:
                 "median": [show(s.loss_median[i], "loss", DEFAULT) for i in keep],
                 "low": [show(s.loss_low[i], "loss", DEFAULT) for i in keep],
                 "high": [show(s.loss_high[i], "loss", DEFAULT) for i in keep],
+                "seed_at": [keep.index(n) for n in (s.epochs.index(e) for e in arm.seed_epochs) if n in keep],
+                "seeds": [[_digits(v) for v in losses] for losses in arm.seed_losses],
             }
         )
     words = {
@@ -108,6 +110,10 @@ def _data(report: Report) -> str:
     }
     raw = json.dumps({"arms": arms, "words": words}, ensure_ascii=False, separators=(",", ":"))
     return raw.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _digits(x: float) -> float | None:
+    return float(f"{x:.4g}") if math.isfinite(x) else None
 
 
 def _number(x: float) -> float | None:
@@ -208,6 +214,8 @@ class _View:
                 drawn = _both(lambda width: draw(report, label, width=width))
                 caption = self.t(f"alt.{kind}")
         tools = [("data-zoom", "ui.zoom"), ('data-save="png"', "ui.png"), ('data-save="svg"', "ui.svg")]
+        if kind == "curves":
+            tools.insert(0, ("data-seeds", "ui.single_seeds"))
         if "data-scale" in drawn:
             tools.insert(0, ("data-switch-scale", "ui.scale"))
         buttons = "".join(f'<button type="button" {what}>{self.t(key)}</button>' for what, key in tools)

@@ -143,6 +143,38 @@
     figure.querySelectorAll("[data-scale]").forEach((d) => (d.hidden = !d.hidden));
     hide();
   });
+  // The curve of each seed, in the frame of its chart.
+  tool("data-seeds", (figure, b) => {
+    const on = b.getAttribute("aria-pressed") !== "true";
+    b.setAttribute("aria-pressed", String(on));
+    figure.querySelectorAll("svg.curves").forEach((svg) => {
+      svg.querySelectorAll(".seed").forEach((path) => path.remove());
+      const hit = svg.querySelector("[data-curves]");
+      if (!on || !hit) return;
+      const { curves: axis, x0, x1, max, low, high, log } = hit.dataset;
+      const map = log === "1" ? Math.log : (v) => v;
+      const [top, size] = [Number(hit.getAttribute("y")), Number(hit.getAttribute("height"))];
+      data.arms.forEach((arm, i) => {
+        const group = svg.querySelector(`[data-series="${i}"]`);
+        arm.seeds.forEach((losses) => {
+          let text = "";
+          let pen = "M";
+          losses.forEach((v, k) => {
+            const at = arm[axis][arm.seed_at[k]];
+            if (v === null || at === null || at === undefined || (log === "1" && v <= 0)) return (pen = "M");
+            const share = (map(v) - map(Number(low))) / (map(Number(high)) - map(Number(low)));
+            const y = top + size * (1 - Math.min(1, Math.max(0, share)));
+            text += `${pen}${(Number(x0) + (at / Number(max)) * (Number(x1) - Number(x0))).toFixed(1)} ${y.toFixed(1)}`;
+            pen = "L";
+          });
+          const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+          path.setAttribute("d", text || "M0 0");
+          path.setAttribute("class", "seed");
+          group.append(path);
+        });
+      });
+    });
+  });
   const dialog = document.getElementById("zoom");
   tool("data-zoom", (figure) => {
     const copy = drawn(figure).cloneNode(true);
