@@ -319,7 +319,7 @@ def test_the_report_says_that_the_machine_was_busy(tmp_path: Path, monkeypatch: 
 
 def test_promising_by_a_busy_machine_has_its_own_sentences() -> None:
     values = {"arm": "a", "baseline": "b", "task": "t", "epochs": 5, "effect": -0.1, "low": -0.2, "high": -0.05,
-              "busy": 12, "n": 12}  # fmt: skip
+              "busy": 12, "n": 12, "study": "DIR"}  # fmt: skip
     for key in ("headline.promising_busy", "phrase.open_promising_busy", "phrase.close_promising_busy", "cap.busy",
                 "step.promising_busy_1", "step.promising_busy_2", "reason.k3_busy"):  # fmt: skip
         for lang in languages():

@@ -67,6 +67,16 @@ def test_an_untuned_study_of_a_script_is_repeated_with_tuning(case: Make) -> Non
     ]  # fmt: skip
 
 
+def test_what_limits_the_verdict_names_the_command_of_this_study(case: Make) -> None:
+    c = case(only=("nesterov",))
+    (verdict,) = c.assessment.verdicts
+    capped = dataclasses.replace(verdict, decision="promising", caps=(Cap("busy", "promising", {"busy": 3, "n": 9}),))
+    c = dataclasses.replace(c, assessment=dataclasses.replace(c.assessment, verdicts=(capped,)))
+    r = report(c, path=Path("runs/my study"))
+    for lang in languages():
+        assert "sabun poc resume 'runs/my study' --time-again" in r.sentence(r.caps[0], lang)
+
+
 def test_commands_exist_and_stand_in_the_page(case: Make) -> None:
     app = build_app()
     shown = [

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sabun import __version__
+from sabun.command_line import quoted
 from sabun.errors import OptionError
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
@@ -114,6 +115,7 @@ def build(
         mixed,
         logged,
         load,
+        quoted(path) if path else "DIR",
         effort,
         ratios[leading],
     )

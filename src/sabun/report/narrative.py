@@ -38,6 +38,8 @@ class Findings:
     logged: bool = False
     """Whether the runs come from a log, so that nothing was fixed before them."""
     load: LoadFacts = field(default_factory=LoadFacts)
+    study: str = "DIR"
+    """The directory of the study, as commands take it."""
     effort: Effort = field(default_factory=lambda: Effort(0, 0.0, 0.0, 0.0))
     gain: Interval | None = None
     """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
@@ -112,7 +114,8 @@ def headline(findings: Findings) -> Note:
 
 def caps(findings: Findings) -> tuple[Note, ...]:
     """What the evidence does not support, and what therefore limits the verdict on the leading candidate."""
-    return tuple(Note(f"cap.{cap.code}", findings.common() | dict(cap.values)) for cap in findings.lead.verdict.caps)
+    values = findings.common() | {"study": findings.study}
+    return tuple(Note(f"cap.{cap.code}", values | dict(cap.values)) for cap in findings.lead.verdict.caps)
 
 
 # The reasons for "unclear", by what can be done about them; the first that applies is the advice.
