@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,6 +13,7 @@ import sabun
 from sabun.errors import OptionError
 from sabun.messages.languages import add_language, differences, language, languages, read
 from sabun.messages.sentences import interval, wanted
+from sabun.poc import check
 from sabun.poc.judgement.assess import PROBLEMS
 from sabun.poc.judgement.kpis import KPIS
 from sabun.poc.judgement.verdict import CAPS, REASONS
@@ -61,6 +63,21 @@ def test_every_cap_of_a_verdict_has_a_sentence(lang: str) -> None:
 def test_every_problem_of_a_statistic_has_a_sentence(lang: str) -> None:
     said = {key.removeprefix("problem.") for key in read(lang).messages if key.startswith("problem.")}
     assert said == set(PROBLEMS)
+
+
+@pytest.mark.parametrize("lang", languages())
+def test_every_finding_of_check_has_a_sentence_and_its_values(lang: str) -> None:
+    """The keys of values are those that the check names, so that none fails where it is first needed."""
+    codes = {key.removeprefix("fault.") for key in read(lang).messages if key.startswith("fault.")}
+    assert codes == set(get_args(check.Code))
+    assert {key.removeprefix("fix.") for key in read(lang).messages if key.startswith("fix.")} <= codes
+    assert all(wanted(f"fault.{code}", lang) == {"arm", "detail"} for code in codes)
+    source = Path(check.__file__).read_text(encoding="utf-8")
+    seen = {key.removeprefix("seen.") for key in read(lang).messages if key.startswith("seen.")}
+    assert not {key for key in seen if f'"{key}"' not in source and not key.startswith("unpaired")}
+    finding = check.CheckFinding("peak", "today", "peak", {"asked": "0.1", "largest": "1"})
+    assert finding.detail == "asked for 0.1, stepped at most 1"
+    assert finding.observed("ja") == "指定は 0.1、実際の最大は 1"
 
 
 @pytest.mark.parametrize("lang", languages())
