@@ -9,15 +9,19 @@ JOBS ?= 2
 
 .PHONY: poc test check format docs clean benchmark examples
 
-# torch is installed first and pinned, so that pip takes the CPU build where the index has one.
+# torch is installed first and pinned, so that pip takes the CPU build where the index has one. Bytecode is compiled
+# afterwards, on all cores; files that do not compile are skipped.
+COMPILE = $(BIN)/python -m compileall -q -j 0 $(VENV)/lib src >/dev/null 2>&1 || true
 $(BIN)/.poc: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 numpy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch==2.13.0 numpy
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc]'
+	@$(COMPILE)
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,ray,ray-train,docs,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,ray,ray-train,docs,dev]'
+	@$(COMPILE)
 	@touch $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report

@@ -4,7 +4,7 @@
     python benchmarks/kernels.py --part check         # once, for the page: refused without stored predictions for it
     python benchmarks/kernels.py --predict --part check     # only writes the predictions
 
-Each kernel is the scheme of the hidden matrices of one prototype; its rate is found on a factor-2 lattice on every
+Each kernel is the scheme of the hidden matrices of one candidate; its rate is found on a factor-2 lattice on every
 task. Runs go to ``runs/kernels/``, predictions and results to ``benchmarks/results/kernels-PART.json``.
 """
 

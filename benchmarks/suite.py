@@ -38,9 +38,9 @@ import torch  # noqa: E402
 import sealed  # noqa: E402
 from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
-from comparison.contestants import ARMS, BASELINE, OURS, PROTOTYPES, TUNED, UNTUNED  # noqa: E402
+from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
-from comparison.page import charts, lines_of, page  # noqa: E402
+from comparison.page import against, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
 from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
@@ -344,7 +344,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         path: Path) -> None:  # fmt: skip
     """Everything that is not stored yet, then the records."""
     seconds = seconds_per_run(profile, tasks, arms)
-    lattices = rate_jobs(profile.tasks if PROTOTYPES[0] not in arms else tasks, arms, _filled(profile, seconds, arms))
+    lattices = rate_jobs(tasks if set(arms) & set(CANDIDATES) else profile.tasks, arms, _filled(profile, seconds, arms))
     guess = {arm: ARMS[arm].rate for arm in arms}
     planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
@@ -400,7 +400,7 @@ def main() -> int:
     tasks = [name for name in profile.tasks if given.part in (None, part_of(name))]
     tasks = [name for name in given.task or tasks if given.part in (None, part_of(name))]
     arms = given.arm or [*TUNED, *UNTUNED]
-    candidates = any(arm in PROTOTYPES for arm in arms)
+    candidates = any(arm in CANDIDATES for arm in arms)
     if candidates:
         try:
             development_only(tasks)
@@ -416,8 +416,12 @@ def main() -> int:
     if whole:
         render(profile.name)
     else:
-        for claim, line in lines_of(load(path)).items():
+        results = load(path)
+        for claim, line in lines_of(results).items():
             print(f"  {claim}: {line or 'not measured'}")
+        for arm in (arm for arm in arms if arm in CANDIDATES):
+            for peer, line in against(results, arm).items():
+                print(f"  {arm} / {peer}: {line}")
     return 0
 
 

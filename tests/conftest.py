@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ from .warm import Warm
 # Two cores shared by two workers: deadlines would measure the machine, not the code.
 settings.register_profile("sabun", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sabun")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the session has loaded out of every collection, and of the optimizer's search for modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

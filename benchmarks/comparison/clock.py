@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from comparison.contestants import build
+from comparison.contestants import ARMS
 from comparison.families import TASKS, Setting
 from comparison.records import Sizing
 from sabun.bench.measurement import interleave
@@ -28,7 +28,7 @@ def clock(
     stepping: dict[str, Callable[[], object]] = {}
     for arm, (lr, chosen) in settings.items():
         session = TASKS[task].session(Setting(steps, 0, sizing.size, sizing.device))
-        optimizer: Any = build(arm, session.model, lr, chosen)
+        optimizer: Any = ARMS[arm].build(session.model, lr, chosen)
         if hasattr(optimizer, "train"):
             optimizer.train()
         session.model.train()

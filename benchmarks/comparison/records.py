@@ -39,12 +39,13 @@ class Sizing:
 
 
 def sources(arm: str) -> list[Path]:
-    """The files that a run of an arm goes through: tasks, arms, training, the division of a model into hidden matrices
-    and the rest, and for our arms the optimizer."""
-    own = ("families.py", "data.py", "layers.py", "training.py", "contestants.py", "peers.py")
-    files = [*sorted((_HERE / "tasks").glob("*.py")), *(_HERE / name for name in own)]
+    """The files that a run of an arm goes through: tasks, training, rivals or our arms, the division of a model into
+    hidden matrices and the rest, and for our arms the optimizer."""
+    ours = ARMS[arm].ours
+    names = ("families", "data", "layers", "training", "arm", *(("ours",) if ours else ("rivals", "peers")))
+    files = [*sorted((_HERE / "tasks").glob("*.py")), *(_HERE / f"{name}.py" for name in names)]
     files += [_OURS / "optim" / name for name in ("hidden_matrices.py", "layouts.py", "owners.py", "tensors.py")]
-    if ARMS[arm].ours:
+    if ours:
         files += sorted([*(_OURS / "optim").rglob("*.*"), *(_OURS / "schemes").rglob("*.py")])
     return [file for file in files if file.suffix in (".py", ".in")]
 

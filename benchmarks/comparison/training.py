@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comparison.contestants import build
+from comparison.contestants import ARMS
 from comparison.families import TASKS, Session, Setting
 
 __all__ = ["SCHEDULES", "Run", "factor", "train"]
@@ -106,7 +106,7 @@ def train(
     session = TASKS[task].session(Setting(steps, seed, size, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        optimizer: Any = build(arm, session.model, lr, chosen)
+        optimizer: Any = ARMS[arm].build(session.model, lr, chosen)
         return _trained(session, optimizer, Run(task, arm, lr, chosen, schedule, seed, (), (), True, 0.0), steps)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from torch import nn
 
 import sealed
 from comparison import families, search
-from comparison.contestants import ARMS, OURS, PROTOTYPES, RIVALS, TUNED, UNTUNED, build
+from comparison.contestants import ARMS, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
-from comparison.page import CLAIMS, page, reached
+from comparison.page import CLAIMS, against, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
 from comparison.records import Book, MissingRunError, Sizing, sources
 from comparison.scores import (
@@ -73,7 +74,7 @@ def test_candidates_never_see_a_check_family(
 ) -> None:
     import suite
 
-    monkeypatch.setattr("sys.argv", ["suite.py", "--quick", "--arm", PROTOTYPES[0]])
+    monkeypatch.setattr("sys.argv", ["suite.py", "--quick", "--arm", CANDIDATES[0]])
     with pytest.raises(SystemExit):
         suite.main()
     assert "--part development" in capsys.readouterr().err
@@ -191,7 +192,7 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
     for n in range(steps):
         chosen = {key: values[n % len(values)] for key, values in arm.choices.items()}
         model = _Net()
-        optimizer: Any = build(name, model, arm.rate, json.loads(json.dumps(chosen)))
+        optimizer: Any = arm.build(model, arm.rate, json.loads(json.dumps(chosen)))
         if hasattr(optimizer, "train"):
             optimizer.train()
         before = [p.detach().clone() for p in model.parameters()]
@@ -203,10 +204,10 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
 
 
 def test_arms_have_equally_many_hyperparameters() -> None:
-    for name in (*TUNED, *PROTOTYPES):
+    for name in (*TUNED, *CANDIDATES):
         assert [len(values) for values in ARMS[name].choices.values()] == [4, 4]
     for name in ("AdamW", "SGD, Nesterov"):
-        assert build(name, _Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
+        assert ARMS[name].build(_Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
     assert set(RIVALS) | {OURS} == set(TUNED)
     assert all(ARMS[name].fixed for name in UNTUNED)
 
@@ -396,7 +397,8 @@ def test_a_run_of_other_code_is_another_run() -> None:
     names = {arm: {file.name for file in sources(arm)} for arm in ("AdamW", "Muon + AdamW", OURS)}
     assert all(file.is_file() for file in sources(OURS))
     assert {"images.py", "training.py", "peers.py", "families.py", "hidden_matrices.py"} <= names["Muon + AdamW"]
-    assert {"presets.py", "catalogue.py", "matrices.c.in"} <= names[OURS] - names["AdamW"]
+    assert {"presets.py", "catalogue.py", "matrices.c.in", "ours.py"} <= names[OURS] - names["AdamW"]
+    assert "rivals.py" in names["AdamW"] - names[OURS]
 
 
 @pytest.mark.usefixtures("toy")
@@ -547,6 +549,27 @@ def test_parts_stand_apart_and_misses_are_said() -> None:
     assert "**4**" not in text.split("## Development families")[1].split("## Check families")[0]
 
 
+def test_the_untuned_figures_are_of_the_arms_that_they_name() -> None:
+    slopes = {f"{OURS}, untuned": 0.08, "AdamW, untuned": 0.02, "Prodigy, untuned": 0.16}
+    arms = {**{name: _arm(0.04) for name in TUNED}, **{name: _arm(slope) for name, slope in slopes.items()}}
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page(_results(("a", CHECK, arms))).splitlines()
+    ]
+    found = {row[0]: row[1] for row in rows if len(row) == 5 and not row[1].startswith("≤")}
+    assert found["untuned against tuned AdamW"] == "0.5"
+    assert found["Prodigy, untuned, against tuned AdamW"] == "0.25"
+    assert found["untuned against untuned AdamW"] == "0.25"
+    claim = next(claim for claim in CLAIMS if claim.text == "untuned against tuned AdamW")
+    assert claim.of(_results(("a", CHECK, arms)))[0] == pytest.approx(0.5)
+
+
+def test_a_candidate_is_set_against_the_preset_and_every_rival() -> None:
+    arms = {**{name: _arm(0.04) for name in RIVALS}, OURS: _arm(0.08), "one memory": _arm(0.16)}
+    found = against(_results(("a", DEVELOPMENT, arms)), "one memory")
+    assert found == {OURS: "0.5", **dict.fromkeys(RIVALS, "0.25"), "the best rival of each task": "0.25"}
+
+
 def test_what_was_not_measured_is_not_made_up() -> None:
     empty = page(Results("full", {}))
     assert "No records are stored yet" in empty
@@ -564,3 +587,16 @@ def test_the_page_is_that_of_the_records() -> None:
     assert (root / "docs/benchmark.md").read_text(encoding="utf-8") == page(
         suite.load(root / suite.RESULTS / "full.json")
     )
+
+
+@pytest.mark.parametrize(
+    ("readme", "begins"), [("README.md", "**Against tuned rivals**"), ("README.ja.md", "**調整済みの")]
+)
+def test_the_readme_quotes_the_page(readme: str, begins: str) -> None:
+    import suite
+
+    root = Path(suite.ROOT)
+    text = (root / readme).read_text(encoding="utf-8")
+    quoted = set(re.findall(r"\d+\.\d+", text[text.index(begins) :].partition("\n\n")[0]))
+    assert len(quoted) > 12
+    assert quoted <= set(re.findall(r"\d+\.\d+", (root / "docs/benchmark.md").read_text(encoding="utf-8")))

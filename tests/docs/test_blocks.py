@@ -83,6 +83,7 @@ def test_every_command_in_the_readme_exists(page: str) -> None:
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
     assert matches("a … c", "a b\n c\n")
     assert not matches("a … c", "a b d")
+    assert matches("a\nb", "a\nTuning: 3 of 9 runs done, about 73 s left\nb\n")
     assert not matches("", "Traceback")
     assert commands("$ a\nb\n$ c\n> d\n") == [("a", "b"), ("c\nd", "")]
     shell = Shell(tmp_path)

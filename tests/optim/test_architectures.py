@@ -6,8 +6,7 @@ their names), and those that are stacks. Every other parameter of two dimensions
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import pytest
@@ -220,14 +219,6 @@ MODELS: dict[str, Model] = {
     "bare parameters of three dimensions": (Bare, "relative fc.weight", ""),
     "one layer": (lambda: nn.Linear(4, 3), "", ""),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _few_objects() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", MODELS)
