@@ -2,9 +2,9 @@
 
     python -m sabun.script.notebook train.ipynb epochs=5 seed=3
 
-``NAME=VALUE`` sets a parameter: an assignment after the cell with the tag ``parameters``, as papermill does it. VALUE is
-a Python literal, otherwise a text. The kernel is one of the interpreter that runs this module, in the directory of the
-notebook, without the startup files and the history of IPython. What cells print goes to the standard output of this
+``NAME=VALUE`` sets a parameter: an assignment after the cell with the tag ``parameters``, as papermill does it. VALUE
+is a Python literal, otherwise a text. The kernel is one of the interpreter that runs this module, in the directory of
+the notebook, without the startup files and the history of IPython. What cells print goes to the standard output of this
 process. When a cell fails, the last line that is printed names it, and the exit status is 1.
 
 A study starts this file by its path (:data:`RUNNER`), so that only the kernel loads torch. Therefore it imports nothing
@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -58,6 +60,7 @@ _SAID = {
     "StdinNotImplementedError": "asked for input, which a run does not have",
 }
 """What a cell did, where the name of its error does not say it."""
+_EXITED = "called exit(), which ends the kernel: leave it out, or raise an error to say that the run failed"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MAGIC = re.compile(r"^\s*[%!?]")
 
@@ -116,13 +119,15 @@ def with_parameters(cells: Sequence[tuple[str, frozenset[str]]], given: Sequence
     tagged = [number for number, (_, tags) in enumerate(cells) if PARAMETERS in tags]
     if not tagged:
         raise ValueError(
-            f"{given[0]} cannot be set: no cell has the tag {PARAMETERS!r}. Tag the cell that assigns {next(iter(values))}"
+            f"{given[0]} cannot be set: no cell has the tag {PARAMETERS!r}. "
+            f"Tag the cell that assigns {next(iter(values))}"
         )
     known = sorted(_assigned(sources[tagged[0]]))
     for name in values:
         if name not in known:
             raise ValueError(
-                f"the cell with the tag {PARAMETERS!r} does not assign {name}; it assigns {', '.join(known) or 'nothing'}"
+                f"the cell with the tag {PARAMETERS!r} does not assign {name}; "
+                f"it assigns {', '.join(known) or 'nothing'}"
             )
     lines = [f"{name} = {value!r}" for name, value in values.items()]
     sources[tagged[0]] = "\n".join([sources[tagged[0]], "", "# Parameters of this run", *lines])
@@ -182,6 +187,9 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
             command = [sys.executable, *PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options]
             return KernelSpec(argv=command, display_name="Python", language="python")
 
+    class ExitError(Exception):
+        """A cell asked the kernel to end."""
+
     class Client(NotebookClient):
         number = 0
         status: int | None = None
@@ -191,7 +199,7 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
             try:
                 done = await super().async_execute_cell(cell, cell_index, *arguments, **options)
             except DeadKernelError:
-                self.status = await self.km.provisioner.poll()
+                self.status = await manager.provisioner.poll() if manager.provisioner else None
                 raise
             except CellExecutionError:
                 self.shutdown_kernel = "graceful"
@@ -222,19 +230,33 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
         transport="ipc" if sockets else "tcp",
         shutdown_wait_time=SHUTDOWN_S,
     )
+
+    def ended(*, execute_reply: Mapping[str, Any], **_: Any) -> None:
+        if any(asked.get("source") == "ask_exit" for asked in execute_reply["content"].get("payload") or ()):
+            raise ExitError
+
     cells = [nbformat.v4.new_code_cell(source) for source in (*sources, END)]
     # A signal ends the kernel at once: its study has stopped the run, or has ended.
     client = Client(nbformat.v4.new_notebook(cells=cells), km=manager, shutdown_kernel="immediate", timeout=None)
+    client.on_cell_executed = ended
     try:
         client.execute(cwd=str(path.absolute().parent), cleanup_kc=True)
     except CellExecutionError as error:
         why = " ".join(f"{error.ename}: {error.evalue}".split())[:LONGEST_REASON]
         said = _SAID[error.ename].format(why) if error.ename in _SAID else f"failed: {why}"
         return _say(f"{path.name}: code cell {client.number} {said}", 1)
+    except ExitError:
+        return _say(f"{path.name}: code cell {client.number} {_EXITED}", 1)
     except DeadKernelError:
         status = client.status or 0
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
         return _say(f"{path.name}: the kernel {how} in code cell {client.number}", 1)
+    except (AssertionError, AttributeError, asyncio.CancelledError) as error:
+        if client.km is not None and not isinstance(error, asyncio.CancelledError):
+            raise
+        # A signal has ended the kernel, and nbclient, which ends it once more, finds none. Whoever sent it knows why.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        return 1
     except RuntimeError as error:  # the kernel did not start
         return _say(f"{path.name}: the kernel did not start: {error}", 1)
     return 0
