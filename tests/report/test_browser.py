@@ -95,7 +95,7 @@ def pages(case: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
         c = case(**more)
         r = report(c, prices=Prices(600, 200, hours_per_job=3.0))
         found[name] = folder / f"{name}.html"
-        found[name].write_text(html.render(r, "en"), encoding="utf-8")
+        found[name].write_text(html.render(r), encoding="utf-8")
     return found
 
 
@@ -276,7 +276,7 @@ def test_no_figure_is_cut_in_print(browser: Any, pages: dict[str, Path], lang: s
     assert count >= 8
     for n in range(count):
         assert where[f"top{n}mark"] == where[f"end{n}mark"], f"figure {n} is cut"
-    assert len(pages_of) - 1 <= 12
+    assert len(pages_of) - 1 <= 14
     size = subprocess.run(["pdfinfo", str(target)], capture_output=True, text=True, check=True).stdout
     assert "(A4)" in size
 
@@ -291,3 +291,34 @@ def test_dark_and_light_follow_the_reader_and_paper_is_white(browser: Any, pages
         assert visit.page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(27, 33, 48)"
         visit.end()
     assert colours["light"] != colours["dark"]
+
+
+@pytest.mark.parametrize(("locale", "starts"), [("ja-JP", "look-ahead の採用"), ("en-GB", "Adopt"), ("fr-FR", "Adopt")])
+def test_the_browser_decides_the_first_language(browser: Any, pages: dict[str, Path], locale: str, starts: str) -> None:
+    visit = Visit(browser, pages["plain"], locale=locale)
+    assert visit.shown("h1").startswith(starts)
+    visit.end()
+
+
+def test_a_language_that_was_asked_for_stays(browser: Any, case: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "ja.html"
+    path.write_text(html.render(report(case()), "ja"), encoding="utf-8")
+    visit = Visit(browser, path, locale="en-US")
+    assert visit.shown("h1").startswith("look-ahead の採用")
+    visit.end()
+
+
+@pytest.mark.parametrize(
+    ("zone", "ja", "en"),
+    [("Asia/Tokyo", "2026年11月24日 10:09", "10:09"), ("America/New_York", "2026年11月23日 20:09", "08:09")],
+)
+def test_times_are_in_the_zone_of_the_reader(browser: Any, pages: dict[str, Path], zone: str, ja: str, en: str) -> None:
+    """The last run of the synthetic study ended at 01:09:09 UTC on 24 November."""
+    visit = Visit(browser, pages["plain"], timezone_id=zone)
+    assert en in visit.shown(".hero time")
+    visit.page.click("[data-set-lang=ja]")
+    assert ja in visit.shown(".hero time")
+    visit.end()
+    visit = Visit(browser, pages["plain"], java_script_enabled=False)
+    assert "24 November 2026, 01:09 UTC" in visit.shown(".hero time")
+    visit.end()

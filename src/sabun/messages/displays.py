@@ -25,7 +25,7 @@ __all__ = [
     "table",
 ]
 
-SIGN = {"pass": "●", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
+SIGN = {"pass": "●", "exception": "◐", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
 """The sign of an outcome of a KPI. Colours only repeat what signs and words say."""
 TONE = {
     "go": "#1a7f37", "promising": "#9a6700", "undecided": "#9a6700", "small": "#9a6700", "no-go": "#cf222e",

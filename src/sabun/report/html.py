@@ -26,6 +26,7 @@ from sabun.poc.judgement.assessment import Comparison, Reason
 from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
 from sabun.report import charts
 from sabun.report.facts import Note, Report
+from sabun.report.money import more_machines
 from sabun.text_safety import clean
 
 __all__ = ["render"]
@@ -34,8 +35,9 @@ WIDTHS = (("wide", 520.0), ("narrow", 350.0))
 """Charts whose width matters are drawn for two: style class and width."""
 
 
-def render(report: Report, lang: Language = DEFAULT) -> str:
-    """The page, shown in ``lang`` at first."""
+def render(report: Report, lang: Language | None = None) -> str:
+    """The page, shown in ``lang`` at first; by default in the language of the reader's browser."""
+    by_browser, lang = lang is None, DEFAULT if lang is None else lang
     files = resources.files("sabun.report").joinpath("templates")
     script = files.joinpath("report.js").read_text(encoding="utf-8")
     style = files.joinpath("report.css").read_text(encoding="utf-8")
@@ -49,9 +51,11 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
     view = _View(report)
     environment.globals.update(
         t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
-        figure=view.figure, clean=view.name, plain=text, series=charts.series, languages=languages(), kpis=KPIS,
+        notes=view.notes, figure=view.figure,
+        clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
+        languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
-        method_key=_method_key,
+        method_key=_method_key, more_machines=more_machines, bracketed=view.bracketed,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = "".join(
@@ -60,6 +64,7 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
     return environment.get_template("report.html.j2").render(
         r=report,
         lang=lang,
+        by_browser=by_browser,
         style=Markup(style + shown),
         script=Markup(script),
         script_hash=digest,
@@ -83,7 +88,7 @@ def _data(report: Report) -> str:
         keep = charts.thin(len(s.epochs))
         arms.append(
             {
-                "name": "".join(arm.name.splitlines())[:80],
+                "name": {lang: "".join(report.label(arm.name, lang).splitlines())[:80] for lang in languages()},
                 "epoch": [s.epochs[i] for i in keep],
                 "seconds": [_number(s.seconds_median[i]) for i in keep],
                 "median": [show(s.loss_median[i], "loss", DEFAULT) for i in keep],
@@ -128,8 +133,7 @@ class _View:
 
     def joined(self, *keys: str, **values: Any) -> Markup:
         """Several sentences as one paragraph."""
-        currency = self.report.currency
-        return self.each(lambda lang: joined([text(key, lang, values, currency=currency) for key in keys], lang))
+        return self.each(lambda lang: joined([self.report.say(key, lang, values) for key in keys], lang))
 
     def listed(self, items: Sequence[object]) -> Markup:
         """Items as one list."""
@@ -138,6 +142,10 @@ class _View:
     def note(self, note: Note) -> Markup:
         """The sentence of a note."""
         return self.each(lambda lang: self.report.sentence(note, lang))
+
+    def notes(self, notes: Sequence[Note]) -> Markup:
+        """Several notes as one paragraph."""
+        return self.each(lambda lang: joined([self.report.sentence(note, lang) for note in notes], lang))
 
     def reason(self, reason: Reason) -> Markup:
         """The sentence of a verdict's reason."""
@@ -157,6 +165,21 @@ class _View:
     def span(self, low: float | None, high: float | None, style: str) -> Markup:
         """An interval."""
         return self.each(lambda lang: interval(low, high, style, lang, currency=self.report.currency))
+
+    def arm(self, name: str) -> Markup:
+        """The name of an arm."""
+        return self.each(lambda lang: self.report.label(name, lang))
+
+    def date(self, moment: str) -> Markup:
+        """A moment, which the page's script shows in the time zone of the reader."""
+        return Markup(f'<time datetime="{clean(moment)}">{self.v(moment, "date")}</time>')
+
+    def bracketed(self, low: float | None, high: float | None, style: str) -> Markup:
+        """An interval in brackets."""
+        currency = self.report.currency
+        return self.each(
+            lambda lang: text("ui.in_brackets", lang, {"inside": interval(low, high, style, lang, currency=currency)})
+        )
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""

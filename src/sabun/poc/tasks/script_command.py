@@ -23,7 +23,7 @@ from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
 from sabun.script import notebook
 
-__all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "ScriptCommand"]
+__all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "SOURCE_SUFFIXES", "ScriptCommand"]
 
 SEED = "{seed}"
 """Placeholder for the seed of the run."""
@@ -163,6 +163,11 @@ class ScriptCommand:
                 queue += _imported(path, roots)
         return found
 
+    def changed_lines(self) -> dict[str, int]:
+        """Return, for each source file that calls sabun, the number of its lines that import or call it."""
+        found = {name: _lines_with_sabun(path) for name, path in sorted(self.sources().items())}
+        return {name: count for name, count in found.items() if count}
+
     @staticmethod
     def stop_after(run: Run) -> int | None:
         """Return the number of epochs after which a run is stopped; None if it runs to its own end."""
@@ -205,23 +210,44 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _code(path: Path) -> Iterator[bytes | str]:
+def _lines_with_sabun(path: Path) -> int:
+    """Return the number of lines of a module or notebook that import sabun, or call it by a name that they import."""
+    nodes = [(cell, node) for cell, tree in enumerate(_trees(path)) for node in ast.walk(tree)]
+    names, lines = {"sabun"}, set[tuple[int, int]]()
+    for cell, node in nodes:
+        if isinstance(node, ast.Import):
+            imported = [alias for alias in node.names if alias.name.split(".")[0] == "sabun"]
+        elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "sabun":
+            imported = node.names
+        else:
+            continue
+        names.update(alias.asname or alias.name.split(".")[0] for alias in imported)
+        lines.update({(cell, node.lineno)} if imported else ())
+    for cell, node in nodes:
+        callee = node.func if isinstance(node, ast.Call) else None
+        while isinstance(callee, ast.Attribute):
+            callee = callee.value
+        if isinstance(callee, ast.Name) and callee.id in names and lines:
+            lines.add((cell, callee.lineno))
+    return len(lines)
+
+
+def _trees(path: Path) -> Iterator[ast.Module]:
+    """Yield the syntax trees of a module, or of the cells of a notebook, as far as they can be parsed."""
+    codes: list[bytes | str] = []
     if path.suffix == ".py":
-        yield path.read_bytes()
+        codes = [path.read_bytes()]
     elif path.suffix == notebook.SUFFIX:
         with contextlib.suppress(ValueError):
-            yield from (notebook.plain(source) for source, _ in notebook.code_cells(path))
+            codes = [notebook.plain(source) for source, _ in notebook.code_cells(path)]
+    for code in codes:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # nested too deeply
+            yield ast.parse(code)
 
 
 def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the project's files that a module or a notebook imports, by its import statements."""
-    for code in _code(path):
-        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # nested too deeply
-            yield from _imports(ast.parse(code), path, roots)
-
-
-def _imports(tree: ast.AST, path: Path, roots: Sequence[Path]) -> Iterator[Path]:
-    for node in ast.walk(tree):
+    for node in (node for tree in _trees(path) for node in ast.walk(tree)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files_of(alias.name, roots)

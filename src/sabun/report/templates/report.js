@@ -11,7 +11,16 @@
     root.lang = lang;
     document.title = root.getAttribute(`data-title-${lang}`);
     document.querySelectorAll("[data-set-lang]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.setLang === lang)));
+    document.querySelectorAll("time[datetime]").forEach((t) => moment(t, lang));
     hide();
+  };
+  // A moment in the time zone of the reader, in each language of the page.
+  const moment = (t, lang) => {
+    const when = new Date(t.dateTime);
+    const span = t.querySelector(`span[lang="${lang}"]`) ?? t.querySelector("span");
+    if (!span || isNaN(when)) return;
+    const parts = { year: "numeric", month: "long", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
+    span.textContent = when.toLocaleString(lang, parts);
   };
   document.querySelectorAll("[data-set-lang]").forEach((b) => b.addEventListener("click", () => show(b.dataset.setLang)));
   document.querySelector(".print").addEventListener("click", () => window.print());
@@ -55,7 +64,7 @@
       });
       if (best === null || Math.abs(arm[axis][near] - at) < Math.abs(best - at)) best = arm[axis][near];
       if (axis === "seconds" && at > arm[axis][arm[axis].length - 1] * 1.02) return;
-      rows.push([i, arm.name, arm.median[near], [arm.low[near], arm.high[near]]]);
+      rows.push([i, arm.name[root.dataset.lang], arm.median[near], [arm.low[near], arm.high[near]]]);
     });
     if (best === null) return;
     rows.sort((a, b) => Number(a[2]) - Number(b[2]));
@@ -113,6 +122,10 @@
     place(e.clientX, e.clientY);
   });
   addEventListener("scroll", hide, { passive: true });
+
+  const known = [...document.querySelectorAll("[data-set-lang]")].map((b) => b.dataset.setLang);
+  const wanted = "byBrowser" in root.dataset ? navigator.languages.map((l) => l.split("-")[0]) : [];
+  show(wanted.find((l) => known.includes(l)) ?? root.dataset.lang);
 
   // On paper nothing can be unfolded: print with every table open.
   let closed = [];
