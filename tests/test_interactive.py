@@ -33,12 +33,12 @@ def test_progress_says_what_is_done_and_what_failed_once() -> None:
         result = task.result("failed", (), failure="it ended with exit status 1")
         progress(events.RunFinished(task, result, 3 + seed, 10, 240.0))
     progress(events.StudyFinished(STUDY, Path(), 61.0))
-    failure = "a<b: it ended with exit status 1"
+    failure = "run of a<b failed: it ended with exit status 1"
     assert [plain for _, plain in told] == [
         "<b>tiny</b>: 10 runs",
-        f"<b>tiny</b>: 3 of 10 runs done, about 4 min left\n{failure}",
-        f"<b>tiny</b>: 4 of 10 runs done, about 4 min left\n{failure}",
-        f"<b>tiny</b>: 4 runs done in 1 min 1 s\n{failure}",
+        f"<b>tiny</b>: evaluation: 3 of 10 runs done, about 4 min left\n{failure}",
+        f"<b>tiny</b>: evaluation: 4 of 10 runs done, about 4 min left\n{failure}",
+        f"<b>tiny</b>: done in 61.0 s\n{failure}",
     ]
     assert [re.search(r'aria-valuenow="(\d+)"', rich)[1] for rich, _ in told] == ["20", "30", "40", "40"]  # type: ignore[index]
     assert all("&lt;b&gt;tiny" in rich and "<b>" not in rich for rich, _ in told)

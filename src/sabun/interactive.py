@@ -85,30 +85,32 @@ class Progress:
         self._failures: dict[tuple[str, str], str] = {}
 
     def __call__(self, event: events.Event) -> None:
+        lang = displays.display_language()
+
+        def said(key: str, **values: Value) -> str:
+            return text(f"progress.{key}", lang, values)
+
         if isinstance(event, events.StudyStarted):
             self._name, self._done, self._total = event.study.name, event.done, event.total
-            self._update("starting", total=event.total)
+            self._update(said("runs", total=event.total))
         elif isinstance(event, events.RunFinished):
             self._done, self._total = event.done, event.total
             if event.result.status == "failed":
-                key = (event.run.arm, reason_key(event.result))
-                self._failures.setdefault(key, f"{event.run.arm}: {event.result.failure}")
+                failure = said("failed", arm=event.run.arm, reason=event.result.failure)
+                self._failures.setdefault((event.run.arm, reason_key(event.result)), failure)
             if self._clock() - self._last >= EVERY_S:
-                self._update("running", done=event.done, total=event.total, left=max(1.0, event.remaining_s))
+                seconds = max(1, round(event.remaining_s))
+                left = said("left_s" if seconds < 100 else "left", seconds=seconds)
+                phase = said(event.run.phase)
+                self._update(said("so_far", phase=phase, done=event.done, total=event.total, left=left))
         elif isinstance(event, events.StudyFinished):
-            self._update("finished", done=self._done, seconds=event.seconds)
+            self._update(said("done", seconds=event.seconds))
 
-    def _update(self, key: str, **values: Value) -> None:
+    def _update(self, said: str) -> None:
         self._last = self._clock()
-        said = text(f"notebook.{key}", displays.display_language(), values)
         failures = list(self._failures.values())
-        whole = displays.panel(
-            self._name,
-            displays.bar(self._done / max(1, self._total)),
-            displays.paragraph(said),
-            displays.items(failures),
-        )
-        self._show(whole, "\n".join([f"{self._name}: {said}", *failures]))
+        parts = displays.bar(self._done / max(1, self._total)), displays.paragraph(said), displays.items(failures)
+        self._show(displays.panel(self._name, *parts), "\n".join([f"{self._name}: {said}", *failures]))
 
 
 def _shown() -> Callable[[str, str], None]:

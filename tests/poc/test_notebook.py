@@ -259,3 +259,5 @@ def test_only_its_code_makes_a_notebook_another_task(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     assert command.provenance() != before
     assert os.path.realpath(command.sources()["n.ipynb"]) == os.path.realpath(path)
+    written(path, *CELLS)
+    assert command.changed_lines() == {"n.ipynb": 3}  # import, swap, log

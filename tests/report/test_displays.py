@@ -104,7 +104,7 @@ def test_a_verdict_shows_its_decision_reasons_and_caps(case: Make) -> None:
     verdict = case().assessment.verdicts[0]
     fragment = shown(verdict)
     assert fragment.text.startswith("Adopt" + verdict.arm)
-    assert [row[0] for row in fragment.rows] == ["● K1", "● K2", "● K3"]
+    assert [row[0] for row in fragment.rows] == ["● K1", "○ K2", "● K3"]
     effect = re.escape(f"{abs(verdict.reasons[0].values['effect']) * 100:.1f}")
     assert re.search(effect, fragment.rows[0][1])
     capped = Verdict("x", "promising", verdict.reasons, (Cap("not_tuned", "promising"),))

@@ -272,9 +272,9 @@ class Study(_Frozen):
 
         of_task = [f"{key}={value!r}" for key, value in self.task_options.items()]
         rows = [
-            (word("notebook.task"), ", ".join([self.task, *of_task])),
+            (word("ui.task"), ", ".join([self.task, *of_task])),
             (word("notebook.baseline"), arm(self.baseline)),
-            *((word("notebook.candidate"), arm(candidate)) for candidate in self.candidates),
+            *((word("ui.col_candidate"), arm(candidate)) for candidate in self.candidates),
             (word("notebook.budget"), word("ui.facts", seeds=budget.seeds, epochs=budget.epochs, trials=budget.trials)),
             (word("notebook.runs"), str(len(self.arms) * budget.runs_per_arm)),
             (word("ui.thresholds"), word("ui.thresholds_text", **self.thresholds.model_dump())),
