@@ -15,6 +15,7 @@ from __future__ import annotations
 import html
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,11 @@ def run(spec: Study, out: str | Path, *, jobs: int = 1, prices: Prices | None = 
     :func:`sabun.poc.study.run` raises.
     """
     resolved = resolve(spec)
-    evidence = study.run(resolved, out, jobs=jobs, on_event=Progress())
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "IProgress not found"
+        )  # advice of tqdm, which Optuna brings and sabun never uses
+        evidence = study.run(resolved, out, jobs=jobs, on_event=Progress())
     describe = partial(describe_arms, resolved=resolved)
     return publish(evidence, describe=describe, lang=displays.display_language(), money=prices).report
 

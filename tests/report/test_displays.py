@@ -104,12 +104,18 @@ def test_a_verdict_shows_its_decision_reasons_and_caps(case: Make) -> None:
     verdict = case().assessment.verdicts[0]
     fragment = shown(verdict)
     assert fragment.text.startswith("Adopt" + verdict.arm)
-    assert [row[0] for row in fragment.rows] == ["● K1", "○ K2", "● K3"]
+    assert [row[0] for row in fragment.rows] == [
+        "●\u00a0Learning curve",
+        "○\u00a0Reproducibility",
+        "●\u00a0Computing cost",
+    ]
     effect = re.escape(f"{abs(verdict.reasons[0].values['effect']) * 100:.1f}")
     assert re.search(effect, fragment.rows[0][1])
     capped = Verdict("x", "promising", verdict.reasons, (Cap("not_tuned", "promising"),))
     assert "Not tuned: x started at the step equivalent to that of Baseline" in shown(capped).text
-    assert shown(Verdict("x", "undecided", (Reason("K1", "k1_no_data", "unclear"),))).rows[0][0] == "▲ K1"
+    assert (
+        shown(Verdict("x", "undecided", (Reason("K1", "k1_no_data", "unclear"),))).rows[0][0] == "▲\u00a0Learning curve"
+    )
 
 
 def test_a_report_shows_the_verdict_and_a_row_per_candidate(case: Make) -> None:

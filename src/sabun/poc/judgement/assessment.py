@@ -151,7 +151,10 @@ class Verdict:
             return text(key, lang, {**dict.fromkeys(wanted(key, lang)), **names, **values})
 
         caps = displays.items(sentence(f"cap.{cap.code}", cap.values) for cap in self.caps)
-        reasons = [(f"{displays.SIGN[r.mark]} {r.kpi}", sentence(f"reason.{r.code}", r.values)) for r in self.reasons]
+        reasons = [
+            (f"{displays.SIGN[r.mark]}\u00a0{text(f'kpi.{r.kpi}', lang)}", sentence(f"reason.{r.code}", r.values))
+            for r in self.reasons
+        ]
         return displays.panel(self.arm, caps, displays.table(reasons), before=displays.decision(self.decision))
 
 
