@@ -34,6 +34,7 @@ TONE = {
 
 _LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"
 _CELL = "text-align:left;vertical-align:top;padding:3px 14px 3px 0;background:none;white-space:normal;max-width:none"
+_HEADING = f"{_CELL};font-weight:600;min-width:8em;word-break:keep-all;overflow-wrap:anywhere"
 _PLAIN = "background:none;border:0"
 
 _shown: Language = DEFAULT
@@ -80,7 +81,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
 
     def cells(row: Sequence[str]) -> str:
         first, *rest = (f"<bdi>{clean(cell)}</bdi>" for cell in row)
-        return f'<th scope="row" style="{_CELL};font-weight:600">{first}</th>' + "".join(
+        return f'<th scope="row" style="{_HEADING}">{first}</th>' + "".join(
             f'<td style="{_CELL}">{cell}</td>' for cell in rest
         )
 

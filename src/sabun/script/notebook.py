@@ -235,9 +235,10 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
         if any(asked.get("source") == "ask_exit" for asked in execute_reply["content"].get("payload") or ()):
             raise ExitError
 
-    cells = [nbformat.v4.new_code_cell(source) for source in (*sources, END)]
+    v4: Any = nbformat.v4
+    cells = [v4.new_code_cell(source) for source in (*sources, END)]
     # A signal ends the kernel at once: its study has stopped the run, or has ended.
-    client = Client(nbformat.v4.new_notebook(cells=cells), km=manager, shutdown_kernel="immediate", timeout=None)
+    client = Client(v4.new_notebook(cells=cells), km=manager, shutdown_kernel="immediate", timeout=None)
     client.on_cell_executed = ended
     try:
         client.execute(cwd=str(path.absolute().parent), cleanup_kc=True)
