@@ -1,12 +1,7 @@
 """Studies in a notebook: run one with its progress below the cell, and read reports there.
 
-    from sabun import interactive
-    from sabun.poc.study import default_study
-
-    interactive.run(default_study(task="digits"), "runs/first")
-
-The last value of a cell is displayed, so this cell ends with the verdict. Studies, verdicts and certificates are
-displayed, too. :func:`sabun.set_language` sets the language, :class:`Page` shows the whole report with its charts.
+A cell that ends in ``interactive.run(study, "runs/first")`` shows the progress and then the report. Studies, verdicts
+and certificates are displayed as the last value of a cell, too. :func:`sabun.set_language` sets the language, :class:`Page` shows the whole report with its charts.
 Outside a notebook progress is printed as the command line prints it.
 """
 
@@ -82,7 +77,7 @@ class Progress:
     """
 
     def __init__(
-        self, show: Callable[[str, str], None] | None = None, clock: Callable[[], float] = time.monotonic
+        self, show: Callable[[str, str], object] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._show, self._clock = show or _shown(), clock
         self._name, self._last = "", -EVERY_S
@@ -118,10 +113,10 @@ class Progress:
         self._show(displays.panel(self._name, *parts), "\n".join([f"{self._name}: {said}", *failures]))
 
 
-def _shown() -> Callable[[str, str], None]:
+def _shown() -> Callable[[str, str], object]:
     """Return what shows the progress: one output of the cell that changes, or lines where there is no notebook."""
     if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
-        return lambda _, plain: print(plain, file=sys.stderr, flush=True)  # noqa: T201
+        return lambda _, plain: sys.stderr.write(f"{plain}\n")
     from IPython.display import display
 
     handle: Any = display({"text/plain": ""}, raw=True, display_id=True)

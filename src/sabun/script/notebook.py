@@ -25,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 __all__ = ["INSTALL", "RUNNER", "SUFFIX", "code_cells", "main", "missing", "with_parameters"]
 
@@ -190,7 +190,7 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
     class ExitError(Exception):
         """A cell asked the kernel to end."""
 
-    class Client(NotebookClient):
+    class CellClient(NotebookClient):
         number = 0
         status: int | None = None
 
@@ -212,11 +212,11 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
             """Print what a cell shows, and keep none of it: a run may be long."""
             kind, content = message["msg_type"], message["content"]
             if kind in ("execute_result", "display_data"):
-                print(content["data"].get("text/plain", ""), flush=True)  # noqa: T201
+                _write(sys.stdout, content["data"].get("text/plain", ""))
             elif kind == "error":
-                print(_ESCAPES.sub("", "\n".join(content["traceback"])), flush=True)  # noqa: T201
+                _write(sys.stdout, _ESCAPES.sub("", "\n".join(content["traceback"])))
             elif kind == "stream":
-                print(content["text"], end="", flush=True)  # noqa: T201
+                _write(sys.stdout, content["text"], end="")
             elif kind == "status":
                 return super().process_message(message, cell, cell_index)
             return None
@@ -238,7 +238,7 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
     v4: Any = nbformat.v4
     cells = [v4.new_code_cell(source) for source in (*sources, END)]
     # A signal ends the kernel at once: its study has stopped the run, or has ended.
-    client = Client(v4.new_notebook(cells=cells), km=manager, shutdown_kernel="immediate", timeout=None)
+    client = CellClient(v4.new_notebook(cells=cells), km=manager, shutdown_kernel="immediate", timeout=None)
     client.on_cell_executed = ended
     try:
         client.execute(cwd=str(path.absolute().parent), cleanup_kc=True)
@@ -255,7 +255,7 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
     except (AssertionError, AttributeError, asyncio.CancelledError) as error:
         if client.km is not None and not isinstance(error, asyncio.CancelledError):
             raise
-        # A signal has ended the kernel, and nbclient, which ends it once more, finds none. Whoever sent it knows why.
+        # A signal has ended the kernel, and nbclient, which ends it once more, finds none. The sender knows why.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         return 1
     except RuntimeError as error:  # the kernel did not start
@@ -263,8 +263,13 @@ def _run(path: Path, sources: Sequence[str], directory: Path) -> int:
     return 0
 
 
+def _write(out: TextIO, text: str, end: str = "\n") -> None:
+    out.write(text + end)
+    out.flush()
+
+
 def _say(text: str, status: int) -> int:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    _write(sys.stderr, text)
     return status
 
 
