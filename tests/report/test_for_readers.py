@@ -99,7 +99,8 @@ def test_the_verdict_on_the_terminal_names_the_baseline(case: Make) -> None:
 @pytest.mark.parametrize(
     ("given", "only", "key"),
     [
-        (Prices(600, 200, hours_per_job=3.0), "look-ahead", "roi.sure"),
+        (Prices(600, 200, hours_per_job=3.0, setup_cost=300_000), "look-ahead", "roi.sure"),
+        (Prices(600, 200, hours_per_job=3.0), "look-ahead", "roi.sure_without_setup"),
         (Prices(600, 200, hours_per_job=3.0), "euler", "roi.not_claimed"),
         (None, "look-ahead", "roi.free_sure"),
         (None, "euler", "roi.free_not_claimed"),

@@ -148,8 +148,11 @@ def _interval(
     c.mark(x(found.effect), y, kind, kind, tip=tip)
 
 
-def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> str:
-    """Draw the median validation loss, and its range over seeds, against ``epoch`` or ``seconds``."""
+def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log: bool | None = None) -> str:
+    """Draw the median validation loss, and its range over seeds, against ``epoch`` or ``seconds``.
+
+    With ``log=None`` the scale of the loss is logarithmic where the values differ by more than a factor of 8.
+    """
     height, left, right, top, bottom = 330.0, 54.0, width - 12, 28.0, 288.0
     losses, places = [], []
     for arm in report.arms:
@@ -159,7 +162,7 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> s
     # A band that shoots up in a diverging seed must not flatten everything else.
     start = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
     highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(start, 1e-12)]
-    y = Scale.fit([*losses, *highs], bottom, top, log=None, pad=0.04)
+    y = Scale.fit([*losses, *highs], bottom, top, log=log, pad=0.04)
     x = Scale(0.0, max(places, default=1.0) or 1.0, left, right)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.log_loss" if y.log else "ui.loss", f"ui.{'epoch' if axis == 'epoch' else 'seconds'}")
@@ -203,7 +206,7 @@ def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
     c.text(x.end, y.start + 36, lambda lang: text(x_key, lang), "axis-title", anchor="end")
 
 
-def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
+def dots(report: Report, kpi: str, label_id: str, *, width: float = 520, log: bool | None = None) -> str:
     """Draw the values of a KPI, one dot per seed and one row per arm.
 
     A value that is not finite is an open dot at the right edge, labelled with what happened to the run.
@@ -216,7 +219,7 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
     edge_keys = sorted({_edge_key(arm, kpi, n) for _, arm, values in rows for n, v in enumerate(values)
                         if not math.isfinite(v)})  # fmt: skip
     bottom = top + step * len(rows) + 4
-    x = Scale.fit(finite, left + 6, right - (70 * len(edge_keys) if edge_keys else 6), log=None, pad=0.03)
+    x = Scale.fit(finite, left + 6, right - (70 * len(edge_keys) if edge_keys else 6), log=log, pad=0.03)
     c = Canvas(width, bottom + 42)
     for tick in x.ticks(5):
         c.line(x(tick), top, x(tick), bottom, "grid")

@@ -200,7 +200,8 @@ class Report:
         if self.logged:
             return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
         limits = self.limits
-        return Note("ui.facts", {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
+        key = "ui.facts" if limits.trials else "ui.facts_untuned"
+        return Note(key, {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
 
     def arm(self, name: str) -> ArmFacts:
         """Return the arm ``name``."""

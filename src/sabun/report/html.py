@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -197,16 +198,32 @@ class _View:
                 drawn = charts.forest(report, next(g for g in GROUPS if g == group), label)
                 caption = self.t(f"alt.{group}", baseline=report.baseline)
             case "dots", (kpi,):
-                drawn = _both(lambda width: charts.dots(report, kpi, label, width=width))
+                drawn = _scales(lambda width, log: charts.dots(report, kpi, label, width=width, log=log))
                 caption = self.t(f"dots.{kpi}_alt", baseline=report.baseline)
             case "curves", (axis,):
-                drawn = _both(lambda width: charts.curves(report, axis, label, width=width))
+                drawn = _scales(lambda width, log: charts.curves(report, axis, label, width=width, log=log))
                 caption = self.t(f"alt.{axis}")
             case _:
                 draw = {"edge": charts.edge, "lr": charts.lr_trials, "map": charts.stability_map}[kind]
                 drawn = _both(lambda width: draw(report, label, width=width))
                 caption = self.t(f"alt.{kind}")
-        return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}')
+        tools = [("data-zoom", "ui.zoom"), ('data-save="png"', "ui.png"), ('data-save="svg"', "ui.svg")]
+        if "data-scale" in drawn:
+            tools.insert(0, ("data-switch-scale", "ui.scale"))
+        buttons = "".join(f'<button type="button" {what}>{self.t(key)}</button>' for what, key in tools)
+        name = "-".join((kind, *args))
+        bar = f'<div class="chart-tools" data-name="{name}">{buttons}</div>'
+        return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}{bar}')
+
+
+def _scales(draw: Callable[..., str]) -> str:
+    """A chart on a logarithmic and on a linear scale: the one that suits the values, and the other one hidden."""
+    drawn = {log: _both(partial(draw, log=log)) for log in (None, True, False)}
+    first = drawn[None] == drawn[True]
+    return "".join(
+        f'<div data-scale="{"log" if log else "linear"}"{"" if log == first else " hidden"}>{drawn[log]}</div>'
+        for log in (first, not first)
+    )
 
 
 def _both(draw: Callable[[float], str]) -> str:

@@ -205,7 +205,8 @@ def roi(findings: Findings) -> tuple[Note, ...]:
     if findings.money is not None:
         money = findings.money
         kind, numbers = _return(findings, money)
-        note = Note(f"roi.{kind}", values | numbers)
+        known = money.setup_cost is not None or kind != "sure"
+        note = Note(f"roi.{kind}" if known else "roi.sure_without_setup", values | numbers)
         if not money.example:
             return (note,)
         given = {"price": money.price_per_hour, "jobs": money.jobs_per_month, "hours": money.hours_per_job}
