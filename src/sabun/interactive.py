@@ -1,8 +1,8 @@
 """Studies in a notebook: run one with its progress below the cell, and read reports there.
 
 A cell that ends in ``interactive.run(study, "runs/first")`` shows the progress and then the report. Studies, verdicts
-and certificates are displayed as the last value of a cell, too. :func:`sabun.set_language` sets the language, :class:`Page` shows the whole report with its charts.
-Outside a notebook progress is printed as the command line prints it.
+and certificates are displayed as the last value of a cell, too. :func:`sabun.set_language` sets the language, and
+:class:`Page` shows the whole report with its charts. Outside a notebook progress is written to standard error.
 """
 
 from __future__ import annotations
