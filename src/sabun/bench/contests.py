@@ -26,7 +26,7 @@ Build = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Contestant:
-    """An optimizer to measure. ``build`` makes it for given parameters; ``needs`` is its package, or ``module:class``."""
+    """An optimizer to measure. ``build`` makes it for given parameters, ``needs`` is its package or module:class."""
 
     name: str
     build: Build
