@@ -1532,6 +1532,22 @@ def _() -> Training:
     return trained(net, loss)
 
 
+@simulated("two levels in blocks of drawn length, 1 and 6")
+def _(pick: random.Random) -> Iterator[float]:
+    level, left = 1.0, 0
+    for step in forever():
+        if left == 0:
+            level, left = pick.choice([1.0, 6.0]), pick.randrange(5, 100)
+        left -= 1
+        yield falling(step) * level * (1 + 0.1 * pick.gauss(0, 1))
+
+
+@simulated("quiet for 700 steps, then a heavier tail")
+def _(pick: random.Random) -> Iterator[float]:
+    for step in forever():
+        yield falling(step) + 0.05 * (pick.gauss(0, 1) if step < 700 else abs(student(pick, 2.5)))
+
+
 # ---------------------------------------------------------------------- check kinds
 
 DEVELOPED = frozenset(KINDS)
@@ -2210,22 +2226,6 @@ simulated("negative, Laplace noise that grows with the level")(
 simulated("doubles every 400 steps")(
     lambda pick: (0.3 * 2 ** (s / 400) * (1 + 0.15 * pick.gauss(0, 1)) for s in forever())
 )
-
-
-@simulated("two levels in blocks of drawn length, 1 and 6")
-def _(pick: random.Random) -> Iterator[float]:
-    level, left = 1.0, 0
-    for step in forever():
-        if left == 0:
-            level, left = pick.choice([1.0, 6.0]), pick.randrange(5, 100)
-        left -= 1
-        yield falling(step) * level * (1 + 0.1 * pick.gauss(0, 1))
-
-
-@simulated("quiet for 700 steps, then a heavier tail")
-def _(pick: random.Random) -> Iterator[float]:
-    for step in forever():
-        yield falling(step) + 0.05 * (pick.gauss(0, 1) if step < 700 else abs(student(pick, 2.5)))
 
 
 def halves() -> dict[str, list[str]]:
