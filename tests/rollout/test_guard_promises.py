@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -458,6 +459,19 @@ def test_a_new_phase_makes_newer_states_the_better_ones_and_a_higher_rate_no_fau
         assert line.step(told=50.0)  # 100 times the loss of before
     assert line.guard._schedule_fault == 1.0
     assert [event for event, _ in line.guard.events][-1] == "guard.new-phase"
+
+
+def test_a_level_that_the_restored_state_gives_too_is_accepted_as_the_data() -> None:
+    """Unannounced and for good, then in turn: one roll-back, which is undone, and no batch is skipped."""
+    line, pick = Line().run(5), random.Random(0)
+    for step in range(2000):
+        level = 6.0 if 200 <= step < 700 or (step >= 700 and step // 150 % 2) else 1.0
+        line.step(told=level * (1 + 0.1 * pick.gauss(0, 1)))
+    assert [event for event, _ in line.guard.events] == ["guard.started", "guard.rolled-back", "guard.new-phase"]
+    assert line.events("new-phase")[0]["suspect"] == "data"
+    assert line.guard.scale == 1.0
+    assert line.guard.updates > 1800
+    assert not line.guard._policy.rollbacks
 
 
 def _corpus() -> ModuleType:

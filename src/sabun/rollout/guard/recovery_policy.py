@@ -158,11 +158,7 @@ class RecoveryPolicy:
 
     def _after_roll_back(self, older: bool) -> Action:
         """A restored state failed before its first step."""
-        if not self.excused:
-            self.excused = True
-            if self.rollbacks:  # not after a fall-back
-                self.scale = min(1.0, self.scale / self.cut)
-                self.rollbacks -= 1
+        self.excuse()
         if self.trusted or self.tested < PERSISTENT:
             return "skip-batch"
         if older:
@@ -170,6 +166,14 @@ class RecoveryPolicy:
             return "roll-further"
         self.trusted = True
         return "skip-batch"
+
+    def excuse(self) -> None:
+        """Do not count the last roll-back, nor shorten the step for it: the data were the cause."""
+        if not self.excused:
+            self.excused = True
+            if self.rollbacks:  # not after a fall-back
+                self.scale = min(1.0, self.scale / self.cut)
+                self.rollbacks -= 1
 
     def _last_resort(self, *, champion: bool, fallen_back: bool) -> Action:
         if fallen_back or not champion:
