@@ -472,6 +472,8 @@ class Guard:
         self._policy.excuse()
         self._snapshots.forget_levels()
         self._event("guard.new-phase", suspect="data", scale=self.scale)
+        message = f"the losses stay at a new level, which a good state gives too (step {self._at}): check the data."
+        warnings.warn(message, SabunWarning, stacklevel=3)
 
     def _roll_back(self, reason: AnomalyKind) -> Snapshot:
         """Restore the newest good state that was not tried since the last one was kept, or after a drift the best."""

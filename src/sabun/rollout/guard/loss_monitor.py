@@ -21,7 +21,7 @@ below four fifths of that of the older half. It is one after ``patience`` losses
 losses so far and the losses are erratic: their noise over their median is four times r/|m|. If the median has fallen
 after ``persistence`` losses and twice as many, the training learns something new, and the window begins anew there.
 
-Losses are no jump either if as many as the newer half had such excesses before, or if they are no higher than those of
+Losses are no jump either if a quarter as many had such an excess before, or if they are no higher than those of
 a swing: within the last sixteen windows the median rose, by at least half of the present excess, to their level (the
 limit lies above it as it does above m), and fell by half of that rise again.
 
@@ -175,7 +175,7 @@ class LossMonitor:
                 if not self.rejected or loss > max(self.rejected):
                     return Anomaly("loss-spike", loss, self.limit)
                 self.watched, self.pending, self.found_data = 0, [*self.rejected, loss], True
-                return self._begin_anew(self.window)
+                return self._begin_anew(len(self.pending))
             self.pending.append(loss)
             return self._compare() if self.watched else self._suspect()
         self._accept(loss)
@@ -290,7 +290,7 @@ class LossMonitor:
         level = self.level
         if early and now > self.limit and not (now > self.highest and self._erratic()):
             return None
-        if now <= max(self.limit, self.base + self._usual(len(newer))) or self._swung(now - level):
+        if now <= max(self.limit, self.base + self._usual(known // 4)) or self._swung(now - level):
             return self._clear(known)
         if now - level > _FALLING * (before - level):
             return self._jump(now, self.limit)
@@ -322,7 +322,7 @@ class LossMonitor:
         return None if self.watched else self._clear(known)
 
     def _jump(self, now: float, limit: float) -> Anomaly:
-        self.rejected, self.pending = self.pending[-self.window :], []
+        self.rejected, self.pending = self.pending, []
         return Anomaly("loss-jump", now, limit)
 
     def rolled_back(self, reason: AnomalyKind) -> None:
