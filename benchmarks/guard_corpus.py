@@ -5,9 +5,10 @@
 
 A kind of training is a tiny model or a simulated stream of losses. A **false alarm** is a healthy training in which the
 guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The thresholds of the guard
-were chosen on development kinds (those that the test suite runs are among them). The others of that half were check
-kinds once, and have been looked at. The check kinds were written before the guard's next change and have not been run
-under it: run them once, after it. Intervals are 95% (Clopper-Pearson), with the trainings taken as independent.
+were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
+(``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds were written
+before the guard's last change and run once, after it. Intervals are 95% (Clopper-Pearson), with the trainings taken as
+independent.
 
 A planted fault is **caught** if the guard acts on it and the model is finite afterwards. It is **harmless** if the
 guard does not act, and the losses at the end are at most 10% above those before the fault. The steps lost are the calls
