@@ -501,6 +501,7 @@ def test_the_corpus_has_enough_kinds_and_two_halves_of_them() -> None:
     assert {*halves["development"], *halves["check"]} == set(corpus.KINDS)
 
 
+@pytest.mark.filterwarnings("ignore:the losses stay at a new level")
 @pytest.mark.parametrize("fault", corpus.FAULTS)
 def test_a_planted_fault_is_caught(fault: str) -> None:
     for base in ("regression, SGD", "classification, AdamW"):
