@@ -464,11 +464,10 @@ def test_a_new_phase_makes_newer_states_the_better_ones_and_a_higher_rate_no_fau
 def test_a_level_that_the_restored_state_gives_too_is_accepted_as_the_data() -> None:
     """Unannounced and for good, then in turn: one roll-back, which is undone, and no batch is skipped."""
     line, pick = Line().run(5), random.Random(0)
+    losses = [6.0 if 200 <= step < 700 or (step >= 700 and step // 150 % 2) else 1.0 for step in range(2000)]
     with pytest.warns(SabunWarning, match="a good state gives too") as warned:
-        for step in range(2000):
-            level = 6.0 if 200 <= step < 700 or (step >= 700 and step // 150 % 2) else 1.0
-            line.step(told=level * (1 + 0.1 * pick.gauss(0, 1)))
-    assert len(warned) == 1
+        told = [line.step(told=loss * (1 + 0.1 * pick.gauss(0, 1))) for loss in losses]
+    assert (len(warned), told.count(False)) == (1, 1)
     assert [event for event, _ in line.guard.events] == ["guard.started", "guard.rolled-back", "guard.new-phase"]
     assert line.events("new-phase")[0]["suspect"] == "data"
     assert line.guard.scale == 1.0

@@ -14,7 +14,8 @@ former batch was the cause; if one after another fails, the state or the data ar
     bad-data      more than max(``every``, 16) batches in succession fail
 
 If the state restored after a jump gives losses at that level before its first step, the level is the data's: it is no
-anomaly, the roll-back is not counted, and undoes no length. If all states fail four times, the data are the cause, and until the next good state is kept batches are only skipped.
+anomaly, the roll-back is not counted, and undoes no length. If all states fail four times, the data are the cause, and
+until the next good state is kept batches are only skipped.
 A shortened step grows back, and roll-backs are forgotten, after ``recover_after`` good steps after the last one, if
 there was progress since.
 
