@@ -122,7 +122,8 @@ def test_the_failing_cell_and_its_error_are_named(what: str, tmp_path: Path) -> 
 
 @kernel
 def test_an_endless_output_ends_at_the_time_limit_and_the_kernel_with_it(tmp_path: Path) -> None:
-    source = "import os, time\nprint('pid', os.getpid(), flush=True)\nwhile True:\n    print('x' * 100)\n    time.sleep(1e-3)"
+    endless = "while True:\n    print('x' * 100)\n    time.sleep(1e-3)"
+    source = f"import os, time\nprint('pid', os.getpid(), flush=True)\n{endless}"
     for limit in (8.0, 120.0):  # a busy machine may take longer than the first to start a kernel
         result, printed = one(tmp_path, "a = 1", source, time_limit=limit)
         assert result.failure.startswith(f"it exceeded its time limit of {limit:g} s"), result.failure
