@@ -244,8 +244,8 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
         Spectral(row_normalization=True, beta2=0.95),
         Adam(),
     )
-    assert (group["lr"], rest["lr_factor"]) == (0.02, 0.12)
-    assert (group["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert (group["lr"], rest["lr_factor"]) == (0.02, 0.5)
+    assert (group["weight_decay"], rest["weight_decay"]) == (0.01, 0.1)
     assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)")
     for members in (list(model.named_parameters()), list(model.parameters())):
         (other,) = create("muon", members).param_groups
@@ -254,10 +254,9 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
 
 def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
     with_scheme = create("sabun", network(), scheme="euler").param_groups[0]
-    assert with_scheme["momentum_end"] is None
     assert with_scheme["preconditioner"].row_normalization
     with_metric = create("sabun", network(), preconditioner="adam").param_groups[0]
-    assert (with_metric["momentum_end"], with_metric["preconditioner"]) == (0.95, Adam())
+    assert (with_metric["scheme"], with_metric["preconditioner"]) == (sabun.schemes.get("look-ahead(0.8, 2)"), Adam())
     given = create("soap", network(), preconditioner="adam", beta2=0.9).param_groups[0]
     assert (given["preconditioner"], given["weight_decay"]) == (Adam(beta2=0.9), 0.01)
     end = create("sabun", network(), scheme="nesterov(0.8)", momentum_end=0.9).param_groups[0]["momentum_end"]
