@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 
-__all__ = ["split"]
+__all__ = ["quoted", "split"]
 
 _WINDOWS = re.compile(
     r"""(?P<backslashes>\\+)(?P<before>"?)   # backslashes escape only where a quotation mark follows
@@ -16,6 +16,11 @@ _WINDOWS = re.compile(
       | (?P<text>[^\\" \t\r\n]+)""",
     re.VERBOSE,
 )
+
+
+def quoted(part: str) -> str:
+    """Return ``part`` as one part of a command, in quotation marks where it needs them."""
+    return shlex.quote(part) if os.name != "nt" else f'"{part}"' if re.search(r"\s", part) else part
 
 
 def split(text: str, *, windows: bool = os.name == "nt") -> list[str]:

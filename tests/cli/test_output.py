@@ -210,3 +210,29 @@ def test_the_streams_of_a_real_process(words: list[str], encoding: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode(encoding)
     assert ("次数" in text) == (encoding == "cp932" and words[0] == "schemes")
+
+
+@pytest.mark.parametrize(
+    ("lang", "said"),
+    [
+        ("en", ["demo: 12 runs, 3 of them already done", "tuned new: lr 0.100", "done in 3.50 s"]),
+        ("ja", ["demo：学習 12 回（うち 3 回は完了済み）", "new の調整結果：lr 0.100", "3.50秒で完了しました"]),
+    ],
+)
+def test_progress_is_in_the_language_that_was_asked_for(
+    lang: str, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sabun.cli.progress import listener, phase_name, place
+    from sabun.poc import events
+    from sabun.poc.judgement.assessment import Tuning
+    from sabun.poc.study import default_study
+
+    study = default_study(name="demo")
+    with listener(lang, quiet=False) as heard:
+        heard(events.StudyStarted(study, Path("runs/demo"), 12, 3))
+        heard(events.TuningFinished(Tuning("new", {"lr": 0.1}, 0.5, (), 1, 1.0)))
+        heard(events.StudyFinished(study, Path("runs/demo"), 3.5))
+    shown = capsys.readouterr().err
+    assert [part for part in said if part not in shown] == []
+    assert place(2, 4, lang) == {"en": "epoch 2 of 4", "ja": "4 エポック中 2"}[lang]
+    assert phase_name("tune", lang) == {"en": "tuning", "ja": "事前調整"}[lang]

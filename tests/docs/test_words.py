@@ -29,7 +29,7 @@ BANNED = {
     r"\bbears?\b",
     # One Japanese word for one thing, and none that is translated word for word: docs/glossary.md.
     "japanese": r"不明確|未検出|元シード|(?<!一)対比較|どれだけ寛容|伝わり方|全数バッチ|空騒ぎ|封をし|刻みが長|"
-    r"追加機能なし|スタディ|モメンタム|慣性項",
+    r"追加機能なし|スタディ|モメンタム|慣性項|打切り",
     "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
 }
 # Lines that may contain such a word: page and beginning of the line → reason.

@@ -190,7 +190,7 @@ def test_no_number_of_epochs_is_invented_for_a_script(command: str, phase: Phase
     study = script_study(command, epochs=5)
     found = resolve(study).epochs_of(Run(arm="script", seed=0, phase=phase))
     assert found == epochs
-    assert place(2, found) == ("epoch 2" if epochs is None else f"epoch 2 of {epochs}")
+    assert place(2, found, "en") == ("epoch 2" if epochs is None else f"epoch 2 of {epochs}")
 
 
 def test_a_whole_study_of_a_script_and_its_logs(python: str, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_number_that_could_not_be_computed_is_not_claimed(case: Make) -> None:
 def test_every_note_has_a_sentence_in_every_language(case: Make) -> None:
     for only in (None, ("euler",), ("nesterov",)):
         r = report(case(candidates=6, only=only), prices=Prices(4, 100, "USD"), mixed=True)
-        for note in (r.headline, *r.phrases, *r.untested, *r.steps, *r.why):
+        for note in (r.headline, *r.phrases, *r.untested, *(step.say for step in r.steps), *r.why):
             for lang in languages():
                 said = text(note.key, lang, note.values, currency="USD")
                 assert said
@@ -253,11 +253,11 @@ def test_the_advice_on_an_undecided_study_follows_from_the_reason(
 ) -> None:
     r = _undecided(case, (code, values))
     assert r.phrases[-1].key == f"phrase.close_undecided_{advice}"
-    assert keys(r.steps)[:2] == ["step.undecided", f"step.undecided_{advice}"]
-    assert ("step.undecided_before" in keys(r.steps)) == (advice == "seeds")
+    assert keys([step.say for step in r.steps])[:2] == ["step.undecided", f"step.undecided_{advice}"]
+    assert ("step.undecided_before" in keys([step.say for step in r.steps])) == (advice == "seeds")
     if advice == "seeds":
-        assert r.steps[1].values["needed"] == r.phrases[-1].values["needed"] == 24
-    for note in (r.headline, *r.phrases, *r.steps):
+        assert r.steps[1].say.values["needed"] == r.phrases[-1].values["needed"] == 24
+    for note in (r.headline, *r.phrases, *(step.say for step in r.steps)):
         for lang in languages():
             assert "–" not in text(note.key, lang, note.values), note
 
@@ -265,8 +265,8 @@ def test_the_advice_on_an_undecided_study_follows_from_the_reason(
 def test_more_seeds_are_not_the_advice_where_another_reason_stands_in_the_way(case: Make) -> None:
     more = ("k3_unclear_seeds", {"seeds": 24})
     edge = ("k1_baseline_at_edge", {"hyperparameter": "lr", "value": 3.0})
-    assert keys(_undecided(case, edge, more).steps)[1] == "step.undecided_search"
-    assert keys(_undecided(case, ("k1_unclear", {}), more).steps)[1] == "step.undecided_margin"
+    assert _undecided(case, edge, more).steps[1].say.key == "step.undecided_search"
+    assert _undecided(case, ("k1_unclear", {}), more).steps[1].say.key == "step.undecided_margin"
 
 
 def test_every_reason_for_being_undecided_has_an_advice() -> None:

@@ -34,6 +34,7 @@ SUBSTITUTES = {
     "→": "->", "←": "<-", "‖": "||", "√": "sqrt", "′": "'", "″": '"', "‘": "'", "’": "'", "“": '"', "”": '"',
     "●": "*", "○": "o", "▲": "?", "✕": "x", "█": "#", "░": ".", "¥": "JPY ", "€": "EUR ", "£": "GBP ", "₩": "KRW ",
     "µ": "u", "ø": "o", "Ø": "O", "ß": "ss", "、": ", ", "。": ". ",
+    "◐": "*", "◇": "<>",
 }  # fmt: skip
 """Plain substitutes of characters for which Unicode has no decomposition, or one with another meaning."""
 _ERRORS = "sabun.substitute"

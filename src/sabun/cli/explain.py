@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from sabun.cli import console
-from sabun.cli.options import OUTPUT, Json, Lang, argument, flag, option
+from sabun.cli.options import OUTPUT, Json, Lang, argument, flag, language_of, option
 
 if TYPE_CHECKING:
     from sabun.schemes import Certificate, Scheme
@@ -43,9 +43,8 @@ def explain(
     """Explain a scheme: its certificate, what that means for a learning rate, and its pictures."""
     from sabun import schemes
     from sabun.errors import OptionError, SchemeError
-    from sabun.messages.languages import language
 
-    language(lang)  # refuse an unknown language before anything is written
+    lang = language_of(lang)  # refuse an unknown language before anything is written
     if plane:
         if png is None:
             raise OptionError(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sabun.errors import OptionError
-from sabun.messages.languages import languages
+from sabun.messages.languages import DEFAULT, Language, language, languages
 
 STUDY, BUDGET, EXECUTION, MONEY, OUTPUT = "What to compare", "Budget", "Execution", "Money", "Output"
 """Headings of the groups of options in ``--help``."""
@@ -55,6 +55,11 @@ def fraction(name: str, text: str | None) -> float | None:
     return value
 
 
+def language_of(lang: str | None) -> Language:
+    """Return the language of a command's output. Raises OptionError for an unknown one."""
+    return DEFAULT if lang is None else language(lang)
+
+
 class LogFormat(StrEnum):
     """Formats in which an audit log is exported."""
 
@@ -65,7 +70,13 @@ class LogFormat(StrEnum):
 
 # Output
 Lang = Annotated[
-    str, option("Language of the output. HTML reports hold every language.", "|".join(languages()), OUTPUT)
+    str | None,
+    option(
+        "Language of the command's output, and the one that the report opens in. Default: English, and for the report "
+        "that of the reader's browser. Reports hold every language.",
+        "|".join(languages()),
+        OUTPUT,
+    ),
 ]
 Json = Annotated[bool, flag("Print one JSON value to standard output, nothing else.", "--json", panel=OUTPUT)]
 Quiet = Annotated[bool, flag("Print no progress and no table, only errors.", "--quiet", "-q", panel=OUTPUT)]
@@ -111,6 +122,15 @@ Candidates = Annotated[
         STUDY,
         name="--candidate",
     ),
+]
+Name = Annotated[
+    str | None,
+    option("Name of the study: title of the report, and of its directory. Default: that of task or script.", "NAME",
+           STUDY),
+]  # fmt: skip
+StudyNote = Annotated[
+    str | None,
+    option("Why the study is made, in a sentence. It stands in the report.", "TEXT", STUDY, name="--note"),
 ]
 Margin = Annotated[
     str | None,
@@ -178,7 +198,9 @@ Currency = Annotated[str, option("Three-letter code: JPY, USD, EUR …", "CODE",
 HoursPerJob = Annotated[
     float | None, option("Hours that a job takes today. Default: the time of a run of the study.", "HOURS", MONEY)
 ]
-SetupCost = Annotated[float, option("One-time cost of adopting the candidate, labour included.", "AMOUNT", MONEY)]
+SetupCost = Annotated[
+    float | None, option("One-time cost of adopting the candidate, labour included.", "AMOUNT", MONEY)
+]
 
 # Roll-outs
 Plan = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sabun.cli import console
-from sabun.cli.options import Json, Lang
+from sabun.cli.options import Json, Lang, language_of
 
 if TYPE_CHECKING:
     from sabun.schemes import Certificate
@@ -32,6 +32,7 @@ def schemes(lang: Lang = "en", as_json: Json = False) -> None:
     from sabun.messages.sentences import text
     from sabun.schemes import SCHEMES, certify
 
+    lang = language_of(lang)
     certificates = [certify(entry.build()) for entry in SCHEMES.values()]
     if as_json:
         console.print_json([c.to_dict() for c in certificates], indent=2)

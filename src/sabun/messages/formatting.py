@@ -133,6 +133,10 @@ def _plain(number: Callable[[float], str]) -> Callable[[float, Language], str]:
 STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "pct": _in("percent", _percent),
     "spct": _in("percent", _signed),
+    "share": _in("percent", lambda x: _fixed(100 * x, 1)),
+    "points": _in("points", lambda x: ("+" if x > 0 else "") + _fixed(100 * x, 1)),
+    "signed": _plain(lambda x: ("+" if x > 0 else "") + _fixed(100 * x, 1)),
+    "factor": _in("ratio", lambda x: _significant(x, 2)),
     "level": _in("percent", lambda x: f"{100 * x:.4g}"),
     "ratio": _in("ratio", _ratio),
     "tick": _plain(_tick),
@@ -141,13 +145,13 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
     "int": _plain(lambda x: _fixed(round(x), 0)),
     "power": _plain(lambda x: _fixed(round(2**x), 0)),
     "num": _plain(lambda x: _significant(x, 3)),
+    "rough": _plain(lambda x: _significant(x, 2)),
     "loss": _plain(lambda x: _significant(x, 4)),
     "short": _plain(short),
     "s": _seconds,
     "h": _in("hours", lambda x: _tick(float(f"{x:.3g}"))),
     "months": _months,
     "bytes": _bytes,
-    "decades": _in("decades", lambda x: _fixed(x, 2)),
 }
 """How numbers are written, by the style that a placeholder names."""
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from sabun.messages.languages import DEFAULT, Language
+from sabun.messages.sentences import Value, text
 from sabun.poc.executors.in_process import one_thread
 from sabun.poc.judgement.assess import plan
 from sabun.poc.judgement.statistics import detectable
@@ -95,7 +97,18 @@ class CheckFinding:
 
     code: Code
     arm: str
-    detail: str
+    said: str
+    """The message ``seen.…`` that gives the observed values."""
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def observed(self, lang: Language = DEFAULT) -> str:
+        """Return the observed values as a sentence."""
+        return text(f"seen.{self.said}", lang, self.values)
+
+    @property
+    def detail(self) -> str:
+        """The observed values, in English."""
+        return self.observed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,29 +196,30 @@ class _Check:
             seen = self._observed()
             if first and other and _differ(_curve(first), _curve(other)):
                 parts = [what for what in ("weights", "batches") if initial.get(what) != seen.get(what)]
-                cause = f"; the first {' and '.join(parts)} differ" if parts else ""
-                self._find("not-paired", arm.name, f"losses {_losses(other)}, the baseline's {_losses(first)}{cause}")
+                cause = {0: "", 1: f"_{''.join(parts)}", 2: "_both"}[len(parts)]
+                self._find("not-paired", arm.name, f"unpaired{cause}", losses=_losses(other), baseline=_losses(first))
             if first and other and (cycle := _cycle(first)) and not _cycle(other):
-                self._note("own-momentum", f"the schedule runs from {cycle[0]:.4g} to {cycle[1]:.4g}", arm.name)
+                low, high = (f"{momentum:.4g}" for momentum in cycle)
+                self._note("own-momentum", "momentum", arm.name, low=low, high=high)
         once = self._train(self.study.baseline, 0, frozen=False)
         observed, whole = self._observed(), not getattr(self.trainer, "stopped", True)
         again = self._train(self.study.baseline, 0, frozen=False)
         if once and again and _repeat_differs(once, again):
-            self._find("not-deterministic", self.baseline, f"losses {_losses(once)}, then {_losses(again)}")
+            self._find("not-deterministic", self.baseline, "losses_again", losses=_losses(once), again=_losses(again))
         other = self._train(self.study.baseline, 1, frozen=False)
         if first is None or once is None:
             return
         constant = _is_constant(first, once, other)
         if constant:
-            self._find("constant", self.baseline, f"losses {_losses(once)}")
+            self._find("constant", self.baseline, "losses", losses=_losses(once))
         if min(_validation(once)) <= 0:
-            self._find("not-positive", self.baseline, f"losses {_losses(once)}")
+            self._find("not-positive", self.baseline, "losses", losses=_losses(once))
         elif not constant and min(_validation(once)) > min(_validation(first)):
-            self._find("not-better", self.baseline, f"losses {_losses(once)}, without training {_losses(first)}")
+            self._find("not-better", self.baseline, "losses_untrained", losses=_losses(once), untrained=_losses(first))
         if not constant and _lags(first, once):
-            self._find("lagging", self.baseline, f"losses {_losses(once)}, without training {_losses(first)}")
+            self._find("lagging", self.baseline, "losses_untrained", losses=_losses(once), untrained=_losses(first))
         if other and not constant and _curve(once) == _curve(other):
-            self._find("seed-ignored", self.baseline, f"losses {_losses(once)} from both seeds")
+            self._find("seed-ignored", self.baseline, "losses_seeds", losses=_losses(once))
         elif other and observed:
             self._seeds(observed, self._observed())
         spread = _spread(once, other) if whole and other else None
@@ -231,7 +245,13 @@ class _Check:
                 self.rates[arm.name] = [_scaled(group, step) for group in result.rates]
                 self._overwritten(arm.name, result)
             return result
-        self._find("fails", arm.name, result.failure or _divergence(result, values))
+        if result.failure:
+            self._find("fails", arm.name, "named", names=result.failure)
+        elif values:
+            rate = ", ".join(f"{name} = {value}" for name, value in values.items())
+            self._find("fails", arm.name, "diverged", losses=_losses(result), rate=rate)
+        else:
+            self._find("fails", arm.name, "diverged_default", losses=_losses(result))
         return None
 
     def _script(self, once: RunResult, observed: Mapping[str, Any], lengths: set[int]) -> None:
@@ -241,29 +261,29 @@ class _Check:
         if not observed:
             return
         if observed["unevaluated"] and observed["modules"]:
-            self._find("not-evaluated", self.baseline, f"{observed['unevaluated']} of {len(once.epochs)} logs")
+            count, total = observed["unevaluated"], len(once.epochs)
+            self._find("not-evaluated", self.baseline, "of_logs", count=count, total=total)
         same = [epoch.val_loss == epoch.train_loss for epoch in once.epochs]
         if all(same) or observed["graph"]:
-            how = "val_loss carries a graph" if observed["graph"] else "val_loss is train_loss in every epoch"
-            self._find("training-loss", self.baseline, how)
+            self._find("training-loss", self.baseline, "graph" if observed["graph"] else "train_loss")
         if all(epoch.val_loss == epoch.val_metric for epoch in once.epochs):
-            self._find("metric", self.baseline, f"losses {_losses(once)}")
+            self._find("metric", self.baseline, "losses", losses=_losses(once))
         without, total = observed["no_gradient"], observed["parameters"]
         if without == total:
-            self._find("no-gradient", self.baseline, f"{total} parameter tensors")
+            self._find("no-gradient", self.baseline, "tensors", count=total)
         elif without:
-            self._note("unused", f"{without} of {total} parameter tensors")
+            self._note("unused", "of_tensors", count=without, total=total)
         if observed["untrained"]:
             count, names = observed["untrained_count"], observed["untrained"]
-            self._note("untrained", f"{count} parameter tensors: {_listed(names)}")
+            self._note("untrained", "named_tensors", count=count, names=_listed(names))
         if observed["uncleared"]:
-            self._find("not-cleared", self.baseline, f"{observed['uncleared']} steps")
+            self._find("not-cleared", self.baseline, "steps", count=observed["uncleared"])
         if observed["repeated"]:
-            self._find("repeated", self.baseline, f"{observed['repeated']} steps")
+            self._find("repeated", self.baseline, "steps", count=observed["repeated"])
         if observed["overwritten_schedulers"]:
-            self._find("overwritten", self.baseline, _listed(observed["overwritten_schedulers"]))
+            self._find("overwritten", self.baseline, "named", names=_listed(observed["overwritten_schedulers"]))
         if observed["unstepped_schedulers"] and len(once.epochs) > 1:
-            self._note("not-scheduled", _listed(observed["unstepped_schedulers"]))
+            self._note("not-scheduled", "named", names=_listed(observed["unstepped_schedulers"]))
 
     def _logs(self, once: RunResult, observed: Mapping[str, Any], lengths: set[int]) -> None:
         counts = [(epoch.epoch, epoch.gradient_evaluations) for epoch in once.epochs]
@@ -272,17 +292,17 @@ class _Check:
         counts_between = [b[1] - a[1] for a, b in itertools.pairwise(counts)]
         usual = min(counts_between[:-1] or counts_between, default=0)
         if counts[0] == (1, 0):
-            self._find("uneven", self.baseline, "the first log comes before the first step; log it as epoch=0")
+            self._find("uneven", self.baseline, "early_log")
         elif counts_between and max(counts_between) > UNEVEN * usual:
             shown = ", ".join(str(count) for count in counts_between[:8])
-            self._find("uneven", self.baseline, f"steps from log to log: {shown}")
+            self._find("uneven", self.baseline, "uneven", counts=shown)
         left = observed.get("unlogged_steps", 0)
         if left * 2 > observed.get("steps_per_log", 0) > 0:
-            self._find("unlogged", self.baseline, f"{left} steps after the last log")
+            self._find("unlogged", self.baseline, "unlogged", count=left)
         if self.command and self.command.takes_epochs and self.seen and self.seen.whole:
             asked, logged = self.study.budget.epochs, once.epochs[-1].epoch
             if logged > asked or (logged < asked and len(lengths) == 1):
-                self._find("epochs", self.baseline, f"{{epochs}} was {asked}, and the script logged {logged}")
+                self._find("epochs", self.baseline, "epochs", asked=asked, logged=logged)
 
     def _peak(self, once: RunResult) -> None:
         asked = max((group.asked for group in once.rates if group.asked), default=0.0)
@@ -291,22 +311,22 @@ class _Check:
             group.largest is not None and group.largest == group.last != group.first for group in once.rates
         )
         if asked and largest and not rising and not 1 / PEAK <= largest / asked <= PEAK:
-            self._find("peak", self.baseline, f"asked for {asked:.3g}, stepped at most {largest:.6g}")
+            self._find("peak", self.baseline, "peak", asked=f"{asked:.3g}", largest=f"{largest:.6g}")
 
     def _seeds(self, observed: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         """Note what does not depend on the seed."""
         same = {what: observed.get(what) == other.get(what) for what in ("weights", "batches")}
         if same["weights"] and other:
-            self._note("same-weights", "from two seeds")
+            self._note("same-weights", "weights")
         if same["batches"] and observed.get("batches"):
-            self._note("same-batches", f"in the first {len(observed['batches'])} steps from two seeds")
+            self._note("same-batches", "batches", count=len(observed["batches"]))
 
     def _overwritten(self, arm: str, result: RunResult) -> None:
         """Find the first group whose rate does not follow the rate that was asked for."""
         for group in result.rates:
             if group.largest is not None and group.largest > FROZEN:
-                detail = f"group {group.group} was asked for {group.asked or 0.0:.3g} and stepped {group.largest:.3g}"
-                self._find("rate-not-stepped", arm, detail)
+                rates = {"asked": f"{group.asked or 0.0:.3g}", "largest": f"{group.largest:.3g}"}
+                self._find("rate-not-stepped", arm, "rate", group=group.group, **rates)
                 return
 
     def _shared_files(self) -> None:
@@ -314,7 +334,7 @@ class _Check:
             return
         changed = {str(self.project.root / name) for name in written(self.before, self.project.snapshot())}
         if files := sorted(changed | self.trainer.outside):
-            self._find("writes-outside", self.baseline, _listed(files))
+            self._find("writes-outside", self.baseline, "named", names=_listed(files))
 
     def _unverified(self) -> Iterator[tuple[str, str]]:
         if self.command is None or self.seen is None:
@@ -336,7 +356,7 @@ class _Check:
         if self.command is None:
             self.run_s[arm] = self.study.budget.epochs * spent
             return
-        begin, end = (datetime.fromisoformat(text) for text in (result.started, result.ended))
+        begin, end = (datetime.fromisoformat(moment) for moment in (result.started, result.ended))
         start = max(0.0, (end - begin).total_seconds() - spent * len(result.trained))
         if self.command.takes_epochs:
             self.run_s[arm] = start + self.study.budget.epochs * spent
@@ -356,11 +376,11 @@ class _Check:
     def _observed(self) -> Mapping[str, Any]:
         return self.trainer.observed if isinstance(self.trainer, ScriptTrainer) else {}
 
-    def _find(self, code: Code, arm: str, detail: str) -> None:
-        self.findings.append(CheckFinding(code, arm, detail))
+    def _find(self, code: Code, arm: str, said: str, **values: Value) -> None:
+        self.findings.append(CheckFinding(code, arm, said, values))
 
-    def _note(self, code: Code, detail: str, arm: str | None = None) -> None:
-        self.notes.append(CheckFinding(code, arm or self.baseline, detail))
+    def _note(self, code: Code, said: str, arm: str | None = None, **values: Value) -> None:
+        self.notes.append(CheckFinding(code, arm or self.baseline, said, values))
 
 
 def _cycle(result: RunResult) -> tuple[float, float] | None:
@@ -424,11 +444,6 @@ def _curve(result: RunResult) -> list[tuple[float | None, float]]:
 
 def _validation(result: RunResult) -> list[float]:
     return [epoch.val_loss for epoch in result.epochs]
-
-
-def _divergence(result: RunResult, values: Mapping[str, Scalar]) -> str:
-    rate = ", ".join(f"{name} = {value}" for name, value in values.items()) or "the default learning rate"
-    return f"the run {result.status}: losses {_losses(result)} with {rate}"
 
 
 def _losses(result: RunResult) -> str:

@@ -25,7 +25,7 @@ _RESULT, _EPOCH, _RATES = TypeAdapter(RunResult), TypeAdapter(Epoch), TypeAdapte
 def encode(result: RunResult) -> dict[str, Any]:
     """Return a run's result as strict JSON."""
     fields = cast("dict[str, Any]", to_json(dataclasses.asdict(result)))
-    return fields if result.rates else {key: value for key, value in fields.items() if key != "rates"}
+    return {key: value for key, value in fields.items() if value or key not in ("rates", "optimizer")}
 
 
 def encode_epoch(epoch: Epoch) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class RunResult:
     """The result of one run. :meth:`sabun.poc.spec.Run.result` makes it.
 
     ``batched_seeds`` is the number of seeds trained as one batched model, this one included (1: trained alone). Their
-    records agree with those of single runs up to rounding. ``rates`` are those of a script's parameter groups.
+    records agree with those of single runs up to rounding. ``rates`` are those of a script's parameter groups, and
+    ``optimizer`` is the class with which it trained (empty for a task).
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = _NOTHING_ELSE
@@ -162,6 +163,7 @@ class RunResult:
     failure: str = ""
     batched_seeds: int = 1
     rates: tuple[GroupRates, ...] = ()
+    optimizer: str = ""
 
     @property
     def final_loss(self) -> float:

@@ -26,6 +26,7 @@ from sabun.poc.records import Epoch, Phase, RunResult, Status
 from sabun.text_safety import not_utf8
 
 __all__ = [
+    "SCRIPT",
     "SCRIPT_PREFIX",
     "Arm",
     "Budget",
@@ -40,6 +41,9 @@ __all__ = [
 
 Scalar = bool | int | float | str
 """A plain value in a specification."""
+SCRIPT = "script"
+"""``sabun.script.arms.SCRIPT``, the notation of an optimizer that a script makes itself, without importing torch."""
+
 SCRIPT_PREFIX = "script:"
 """Precedes the command of a user's own script in the name of a task."""
 

@@ -41,7 +41,7 @@ from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.trust import remember
 
-__all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "run", "validate"]
+__all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "is_demonstration", "run", "validate"]
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline, a common choice."""
@@ -105,6 +105,12 @@ def demonstration() -> Study:
         seeds=32,
         tuning_seeds=4,
     )
+
+
+def is_demonstration(study: Study) -> bool:
+    """Whether ``study`` is the demonstration, perhaps with another budget."""
+    own = demonstration()
+    return study.name == own.name and study.comparisons == own.comparisons
 
 
 def _looks(candidates: int, budget: Mapping[str, object]) -> dict[str, tuple[int, ...]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sabun import command_line
 from sabun.errors import StudyError
 from sabun.poc import study as studies
 from sabun.poc.allocation import default_looks
 from sabun.poc.spec import SCRIPT_PREFIX, Arm, Study
-from sabun.poc.tasks.script_command import EPOCHS
+from sabun.poc.tasks.script_command import EPOCHS, SOURCE_SUFFIXES
 from sabun.script import arms
 from sabun.text_safety import legal_name
 
@@ -29,12 +31,15 @@ def study_from_options(
     time_limit: float | None = None,
     threads: int | None = None,
     isolated: bool | None = None,
+    name: str | None = None,
+    note: str | None = None,
 ) -> Study:
     """Return the study that the options describe.
 
     ``source`` is a study file or a task of the user's own (``mytask.py:Task``). Without a task and arms, the study is
-    the demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin`` of
-    None, keep the study's own value. Raises StudyError for options that contradict each other or the study.
+    the demonstration (:func:`sabun.poc.study.demonstration`). Entries of ``budget`` that are None, and a ``margin``,
+    ``name`` or ``note`` of None, keep the study's own value. The name of a script's study is that of its file. Raises
+    StudyError for options that contradict each other or the study.
     """
     given: dict[str, object] = {key: value for key, value in (budget or {}).items() if value is not None}
     if script is not None:
@@ -72,6 +77,9 @@ def study_from_options(
             "--epochs.",
         )
     fields = study.model_dump(mode="json")
+    if is_script and not from_file:
+        fields["name"] = _script_name(study.task)
+    fields |= {key: value for key, value in (("name", name), ("note", note)) if value is not None}
     options = {**fields["task_options"], **own}
     thresholds = fields["thresholds"] | ({} if margin is None else {"margin": margin})
     seeds = given.get("seeds")
@@ -85,6 +93,16 @@ def study_from_options(
 def default_directory(study: Study) -> Path:
     """Return the directory of a study for which none is given: ``runs/`` and its name, without unusual characters."""
     return Path("runs") / legal_name(Path(study.name).name, fallback="study")
+
+
+def _script_name(task: str) -> str:
+    """Return the name of the first file in a command, without its suffix; else the command."""
+    command = task.removeprefix(SCRIPT_PREFIX)
+    with contextlib.suppress(ValueError):  # an unclosed quotation mark is refused where the command is parsed
+        for part in command_line.split(command):
+            if Path(part).suffix in SOURCE_SUFFIXES:
+                return Path(part).stem
+    return command
 
 
 def _named(notations: Sequence[str]) -> list[Arm]:

@@ -18,7 +18,7 @@ __all__ = ["SCRIPT_LINES", "write_template"]
 TEMPLATE = """\
 # A study: everything that determines the outcome, fixed before the first run. Run it with: sabun poc run {file}
 name = {name}
-note = ""                                   # the reason for this study; appears in the report
+note = {note}                                   # the reason for this study; appears in the report
 
 # What is trained: a built-in task ({tasks}), a task of your own ("mytask.py:Task"), or your
 # own script ("script:python train.py"), which calls sabun.swap(optimizer) and sabun.log(...).
@@ -88,14 +88,17 @@ def write_template(
     script: str | None = None,
     candidates: Sequence[str] = (),
     margin: float | None = None,
+    name: str | None = None,
+    note: str | None = None,
     options: Mapping[str, Scalar] | None = None,
     plan: Callable[[Study], Study] | None = None,
 ) -> Study:
     """Write a study file for ``task`` (default: digits) or for ``script``, the user's command; return the study.
 
     ``candidates`` are optimizers in the notation of arms, ``margin`` is the smallest improvement worth adopting, by
-    default that of :class:`~sabun.poc.spec.Thresholds`. ``options`` are task options of the script. ``plan`` returns a
-    study with its budget within a limit.
+    default that of :class:`~sabun.poc.spec.Thresholds`. ``name`` and ``note`` are those of the study; its name is by
+    default that of the file. ``options`` are task options of the script. ``plan`` returns a study with its budget
+    within a limit.
 
     Raises StudyError where ``file`` exists or cannot be written, both are given, or options without a script.
     """
@@ -109,7 +112,7 @@ def write_template(
     what = f"{SCRIPT_PREFIX}{script}" if script is not None else task or "digits"
 
     def content(budget: Budget) -> str:
-        return _content(file, what, candidates, margin, options or {}, budget)
+        return _content(file, what, candidates, margin, (name or file.stem, note or ""), options or {}, budget)
 
     text = content(Budget.model_validate(DEFAULT_BUDGET))
     if plan is not None:
@@ -133,6 +136,7 @@ def _content(
     what: str,
     candidates: Sequence[str],
     margin: float | None,
+    named: tuple[str, str],
     options: Mapping[str, Scalar],
     budget: Budget,
 ) -> str:
@@ -148,7 +152,8 @@ def _content(
         limits.append(f"tuning_fraction = {budget.tuning_fraction:g}   # share of the training that a tuning run does")
     return TEMPLATE.format(
         file=file,
-        name=json.dumps(file.stem, ensure_ascii=False),
+        name=json.dumps(named[0], ensure_ascii=False),
+        note=json.dumps(named[1], ensure_ascii=False),
         task=json.dumps(what, ensure_ascii=False),
         tasks=", ".join(f'"{name}"' for name in TASKS),
         options=script_options if is_script else TASK_OPTIONS,

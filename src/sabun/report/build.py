@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,15 +11,19 @@ from sabun import __version__
 from sabun.errors import OptionError
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Assessment, Comparison, Decision, Tuning
+from sabun.poc.judgement.kpis import deciding
 from sabun.poc.judgement.verdict import RANK
 from sabun.poc.logged_runs import JudgedLogs
 from sabun.poc.records import RunResult, timings
-from sabun.poc.spec import Study
+from sabun.poc.spec import SCRIPT, Study
 from sabun.report import narrative
+from sabun.report.adoption import adoption
 from sabun.report.course import course
 from sabun.report.facts import SCHEMA_VERSION, ArmFacts, Audit, Candidate, Limits, LoadFacts, Report
+from sabun.report.learning import learning
 from sabun.report.method import method
-from sabun.report.money import Effort, Prices, appraise
+from sabun.report.money import Effort, Prices, appraise, gain
+from sabun.report.next_steps import steps
 
 if TYPE_CHECKING:
     from sabun.poc.evidence import StudyEvidence
@@ -50,8 +55,13 @@ def build(
         raise OptionError(
             "The assessment has other candidates than the study.", fix="Assess the records of this study."
         )
+    levels = _levels(study, assessment)
+    learned = learning(runs, study.baseline.name, levels)
     arms = tuple(
-        _arm(study, name, assessment, runs, (descriptions or {}).get(name)) for name in (a.name for a in study.arms)
+        dataclasses.replace(
+            _arm(study, arm.name, assessment, runs, (descriptions or {}).get(arm.name)), learned=learned[arm.name]
+        )
+        for arm in study.arms
     )
     by_arm: dict[str, dict[str, Comparison]] = {}
     for comparison in assessment.comparisons:
@@ -60,6 +70,8 @@ def build(
     decision, leading = _overall(candidates)
     limits = Limits(
         study.task,
+        study.name if study.is_script else study.task,
+        ":" in study.task,
         dict(study.task_options),
         _epochs(study, arms),
         study.budget.seeds,
@@ -74,7 +86,8 @@ def build(
     effort = _effort(runs)
     lead = next(candidate for candidate in candidates if candidate.arm == leading)
     job_s = _job_seconds(arms[0].summary)
-    money = None if prices is None else appraise(prices, effort, job_s, {c.arm: c.kpis for c in candidates})
+    ratios = {c.arm: gain(c.kpis, c.verdict.decision) for c in candidates}
+    money = None if prices is None else appraise(prices, effort, job_s, ratios)
     logged = isinstance(evidence, JudgedLogs)
     if isinstance(evidence, JudgedLogs):
         environment, records, mixed = {f"column.{role}": name for role, name in evidence.columns.items()}, "", False
@@ -87,8 +100,21 @@ def build(
     audit = Audit("" if logged else study.hash, records, len(runs), study.seed, seeds, started, ended, environment)
     pairs = _pairs(runs, study.baseline.name, leading)
     load = LoadFacts() if isinstance(evidence, JudgedLogs) else _load(evidence.records)
+    path = "" if isinstance(evidence, JudgedLogs) else str(evidence.path)
     findings = narrative.Findings(
-        decision, lead, limits, arms, candidates, pairs, money, environment, mixed, logged, load
+        decision,
+        lead,
+        limits,
+        arms,
+        candidates,
+        pairs,
+        money,
+        environment,
+        mixed,
+        logged,
+        load,
+        effort,
+        ratios[leading],
     )
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -105,14 +131,27 @@ def build(
         arms=arms,
         candidates=candidates,
         effort=effort,
+        gain=ratios[leading],
         money=money,
+        adoption=None
+        if isinstance(evidence, JudgedLogs)
+        else adoption(study.arm(leading), lead, arms, evidence.environment),
+        roi=narrative.roi(findings),
         course=() if isinstance(evidence, JudgedLogs) else course(evidence),
         untested=narrative.untested(findings),
         phrases=narrative.phrases(findings),
         why=narrative.why(findings),
-        steps=narrative.steps(findings),
+        steps=steps(findings, path),
         audit=audit,
+        path=path,
     )
+
+
+def _levels(study: Study, assessment: Assessment) -> dict[str, float]:
+    """For each arm, the level of its descriptive intervals: that of its deciding comparison, the study's else."""
+    level = study.thresholds.level
+    found = {c.arm: c.level for c in assessment.comparisons if c.kpi == deciding("K1").id}
+    return {arm.name: found.get(arm.name, level) for arm in study.arms}
 
 
 def _load(records: StudyRecords) -> LoadFacts:
@@ -160,6 +199,8 @@ def _arm(
         optimizer=spec.optimizer,
         options=dict(spec.options),
         summary=assessment.arms[name],
+        rate=_asked(runs, name) if spec.optimizer == SCRIPT else None,
+        shown=_shown(spec.optimizer, name, runs),
         best=dict(tuning.best) if tuning else _untuned(runs, name),
         at_edge=tuning.at_edge if tuning else (),
         lr_trials=tuple(sorted(trials)),
@@ -171,13 +212,26 @@ def _arm(
     )
 
 
+def _shown(optimizer: str, name: str, runs: Sequence[RunResult]) -> str:
+    """The name of an arm for readers: for the optimizer that a script makes, its class; empty where it is not known."""
+    if optimizer != SCRIPT:
+        return name
+    return next((run.optimizer for run in runs if run.arm == name and run.optimizer), "")
+
+
 def _untuned(runs: Sequence[RunResult], name: str) -> dict[str, OptionValue]:
     """The settings of an arm that was not tuned: its hyperparameters, or the rate at which its script stepped."""
     run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
-    if run is None or run.hyperparameters or not run.rates:
-        return {} if run is None else dict(run.hyperparameters)
-    asked = run.rates[0].asked
+    if run is not None and run.hyperparameters:
+        return dict(run.hyperparameters)
+    asked = _asked(runs, name)
     return {} if asked is None else {"lr": asked}
+
+
+def _asked(runs: Sequence[RunResult], name: str) -> float | None:
+    """The learning rate that the script's first parameter group was asked for in the comparison."""
+    run = next((run for run in runs if run.arm == name and run.phase == "evaluate"), None)
+    return run.rates[0].asked if run is not None and run.rates else None
 
 
 def _pairs(runs: Sequence[RunResult], baseline: str, candidate: str) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 from sabun.messages.formatting import show
-from sabun.messages.languages import Language
+from sabun.messages.languages import Language, languages
 from sabun.messages.sentences import interval, listed, text
 from sabun.poc.judgement.assessment import Comparison
 from sabun.poc.judgement.kpis import KPIS, Group, deciding
@@ -53,6 +55,16 @@ def _style(comparison: Comparison) -> str:
 
 def _number(value: float, style: str) -> Label:
     return lambda lang: show(value, style, lang)
+
+
+def _name(report: Report, arm: ArmFacts, length: int) -> Label:
+    """The name of an arm in at most ``length`` characters."""
+    return lambda lang: shorten(report.label(arm.name, lang), length)
+
+
+def _wide(label: Label) -> float:
+    """The width of a label in pixels, about, in the language in which it is widest."""
+    return 7.2 * max(cell_len(label(lang)) for lang in languages())
 
 
 def forest(report: Report, group: Group, label_id: str) -> str:
@@ -136,8 +148,11 @@ def _interval(
     c.mark(x(found.effect), y, kind, kind, tip=tip)
 
 
-def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> str:
-    """Draw the median validation loss, and its range over seeds, against ``epoch`` or ``seconds``."""
+def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log: bool | None = None) -> str:
+    """Draw the median validation loss, and its range over seeds, against ``epoch`` or ``seconds``.
+
+    With ``log=None`` the scale of the loss is logarithmic where the values differ by more than a factor of 8.
+    """
     height, left, right, top, bottom = 330.0, 54.0, width - 12, 28.0, 288.0
     losses, places = [], []
     for arm in report.arms:
@@ -147,7 +162,7 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520) -> s
     # A band that shoots up in a diverging seed must not flatten everything else.
     start = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
     highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(start, 1e-12)]
-    y = Scale.fit([*losses, *highs], bottom, top, log=None, pad=0.04)
+    y = Scale.fit([*losses, *highs], bottom, top, log=log, pad=0.04)
     x = Scale(0.0, max(places, default=1.0) or 1.0, left, right)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.log_loss" if y.log else "ui.loss", f"ui.{'epoch' if axis == 'epoch' else 'seconds'}")
@@ -191,7 +206,7 @@ def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:
     c.text(x.end, y.start + 36, lambda lang: text(x_key, lang), "axis-title", anchor="end")
 
 
-def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
+def dots(report: Report, kpi: str, label_id: str, *, width: float = 520, log: bool | None = None) -> str:
     """Draw the values of a KPI, one dot per seed and one row per arm.
 
     A value that is not finite is an open dot at the right edge, labelled with what happened to the run.
@@ -204,7 +219,7 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
     edge_keys = sorted({_edge_key(arm, kpi, n) for _, arm, values in rows for n, v in enumerate(values)
                         if not math.isfinite(v)})  # fmt: skip
     bottom = top + step * len(rows) + 4
-    x = Scale.fit(finite, left + 6, right - (70 * len(edge_keys) if edge_keys else 6), log=None, pad=0.03)
+    x = Scale.fit(finite, left + 6, right - (70 * len(edge_keys) if edge_keys else 6), log=log, pad=0.03)
     c = Canvas(width, bottom + 42)
     for tick in x.ticks(5):
         c.line(x(tick), top, x(tick), bottom, "grid")
@@ -218,19 +233,19 @@ def dots(report: Report, kpi: str, label_id: str, *, width: float = 520) -> str:
     for row, (i, arm, values) in enumerate(rows):
         y = top + step * row
         c.add(f'<g class="{series(i)}" data-series="{i}">')
-        c.text(left, y + 13, shorten(arm.name, int(width / 10)), "row-name")
+        c.text(left, y + 13, _name(report, arm, int(width / 10)), "row-name")
         for n, (seed, value) in enumerate(zip(arm.summary.seeds, values, strict=False)):
             lift = (-3.0, 0.0, 3.0)[n % 3]
 
             def tip(lang: Language, arm: ArmFacts = arm, seed: int = seed, value: float = value, n: int = n) -> str:
                 finite = math.isfinite(value)
                 shown = show(value, KPIS[kpi].style, lang) if finite else text(_edge_key(arm, kpi, n), lang)
-                return f"{shorten(arm.name, 60)}\n{text('ui.seed', lang, {'seed': seed})}: {shown}"
+                return f"{_name(report, arm, 60)(lang)}\n{text('ui.seed', lang, {'seed': seed})}: {shown}"
 
             if math.isfinite(value):
                 c.dot(x(value), y + 26 + lift, 4, "dot", tip=tip)
             else:
-                c.dot(right - 8 - 5 * (n % 8), y + 26 + lift, 4, "dot open", tip=tip)
+                c.dot(right - 8 - 5 * (n % 8), y + 26 + lift, 4, "dot hollow", tip=tip)
         median = arm.summary.medians.get(kpi)
         if median is not None and math.isfinite(median):
             c.line(x(median), y + 16, x(median), y + 36, "median")
@@ -269,9 +284,11 @@ def lr_trials(report: Report, label_id: str, *, width: float = 520) -> str:
         for lr, v in arm.lr_trials:
 
             def tip(lang: Language, arm: ArmFacts = arm, lr: float = lr, v: float = v) -> str:
-                return f"{shorten(arm.name, 60)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
+                return f"{_name(report, arm, 60)(lang)}\nlr {show(lr, 'num', lang)}: {show(v, 'loss', lang)}"
 
-            c.dot(x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot open", tip=tip)
+            c.dot(
+                x(lr), y(v) if math.isfinite(v) else y(y.high), 3, "dot" if math.isfinite(v) else "dot hollow", tip=tip
+            )
         used = arm.best.get("lr")
         for lr, v in arm.lr_trials:
             if used == lr and math.isfinite(v):
@@ -306,7 +323,7 @@ def edge(report: Report, label_id: str, *, width: float = 520) -> str:
 
             def tip(lang: Language, arm: ArmFacts = arm, epoch: int = epoch, share: float = share) -> str:
                 place = f"{text('ui.epoch', lang)} {epoch}: {show(share, 'pct', lang)}"
-                return f"{shorten(arm.name, 60)}\n{place}"
+                return f"{_name(report, arm, 60)(lang)}\n{place}"
 
             c.dot(*at, 3.4, "dot", tip=tip)
         c.add("</g>")
@@ -315,8 +332,8 @@ def edge(report: Report, label_id: str, *, width: float = 520) -> str:
     ]
     for i, arm, used in found:
         epoch, share = max(used, key=lambda pair: pair[1])
-        name = shorten(arm.name, 24)
-        tx, ty, anchor = _free_place(x(epoch), y(max(share, y.low)), 7.2 * len(name), boxes, (left, right))
+        name = _name(report, arm, 24)
+        tx, ty, anchor = _free_place(x(epoch), y(max(share, y.low)), _wide(name), boxes, (left, right))
         c.add(f'<g class="{series(i)}" data-series="{i}">')
         c.text(tx, ty, name, "dot-name own", anchor=anchor)
         c.add("</g>")
@@ -338,12 +355,12 @@ def stability_map(report: Report, label_id: str, *, width: float = 520) -> str:
     boxes = [(x(reach or 1.0) - 7, y(abs(constant or 1.0)) - 7, 14.0, 14.0) for _, _, reach, constant in found]
     for i, arm, reach, constant in found:
         px, py = x(reach or 1.0), y(abs(constant or 1.0))
-        name = shorten(arm.name, 24)
+        name = _name(report, arm, 24)
 
         def tip(lang: Language, arm: ArmFacts = arm, at: tuple[float | None, float | None] = (reach, constant)) -> str:
-            return f"{shorten(arm.name, 60)}\nhλ ≤ {show(at[0], 'num', lang)}, C = {show(at[1], 'num', lang)}"
+            return f"{_name(report, arm, 60)(lang)}\nhλ ≤ {show(at[0], 'num', lang)}, C = {show(at[1], 'num', lang)}"
 
-        tx, ty, anchor = _free_place(px, py, 7.2 * len(name), boxes, (0.0, right + 20))
+        tx, ty, anchor = _free_place(px, py, _wide(name), boxes, (0.0, right + 20))
         c.add(f'<g class="{series(i)}" data-series="{i}">')
         c.dot(px, py, 6, "dot", tip=tip)
         c.text(tx, ty, name, "dot-name", anchor=anchor)

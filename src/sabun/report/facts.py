@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from sabun import command_line
 from sabun.messages.languages import Language
 from sabun.messages.sentences import Value, text, wanted
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
 from sabun.poc.judgement.kpis import Group, deciding
+from sabun.report.learning import ArmLearning
 from sabun.report.method import Method
-from sabun.report.money import Effort, Money
+from sabun.report.money import Effort, Interval, Money
 
-__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report"]
+__all__ = ["SCHEMA_VERSION", "ArmFacts", "Audit", "Candidate", "Limits", "LoadFacts", "Note", "Report", "Step"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; new fields do not raise it."""
@@ -28,6 +31,15 @@ class Note:
 
     key: str
     values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A next step: what to do, the command that does it (empty: none) and what it costs (None: not known)."""
+
+    say: Note
+    command: str = ""
+    cost: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,10 @@ class Limits:
     """Budget and thresholds, fixed before the first run. ``epochs`` are as trained: a script may set its own."""
 
     task: str
+    task_name: str
+    """The task for readers: the study's name where the task is a command."""
+    own: bool
+    """Whether the task is the reader's own, and none that comes with sabun."""
     task_options: Mapping[str, OptionValue]
     epochs: int
     seeds: int
@@ -74,6 +90,12 @@ class ArmFacts:
     """Smallest share of the stability interval left in any epoch, negative beyond the edge; None: not measured."""
     interval_used: tuple[tuple[int, float], ...] = ()
     """(epoch, hλ over the stability interval): 1 is the edge. Of the repeated run of the first seed."""
+    learned: ArmLearning = field(default_factory=ArmLearning)
+    """Its final metrics, and its loss at shares of the budget."""
+    rate: float | None = None
+    """The learning rate that its script's optimizer was asked for; None where no script makes it."""
+    shown: str = ""
+    """Its name for readers: the class of a script's own optimizer; empty: not known."""
     curvature: tuple[tuple[int, float], ...] = ()
     """(epoch, λ): the largest eigenvalue of the loss's Hessian, of the same run."""
 
@@ -93,6 +115,17 @@ class Candidate:
     def mark(self, group: Group) -> Mark:
         """Return the outcome of a group, as reports draw it."""
         return self.verdict.reason(group).mark
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """How difficult adopting is: the level, lines to change, dependencies, what is a burden, and what to watch."""
+
+    level: Literal["low", "medium", "high"]
+    lines: Note
+    needs: Note
+    burdens: tuple[Note, ...]
+    watch: tuple[Note, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +165,22 @@ class Report:
     arms: tuple[ArmFacts, ...]
     candidates: tuple[Candidate, ...]
     effort: Effort
+    gain: Interval | None
+    """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
     money: Money | None
+    adoption: Adoption | None
+    """How difficult it is to adopt the leading candidate; None for logged runs."""
+    roi: tuple[Note, ...]
+    """The return on investment in a sentence; before it, that its amounts are an example's."""
     course: tuple[Note, ...]
     """How the study was carried out: budget, early end, tuning of the baseline."""
     untested: tuple[Note, ...]
     phrases: tuple[Note, ...]
     why: tuple[Note, ...]
-    steps: tuple[Note, ...]
+    steps: tuple[Step, ...]
     audit: Audit
+    path: str = ""
+    """Directory of the study, as it was given."""
 
     @property
     def logged(self) -> bool:
@@ -147,12 +188,18 @@ class Report:
         return not self.audit.study_hash
 
     @property
+    def command_path(self) -> str:
+        """The directory of the study as commands take it."""
+        return command_line.quoted(self.path) if self.path else "DIR"
+
+    @property
     def facts(self) -> Note:
         """How much was run."""
         if self.logged:
             return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
         limits = self.limits
-        return Note("ui.facts", {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
+        key = "ui.facts" if limits.trials else "ui.facts_untuned"
+        return Note(key, {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
 
     def arm(self, name: str) -> ArmFacts:
         """Return the arm ``name``."""
@@ -167,9 +214,34 @@ class Report:
         """The currency of the amounts; empty without prices."""
         return "" if self.money is None else self.money.currency
 
+    @property
+    def metric_kinds(self) -> tuple[str, ...]:
+        """The metrics that were logged, in the order of the table."""
+        return tuple(dict.fromkeys(metric.kind for arm in self.arms for metric in arm.learned.metrics))
+
+    def metric_style(self, kind: str) -> str:
+        """The number style of a metric: a share where all its values are between 0 and 1, else a plain number."""
+        values = [m.mean.value for arm in self.arms for m in arm.learned.metrics if m.kind == kind]
+        return "share" if all(0 <= value <= 1 for value in values) else "num"
+
+    def label(self, arm: str, lang: Language) -> str:
+        """Return the name of an arm for readers, which says of the baseline that it is used today."""
+        if arm != self.baseline:
+            return arm
+        shown = self.arms[0].shown
+        return text("word.today", lang, {"name": shown}) if shown else text("word.todays", lang)
+
+    def say(self, key: str, lang: Language, values: Mapping[str, Value] | None = None) -> str:
+        """Return the sentence ``key``, with the baseline named as readers know it."""
+        given = dict(values or {})
+        for name in ("arm", "baseline"):
+            if isinstance(found := given.get(name), str):
+                given[name] = self.label(found, lang)
+        return text(key, lang, given, currency=self.currency)
+
     def sentence(self, note: Note, lang: Language) -> str:
         """Return a note as a sentence."""
-        return text(note.key, lang, note.values, currency=self.currency)
+        return self.say(note.key, lang, note.values)
 
     def reason_sentence(self, reason: Reason, lang: Language) -> str:
         """Return the reason of a verdict as a sentence: the message ``reason.CODE``. Missing values are dashes."""

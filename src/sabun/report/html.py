@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -26,6 +27,7 @@ from sabun.poc.judgement.assessment import Comparison, Reason
 from sabun.poc.judgement.kpis import GROUPS, KPIS, deciding
 from sabun.report import charts
 from sabun.report.facts import Note, Report
+from sabun.report.money import more_machines
 from sabun.text_safety import clean
 
 __all__ = ["render"]
@@ -34,8 +36,9 @@ WIDTHS = (("wide", 520.0), ("narrow", 350.0))
 """Charts whose width matters are drawn for two: style class and width."""
 
 
-def render(report: Report, lang: Language = DEFAULT) -> str:
-    """The page, shown in ``lang`` at first."""
+def render(report: Report, lang: Language | None = None) -> str:
+    """The page, shown in ``lang`` at first; by default in the language of the reader's browser."""
+    by_browser, lang = lang is None, DEFAULT if lang is None else lang
     files = resources.files("sabun.report").joinpath("templates")
     script = files.joinpath("report.js").read_text(encoding="utf-8")
     style = files.joinpath("report.css").read_text(encoding="utf-8")
@@ -49,9 +52,11 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
     view = _View(report)
     environment.globals.update(
         t=view.t, v=view.v, note=view.note, reason=view.reason, joined=view.joined, listed=view.listed, span=view.span,
-        figure=view.figure, clean=view.name, plain=text, series=charts.series, languages=languages(), kpis=KPIS,
+        notes=view.notes, figure=view.figure,
+        clean=view.name, arm_name=view.arm, date=view.date, plain=text, series=charts.series,
+        languages=languages(), kpis=KPIS,
         groups=[(group, deciding(group).id) for group in GROUPS], dots=[kpi.id for kpi in KPIS.values() if kpi.dots],
-        method_key=_method_key,
+        method_key=_method_key, more_machines=more_machines, bracketed=view.bracketed,
     )  # fmt: skip
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = "".join(
@@ -60,6 +65,7 @@ def render(report: Report, lang: Language = DEFAULT) -> str:
     return environment.get_template("report.html.j2").render(
         r=report,
         lang=lang,
+        by_browser=by_browser,
         style=Markup(style + shown),
         script=Markup(script),
         script_hash=digest,
@@ -83,7 +89,7 @@ def _data(report: Report) -> str:
         keep = charts.thin(len(s.epochs))
         arms.append(
             {
-                "name": "".join(arm.name.splitlines())[:80],
+                "name": {lang: "".join(report.label(arm.name, lang).splitlines())[:80] for lang in languages()},
                 "epoch": [s.epochs[i] for i in keep],
                 "seconds": [_number(s.seconds_median[i]) for i in keep],
                 "median": [show(s.loss_median[i], "loss", DEFAULT) for i in keep],
@@ -128,8 +134,7 @@ class _View:
 
     def joined(self, *keys: str, **values: Any) -> Markup:
         """Several sentences as one paragraph."""
-        currency = self.report.currency
-        return self.each(lambda lang: joined([text(key, lang, values, currency=currency) for key in keys], lang))
+        return self.each(lambda lang: joined([self.report.say(key, lang, values) for key in keys], lang))
 
     def listed(self, items: Sequence[object]) -> Markup:
         """Items as one list."""
@@ -138,6 +143,10 @@ class _View:
     def note(self, note: Note) -> Markup:
         """The sentence of a note."""
         return self.each(lambda lang: self.report.sentence(note, lang))
+
+    def notes(self, notes: Sequence[Note]) -> Markup:
+        """Several notes as one paragraph."""
+        return self.each(lambda lang: joined([self.report.sentence(note, lang) for note in notes], lang))
 
     def reason(self, reason: Reason) -> Markup:
         """The sentence of a verdict's reason."""
@@ -158,6 +167,21 @@ class _View:
         """An interval."""
         return self.each(lambda lang: interval(low, high, style, lang, currency=self.report.currency))
 
+    def arm(self, name: str) -> Markup:
+        """The name of an arm."""
+        return self.each(lambda lang: self.report.label(name, lang))
+
+    def date(self, moment: str) -> Markup:
+        """A moment, which the page's script shows in the time zone of the reader."""
+        return Markup(f'<time datetime="{clean(moment)}">{self.v(moment, "date")}</time>')
+
+    def bracketed(self, low: float | None, high: float | None, style: str) -> Markup:
+        """An interval in brackets."""
+        currency = self.report.currency
+        return self.each(
+            lambda lang: text("ui.in_brackets", lang, {"inside": interval(low, high, style, lang, currency=currency)})
+        )
+
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""
         # Long names may break after punctuation, rather than anywhere.
@@ -174,16 +198,32 @@ class _View:
                 drawn = charts.forest(report, next(g for g in GROUPS if g == group), label)
                 caption = self.t(f"alt.{group}", baseline=report.baseline)
             case "dots", (kpi,):
-                drawn = _both(lambda width: charts.dots(report, kpi, label, width=width))
+                drawn = _scales(lambda width, log: charts.dots(report, kpi, label, width=width, log=log))
                 caption = self.t(f"dots.{kpi}_alt", baseline=report.baseline)
             case "curves", (axis,):
-                drawn = _both(lambda width: charts.curves(report, axis, label, width=width))
+                drawn = _scales(lambda width, log: charts.curves(report, axis, label, width=width, log=log))
                 caption = self.t(f"alt.{axis}")
             case _:
                 draw = {"edge": charts.edge, "lr": charts.lr_trials, "map": charts.stability_map}[kind]
                 drawn = _both(lambda width: draw(report, label, width=width))
                 caption = self.t(f"alt.{kind}")
-        return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}')
+        tools = [("data-zoom", "ui.zoom"), ('data-save="png"', "ui.png"), ('data-save="svg"', "ui.svg")]
+        if "data-scale" in drawn:
+            tools.insert(0, ("data-switch-scale", "ui.scale"))
+        buttons = "".join(f'<button type="button" {what}>{self.t(key)}</button>' for what, key in tools)
+        name = "-".join((kind, *args))
+        bar = f'<div class="chart-tools" data-name="{name}">{buttons}</div>'
+        return Markup(f'<p class="sr" id="{label}">{caption}</p>{drawn}{bar}')
+
+
+def _scales(draw: Callable[..., str]) -> str:
+    """A chart on a logarithmic and on a linear scale: the one that suits the values, and the other one hidden."""
+    drawn = {log: _both(partial(draw, log=log)) for log in (None, True, False)}
+    first = drawn[None] == drawn[True]
+    return "".join(
+        f'<div data-scale="{"log" if log else "linear"}"{"" if log == first else " hidden"}>{drawn[log]}</div>'
+        for log in (first, not first)
+    )
 
 
 def _both(draw: Callable[[float], str]) -> str:

@@ -14,7 +14,7 @@ from sabun.text_safety import visible
 
 __all__ = ["cell", "render"]
 
-SIGN = {"pass": "●", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
+SIGN = {"pass": "●", "exception": "◐", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 
@@ -25,13 +25,18 @@ def render(report: Report, lang: Language = "en") -> str:
         return escape(report.sentence(note, lang))
 
     def t(key: str, **values: str | int | float) -> str:
-        return escape(text(key, lang, values))
+        return escape(report.say(key, lang, values))
 
     title = f"## {t(f'word.{report.decision}')}: {escape(report.name)}"
     headline = [f"**{sentence(report.headline)}**", ""]
     caps = [*(f"- {sentence(note)}" for note in report.caps), ""] if report.caps else []
     # What logs do not support stands first.
     lines = [title, "", *caps, *headline] if report.logged else [title, "", *headline, *caps]
+    if report.roi:
+        lines += [f"{t('ui.money')}: " + joined([sentence(note) for note in report.roi], lang), ""]
+    if report.adoption:
+        level = t(f"adopt.{report.adoption.level}")
+        lines += [f"{t('ui.adoption')}: {level}{text('ui.stop', lang)}{sentence(report.adoption.lines)}", ""]
     heads = [t("ui.col_candidate"), t("ui.col_verdict"), *(t(f"kpi.{group}") for group in GROUPS)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for candidate in report.candidates:

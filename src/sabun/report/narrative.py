@@ -1,4 +1,4 @@
-"""The choice of a report's sentences: headline, what was not tested, sentences for a meeting, next steps.
+"""The choice of a report's sentences: headline, what was not tested, sentences for a meeting.
 
 Each is a :class:`~sabun.report.facts.Note`, a message key with its numbers. A sentence whose number could not be
 computed is left out.
@@ -16,9 +16,9 @@ from sabun.messages.sentences import Value
 from sabun.poc.judgement.assessment import Comparison, Decision, Reason
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import ArmFacts, Candidate, Limits, LoadFacts, Note
-from sabun.report.money import Money, Saving
+from sabun.report.money import CLAIMING, Effort, Interval, Money, Saving, more_machines
 
-__all__ = ["Findings", "caps", "headline", "phrases", "steps", "untested", "why"]
+__all__ = ["Findings", "advice", "caps", "headline", "name_of", "phrases", "roi", "untested", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,9 @@ class Findings:
     logged: bool = False
     """Whether the runs come from a log, so that nothing was fixed before them."""
     load: LoadFacts = field(default_factory=LoadFacts)
+    effort: Effort = field(default_factory=lambda: Effort(0, 0.0, 0.0, 0.0))
+    gain: Interval | None = None
+    """Time to the baseline's final loss of the leading candidate, as a ratio; None where no gain is claimed."""
 
     @property
     def saving(self) -> Saving | None:
@@ -50,7 +53,7 @@ class Findings:
         return {
             "arm": self.lead.arm,
             "baseline": self.arms[0].name,
-            "task": self.limits.task,
+            "task": self.limits.task_name,
             "epochs": self.limits.epochs,
             "candidates": len(self.candidates),
             "level": self.limits.level,
@@ -65,7 +68,6 @@ def _interval(comparison: Comparison) -> dict[str, Value]:
         "high": comparison.high,
         "n": comparison.n,
         "limit": comparison.threshold,
-        "level": comparison.level,
     }
 
 
@@ -83,7 +85,7 @@ def _direction(comparison: Comparison) -> str:
     return "worse" if comparison.low is not None and comparison.low > equal else "level"
 
 
-def _name(findings: Findings) -> str:
+def name_of(findings: Findings) -> str:
     """The name of the decision in messages; ``promising_busy`` where nothing but a busy machine limits it."""
     if findings.decision == "promising" and {cap.code for cap in findings.lead.verdict.caps} == {"busy"}:
         return "promising_busy"
@@ -100,7 +102,7 @@ def headline(findings: Findings) -> Note:
     if findings.decision == "go":
         return Note("headline.go" if k1 is not None else "headline.go_plain", values)
     if findings.decision in ("small", "promising"):
-        return Note(f"headline.{_name(findings)}", values)
+        return Note(f"headline.{name_of(findings)}", values)
     if findings.decision == "no-go":
         if len(findings.candidates) > 1:
             return Note("headline.no_go_many", values)
@@ -137,7 +139,7 @@ def _unclear(findings: Findings) -> list[Reason]:
     return [reason for reason in findings.lead.verdict.reasons if reason.outcome == "unclear"]
 
 
-def _advice(findings: Findings) -> tuple[str, dict[str, Value]]:
+def advice(findings: Findings) -> tuple[str, dict[str, Value]]:
     """What to do about an undecided study, and the number of seeds that would decide it."""
     reasons = _unclear(findings)
     codes = {reason.code for reason in reasons}
@@ -174,54 +176,74 @@ def _undecided(findings: Findings, values: dict[str, Value]) -> Note:
 def phrases(findings: Findings) -> tuple[Note, ...]:
     """Sentences for a meeting: the decision, the three KPIs, money, and the proposal."""
     values = findings.common()
-    name = _name(findings)
+    name = name_of(findings)
     one = findings.decision == "no-go" and len(findings.candidates) == 1
     notes = [] if findings.logged else [Note("phrase.open_no_go_one" if one else f"phrase.open_{name}", values)]
     for group in GROUPS:
         comparison = findings.lead.deciding(group)
-        if comparison is not None and _known(comparison):
+        if findings.lead.mark(group) == "exception":
+            notes.append(Note("phrase.k3_exception", values | dict(findings.lead.verdict.reason(group).values)))
+        elif comparison is not None and _known(comparison):
             notes.append(Note(f"phrase.{group.lower()}_{_direction(comparison)}", values | _interval(comparison)))
-    saving = findings.saving
-    if saving is not None and saving.month is not None and findings.money is not None:
-        numbers: dict[str, Value] = {
-            "month": saving.month,
-            "low": saving.month_low,
-            "high": saving.month_high,
-            "poc": findings.money.poc_cost,
-        }
-        sure = saving.month_low is not None and saving.month_low > 0
-        bounded = saving.month_low is not None and saving.month_high is not None
-        if not bounded:
-            key = "phrase.money_open"
-        elif saving.month_high is not None and saving.month_high < 0:
-            key = "phrase.money_loss"
-            numbers |= {"month": -saving.month, "low": -saving.month_high, "high": -(saving.month_low or 0.0)}
-        else:
-            key = "phrase.money_sure" if sure else "phrase.money_unsure"
-        notes.append(Note(key, values | numbers))
+    if findings.money is not None and not findings.money.example:
+        kind, numbers = _return(findings, findings.money)
+        if kind in ("sure", "unsure", "loss", "open"):
+            notes.append(Note(f"phrase.money_{kind}", values | numbers))
     if findings.decision == "undecided":
-        kind, numbers = _advice(findings)
+        kind, numbers = advice(findings)
         notes.append(Note(f"phrase.close_undecided_{kind}", values | numbers))
     else:
         notes.append(Note(f"phrase.close_{name}", values))
     return tuple(notes)
 
 
-_STEPS: Final[Mapping[str, int]] = MappingProxyType(
-    {"go": 4, "promising": 3, "promising_busy": 2, "small": 3, "no_go": 2}
-)
-"""The number of next steps after each decision."""
-
-
-def steps(findings: Findings) -> tuple[Note, ...]:
-    """The next steps, in order."""
+def roi(findings: Findings) -> tuple[Note, ...]:
+    """The return on investment in one sentence; before it, that the amounts are an example's."""
     values = findings.common()
-    if findings.decision == "undecided":
-        kind, numbers = _advice(findings)
-        notes = [Note("step.undecided", values), Note(f"step.undecided_{kind}", values | numbers)]
-        return (*notes, Note("step.undecided_before", values)) if kind == "seeds" else tuple(notes)
-    name = _name(findings)
-    return tuple(Note(f"step.{name}_{i}", values) for i in range(1, _STEPS[name] + 1))
+    if findings.logged and findings.money is None:
+        return ()
+    if findings.money is not None:
+        money = findings.money
+        kind, numbers = _return(findings, money)
+        known = money.setup_cost is not None or kind != "sure"
+        note = Note(f"roi.{kind}" if known else "roi.sure_without_setup", values | numbers)
+        if not money.example:
+            return (note,)
+        given = {"price": money.price_per_hour, "jobs": money.jobs_per_month, "hours": money.hours_per_job}
+        return (Note("roi.example", {**given, "setup": money.setup_cost}), note)
+    values |= {"seconds": findings.effort.total_s, "decision": findings.decision}
+    if findings.gain is None:
+        return (Note(f"roi.free_{_unclaimed(findings)}", values),)
+    more = more_machines(findings.gain)
+    values |= {
+        "ratio": findings.gain.value, "low": findings.gain.low, "high": findings.gain.high,
+        "more": more.value, "more_low": more.low, "more_high": more.high,
+    }  # fmt: skip
+    sure = findings.gain.high is not None and findings.gain.high < 1
+    return (Note("roi.free_sure" if sure and findings.gain.low is not None else "roi.free_unsure", values),)
+
+
+def _unclaimed(findings: Findings) -> str:
+    """Why no saving is stated: ``no_ratio``, or the verdict."""
+    return "no_ratio" if findings.decision in CLAIMING else "not_claimed"
+
+
+def _return(findings: Findings, money: Money) -> tuple[str, dict[str, Value]]:
+    """How surely a saving is known, and the amounts: sure, unsure, loss, open, no_ratio or not_claimed."""
+    saving = findings.saving
+    numbers: dict[str, Value] = {"poc": money.poc_cost, "seconds": findings.effort.total_s}
+    if saving is None or saving.month is None or saving.machines is None:
+        return _unclaimed(findings), numbers
+    month, year, machines = saving.month, saving.roi_year, saving.machines
+    numbers |= {"month": month.value, "low": month.low, "high": month.high, "payback": saving.payback_months}
+    numbers |= {"machines": machines.value, "machines_low": machines.low, "machines_high": machines.high}
+    if year is not None:
+        numbers |= {"roi": year.value, "roi_low": year.low, "roi_high": year.high}
+    if month.low is None or month.high is None or year is None:
+        return "open", numbers
+    if month.high < 0:
+        return "loss", numbers | {"month": -month.value, "low": -month.high, "high": -month.low}
+    return ("sure" if month.low > 0 else "unsure"), numbers
 
 
 def untested(findings: Findings) -> tuple[Note, ...]:
@@ -331,5 +353,7 @@ def _margins(*arms: ArmFacts) -> tuple[Note, ...]:
 
 
 def _compare(what: str, names: Mapping[str, Value], new: float, old: float) -> Note:
-    which = "same" if math.isclose(new, old, rel_tol=0.005) else "less" if new < old else "more"
+    """The sentence on a property of both; a noise gain is an approximation, and a difference of 5% says nothing."""
+    alike = math.isclose(new, old, rel_tol=0.05 if what == "noise" else 0.005)
+    which = "same" if alike else "less" if new < old else "more"
     return Note(f"why.{what}_{which}", {**names, "new": new, "old": old})

@@ -14,7 +14,7 @@ from typing import Final
 
 from sabun import _files
 from sabun.errors import OptionError
-from sabun.messages.languages import Language
+from sabun.messages.languages import DEFAULT, Language
 from sabun.poc.evidence import StudyEvidence, log_verdicts
 from sabun.poc.judgement.assess import assess
 from sabun.poc.judgement.assessment import Decision, Tuning
@@ -58,7 +58,7 @@ def judge(evidence: StudyEvidence, *, describe: Describe, money: Prices | None =
 
 
 def publish(
-    evidence: StudyEvidence, *, describe: Describe, lang: Language = "en", money: Prices | None = None
+    evidence: StudyEvidence, *, describe: Describe, lang: Language | None = None, money: Prices | None = None
 ) -> Published:
     """Judge ``evidence``, record the verdict in the audit log, and write the report files next to the records.
 
@@ -77,12 +77,15 @@ def report_of_logs(judged: JudgedLogs) -> Report:
     return build(judged, judged.assessment)
 
 
-def write(report: Report, directory: Path, lang: Language = "en") -> dict[str, str]:
-    """Write the report files into ``directory``; return their paths by format."""
+def write(report: Report, directory: Path, lang: Language | None = None) -> dict[str, str]:
+    """Write the report files into ``directory``; return their paths by format.
+
+    Without ``lang`` the page opens in the language of its reader's browser, and the Markdown is in English.
+    """
     contents = {
         "html": html.render(report, lang),
         "json": report_json.render(report),
-        "md": markdown.render(report, lang),
+        "md": markdown.render(report, DEFAULT if lang is None else lang),
     }
     files = {}
     try:

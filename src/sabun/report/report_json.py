@@ -57,9 +57,13 @@ def _sentences(report: Report, lang: Language) -> dict[str, Json]:
             candidate.arm: [report.reason_sentence(reason, lang) for reason in candidate.verdict.reasons]
             for candidate in report.candidates
         },
+        "roi": all_of(report.roi),
+        "adoption": []
+        if report.adoption is None
+        else all_of([report.adoption.lines, report.adoption.needs, *report.adoption.burdens, *report.adoption.watch]),
         "phrases": all_of(report.phrases),
         "why": all_of(report.why),
-        "steps": all_of(report.steps),
+        "steps": all_of([step.say for step in report.steps]),
         "course": all_of(report.course),
         "untested": all_of(report.untested),
     }

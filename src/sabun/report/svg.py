@@ -121,9 +121,14 @@ class Canvas:
         self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"{tips(tip)}/>')
 
     def mark(self, x: float, y: float, kind: str, css: str, *, tip: Label | None = None) -> None:
-        """Add the mark of an outcome: disc (pass), ring (open), diamond (small), triangle (unclear) or cross (fail)."""
-        if kind in ("pass", "open"):
+        """Add the mark of an outcome.
+
+        Disc (pass), ring (open), half disc (exception), diamond (small), triangle (unclear) or cross (fail).
+        """
+        if kind in ("pass", "open", "exception"):
             self.dot(x, y, 5.5, f"mark {css}", tip=tip)
+            if kind == "exception":
+                self.add(f'<path d="M{x:.1f} {y - 5.5:.1f}a5.5 5.5 0 0 0 0 11Z" class="half {css}"/>')
         elif kind == "small":
             self.add(f'<path d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5-6.5 6.5-6.5-6.5Z" class="mark {css}"{tips(tip)}/>')
         elif kind == "fail":

@@ -25,7 +25,7 @@ ENDED = ("course.early", "course.seeds", "course.trials")
 """How a study ended before its plan: shown on the terminal, too."""
 TONE = {
     "go": "green", "promising": "yellow", "undecided": "yellow", "small": "yellow", "no-go": "red",
-    "pass": "green", "open": "green", "fail": "red", "unclear": "yellow",
+    "pass": "green", "exception": "green", "open": "green", "fail": "red", "unclear": "yellow",
 }  # fmt: skip
 
 
@@ -66,13 +66,19 @@ def render(report: Report, lang: Language = "en") -> RenderableType:
                 shown.append("\n" + interval(found.low, found.high, style, lang), style="dim")
             row.append(shown)
         table.add_row(*row)
-    against = visible(text("ui.against_all", lang, {"baseline": report.baseline}))
+    against = visible(report.say("ui.against_all", lang, {"baseline": report.baseline}))
     level = text("ui.level_note", lang, {"level": report.limits.level})
     margin = text("ui.margin_note", lang, {"margin": report.limits.margin})
     parts: list[RenderableType] = [head, table, Text(joined([against, margin, level], lang), style="dim")]
     ended = [visible(report.sentence(note, lang)) for note in report.course if note.key in ENDED]
     if ended:
         parts.insert(2, Text(joined(ended, lang)))
+    if report.roi:
+        said = joined([visible(report.sentence(note, lang)) for note in report.roi], lang)
+        parts.insert(1, Text(f"{text('ui.money', lang)}: {said}"))
+        if report.money is None:
+            command = report.say("ui.money_command", lang, {"path": report.command_path})
+            parts.append(Text(visible(f"{text('ui.money_none', lang)} {command}"), style="dim"))
     if report.audit.log_head:
         parts.append(Text(f"{text('ui.log_head', lang)}: {report.audit.log_head}", style="dim"))
     return Group(*parts)

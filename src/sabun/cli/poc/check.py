@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
 
 from sabun.cli import console, options
 
 if TYPE_CHECKING:
+    from sabun.messages.languages import Language
     from sabun.poc.check import CheckFinding, CheckResult
     from sabun.poc.records import GroupRates
     from sabun.poc.spec import Run, Study
@@ -38,125 +43,6 @@ estimates the duration of the study and the smallest effect that it can find.
 0 no problem found · 1 a problem was found · 2 bad input
 """
 
-PROBLEMS = {
-    "fails": ("fails", ""),
-    "not-paired": (
-        "does not start from the same state as the baseline with the same seed, so the comparison is not paired",
-        "Draw weights and batches from the seed alone, before anything that depends on the optimizer.",
-    ),
-    "not-deterministic": (
-        "gives a different result when the same run is repeated",
-        "Look for random generators without a seed, and for kernels that add in varying order "
-        "(torch.use_deterministic_algorithms). A study is possible without determinism; its report says so.",
-    ),
-    "rate-not-stepped": (
-        "takes its steps at other learning rates than the study asks for",
-        "Find what sets group['lr'] inside the optimizer's step, and let the study choose the rate.",
-    ),
-    "peak": (
-        "has a schedule whose largest rate is far from the rate of its optimizer, so the rate of an arm means little",
-        "Give the largest rate of the schedule: sabun.swap(optimizer, peak_lr=…).",
-    ),
-    "overwritten": (
-        "overwrites the rates of its scheduler with a constant",
-        "Remove the scheduler, or the assignment to group['lr'].",
-    ),
-    "seed-ignored": (
-        "ignores the seed, so the spread over seeds has no meaning",
-        "Remove other calls that set the seed, such as the script's own manual_seed, or put {seed} into the command.",
-    ),
-    "constant": (
-        "has a validation loss that training does not change",
-        "Compute val_loss anew in every epoch, with the model that the swapped optimizer trains.",
-    ),
-    "not-positive": (
-        "has a validation loss that is not positive, so no relative difference can be computed",
-        "Log exp(val_loss), whose relative difference is about the difference of the losses; or a positive loss, such "
-        "as a mean error; or sabun.log(accuracy=…, higher_is_better='accuracy').",
-    ),
-    "lagging": (
-        "logs the same val_loss after its first epoch with and without training",
-        "Log the loss that was evaluated after the steps of the epoch, not the one before.",
-    ),
-    "not-better": (
-        "has no epoch of training whose validation loss is below that without training",
-        "Correct the sign of the loss, or its learning rate; log a metric of which more is better with "
-        "higher_is_better='…'.",
-    ),
-    "not-evaluated": (
-        "logs a val_loss although the model was not evaluated after the last step",
-        "Evaluate after the steps of the epoch, under model.eval() and torch.no_grad(), and log that loss.",
-    ),
-    "training-loss": (
-        "logs a training loss as val_loss",
-        "Log the loss on validation data, computed under torch.no_grad().",
-    ),
-    "metric": (
-        "logs the same number as val_loss and as a metric of which more is better",
-        "Log a loss as val_loss, or leave it out: sabun.log(accuracy=…, higher_is_better='accuracy').",
-    ),
-    "uneven": (
-        "logs after different numbers of steps, so its epochs are not comparable",
-        "Call sabun.log after every epoch, or after every fixed number of steps.",
-    ),
-    "unlogged": (
-        "goes on training after the last log",
-        "Evaluate and log once more at the end: the last point of the curve decides.",
-    ),
-    "epochs": (
-        "does not train for the number of epochs that the study asks for",
-        "Use the value of {epochs} as the number of epochs.",
-    ),
-    "no-gradient": (
-        "has an optimizer whose parameters never get a gradient",
-        "Create the optimizer from the model that is trained, after its last change.",
-    ),
-    "unused": (
-        "has parameters in its optimizer that never get a gradient",
-        "This is right for parts of the model that are not used.",
-    ),
-    "untrained": (
-        "has parameters with gradients that no optimizer steps",
-        "If they should be trained, add them to the optimizer; otherwise set requires_grad=False.",
-    ),
-    "not-cleared": (
-        "adds the gradient of every step to those of all steps before",
-        "Call optimizer.zero_grad() once for every step.",
-    ),
-    "repeated": (
-        "takes steps without computing a new gradient",
-        "Call backward() before every optimizer.step().",
-    ),
-    "not-scheduled": ("has a scheduler that is never stepped", "Call scheduler.step(), or remove it."),
-    "own-momentum": (
-        "keeps its own momentum, which the script's schedule does not change",
-        "This is a comparison of schedules, too; cycle_momentum=False in OneCycleLR compares the rules alone.",
-    ),
-    "same-batches": (
-        "has the same batches for every seed",
-        "If the order of the data should vary, draw it from the seed of the run.",
-    ),
-    "same-weights": (
-        "has the same initial weights for every seed",
-        "This is right for a pretrained model; otherwise set the seed before the model is made.",
-    ),
-    "writes-outside": (
-        "writes files outside the directory of the run, which all runs share",
-        "Write relative to the working directory, which each run has for itself, or put {run_dir} into the command.",
-    ),
-}
-"""What is wrong, and how to correct it, for each code of a finding or note."""
-
-UNVERIFIED = {
-    "end": "what the script does after epoch {} (runs are stopped after 10 s)",
-    "epochs": "that all arms train equally long (the command has no {{epochs}})",
-    "bare": "gradients, batches and evaluations (no nn.Module was seen)",
-    "own-seed": "that nothing resets the seed (the command has no {{seed}})",
-    "validation": "that val_loss is computed on data that are not trained on",
-    "step-length": "that candidates train well (they ran at a rate of almost 0)",
-    "files": "files that libraries in C write elsewhere",
-}
-
 GROUPS_SHOWN = 8
 
 
@@ -169,12 +55,14 @@ def check(
     time_limit: options.TimeLimit = None,
     threads: options.Threads = None,
     no_isolation: options.NoIsolation = False,
+    lang: options.Lang = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Try every arm for one epoch before hours are spent, and estimate the duration of the study."""
     from sabun.poc.torch_loading import uncollected
 
+    shown_in = options.language_of(lang)
     with uncollected():
         from sabun.poc.study_options import study_from_options
     study = study_from_options(
@@ -187,80 +75,101 @@ def check(
         threads=threads,
         isolated=False if no_isolation else None,
     )
-    check_study(study, as_json=as_json, quiet=quiet)
+    check_study(study, shown_in, as_json=as_json, quiet=quiet)
 
 
-def check_study(study: Study, *, as_json: bool, quiet: bool) -> None:
+def check_study(study: Study, lang: Language, *, as_json: bool, quiet: bool) -> None:
     """Check ``study`` and print what was found. Exits with 1 where something was."""
+    from sabun.messages.sentences import text
     from sabun.poc import check as checks
 
     def announce(run: Run) -> None:
-        console.stderr().print(f"checking {run.arm}, seed {run.seed}")
+        console.stderr().print(text("check.running", lang, {"arm": run.arm, "seed": run.seed}))
 
     checked = checks.check(study, on_run=None if quiet or as_json else announce)
     if as_json:
-        console.print_json(asdict(checked))
+        found = {kind: [_plain(item) for item in getattr(checked, kind)] for kind in ("findings", "notes")}
+        console.print_json({**asdict(checked), **found})
     else:
         for finding in checked.findings:
-            _say(finding)
+            _say(finding, lang)
         if not quiet:
             for note in checked.notes:
-                _say(note, "Note: ")
-            _print_facts(checked, study)
+                _say(note, lang, note=True)
+            for line in _facts(checked, study, lang):
+                console.echo(line)
         if not checked.findings and not quiet:
-            console.echo("No problem found: every arm trains, from the same state, and repeatably.")
+            console.echo(text("check.none", lang))
     if checked.findings:
         raise typer.Exit(1)
 
 
-def _say(finding: CheckFinding, before: str = "") -> None:
-    problem, fix = PROBLEMS[finding.code]
-    console.echo(f"{before}{finding.arm} {problem}: {finding.detail}")
-    if fix:
-        console.echo(f"  {fix}")
+def _plain(finding: CheckFinding) -> dict[str, str]:
+    return {"code": finding.code, "arm": finding.arm, "detail": finding.detail}
 
 
-def _print_facts(checked: CheckResult, study: Study) -> None:
+def _say(finding: CheckFinding, lang: Language, *, note: bool = False) -> None:
+    from sabun.messages.sentences import has, text
+
+    said = text(f"fault.{finding.code}", lang, {"arm": finding.arm, "detail": finding.observed(lang)})
+    console.echo(text("check.note", lang, {"said": said}) if note else said)
+    if has(f"fix.{finding.code}", lang):
+        console.echo(f"  {text(f'fix.{finding.code}', lang)}")
+
+
+def _facts(checked: CheckResult, study: Study, lang: Language) -> Iterator[str]:
+    """What was seen and not seen, and what the study will take and find."""
+    from sabun.messages.sentences import text
+
     if any(checked.rates.values()):
-        _print_rates(checked)
-    if checked.unverified:
-        found = [UNVERIFIED[name].format(detail) for name, detail in checked.unverified.items()]
-        for number, line in enumerate(found):
-            console.echo(_filled(line, "Not verified: " if number == 0 else " " * 14))
+        yield from _rates(checked, lang)
+    for name, detail in checked.unverified.items():
+        what = text(f"check.open_{name}", lang, {"epoch": detail})
+        yield from _filled(text("check.not_verified", lang, {"what": what}))
     if checked.epoch_s:
-        console.echo(_filled(_duration(checked, study), "Study: "))
-        console.echo(_filled(_effect(checked, study), "Effect: "))
+        yield from _filled(text("check.study", lang, {"what": _duration(checked, study, lang)}))
+        yield from _filled(text("check.effect", lang, {"what": _effect(checked, study, lang)}))
 
 
-def _print_rates(checked: CheckResult) -> None:
+def _rates(checked: CheckResult, lang: Language) -> Iterator[str]:
+    from sabun.messages.sentences import text
+
     seen = checked.seen
     if seen is not None:
         passes = 1 if seen.forward_passes is None else round(seen.forward_passes)
-        end = "to its end" if seen.whole else "until it was stopped"
-        extra = "" if passes < 2 else f", {passes} forward passes in training for each"
-        console.echo(f"Observed: {seen.epochs} epochs of the script, {end}; {seen.steps} gradients{extra}")
-    console.echo(f"{'Learning rates':<18}{'asked':>9}{'first':>9}{'last':>9}{'largest':>9}  {'schedule':<17}size")
+        key = "check.observed_whole" if seen.whole else "check.observed_stopped"
+        more = "" if passes < 2 else text("check.passes", lang, {"passes": passes})
+        yield text(key, lang, {"epochs": seen.epochs, "steps": seen.steps}) + more
+    head = "".join(_right(text(f"check.{name}", lang), 9) for name in ("asked", "first", "last", "largest"))
+    schedule = set_cell_size(text("check.schedule", lang), 17)
+    yield f"{set_cell_size(text('check.rates', lang), 18)}{head}  {schedule}{text('check.size', lang)}"
     for arm, groups in checked.rates.items():
-        console.echo(f"  {arm}")
+        yield f"  {arm}"
         for group in groups[:GROUPS_SHOWN]:
             name = f"{group.group}" + ("" if group.name is None else f" {group.name}")
             rates = "".join(
-                f"{'none' if rate is None else f'{rate:.3g}':>9}"
+                _right(text("check.no_rate", lang) if rate is None else f"{rate:.3g}", 9)
                 for rate in (group.asked, group.first, group.last, group.largest)
             )
-            console.echo(f"    {name[:14]:<14}{rates}  {_shape(group):<17}{_parameters(group)}")
+            yield f"    {name[:14]:<14}{rates}  {set_cell_size(_shape(group, lang), 17)}{_parameters(group)}"
         if len(groups) > GROUPS_SHOWN:
-            console.echo(f"    and {len(groups) - GROUPS_SHOWN} more groups (all of them with --json)")
+            yield f"    {text('check.more_groups', lang, {'count': len(groups) - GROUPS_SHOWN})}"
 
 
-def _shape(group: GroupRates) -> str:
+def _right(word: str, width: int) -> str:
+    return " " * max(0, width - cell_len(word)) + word
+
+
+def _shape(group: GroupRates, lang: Language) -> str:
     """The schedule as factors on the rate that was asked for, in the first and in the last step."""
+    from sabun.messages.sentences import text
+
     if group.first is None or group.last is None or group.largest is None:
-        return "unknown"
+        return text("check.unknown", lang)
     if group.first == group.last == group.largest:
-        return "constant"
+        return text("check.constant", lang)
     if not group.asked:
-        return "varies"
+        return text("check.varies", lang)
     return f"{group.first / group.asked:.2g} → {group.last / group.asked:.2g}"
 
 
@@ -270,44 +179,34 @@ def _parameters(group: GroupRates) -> str:
     return f"{group.parameters}{shown}"
 
 
-def _filled(text: str, before: str) -> str:
-    """Wrap to the width of the terminal, with ``before`` in front and the lines below indented."""
+def _filled(line: str) -> list[str]:
+    """Wrap to the width of the terminal, with the lines below the first indented."""
     width = min(120, shutil.get_terminal_size((120, 24)).columns)
-    return textwrap.fill(text, width, initial_indent=before, subsequent_indent=" " * 14)
+    lines = Text(line).wrap(Console(file=io.StringIO()), width - 2)
+    return [f"{'  ' if number else ''}{part.plain.rstrip()}" for number, part in enumerate(lines)]
 
 
-def _duration(checked: CheckResult, study: Study) -> str:
-    from sabun.messages.formatting import show
+def _duration(checked: CheckResult, study: Study, lang: Language) -> str:
+    from sabun.messages.sentences import Value, text
 
-    epoch = show(max(checked.epoch_s.values()), "s", "en")
+    values: dict[str, Value] = {"runs": checked.runs, "epoch": max(checked.epoch_s.values())}
     if checked.seconds is None:
-        return f"{checked.runs} runs. An epoch takes up to {epoch}; the script sets the number of epochs."
+        return text("check.open_length", lang, values)
+    values |= {"seconds": checked.seconds, "epochs": study.budget.epochs}
     takes_epochs = not study.is_script or "{epochs}" in study.task
-    length = f" of {study.budget.epochs} epochs" if takes_epochs else ""
-    return (
-        f"{checked.runs} runs{length}. An epoch takes up to {epoch}, the whole study about "
-        f"{show(checked.seconds, 's', 'en')}, one run after the other."
-    )
+    return text("check.duration_epochs" if takes_epochs else "check.duration", lang, values)
 
 
-def _effect(checked: CheckResult, study: Study) -> str:
-    from sabun.messages.formatting import show
+def _effect(checked: CheckResult, study: Study, lang: Language) -> str:
+    from sabun.messages.sentences import Value, text
     from sabun.poc.check import ASSUMED_SPREAD
 
-    seeds = study.budget.seeds
+    values: dict[str, Value] = {"seeds": study.budget.seeds}
     if checked.effect is None:
-        return f"{seeds} seeds can decide nothing, however large the difference; give more."
+        return text("check.no_power", lang, values)
     measured = checked.seen.spread if checked.seen is not None else None
     spread = measured or ASSUMED_SPREAD
-    source = "that of two seeds of the baseline, a rough estimate" if measured else "an assumption"
     found = study.thresholds.margin + checked.effect * spread
-    smallest, varies = (show(share, "pct", "en") for share in (found, spread))
-    if found >= 1:
-        return (
-            f"{seeds} seeds can hardly decide: the differences of pairs have a standard deviation of {varies} "
-            f"({source}). Give more seeds, or train longer."
-        )
-    return (
-        f"{seeds} seeds find a loss that is {smallest} lower with probability 0.8, if the differences of pairs have a "
-        f"standard deviation of {varies} ({source})."
-    )
+    basis = text("check.basis_seen" if measured else "check.basis_assumed", lang)
+    values |= {"spread": spread, "smallest": found, "basis": basis}
+    return text("check.hardly" if found >= 1 else "check.finds", lang, values)

@@ -28,19 +28,18 @@ table describes and does not test.
 def compare(
     first: Annotated[Path, argument("Directory of a study.", "A")],
     second: Annotated[Path, argument("Directory of another study.", "B")],
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare two studies: their settings, and their results for the candidates that both have."""
     from sabun.cli import tables
     from sabun.cli.poc.stored import evidence_of
-    from sabun.messages.languages import language
     from sabun.poc.descriptions import describe_arms
     from sabun.report import report_json
     from sabun.report.compare import compare as differences
     from sabun.report.publish import judge
 
-    shown_in = language(lang)
+    shown_in = options.language_of(lang)
     found = differences(*(judge(evidence_of(directory), describe=describe_arms) for directory in (first, second)))
     if as_json:
         console.print_json(report_json.plain(found))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sabun.cli import console, progress
+from sabun.cli import console, options, progress
 from sabun.errors import OptionError, unknown
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def executor_of(name: str | None, jobs: int | None, address: str | None) -> Iter
 
 
 @contextlib.contextmanager
-def listener_of(tracker: str | None, track_to: str | None, directory: Path, *, quiet: bool) -> Iterator[Listener]:
+def listener_of(
+    tracker: str | None, track_to: str | None, directory: Path, lang: Language, *, quiet: bool
+) -> Iterator[Listener]:
     """The listener for a study's events: progress on standard error, and the tracker that the options name."""
-    with progress.listener(quiet=quiet) as show, _tracker_of(tracker, track_to, directory) as send:
+    with progress.listener(lang, quiet=quiet) as show, _tracker_of(tracker, track_to, directory) as send:
 
         def listen(event: Event) -> None:
             show(event)
@@ -92,7 +94,7 @@ def _tracker_of(name: str | None, to: str | None, directory: Path) -> Iterator[L
 
 def show_report(
     evidence: StudyEvidence,
-    lang: Language,
+    lang: Language | None,
     prices: Prices | None,
     *,
     gate: bool,
@@ -102,20 +104,24 @@ def show_report(
 ) -> None:
     """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code.
 
+    Without ``lang`` the verdict is in English, and the report opens in the language of its reader's browser.
     ``resolved`` is the study, if this process has resolved it already.
     """
+    from sabun.cli.poc.prices import for_report, remember
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
     from sabun.report import report_json, terminal
     from sabun.report.publish import publish
 
+    remember(evidence.path, prices)
+    prices = for_report(evidence.study, evidence.path, prices)
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
     if as_json:
         value = {**report_json.to_dict(published.report), "files": published.files}
         console.print_json(value)
     elif not quiet:
-        out = console.stdout()
-        out.print(terminal.render(published.report, lang))
-        out.print(f"{text('ui.report_path', lang)}: {published.files['html']}", soft_wrap=True)
+        out, said = console.stdout(), options.language_of(lang)
+        out.print(terminal.render(published.report, said))
+        out.print(f"{text('ui.report_path', said)}: {published.files['html']}", soft_wrap=True)
     if gate:
         raise typer.Exit(published.exit_code)

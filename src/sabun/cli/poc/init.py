@@ -36,26 +36,31 @@ def init(
     task: options.Task = None,
     script: options.Script = None,
     candidate: options.Candidates = None,
+    name: options.Name = None,
+    note: options.StudyNote = None,
     margin: options.Margin = None,
     budget: options.Within = None,
     time_limit: options.TimeLimit = None,
     threads: options.Threads = None,
     no_isolation: options.NoIsolation = False,
     check: Annotated[bool, flag("Then run `sabun poc check` on it.", "--check")] = False,
+    lang: options.Lang = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a commented study file to start from."""
     from sabun.cli.poc.check import check_study
     from sabun.cli.poc.plan import lines, made
+    from sabun.messages.sentences import text
     from sabun.poc.study_template import SCRIPT_LINES, write_template
 
+    shown_in = options.language_of(lang)
     if margin is None and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
-        margin = console.ask("Smallest improvement of the loss worth adopting [1%]:") or "1%"
+        margin = console.ask(text("ask.margin", shown_in)) or "1%"
 
     def planned(study: Study) -> Study:
         plan = made(study, budget, {}, quiet=as_json)
         if not as_json:
-            for line in lines(plan, "en"):
+            for line in lines(plan, shown_in):
                 console.echo(line)
             console.echo("")
         return plan.study
@@ -67,14 +72,16 @@ def init(
         script=script,
         candidates=candidate or (),
         margin=options.fraction("--margin", margin),
+        name=name,
+        note=note,
         options={key: value for key, value in own.items() if value is not None},
         plan=planned if budget else None,
     )
     if as_json:
         console.print_json({"file": str(file), "study": study.hash})
     else:
-        console.echo(f"{file} written. Next: sabun poc check {file}, then sabun poc run {file}")
+        console.echo(text("ask.written", shown_in, {"file": str(file)}))
         if script is not None:
             console.echo(SCRIPT_LINES, end="")
     if check:
-        check_study(study, as_json=as_json, quiet=False)
+        check_study(study, shown_in, as_json=as_json, quiet=False)

@@ -66,19 +66,18 @@ def judge(
         str | None, option("With mlflow: address of the server or database. Default: MLflow's own.", "URI", COLUMNS)
     ] = None,
     out: Annotated[Path | None, option("Directory for the report files.", "DIR", OUTPUT)] = None,
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Judge runs that exist: two or more configurations in a log, paired by seed where seeds match."""
     from sabun.errors import OptionError
-    from sabun.messages.languages import language
     from sabun.poc.logged_runs import judge_logs
     from sabun.report import report_json, terminal
     from sabun.report.publish import EXIT_CODES, report_of_logs, write
 
-    shown_in = language(lang)
+    shown_in = options.language_of(lang)
     least = options.fraction("--margin", margin)
     kind, _, name = source.partition(":")
     if tracking_uri is not None and kind != "mlflow":
@@ -92,7 +91,7 @@ def judge(
         margin=least,
     )  # fmt: skip
     report = report_of_logs(judged)
-    files = {} if out is None else write(report, out, shown_in)
+    files = {} if out is None else write(report, out, lang)
     if as_json:
         console.print_json({**report_json.to_dict(report), "columns": dict(judged.columns), "files": files})
     elif not quiet:

@@ -51,15 +51,14 @@ def plan(
     spread_of: Annotated[
         Path | None, option("A study whose pairs of runs show the spread. Default: an assumption.", "DIR", BUDGET)
     ] = None,
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     as_json: options.Json = False,
     quiet: Annotated[bool, flag("Print no progress, only the plan.", "--quiet", "-q", panel=options.OUTPUT)] = False,
 ) -> None:
     """Show the plan of a study: arms, trials, pairs of runs, looks, duration, and what it can find. Runs no study."""
-    from sabun.messages.languages import language
     from sabun.poc.torch_loading import uncollected
 
-    shown_in = language(lang)
+    shown_in = options.language_of(lang)
     with uncollected():
         from sabun.poc.study_options import default_directory, study_from_options
     given = {"seeds": seeds, "trials": 0 if no_tuning else trials, "epochs": epochs}

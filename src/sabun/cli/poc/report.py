@@ -26,12 +26,12 @@ report.json and report.md beside them, and the verdict into the audit log. Nothi
 
 def report(
     directory: options.Directory,
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     price_per_hour: options.PricePerHour = None,
     jobs_per_month: options.JobsPerMonth = None,
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
-    setup_cost: options.SetupCost = 0.0,
+    setup_cost: options.SetupCost = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -39,9 +39,8 @@ def report(
     """Judge the records of a study again and write its report."""
     from sabun.cli.poc.execution import show_report
     from sabun.cli.poc.stored import evidence_of
-    from sabun.messages.languages import language
     from sabun.report.money import Prices
 
-    shown_in = language(lang)
+    options.language_of(lang)  # refused before the records are read
     money = Prices.given(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    show_report(evidence_of(directory), shown_in, money, gate=gate, as_json=as_json, quiet=quiet)
+    show_report(evidence_of(directory), lang, money, gate=gate, as_json=as_json, quiet=quiet)

@@ -58,7 +58,7 @@ def resume(
     jobs: options.Jobs = None,
     executor: options.Executor = None,
     address: options.Address = None,
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     allow_mixed: options.AllowMixed = False,
     track: options.Track = None,
     track_to: options.TrackTo = None,
@@ -74,10 +74,9 @@ def resume(
     """
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.cli.poc.stored import specification_of
-    from sabun.messages.languages import language
     from sabun.poc.torch_loading import uncollected
 
-    shown_in = language(lang)
+    shown_in = options.language_of(lang)
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():
             from sabun.poc import study as studies
@@ -85,7 +84,7 @@ def resume(
         study = specification_of(directory)
         _confirm(study, directory, yes=yes)
         resolved = resolve(study)
-        with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
+        with listener_of(track, track_to, directory, shown_in, quiet=quiet or as_json) as listen:
             evidence = studies.run(
                 resolved,
                 directory,
@@ -95,7 +94,7 @@ def resume(
                 retry_failed=retry_failed,
                 time_again=time_again,
             )
-    show_report(evidence, shown_in, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
+    show_report(evidence, lang, None, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
 
 
 def _confirm(study: Study, directory: Path, *, yes: bool) -> None:

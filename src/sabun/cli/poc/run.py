@@ -28,6 +28,8 @@ report.html, report.json and report.md into the study's directory.
 
 - `sabun poc run --script "python train.py" --candidate adamw` — your own script, with two lines added
 
+- `sabun poc run --script "python train.py" --candidate adamw --name "Demand forecast" --note "Fewer GPU hours?"`
+
 - `sabun poc run --script "python train.py --epochs {epochs}" --candidate adamw --budget 8h` — within a budget
 
 - `sabun poc run study.toml --gate` — a study file under version control, as a step of a pipeline
@@ -45,6 +47,8 @@ def run(
     script: options.Script = None,
     baseline: options.Baseline = None,
     candidate: options.Candidates = None,
+    name: options.Name = None,
+    note: options.StudyNote = None,
     margin: options.Margin = None,
     limit: options.Within = None,
     seeds: options.Seeds = None,
@@ -81,11 +85,11 @@ def run(
     jobs_per_month: options.JobsPerMonth = None,
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
-    setup_cost: options.SetupCost = 0.0,
+    setup_cost: options.SetupCost = None,
     out: Annotated[
         Path | None, option("Directory of the study: records and reports. Default: runs/NAME.", "DIR", OUTPUT)
     ] = None,
-    lang: options.Lang = "en",
+    lang: options.Lang = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -96,13 +100,13 @@ def run(
     You can stop it at any time: the same command continues where it stopped, and so does `sabun poc resume`.
     """
     begin = time.monotonic()
+    from sabun.cli.poc import prices
     from sabun.cli.poc.execution import executor_of, listener_of, show_report
     from sabun.errors import OptionError
-    from sabun.messages.languages import language
     from sabun.poc.torch_loading import uncollected
     from sabun.report.money import Prices
 
-    shown_in = language(lang)
+    shown_in = options.language_of(lang)
     money = Prices.given(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
     if no_tuning and trials:
         raise OptionError(f"--no-tuning and --trials {trials} contradict each other.", fix="Give one of the two.")
@@ -116,6 +120,7 @@ def run(
     with executor_of(executor, jobs, address) as chosen:
         with uncollected():  # torch is loaded here, after the workers have been started
             from sabun.poc import study as studies
+            from sabun.poc.evidence.specification import exists
             from sabun.poc.resolved import resolve
             from sabun.poc.study_options import default_directory, study_from_options
         study = study_from_options(
@@ -129,6 +134,8 @@ def run(
             time_limit=time_limit,
             threads=threads,
             isolated=False if no_isolation else None,
+            name=name,
+            note=note,
         )
         directory = out if out is not None else default_directory(study)
         planned_s = 0.0
@@ -136,11 +143,16 @@ def run(
             study, new = _within(study, limit, budget, directory, jobs or 1, shown_in, quiet=quiet or as_json)
             planned_s = time.monotonic() - begin if new else 0.0
         resolved = resolve(study)
-        with listener_of(track, track_to, directory, quiet=quiet or as_json) as listen:
-            evidence = studies.run(
-                resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
-            )
-    show_report(evidence, shown_in, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
+        if money is None and not (quiet or as_json or gate or exists(directory) or studies.is_demonstration(study)):
+            money = prices.asked(shown_in)
+        with listener_of(track, track_to, directory, shown_in, quiet=quiet or as_json) as listen:
+            try:
+                evidence = studies.run(
+                    resolved, directory, executor=chosen, on_event=listen, allow_mixed=allow_mixed, planned_s=planned_s
+                )
+            finally:
+                prices.remember(directory, money)
+    show_report(evidence, lang, money, gate=gate, as_json=as_json, quiet=quiet, resolved=resolved)
 
 
 def _within(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sabun.cli import console, options
 
 if TYPE_CHECKING:
+    from sabun.messages.languages import Language
     from sabun.poc.failures import Failure
 
 __all__ = ["EPILOG", "status"]
@@ -28,13 +29,15 @@ EPILOG = """**Reads** the directory of a study, also while another process write
 """
 
 
-def status(directory: options.Directory, as_json: options.Json = False) -> None:
+def status(directory: options.Directory, lang: options.Lang = None, as_json: options.Json = False) -> None:
     """Show how far a study is, which runs failed and why, and what they printed last."""
     from sabun.cli.poc.stored import evidence_of
     from sabun.cli.progress import bar, phase_name, place
+    from sabun.messages.sentences import text
     from sabun.poc.evidence.live_status import being_written, read_live
     from sabun.poc.failures import failures
 
+    shown_in = options.language_of(lang)
     evidence = evidence_of(directory)
     study, results = evidence.study, evidence.records.results.values()
     failed = failures(results, directory)
@@ -56,26 +59,27 @@ def status(directory: options.Directory, as_json: options.Json = False) -> None:
         console.print_json(value, indent=2)
         return
     out = console.stdout()
-    out.print(f"{study.name}: {done}{f' of {total}' if total else ''} runs, {state}")
+    values = {"name": study.name, "done": done, "total": total, "state": text(f"status.{state}", shown_in)}
+    out.print(text("status.runs_of" if total else "status.runs", shown_in, values))
     if isinstance(total, int) and total > 0:
         out.print(bar(done / total))
     for run in running:
-        out.print(
-            f"  {phase_name(run['phase'])} {run['arm']}, seed {run['seed']}: {place(run['epoch'], run['epochs'])}"
-        )
-    for line in _lines(failed):
+        at = {"phase": phase_name(run["phase"], shown_in), "place": place(run["epoch"], run["epochs"], shown_in)}
+        out.print(f"  {text('status.run', shown_in, {'arm': run['arm'], 'seed': run['seed'], **at})}")
+    for line in _lines(failed, shown_in):
         out.print(line, soft_wrap=True)
     if state == "stopped":
-        out.print(f"To continue: sabun poc resume {directory}", soft_wrap=True)
+        out.print(text("status.continue", shown_in, {"directory": str(directory)}), soft_wrap=True)
     if failed and state != "running":
-        out.print(f"To repeat the failed runs: sabun poc resume {directory} --retry-failed", soft_wrap=True)
+        out.print(text("status.repeat", shown_in, {"directory": str(directory)}), soft_wrap=True)
 
 
-def _lines(failed: Iterable[Failure]) -> Iterator[str]:
+def _lines(failed: Iterable[Failure], lang: Language) -> Iterator[str]:
     from sabun.cli.progress import phase_name
+    from sabun.messages.sentences import text
 
     for failure in failed:
-        count = f"{failure.runs} runs failed, the first with seed" if failure.runs > 1 else "failed, seed"
-        yield f"{failure.arm}, {phase_name(failure.phase)}: {count} {failure.seed}: {failure.reason}"
+        values = {**asdict(failure), "phase": phase_name(failure.phase, lang)}
+        yield text("status.failed_more" if failure.runs > 1 else "status.failed", lang, values)
         if failure.log:
-            yield f"  complete output: {failure.log}"
+            yield f"  {text('status.log', lang, {'path': failure.log})}"

@@ -37,6 +37,7 @@ def runtime_environment(resolved: ResolvedStudy) -> dict[str, Any]:
         "compiler": compiler(),
         "packages": _versions(resolved.packages),
         "task_source": resolved.task_source,
+        **({"changed_lines": resolved.task.changed_lines()} if isinstance(resolved.task, ScriptCommand) else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -29,8 +29,9 @@ Decision = Literal["go", "promising", "undecided", "small", "no-go"]
 (see :class:`Cap`). ``small``: the improvement is real, and smaller than the margin."""
 Outcome = Literal["pass", "small", "fail", "unclear"]
 """Outcome of one group of KPIs."""
-Mark = Literal["pass", "small", "fail", "unclear", "open"]
-"""An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little."""
+Mark = Literal["pass", "exception", "small", "fail", "unclear", "open"]
+"""An :data:`Outcome` as reports draw it. ``open``: passed because nothing speaks against it, which shows little.
+``exception``: passed although the KPI is not within its limit, because another one stands in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Reason:
 
     @property
     def mark(self) -> Mark:
-        """The outcome, or ``open`` for a K2 that passes while its interval reaches beyond the limit.
+        """The outcome; ``exception`` where another KPI stands in, ``open`` for a K2 that passes without being within.
 
         K2 only asks that the candidate is not shown to spread more. An interval across the limit passes too, and must
         not look like one that lies below it.
@@ -104,6 +105,8 @@ class Reason:
         high, limit = self.values.get("high"), self.values.get("limit")
         if self.code in REMARKS:
             return "open"
+        if self.code == "k3_time_to_target":
+            return "exception"
         if self.code == "k2_not_worse" and high is not None and limit is not None and float(high) > float(limit):
             return "open"
         return self.outcome

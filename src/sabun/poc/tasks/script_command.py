@@ -15,7 +15,7 @@ from sabun import command_line
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
 
-__all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "ScriptCommand"]
+__all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "SOURCE_SUFFIXES", "ScriptCommand"]
 
 SEED = "{seed}"
 """Placeholder for the seed of the run."""
@@ -152,6 +152,11 @@ class ScriptCommand:
                     queue += _imported(path, roots)
         return found
 
+    def changed_lines(self) -> dict[str, int]:
+        """Return, for each source file that calls sabun, the number of its lines that import or call it."""
+        found = {name: _lines_with_sabun(path) for name, path in sorted(self.sources().items()) if path.suffix == ".py"}
+        return {name: count for name, count in found.items() if count}
+
     @staticmethod
     def stop_after(run: Run) -> int | None:
         """Return the number of epochs after which a run is stopped; None if it runs to its own end."""
@@ -164,13 +169,39 @@ def _filled(text: str, given: Mapping[str, str]) -> str:
     return text
 
 
+def _lines_with_sabun(path: Path) -> int:
+    """Return the number of lines of a module that import sabun, or call it by a name that it imports."""
+    tree = _parsed(path)
+    names, lines = {"sabun"}, set[int]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported = [alias for alias in node.names if alias.name.split(".")[0] == "sabun"]
+        elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "sabun":
+            imported = node.names
+        else:
+            continue
+        names.update(alias.asname or alias.name.split(".")[0] for alias in imported)
+        lines.update({node.lineno} if imported else ())
+    for node in ast.walk(tree):
+        callee = node.func if isinstance(node, ast.Call) else None
+        while isinstance(callee, ast.Attribute):
+            callee = callee.value
+        if isinstance(callee, ast.Name) and callee.id in names and lines:
+            lines.add(callee.lineno)
+    return len(lines)
+
+
+def _parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file; an empty one if it cannot be parsed."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
+        return ast.Module([], [])
+
+
 def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the project's files that a module imports, by its import statements."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
-        return
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files_of(alias.name, roots)

@@ -206,6 +206,7 @@ class ScriptTrainer:
             optimizer_state_bytes=follow.end.get("optimizer_state_bytes"),
             weights_sha256=follow.end.get("weights_sha256"),
             rates=decode_rates(follow.end.get("rates") or ()),
+            optimizer=follow.optimizer,
             started=started,
             ended=now(),
             failure=f"{fault}.{f'{PRINTED_LAST}{last_lines}' if last_lines else ''}" if fault else "",
@@ -220,6 +221,7 @@ class _Follower:
         self.position = self.lines = 0
         self.swapped = self.stopped = self.pruned = False
         self.reason: str | None = None
+        self.optimizer = ""
         self.epochs: list[Epoch] = []
         self.test_loss: float | None = None
         self.test_metric: float | None = None
@@ -257,7 +259,7 @@ class _Follower:
             raise MalformedLineError(f"line {self.lines + 1} of its records is missing")
         self.lines = max(self.lines, number)
         if kind == "swap":
-            self.swapped = True
+            self.swapped, self.optimizer = True, record["optimizer"] or ""
         elif kind == "fault":
             self.reason = record["reason"]
         elif kind == "end":

@@ -1,4 +1,5 @@
-// The page is complete without this script. It adds: language switch, hover values, arms on and off, print.
+// The page is complete without this script. It adds: language switch, hover values, arms on and off, larger charts and
+// their files, hints at wide tables, print.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -11,10 +12,24 @@
     root.lang = lang;
     document.title = root.getAttribute(`data-title-${lang}`);
     document.querySelectorAll("[data-set-lang]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.setLang === lang)));
+    document.querySelectorAll("time[datetime]").forEach((t) => moment(t, lang));
     hide();
   };
+  // A moment in the time zone of the reader, in each language of the page.
+  const moment = (t, lang) => {
+    const when = new Date(t.dateTime);
+    const span = t.querySelector(`span[lang="${lang}"]`) ?? t.querySelector("span");
+    if (!span || isNaN(when)) return;
+    const parts = { year: "numeric", month: "long", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
+    span.textContent = when.toLocaleString(lang, parts);
+  };
   document.querySelectorAll("[data-set-lang]").forEach((b) => b.addEventListener("click", () => show(b.dataset.setLang)));
-  document.querySelector(".print").addEventListener("click", () => window.print());
+  document.querySelectorAll(".print").forEach((b) =>
+    b.addEventListener("click", () => {
+      root.dataset.paper = b.dataset.paper;
+      window.print();
+    })
+  );
 
   const off = new Set();
   document.querySelectorAll(".legend button").forEach((b) => {
@@ -55,7 +70,7 @@
       });
       if (best === null || Math.abs(arm[axis][near] - at) < Math.abs(best - at)) best = arm[axis][near];
       if (axis === "seconds" && at > arm[axis][arm[axis].length - 1] * 1.02) return;
-      rows.push([i, arm.name, arm.median[near], [arm.low[near], arm.high[near]]]);
+      rows.push([i, arm.name[root.dataset.lang], arm.median[near], [arm.low[near], arm.high[near]]]);
     });
     if (best === null) return;
     rows.sort((a, b) => Number(a[2]) - Number(b[2]));
@@ -82,24 +97,30 @@
     cursor.removeAttribute("hidden");
     place(clientX, clientY);
   };
-  document.querySelectorAll("[data-curves]").forEach((hit) => {
-    let share = 1;
-    hit.addEventListener("pointermove", (e) => {
-      const box = hit.getBoundingClientRect();
-      share = Math.min(1, Math.max(0, (e.clientX - box.left) / box.width));
-      curve(hit, share, e.clientX, e.clientY);
-    });
-    hit.addEventListener("pointerleave", hide);
-    hit.addEventListener("blur", hide);
-    hit.addEventListener("keydown", (e) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
-      if (!step) return;
-      e.preventDefault();
-      const longest = Math.max(...data.arms.map((arm) => arm.epoch.length - 1), 1);
-      share = Math.min(1, Math.max(0, share + step / longest));
-      const box = hit.getBoundingClientRect();
-      curve(hit, share, box.left + share * box.width, box.top + 40);
-    });
+  // By delegation: a chart that is enlarged is a copy.
+  const shares = new WeakMap();
+  const over = (hit, clientX, clientY) => {
+    const box = hit.getBoundingClientRect();
+    shares.set(hit, Math.min(1, Math.max(0, (clientX - box.left) / box.width)));
+    curve(hit, shares.get(hit), clientX, clientY);
+  };
+  ["pointermove", "pointerdown"].forEach((kind) =>
+    document.addEventListener(kind, (e) => {
+      const hit = e.target.closest?.("[data-curves]");
+      if (hit) over(hit, e.clientX, e.clientY);
+    })
+  );
+  document.addEventListener("focusout", hide);
+  document.addEventListener("keydown", (e) => {
+    const hit = e.target.closest?.("[data-curves]");
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
+    if (!hit || !step) return;
+    e.preventDefault();
+    const longest = Math.max(...data.arms.map((arm) => arm.epoch.length - 1), 1);
+    const share = Math.min(1, Math.max(0, (shares.get(hit) ?? 1) + step / longest));
+    shares.set(hit, share);
+    const box = hit.getBoundingClientRect();
+    curve(hit, share, box.left + share * box.width, box.top + 40);
   });
 
   document.addEventListener("pointerover", (e) => {
@@ -114,12 +135,104 @@
   });
   addEventListener("scroll", hide, { passive: true });
 
+  // Charts: the other scale, larger, and as a file.
+  const drawn = (figure) => [...figure.querySelectorAll("svg.chart")].find((svg) => svg.getClientRects().length);
+  const tool = (what, act) =>
+    document.querySelectorAll(`[${what}]`).forEach((b) => b.addEventListener("click", () => act(b.closest("figure"), b)));
+  tool("data-switch-scale", (figure) => {
+    figure.querySelectorAll("[data-scale]").forEach((d) => (d.hidden = !d.hidden));
+    hide();
+  });
+  const dialog = document.getElementById("zoom");
+  tool("data-zoom", (figure) => {
+    const copy = drawn(figure).cloneNode(true);
+    copy.style.maxWidth = "none";
+    dialog.lastElementChild.replaceChildren(copy);
+    dialog.insertBefore(tip, dialog.lastElementChild);  // outside it would be covered
+    dialog.showModal();
+  });
+  dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    hide();
+    document.body.append(tip);
+  });
+  const STYLES = [
+    "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity",
+    "font-size", "font-weight", "font-family", "paint-order",
+  ];
+  const standalone = (svg) => {
+    const copy = svg.cloneNode(true);
+    const own = [svg, ...svg.querySelectorAll("*")];
+    [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
+      const style = getComputedStyle(own[i]);
+      if (style.display === "none" || node.matches(".hit,.cursor")) {
+        node.dataset.drop = "";
+        return;
+      }
+      STYLES.forEach((name) => node.style.setProperty(name, style.getPropertyValue(name)));
+      [...node.attributes].forEach((a) => (a.name.startsWith("data-") || a.name === "class") && node.removeAttribute(a.name));
+    });
+    copy.querySelectorAll("[data-drop]").forEach((node) => node.remove());
+    const { width, height } = svg.viewBox.baseVal;
+    const paper = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    paper.setAttribute("width", width);
+    paper.setAttribute("height", height);
+    paper.setAttribute("fill", getComputedStyle(svg.closest(".card") ?? document.body).backgroundColor);
+    copy.prepend(paper);
+    copy.setAttribute("width", width);
+    copy.setAttribute("height", height);
+    copy.removeAttribute("aria-labelledby");
+    copy.style.removeProperty("max-width");
+    return { text: new XMLSerializer().serializeToString(copy), width, height };
+  };
+  const save = (blob, name) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  tool("data-save", (figure, b) => {
+    const { text, width, height } = standalone(drawn(figure));
+    const study = document.title.replace(/[\\/:*?"<>|\s]+/g, "-").slice(0, 80);
+    const name = `${study}-${b.parentElement.dataset.name}.${b.dataset.save}`;
+    if (b.dataset.save === "svg") return save(new Blob([text], { type: "image/svg+xml" }), name);
+    const image = new Image();
+    image.onload = () => {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [3 * width, 3 * height];
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob((blob) => save(blob, name), "image/png");
+    };
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  });
+
+  // Tables that are wider than the screen say so.
+  const swipe = document.getElementById("swipe").content;
+  const tables = [...document.querySelectorAll(".scroll")];
+  tables.forEach((box) => box.prepend(swipe.cloneNode(true)));
+  const measure = () => tables.forEach((box) => {
+    box.classList.toggle("wider", box.scrollWidth > box.clientWidth + 1);
+    box.classList.toggle("more", box.scrollWidth > box.clientWidth + box.scrollLeft + 1);
+  });
+  tables.forEach((box) => box.addEventListener("scroll", measure, { passive: true }));
+  document.querySelectorAll("details").forEach((d) => d.addEventListener("toggle", measure));
+  addEventListener("resize", measure);
+
+  const known = [...document.querySelectorAll("[data-set-lang]")].map((b) => b.dataset.setLang);
+  const wanted = "byBrowser" in root.dataset ? navigator.languages.map((l) => l.split("-")[0]) : [];
+  show(wanted.find((l) => known.includes(l)) ?? root.dataset.lang);
+  measure();
+
   // On paper nothing can be unfolded: print with every table open.
   let closed = [];
   addEventListener("beforeprint", () => {
     hide();
-    closed = [...document.querySelectorAll("details:not([open])")];
+    closed = [...document.querySelectorAll("details:not([open]):not(.raw)")];
     closed.forEach((d) => (d.open = true));
   });
-  addEventListener("afterprint", () => closed.forEach((d) => (d.open = false)));
+  addEventListener("afterprint", () => {
+    closed.forEach((d) => (d.open = false));
+    delete root.dataset.paper;
+  });
 })();
