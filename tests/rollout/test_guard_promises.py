@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -460,6 +461,20 @@ def test_a_new_phase_makes_newer_states_the_better_ones_and_a_higher_rate_no_fau
     assert [event for event, _ in line.guard.events][-1] == "guard.new-phase"
 
 
+def test_a_level_that_the_restored_state_gives_too_is_accepted_as_the_data() -> None:
+    """Unannounced and for good, then in turn: one roll-back, which is undone, and no batch is skipped."""
+    line, pick = Line().run(5), random.Random(0)
+    losses = [6.0 if 200 <= step < 700 or (step >= 700 and step // 150 % 2) else 1.0 for step in range(2000)]
+    with pytest.warns(SabunWarning, match="a good state gives too") as warned:
+        told = [line.step(told=loss * (1 + 0.1 * pick.gauss(0, 1))) for loss in losses]
+    assert (len(warned), told.count(False)) == (1, 1)
+    assert [event for event, _ in line.guard.events] == ["guard.started", "guard.rolled-back", "guard.new-phase"]
+    assert line.events("new-phase")[0]["suspect"] == "data"
+    assert line.guard.scale == 1.0
+    assert line.guard.updates > 1800
+    assert not line.guard._policy.rollbacks
+
+
 def _corpus() -> ModuleType:
     spec = importlib.util.spec_from_file_location("guard_corpus", ROOT / "benchmarks" / "guard_corpus.py")
     assert spec is not None
@@ -485,6 +500,7 @@ def test_the_corpus_has_enough_kinds_and_two_halves_of_them() -> None:
     assert {*halves["development"], *halves["check"]} == set(corpus.KINDS)
 
 
+@pytest.mark.filterwarnings("ignore:the losses stay at a new level")
 @pytest.mark.parametrize("fault", corpus.FAULTS)
 def test_a_planted_fault_is_caught(fault: str) -> None:
     for base in ("regression, SGD", "classification, AdamW"):

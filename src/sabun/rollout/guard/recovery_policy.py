@@ -13,7 +13,9 @@ former batch was the cause; if one after another fails, the state or the data ar
     give-up       there is no champion, or it fails too
     bad-data      more than max(``every``, 16) batches in succession fail
 
-If all states fail four times, the data are the cause, and until the next good state is kept batches are only skipped.
+If the state restored after a jump gives losses at that level before its first step, the level is the data's: it is no
+anomaly, the roll-back is not counted, and undoes no length. If all states fail four times, the data are the cause, and
+until the next good state is kept batches are only skipped.
 A shortened step grows back, and roll-backs are forgotten, after ``recover_after`` good steps after the last one, if
 there was progress since.
 
@@ -158,11 +160,7 @@ class RecoveryPolicy:
 
     def _after_roll_back(self, older: bool) -> Action:
         """A restored state failed before its first step."""
-        if not self.excused:
-            self.excused = True
-            if self.rollbacks:  # not after a fall-back
-                self.scale = min(1.0, self.scale / self.cut)
-                self.rollbacks -= 1
+        self.excuse()
         if self.trusted or self.tested < PERSISTENT:
             return "skip-batch"
         if older:
@@ -170,6 +168,14 @@ class RecoveryPolicy:
             return "roll-further"
         self.trusted = True
         return "skip-batch"
+
+    def excuse(self) -> None:
+        """Do not count the last roll-back, nor shorten the step for it: the data were the cause."""
+        if not self.excused:
+            self.excused = True
+            if self.rollbacks:  # not after a fall-back
+                self.scale = min(1.0, self.scale / self.cut)
+                self.rollbacks -= 1
 
     def _last_resort(self, *, champion: bool, fallen_back: bool) -> Action:
         if fallen_back or not champion:
