@@ -47,7 +47,8 @@ def test_what_the_research_chose_is_the_former_preset() -> None:
     former = {
         "momentum_end": 0.95, "step_limit": 0.125, "weight_decay": 0.1, "row_normalization": True, "beta2": 0.95,
         "rest": {
-            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12, "momentum_end": None, "weight_decay": 0.0
+            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12, "momentum_end": None,
+            "weight_decay": 0.0,
         },
     }  # fmt: skip
     recipe = arms.recipe(Arm.named(CHOSEN))
