@@ -151,6 +151,7 @@ def _path(make: Callable[[nn.Module], Any], steps: int = 12) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no torch.optim.Muon")
 def test_muon_in_stacks_is_torchs_muon_with_adamw_beside_it() -> None:
     def torchs(model: _Net) -> list[torch.optim.Optimizer]:
         hidden = [model.inner.weight, model.other.weight, model.wide.weight]
