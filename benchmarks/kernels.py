@@ -4,7 +4,7 @@
     python benchmarks/kernels.py --part check         # once, for the page: refused without stored predictions for it
     python benchmarks/kernels.py --predict --part check     # only writes the predictions
 
-Each kernel is the scheme of the hidden matrices of one candidate; its rate is found on a factor-2 lattice on every
+Each kernel is the scheme of the hidden matrices in the preset; its rate is found on a factor-2 lattice on every
 task. Runs go to ``runs/kernels/``, predictions and results to ``benchmarks/results/kernels-PART.json``.
 """
 
@@ -22,20 +22,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 
 import sealed  # noqa: E402
-from comparison.contestants import ARMS  # noqa: E402
+from comparison.contestants import ARMS, OURS  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, part_of  # noqa: E402
 from comparison.kernels import KERNELS, agreement, noise_share, predicted  # noqa: E402
 from comparison.records import Book, Sizing  # noqa: E402
 from comparison.search import bracket  # noqa: E402
 
-ARM = "one memory"
-
 
 def observed(book: Book, task: str, scheme: str) -> float:
     """Lowest score of a kernel at its best rate, seed 0."""
-    chosen = {"weight_decay": 0.0, "scheme": scheme}
-    best, _ = bracket(lambda n: book.run(task, ARM, ARMS[ARM].rate * 2.0**n, chosen, "linear", 0).best)
-    return book.run(task, ARM, ARMS[ARM].rate * 2.0**best, chosen, "linear", 0).best
+    chosen = {"scheme": scheme}
+    best, _ = bracket(lambda n: book.run(task, OURS, ARMS[OURS].rate * 2.0**n, chosen, "linear", 0).best)
+    return book.run(task, OURS, ARMS[OURS].rate * 2.0**best, chosen, "linear", 0).best
 
 
 def main() -> int:
