@@ -210,7 +210,7 @@ def progress(pattern: list[tuple[float, int]], every: int, closure: bool) -> Non
     """Assert that in any 3·horizon + 1 calls the updates reach a new maximum, or the guard falls back or ends."""
     weights = nn.Parameter(torch.ones(1))
     guard = Guard(nn.ParameterList([weights]), torch.optim.SGD([weights], lr=0.0), every=every, champion=champion)
-    bound = 3 * 10 * max(every, 16) + 1
+    bound = 3 * 10 * max(every, 32) + 1
     most = since = 0
     fallen_back = False
     losses = itertools.chain(
@@ -229,10 +229,11 @@ def progress(pattern: list[tuple[float, int]], every: int, closure: bool) -> Non
 
 
 BAD = st.sampled_from([math.nan, math.inf, 1e9, 1e3, 20.0, 5.0])
-PARTS = st.lists(st.tuples(st.one_of(st.just(1.0), BAD), st.integers(1, 40)), min_size=1, max_size=8)
+PARTS = st.lists(st.tuples(st.one_of(st.just(1.0), BAD), st.integers(1, 300)), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.filterwarnings("ignore:the losses stay at a new level")
+@settings(max_examples=30, deadline=None)
 @given(PARTS, st.sampled_from([1, 5, 20]), st.booleans())
 @example([(math.nan, 2), (1.0, 1)], 20, False)
 @example([(math.nan, 3), (1.0, 1)], 20, False)

@@ -20,9 +20,10 @@ A shortened step grows back, and roll-backs are forgotten, after ``recover_after
 there was progress since.
 
 Progress is bounded below. The number of updates that the present state contains grows with every step taken, and falls
-with a roll-back by at most ``horizon`` = 10·max(every, 16) below its maximum. An anomaly that comes more than twice
-``horizon`` calls after the last new maximum leads to the fall-back, and under the champion to the end. Hence in any
-``3·horizon`` + 1 calls in succession the maximum grows, or the champion takes over (once), or the guard gives up.
+with a roll-back by at most ``horizon`` = 10·max(every, 32) below its maximum (a suspicion, during which no state is
+kept, lasts for 256 losses at most). An anomaly that comes more than twice ``horizon`` calls after the last new maximum
+leads to the fall-back, and under the champion to the end. Hence in any ``3·horizon`` + 1 calls in succession the
+maximum grows, or the champion takes over (once), or the guard gives up.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class RecoveryPolicy:
     @property
     def horizon(self) -> int:
         """Largest number of updates that a roll-back undoes, below the most there were."""
-        return 10 * self.most_bad
+        return 10 * max(self.every, 32)
 
     @property
     def most_bad(self) -> int:
