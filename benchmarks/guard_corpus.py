@@ -5,9 +5,10 @@
 
 A kind of training is a tiny model or a simulated stream of losses. A **false alarm** is a healthy training in which the
 guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The thresholds of the guard
-were chosen on development kinds (those that the test suite runs are among them). The others of that half were check
-kinds once, and have been looked at. The check kinds were written before the guard's next change and have not been run
-under it: run them once, after it. Intervals are 95% (Clopper-Pearson), with the trainings taken as independent.
+were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
+(``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds were written
+before the guard's last change and run once, after it. Intervals are 95% (Clopper-Pearson), with the trainings taken as
+independent.
 
 A planted fault is **caught** if the guard acts on it and the model is finite afterwards. It is **harmless** if the
 guard does not act, and the losses at the end are at most 10% above those before the fault. The steps lost are the calls
@@ -1532,6 +1533,22 @@ def _() -> Training:
     return trained(net, loss)
 
 
+@simulated("two levels in blocks of drawn length, 1 and 6")
+def _(pick: random.Random) -> Iterator[float]:
+    level, left = 1.0, 0
+    for step in forever():
+        if left == 0:
+            level, left = pick.choice([1.0, 6.0]), pick.randrange(5, 100)
+        left -= 1
+        yield falling(step) * level * (1 + 0.1 * pick.gauss(0, 1))
+
+
+@simulated("quiet for 700 steps, then a heavier tail")
+def _(pick: random.Random) -> Iterator[float]:
+    for step in forever():
+        yield falling(step) + 0.05 * (pick.gauss(0, 1) if step < 700 else abs(student(pick, 2.5)))
+
+
 # ---------------------------------------------------------------------- check kinds
 
 DEVELOPED = frozenset(KINDS)
@@ -2212,22 +2229,6 @@ simulated("doubles every 400 steps")(
 )
 
 
-@simulated("two levels in blocks of drawn length, 1 and 6")
-def _(pick: random.Random) -> Iterator[float]:
-    level, left = 1.0, 0
-    for step in forever():
-        if left == 0:
-            level, left = pick.choice([1.0, 6.0]), pick.randrange(5, 100)
-        left -= 1
-        yield falling(step) * level * (1 + 0.1 * pick.gauss(0, 1))
-
-
-@simulated("quiet for 700 steps, then a heavier tail")
-def _(pick: random.Random) -> Iterator[float]:
-    for step in forever():
-        yield falling(step) + 0.05 * (pick.gauss(0, 1) if step < 700 else abs(student(pick, 2.5)))
-
-
 def halves() -> dict[str, list[str]]:
     """The kinds of each half."""
     return {"development": sorted(DEVELOPED), "check": sorted({*KINDS} - DEVELOPED)}
@@ -2254,6 +2255,85 @@ TESTED = (
     "linear ramp of a weight",
 )
 """The kinds that the test suite runs."""
+
+
+# ---------------------------------------------------------------------- a grid of simulated extremes
+
+GRID: dict[str, Callable[[int], Training]] = {}
+Tail = Callable[[random.Random], float]
+TAILS: dict[str, Tail] = {
+    "Cauchy": lambda pick: student(pick, 1),
+    "absolute Cauchy": lambda pick: abs(student(pick, 1)),
+    "t, 1.5 degrees": lambda pick: student(pick, 1.5),
+    "lognormal, 1.5": lambda pick: pick.lognormvariate(0, 1.5),
+    "lognormal, 2.5": lambda pick: pick.lognormvariate(0, 2.5),
+    "lognormal, 3": lambda pick: pick.lognormvariate(0, 3),
+    "Pareto, 1.1": lambda pick: pick.paretovariate(1.1),
+    "Pareto, 2": lambda pick: pick.paretovariate(2),
+    "Weibull, 0.5": lambda pick: pick.weibullvariate(1, 0.5),
+    "Weibull, 0.3": lambda pick: pick.weibullvariate(1, 0.3),
+    "exponential": lambda pick: pick.expovariate(1),
+    "normal to the 4th": lambda pick: pick.gauss(0, 1) ** 4,
+    "normal to the 8th": lambda pick: pick.gauss(0, 1) ** 8,
+}
+
+
+def cell(name: str, losses: Callable[[random.Random], Iterator[float]]) -> None:
+    """Register a stream of 1,500 losses of the grid."""
+
+    def make(seed: int) -> Training:
+        values = losses(random.Random(seed))
+        return Training(lambda step: next(values), steps=1500)
+
+    GRID[name] = make
+
+
+def tails(name: str, draw: Tail) -> None:
+    cell(f"{name}: added", lambda pick: (falling(s) + 0.1 * draw(pick) for s in forever()))
+    cell(f"{name}: added, small", lambda pick: (falling(s) + 0.01 * draw(pick) for s in forever()))
+    cell(f"{name}: factor", lambda pick: (falling(s) * abs(draw(pick)) for s in forever()))
+    cell(f"{name}: mean of 8", lambda pick: (falling(s) + sum(draw(pick) for _ in range(8)) / 80 for s in forever()))
+    late = lambda pick, s: draw(pick) if s > 400 else pick.gauss(0, 1)  # noqa: E731
+    cell(f"{name}: from step 400 on", lambda pick: (falling(s) + 0.05 * late(pick, s) for s in forever()))
+
+
+def levels(step: int, high: bool, ratio: float, own: bool) -> float:
+    """One of two levels that fall together, or each at its own rate."""
+    if not own:
+        return falling(step) * (ratio if high else 1)
+    return ratio * falling(step, 1.0, 0.5) if high else falling(step, 1.0, 0.1, 80)
+
+
+def mixture(share: float, ratio: float, own: bool) -> None:
+    cell(
+        f"one in {1 / share:.0f} is {ratio:g} times as large{', which falls less' * own}",
+        lambda pick: (levels(s, pick.random() < share, ratio, own) * (1 + 0.1 * pick.gauss(0, 1)) for s in forever()),
+    )
+
+
+def alternating(length: int, ratio: float, drawn: bool, own: bool) -> None:
+    def losses(pick: random.Random) -> Iterator[float]:
+        high, left = False, pick.randrange(1, 2 * length) if drawn else length
+        for step in forever():
+            if left == 0:
+                high, left = (pick.random() < 0.5, pick.randrange(1, 2 * length)) if drawn else (not high, length)
+            left -= 1
+            yield levels(step, high, ratio, own) * (1 + 0.1 * pick.gauss(0, 1))
+
+    kinds = ", drawn" * drawn + ", which falls less" * own
+    cell(f"blocks of {length}{kinds}: {ratio:g} times as large", losses)
+
+
+for name, draw in TAILS.items():
+    tails(name, draw)
+for own in (False, True):
+    for ratio in (2, 5, 10, 30, 100):
+        for share in (0.5, 0.3, 0.1, 0.03, 0.01, 0.003):
+            mixture(share, ratio, own)
+    for ratio in (1.5, 3, 6, 15):
+        for length in (8, 15, 25, 50, 100, 200):
+            for drawn in (False, True):
+                alternating(length, ratio, drawn, own)
 
 
 # ---------------------------------------------------------------------- runs
@@ -2321,7 +2401,7 @@ def alarms(guard: sabun.Guard) -> list[str]:
 def healthy(name: str, seed: int) -> list[str]:
     """Run one healthy training and return the guard's actions."""
     torch.manual_seed(seed)
-    return alarms(run(KINDS[name](seed))[0])
+    return alarms(run((KINDS[name] if name in KINDS else GRID[name])(seed))[0])
 
 
 # ---------------------------------------------------------------------- faults
@@ -2436,7 +2516,7 @@ def interval(found: int, of: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=["development", "check", "both"], default="both")
+    parser.add_argument("--half", choices=["development", "check", "both", "grid"], default="both")
     parser.add_argument("--seeds", type=int, default=20, help="trainings of each healthy kind")
     parser.add_argument("--fault-seeds", type=int, default=10, help="trainings of each fault and base")
     parser.add_argument("--kind", default="", help="kinds whose name begins so")
@@ -2446,8 +2526,8 @@ def main() -> None:
     warnings.simplefilter("ignore", SabunWarning)
     print("| half | kinds | trainings with any action | rolled back or worse | seconds |\n|---|---:|---:|---:|---:|")
     details = []
-    for half, names in halves().items():
-        if given.half not in (half, "both") or given.seeds == 0:
+    for half, names in {**halves(), "grid": list(GRID)}.items():
+        if (given.half != half and (given.half != "both" or half == "grid")) or given.seeds == 0:
             continue
         chosen = [name for name in names if name.startswith(given.kind)]
         started, acted, worse = time.perf_counter(), 0, 0

@@ -40,7 +40,7 @@ from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
 from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
-from comparison.page import against, charts, lines_of, page  # noqa: E402
+from comparison.page import against, candidates_table, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
 from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
@@ -324,10 +324,19 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def fill_candidates() -> None:
+    """The table of the candidates in docs/research/families.md, from their stored records."""
+    path, mark = Path("docs/research/families.md"), "<!-- table: candidates -->\n\n"
+    head, _, rest = path.read_text(encoding="utf-8").partition(mark)
+    made = "\n".join(candidates_table(load(RESULTS / "candidates.json")))
+    path.write_text(head + mark + made + rest[rest.index("\n\n") + 1 :], encoding="utf-8")
+
+
 def render(name: str) -> None:
     """Page and pictures from the stored records of a profile."""
     from pictures import save
 
+    fill_candidates()
     results = load(RESULTS / f"{name}.json")
     for label, chart in charts(results).items():
         save(chart, Path("docs/images") / f"benchmark-{name}-{label}.svg")
@@ -417,6 +426,8 @@ def main() -> int:
         render(profile.name)
     else:
         results = load(path)
+        if candidates:
+            fill_candidates()
         for claim, line in lines_of(results).items():
             print(f"  {claim}: {line or 'not measured'}")
         for arm in (arm for arm in arms if arm in CANDIDATES):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comparison.contestants import ARMS, BASELINE, OURS, RIVALS, TUNED, UNTUNED, untuned
+from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED, untuned
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, parts
 from comparison.scores import (
     Estimate,
@@ -23,7 +23,7 @@ from comparison.scores import (
     worst_of,
 )
 
-__all__ = ["Claim", "against", "charts", "claims", "page", "reached"]
+__all__ = ["Claim", "against", "candidates_table", "charts", "claims", "page", "reached"]
 
 PARTS = (DEVELOPMENT, CHECK)
 
@@ -359,6 +359,19 @@ def _protocol() -> list[str]:
         "preset, on development families).",
         "",
     ]  # fmt: skip
+
+
+def candidates_table(results: Results) -> list[str]:
+    """Markdown: steps to target of the preset and of each candidate, relative to the preset's and to rivals'."""
+    peers = [OURS, "Muon + AdamW", "NorMuon + AdamW", "SOAP"]
+    rows = []
+    for arm in (OURS, *(name for name in CANDIDATES if _has(results, name))):
+        found = [None if arm == peer else ratio(results, arm, peer) for peer in peers]
+        found.append(worst_of(results, arm, _rivals(results)))
+        rows.append(["**the preset**" if arm == OURS else arm, *map(_estimate, found)])
+    return table(
+        ["steps of", "of the preset", *(f"of {name}" for name in peers[1:]), "of each task's best rival"], rows
+    )
 
 
 def against(results: Results, name: str) -> Mapping[str, str]:

@@ -101,7 +101,7 @@ def _decayed(rest: float, decay: float, **options: Any) -> str:
 PRESET = _decayed(0.12, 0.1)
 """The preset before its step was limited."""
 CHOSEN = _decayed(0.12, 0.1, step_limit=0.125)
-"""What became of it all; a test holds the preset ``sabun`` against it."""
+"""What became of it all: the preset until it was chosen over the families of the benchmark."""
 
 
 def limited(limit: float, **options: Any) -> str:

@@ -20,6 +20,7 @@ PACKAGES = {
     "script": "Runs inside a training script: `sabun.swap`, `sabun.log`, and the protocol for driving any optimizer. "
     "Needs torch only.",
     "rollout": "Choosing an optimizer for a job needs the core package only; see [staged roll-out](../rollout.md).",
+    "interactive": "Studies in a [notebook](../how-to/notebooks.md). Needs the extra `sabun[poc]`.",
     "report": "The report of a study as one value, and its formats.",
     "integrations": "One module per framework, each with its own extra. Import modules by name.",
 }
@@ -53,6 +54,8 @@ def page(name: str) -> str:
         parts += [_directive(symbol) for symbol in symbols(name)]
         if name == "schemes":
             parts += [_module("sabun.schemes.analysis")]
+        if name == "interactive":
+            parts += [_directive("sabun.messages.displays.set_language")]
     else:
         parts += [_module(module.__name__) for module in modules(name)]
     return "\n\n".join(parts)

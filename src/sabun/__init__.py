@@ -25,9 +25,10 @@ _PUBLIC = {
     "look_ahead": "sabun.schemes",
     "nesterov": "sabun.schemes",
     "presets": "sabun.optim",
+    "set_language": "sabun.messages.displays",
     "swap": "sabun.script.client",
 }
-_MODULES = ("audit", "design", "errors", "optim", "poc", "report", "rollout", "schemes")
+_MODULES = ("audit", "design", "errors", "interactive", "optim", "poc", "report", "rollout", "schemes")
 
 __all__ = [
     "Guard",
@@ -40,6 +41,7 @@ __all__ = [
     "errors",
     "from_torch",
     "heavy_ball",
+    "interactive",
     "log",
     "look_ahead",
     "nesterov",
@@ -49,6 +51,7 @@ __all__ = [
     "report",
     "rollout",
     "schemes",
+    "set_language",
     "swap",
 ]
 

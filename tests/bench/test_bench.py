@@ -163,13 +163,13 @@ def test_a_run_measures_every_contestant_or_says_why_not(small: str, monkeypatch
     for contest in bench.CONTESTS.values():
         rows = {row.name: row for row in result.rows if row.contest == contest.name}
         assert set(rows) == {contestant.name for contestant in contest.contestants}
-        baseline = rows[contest.contestants[0].name]
-        assert baseline.problem is None
-        assert baseline.ratio == 1
+        first, baseline = contest.contestants[0], rows[contest.contestants[0].name]
+        assert baseline.problem == (None if first.available else f"{first.needs} is not installed")
+        assert baseline.ratio == (1 if first.available else None)
         for row in rows.values():
             ours = row.name.startswith("sabun")
             assert row.problem is None or not ours, row
-            if row.problem is None:
+            if row.problem is None and first.available:
                 low, high = row.ratio_quartiles or (0.0, 0.0)
                 assert 0 < low <= (row.ratio or 0.0) <= high
                 assert (row.step_s or 0.0) > 0

@@ -20,7 +20,7 @@ import sealed
 from comparison import families, search
 from comparison.contestants import ARMS, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
-from comparison.page import CLAIMS, against, page, reached
+from comparison.page import CLAIMS, against, candidates_table, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
 from comparison.records import Book, MissingRunError, Sizing, sources
 from comparison.scores import (
@@ -151,6 +151,7 @@ def _path(make: Callable[[nn.Module], Any], steps: int = 12) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no torch.optim.Muon")
 def test_muon_in_stacks_is_torchs_muon_with_adamw_beside_it() -> None:
     def torchs(model: _Net) -> list[torch.optim.Optimizer]:
         hidden = [model.inner.weight, model.other.weight, model.wide.weight]
@@ -587,6 +588,17 @@ def test_the_page_is_that_of_the_records() -> None:
     assert (root / "docs/benchmark.md").read_text(encoding="utf-8") == page(
         suite.load(root / suite.RESULTS / "full.json")
     )
+
+
+def test_the_table_of_candidates_is_that_of_the_records() -> None:
+    import suite
+
+    root = Path(suite.ROOT)
+    results = suite.load(root / suite.RESULTS / "candidates.json")
+    text = (root / "docs/research/families.md").read_text(encoding="utf-8")
+    assert "\n".join(candidates_table(results)) in text
+    assert set(CANDIDATES) <= {arm for task in results.tasks.values() for arm in task.arms}
+    assert not results.only(CHECK).tasks
 
 
 @pytest.mark.parametrize(

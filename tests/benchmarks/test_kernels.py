@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import sealed
 from comparison.kernels import KERNELS, agreement, expected_loss, predicted
 from comparison.training import factor
 from sabun import schemes
@@ -57,3 +60,20 @@ def test_agreement_is_one_for_equal_orders_and_chance_for_none() -> None:
     mean, p = agreement(rows, [[-v for v in row] for row in rows])
     assert mean == pytest.approx(-1)
     assert p > 0.99
+
+
+@pytest.mark.parametrize("part", ["development", "check"])
+def test_the_thesis_quotes_the_records(part: str) -> None:
+    root = Path(__file__).parents[2]
+    stored = sealed.read(root / f"benchmarks/results/kernels-{part}.json")
+    rows = [row for row in stored["tasks"].values() if len(set(row["observed"].values())) > 1]
+    mean, p = agreement(*([list(row[key].values()) for row in rows] for key in ("expected", "observed")))
+    assert (mean, p) == (stored["agreement"]["spearman"], stored["agreement"]["p"])
+    section = (root / "docs/thesis.md").read_text(encoding="utf-8").partition("## Does the certificate predict")[2]
+    quoted = (
+        f"**{mean:.2f}**",
+        f"p = {p:.3f}",
+        f"({len(rows)} tasks",
+        f"{stored['agreement']['chosen_by_certificate']:.3f}",
+    )
+    assert all(figure in section.replace("\n", " ") for figure in quoted)

@@ -240,12 +240,9 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
     parts = dict(zip(group["param_names"], group["parts"], strict=True))
     assert list(parts) == [name for name, _ in model.named_parameters()]
     assert {name for name, part in parts.items() if part == "matrix"} == {"up.weight", "down.weight"}
-    assert (group["preconditioner"], rest["preconditioner"]) == (
-        Spectral(row_normalization=True, beta2=0.95),
-        Adam(),
-    )
-    assert (group["lr"], rest["lr_factor"]) == (0.02, 0.12)
-    assert (group["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert (group["preconditioner"], rest["preconditioner"]) == (Spectral(), Adam())
+    assert (group["lr"], rest["lr_factor"]) == (0.02, 0.5)
+    assert (group["weight_decay"], rest["weight_decay"]) == (0.01, 0.1)
     assert rest["scheme"] == sabun.schemes.get("nesterov(0.9)")
     for members in (list(model.named_parameters()), list(model.parameters())):
         (other,) = create("muon", members).param_groups
@@ -254,10 +251,9 @@ def test_matrix_presets_leave_the_rest_to_adam() -> None:
 
 def test_another_role_takes_the_rows_options_of_that_role_along() -> None:
     with_scheme = create("sabun", network(), scheme="euler").param_groups[0]
-    assert with_scheme["momentum_end"] is None
-    assert with_scheme["preconditioner"].row_normalization
+    assert with_scheme["preconditioner"] == Spectral()
     with_metric = create("sabun", network(), preconditioner="adam").param_groups[0]
-    assert (with_metric["momentum_end"], with_metric["preconditioner"]) == (0.95, Adam())
+    assert (with_metric["scheme"], with_metric["preconditioner"]) == (sabun.schemes.get("look-ahead(0.8, 2)"), Adam())
     given = create("soap", network(), preconditioner="adam", beta2=0.9).param_groups[0]
     assert (given["preconditioner"], given["weight_decay"]) == (Adam(beta2=0.9), 0.01)
     end = create("sabun", network(), scheme="nesterov(0.8)", momentum_end=0.9).param_groups[0]["momentum_end"]
@@ -269,10 +265,9 @@ def test_options_of_the_update_concern_both_parts() -> None:
         (group,) = create("sabun", network(), weight_decay=given).param_groups
         assert group["weight_decay"] == given
         assert "weight_decay" not in group["rest"]
-    (group,) = create("sabun", network(), beta2=0.9).param_groups  # of the preconditioner: the hidden matrices' own
-    assert [part["preconditioner"].beta2 for part in (group, group["rest"])] == [0.9, 0.999]
-    (group,) = create("soap", network(), beta2=0.9).param_groups  # one value in the row: both
-    assert [part["preconditioner"].beta2 for part in (group, group["rest"])] == [0.9, 0.9]
+    for name in ("sabun", "soap"):  # an option of the preconditioner, of one value for both in the row
+        (group,) = create(name, network(), beta2=0.9).param_groups
+        assert [part["preconditioner"].beta2 for part in (group, group["rest"])] == [0.9, 0.9]
 
 
 def test_the_head_is_found_by_name_or_as_the_last_matrix() -> None:

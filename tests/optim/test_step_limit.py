@@ -174,12 +174,8 @@ def _limits(optimizer: torch.optim.Optimizer) -> list[Any]:
     return [group["step_limit"] for group in optimizer.param_groups]
 
 
-def test_the_preset_has_it_and_gives_it_up_with_its_preconditioner() -> None:
+def test_a_preset_takes_a_limit_for_all_its_parameters() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-    assert _limits(sabun.create("sabun", model)) == [0.125]
-    assert _limits(sabun.create("sabun", model, step_limit=None)) == [None]
+    assert _limits(sabun.create("sabun", model)) == [None]
     assert _limits(sabun.create("sabun", model, step_limit=0.3)) == [0.3]
-    assert _limits(sabun.create("sabun", model, preconditioner="adam")) == [None]
-    assert _limits(sabun.create("sabun", model, preconditioner="adam", step_control="stability")) == [None]
-    assert _limits(sabun.create("sabun", model, preconditioner="spectral")) == [0.125]
-    assert _limits(sabun.create("muon", model)) == [None]
+    assert _limits(sabun.create("muon", model, step_limit=0.125)) == [0.125]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
 
 
+def first(losses: Iterable[float]) -> tuple[int, Anomaly] | None:
+    """Judge losses; return the number of those before the first anomaly, and it."""
+    monitor = LossMonitor()
+    return next(((i, found) for i, loss in enumerate(losses) if (found := monitor.judge(loss)) is not None), None)
+
+
 def judged(levels: Iterable[float], noise: float, seed: int) -> Anomaly | None:
     """Judge losses of given levels with normal noise; return the first anomaly."""
-    pick, monitor = random.Random(seed), LossMonitor()
-    return next(filter(None, (monitor.judge(level + noise * pick.gauss(0, 1)) for level in levels)), None)
+    pick = random.Random(seed)
+    found = first(level + noise * pick.gauss(0, 1) for level in levels)
+    return None if found is None else found[1]
 
 
 SWING = [0.7] * 150 + [0.7 + 0.4 * step / 200 for step in range(200)] + [1.1] * 100
@@ -56,3 +65,72 @@ def test_the_first_losses_are_no_scale_of_those_that_follow() -> None:
     found = judged([1.0] * 6 + [1e3], 0.0, 0)
     assert found is not None
     assert found.reason == "loss-spike"
+
+
+HEAVY: dict[str, Callable[[random.Random], float]] = {
+    "Cauchy": lambda pick: pick.gauss(0, 1) / abs(pick.gauss(0, 1)),
+    "lognormal": lambda pick: pick.lognormvariate(0, 2),
+    "Pareto": lambda pick: pick.paretovariate(1.2),
+}
+
+
+@pytest.mark.parametrize("tail", HEAVY)
+def test_heavy_tails_teach_the_ceiling_and_normal_noise_does_not(tail: str) -> None:
+    picks = [random.Random(seed) for seed in range(20)]
+    assert [first(1 + 0.1 * HEAVY[tail](pick) for _ in range(1500)) for pick in picks] == [None] * 20
+    for seed in range(20):
+        found = judged([1.0] * 600 + [100.0], 0.1, seed)
+        assert found is not None
+        assert found.reason == "loss-spike"
+
+
+def test_the_extrapolated_level_is_the_quantile_of_the_distribution() -> None:
+    """Excesses of which a share p exceeds p^(-h) − 1: the level of one in a million is 10^(6h) − 1."""
+    for index in (0.5, 1.0):
+        levels = []
+        for seed in range(20):
+            pick, monitor = random.Random(seed), LossMonitor(base=0.0, scale=1.0)
+            monitor.excesses.extend(pick.random() ** -index - 1 for _ in range(1024))
+            monitor.scales.extend([1.0] * 1024)
+            levels.append(math.log10(monitor._rare()))
+        assert statistics.mean(levels) == pytest.approx(6 * index, abs=0.2)
+
+
+def test_bad_batches_that_are_skipped_again_and_again_become_usual() -> None:
+    pick, monitor = random.Random(0), LossMonitor()
+    losses = [1 + 0.05 * pick.gauss(0, 1) + (200 if step > 400 and step % 40 == 39 else 0) for step in range(2000)]
+    skipped = [step for step, loss in enumerate(losses) if monitor.judge(loss) is not None]
+    assert skipped == list(range(439, 439 + 40 * len(skipped), 40))
+    assert 3 < len(skipped) < 20
+
+
+def blocks(pick: random.Random, length: int, ratio: float, steps: int = 1200) -> list[float]:
+    """Two tasks in turn; the second starts higher, and is learnt too."""
+    high = [step // length % 2 == 1 for step in range(steps)]
+    curve = [(ratio * (0.5 + 0.5 * 0.99**step) if up else 0.1 + 0.99**step) for step, up in enumerate(high)]
+    return [level * (1 + 0.1 * pick.gauss(0, 1)) for level in curve]
+
+
+@pytest.mark.parametrize("length", [1, 10, 50, 100])
+@pytest.mark.parametrize("ratio", [2, 6])
+def test_tasks_in_turn_are_no_jump(length: int, ratio: float) -> None:
+    assert [first(blocks(random.Random(seed), length, ratio)) for seed in range(10)] == [None] * 10
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5])
+def test_tasks_drawn_at_random_are_no_jump(share: float) -> None:
+    for seed in range(10):
+        pick = random.Random(seed)
+        assert first((8 if pick.random() < share else 1) * (1 + 0.1 * pick.gauss(0, 1)) for _ in range(1500)) is None
+
+
+def test_a_level_that_stays_is_a_jump_and_an_erratic_one_above_all_so_far_is_at_once() -> None:
+    for seed in range(10):
+        pick = random.Random(seed)
+        before = [2.3 * 0.98**step + 0.3 + 0.01 * pick.gauss(0, 1) for step in range(300)]
+        found = first(before + [2.0 + 0.03 * pick.gauss(0, 1) for _ in range(300)])
+        assert found is not None
+        assert (found[0], found[1].reason) == (300 + 127, "loss-jump")
+        found = first(before + [(6 + step) * pick.lognormvariate(0, 0.4) for step in range(300)])
+        assert found is not None
+        assert found[0] <= 300 + 16

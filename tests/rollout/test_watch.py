@@ -74,11 +74,11 @@ def test_a_slow_divergence_is_a_drift() -> None:
     # Two per cent a step: no single loss is far from the recent ones.
     watch = LossMonitor()
     assert feed(watch, descent(300, noise=0.01)) == []
-    rising = (0.3 * 1.02**i for i in range(200))
+    rising = (0.3 * 1.02**i for i in range(300))
     trouble = next(found for loss in rising if (found := watch.judge(loss)))
     assert trouble.reason == "loss-drift"
     # Found when the median is three starting losses above the best one, and not much later.
-    assert 3 * 2.0 < trouble.value < 3 * 2.5
+    assert 3 * 2.0 < trouble.value < 4.5 * 2.0
 
 
 @given(st.floats(1e-3, 1e3), st.integers(0, 5))
@@ -99,9 +99,12 @@ def test_a_single_moderate_loss_is_no_anomaly_and_does_not_move_the_limit(height
 
 
 @pytest.mark.parametrize("at", [40, 300])
-def test_losses_that_stay_high_are_a_jump_after_sixteen(at: int) -> None:
-    losses = descent(at) + [8.0 + 0.1 * (i % 3) for i in range(60)]
-    assert feed(LossMonitor(), losses)[0] == (at + 15, "loss-jump")
+def test_losses_that_stay_high_are_a_jump_after_128_and_erratic_ones_after_sixteen(at: int) -> None:
+    losses = descent(at, noise=0.01) + [8.0 + 0.1 * (i % 3) for i in range(200)]
+    assert feed(LossMonitor(), losses)[0] == (at + 127, "loss-jump")
+    losses[at:] = [8.0 + 6.0 * (i % 3) for i in range(200)]
+    # Where the losses still fall, no noise is known that these are erratic against.
+    assert feed(LossMonitor(), losses)[0] == (at + (15 if at == 300 else 127), "loss-jump")
 
 
 @pytest.mark.parametrize("over", [3, 10, 20, 30])
@@ -112,10 +115,14 @@ def test_a_spike_that_recovers_is_no_anomaly(over: int) -> None:
 
 def test_a_heavy_tail_is_learnt() -> None:
     losses = descent(200)
-    losses[100], losses[150] = 20.0, 300.0
-    assert feed(LossMonitor(), losses) == []  # 30 times the excess of 20 that was harmless
-    losses[100] = losses[99]
-    assert feed(LossMonitor(), losses) == [(150, "loss-spike")]
+    losses[140] = 59.0
+    assert feed(LossMonitor(), losses) == [(140, "loss-spike")]
+    losses[100] = 30.0
+    assert feed(LossMonitor(), losses) == []  # twice the excess of 30 that was harmless
+    losses[140] = 1000.0
+    assert feed(LossMonitor(), losses) == [(140, "loss-spike")]
+    losses[60:140:8] = [29.0, 2.0, 7.0, 1.0, 15.0, 3.0, 1.5, 5.0, 2.5, 10.0]
+    assert feed(LossMonitor(), losses) == []  # ten of a hundred, of which the tail is heavy
 
 
 def test_a_new_phase_is_learnt_anew() -> None:
@@ -149,5 +156,5 @@ def test_after_a_roll_back_the_losses_must_be_those_of_before(drift: bool) -> No
     ):
         watch = LossMonitor()
         feed(watch, descent(400, noise=0.03))
-        watch.rolled_back(drift=drift)
+        watch.rolled_back("loss-drift" if drift else "loss-jump")
         assert feed(watch, losses) == found

@@ -26,7 +26,7 @@ Build = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Contestant:
-    """An optimizer to measure. ``build`` makes it for given parameters; ``needs`` is the package it comes from."""
+    """An optimizer to measure. ``build`` makes it for given parameters, ``needs`` is its package or module:class."""
 
     name: str
     build: Build
@@ -34,8 +34,10 @@ class Contestant:
 
     @property
     def available(self) -> bool:
-        """Whether the package is installed."""
-        return importlib.util.find_spec(self.needs) is not None
+        """Whether the package is installed, in a version that has the class."""
+        module, _, name = self.needs.partition(":")
+        found = importlib.util.find_spec(module) is not None
+        return found and (not name or hasattr(importlib.import_module(module), name))
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _torch(name: str, path: str = "", **options: Any) -> Contestant:
         made: torch.optim.Optimizer = getattr(torch.optim, name)(params, lr=_LR, **chosen)
         return made
 
-    return Contestant(f"torch {name} {path}".strip(), build)
+    return Contestant(f"torch {name} {path}".strip(), build, f"torch.optim:{name}")
 
 
 def _peer(module: str, name: str, group: Mapping[str, Any] | None = None, **options: Any) -> Contestant:

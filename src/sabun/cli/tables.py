@@ -15,8 +15,8 @@ from sabun.cli import console
 from sabun.cli.options import LogFormat
 from sabun.messages.languages import Language
 from sabun.messages.sentences import text
+from sabun.report.cells import cell
 from sabun.report.compare import StudyComparison
-from sabun.report.markdown import cell
 from sabun.text_safety import shorten, visible
 
 __all__ = ["comparison", "print_log"]

@@ -17,7 +17,7 @@ from sabun import schemes
 from sabun.errors import OptionError, unknown
 from sabun.optim.hidden_matrices import declarations, find_parts
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.options import OPTIONS, check_learning_rate, concerns_all
+from sabun.optim.options import check_learning_rate, concerns_all
 from sabun.optim.resolve_groups import ROLES
 from sabun.optim.role_registry import Role, route
 from sabun.schemes.catalogue import parse
@@ -131,18 +131,13 @@ _ROWS = (
         rest={"preconditioner": "adam(beta2=0.95)"},
     ),
     Preset(
-        "sabun", "look-ahead(0.8, 2)", "spectral(row_normalization=True, beta2=0.95)", None, 3e-2,
-        "this project's own: look-ahead between stability and accuracy, its memory longer as the learning rate falls; "
-        "spectral preconditioner with even rows for hidden matrices",
+        "sabun", "look-ahead(0.8, 2)", "spectral", None, 5e-2,
+        "this project's own: look-ahead between stability and accuracy, with the spectral preconditioner for hidden "
+        "matrices and adam for the rest",
         "this project: docs/research/index.md",
         "none",
-        options={
-            "momentum_end": 0.95, "weight_decay": 0.1, "fused": "auto", "step_limit": 0.125,
-        },
-        rest={
-            "scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.12,
-            "momentum_end": None, "weight_decay": 0.0,
-        },
+        options={"weight_decay": 0.01, "fused": "auto"},
+        rest={"scheme": "nesterov(0.9)", "preconditioner": "adam", "lr_factor": 0.5, "weight_decay": 0.1},
     ),
 )  # fmt: skip
 
@@ -191,12 +186,6 @@ def create(
     chosen = {role: table.make(overrides.get(role, own[role])) for role, table in ROLES.items()}
     roles, given = route(chosen, {key: value for key, value in overrides.items() if key not in ROLES})
     same = type(roles["preconditioner"]) is type(own["preconditioner"])
-    # Options of the scheme are replaced with it, and the limit of a step with the preconditioner that it is for.
-    kept = {
-        key: value
-        for key, value in row.options.items()
-        if not ("scheme" in overrides and OPTIONS[key].read_by == "scheme") and (same or key != "step_limit")
-    }
     step: float | Tensor = row.lr if lr is None else lr
     check_learning_rate(step, zero=True)
     if row.rest is not None and same and "rest" not in given:
@@ -208,7 +197,7 @@ def create(
         if given.get("rest") is not None and members:
             found = find_parts([members], declared=declarations(given.pop("matrices", None)), modules=[params])
             members = [{"params": members, "parts": found.of((p for _, p in members), split=True)}]
-    return Optimizer(members, step, **{"scheme": row.scheme, **roles, **kept, **given})
+    return Optimizer(members, step, **{"scheme": row.scheme, **roles, **row.options, **given})
 
 
 def _for_rest(text: str, hidden: Role, overrides: Mapping[str, Any]) -> Role:

@@ -257,6 +257,33 @@ class Study(_Frozen):
         """SHA-256 of the canonical JSON of all fields."""
         return hash_of(self.model_dump(mode="json"))
 
+    def _repr_html_(self) -> str:
+        from sabun.messages import displays
+        from sabun.messages.sentences import text
+
+        lang, budget = displays.display_language(), self.budget
+
+        def word(key: str, **values: float) -> str:
+            return text(key, lang, values)
+
+        def arm(arm: Arm) -> str:
+            options = [f"{key}={value!r}" for key, value in arm.options.items()]
+            return ", ".join([arm.name, *([] if arm.optimizer == arm.name else [arm.optimizer]), *options])
+
+        of_task = [f"{key}={value!r}" for key, value in self.task_options.items()]
+        rows = [
+            (word("ui.task"), ", ".join([self.task, *of_task])),
+            (word("notebook.baseline"), arm(self.baseline)),
+            *((word("ui.col_candidate"), arm(candidate)) for candidate in self.candidates),
+            (word("notebook.budget"), word("ui.facts", seeds=budget.seeds, epochs=budget.epochs, trials=budget.trials)),
+            (word("notebook.runs"), str(len(self.arms) * budget.runs_per_arm)),
+            (word("ui.thresholds"), word("ui.thresholds_text", **self.thresholds.model_dump())),
+            (word("ui.root_seed"), str(self.seed)),
+            (word("ui.study_hash"), self.hash),
+        ]
+        note = [displays.paragraph(self.note)] if self.note else []
+        return displays.panel(self.name, *note, displays.table(rows))
+
     @classmethod
     def build(cls, fields: Mapping[str, Any]) -> Study:
         """Validate ``fields``. The StudyError for a misspelt key suggests the nearest known one."""

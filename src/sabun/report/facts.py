@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sabun import command_line
+from sabun.messages import displays
 from sabun.messages.languages import Language
-from sabun.messages.sentences import Value, text, wanted
+from sabun.messages.sentences import Value, joined, text, wanted
 from sabun.option_value import OptionValue
 from sabun.poc.judgement.assessment import ArmSummary, Comparison, Decision, Mark, Reason, Verdict
-from sabun.poc.judgement.kpis import Group, deciding
+from sabun.poc.judgement.kpis import GROUPS, Group, deciding
+from sabun.report.cells import cell
 from sabun.report.learning import ArmLearning
 from sabun.report.method import Method
 from sabun.report.money import Effort, Interval, Money
@@ -216,6 +218,39 @@ class Report:
     def currency(self) -> str:
         """The currency of the amounts; empty without prices."""
         return "" if self.money is None else self.money.currency
+
+    def _repr_html_(self) -> str:
+        lang = displays.display_language()
+        headline = displays.paragraph(self.sentence(self.headline, lang))
+        caps = displays.items(self.sentence(note, lang) for note in self.caps)
+        head = [
+            text("ui.col_candidate", lang),
+            text("ui.col_verdict", lang),
+            *(text(f"kpi.{group}", lang) for group in GROUPS),
+        ]
+        rows = [
+            (
+                candidate.arm,
+                text(f"word.{candidate.verdict.decision}", lang),
+                *(
+                    f"{displays.SIGN[candidate.mark(group)]} {cell(candidate.deciding(group), lang)}"
+                    for group in GROUPS
+                ),
+            )
+            for candidate in self.candidates
+        ]
+        notes = [
+            self.say("ui.against_all", lang, {"baseline": self.baseline}),
+            text("ui.margin_note", lang, {"margin": self.limits.margin}),
+            text("ui.level_note", lang, {"level": self.limits.level}),
+            self.sentence(self.facts, lang),
+        ]
+        # What logs do not support stands first.
+        first = (caps, headline) if self.logged else (headline, caps)
+        said = displays.paragraph(joined(notes, lang), faint=True)
+        return displays.panel(
+            self.name, *first, displays.table(rows, head), said, before=displays.decision(self.decision)
+        )
 
     @property
     def metric_kinds(self) -> tuple[str, ...]:

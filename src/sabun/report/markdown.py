@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 
-from sabun.messages.formatting import show
+from sabun.messages.displays import SIGN
 from sabun.messages.languages import Language
-from sabun.messages.sentences import interval, joined, text
-from sabun.poc.judgement.assessment import Comparison
+from sabun.messages.sentences import joined, text
 from sabun.poc.judgement.kpis import GROUPS
+from sabun.report.cells import cell
 from sabun.report.facts import Note, Report
 from sabun.text_safety import visible
 
-__all__ = ["cell", "render"]
+__all__ = ["render"]
 
-SIGN = {"pass": "●", "exception": "◐", "open": "○", "small": "◇", "unclear": "▲", "fail": "✕"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@<>&])")
 
 
@@ -73,14 +72,6 @@ def render(report: Report, lang: Language = "en") -> str:
     if report.audit.log_head:
         lines += ["", f"{t('ui.log_head')}: `{report.audit.log_head}`"]
     return "\n".join(lines) + "\n"
-
-
-def cell(comparison: Comparison | None, lang: Language) -> str:
-    """Return effect and interval, such as ``−13.6% (−14.9% to −12.4%)``, or a dash."""
-    if comparison is None or comparison.effect is None:
-        return text("word.none", lang)
-    style = "ratio" if comparison.scale == "ratio" else "spct"
-    return f"{show(comparison.effect, style, lang)} ({interval(comparison.low, comparison.high, style, lang)})"
 
 
 def escape(raw: str) -> str:

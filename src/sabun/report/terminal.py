@@ -11,12 +11,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sabun.messages.displays import SIGN
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language
 from sabun.messages.sentences import interval, joined, text
 from sabun.poc.judgement.kpis import GROUPS
 from sabun.report.facts import Report
-from sabun.report.markdown import SIGN
 from sabun.text_safety import shorten, visible
 
 __all__ = ["render"]

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from sabun.errors import SchemeError
+from sabun.messages import displays
 from sabun.messages.formatting import show
 from sabun.messages.languages import Language, languages
 from sabun.messages.sentences import Value, has, joined, text
@@ -166,6 +167,10 @@ class Certificate:
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        lang = displays.display_language()
+        return displays.panel(self.scheme, displays.paragraph(self.sentence(lang)), displays.table(self.rows(lang)[1:]))
 
     def sentence(self, lang: Language = "en", *, lr: float | None = None) -> str:
         """A summary in plain words; with ``lr``, the stability interval is also given as the largest stable curvature.

@@ -26,7 +26,7 @@ from sabun.errors import TrainingError
 from sabun.script.rates import Rates, reference_rate
 from sabun.script.session import RunSession
 
-__all__ = ["VARIABLE", "begin", "log", "seed", "swap", "swapped"]
+__all__ = ["VARIABLE", "begin", "end", "log", "seed", "swap", "swapped"]
 
 VARIABLE = "SABUN_RUN"
 """The environment variable that names the instructions of a run."""
@@ -45,16 +45,24 @@ def begin() -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    atexit.register(_session.end)
+    atexit.register(end)
     if session.files is None:
         return
     leave = os._exit
 
     def end_and_leave(status: int) -> NoReturn:
-        session.end()  # os._exit runs no exit handlers
-        leave(status)
+        try:
+            session.end()  # os._exit runs no exit handlers
+        finally:
+            leave(status)
 
     os._exit = end_and_leave
+
+
+def end() -> None:
+    """Write the final record of the run, once. Called at exit, and after the last cell of a notebook."""
+    if _session is not None:
+        _session.end()
 
 
 def swap(optimizer: Any, *, peak_lr: float | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 from rich.text import Text
 
 from sabun.cli import console, options
@@ -182,7 +180,7 @@ def _parameters(group: GroupRates) -> str:
 def _filled(line: str) -> list[str]:
     """Wrap to the width of the terminal, with the lines below the first indented."""
     width = min(120, shutil.get_terminal_size((120, 24)).columns)
-    lines = Text(line).wrap(Console(file=io.StringIO()), width - 2)
+    lines = Text(line).wrap(console.stdout(), width - 2)
     return [f"{'  ' if number else ''}{part.plain.rstrip()}" for number, part in enumerate(lines)]
 
 

@@ -140,6 +140,23 @@ class Verdict:
         """The reason of the group K1, K2 or K3."""
         return next(reason for reason in self.reasons if reason.kpi == group)
 
+    def _repr_html_(self) -> str:
+        from sabun.messages import displays
+        from sabun.messages.sentences import text, wanted
+
+        lang = displays.display_language()
+        names = {"arm": self.arm, "baseline": text("notebook.baseline", lang)}
+
+        def sentence(key: str, values: Mapping[str, float | int | str]) -> str:
+            return text(key, lang, {**dict.fromkeys(wanted(key, lang)), **names, **values})
+
+        caps = displays.items(sentence(f"cap.{cap.code}", cap.values) for cap in self.caps)
+        reasons = [
+            (f"{displays.SIGN[r.mark]}\u00a0{text(f'kpi.{r.kpi}', lang)}", sentence(f"reason.{r.code}", r.values))
+            for r in self.reasons
+        ]
+        return displays.panel(self.arm, caps, displays.table(reasons), before=displays.decision(self.decision))
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:

@@ -1,12 +1,19 @@
-"""The command of a user's own script, as a task: ``script:python train.py --seed {seed} --epochs {epochs}``."""
+"""The command of a user's own script, as a task: ``script:python train.py --seed {seed} --epochs {epochs}``.
+
+A notebook is a command too, with parameters in the place of arguments: ``script:train.ipynb seed={seed}``. The
+interpreter of the study runs it, or the one named before it (:mod:`sabun.script.notebook`).
+"""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import math
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +21,7 @@ from pathlib import Path
 from sabun import command_line
 from sabun.errors import StudyError, unknown
 from sabun.poc.spec import SCRIPT_PREFIX, Run, Scalar
+from sabun.script import notebook
 
 __all__ = ["EPOCHS", "FRACTION", "RUN_DIR", "SEED", "SOURCE_SUFFIXES", "ScriptCommand"]
 
@@ -26,7 +34,7 @@ FRACTION = "{fraction}"
 RUN_DIR = "{run_dir}"
 """Placeholder for the directory of the run, in which it works."""
 
-SOURCE_SUFFIXES = (".py", ".sh", ".toml", ".yaml", ".yml", ".json", ".cfg", ".ini")
+SOURCE_SUFFIXES = (".py", ".sh", ".toml", ".yaml", ".yml", ".json", ".cfg", ".ini", notebook.SUFFIX)
 """Files of a command with these suffixes are its source: a changed file makes a different task."""
 
 TIMING_EPOCHS = 3
@@ -45,6 +53,7 @@ class ScriptCommand:
     ``time_limit`` is in seconds per run. ``threads`` is the number of threads of every run, whatever the number of
     runs at a time. ``isolated``: each run works in its own copy of ``directory``
     (:mod:`sabun.poc.training.run_directory`). ``environment`` holds the variables set in front of the command.
+    ``runner`` is what starts a notebook, which is then the first of ``parts``.
     """
 
     parts: tuple[str, ...]
@@ -53,6 +62,7 @@ class ScriptCommand:
     isolated: bool = True
     directory: Path = field(default_factory=Path.cwd)
     environment: Mapping[str, str] = field(default_factory=dict)
+    runner: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, task: str, options: Mapping[str, Scalar]) -> ScriptCommand:
@@ -79,11 +89,13 @@ class ScriptCommand:
                 f"the command has {operator!r}, which only a shell understands.",
                 fix="Put the commands into a file (bash train.sh), or give one command.",
             )
+        runner, parts = _runner(parts, directory)
         path = environment.get("PATH", os.environ.get("PATH"))
-        named = [str(directory / part) if Path(part).name != part else part for part in parts[:1]]
+        start = [*runner, *parts][:1]
+        named = [str(directory / part) if Path(part).name != part else part for part in start]
         if not named or shutil.which(named[0], path=path) is None:
             raise StudyError(
-                f"there is no command {parts[0] if parts else ''!r} to run.",
+                f"there is no command {start[0] if start else ''!r} to run.",
                 fix="Give the command as you would type it, for example --script 'python train.py'.",
             )
         known = ["time_limit", "threads", "isolated"]
@@ -103,7 +115,7 @@ class ScriptCommand:
         isolated = options.get("isolated", True)
         if not isinstance(isolated, bool):
             raise StudyError(f"isolated must be true or false (given: {isolated!r}).", fix="Correct task_options.")
-        return cls(tuple(parts), float(limit), threads, isolated, directory, environment)
+        return cls(tuple(parts), float(limit), threads, isolated, directory, environment, runner)
 
     @property
     def takes_epochs(self) -> bool:
@@ -118,7 +130,7 @@ class ScriptCommand:
     def arguments(self, *, seed: int, epochs: int, run_dir: Path, fraction: float = 1.0) -> list[str]:
         """Return the command with its placeholders filled in."""
         given = {SEED: str(seed), EPOCHS: str(epochs), FRACTION: f"{fraction:g}", RUN_DIR: str(run_dir)}
-        return [_filled(part, given) for part in self.parts]
+        return [*self.runner, *(_filled(part, given) for part in self.parts)]
 
     def variables(self, *, seed: int, epochs: int, run_dir: Path, fraction: float = 1.0) -> dict[str, str]:
         """Return the environment variables of a run: threads, the seed of hashes, and those of the command."""
@@ -130,7 +142,7 @@ class ScriptCommand:
         """Return the hash of the source files named in the command, and of the project's files that they import."""
         digest = hashlib.sha256()
         for name, path in sorted(self.sources().items()):
-            digest.update(f"{name}|".encode() + path.read_bytes())
+            digest.update(f"{name}|".encode() + _content(path))
         return digest.hexdigest()
 
     def sources(self) -> dict[str, Path]:
@@ -148,13 +160,12 @@ class ScriptCommand:
             name = os.path.relpath(path, self.directory.resolve())
             if name not in found:
                 found[name] = path
-                if path.suffix == ".py":
-                    queue += _imported(path, roots)
+                queue += _imported(path, roots)
         return found
 
     def changed_lines(self) -> dict[str, int]:
         """Return, for each source file that calls sabun, the number of its lines that import or call it."""
-        found = {name: _lines_with_sabun(path) for name, path in sorted(self.sources().items()) if path.suffix == ".py"}
+        found = {name: _lines_with_sabun(path) for name, path in sorted(self.sources().items())}
         return {name: count for name, count in found.items() if count}
 
     @staticmethod
@@ -169,11 +180,41 @@ def _filled(text: str, given: Mapping[str, str]) -> str:
     return text
 
 
+def _runner(parts: list[str], directory: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Return what starts the notebook of a command, and the notebook with its parameters; () for another command.
+
+    Raises StudyError for a notebook that cannot be run.
+    """
+    named = 1 if len(parts) > 1 and re.fullmatch(r"python[\d.]*(\.exe)?", Path(parts[0]).name, re.IGNORECASE) else 0
+    if Path(parts[named] if parts else "").suffix != notebook.SUFFIX:
+        return (), parts
+    file, given = directory / parts[named], parts[named + 1 :]
+    absent = [] if named else notebook.missing()
+    if absent:
+        raise StudyError(f"a notebook needs {', '.join(absent)}, not installed here.", fix=f"{notebook.INSTALL}.")
+    try:
+        notebook.with_parameters(notebook.code_cells(file), given)
+    except ValueError as error:
+        raise StudyError(f"{error}.", fix="A notebook takes parameters: --script 'train.ipynb seed={seed}'.") from None
+    # -P: the other modules of sabun.script are not modules of their own for the runner.
+    return (parts[0] if named else sys.executable, "-P", str(notebook.RUNNER)), parts[named:]
+
+
+def _content(path: Path) -> bytes:
+    """Return what makes a file another source: of a notebook its code, without what the cells have shown."""
+    if path.suffix == notebook.SUFFIX:
+        try:
+            return repr([source for source, _ in notebook.code_cells(path)]).encode()
+        except ValueError:
+            pass
+    return path.read_bytes()
+
+
 def _lines_with_sabun(path: Path) -> int:
-    """Return the number of lines of a module that import sabun, or call it by a name that it imports."""
-    tree = _parsed(path)
-    names, lines = {"sabun"}, set[int]()
-    for node in ast.walk(tree):
+    """Return the number of lines of a module or notebook that import sabun, or call it by a name that they import."""
+    nodes = [(cell, node) for cell, tree in enumerate(_trees(path)) for node in ast.walk(tree)]
+    names, lines = {"sabun"}, set[tuple[int, int]]()
+    for cell, node in nodes:
         if isinstance(node, ast.Import):
             imported = [alias for alias in node.names if alias.name.split(".")[0] == "sabun"]
         elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "sabun":
@@ -181,27 +222,32 @@ def _lines_with_sabun(path: Path) -> int:
         else:
             continue
         names.update(alias.asname or alias.name.split(".")[0] for alias in imported)
-        lines.update({node.lineno} if imported else ())
-    for node in ast.walk(tree):
+        lines.update({(cell, node.lineno)} if imported else ())
+    for cell, node in nodes:
         callee = node.func if isinstance(node, ast.Call) else None
         while isinstance(callee, ast.Attribute):
             callee = callee.value
         if isinstance(callee, ast.Name) and callee.id in names and lines:
-            lines.add(callee.lineno)
+            lines.add((cell, callee.lineno))
     return len(lines)
 
 
-def _parsed(path: Path) -> ast.Module:
-    """Return the syntax tree of a file; an empty one if it cannot be parsed."""
-    try:
-        return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
-        return ast.Module([], [])
+def _trees(path: Path) -> Iterator[ast.Module]:
+    """Yield the syntax trees of a module, or of the cells of a notebook, as far as they can be parsed."""
+    codes: list[bytes | str] = []
+    if path.suffix == ".py":
+        codes = [path.read_bytes()]
+    elif path.suffix == notebook.SUFFIX:
+        with contextlib.suppress(ValueError):
+            codes = [notebook.plain(source) for source, _ in notebook.code_cells(path)]
+    for code in codes:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # nested too deeply
+            yield ast.parse(code)
 
 
 def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
-    """Yield the project's files that a module imports, by its import statements."""
-    for node in ast.walk(_parsed(path)):
+    """Yield the project's files that a module or a notebook imports, by its import statements."""
+    for node in (node for tree in _trees(path) for node in ast.walk(tree)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files_of(alias.name, roots)

@@ -44,7 +44,7 @@ from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
 from sabun.optim import torch_internals as internals
-from sabun.rollout.guard.loss_monitor import Anomaly, LossMonitor
+from sabun.rollout.guard.loss_monitor import Anomaly, AnomalyKind, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
@@ -236,6 +236,8 @@ class Guard:
             with deferred():
                 self._recover(anomaly, taken=taken)
             return False
+        if self._monitor.found_data:
+            self._level_is_data()
         self._policy.good_step()
         if len(self._margins) == _MARGIN_WINDOW:
             self._watch_margin()
@@ -449,7 +451,7 @@ class Guard:
             self._event("guard.skipped", **suspect, **figures)
             return
         self._margins.clear()
-        found = self._roll_back(drift=anomaly.reason == "loss-drift")
+        found = self._roll_back(anomaly.reason)
         if action in ("roll-back", "roll-further"):
             self._event("guard.rolled-back", to_step=found.step, **figures, scale=self.scale)
         elif action == "bad-data":
@@ -464,11 +466,21 @@ class Guard:
         else:
             self._fall_back(found, figures)
 
-    def _roll_back(self, *, drift: bool = False) -> Snapshot:
+    def _level_is_data(self) -> None:
+        """The restored state gives the losses that it was restored for: undo the cut, and go on at that level."""
+        self._monitor.found_data = False
+        self._policy.excuse()
+        self._snapshots.forget_levels()
+        self._event("guard.new-phase", suspect="data", scale=self.scale)
+        message = f"the losses stay at a new level, which a good state gives too (step {self._at}): check the data."
+        warnings.warn(message, SabunWarning, stacklevel=3)
+
+    def _roll_back(self, reason: AnomalyKind) -> Snapshot:
         """Restore the newest good state that was not tried since the last one was kept, or after a drift the best."""
         self._snapshots.drop_before(self._policy.most_updates - self._policy.horizon)
         levels = self._snapshots.levels()
         untried = [step for step in levels if step not in self._tried] or list(levels)
+        drift = reason == "loss-drift"
         step = min(untried, key=lambda step: (levels[step], -step)) if drift else max(untried)
         found = self._snapshots.get(step)
         if found is None:
@@ -476,7 +488,7 @@ class Guard:
         self._tried.add(step)
         self._restore(found)
         self._policy.restore(found.updates)
-        self._monitor.rolled_back(drift=drift)
+        self._monitor.rolled_back(reason)
         return found
 
     def _give_up(self, found: Snapshot, figures: Mapping[str, Json]) -> None:

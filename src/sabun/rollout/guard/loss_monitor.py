@@ -5,29 +5,40 @@ to a standard deviation s under normal noise (1.4826·MAD). The excess of a loss
 
     u = max(z·s, share·progress, floor·|m|),      progress = start − m.
 
-A **spike** is a single loss of more than m + extreme·max(u, t), where t is the largest excess that turned out to be
-harmless so far: a heavy-tailed loss teaches its tail. It is an anomaly at once.
+What else is usual is learnt from the **excesses** of the last sixteen windows of losses (1,024) over b, the lowest
+median within two windows, each divided by the noise r = max(s, floor/z·|m|) of its time (McNeil and Frey, 2000).
+
+A **spike** is a single loss above m + extreme·max(u, window/n·M), where M is the largest magnitude among the first
+``warm_up`` of the n losses so far, unless it is usual: at most b + 2·(largest loss so far − b), or at most the level
+that one of 10⁶ losses exceeds. This is b + r·((x + 1)·(k/(10⁻⁶·N))^h − 1) from the N excesses (Weissman, 1978), where x
+is the largest but k = min(N/8, 64), and h the mean of log((y + 1)/(x + 1)) over the k larger ones y (Hill, 1975). A
+spike is an anomaly at once. If the next loss is good, it counts as one excess, cut off at the level it exceeded.
 
 A loss above m + u is only a suspicion: training continues, and the losses from there on are kept apart from the window.
 The suspicion ends when three of four losses are below the limit again. It is a **jump**, and an anomaly, if after
-``patience`` losses, or twice, four or eight times as many, the newer half of them is above the limit and its median
-excess has not fallen below four fifths of that of the older half. If it has fallen each time until then, the training
-learns something new, and the window begins anew there. Losses that are no higher than those of a swing are no jump
-either: within the last sixteen windows the median rose, by at least half of the present excess, to their level (the
+``persistence`` losses the newer half of them has a median that is above the limit and has not fallen, as an excess,
+below four fifths of that of the older half. It is one after ``patience`` losses already if the median is above all
+losses so far and the losses are erratic: their noise over their median is four times r/|m|. If the median has fallen
+after ``persistence`` losses and twice as many, the training learns something new, and the window begins anew there.
+
+Losses are no jump either if a quarter as many had such an excess before, or if they are no higher than those of
+a swing: within the last sixteen windows the median rose, by at least half of the present excess, to their level (the
 limit lies above it as it does above m), and fell by half of that rise again.
 
 After a roll-back the losses are known that the restored state should give. They are kept apart from the window too, and
 are a jump if the median of the first eight is above the limit, or that of the first ``patience`` above
-m + max(z·s, floor·|m|), without the progress.
+m + max(z·s, floor·|m|), without the progress. If a jump was the reason, and the restored state gives such a loss before
+its first step, then the level is a property of the data: it is accepted, and the window begins anew there.
 
 A **drift** is a rise too slow for that: the median of a full window exceeds the best one of the last sixteen windows by
-more than d = drift·max(z·s, start − best, |start|, |best|), and rises faster and faster (over the last window by more
-than s and 1.5 times as much as over the one before), or exceeds it by more than 10·d. A weight of the loss that is
-increased at a constant rate is none.
+more than (1 + 2·window/n)·d, with d = drift·max(z·s, start − best, |start|, |best|), and by more than d and the excess
+that a window of losses had before the last two windows; and it rises faster and faster (over the last window by more
+than s and 1.5 times as much as over the one before), or exceeds the best by more than 10·d. A weight of the loss that
+is increased at a constant rate is none.
 
 Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest of
-n ≥ 4 so far by extreme·warm_up/n times the largest magnitude so far; the largest of fewer says too little. A loss that
-does not increase is never an anomaly. The judgement does not depend on the unit of the loss.
+n ≥ 4 so far by extreme·window/n·M; the largest of fewer says too little. A loss that does not increase is never an
+anomaly. The judgement does not depend on the unit of the loss.
 """
 
 from __future__ import annotations
@@ -37,6 +48,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 __all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
@@ -49,9 +61,16 @@ SIGMA = 1.4826
 _HORIZON = 16
 """Number of windows within which the best one is compared with."""
 _LEVELS = 8 * _HORIZON + 1
+_EXCESSES = 1024
+_TOP = 8, 64
+"""The upper tail is the largest eighth of the excesses, and at most 64."""
+_RARE = 1e-6
+"""Probability of a loss above the level that is extrapolated."""
+_ERRATIC = 4.0
 _FALLING = 0.8
 _FEW = 4
 """Number of losses whose largest is no scale yet."""
+_LISTS = ("recent", "levels", "excesses", "scales", "pending", "rejected")
 _STORED = (
     "seen",
     "highest",
@@ -60,8 +79,10 @@ _STORED = (
     "best",
     "best_noise",
     "best_at",
-    "tail",
     "noise",
+    "base",
+    "scale",
+    "skipped",
     "watched",
     "limit",
     "ceiling",
@@ -79,7 +100,7 @@ class Anomaly:
 
 @dataclass(slots=True)
 class LossMonitor:
-    """Judges one loss after another, from the last ``window`` good losses and a few numbers on earlier ones."""
+    """Judges one loss after another, from the last ``window`` good losses, 1,024 excesses and a few numbers."""
 
     window: int = 64
     warm_up: int = 16
@@ -88,14 +109,22 @@ class LossMonitor:
     floor: float = 0.05
     extreme: float = 30.0
     patience: int = 16
+    persistence: int = 128
     drift: float = 3.0
     recent: deque[float] = field(default_factory=deque)
     levels: deque[float] = field(default_factory=lambda: deque(maxlen=_LEVELS))
     """Medians of the window, one for eight losses."""
+    excesses: deque[float] = field(default_factory=lambda: deque(maxlen=_EXCESSES))
+    """Excesses of the last losses over ``base``."""
+    scales: deque[float] = field(default_factory=lambda: deque(maxlen=_EXCESSES))
+    """``scale`` at each of them."""
     pending: list[float] = field(default_factory=list)
     """Losses since a suspicion began."""
+    rejected: list[float] = field(default_factory=list)
+    """Losses of the jump that led to the last roll-back, until the restored state takes a step."""
     seen: int = 0
     highest: float = -math.inf
+    """Largest loss so far that was no anomaly."""
     magnitude: float = 0.0
     """Largest absolute value in the warm-up."""
     start: float = 0.0
@@ -105,16 +134,22 @@ class LossMonitor:
     best_noise: float = 0.0
     """The noise s of that window."""
     best_at: int = 0
-    tail: float = 0.0
-    """Largest excess over the median that was harmless."""
     noise: float = 0.0
     """The present noise s."""
+    base: float = 0.0
+    """The lowest median within two windows."""
+    scale: float = math.inf
+    """The present noise, at least a share of the median; infinite for losses of zero."""
+    skipped: float = 0.0
+    """Excess, cut off, of a spike that no good loss has followed yet."""
+    found_data: bool = False
+    """Whether the losses of the last jump turned out to be a property of the data. The reader clears it."""
     watched: int = 0
     """Number of losses since a roll-back that are still to come before they are compared with those before."""
     limit: float = math.inf
     """Largest loss that raises no suspicion. It is updated with every eighth loss, which costs little."""
     ceiling: float = math.inf
-    """Largest loss that is not a spike."""
+    """Largest loss that is not a spike, unless it is usual."""
 
     @property
     def level(self) -> float:
@@ -133,10 +168,14 @@ class LossMonitor:
         if gradient_norm is not None and not math.isfinite(gradient_norm):
             return Anomaly("gradient-not-finite", gradient_norm)
         if loss > self.limit or self.pending or self.watched:
-            if loss > self.ceiling:
+            if loss > self.ceiling and loss > (usual := self._rare()):
+                self.skipped = max(self.ceiling, usual) - self.base
                 return Anomaly("loss-spike", loss, self.ceiling)
             if strict and loss > self.limit:
-                return Anomaly("loss-spike", loss, self.limit)
+                if not self.rejected or loss > max(self.rejected):
+                    return Anomaly("loss-spike", loss, self.limit)
+                self.watched, self.pending, self.found_data = 0, [*self.rejected, loss], True
+                return self._begin_anew(len(self.pending))
             self.pending.append(loss)
             return self._compare() if self.watched else self._suspect()
         self._accept(loss)
@@ -146,37 +185,71 @@ class LossMonitor:
 
     def _accept(self, loss: float) -> None:
         if self.seen < self.warm_up:
-            self.highest = max(self.highest, loss)
             self.magnitude = max(self.magnitude, abs(loss))
+        if loss > self.highest:
+            self.highest = loss
         self.recent.append(loss)
         if len(self.recent) > self.window:
             self.recent.popleft()
+        self.excesses.append(loss - self.base)
+        self.scales.append(self.scale)
+        if self.skipped:
+            self.excesses.append(self.skipped)
+            self.scales.append(self.scale)
+            self.skipped = 0.0
         self.seen += 1
 
     def _update(self) -> Anomaly | None:
         level = self.level
-        if self.seen == self.warm_up:
-            self.start = level
+        few = self.window / self.seen * self.magnitude
         if self.seen < self.warm_up:
-            known = self.magnitude > 0 and self.seen >= min(_FEW, self.warm_up)
-            margin = self.extreme * self.warm_up / self.seen * self.magnitude if known else math.inf
-            self.limit = self.ceiling = self.highest + margin
+            known = few > 0 and self.seen >= min(_FEW, self.warm_up)
+            self.limit = self.ceiling = self.highest + (self.extreme * few if known else math.inf)
             return None
         if len(self.recent) < min(8, self.warm_up):
             return None
+        if self.seen == self.warm_up:
+            self.start = level
         noise = self.noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
+        self.scale = max(noise, self.floor / self.z * abs(level)) or math.inf
+        self.base = min([level, *islice(reversed(self.levels), self.window // 4)])
+        if self.seen == self.warm_up:
+            self.excesses = deque((loss - level for loss in self.recent), _EXCESSES)
+            self.scales = deque([self.scale] * self.seen, _EXCESSES)
         unit = max(self.z * noise, self.share * (self.start - level), self.floor * abs(level))
         self.limit = level + unit if unit else math.inf
-        self.ceiling = level + self.extreme * max(unit, self.tail) if unit else math.inf
+        self.ceiling = level + self.extreme * max(unit, few) if unit else math.inf
         if len(self.recent) < self.window:
             return None
         self.levels.append(level)
-        tolerated = self._tolerated()
-        if level > tolerated and (self._accelerates() or level - self.best > 10 * (tolerated - self.best)):
-            return Anomaly("loss-drift", level, tolerated)
+        rise, tolerated = level - self.best, self._tolerated() - self.best
+        if (
+            rise > (1 + 2 * self.window / self.seen) * tolerated
+            and rise - tolerated > self._usual(self.window, 2 * self.window)
+            and (rise > 10 * tolerated or self._accelerates())
+        ):
+            return Anomaly("loss-drift", level, self.best + tolerated)
         if level < self.best or self.seen - self.best_at > _HORIZON * self.window:
             self.best, self.best_noise, self.best_at = level, noise, self.seen
         return None
+
+    def _rare(self) -> float:
+        """Return the level that a loss exceeds with probability ``_RARE``, or twice the largest excess so far."""
+        number = len(self.excesses)
+        k = min(number // _TOP[0], _TOP[1])
+        level = self.base + 2 * (self.highest - self.base)
+        if k == 0 or self.scale == math.inf:
+            return level
+        scaled = sorted(excess / scale for excess, scale in zip(self.excesses, self.scales, strict=True))
+        least, *top = (max(excess, 0.0) + 1 for excess in scaled[-k - 1 :])
+        index = sum(math.log(excess / least) for excess in top) / k
+        factor = math.exp(min(index * math.log(k / (_RARE * number)), 500.0))
+        return max(level, self.base + self.scale * (least * factor - 1))
+
+    def _usual(self, number: int, before: int = 0) -> float:
+        """Return the excess that so many losses had, leaving out the last ones."""
+        known = sorted(islice(self.excesses, max(0, len(self.excesses) - before)))
+        return known[-number] if len(known) >= number else -math.inf
 
     def _accelerates(self) -> bool:
         """Return whether the median rises faster than a window ago, and by more than the noise."""
@@ -209,22 +282,32 @@ class LossMonitor:
         known = len(self.pending)
         if known >= 4 and sum(loss <= self.limit for loss in self.pending[-4:]) >= 3:
             return self._clear(known)
-        if known not in (self.patience, 2 * self.patience, 4 * self.patience, 8 * self.patience):
+        early = known == self.patience
+        if not early and known not in (self.persistence, 2 * self.persistence):
             return None
         older, newer = self.pending[: known // 2], self.pending[known // 2 :]
         before, now = statistics.median(older), statistics.median(newer)
         level = self.level
-        if now <= self.limit or self._swung(now - level):
+        if early and now > self.limit and not (now > self.highest and self._erratic()):
+            return None
+        if now <= max(self.limit, self.base + self._usual(known // 4)) or self._swung(now - level):
             return self._clear(known)
         if now - level > _FALLING * (before - level):
-            self.pending.clear()
-            return Anomaly("loss-jump", now, self.limit)
-        if known == 8 * self.patience:
-            self.recent.clear()
-            self.levels.clear()
-            self.best = math.inf
-            return self._clear(len(newer))
-        return None
+            return self._jump(now, self.limit)
+        return self._begin_anew(len(newer)) if known == 2 * self.persistence else None
+
+    def _erratic(self) -> bool:
+        """Return whether the suspicious losses vary, relative to their median, much more than those before."""
+        middle = statistics.median(self.pending)
+        noise = SIGMA * statistics.median([abs(loss - middle) for loss in self.pending])
+        return noise * abs(self.level) > _ERRATIC * self.scale * abs(middle)
+
+    def _begin_anew(self, kept: int) -> Anomaly | None:
+        """Begin the window anew with the last ``kept`` suspicious losses."""
+        self.recent.clear()
+        self.levels.clear()
+        self.best = math.inf
+        return self._clear(kept)
 
     def _compare(self) -> Anomaly | None:
         """Compare the losses after a roll-back with those before."""
@@ -234,22 +317,26 @@ class LossMonitor:
         if not self.watched:
             limit = self.level + max(self.z * self.noise, self.floor * abs(self.level))
         if now > limit and (known == 8 or not self.watched):
-            self.pending.clear()
             self.watched = 0
-            return Anomaly("loss-jump", now, limit)
+            return self._jump(now, limit)
         return None if self.watched else self._clear(known)
 
-    def rolled_back(self, *, drift: bool) -> None:
+    def _jump(self, now: float, limit: float) -> Anomaly:
+        self.rejected, self.pending = self.pending, []
+        return Anomaly("loss-jump", now, limit)
+
+    def rolled_back(self, reason: AnomalyKind) -> None:
         """A state was restored: expect the losses of the window, or after a drift the best ones."""
         self.pending.clear()
-        if drift:
+        self.skipped = 0.0
+        if reason != "loss-jump":
+            self.rejected.clear()
+        if reason == "loss-drift":
             self._forget()
         self.watched = self.patience if self.seen >= self.warm_up and self.recent else 0
 
     def _clear(self, kept: int) -> Anomaly | None:
         """End a suspicion; its last ``kept`` losses enter the window."""
-        if self.recent:
-            self.tail = max(self.tail, max(self.pending) - self.level)
         for loss in self.pending[-kept:]:
             self._accept(loss)
         self.pending.clear()
@@ -265,22 +352,23 @@ class LossMonitor:
 
     def new_phase(self) -> None:
         """Begin anew, with another warm-up."""
-        self.recent.clear()
-        self.levels.clear()
-        self.pending.clear()
+        for name in _LISTS:
+            getattr(self, name).clear()
         for name in _STORED:
             setattr(self, name, _DEFAULTS[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         stored = {name: getattr(self, name) for name in _STORED}
-        lists = {name: list(getattr(self, name)) for name in ("recent", "levels", "pending")}
+        lists = {name: list(getattr(self, name)) for name in _LISTS}
         return {**lists, **stored}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self.recent, self.levels = deque(state["recent"]), deque(state["levels"], maxlen=_LEVELS)
-        self.pending = list(state["pending"])
+        for name in _LISTS:
+            held = getattr(self, name)
+            held.clear()
+            held.extend(state[name])
         for name in _STORED:
             setattr(self, name, state[name])
 

@@ -13,14 +13,17 @@ former batch was the cause; if one after another fails, the state or the data ar
     give-up       there is no champion, or it fails too
     bad-data      more than max(``every``, 16) batches in succession fail
 
-If all states fail four times, the data are the cause, and until the next good state is kept batches are only skipped.
+If the state restored after a jump gives losses at that level before its first step, the level is the data's: it is no
+anomaly, the roll-back is not counted, and undoes no length. If all states fail four times, the data are the cause, and
+until the next good state is kept batches are only skipped.
 A shortened step grows back, and roll-backs are forgotten, after ``recover_after`` good steps after the last one, if
 there was progress since.
 
 Progress is bounded below. The number of updates that the present state contains grows with every step taken, and falls
-with a roll-back by at most ``horizon`` = 10·max(every, 16) below its maximum. An anomaly that comes more than twice
-``horizon`` calls after the last new maximum leads to the fall-back, and under the champion to the end. Hence in any
-``3·horizon`` + 1 calls in succession the maximum grows, or the champion takes over (once), or the guard gives up.
+with a roll-back by at most ``horizon`` = 10·max(every, 32) below its maximum (a suspicion, during which no state is
+kept, lasts for 256 losses at most). An anomaly that comes more than twice ``horizon`` calls after the last new maximum
+leads to the fall-back, and under the champion to the end. Hence in any ``3·horizon`` + 1 calls in succession the
+maximum grows, or the champion takes over (once), or the guard gives up.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ class RecoveryPolicy:
     @property
     def horizon(self) -> int:
         """Largest number of updates that a roll-back undoes, below the most there were."""
-        return 10 * self.most_bad
+        return 10 * max(self.every, 32)
 
     @property
     def most_bad(self) -> int:
@@ -158,11 +161,7 @@ class RecoveryPolicy:
 
     def _after_roll_back(self, older: bool) -> Action:
         """A restored state failed before its first step."""
-        if not self.excused:
-            self.excused = True
-            if self.rollbacks:  # not after a fall-back
-                self.scale = min(1.0, self.scale / self.cut)
-                self.rollbacks -= 1
+        self.excuse()
         if self.trusted or self.tested < PERSISTENT:
             return "skip-batch"
         if older:
@@ -170,6 +169,14 @@ class RecoveryPolicy:
             return "roll-further"
         self.trusted = True
         return "skip-batch"
+
+    def excuse(self) -> None:
+        """Do not count the last roll-back, nor shorten the step for it: the data were the cause."""
+        if not self.excused:
+            self.excused = True
+            if self.rollbacks:  # not after a fall-back
+                self.scale = min(1.0, self.scale / self.cut)
+                self.rollbacks -= 1
 
     def _last_resort(self, *, champion: bool, fallen_back: bool) -> Action:
         if fallen_back or not champion:
