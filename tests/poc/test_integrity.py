@@ -386,6 +386,11 @@ def consistent(path: Path, rng: random.Random) -> None:
         at = rng.randrange(len(lines))
         body = {key: value for key, value in lines[at].items() if key not in ("seq", "prev", "hash")}
         lines[at] = strange(body, rng)
+    rewrite(path, records, events)
+
+
+def rewrite(path: Path, records: list[Record], events: list[Record]) -> None:
+    """Write records and audit trail with chains, hashes and seals that fit."""
     (path / "records.jsonl").write_bytes(chained(records))
     hashes = [json.loads(line)["hash"] for line in (path / "records.jsonl").read_bytes().splitlines()]
     for event in events:
@@ -423,6 +428,22 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
             (path / name).write_bytes(raw)
     assert 0 < ok < cases
     capsys.readouterr()
+
+
+def test_a_stored_text_that_is_no_unicode_is_reported_as_its_escape(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lone surrogate, as of a file name that is not UTF-8, among what is stored of the environment."""
+    path = tmp_path / "s"
+    shutil.copytree(finished, path)
+    records = records_of(path)
+    records[0]["environment"]["git"]["dirty"] = "\udcff"
+    rewrite(path, records, [json.loads(line) for line in (path / "audit.jsonl").read_bytes().splitlines()])
+    assert app.run(["poc", "report", str(path), "--quiet"]) == 0
+    capsys.readouterr()
+    written = {kind: (path / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "json", "md")}
+    assert '"git.dirty": "\\udcff"' in written["json"]
+    json.loads(written["json"])
 
 
 # ------------------------------------------------------------------------------------------- a directory that goes away

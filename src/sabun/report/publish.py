@@ -94,7 +94,7 @@ def write(report: Report, directory: Path, lang: Language | None = None) -> dict
         raise OptionError(f"cannot create {directory}: {error.strerror}.", fix="Choose another directory.") from None
     for kind, content in contents.items():
         path = directory / f"report.{kind}"
-        save(path, content.encode())
+        save(path, content.encode("utf-8", "backslashreplace"))  # a lone surrogate of a stored name as its escape
         files[kind] = str(path)
     return files
 

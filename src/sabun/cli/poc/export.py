@@ -48,4 +48,4 @@ def export(
     elif str(csv) == "-":
         console.echo(records_table.to_csv(runs), end="")
     elif csv is not None:
-        save(csv, records_table.to_csv(runs).encode())
+        save(csv, records_table.to_csv(runs).encode("utf-8", "backslashreplace"))
