@@ -260,3 +260,14 @@ def test_colours_have_the_contrast_that_wcag_asks_for() -> None:
             assert contrast(theme["muted"], theme[f"{tone}-bg"]) >= 4.5, tone
         for i in range(8):
             assert contrast(theme[f"s{i}"], theme["surface"]) >= 3.0, (i, theme[f"s{i}"])
+
+
+@pytest.mark.parametrize("lang", languages())
+def test_an_arm_without_a_metric_that_others_have_shows_none(lang: Language, case: Callable[..., Any]) -> None:
+    whole = report(case())
+    first, *others = whole.arms
+    without = dataclasses.replace(first, learned=dataclasses.replace(first.learned, metrics=()))
+    said = html.render(dataclasses.replace(whole, arms=(without, *others)), lang)
+    row = said[said.index(f'data-learned="{first.name}"') :].split("</tr>")[0]
+    cells = [re.sub("<[^>]*>", " ", cell).split() for cell in row.split("<td>")[1 : 1 + len(whole.metric_kinds)]]
+    assert cells == [["–"]] * len(whole.metric_kinds)
