@@ -122,3 +122,8 @@ def test_separators_units_and_dates_are_those_of_the_language_file(
     assert show(0.0123, "pct", pseudo.CODE) == "⟦1,2%⟧"
     assert money(1234.5, "EUR", pseudo.CODE) == "⟦€1.230⟧"
     assert Formatter(pseudo.CODE).format("{when:date}", when="2026-08-01T10:00:00") == "⟦1 Áúgúšt 2026, 10:00⟧"
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 10**400, -(10**400)])
+def test_what_is_no_finite_number_is_shown_as_a_dash(value: float | None) -> None:
+    assert {show(value, style, lang) for style in STYLES for lang in languages()} == {"–"}

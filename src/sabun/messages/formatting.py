@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import string
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -158,7 +159,7 @@ STYLES: Mapping[str, Callable[[float, Language], str]] = {
 
 def show(value: float | int | None, style: str, lang: Language) -> str:
     """``value`` in a style of :data:`STYLES`; an en dash where there is no finite number."""
-    if value is None or not math.isfinite(value):
+    if value is None or not abs(value) <= sys.float_info.max:  # an int may be too large for a float
         return NONE
     return STYLES[style](float(value), lang)
 
