@@ -193,6 +193,8 @@ def test_the_live_status_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixtur
     descriptor = (tmp_path / "s" / "lock").open()
     _files.lock(descriptor.fileno())
 
+    file.write_bytes(text.replace(b'"evaluate"', b'"x"'))
+    assert read_live(tmp_path / "s") == {}, "a phase that no study has"
     rejected = 0
 
     def check(content: bytes) -> None:

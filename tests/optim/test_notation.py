@@ -114,7 +114,8 @@ def test_a_scheme_that_cannot_train_is_refused_before_anything_is_built() -> Non
         ("nesterov@adam", {"beta2": 0.9}, Adam(beta2=0.9)),
         ("adamw(beta2=0.95)", {}, Adam(beta2=0.95)),
         ("adamw(preconditioner='adam(beta2=0.95)')", {"eps": 1e-6}, Adam(beta2=0.95, eps=1e-6)),
-        ("sabun(steps=8)", {}, Spectral(steps=8, row_normalization=True, beta2=0.95)),
+        ("sabun(steps=8)", {}, Spectral(steps=8)),
+        ("sabun(row_normalization=True)", {"beta2": 0.95}, Spectral(row_normalization=True, beta2=0.95)),
     ],
 )
 def test_options_of_a_role_by_their_own_name(text: str, options: dict[str, float], expected: Preconditioner) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sabun import _files
 from sabun.poc.evidence.specification import LIVE, LOCK
+from sabun.poc.records import Phase
 
 __all__ = ["being_written", "read_live", "write_live"]
 
@@ -23,7 +24,7 @@ class _RunStatus(BaseModel):
     run: str
     arm: str
     seed: int
-    phase: str
+    phase: Phase
     epoch: int
     epochs: int | None
     val_loss: str | None
