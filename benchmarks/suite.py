@@ -5,7 +5,7 @@
     python benchmarks/suite.py --profile gpu        # larger models, on one GPU
     python benchmarks/suite.py --plan               # what would run, and how long it would take here
     python benchmarks/suite.py --part development   # only the families on which something may be chosen
-    python benchmarks/suite.py --quick --part development --arm "two memories"    # a candidate for the preset
+    python benchmarks/suite.py --part development --arm AdamW --arm "even rows"     # a candidate for the preset
     python benchmarks/suite.py --render             # only the page, from the stored records
 
 Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
