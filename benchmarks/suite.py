@@ -6,11 +6,12 @@
     python benchmarks/suite.py --plan               # what would run, and how long it would take here
     python benchmarks/suite.py --part development   # only the families on which something may be chosen
     python benchmarks/suite.py --part development --arm AdamW --arm "even rows"     # a candidate for the preset
+    python benchmarks/suite.py --decays             # the centre of each arm's weight decay, on development families
     python benchmarks/suite.py --render             # only the page, from the stored records
 
 Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
-Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md``, its pictures to
-``docs/images/``. Candidates' records go to ``benchmarks/results/candidates.json``, and never hold a check family.
+Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md`` (of another profile than
+the full one: ``docs/benchmark-PROFILE.md``), its pictures to ``docs/images/``. Candidates' records go to ``benchmarks/results/candidates.json``, and never hold a check family.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,7 @@ from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, par
 from comparison.page import against, candidates_table, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
 from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
+from comparison.spaces import CENTRES, FIRST, decay_at, start_of  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
 
@@ -104,6 +107,7 @@ class Job:
     arm: str
     start: float = 0.0
     seconds: float = 0.0
+    decay: float | None = None
 
 
 def _quiet_start() -> None:
@@ -119,7 +123,9 @@ def carry_out(profile: Profile, job: Job) -> Job:
 def perform(book: Book, profile: Profile, job: Job) -> Any:
     """The result of a job, from stored runs or new ones."""
     if job.kind == "rates":
-        return searching.rates(book, job.task, job.arm, job.start)
+        name = "decay" if ARMS[job.arm].ours else "weight_decay"
+        changed = {} if job.decay is None else {name: job.decay}
+        return searching.rates(book, job.task, job.arm, job.start, changed)
     if job.kind == "defaults":
         arm = ARMS[job.arm]
         runs = [
@@ -209,7 +215,7 @@ def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mappin
 def rate_jobs(tasks: list[str], arms: list[str], seconds: Mapping[str, Mapping[str, float]]) -> list[Job]:
     """The lattices on development families, from which the centres come."""
     return [
-        Job("rates", task, arm, ARMS[arm].rate, 4 * seconds[task][arm])
+        Job("rates", task, arm, start_of(arm, ARMS[arm].rate), 4 * seconds[task][arm])
         for task in tasks
         if part_of(task) == DEVELOPMENT
         for arm in arms
@@ -228,14 +234,61 @@ def centres(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict
         for task in development_only(tasks):
             book = book_of(profile, task, arm, only_stored=True)
             try:
-                rate = perform(book, profile, Job("rates", task, arm, ARMS[arm].rate))
+                rate = perform(book, profile, Job("rates", task, arm, start_of(arm, ARMS[arm].rate)))
             except MissingRunError:
                 continue
             best[task] = rate[0]
         if best:
-            doublings = round(math.log2(searching.centre(best) / ARMS[arm].rate))
-            found[arm] = ARMS[arm].rate * 2.0**doublings
+            found[arm] = _on_lattice(searching.centre(best), start_of(arm, ARMS[arm].rate))
     return found
+
+
+def _on_lattice(rate: float, start: float) -> float:
+    return start * 2.0 ** round(math.log2(rate / start))
+
+
+def centre_decays(profile: Profile, arms: Iterable[str], starts: Mapping[str, float], workers: int) -> dict[str, Any]:
+    """Arm → the weight decay with the lowest loss over the development families, and the mean of the best rates there.
+
+    The loss of a decay is that of the best rate, on a logarithmic scale, averaged over tasks and then over families.
+    From where the search begins in factors of √10, until the best has a worse neighbour on either side.
+    """
+    tasks = [task for task in profile.tasks if part_of(task) == DEVELOPMENT]
+    arms = [arm for arm in FIRST if arm in arms]
+    seconds = seconds_per_run(profile, tasks, arms)
+    found: dict[str, dict[int, tuple[float, float]]] = {arm: {} for arm in arms}
+    wanted = {arm: [-1, 0, 1] for arm in arms}
+    while wanted:
+        jobs = {
+            (arm, n, task): Job("rates", task, arm, starts[arm], 4 * seconds[task][arm], decay_at(arm, n))
+            for arm, positions in wanted.items() for n in positions for task in tasks
+        }  # fmt: skip
+        _all(profile, [*jobs.values()], workers, Progress(sum(job.seconds for job in jobs.values()), workers))
+        for arm, positions in wanted.items():
+            for n in positions:
+                of_family: dict[str, list[float]] = {}
+                best = {}
+                for task in tasks:
+                    job = jobs[arm, n, task]
+                    best[task], _, runs = perform(book_of(profile, task, arm, only_stored=True), profile, job)
+                    of_family.setdefault(TASKS[task].family, []).append(math.log(min(run.best for run in runs)))
+                found[arm][n] = fmean(map(fmean, of_family.values())), searching.centre(best)
+        wanted = {}
+        for arm, known in found.items():
+            lowest = min(known, key=lambda n: known[n][0])
+            missing = [n for n in (lowest - 1, lowest + 1) if n not in known]
+            if missing and abs(lowest) < 5:
+                wanted[arm] = missing
+    answer = {}
+    for arm, known in found.items():
+        lowest = min(known, key=lambda n: known[n][0])
+        answer[arm] = {
+            "decay": decay_at(arm, lowest),
+            "rate": _on_lattice(known[lowest][1], starts[arm]),
+            "losses": {f"{decay_at(arm, n):g}": float(f"{known[n][0]:.4g}") for n in sorted(known)},
+        }
+        print(f"  {arm}: {answer[arm]}", flush=True)
+    return answer
 
 
 # ---------------------------------------------------------------- records
@@ -340,10 +393,11 @@ def render(name: str) -> None:
     results = load(RESULTS / f"{name}.json")
     for label, chart in charts(results).items():
         save(chart, Path("docs/images") / f"benchmark-{name}-{label}.svg")
-    Path("docs/benchmark.md").write_text(page(results), encoding="utf-8")
+    to = Path("docs") / ("benchmark.md" if name == "full" else f"benchmark-{name}.md")
+    to.write_text(page(results), encoding="utf-8")
     for claim, line in lines_of(results).items():
         print(f"  {claim}: {line or 'not measured'}")
-    print("docs/benchmark.md")
+    print(to)
 
 
 # ---------------------------------------------------------------- the command
@@ -399,12 +453,21 @@ def main() -> int:
     parser.add_argument("--shared", action="store_true", help="say in the page that the machine was not quiet")
     parser.add_argument("--plan", action="store_true", help="only print what would run, and for how long")
     parser.add_argument("--render", action="store_true", help="only write the page from benchmarks/results/")
+    parser.add_argument("--decays", action="store_true", help="search the centre of each arm's weight decay, and stop")
     given = parser.parse_args()
     profile = PROFILES[given.profile]
     os.chdir(ROOT)
     torch.set_num_threads(1)
     if given.render:
         render(profile.name)
+        return 0
+    workers = given.jobs or (1 if profile.sizing.device != "cpu" else min(2, os.cpu_count() or 1))
+    if given.decays:
+        stored = load(RESULTS / "full.json").about.get("centres", {})
+        starts = {arm: stored.get(arm, ARMS[arm].rate) for arm in FIRST}
+        CENTRES.write_text(sealed.dumps({"arms": centre_decays(profile, FIRST, starts, workers)}, indent=1) + "\n",
+                           encoding="utf-8")  # fmt: skip
+        print(CENTRES)
         return 0
     tasks = [name for name in profile.tasks if given.part in (None, part_of(name))]
     tasks = [name for name in given.task or tasks if given.part in (None, part_of(name))]
@@ -418,7 +481,6 @@ def main() -> int:
     whole = not (given.part or given.task or given.arm)
     partial = WORK / profile.name / "partial.json"
     path = RESULTS / f"{profile.name}.json" if whole else RESULTS / "candidates.json" if candidates else partial
-    workers = given.jobs or (1 if profile.sizing.device != "cpu" else min(2, os.cpu_count() or 1))
     run(profile, tasks, arms, workers=workers, plan_only=given.plan, quiet=not given.shared, path=path)
     if given.plan:
         return 0

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["DECAYS", "Arm", "of_model", "of_parameters"]
+__all__ = ["Arm", "of_model", "of_parameters"]
 
 Choices = Mapping[str, Sequence[Any]]
-DECAYS = (0.1, 0.0, 0.5, 2.0)
-"""Values of the weight decay, of every arm that has the decoupled one."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm. ``rate`` is the documented learning rate, from where the search of its rate begins.
+    """One arm. ``rate`` is the documented learning rate.
 
     ``choices``: name → values of each further hyperparameter; ``fixed``: the schedule of an arm that is not tuned, else
     None; ``ours``: whether its records depend on this project's optimizer.

@@ -20,16 +20,16 @@ __all__ = ["CANDIDATE_ARMS", "OURS", "OUR_ARMS"]
 
 OURS = "sabun"
 _ROW = presets()[OURS]
-_BETAS = (0.8, 0.7, 0.9, 0.95)
-_DECAYS = (1.0, 0.0, 0.3, 3.0)
-"""Factors of the preset's weight decays, that of the hidden matrices and that of the rest."""
 
 
 def made(
     model: nn.Module, lr: float, *, decay: float = 1.0, beta: float | None = None, scheme: str | None = None,
     rest: Mapping[str, Any] | None = None, **changed: Any,
 ) -> torch.optim.Optimizer:  # fmt: skip
-    """The preset with what is searched, and with what a candidate changes. ``scheme`` may leave its {beta} open."""
+    """The preset with what is searched, and with what a candidate changes. ``scheme`` may leave its {beta} open.
+
+    ``decay`` is a factor of both weight decays of the preset, that of the hidden matrices and that of the rest.
+    """
     own = {**(_ROW.rest or {}), **(rest or {})}
     own["weight_decay"] = decay * own.get("weight_decay", 0.0)
     changed.setdefault("weight_decay", decay * _ROW.options["weight_decay"])
@@ -41,8 +41,8 @@ def _with(**fixed: Any) -> Callable[..., torch.optim.Optimizer]:
     return lambda model, lr, **chosen: made(model, lr, **{**fixed, **chosen})
 
 
-def _candidate(name: str, betas: tuple[float, ...] = _BETAS, **fixed: Any) -> Arm:
-    return Arm(name, _with(**fixed), RATE, {"decay": _DECAYS, "beta": betas}, ours=True)
+def _candidate(name: str, **fixed: Any) -> Arm:
+    return Arm(name, _with(**fixed), RATE, ours=True)
 
 
 RATE = 6e-2
@@ -55,10 +55,9 @@ OUR_ARMS = (
 _EVEN: Mapping[str, Any] = {"preconditioner": "spectral(row_normalization=True, beta2=0.95)"}
 CANDIDATE_ARMS = (
     _candidate("even rows", **_EVEN),
-    _candidate("even rows, Nesterov's momentum", (0.95, 0.9, 0.8, 0.7), scheme="nesterov({beta})", **_EVEN),
+    _candidate("even rows, Nesterov's momentum", scheme="nesterov({beta})", **_EVEN),
     _candidate(
-        "even rows, three memories", (0.9, 0.8, 0.85, 0.95),
-        scheme="memories(0.5, 0.7, 1, 0.3, {beta}, 1, 0.2, 0.98)", **_EVEN,
+        "even rows, three memories", scheme="memories(0.5, 0.7, 1, 0.3, {beta}, 1, 0.2, 0.98)", **_EVEN
     ),
     _candidate("even rows, step limit", step_limit=0.125, **_EVEN),
     _candidate("even rows, rest without decay", rest={"weight_decay": 0.0}, **_EVEN),

@@ -81,14 +81,15 @@ def _unit(dimensions: int, trials: int) -> tuple[tuple[float, ...], ...]:
 
 def points(arm: str, trials: int) -> list[tuple[str, dict[str, Any], float]]:
     """(schedule, further hyperparameters, log₂ of the factor of the rate) of each trial; alike for all arms."""
-    choices = ARMS[arm].choices
+    searched = {name: values for name, values in ARMS[arm].choices.items() if len(values) > 1}
     return [
         (
             SCHEDULES[int(row[1] * len(SCHEDULES))],
-            {name: values[int(u * len(values))] for (name, values), u in zip(choices.items(), row[2:], strict=True)},
+            ARMS[arm].defaults()
+            | {name: values[int(u * len(values))] for (name, values), u in zip(searched.items(), row[2:], strict=True)},
             2 * row[0] - 1,
         )
-        for row in _unit(2 + len(choices), trials)
+        for row in _unit(2 + len(searched), trials)
     ]
 
 
@@ -98,12 +99,16 @@ def gaps(logs: Iterable[float]) -> list[tuple[float, float]]:
     return [(a, b) for a, b in itertools.pairwise(ordered) if b - a > 1 + 1e-9]
 
 
-def rates(book: Book, task: str, arm: str, start: float) -> tuple[float, bool, tuple[Run, ...]]:
-    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, seed 0."""
+def rates(
+    book: Book, task: str, arm: str, start: float, changed: Mapping[str, Any] | None = None
+) -> tuple[float, bool, tuple[Run, ...]]:
+    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, seed 0, at the first values of the further
+    hyperparameters, or at ``changed`` ones."""
     seen: dict[int, Run] = {}
+    chosen = {**ARMS[arm].defaults(), **(changed or {})}
 
     def value(n: int) -> float:
-        seen[n] = book.run(task, arm, start * 2.0**n, ARMS[arm].defaults(), "linear", 0)
+        seen[n] = book.run(task, arm, start * 2.0**n, chosen, "linear", 0)
         return seen[n].best
 
     best, at_edge = bracket(value)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import sealed
 from comparison import families, search
 from comparison.contestants import ARMS, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
-from comparison.page import CLAIMS, against, candidates_table, page, reached
+from comparison.page import CLAIMS, against, candidates_table, claims, number, page, reached
 from comparison.peers import MuonAdamW, orthogonalized
 from comparison.records import Book, MissingRunError, Sizing, sources
 from comparison.scores import (
@@ -37,6 +37,7 @@ from comparison.scores import (
     tolerance_ratio,
     worst_of,
 )
+from comparison.spaces import FIRST, centre_of, decay_at
 from comparison.training import SCHEDULES, Run, factor, train
 
 HAVE_DATA = (Path(os.environ.get("SABUN_DATA", "")) / "uci_small.npz").is_file()
@@ -206,11 +207,48 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
 
 def test_arms_have_equally_many_hyperparameters() -> None:
     for name in (*TUNED, *CANDIDATES):
-        assert [len(values) for values in ARMS[name].choices.values()] == [4, 4]
+        assert [len(values) for values in ARMS[name].choices.values() if len(values) > 1] == [4, 4]
     for name in ("AdamW", "SGD, Nesterov"):
         assert ARMS[name].build(_Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
     assert set(RIVALS) | {OURS} == set(TUNED)
     assert all(ARMS[name].fixed for name in UNTUNED)
+
+
+def test_the_weight_decays_of_every_arm_lie_around_its_own_centre() -> None:
+    for name in (*FIRST, *CANDIDATES):
+        values = ARMS[name].choices["decay" if ARMS[name].ours else "weight_decay"]
+        centre = centre_of(OURS if ARMS[name].ours else name)
+        assert values[0] == centre
+        assert len(values) == 1 or values[1:] == pytest.approx((0, 0.3 * centre, 3 * centre))
+    assert set(FIRST) == set(TUNED) - {"SGD, Nesterov"}, "its decay is part of the gradient, and none is its default"
+    assert [decay_at("AdamW", n) for n in (-3, -2, -1, 0, 1, 2)] == [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+
+
+def test_the_centre_of_a_decay_is_the_lowest_loss_over_families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The search ends where the lowest has a worse neighbour on either side; families count equally."""
+    import suite
+
+    profile = suite.PROFILES["full"]
+    best = {"table-regression": -4, "graph": 0}  # half decades from the beginning, where a family has its lowest loss
+    tasks = [name for name in profile.tasks if TASKS[name].family in best]
+    assert len({TASKS[name].family for name in tasks}) == 2
+    monkeypatch.setattr(suite.Profile, "tasks", property(lambda self: tasks))
+    monkeypatch.setattr(suite, "WORK", tmp_path)
+    monkeypatch.setattr(suite, "_all", lambda *given: None)
+    monkeypatch.setattr(suite, "seconds_per_run", lambda *given: {t: dict.fromkeys(FIRST, 1.0) for t in tasks})
+
+    def perform(book: Book, of: Any, job: Any) -> Any:
+        family = TASKS[job.task].family
+        n = round(2 * math.log10(job.decay / FIRST[job.arm]))
+        loss = math.exp((n - best[family]) ** 2)
+        return job.start * 4, False, [Run(job.task, job.arm, job.start, {}, "linear", 0, (0,), (loss,), True, 0.0)]
+
+    monkeypatch.setattr(suite, "perform", perform)
+    found = suite.centre_decays(profile, ["SOAP", OURS], {"SOAP": 0.016, OURS: 0.06}, 1)
+    assert found["SOAP"] == {
+        "decay": 0.01, "rate": pytest.approx(0.064), "losses": {"0.003": 5, "0.01": 4, "0.03": 5, "0.1": 8, "0.3": 13}
+    }  # fmt: skip
+    assert found[OURS]["decay"] == 0.1
 
 
 # ---------------------------------------------------------------- one run
@@ -316,6 +354,14 @@ def test_a_bracket_that_does_not_end_is_at_the_edge() -> None:
     assert search.bracket(lambda n: math.inf if n > -3 else float(-n)) == (-3, False)
 
 
+def _places(arm: str, chosen: dict[str, Any]) -> Iterator[int]:
+    """Which of its values each searched hyperparameter has."""
+    for key, value in chosen.items():
+        values = list(ARMS[arm].choices[key])
+        if len(values) > 1:
+            yield values.index(value)
+
+
 @pytest.mark.parametrize("trials", [4, 8, 16])
 def test_trials_are_in_the_valley_at_equal_places_for_all_arms(trials: int) -> None:
     first = search.points("AdamW", trials)
@@ -326,8 +372,8 @@ def test_trials_are_in_the_valley_at_equal_places_for_all_arms(trials: int) -> N
     for name in TUNED:
         mine = search.points(name, trials)
         assert [(a, c) for a, _, c in mine] == [(a, c) for a, _, c in first]
-        index = [[list(ARMS[name].choices[key]).index(v) for key, v in chosen.items()] for _, chosen, _ in mine]
-        other = [[list(ARMS["AdamW"].choices[key]).index(v) for key, v in chosen.items()] for _, chosen, _ in first]
+        index = [list(_places(name, chosen)) for _, chosen, _ in mine]
+        other = [list(_places("AdamW", chosen)) for _, chosen, _ in first]
         assert index == other
 
 
@@ -599,6 +645,17 @@ def test_the_table_of_candidates_is_that_of_the_records() -> None:
     assert "\n".join(candidates_table(results)) in text
     assert set(CANDIDATES) <= {arm for task in results.tasks.values() for arm in task.arms}
     assert not results.only(CHECK).tasks
+
+
+def test_the_page_of_the_limits_quotes_the_records() -> None:
+    import suite
+
+    root = Path(suite.ROOT)
+    text = (root / "docs/research/limits.md").read_text(encoding="utf-8")
+    for claim, values in claims(suite.load(root / suite.RESULTS / "full.json")):
+        pair = " · ".join(number(value) for value, _ in values)
+        if not all(reached(claim, part, value) for part, (value, _) in enumerate(values)):
+            assert pair in text, claim.text
 
 
 @pytest.mark.parametrize(
