@@ -363,7 +363,7 @@ def _fill(
             held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
     for name, shape in matrices.items():
         if name not in held:
-            held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
+            held[name] = torch.zeros(shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(dtype, copy=True)

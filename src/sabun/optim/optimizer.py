@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from sabun.errors import OptionError, StateError, unknown
+from sabun.errors import GradientError, OptionError, StateError, unknown
 from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
@@ -47,7 +47,7 @@ from sabun.optim.options import (
 from sabun.optim.parts import check_parts, needs_parts, views
 from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
-from sabun.optim.tensors import refuse_sparse
+from sabun.optim.tensors import are_finite, refuse_sparse
 from sabun.optim.terms import Tensors
 from sabun.schemes import LinearMultistep
 
@@ -330,7 +330,7 @@ class Optimizer(torch.optim.Optimizer):
 
         ``closure`` clears the gradients, computes the loss, calls ``backward`` and returns the loss. It is needed by
         the ``stability`` control only. Raises StateError inside ``with optimizer.averaged()``, GradientError for a
-        sparse gradient.
+        sparse gradient, and for a first gradient that is not finite where the preconditioner begins from it.
         """
         if self._averaged:
             raise StateError(
@@ -405,7 +405,25 @@ class Optimizer(torch.optim.Optimizer):
                 if momenta[bucket.rest] != bucket.beta:
                     bucket.set_momentum(parts[bucket.rest], momenta[bucket.rest])
             ready.append((number, parts, plan.members, grads, lr))
+        self._require_finite_beginning(ready)
         return ready
+
+    @staticmethod
+    def _require_finite_beginning(ready: list[_Ready]) -> None:
+        """Raise GradientError for a first gradient that is not finite, where the state is made from it."""
+        first = [
+            cast("Tensor", grads[index])
+            for _, _, buckets, grads, _ in ready
+            for bucket in buckets
+            if bucket.count == 0 and bucket.preconditioner.begins_from_gradient
+            for index in bucket.indices
+        ]
+        if first and not are_finite(first):
+            raise GradientError(
+                "the first gradient of a parameter with the preconditioner 'kronecker' is not finite.",
+                fix="Its state is made from that gradient. Step only when the loss is finite, as torch.amp.GradScaler "
+                "does, or use another preconditioner.",
+            )
 
     def _apply_together(
         self, controller: Controller, context: StepContext, updates: list[tuple[int, dict[str, Any], update.Update]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from sabun.errors import GradientError
 from sabun.optim import torch_internals as internals
 
-__all__ = ["is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
+__all__ = ["are_finite", "is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
 
 
 def is_matrix(shape: torch.Size) -> bool:
@@ -34,6 +34,16 @@ def real_views(tensors: list[Any]) -> list[Any]:
 def norm(tensors: list[Tensor]) -> float:
     """The Euclidean norm of all entries of all tensors."""
     return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
+
+
+def are_finite(gradients: list[Tensor]) -> bool:
+    """Whether all entries of all tensors are finite; of DTensors on every rank. It reads one number per device mesh."""
+    bad: dict[object, tuple[Tensor, Tensor]] = {}
+    for g in gradients:
+        count = real_view(g).isfinite().logical_not().sum()
+        key = (g.device, g.device_mesh if internals.is_dtensor(g) else None)
+        bad[key] = (bad[key][0] + count if key in bad else count, g)
+    return not any([float(internals.sum_of_ranks(count, g)) for count, g in bad.values()])
 
 
 def refuse_sparse(gradient: Tensor) -> None:

@@ -20,7 +20,8 @@ __all__ = [
     "foreach_add_", "foreach_addcdiv_", "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_",
     "foreach_lerp", "foreach_lerp_", "foreach_mul", "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign",
     "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded", "gathered", "has_flattened", "inner_schedulers", "is_dtensor",
-    "is_made", "is_unscaled", "parameters_of", "scheduler_rates", "scheduler_steps", "shard", "unsafe_view", "versions",
+    "is_made", "is_unscaled", "most_precise", "parameters_of", "scheduler_rates", "scheduler_steps", "shard",
+    "sum_of_ranks", "unsafe_view", "versions",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -60,6 +61,22 @@ def shard(whole: Tensor, like: Any) -> Tensor:
     everywhere = [Replicate()] * like.device_mesh.ndim
     held = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
     return held.redistribute(placements=like.placements).to_local()
+
+
+def sum_of_ranks(number: Tensor, like: Any) -> Tensor:
+    """The sum of each rank's ``number`` over the mesh of the DTensor ``like``; for any other tensor the number."""
+    if not is_dtensor(like):
+        return number
+    from torch.distributed.tensor import DTensor, Partial
+
+    everywhere = [Partial()] * like.device_mesh.ndim
+    total: Tensor = DTensor.from_local(number, like.device_mesh, everywhere, run_check=False).full_tensor()
+    return total
+
+
+def most_precise(device: torch.device) -> torch.dtype:
+    """The longest real dtype that a device computes in; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def versions(tensors: Iterable[Tensor]) -> int:

@@ -155,8 +155,9 @@ def apply(group: dict[str, Any], update: Update, *, lr: float, weight: float, st
     )  # fmt: skip
     rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
     if bucket.low_precision_state:
-        if held := stored.state_tensors():
-            internals.foreach_copy_(held, operands.state_tensors())
+        pairs = [(a, b) for a, b in zip(stored.state_tensors(), operands.state_tensors(), strict=True) if a is not b]
+        if pairs:
+            internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
     elif rotated:
         if operands.filter_buffers is not bucket.filter_buffers:
             bucket.filter_buffers.append(bucket.filter_buffers.pop(0))

@@ -200,9 +200,8 @@ def _polar_express(steps: int) -> list[tuple[float, float, float]]:
 
 def sorted_eigenbasis(factor: Tensor) -> Tensor:
     """Orthonormal eigenvectors as columns, largest eigenvalue first."""
-    work = factor if factor.dtype in (torch.float32, torch.float64) else factor.float()
-    basis: Tensor = torch.linalg.eigh(work).eigenvectors
-    return basis.flip(-1).to(factor.dtype)
+    basis: Tensor = torch.linalg.eigh(factor).eigenvectors
+    return basis.flip(-1)
 
 
 def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,9 +210,7 @@ def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     The iteration is that of factor + δ·I, δ = √(machine ε) times the mean eigenvalue: where few gradients span few
     directions, the others stay as they are. Without δ rounding errors would choose them anew every time.
     """
-    work = torch.float64 if factor.dtype == torch.float64 else torch.float32
-    shift = torch.finfo(work).eps ** 0.5 * factor.diagonal().to(work).mean()
-    columns = basis.to(work)
-    product = factor.to(work) @ columns
-    order = (columns * product).sum(0).argsort(descending=True, stable=True)
-    return torch.linalg.qr((product + shift * columns).index_select(1, order)).Q.to(basis.dtype), order
+    shift = torch.finfo(factor.dtype).eps ** 0.5 * factor.diagonal().mean()
+    product = factor @ basis
+    order = (basis * product).sum(0).argsort(descending=True, stable=True)
+    return torch.linalg.qr((product + shift * basis).index_select(1, order)).Q, order

@@ -74,6 +74,7 @@ class Preconditioner(Role):
     - ``is_euclidean``: P = 1.
     - ``needs_matrix``: for matrices only; other parameters take :attr:`fallback`.
     - ``counts_steps``: :attr:`Work.count` is read.
+    - ``begins_from_gradient``: its state is made from the first gradient, which must be finite.
     - ``asks_unbiased``: the scheme starts ``"unbiased"`` unless it says otherwise.
     - ``scale_invariant``: u does not change when d is multiplied by a positive number.
     - ``supports_complex``: complex parameters are stepped as pairs of real numbers.
@@ -88,6 +89,7 @@ class Preconditioner(Role):
     is_euclidean: ClassVar[bool] = False
     needs_matrix: ClassVar[bool] = False
     counts_steps: ClassVar[bool] = False
+    begins_from_gradient: ClassVar[bool] = False
     asks_unbiased: ClassVar[bool] = False
     scale_invariant: ClassVar[bool] = False
     supports_complex: ClassVar[bool] = True
@@ -105,7 +107,10 @@ class Preconditioner(Role):
         raise NotImplementedError
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of further state tensors of one matrix, from its full shape."""
+        """Names and shapes of further state tensors of one matrix, from its full shape.
+
+        They are in float32, or in float64 where the parameter is.
+        """
         return {}
 
     @staticmethod
