@@ -2,7 +2,7 @@
 
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
-trains the last 6 steps. All ranks see the same batches.
+trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel. All ranks see the same batches.
 """
 
 from __future__ import annotations
@@ -45,6 +45,62 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3)).double()
 
 
+class Block(nn.Module):
+    """Two norms, two linear layers and a head, over (batch, sequence, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.last(x + self.down(torch.tanh(self.up(self.first(x))))))
+
+
+SEQUENCES = [
+    tuple(torch.randn(2, 6, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for n in (8, 4))
+    for seed in range(8)
+]
+
+
+def divide_sequences(model: Block, mesh: object) -> None:
+    """Linear layers by columns and rows, norms and what is between them by positions: replicated weights and biases of
+    a shard of the sequence, whose gradients are partial sums.
+    """
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        PrepareModuleInput,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
+
+    plan = {
+        "": PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)),
+        "first": SequenceParallel(),
+        "up": ColwiseParallel(input_layouts=Shard(1)),
+        "down": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
+        "last": SequenceParallel(),
+        "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+    }
+    parallelize_module(model, mesh, plan)
+
+
+def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
+    results = {}
+    for name, make in ARMS.items():
+        model = Block()
+        divide_sequences(model, mesh)
+        optimizer = make(model.named_parameters())
+        train(model, optimizer, SEQUENCES)
+        assert any(p.grad.placements != p.placements for p in model.parameters())
+        results[name] = whole(model)
+    return results
+
+
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix("module."): (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
@@ -79,7 +135,9 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     results = {}
     mesh = dist.init_device_mesh("cpu", (world,))
     options = StateDictOptions(flatten_optimizer_state_dict=True)
-    for name, make in ARMS.items():
+    if mode == "sequence":
+        results = sequences(mesh)
+    for name, make in ARMS.items() if mode != "sequence" else ():
         model = network()
         if mode == "ddp":
             replica = nn.parallel.DistributedDataParallel(model)

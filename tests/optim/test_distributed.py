@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from distributed_worker import ARMS, network, train
+from distributed_worker import ARMS, SEQUENCES, Block, network, train
 from torch import Tensor
 from training import batches
 
@@ -72,3 +72,17 @@ def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
 def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(tmp_path: Path) -> None:
     compare(launch("save", tmp_path, 2))
     compare(launch("resume", tmp_path, 1))
+
+
+def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path) -> None:
+    """Norms and biases are replicated, and each rank has the gradient of its part of the sequence."""
+    found = launch("sequence", tmp_path, 2)
+    for name, make in ARMS.items():
+        model = Block()
+        train(model, make(model.named_parameters()), SEQUENCES)
+        # kronecker: the QR of its refreshes amplifies the rounding of sums in another order.
+        tolerance = 1e-9 if name == "kronecker" else 1e-12
+        for key, p in model.named_parameters():
+            torch.testing.assert_close(
+                found[name][key], p.detach(), rtol=0, atol=tolerance, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
+            )

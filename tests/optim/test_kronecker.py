@@ -14,11 +14,11 @@ from sabun.errors import GradientError
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype) -> list[Tensor]:
+def gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype, size: float = 1e-2) -> list[Tensor]:
     """Random gradients about a mean that is the same in all steps, as values of ``dtype``."""
     generator = torch.Generator().manual_seed(shape[0])
     mean = torch.randn(shape, generator=generator)
-    return [(1e-2 * (mean + 0.5 * torch.randn(shape, generator=generator))).to(dtype) for _ in range(steps)]
+    return [(size * (mean + 0.5 * torch.randn(shape, generator=generator))).to(dtype) for _ in range(steps)]
 
 
 def updates(data: list[Tensor], **options: object) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -39,10 +39,12 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [*LOW, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(16, 8), (8, 40), (12, 12), (6, 3, 3, 3)], ids=str)
-def test_the_first_update_is_the_orthogonal_factor_of_the_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("shape", "size"), [((16, 8), 1e-2), ((8, 40), 30.0), ((12, 12), 1.0), ((6, 3, 3, 3), 1.0)])
+def test_the_first_update_is_the_orthogonal_factor_of_the_gradient(
+    shape: tuple[int, ...], size: float, dtype: torch.dtype
+) -> None:
     """In its own singular vectors a gradient is diagonal, and each entry is divided by its own size."""
-    (g,) = gradients(shape, 1, dtype)
+    (g,) = gradients(shape, 1, dtype, size)
     u, _, vt = torch.linalg.svd(g.double().flatten(1), full_matrices=False)
     (found,), state = updates([g])
     torch.testing.assert_close(found.flatten(1), u @ vt, rtol=0, atol=1e-2 if dtype.itemsize == 2 else 1e-4)

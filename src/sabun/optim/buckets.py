@@ -58,7 +58,7 @@ class Bucket:
     - ``rest``: they take the options of the group's rest.
     - ``layouts``: the layout of each, where it is a matrix; ``several``: one of them is several matrices.
     - ``special``: complex or sharded parameters are among them.
-    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the state.
+    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the history.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
     """
 
@@ -350,6 +350,8 @@ def _fill(
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
+    Histories are in ``dtype``. Second moments, Kronecker factors and averages change by less than half a unit in the
+    last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
@@ -358,15 +360,17 @@ def _fill(
         held.pop("step", None)
     velocities = [f"velocity_{j}" for j in range(filter_.buffer_count)]
     fresh = any(name not in held for name in velocities)
+    wide = torch.promote_types(p.dtype, torch.float32)
     for name in (*velocities, *preconditioner.like):
         if name not in held:
-            held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            kind = dtype if name in velocities else wide
+            held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
     for name, shape in matrices.items():
         if name not in held:
-            held[name] = torch.zeros(shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+            held[name] = torch.zeros(shape, dtype=wide, device=p.device)
     for name in averaging.like:
         if name not in held:
-            held[name] = p.detach().to(dtype, copy=True)
+            held[name] = p.detach().to(wide, copy=True)
     if counts and "step" not in held:
         # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
         held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")

@@ -96,8 +96,9 @@ class Optimizer(torch.optim.Optimizer):
             the nearest power of √2), ``rms`` that of an update at lr = 1, which the preconditioner declares, and
             ``peak`` the largest lr so far (``group["lr_peak"] = 0`` resets it): a largest learning rate by shape, under
             any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
-        state_dtype: "float32": the state of 16-bit parameters is in float32; None: in the parameter's dtype. Their
-            arithmetic is in float32 with either, and what is stored is rounded once per step.
+        state_dtype: "float32": the velocities of 16-bit parameters are in float32; None: in the parameter's dtype. With
+            either their second moments, Kronecker factors and averages are in float32, because they would stand still
+            in 16 bits, and so is the arithmetic; what is stored is rounded once per step.
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
         rest: options of the parameters that are no hidden matrices, where they differ: ``{"preconditioner": "adam",

@@ -52,6 +52,8 @@ class _Operands:
     def of(cls, bucket: Bucket, gradients: Sequence[Tensor | None]) -> _Operands:
         """The operands of a bucket; ``gradients`` are those of the whole group."""
         grads = [cast("Tensor", gradients[i]) for i in bucket.indices]
+        if bucket.special:
+            grads = internals.placed(grads, bucket.params)
         plain = cls(bucket.params, grads, bucket.filter_buffers, bucket.state, bucket.averaged)
         return plain.each(real_views) if bucket.special else plain
 
@@ -177,9 +179,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
         not averaging.steps_iterate
         or group["stochastic_rounding"]
         or (preconditioner.needs_matrix and (bucket.special or bucket.several))
-        or (
-            bucket.upcast and not bucket.low_precision_state and averaging.like
-        )  # a float32 average of unrounded parameters
+        or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):
         return False

@@ -89,7 +89,10 @@ class Kronecker(Preconditioner):
             left, right = bases.get("left"), bases.get("right")
             moment = second.to(dtype).lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
             # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
-            scaled = _rotate(as_matrix(direction).to(dtype), left, right) / moment.sqrt().add_(self.eps)
+            D = as_matrix(direction).to(dtype)
+            if direction.dtype != dtype:  # the first direction is a multiple of the gradient, but for its rounding
+                D = G * ((D * G).sum() / G.square().sum().clamp_(min=torch.finfo(dtype).tiny))
+            scaled = _rotate(D, left, right) / moment.sqrt().add_(self.eps)
             scaled.mul_(math.sqrt(correction))
             back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
             updates.append(back.reshape(direction.shape).to(direction.dtype))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -137,18 +136,18 @@ def _polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
 def arithmetic(matrices: Tensor, coefficients: Polynomials) -> torch.dtype:
     """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
 
-    On a CPU without such units float32 is faster as well as finer, and with them it is for small matrices, where a call
-    costs more than its arithmetic, and for longer ones that can go through their Gram matrix; float64 matrices
-    are iterated in float64.
+    Without such units float32 is faster as well as finer. On a CPU with them it is for small matrices, where a call
+    costs more than its arithmetic, and for longer ones that can go through their Gram matrix. float64 matrices are
+    iterated in float64 on every device.
     """
-    if matrices.device.type != "cpu":
-        return torch.bfloat16
     if matrices.dtype == torch.float64:
         return torch.float64
+    if matrices.device.type != "cpu":
+        return torch.bfloat16 if internals.multiplies_bfloat16(matrices.device) else torch.float32
     short, long = sorted(matrices.shape[-2:])
     small = short * short * (2 * long + short) < _SMALLEST_IN_BFLOAT16
     small |= short <= _LARGEST_BY_GRAM and gram_pays(matrices.shape, torch.float32, coefficients)
-    return torch.bfloat16 if _has_bfloat16_units() and not small else torch.float32
+    return torch.bfloat16 if not small and internals.multiplies_bfloat16(matrices.device) else torch.float32
 
 
 # Multiplications of one iteration. Measured: equal at 128 × 128 (6 million), float32 2.5 times as fast at 64 × 64 and 5
@@ -158,11 +157,6 @@ _SMALLEST_IN_BFLOAT16 = 2**22
 # Rows of a long matrix. float32 through the Gram matrix against bfloat16 without (it is too coarse for that): 0.9 of
 # the time at 96 × 384, 0.7 at 128 × 512, about equal at 192 × 768, 1.3 at 192 × 576.
 _LARGEST_BY_GRAM = 128
-
-
-@lru_cache(maxsize=1)
-def _has_bfloat16_units() -> bool:
-    return internals.cpu_multiplies_bfloat16()
 
 
 # A product that is known to be symmetric is computed in this many strips, each up to its diagonal block: 5/8 of the

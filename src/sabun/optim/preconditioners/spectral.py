@@ -39,8 +39,8 @@ class Spectral(Preconditioner):
     dtype: str | None = option(
         None,
         one_of(None, "float32", "bfloat16", "float64"),
-        "dtype of the iteration; None: bfloat16 where the device has units for it (on a CPU for large matrices), else "
-        "float32",
+        "dtype of the iteration; None: float64 where the parameter is, else bfloat16 where the device has units for it "
+        "(on a CPU for large matrices), else float32",
     )
     row_normalization: bool = option(
         False, FLAG, "division of each row by the root of its second moment (decay beta2), as in NorMuon"
