@@ -58,7 +58,7 @@ _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 
 _OWN = ("scheme", *ROLES, "lr", "momentum", "rest", "parts")
 Closure = Callable[[], Any]
-_Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float]
+_Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float | Tensor]
 """Number of the group, the options of its parts, its buckets, the gradients of all its parameters, and its lr."""
 
 
@@ -79,7 +79,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters, or groups; a group may override every option below.
-        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only.
+        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only. A tensor on
+            the device of the parameters is not read, so a step does not wait for the device, unless ``momentum_end``,
+            ``step_limit``, a step control or "schedule-free" needs its value.
         scheme: a catalogue name such as ``"nesterov"`` or ``"look-ahead(0.9, 2)"``, or a ``LinearMultistep``.
         preconditioner: None (the identity), "adam", "sign", "spectral", "kronecker", with options in parentheses.
         averaging: None, "ema(decay=0.99)", "tail" or "schedule-free"; see :meth:`averaged`.
@@ -369,7 +371,11 @@ class Optimizer(torch.optim.Optimizer):
             weight = group["averaging"].weight(group, lr)
             for bucket in buckets:
                 options = parts[bucket.rest]
-                rate = bucket.learning_rate(float(options["lr"]), options["lr_peak"])
+                rate: float | Tensor
+                if isinstance(lr, Tensor):
+                    rate = options["lr"]
+                else:
+                    rate = bucket.learning_rate(float(options["lr"]), options["lr_peak"])
                 update.step(self._engine, options, bucket, grads, lr=rate, weight=weight, state=self.state)
         return loss
 
@@ -398,8 +404,9 @@ class Optimizer(torch.optim.Optimizer):
                     self._restore_parts(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
                 plan = self._plans[number] = build(group, active, self.state, plan, first)
-            lr = float(group["lr"])
-            group["lr_peak"] = max(group["lr_peak"], lr)
+            lr = self._rate(group)
+            if not isinstance(lr, Tensor):
+                group["lr_peak"] = max(group["lr_peak"], lr)
             parts = dict(views(group))
             momenta = {rest: momentum_of(options) for rest, options in parts.items()}
             for bucket in plan.members:
@@ -408,6 +415,25 @@ class Optimizer(torch.optim.Optimizer):
             ready.append((number, parts, plan.members, grads, lr))
         self._require_finite_beginning(ready)
         return ready
+
+    def _rate(self, group: dict[str, Any]) -> float | Tensor:
+        """The learning rate of a group; a tensor where it is on the parameters' accelerator and nothing needs its value.
+
+        To read it would be to wait for the device. Its largest value is then not recorded in ``lr_peak``.
+        """
+        lr = group["lr"]
+        if (
+            not isinstance(lr, Tensor)
+            or lr.is_cpu
+            or self._control() is not None
+            or any(p.device.type != lr.device.type for p in group["params"])
+            or any(
+                view["momentum_end"] is not None or view["step_limit"] is not None or view["averaging"].reads_rate()
+                for _, view in views(group)
+            )
+        ):
+            return float(lr)
+        return lr
 
     @staticmethod
     def _require_finite_beginning(ready: list[_Ready]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from sabun.errors import GradientError
 from sabun.optim import torch_internals as internals
 
-__all__ = ["are_finite", "is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
+__all__ = ["are_finite", "is_matrix", "norm", "norms", "numbers", "real_view", "real_views", "refuse_sparse"]
 
 
 def is_matrix(shape: torch.Size) -> bool:
@@ -31,9 +32,23 @@ def real_views(tensors: list[Any]) -> list[Any]:
     return [None if t is None else real_view(t) for t in tensors]
 
 
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """The values of tensors of one entry, fetched in one transfer, for which a device is waited for once."""
+    if not tensors:
+        return []
+    found: list[float] = torch.stack([t.to(tensors[0].device, non_blocking=True) for t in tensors]).tolist()
+    return found
+
+
+def norms(*lists: list[Tensor]) -> list[float]:
+    """The Euclidean norm of all entries of all tensors of each list, in one transfer."""
+    found = iter(numbers([torch.linalg.vector_norm(t) for tensors in lists for t in tensors]))
+    return [math.sqrt(sum(next(found) ** 2 for _ in tensors)) for tensors in lists]
+
+
 def norm(tensors: list[Tensor]) -> float:
     """The Euclidean norm of all entries of all tensors."""
-    return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
+    return norms(tensors)[0]
 
 
 def are_finite(gradients: list[Tensor]) -> bool:

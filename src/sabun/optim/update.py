@@ -105,13 +105,15 @@ def step(
     bucket: Bucket,
     gradients: Sequence[Tensor | None],
     *,
-    lr: float,
+    lr: float | Tensor,
     weight: float,
     state: State,
 ) -> None:
     """Step a bucket at learning rate ``lr``. ``weight`` is that of the iterate in the average."""
     operands = _Operands.of(bucket, gradients)
-    if not (group["fused"] and _step_compiled(engine, group, bucket, operands, lr)):
+    # The numbers of a compiled step are sent to the device: a rate that is there already is not read.
+    compiled = group["fused"] and not isinstance(lr, Tensor)
+    if not (compiled and _step_compiled(engine, group, bucket, operands, cast("float", lr))):
         apply(group, _form(group, bucket, operands), lr=lr, weight=weight, state=state)
 
 
@@ -147,9 +149,11 @@ def _form(group: dict[str, Any], bucket: Bucket, stored: _Operands) -> Update:
     return Update(bucket, stored, operands, grads, *bucket.preconditioner.precondition(work))
 
 
-def apply(group: dict[str, Any], update: Update, *, lr: float, weight: float, state: State) -> None:
+def apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight: float, state: State) -> None:
     """Move the parameters by ``lr``, and bring the average and the filter's history up to date."""
     bucket, operands, stored = update.bucket, update.operands, update.stored
+    if isinstance(lr, Tensor):
+        lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
     decay = group["weight_decay"] if group["decoupled"] else 0.0
     bucket.averaging.move(
         operands.params, operands.averaged, update.terms, update.denominators,
