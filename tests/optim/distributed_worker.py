@@ -2,7 +2,8 @@
 
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
-trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel. All ranks see the same batches.
+trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel. All ranks see the
+same batches.
 """
 
 from __future__ import annotations

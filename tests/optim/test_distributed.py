@@ -84,5 +84,9 @@ def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path
         tolerance = 1e-9 if name == "kronecker" else 1e-12
         for key, p in model.named_parameters():
             torch.testing.assert_close(
-                found[name][key], p.detach(), rtol=0, atol=tolerance, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
+                found[name][key],
+                p.detach(),
+                rtol=0,
+                atol=tolerance,
+                msg=lambda m, key=key, name=name: f"{name}, {key}: {m}",
             )

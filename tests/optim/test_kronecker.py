@@ -59,7 +59,7 @@ def test_ten_updates_are_those_of_float64(shape: tuple[int, ...], dtype: torch.d
     expected, _ = updates([g.double() for g in data])
     found, _ = updates(data)
     for n, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert cosine(a, b) > 0.999, n
+        assert cosine(a, b) > (0.99 if dtype.itemsize == 2 else 0.999), n
         assert float(a.norm()) == pytest.approx(float(b.norm()), rel=0.02), n
 
 

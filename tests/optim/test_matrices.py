@@ -9,8 +9,8 @@ import torch
 from test_filters import USABLE
 
 import sabun
-from sabun.optim import torch_internals as internals
 from sabun.optim import AVERAGING, PRECONDITIONERS, Spectral
+from sabun.optim import torch_internals as internals
 from sabun.optim.preconditioners import orthogonal as matrices
 from sabun.optim.preconditioners.orthogonal import (
     as_matrix,

@@ -26,10 +26,10 @@ from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
-from sabun.optim.tensors import refuse_sparse
+from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "build", "state_shapes", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "bound_on", "build", "state_shapes", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit")  # fmt: skip
@@ -39,10 +39,18 @@ _structure = operator.itemgetter(*_STRUCTURE)
 # preconditioners are bound by arithmetic; their limit is for the memory of their updates.
 _CACHED = 2**18
 _CACHED_MATRICES = 2**22
-# Entries of a bucket of 16-bit parameters on an accelerator: the foreach step copies them to float32.
-_WIDENED = 2**24
+_BOUND = 2**24  # entries that are stepped together on an accelerator, see bound_on
 _VECTOR = 0.05  # size of gains, biases and other vectors for step_limit: some begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
+
+
+def bound_on(device: torch.device) -> int | None:
+    """Largest number of entries that are stepped together, for the memory of intermediates; None on a CPU.
+
+    A step needs up to 8 bytes of them for each entry in float32 and up to 18 in 16 bits. A matrix that is larger is
+    stepped alone.
+    """
+    return None if device.type == "cpu" else _BOUND
 
 
 @dataclass(slots=True)
@@ -239,7 +247,8 @@ def build(
     parts = dict(views(group))
     schemes = tuple(view["scheme"] for view in parts.values())
     members = [(i, p, is_rest(group, i)) for i, (p, on) in enumerate(zip(group["params"], active, strict=True)) if on]
-    members.sort(key=operator.itemgetter(2))
+    # On an accelerator matrices of one shape come one after the other, so that they share buckets and products.
+    members.sort(key=lambda member: (member[2], () if member[1].is_cpu else tuple(member[1].shape)))
     _require_legal(group, parts, members)
     if before is not None and len(before.schemes) == len(schemes):
         for (rest, view), was in zip(parts.items(), before.schemes, strict=True):
@@ -304,13 +313,22 @@ class _Sorter:
         limit = self._limit(p, preconditioner)
         if limit is None:
             return key
-        self._entries[key] = self._entries.get(key, 0) + p.numel()
-        return (*key, (self._entries[key] - 1) // limit)
+        entries = self._entries.get(key, 0)
+        if p.is_cpu:
+            entries += p.numel()
+            number = (entries - 1) // limit
+        else:  # begin another bucket rather than exceed the limit
+            size = local_entries(p)
+            left = -entries % limit
+            entries += size if size <= left or not left else left + size
+            number = -(-entries // limit)
+        self._entries[key] = entries
+        return (*key, number)
 
     def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
         """Largest number of entries of a bucket."""
         if not p.is_cpu:
-            return _WIDENED if p.dtype in _LOW and not self._group["fused"] else None
+            return bound_on(p.device) if preconditioner.needs_matrix else None  # others are stepped piece by piece
         if preconditioner.needs_matrix:
             return _CACHED_MATRICES
         return None if self._compiled else _CACHED

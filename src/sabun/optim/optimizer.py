@@ -57,6 +57,7 @@ _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 """Scalars that every group carries in its checkpoint, beside those of its roles. They are not options."""
 
 _OWN = ("scheme", *ROLES, "lr", "momentum", "rest", "parts")
+_READ_RATE = ("momentum_end", "step_limit")  # options for which the value of the learning rate is needed
 Closure = Callable[[], Any]
 _Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float | Tensor]
 """Number of the group, the options of its parts, its buckets, the gradients of all its parameters, and its lr."""
@@ -79,9 +80,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters, or groups; a group may override every option below.
-        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only. A tensor on
-            the device of the parameters is not read, so a step does not wait for the device, unless ``momentum_end``,
-            ``step_limit``, a step control or "schedule-free" needs its value.
+        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only. A tensor
+            on the parameters' accelerator is not read, so a step does not wait for the device, unless
+            ``momentum_end``, ``step_limit``, a step control or "schedule-free" needs its value.
         scheme: a catalogue name such as ``"nesterov"`` or ``"look-ahead(0.9, 2)"``, or a ``LinearMultistep``.
         preconditioner: None (the identity), "adam", "sign", "spectral", "kronecker", with options in parentheses.
         averaging: None, "ema(decay=0.99)", "tail" or "schedule-free"; see :meth:`averaged`.
@@ -417,7 +418,7 @@ class Optimizer(torch.optim.Optimizer):
         return ready
 
     def _rate(self, group: dict[str, Any]) -> float | Tensor:
-        """The learning rate of a group; a tensor where it is on the parameters' accelerator and nothing needs its value.
+        """The learning rate of a group; a tensor if it is on the parameters' accelerator and nothing needs its value.
 
         To read it would be to wait for the device. Its largest value is then not recorded in ``lr_peak``.
         """
@@ -427,10 +428,8 @@ class Optimizer(torch.optim.Optimizer):
             or lr.is_cpu
             or self._control() is not None
             or any(p.device.type != lr.device.type for p in group["params"])
-            or any(
-                view["momentum_end"] is not None or view["step_limit"] is not None or view["averaging"].reads_rate()
-                for _, view in views(group)
-            )
+            or group["averaging"].reads_rate()
+            or any(options.get(key) is not None for options in (group, group["rest"] or {}) for key in _READ_RATE)
         ):
             return float(lr)
         return lr

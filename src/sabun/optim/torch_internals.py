@@ -17,12 +17,12 @@ from torch.nn.modules.conv import _ConvNd as Convolution
 from sabun.errors import OptionError
 
 __all__ = [
-    "Convolution", "amp_check", "children_of", "decays_decoupled", "foreach_add",
-    "foreach_add_", "foreach_addcdiv_", "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_",
-    "foreach_lerp", "foreach_lerp_", "foreach_mul", "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign",
-    "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded", "gathered", "has_flattened", "inner_schedulers", "is_dtensor",
-    "is_made", "is_unscaled", "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard",
-    "sum_of_ranks", "unsafe_view", "versions",
+    "Convolution", "amp_check", "children_of", "decays_decoupled", "foreach_add", "foreach_add_", "foreach_addcdiv_",
+    "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
+    "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
+    "gathered", "has_flattened", "inner_schedulers", "is_dtensor", "is_made", "is_unscaled", "most_precise",
+    "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard", "sum_of_ranks",
+    "unsafe_view", "versions",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -76,7 +76,11 @@ def placed(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor
         if not (is_dtensor(g) and is_dtensor(p)) or (g.placements == p.placements and g.device_mesh == p.device_mesh):
             continue
         replicated = all(placement.is_replicate() for placement in p.placements)
-        if replicated and g.device_mesh == p.device_mesh and not any(placement.is_shard() for placement in g.placements):
+        if (
+            replicated
+            and g.device_mesh == p.device_mesh
+            and not any(placement.is_shard() for placement in g.placements)
+        ):
             sums.setdefault((g.device_mesh, g.placements, g.dtype), []).append(i)
         else:
             out[i] = g.redistribute(p.device_mesh, p.placements)

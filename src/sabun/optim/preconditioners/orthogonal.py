@@ -56,45 +56,57 @@ def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | 
 
 
 def orthogonalize_all(
-    stacks: Sequence[Tensor], *, iteration: str, steps: int, dtype: str | None = None
+    stacks: list[Tensor],
+    *,
+    iteration: str,
+    steps: int,
+    dtype: str | None = None,
+    overwrite: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products."""
+    """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products.
+
+    ``overwrite``: the stacks are taken out of the list and may be overwritten; they are in the dtype to iterate in, and
+    the factors in this one. On an accelerator there are then at most two copies of a stack at a time.
+    """
     coefficients, margin = polynomials(iteration, steps)
-    found = list(stacks)
-    together: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
-    for place, stack in enumerate(stacks):
-        X = stack.to(arithmetic(stack, coefficients) if dtype is None else getattr(torch, dtype))
+    waiting = stacks if overwrite is not None else list(stacks)
+    found: dict[int, Tensor] = {}
+    together: dict[tuple[object, ...], list[tuple[int, Tensor, bool, torch.dtype]]] = {}
+    for place in range(len(waiting)):
+        X = waiting.pop(0)
+        like = X.dtype if overwrite is None else overwrite
+        X = X.to(arithmetic(X, coefficients) if dtype is None else getattr(torch, dtype))
         tall = X.shape[-2] > X.shape[-1]
         if tall:
             X = X.mT
         norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
         if margin != 1:
             norm.mul_(margin)
-        X = X / norm.clamp_(min=1e-7)
+        norm.clamp_(min=1e-7)
+        X = X / norm if overwrite is None or X.is_cpu else X.div_(norm)
         if gram_pays(X.shape, X.dtype, coefficients):
-            together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X))
+            together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X, tall, like))
         else:
-            X = _directly(X, coefficients)
+            for polynomial in coefficients:
+                X = _iterated(X, polynomial)
             # Contiguous, as parameters are: adding tensors of different memory order takes twice as long.
-            found[place] = (X.mT.contiguous() if tall else X).to(stack.dtype)
+            found[place] = X.mT.to(like, memory_format=torch.contiguous_format) if tall else X.to(like)
+        del X
     for members in together.values():
-        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X in members]), coefficients)
-        for (place, X), part in zip(members, torch.split(Q, [len(X) for _, X in members]), strict=True):
-            same = X.shape == stacks[place].shape
-            found[place] = (torch.bmm(part, X) if same else torch.bmm(X.mT, part.mT)).to(stacks[place].dtype)
-    return found
+        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X, _, _ in members]), coefficients)
+        parts = torch.split(Q, [len(X) for _, X, _, _ in members])
+        for (place, X, tall, like), part in zip(members, parts, strict=True):
+            found[place] = (torch.bmm(X.mT, part.mT) if tall else torch.bmm(part, X)).to(like)
+    return [found[place] for place in range(len(found))]
 
 
-def _directly(X: Tensor, coefficients: Polynomials) -> Tensor:
+def _iterated(X: Tensor, polynomial: tuple[float, float, float]) -> Tensor:
+    a, b, c = polynomial
     if X.shape[-2] < _SMALLEST_STRIPED or X.device.type != "cpu":
-        for a, b, c in coefficients:
-            gram = torch.bmm(X, X.mT)
-            X = torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-        return X
-    for a, b, c in coefficients:
-        gram = _symmetric(X, X.mT)
-        X = torch.baddbmm(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-    return X
+        gram = torch.bmm(X, X.mT)
+        return torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    gram = _symmetric(X, X.mT)
+    return torch.baddbmm(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
 
 
 _SMALLEST_BY_GRAM = 32  # rows; below, the number of calls is what costs
