@@ -203,7 +203,7 @@ class ScheduleFree(Averaging):
         count: int,
     ) -> None:
         """The same in y and z alone: y ← (1−c)y + cz_old − lr(1 − β(1−c))(u + λy) needs no third copy."""
-        zs, beta = state["base_point"], self.beta
+        zs, beta, lr = state["base_point"], self.beta, float(lr)
         if decay:
             # In place and in this order: z takes its decay from the old y, and y gets z_old back out of the new z.
             internals.foreach_add_(zs, xs, alpha=-lr * decay)

@@ -108,7 +108,7 @@ def _pieces(bucket: Bucket, whole: _Operands) -> list[_Piece]:
             room = bound
         runs[-1].append(position)
         room -= size
-    pieces = []
+    pieces: list[_Piece] = []
     for run in runs:
         stored = whole.each(lambda tensors, run=run: [tensors[i] for i in run])
         pieces.extend(_parts(stored, run, bound) if sizes[run[0]] > bound else [_Piece(stored, run)])

@@ -83,7 +83,7 @@ class Kronecker(Preconditioner):
             if work.count == 1:
                 for side in sides:
                     factor = products[side] * (1 - beta)
-                    bases[side] = sorted_eigenbasis(factor)
+                    bases[side] = sorted_eigenbasis(factor).contiguous()
                     state[f"factor_{side}"].copy_(factor)
                     state[f"basis_{side}"].copy_(bases[side])
             left, right = bases.get("left"), bases.get("right")

@@ -89,9 +89,7 @@ class Spectral(Preconditioner):
         if team is None:
             stacks = _polar_factors(whole, self)
         else:
-            factors = team.divide(
-                whole, _cost, lambda mine: _spread(_polar_factors(mine, self), [t.shape for t in mine])
-            )
+            factors = team.divide(whole, _cost, self._factors_of)
             stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
         for indices, matrices in stacks:
             scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
@@ -100,6 +98,11 @@ class Spectral(Preconditioner):
             else:
                 matrices.mul_(scale)
         return [(1.0, work.scatter(_spread(stacks, shapes)))], None
+
+    def _factors_of(self, matrices: Tensors) -> Tensors:
+        """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
+        shapes = [t.shape for t in matrices]
+        return _spread(_polar_factors(matrices, self), shapes)
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
         """UVᵀ of the same polynomial, applied to the singular values of an actual decomposition."""
