@@ -36,8 +36,8 @@ def counted(name: str, shapes: Any, dtype: torch.dtype, **options: Any) -> Count
 BUDGETS = {
     ("nesterov", torch.float32, ()): (31, 4.6, 1),
     ("adamw", torch.float32, ()): (80, 10.6, 68),
-    ("muon", torch.float32, ()): (360, 16, 140),
-    ("sabun", torch.float32, ()): (360, 16.5, 140),
+    ("muon", torch.float32, ()): (355, 16, 100),
+    ("sabun", torch.float32, ()): (360, 16.5, 100),
     ("sabun", torch.bfloat16, (("state_dtype", "float32"),)): (690, 19.2, 210),
     ("sabun", torch.bfloat16, ()): (850, 21, 280),
 }
