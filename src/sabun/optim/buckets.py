@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
+from sabun.optim.distributed import owners_of, sharded_along
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
@@ -144,19 +145,48 @@ class Bucket:
             if internals.is_dtensor(p):
                 t = internals.gathered(t, p)
             whole.append(t)
+        return self.matrices(whole, range(len(whole)))
+
+    def matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
+        """Every matrix of the whole parameters at these positions."""
         if not self.several:
             return whole
-        return [m for layout, t in zip(self.layouts, whole, strict=True) if layout for m in layout.matrices(t)]
+        layouts = [self.layouts[i] for i in positions]
+        return [m for layout, t in zip(layouts, whole, strict=True) if layout for m in layout.matrices(t)]
+
+    def joined(self, matrices: Tensors, positions: Sequence[int]) -> Tensors:
+        """The reverse of :meth:`matrices`."""
+        if not self.several:
+            return matrices
+        given, whole = iter(matrices), []
+        for i in positions:
+            layout, shape = self.layouts[i], self.params[i].shape
+            if layout is not None:
+                whole.append(layout.join([next(given) for _ in layout.shapes(shape)], shape))
+        return whole
+
+    def by_owner(
+        self, shards: Tensors, cost: Callable[[torch.Size], float], work: Callable[[Tensors], Tensors]
+    ) -> Tensors | None:
+        """The shards of ``work(matrices)``, computed by the owner of each parameter; None where there are no owners."""
+        found = owners_of(self.params) if self.special else None
+        if found is None:
+            return None
+        team, dims = found
+        costs = [
+            sum(cost(matrix) for matrix in (layout.shapes(p.shape) if layout is not None else [p.shape]))
+            for p, layout in zip(self.params, self.layouts, strict=True)
+        ]
+
+        def of_whole(positions: list[int], tensors: Tensors) -> Tensors:
+            return self.joined(work(self.matrices(tensors, positions)), positions)
+
+        return team.by_owner(shards, [p.shape for p in self.params], dims, costs, of_whole)
 
     def scatter(self, tensors: Tensors) -> Tensors:
         """The reverse of :meth:`gather`."""
-        if self.several:
-            matrices, tensors = iter(tensors), []
-            for p, layout in zip(self.params, self.layouts, strict=True):
-                if layout is not None:
-                    tensors.append(layout.join([next(matrices) for _ in layout.shapes(p.shape)], p.shape))
         parts = []
-        for p, t in zip(self.params, tensors, strict=True):
+        for p, t in zip(self.params, self.joined(tensors, range(len(self.params))), strict=True):
             if internals.is_dtensor(p):
                 t = internals.shard(t, p)
             parts.append(t)
@@ -310,6 +340,9 @@ class _Sorter:
         key: tuple[object, ...] = (p.device, p.dtype, preconditioner, count, largest)
         if self._compiled and isinstance(preconditioner.compiled, MatrixForm):
             key = (*key, layout is not None and layout.is_whole and c_matrices.fits(p, preconditioner))
+        if preconditioner.needs_matrix and internals.is_dtensor(p):
+            found = sharded_along(p)
+            key = (*key, None if found is None else found[:2])
         limit = self._limit(p, preconditioner)
         if limit is None:
             return key
@@ -328,7 +361,11 @@ class _Sorter:
     def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
         """Largest number of entries of a bucket."""
         if not p.is_cpu:
-            return bound_on(p.device) if preconditioner.needs_matrix else None  # others are stepped piece by piece
+            if not preconditioner.needs_matrix:
+                return None  # stepped piece by piece
+            bound = bound_on(p.device)
+            # Of a sharded parameter the shards count: as many as there are ranks, each of which owns one, are together.
+            return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:
             return _CACHED_MATRICES
         return None if self._compiled else _CACHED

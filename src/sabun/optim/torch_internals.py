@@ -21,8 +21,8 @@ __all__ = [
     "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
     "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
     "gathered", "has_flattened", "inner_schedulers", "is_dtensor", "is_made", "is_unscaled", "most_precise",
-    "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard", "sum_of_ranks",
-    "unsafe_view", "versions",
+    "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard", "shard_dimensions",
+    "sum_of_ranks", "unsafe_view", "versions",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -53,6 +53,20 @@ def gathered(shard: Tensor, like: Any) -> Tensor:
         shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     ).full_tensor()
     return whole
+
+
+def shard_dimensions(t: Any) -> list[tuple[int, int] | None]:
+    """(dimension of the mesh, dimension of the tensor) for each way in which a DTensor is not replicated.
+
+    None stands for shards that are not the chunks of a dimension (of FSDP2 after tensor parallelism), and partial sums.
+    """
+    from torch.distributed.tensor import Shard  # loaded already: see is_dtensor
+
+    return [
+        (i, placement.dim % t.ndim) if type(placement) is Shard else None
+        for i, placement in enumerate(t.placements)
+        if not placement.is_replicate()
+    ]
 
 
 def shard(whole: Tensor, like: Any) -> Tensor:

@@ -207,6 +207,7 @@ def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Seque
         work.gather, work.scatter = bucket.gather, bucket.scatter
     if bucket.preconditioner.needs_matrix:
         work.team = lambda divide: team_of(bucket.params, divide=divide)
+        work.by_owner = bucket.by_owner
     return Update(bucket, piece, operands, grads, *bucket.preconditioner.precondition(work))
 
 

@@ -28,7 +28,9 @@ class Work:
     parameter, those in ``matrix_keys`` to one per matrix; ``count`` is the number of this step, from 1. ``gather``
     turns the local parts of parameters into their matrices (a parameter that is one matrix, and not sharded, is the
     same tensor), and ``scatter`` turns matrices back into the local parts. ``team(divide)`` are the processes that
-    share the matrices, see :func:`sabun.optim.distributed.team_of`.
+    share the matrices, see :func:`sabun.optim.distributed.team_of`. ``by_owner(parts, cost, work)`` are the local parts
+    of ``work(matrices)``, where each matrix is computed by its owner, or None where there are no owners; ``cost`` is
+    that of a matrix of a shape.
     """
 
     grads: Tensors
@@ -38,6 +40,9 @@ class Work:
     gather: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
     scatter: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
     team: Callable[[bool], Team | None] = field(default=lambda divide: None)
+    by_owner: Callable[[Tensors, Callable[[torch.Size], float], Callable[[Tensors], Tensors]], Tensors | None] = field(
+        default=lambda parts, cost, work: None
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -83,13 +83,19 @@ class Spectral(Preconditioner):
         return arithmetic(matrix, polynomials(self.iteration, self.steps)[0])
 
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
-        whole = work.gather(accumulate(work.terms))
+        directions = accumulate(work.terms)
+        if not self.row_normalization:  # whose second moments are whole on each process
+            owned = work.by_owner(directions, _cost, self._updates_of)
+            if owned is not None:
+                return [(1.0, owned)], None
+        whole = work.gather(directions)
+        del directions  # so that its memory is free once `whole` has been used
         shapes = [t.shape for t in whole]
         team = work.team(self.divide)
         if team is None:
             stacks = _polar_factors(whole, self)
         else:
-            factors = team.divide(whole, _cost, self._factors_of)
+            factors = team.divide(whole, lambda t: _cost(t.shape), self._factors_of)
             stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
         for indices, matrices in stacks:
             scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
@@ -98,6 +104,13 @@ class Spectral(Preconditioner):
             else:
                 matrices.mul_(scale)
         return [(1.0, work.scatter(_spread(stacks, shapes)))], None
+
+    def _updates_of(self, matrices: Tensors) -> Tensors:
+        shapes = [t.shape for t in matrices]
+        stacks = _polar_factors(matrices, self)
+        for _, factors in stacks:
+            factors.mul_(0.2 * math.sqrt(max(factors.shape[-2:])))
+        return _spread(stacks, shapes)
 
     def _factors_of(self, matrices: Tensors) -> Tensors:
         """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
@@ -191,10 +204,9 @@ def _spread(stacks: Sequence[_Stack], shapes: Sequence[torch.Size]) -> Tensors:
     return [updates[i] for i in range(len(shapes))]
 
 
-def _cost(tensor: Tensor) -> float:
+def _cost(shape: torch.Size) -> float:
     """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
-    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
-    short, long = sorted((rows, columns))
+    short, long = sorted((shape[0], math.prod(shape[1:])))
     return float(short * short * (2 * long + short))
 
 
