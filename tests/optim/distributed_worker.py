@@ -62,8 +62,7 @@ class Block(nn.Module):
         return self.head(self.last(x + self.down(torch.tanh(self.up(self.first(x))))))
 
 
-# Of fewer gradients than a matrix has rows, rounding chooses the basis of `kronecker` in which there is no gradient yet,
-# and sums in another order are rounded otherwise.
+# Where `kronecker` has seen no gradient yet, rounding chooses its basis; sums in another order are rounded otherwise.
 SEQUENTIAL = {name: make for name, make in ARMS.items() if name != "kronecker"}
 SEQUENCES = [
     tuple(torch.randn(2, 6, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for n in (8, 4))
