@@ -27,7 +27,7 @@ def round_to_dtype(
         return
     for p, x, place in zip(params, wide, places, strict=True):
         generator = torch.Generator(device=x.device)
-        generator.manual_seed((step * 1_000_003 + place + piece * 2**44) % 2**63)
+        generator.manual_seed((step * 1_000_003 + place + piece * 7_368_787) % 2**63)
         bits = torch.randint(0, 2**16, x.shape, generator=generator, device=x.device, dtype=torch.int32)
         # A bfloat16 is the upper half of a float32: add noise below it, and truncate.
         bits.add_(x.view(torch.int32)).bitwise_and_(-65536)
