@@ -75,5 +75,7 @@ _WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
 def joined(markdown: str) -> str:
     """Join the lines of a paragraph where both neighbours are Japanese."""
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
-    breaks = re.compile(rf"(?<=[。、）」：])\n[ \t]*(?![\s#|>]|```|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE})")
+    breaks = re.compile(
+        rf"(?<=[。、）」：])\n[ \t]*(?![\s#|>]|```|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE}|\d(?!\d*\. ))"
+    )
     return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)

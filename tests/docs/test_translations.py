@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["faq.md", "rollout.md", "tutorial.md", *sorted(f"how-to/{page.name}" for page in (DOCS / "how-to").glob("*.md"))]
+PAGES = [
+    "faq.md",
+    "rollout.md",
+    "tutorial.md",
+    *sorted(f"how-to/{page.name}" for page in (DOCS / "how-to").glob("*.md")),
+]
 FENCED = re.compile(r"(?:^<!-- not run: [^>]+? -->\n+)?^```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
 
 
