@@ -66,7 +66,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def _japanese(page: Page) -> bool:
-    return "ja" in re.split(r"[/.]", page.file.src_uri)
+    return "ja" in re.split(r"[/.-]", page.file.src_uri)
 
 
 _WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
