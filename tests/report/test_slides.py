@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -27,7 +28,7 @@ from . import cases
 from .test_renderings import HOSTILE, numbers
 
 pptx = pytest.importorskip("pptx", reason="python-pptx is not installed")
-slides = pytest.importorskip("sabun.report.slides")
+slides = importlib.import_module("sabun.report.slides")
 ImageFont = pytest.importorskip("PIL.ImageFont")  # python-pptx needs Pillow
 
 Make = Callable[..., Any]
@@ -56,7 +57,7 @@ def test_the_slides_have_the_values_of_the_report(case: Make, lang: Language) ->
     data = json.loads(report_json.render(r))
     deck = opened(r, lang)
     assert len(deck.slides) == 7
-    verdict, kpis, curves, money, steps, phrases, untested = (
+    verdict, kpis, _, money, steps, phrases, untested = (
         [line for shape in slide.shapes for line in said(shape)] for slide in deck.slides
     )
     own = data["sentences"][lang]
@@ -140,7 +141,7 @@ def studies(make: Make) -> Iterator[Report]:
     yield cases.report(make(), prices=PRICES, path=Path("runs/digits"))
     yield cases.report(make(only=("taylor-4",)))
     yield cases.report(make(candidates=6, names=HOSTILE, note="long " * 200), prices=PRICES, path=Path("x" * 300))
-    names = {name: "候補の手法の長い名前" * 5 for name in ("look-ahead",)}
+    names = {"look-ahead": "候補の手法の長い名前" * 5}
     yield cases.report(make(only=("look-ahead",), names=names, note="夜間の学習を短くできるか。" * 20))
 
 
@@ -214,7 +215,7 @@ def test_runs_that_diverged_and_kpis_without_a_value_are_shown(case: Make) -> No
     )
     deck = opened(r, "en")
     assert tables(deck.slides[1])[0][1][1:3] == ["–", "not available: runs diverged"]
-    assert [s.chart for s in deck.slides[2].shapes if s.has_chart][0].plots[0].series[0].values
+    assert next(s.chart for s in deck.slides[2].shapes if s.has_chart).plots[0].series[0].values
 
 
 @pytest.mark.skipif(SOFFICE is None, reason="LibreOffice is not installed")

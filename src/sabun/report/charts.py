@@ -192,9 +192,7 @@ def places(arm: ArmFacts, axis: str) -> Sequence[float]:
 
 def loss_scale(report: Report, start: float, end: float, *, log: bool | None = None) -> Scale:
     """Return the scale of the validation loss for the learning curves of all arms."""
-    losses = [
-        v for arm in report.arms for v in (*arm.summary.loss_median, *arm.summary.loss_low) if math.isfinite(v)
-    ]
+    losses = [v for arm in report.arms for v in (*arm.summary.loss_median, *arm.summary.loss_low) if math.isfinite(v)]
     # A band that shoots up in a diverging seed must not flatten everything else.
     first = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
     highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(first, 1e-12)]

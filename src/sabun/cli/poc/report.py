@@ -38,8 +38,10 @@ def report(
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
     setup_cost: options.SetupCost = None,
-    pptx: Annotated[Path | None, option("PowerPoint file with the report as slides, in one language "
-                                        "(needs python-pptx).", "FILE", OUTPUT)] = None,
+    pptx: Annotated[
+        Path | None,
+        option("PowerPoint file with the report as slides, in one language (needs python-pptx).", "FILE", OUTPUT),
+    ] = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
