@@ -244,7 +244,8 @@ def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: P
 
 
 JAPANESE = (
-    "投資対効果", "見送り", "計算コスト", "学習曲線", "段階的導入", "再現性", "最終精度", "導入難易度", "損失低下速度", "概念実証",
+    "投資対効果", "見送り", "計算コスト", "学習曲線", "段階的導入", "再現性",
+    "最終精度", "導入難易度", "損失低下速度", "概念実証",
 )  # fmt: skip
 ENGLISH = (
     "optimizer", "preconditioner", "learning rate", "roll-out", "kill switch", "look-ahead", "stability", "budget",
