@@ -34,9 +34,10 @@ import yaml
 FOLDER = Path(__file__).parents[1] / "course"
 SOLUTION = {"en": "Solution", "ja": "解答例"}
 FILES = {
-    "en": "[Notebook]({0}.ipynb) · [for teachers, with solutions]({0}-teacher.ipynb) · [slides]({0}-slides.html) · [Python]({0}.py)",
-    "ja": "[ノートブック]({0}.ipynb)・[講師用（解答つき）]({0}-teacher.ipynb)・[スライド]({0}-slides.html)・[Python]({0}.py)",
+    "en": ("Notebook", "for teachers, with solutions", "slides", "Python"),
+    "ja": ("ノートブック", "講師用（解答つき）", "スライド", "Python"),
 }
+ENDINGS = (".ipynb", "-teacher.ipynb", "-slides.html", ".py")
 YOURS = {"en": "# Your solution", "ja": "# ここに解答を書いてください"}
 CODE = {"en": "Code", "ja": "コード"}
 INDEX = {"en": "index.md", "ja": "ja.md"}
@@ -195,7 +196,8 @@ def _page(name: str, lang: str, page: Text, shown: Mapping[str, Shown]) -> Noteb
         elif name != QUIZ:
             parts.append(_folded(block, lang))
     title, _, rest = "\n\n".join(parts).partition("\n")
-    made.markdown = f"---\nhide: [toc]\n---\n{title}\n\n{FILES[lang].format(name)}\n{rest}\n"
+    links = " · ".join(f"[{said}]({name}{end})" for said, end in zip(FILES[lang], ENDINGS, strict=True))
+    made.markdown = f"---\nhide: [toc]\n---\n{title}\n\n{links}\n{rest}\n"
     student = [(cell, YOURS[lang] if cell.startswith("solution") else part) for cell, part in own]
     made.files = {
         f"{name}.py": "\n\n".join(f"# %% {cell}\n{part}" if cell else _comment(part) for cell, part in own) + "\n",

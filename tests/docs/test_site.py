@@ -189,12 +189,14 @@ def test_the_architecture_names_every_module(site: Path) -> None:
 
 def test_the_course_shows_what_was_measured(site: Path) -> None:
     for lang in ("en", "ja"):
-        pages = sorted(site.glob(f"course/{lang}/[0-9]-*.html"))
-        assert len(pages) == 6
-        for page in pages:
+        pages = sorted(p for p in site.glob(f"course/{lang}/[0-9]-*.html") if not p.stem.endswith("-slides"))
+        assert len(pages) == 7
+        for page in pages[:-1]:
             text = page.read_text(encoding="utf-8")
             assert text.count('class="output"') >= 4, page
             assert text.count('<details class="success"') == 3, page
+        assert "<details" not in pages[-1].read_text(encoding="utf-8")  # the quiz
+        assert len(list(site.glob(f"course/{lang}/*.ipynb"))) == 14
         assert len(list(site.glob(f"course/{lang}/*.svg"))) >= 6
         shown = re.findall(r'class="output".*?</pre>', "".join(p.read_text(encoding="utf-8") for p in pages), re.DOTALL)
         # A cell that shows sentences must ask for the language itself: what was asked before was asked for the other.

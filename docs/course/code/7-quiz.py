@@ -3,7 +3,6 @@ import numpy as np
 
 from sabun import schemes
 
-
 # %% solution-1
 print("time step:", 0.1 / (1 - 0.9))
 assert np.isclose(0.1 / (1 - 0.9), 1.0)
