@@ -8,7 +8,7 @@ It is installed with its dependencies into an environment of its own (:func:`env
 CPU its source is compiled in memory with the device's name replaced; its files stay as they are. Its own report of a
 success looks for a sentence that version 0.1.1 does not print, so a success is what its condition says.
 
-This module is run in that environment too: ``python -m yardsticks.lightbench JOBS.json``.
+:func:`main` is what runs in that environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ __all__ = ["LEVELS", "VERSION", "EnvironmentMissingError", "environment", "measu
 
 VERSION = "0.1.1"
 LEVELS = ("trivial", "easy")
-PACKAGES = (f"lightbench=={VERSION}", "matplotlib")
+PACKAGES = (f"lightbench=={VERSION}", "heavyball[tuning]", "matplotlib")
+_CODE = "import sys; from yardsticks.lightbench import main; sys.exit(main(sys.argv[1]))"
 GROUP = 256
 """Steps between two looks of LightBench at its losses: fewer are not possible."""
 
@@ -48,8 +49,8 @@ class EnvironmentMissingError(Exception):
 
 
 def environment(place: Path, versions: Mapping[str, str]) -> Path:
-    """The interpreter of the environment in ``place``, which is made if there is none: torch first, of this version, then
-    LightBench and the packages of the arms. Raises EnvironmentMissingError."""
+    """The interpreter of the environment in ``place``, which is made if there is none: torch first, of this version,
+    then LightBench and the packages of the arms. Raises EnvironmentMissingError."""
     python = place / "bin" / "python"
     if (place / "complete").is_file() and python.is_file():
         return python
@@ -60,7 +61,7 @@ def environment(place: Path, versions: Mapping[str, str]) -> Path:
     if "+cpu" in torch:
         install += ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
     for command in ([sys.executable, "-m", "venv", place], [*install, torch], [*install, torch, *PACKAGES, *others]):
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise EnvironmentMissingError(
@@ -72,9 +73,9 @@ def environment(place: Path, versions: Mapping[str, str]) -> Path:
 
 
 def measure(python: Path, work: Path, records: Path, given: Any) -> None:
-    """Run everything that is not stored yet, in one process of the environment, then the records. ``given``: the options
-    of the command."""
-    from yardsticks.arms import ALL
+    """Run everything that is not stored yet, in one process of the environment, then the records. ``given``: the
+    options of the command."""
+    from yardsticks.arms import ALL, identity
     from yardsticks.store import Book, machine, write
 
     out, arms = work / "lightbench.jsonl", given.arm or [*ALL]
@@ -86,24 +87,28 @@ def measure(python: Path, work: Path, records: Path, given: Any) -> None:
     here = Path(__file__).parents[1]
     paths = os.pathsep.join([str(here), str(here.parent / "src")])
     done = subprocess.run(
-        [str(python), "-m", "yardsticks.lightbench", str(path)],
+        [str(python), "-c", _CODE, str(path)], check=False,
         env={**os.environ, "PYTHONPATH": paths, "TORCH_COMPILE_DISABLE": "1"}, cwd=work,
     )  # fmt: skip
     if done.returncode:
         raise EnvironmentMissingError(f"LightBench ended with {done.returncode}; run the command again to go on.")
     if given.task or set(arms) != set(ALL):
         return
+    now = {arm: identity(arm) for arm in ALL}
     cells = [
-        cell for key, cell in Book(out).known.items() if cell and json.loads(key)[4:6] == [given.steps, given.trials]
-    ]
+        cell
+        for key, cell in Book(out).known.items()
+        if cell and json.loads(key)[3] < given.seeds
+        and json.loads(key)[4:] == [given.steps, given.trials, now[cell["arm"]]]
+    ]  # fmt: skip
     about = {"yardstick": "lightbench", "version": VERSION, "steps": given.steps, "trials": given.trials,
              "seeds": given.seeds, "seconds": given.seconds, "machine": machine()}  # fmt: skip
-    write(records, about, rows_of(cells, ALL))
+    write(records, about, rows_of(cells, ALL, given.seeds))
     print(records)
 
 
-def rows_of(cells: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:
-    """Cells (one a task, level, arm and seed) as rows of the records, one a task and level, of tasks that all arms have.
+def rows_of(cells: Sequence[Mapping[str, Any]], arms: Sequence[str], seeds: int) -> list[dict[str, Any]]:
+    """Cells (one a task, level, arm and seed) as rows of the records, one a task and level that all arms have whole.
 
     Each arm: [solved, trials, steps] of each seed.
     """
@@ -114,7 +119,7 @@ def rows_of(cells: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[dic
     return [
         {"row": f"{task}, {level}", "task": task, "level": level, "arms": {arm: row[arm] for arm in arms}}
         for (task, level), row in found.items()
-        if set(arms) <= set(row)
+        if all(len(row.get(arm, ())) == seeds for arm in arms)
     ]
 
 
@@ -236,8 +241,8 @@ def _run(task: str, level: str, arm: str, seed: int, steps: int, trials: int) ->
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             module.main(
-                dtype=["float32"], steps=steps, weight_decay=0, opt=[_arm(arm)], trials=1 if arm.endswith("untuned") else trials,
-                win_condition_multiplier=1.0, config=level,
+                dtype=["float32"], steps=steps, weight_decay=0, opt=[_arm(arm)],
+                trials=1 if arm.endswith("untuned") else trials, win_condition_multiplier=1.0, config=level,
             )  # fmt: skip
     except utils.SkipConfig:
         return None
@@ -291,10 +296,3 @@ def main(path: str) -> int:
                 print(f"{task:40} {level:8} {arm:22} {'solved' if cell['solved'] else '–':6} "
                       f"{cell['trials']:3} trials {cell['steps']:6} steps {cell['error']}", flush=True)  # fmt: skip
     return 0
-
-
-if __name__ == "__main__":
-    # By its name, so that the counts are those of the one module that others import too.
-    from yardsticks import lightbench
-
-    sys.exit(lightbench.main(sys.argv[1]))

@@ -84,8 +84,8 @@ def tabular_table(record: Record) -> list[str]:
         best = (max if higher else min)(means.values())
         digits = 4 if best < 10 else 0
         sizes = "/".join(f"{size:,}" for size in record["sizes"][name])
-        text += [f"**{name}** ({'accuracy, higher is better' if higher else 'root mean squared error, lower is better'}; "
-                 f"{sizes} rows for training, validation, test)", ""]  # fmt: skip
+        measure = "accuracy, higher is better" if higher else "root mean squared error, lower is better"
+        text += [f"**{name}** ({measure}; {sizes} rows for training, validation, test)", ""]
         rows = []
         for arm in ALL:
             row = mine[arm]
@@ -144,8 +144,8 @@ def summary(records: Mapping[str, Record]) -> list[str]:
         row = next(row for row in records["convergence"]["rows"] if row["row"] == OURS)
         all_ = [row["torch"] for row in records["convergence"]["rows"]]
         lines.append(
-            f"Convergence: PyTorch's tests {sum(r['passed'] for r in all_)} of {sum(r['of'] for r in all_)} over all presets, "
-            f"{row['torch']['passed']} of {row['torch']['of']} for `{OURS}`."
+            f"Convergence: {sum(r['passed'] for r in all_)} of {sum(r['of'] for r in all_)} of PyTorch's tests pass "
+            f"over all presets, {row['torch']['passed']} of {row['torch']['of']} for `{OURS}`."
         )
     return [f"- {line}" for line in lines]
 

@@ -1,7 +1,7 @@
 """A pytest plugin: our presets in the place of the optimizers that a suite tests, and outcomes written to a file.
 
-``YARDSTICK`` says whose suite it is (``torch`` or ``package``), ``YARDSTICK_PRESETS`` which presets, ``YARDSTICK_OUT`` where
-the outcomes go.
+``YARDSTICK`` says whose suite it is (``torch`` or ``package``), ``YARDSTICK_PRESETS`` which presets,
+``YARDSTICK_OUT`` where the outcomes go.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ _KNOWN: dict[str, dict[str, Any]] = {}
 def _what(item: Any) -> dict[str, Any]:
     """Which preset a test is of; for pytorch_optimizer's also the type and the rate."""
     callspec = getattr(item, "callspec", None)
-    if callspec is not None and "optimizer_config" in callspec.params:
+    if callspec is not None and isinstance(callspec.params.get("optimizer_config"), tuple):
         name, options, _ = callspec.params["optimizer_config"]
         preset = name.removeprefix("sabun_")
         doubling = round(torch.log2(torch.tensor(options["lr"] / presets()[preset].lr)).item())
