@@ -70,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--set", action="append", default=[], choices=tabular.SETS, help="only this data set (repeatable)")
     two.add_argument("--epochs", type=int, default=page.EPOCHS, help="epochs at most (default %(default)s)")
     for command in (one, two):
-        command.add_argument("--arm", action="append", default=[], choices=ALL, help="only this arm (repeatable)")
+        command.add_argument("--arm", action="append", default=[], choices=ALL, metavar="ARM",
+                             help=f"only this arm (repeatable): {'; '.join(ALL)}")  # fmt: skip
     three = add("convergence", "the convergence tests of PyTorch and pytorch_optimizer", convergence.__doc__)
     three.add_argument(
         "--torch-tests", type=Path, help="test/test_optim.py of a checkout of PyTorch (default: from its repository)"
