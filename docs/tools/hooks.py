@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -48,9 +49,24 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert tables generated from data, and join lines of Japanese text, where a line break would show as a space."""
+    """Insert tables generated from data and the link to the page in the other language, and join lines of Japanese
+    text, where a line break would show as a space."""
     markdown = re.sub(r"<!-- generated: (\w+) -->", lambda match: catalogue.TABLES[match[1]](), markdown)
-    return joined(markdown) if "ja" in re.split(r"[/.]", page.file.src_uri) else markdown
+    path = page.file.src_uri
+    other, label = (path[3:], "English") if path.startswith("ja/") else (f"ja/{path}", "日本語")
+    if files.get_file_from_path(other):
+        link = posixpath.relpath(other, posixpath.dirname(path) or ".")
+        markdown = re.sub(r"^(# .+\n)", rf"\1\n[{label}]({link})\n", markdown, count=1)
+    return joined(markdown) if _japanese(page) else markdown
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the language of a Japanese page, by which browsers choose the shapes of its characters."""
+    return output.replace('<html lang="en"', '<html lang="ja"', 1) if _japanese(page) else output
+
+
+def _japanese(page: Page) -> bool:
+    return "ja" in re.split(r"[/.]", page.file.src_uri)
 
 
 _WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
@@ -59,5 +75,7 @@ _WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
 def joined(markdown: str) -> str:
     """Join the lines of a paragraph where both neighbours are Japanese."""
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
-    breaks = re.compile(rf"(?<=[。、）」])\n(?![\s#|>`]|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE})")
+    breaks = re.compile(
+        rf"(?<=[。、）」：])\n[ \t]*(?![\s#|>]|```|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE}|\d(?!\d*\. ))"
+    )
     return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)
