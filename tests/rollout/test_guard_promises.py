@@ -477,6 +477,7 @@ def test_a_level_that_the_restored_state_gives_too_is_accepted_as_the_data() -> 
 
 
 def _corpus() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("guard_corpus", ROOT / "benchmarks" / "guard_corpus.py")
     assert spec is not None
     assert spec.loader is not None
