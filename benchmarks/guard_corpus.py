@@ -3,17 +3,19 @@
     python benchmarks/guard_corpus.py                        # minutes; both halves of the kinds, and the faults
     python benchmarks/guard_corpus.py --half development --seeds 5
 
-A kind of training is a tiny model or a simulated stream of losses. A **false alarm** is a healthy training in which the
-guard does anything: skips a step, rolls back, shortens the step, falls back or gives up. The thresholds of the guard
+A kind of training is a tiny model or a simulated stream of losses (:mod:`guard_kinds`). A **false alarm** is a healthy
+training that the guard changes: it skips a step because of an anomaly, rolls back, shortens the step, falls back or
+gives up. A training is **compared only** if the guard found that losses rose, compared the present state with one of
+before, and went on with the present one: a warning, and 4 to 17 batches without a step. The thresholds of the guard
 were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
-(``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds were written
-before the guard's last change and run once, after it. Intervals are 95% (Clopper-Pearson), with the trainings taken as
-independent.
+(``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds
+(:mod:`guard_check_kinds`) were written before the guard's last change and run once, after it. Intervals are 95%
+(Clopper-Pearson), with the trainings taken as independent.
 
-A planted fault is **caught** if the guard acts on it and the model is finite afterwards. It is **harmless** if the
-guard does not act, and the losses at the end are at most 10% above those before the fault. The steps lost are the calls
-whose updates the final model does not contain; a fault that lasts to the end of the training loses the rest, and the
-guard may end the training.
+A planted fault is **caught** if the guard acts on it and the model is finite afterwards; **told**, which is among them,
+if it compared only, and warned that the data are to be checked. It is **harmless** if the guard does neither, and the
+losses at the end are at most 10% above those before the fault. The steps lost are the calls whose updates the final
+model does not contain; a fault that lasts to the end of the training loses the rest, and the guard may end it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from sabun.errors import SabunWarning, TrainingError
 
 ALARMS = ("guard.skipped", "guard.rolled-back", "guard.cut", "guard.fell-back", "guard.gave-up")
 WORSE = ALARMS[1:]
+COMPARED = "compared"
+"""In place of an event: the guard compared two states, and went on with the present one."""
 
 
 DEVELOPED = frozenset(KINDS)
@@ -209,14 +213,16 @@ def run(
     return guard, ""
 
 
-def alarms(guard: sabun.Guard) -> list[str]:
-    return [event for event, _ in guard.events if event in ALARMS]
+def actions(guard: sabun.Guard) -> list[str]:
+    """What the guard did to the training."""
+    named = [COMPARED if "compared_with" in data else event for event, data in guard.events]
+    return [event for event in named if event in (*ALARMS, COMPARED)]
 
 
 def healthy(name: str, seed: int) -> list[str]:
     """Run one healthy training and return the guard's actions."""
     torch.manual_seed(seed)
-    return alarms(run((KINDS[name] if name in KINDS else GRID[name])(seed))[0])
+    return actions(run((KINDS[name] if name in KINDS else GRID[name])(seed))[0])
 
 
 # ---------------------------------------------------------------------- faults
@@ -303,18 +309,18 @@ AT = 450
 
 
 def planted(fault: str, base: str, seed: int) -> tuple[str, int, str]:
-    """Plant one fault. Return "caught", "harmless" or "missed", the steps lost, and the guard's last action."""
+    """Plant one fault. Return "caught", "told", "harmless" or "missed", the steps lost, and the guard's last action."""
     torch.manual_seed(seed)
     training = BASES[base]()
     losses: list[float] = []
     guard, ended = run(training, FAULTS[fault], AT, losses)
     finite = all(bool(parameter.isfinite().all()) for parameter in training.model.parameters())
-    actions = alarms(guard)
+    done = actions(guard)
     harmless = finite and statistics.median(losses[-64:]) <= 1.1 * statistics.median(losses[AT - 64 : AT])
     return (
-        "caught" if actions and finite else "harmless" if harmless else "missed",
+        ("told" if {*done} == {COMPARED} else "caught") if done and finite else "harmless" if harmless else "missed",
         guard.steps - guard.updates,
-        "guard.gave-up" if ended else (actions or ["none"])[-1],
+        "guard.gave-up" if ended else (done or ["none"])[-1],
     )
 
 
@@ -339,34 +345,38 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", SabunWarning)
-    print("| half | kinds | trainings with any action | rolled back or worse | seconds |\n|---|---:|---:|---:|---:|")
+    columns = ["half", "kinds", "false alarms", "rolled back or worse", "compared only", "seconds"]
+    print(f"| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---:|")
     details = []
     for half, names in {**halves(), "grid": list(GRID)}.items():
         if (given.half != half and (given.half != "both" or half == "grid")) or given.seeds == 0:
             continue
         chosen = [name for name in names if name.startswith(given.kind)]
-        started, acted, worse = time.perf_counter(), 0, 0
+        started, acted, worse, compared = time.perf_counter(), 0, 0, 0
         for name in chosen:
             found = [healthy(name, seed) for seed in range(given.first_seed, given.first_seed + given.seeds)]
-            acted += sum(map(bool, found))
-            worse += sum(any(action in WORSE for action in actions) for actions in found)
+            acted += sum(any(action in ALARMS for action in done) for done in found)
+            worse += sum(any(action in WORSE for action in done) for done in found)
+            compared += sum({*done} == {COMPARED} for done in found)
             if any(found):
-                details.append((half, name, sum(map(bool, found)), sorted({a for actions in found for a in actions})))
+                details.append((half, name, sum(map(bool, found)), sorted({one for done in found for one in done})))
         of = len(chosen) * given.seeds
         spent = time.perf_counter() - started
-        print(f"| {half} | {len(chosen)} | {interval(acted, of)} | {interval(worse, of)} | {spent:.0f} |", flush=True)
-    for half, name, count, actions in details:
-        print(f"{half}: {name}: {count} of {given.seeds}: {', '.join(actions)}")
+        shares = " | ".join(interval(count, of) for count in (acted, worse, compared))
+        print(f"| {half} | {len(chosen)} | {shares} | {spent:.0f} |", flush=True)
+    for half, name, count, done in details:
+        print(f"{half}: {name}: {count} of {given.seeds}: {', '.join(done)}")
     if given.fault_seeds == 0:
         return
-    columns = ["fault", "caught", "harmless", "missed", "steps lost: median, largest", "last action"]
-    print(f"\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---|")
+    columns = ["fault", "caught", "of these told", "harmless", "missed", "steps lost: median, largest", "last action"]
+    print(f"\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---:|---|")
     for fault in FAULTS:
         found = [planted(fault, base, seed) for base in BASES for seed in range(given.fault_seeds)]
         lost = sorted(steps for _, steps, _ in found)
         last = statistics.mode(action for _, _, action in found).removeprefix("guard.")
         outcomes = [outcome for outcome, _, _ in found]
-        caught = f"{interval(outcomes.count('caught'), len(found))} | {outcomes.count('harmless')}"
+        told = outcomes.count("told")
+        caught = f"{interval(outcomes.count('caught') + told, len(found))} | {told} | {outcomes.count('harmless')}"
         print(
             f"| {fault} | {caught} | {outcomes.count('missed')} | {statistics.median(lost):.0f}, {lost[-1]} | {last} |",
             flush=True,
