@@ -338,9 +338,13 @@ class LossMonitor:
 
     def accept(self) -> None:
         """The level of the last jump or drift is a property of the data: begin the window anew there."""
-        self.pending, self.rejected = self.rejected, []
-        self.watched = 0
-        self._begin_anew(len(self.pending))
+        self.pending, self.rejected, self.watched = self.rejected, [], 0
+        if self.pending:
+            self._begin_anew(len(self.pending))
+        else:
+            self.levels.clear()
+            self.best = math.inf
+            self._update()
         self.start = max(self.start, self.level)
 
     def _clear(self, kept: int) -> Anomaly | None:
