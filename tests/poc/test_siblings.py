@@ -56,7 +56,7 @@ def test_the_third_study_of_the_same_arms_knows_the_other_two(tmp_path: Path) ->
     assert (third / "study.json").read_bytes() == before, "a study that is resumed counts nothing again"
 
 
-def test_an_earlier_study_in_a_directory_whose_name_is_no_unicode_is_counted_by_its_escaped_name(tmp_path: Path) -> None:
+def test_an_earlier_study_in_a_directory_whose_name_is_no_unicode_counts(tmp_path: Path) -> None:
     try:
         begin(tmp_path / os.fsdecode(b"first-\xff"), tiny_study(seeds=8, seed=1), "undecided")
     except OSError:
