@@ -6,7 +6,7 @@
 A kind of training is a tiny model or a simulated stream of losses (:mod:`guard_kinds`). A **false alarm** is a healthy
 training that the guard changes: it skips a step because of an anomaly, rolls back, shortens the step, falls back or
 gives up. A training is **compared only** if the guard found that losses rose, compared the present state with one of
-before, and went on with the present one: a warning, and 4 to 17 batches without a step. The thresholds of the guard
+before, and went on with the present one: a warning, and 4 to 18 batches without a step. The thresholds of the guard
 were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
 (``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds
 (:mod:`guard_check_kinds`) were written before the guard's last change and run once, after it. Intervals are 95%

@@ -469,7 +469,7 @@ def test_a_level_that_a_state_of_before_gives_too_is_the_datas() -> None:
     with pytest.warns(SabunWarning, match="does no better on the same data") as warned:
         told = [line.step(told=loss * (1 + 0.1 * pick.gauss(0, 1))) for loss in losses]
     assert len(warned) == 1
-    assert 1 + 4 <= told.count(False) <= 1 + 17
+    assert 1 + 4 <= told.count(False) <= 1 + 18
     assert [event for event, _ in line.guard.events] == ["guard.started", "guard.new-phase"]
     (data,) = line.events("new-phase")
     assert (data["suspect"], data["reason"]) == ("data", "loss-jump")
