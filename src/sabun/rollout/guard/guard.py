@@ -9,7 +9,7 @@ An **anomaly** is a loss, gradient or state that is not finite, or a loss that j
 window (:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or
 gives up (:mod:`sabun.rollout.guard.recovery_policy`, which also bounds the number of steps without progress); each is
 an event in the audit log. Losses that jump or drift are no proof of harm: before a roll-back the guard compares the
-present state with the one to restore, on the batches that come (:mod:`sabun.rollout.guard.comparison`). For 4 to 18
+present state with the one to restore, on the batches that come (:mod:`sabun.rollout.guard.state_comparison`). For 4 to 18
 calls no step is taken, and the model holds one of the two. If the state of before does no better, training continues
 with the present one, and the guard warns. Where the optimizer measures the unused share of the stability interval
 (``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share vanishes, before anything fails.
@@ -47,11 +47,11 @@ from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
 from sabun.optim import torch_internals as internals
-from sabun.rollout.guard.comparison import Comparison
 from sabun.rollout.guard.loss_monitor import Anomaly, AnomalyKind, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
+from sabun.rollout.guard.state_comparison import StateComparison
 from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
 from sabun.rollout.guard.stored_state import check_like
 
@@ -161,7 +161,7 @@ class Guard:
         self._kept_at = 0
         self._tried: set[int] = set()  # steps of the states restored since the last one was kept
         self._unfinished: Snapshot | None = None  # being restored
-        self._comparison: Comparison | None = None
+        self._comparison: StateComparison | None = None
         self._present: dict[str, Tensor] = {}  # the tensors that are compared with those of before
         self._finite: list[str] = []  # tensors that were finite when training began
         self._begun = self._superseding = False
@@ -449,7 +449,7 @@ class Guard:
         """Carry out what the policy decides."""
         if anomaly.reason in ("loss-jump", "loss-drift") and not self._policy.exhausted:
             step = self._chosen(anomaly.reason)
-            self._comparison = Comparison(anomaly, step, self._at)
+            self._comparison = StateComparison(anomaly, step, self._at)
             self._present = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
             self._load_compared(self._comparison)
         else:
@@ -490,7 +490,7 @@ class Guard:
 
     def _compare(
         self,
-        comparison: Comparison,
+        comparison: StateComparison,
         loss: Tensor | float | None,
         closure: Closure | None,
         scaler: torch.amp.GradScaler | None,
@@ -531,7 +531,7 @@ class Guard:
         warnings.warn(message, SabunWarning, stacklevel=3)
 
     @torch.no_grad()
-    def _load_compared(self, comparison: Comparison) -> None:
+    def _load_compared(self, comparison: StateComparison) -> None:
         """Load the tensors of the state that is evaluated next; the optimizer's state stays."""
         held: Mapping[str, Tensor] = self._present
         if comparison.next_is_before:

@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 
 from sabun.rollout.guard.loss_monitor import Anomaly
 
-__all__ = ["Comparison"]
+__all__ = ["StateComparison"]
 
 WINS = 8
 """Pairs to win; no more than one may be lost."""
 
 
 @dataclass(slots=True)
-class Comparison:
+class StateComparison:
     """The losses of the present state and of one of before. ``seed`` draws the order, the same on all ranks."""
 
     anomaly: Anomaly

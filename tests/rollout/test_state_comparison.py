@@ -9,8 +9,8 @@ from itertools import chain, count, repeat
 
 import pytest
 
-from sabun.rollout.guard.comparison import Comparison
 from sabun.rollout.guard.loss_monitor import Anomaly
+from sabun.rollout.guard.state_comparison import StateComparison
 
 RISE = Anomaly("loss-jump", 6.0, 2.0)
 """Losses rose to 6; the limit is 2."""
@@ -18,7 +18,7 @@ RISE = Anomaly("loss-jump", 6.0, 2.0)
 
 def decided(present: Iterable[float], before: Iterable[float], seed: int = 0) -> tuple[bool, int]:
     """The verdict, and the number of batches, where these are the two states' losses on one batch after another."""
-    comparison = Comparison(RISE, 0, seed)
+    comparison = StateComparison(RISE, 0, seed)
     for number, (new, old) in enumerate(zip(present, before, strict=False), 1):
         verdict = comparison.add(old if comparison.next_is_before else new)
         if verdict is not None:
@@ -67,5 +67,5 @@ def test_equal_losses_are_no_win_and_a_loss_that_is_not_finite_is_the_largest() 
 
 
 def test_either_state_is_first_in_half_of_the_pairs() -> None:
-    first = [Comparison(RISE, 0, seed).next_is_before for seed in range(2000)]
+    first = [StateComparison(RISE, 0, seed).next_is_before for seed in range(2000)]
     assert abs(sum(first) - 1000) < 4 * math.sqrt(500)
