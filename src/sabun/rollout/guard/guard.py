@@ -9,8 +9,8 @@ An **anomaly** is a loss, gradient or state that is not finite, or a loss that j
 window (:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or
 gives up (:mod:`sabun.rollout.guard.recovery_policy`, which also bounds the number of steps without progress); each is
 an event in the audit log. Losses that jump or drift are no proof of harm: before a roll-back the guard compares the
-present state with the one to restore, on the batches that come (:mod:`sabun.rollout.guard.state_comparison`). For 4 to 18
-calls no step is taken, and the model holds one of the two. If the state of before does no better, training continues
+present state with the one to restore, on the batches that come (:mod:`sabun.rollout.guard.state_comparison`). For 4 to
+18 calls no step is taken, and the model holds one of the two. If the state of before does no better, training goes on
 with the present one, and the guard warns. Where the optimizer measures the unused share of the stability interval
 (``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share vanishes, before anything fails.
 

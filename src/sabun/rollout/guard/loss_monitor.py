@@ -28,8 +28,8 @@ a swing: within the last sixteen windows the median rose, by at least half of th
 limit lies above it as it does above m), and fell by half of that rise again.
 
 A jump or a drift says that the losses rose, not why: the guard compares the present state with one of before on the
-same data (:mod:`sabun.rollout.guard.state_comparison`). If that one gives no lower losses, the level is a property of the
-data (``accept``): the window begins anew there.
+same data (:mod:`sabun.rollout.guard.state_comparison`). If that one gives no lower losses, the level is a property of
+the data (``accept``): the window begins anew there.
 
 After a roll-back the losses are known that the restored state should give. They are kept apart from the window too, and
 are a jump if the median of the first eight is above the limit, or that of the first ``patience`` above
