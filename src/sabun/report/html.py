@@ -32,7 +32,7 @@ from sabun.text_safety import clean
 
 __all__ = ["render"]
 
-_BREAK = re.compile(r"(?<=[:(@,_])(?=\S)")
+_BREAK = re.compile(r"(?<=[:@,_])(?=\S)|(?<=\S\()(?=\S)")
 """Where a long name may break, rather than anywhere: after punctuation."""
 WIDTHS = (("wide", 520.0), ("narrow", 350.0))
 """Charts whose width matters are drawn for two: style class and width."""
