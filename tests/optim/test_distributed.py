@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from distributed_worker import ARMS, network, train
+from distributed_worker import ARMS, HIDDEN, SEQUENCES, SEQUENTIAL, Block, network, train
 from torch import Tensor
 from training import batches
+
+import sabun
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
@@ -72,3 +74,42 @@ def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
 def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(tmp_path: Path) -> None:
     compare(launch("save", tmp_path, 2))
     compare(launch("resume", tmp_path, 1))
+
+
+def test_partial_gradients_are_summed_and_matrices_go_to_their_owners(tmp_path: Path) -> None:
+    """Of sequence-parallel layers norms and biases are replicated, and each rank has the gradient of its positions.
+
+    A step of sharded matrices is two all-to-alls of the shards, and every matrix is computed once.
+    """
+    world = 2
+    found = launch("sequence", tmp_path, world)
+    ranks = [found.pop("owned")]
+    ranks += [torch.load(tmp_path / f"sequence-{world}-{r}.pt", weights_only=True)["owned"] for r in range(1, world)]
+    assert sum(rank["matrices"] for rank in ranks) == len(HIDDEN)
+    assert all(rank["matrices"] > 0 for rank in ranks)
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=generator).requires_grad_() for shape in HIDDEN]
+    optimizer = sabun.Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral")
+    for n in range(4):
+        for p in params:
+            p.grad = torch.sin(p.detach() * (n + 2))
+        optimizer.step()
+    for rank in ranks:
+        names, sizes = zip(*rank["calls"], strict=True)
+        assert len(names) == 2
+        assert all("alltoall" in name or "all_to_all" in name for name in names)
+        assert sizes[0] == rank["shards"]
+        for a, p in zip(rank["params"], params, strict=True):
+            torch.testing.assert_close(a, p.detach(), rtol=0, atol=1e-6)
+    assert sum(rank["shards"] for rank in ranks) == sum(p.nbytes for p in params)
+    for name, make in SEQUENTIAL.items():
+        model = Block()
+        train(model, make(model.named_parameters()), SEQUENCES)
+        for key, p in model.named_parameters():
+            torch.testing.assert_close(
+                found[name][key],
+                p.detach(),
+                rtol=0,
+                atol=1e-12,
+                msg=lambda m, key=key, name=name: f"{name}, {key}: {m}",
+            )
