@@ -37,6 +37,8 @@ VERSION = "0.1.1"
 LEVELS = ("trivial", "easy")
 PACKAGES = (f"lightbench=={VERSION}", "heavyball[tuning]", "matplotlib")
 _CODE = "import sys; from yardsticks.lightbench import main; sys.exit(main(sys.argv[1]))"
+TASKS = 51
+"""How many tasks its list has."""
 GROUP = 256
 """Steps between two looks of LightBench at its losses: fewer are not possible."""
 
@@ -101,8 +103,8 @@ def measure(python: Path, work: Path, records: Path, given: Any) -> None:
         if cell and json.loads(key)[3] < given.seeds
         and json.loads(key)[4:] == [given.steps, given.trials, now[cell["arm"]]]
     ]  # fmt: skip
-    about = {"yardstick": "lightbench", "version": VERSION, "steps": given.steps, "trials": given.trials,
-             "seeds": given.seeds, "seconds": given.seconds, "machine": machine()}  # fmt: skip
+    about = {"yardstick": "lightbench", "version": VERSION, "tasks": TASKS, "steps": given.steps,
+             "trials": given.trials, "seeds": given.seeds, "seconds": given.seconds, "machine": machine()}  # fmt: skip
     write(records, about, rows_of(cells, ALL, given.seeds))
     print(records)
 

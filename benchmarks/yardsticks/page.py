@@ -55,7 +55,13 @@ def lightbench_table(record: Record) -> list[str]:
                 mean,
             ]
         )
-    text = _table(["arm", "trivial", "easy", "solved in all", "trials, mean over the solved"], lines)
+    tasks = len({row["task"] for row in rows})
+    text = (
+        [f"{tasks} of the {record['tasks']} tasks, those that all arms have run.", ""]
+        if tasks < record["tasks"]
+        else []
+    )
+    text += _table(["arm", "trivial", "easy", "solved in all", "trials, mean over the solved"], lines)
     text += ["", "Trials until a task was solved; –: not solved with all trials. Untuned arms have one trial.", ""]
     body = []
     for row in sorted(rows, key=lambda row: (row["task"], row["level"] != "trivial")):
