@@ -381,5 +381,5 @@ def test_the_records_are_of_the_arms_and_of_the_sizes_that_the_page_names(name: 
     if name == "convergence":
         from sabun.optim import presets
 
-        assert [row["row"] for row in record["rows"]] == [*presets()]
+        assert {row["row"] for row in record["rows"]} == {*presets()}
     assert sealed.read(path)["schema"] == 1
