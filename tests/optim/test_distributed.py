@@ -88,7 +88,7 @@ def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path
 
 
 def test_matrices_go_to_their_owners_and_back(tmp_path: Path) -> None:
-    """A step is two all-to-alls of the shards, and each matrix is computed once, or once in each replica."""
+    """A step is two all-to-alls of the shards, and a sum over replicas; each matrix is computed once."""
     world = 4
     whole = launch("placed", tmp_path, world)
     ranks = [whole, *(torch.load(tmp_path / f"placed-{world}-{r}.pt", weights_only=True) for r in range(1, world))]
@@ -100,19 +100,22 @@ def test_matrices_go_to_their_owners_and_back(tmp_path: Path) -> None:
             p.grad = torch.sin(p.detach() * (n + 2))
         optimizer.step()
     held = sum(p.nbytes for p in params)
-    for name, replicas in (("rows", 1), ("columns", 1), ("replicas", 2), ("both", 4)):
+    for name, times in (("rows", 1), ("columns", 1), ("replicas", 1), ("both", world)):
         found = [rank[name] for rank in ranks]
-        assert sum(one["matrices"] for one in found) == replicas * len(HIDDEN)
+        assert sum(one["matrices"] for one in found) == times * len(HIDDEN)
         assert all(one["matrices"] > 0 for one in found)
         for one in found:
             for a, p in zip(one["params"], params, strict=True):
                 torch.testing.assert_close(a, p.detach(), rtol=0, atol=1e-6)
-            if name != "both":  # which every rank gathers and computes
-                (there, sent), (back, _) = one["calls"]
-                assert there == back
-                assert "alltoall" in there
+            if name == "both":  # which every rank gathers
+                continue
+            (there, sent), (back, _), *over_replicas = one["calls"]
+            assert there == back
+            assert "alltoall" in there
+            if name == "replicas":
+                assert [("allreduce" in call, size) for call, size in over_replicas] == [(True, one["shards"])]
+            else:
+                assert over_replicas == []
                 assert sent == one["shards"]
-        if name != "both":
-            assert sum(one["shards"] for one in found) == replicas * held
-            # There and back: twice the shards in all.
-            assert sum(size for one in found for _, size in one["calls"]) == 2 * replicas * held
+        if name != "both":  # there and back, whatever the number of ranks
+            assert sum(size for one in found for call, size in one["calls"] if "alltoall" in call) == 2 * held
