@@ -37,7 +37,7 @@
     const slider = (name, min, max, step, value) =>
       `<label>${say[name]} <output></output><input type="range" name="${name}" min="${min}" max="${max}" step="${step}" value="${value}"></label>`;
     place.innerHTML = `${slider("beta", 0, 0.98, 0.01, 0.9)}${slider("gamma", 0, 10, 0.1, 2)}${slider("x", -1.5, 1.7, 0.01, 0)}
-      <svg viewBox="0 0 600 220" role="img" aria-label="${say.path}"><path d="M0 110H600" class="axis"/><path class="line"/></svg>
+      <svg viewBox="0 0 600 220" preserveAspectRatio="none" role="img" aria-label="${say.path}"><path d="M0 110H600" class="axis"/><path class="line"/></svg>
       <p>${say.path}</p><table><tr>${["interval", "order", "error", "size"].map(key => `<th>${say[key]}</th>`).join("")}</tr>
       <tr>${'<td data-value></td>'.repeat(4)}</tr></table>`;
     const draw = () => {

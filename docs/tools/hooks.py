@@ -67,4 +67,4 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def _japanese(page: Page) -> bool:
-    return "ja" in re.split(r"[/.]", page.file.src_uri)
+    return "ja" in re.split(r"[/.-]", page.file.src_uri)
