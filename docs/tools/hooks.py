@@ -42,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if text is not None:
                 files.remove(text)
             add(f"course/{lang}/{name}.md", notebook.markdown)
-            add(f"course/{lang}/{name}.py", notebook.source)
+            for file, content in notebook.files.items():
+                add(f"course/{lang}/{file}", content)
             for file, picture in notebook.pictures.items():
                 add(f"course/{lang}/{file}", picture)
     return files
@@ -57,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if files.get_file_from_path(other):
         link = posixpath.relpath(other, posixpath.dirname(path) or ".")
         markdown = re.sub(r"^(# .+\n)", rf"\1\n[{label}]({link})\n", markdown, count=1)
-    return joined(markdown) if _japanese(page) else markdown
+    return course.joined(markdown) if _japanese(page) else markdown
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -66,16 +67,4 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def _japanese(page: Page) -> bool:
-    return "ja" in re.split(r"[/.]", page.file.src_uri)
-
-
-_WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
-
-
-def joined(markdown: str) -> str:
-    """Join the lines of a paragraph where both neighbours are Japanese."""
-    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
-    breaks = re.compile(
-        rf"(?<=[。、）」：])\n[ \t]*(?![\s#|>]|```|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE}|\d(?!\d*\. ))"
-    )
-    return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)
+    return "ja" in re.split(r"[/.-]", page.file.src_uri)

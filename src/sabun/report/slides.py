@@ -422,6 +422,8 @@ class _Deck:
         self.axis(across, self.t(f"ui.{axis}"))
         self.axis(up, self.t("ui.log_loss" if scale.log else "ui.loss"))
         across.minimum_scale, across.has_major_gridlines = 0, False
+        if axis == "epoch":
+            across.maximum_scale = max((epoch for arm in r.arms for epoch in arm.summary.epochs), default=None)
         if not scale.log:
             up.minimum_scale = max(0.0, _round_down(scale.low)) if scale.low > 0 else None
             return
