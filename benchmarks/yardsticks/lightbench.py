@@ -232,6 +232,13 @@ def _type(main: Any) -> str | list[str]:
     return "float32" if inspect.signature(main).parameters["dtype"].annotation is str else ["float32"]
 
 
+def _has(task: str, level: str) -> bool:
+    """Whether a task has a level; one without a list of levels has the first."""
+    from lightbench.run_all_benchmarks import _load_module
+
+    return level in getattr(_load_module(task), "configs", LEVELS[:1])
+
+
 def _run(task: str, level: str, arm: str, seed: int, steps: int, trials: int) -> dict[str, Any] | None:
     """One cell; None for a level that the task does not have."""
     global _CELL
@@ -295,6 +302,8 @@ def main(path: str) -> int:
         key = [*key, identity(arm)]
         before = book.known.get(json.dumps([*key[:1], LEVELS[0], *key[2:]])) if level != LEVELS[0] else None
         if before is not None and not before["solved"]:  # not solved at the easier level: not tried
+            if not _has(task, level):
+                continue
             book.get(key, lambda: {**before, "level": level, "trials": 0, "steps": 0, "loss": None})  # noqa: B023
             continue
         if not book.has(key):
