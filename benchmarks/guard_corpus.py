@@ -368,7 +368,15 @@ def main() -> None:
         print(f"{half}: {name}: {count} of {given.seeds}: {', '.join(done)}")
     if given.fault_seeds == 0:
         return
-    columns = ["fault", "caught", "of these told", "harmless", "missed", "steps lost: median, largest", "last action"]
+    columns = [
+        "fault",
+        "caught",
+        "of these reported",
+        "harmless",
+        "missed",
+        "steps lost: median, largest",
+        "last action",
+    ]
     print(f"\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---:|---|")
     for fault in FAULTS:
         found = [planted(fault, base, seed) for base in BASES for seed in range(given.fault_seeds)]

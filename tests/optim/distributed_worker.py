@@ -2,8 +2,8 @@
 
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
-trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel. All ranks see the
-same batches.
+trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel; ``placed`` steps
+hidden matrices in several placements. All ranks see the same batches.
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ class Collectives(TorchDispatchMode):
 HIDDEN = [(24, 16), (16, 24), (17, 16), (16, 16), (24, 16)]
 
 
-def owned(mesh: object) -> dict[str, object]:
-    """Hidden matrices in one bucket, sharded by rows: the collectives of a step, its matrices, and the parameters."""
-    from torch.distributed.tensor import Shard, distribute_tensor
+def owned(mesh: object, placements: list[object]) -> dict[str, object]:
+    """Hidden matrices in one bucket, placed alike: the collectives of a step, its matrices, and the parameters."""
+    from torch.distributed.tensor import distribute_tensor
 
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) for shape in HIDDEN]
-    params = [nn.Parameter(distribute_tensor(t, mesh, [Shard(0)])) for t in start]
+    params = [nn.Parameter(distribute_tensor(t, mesh, placements)) for t in start]
     optimizer = sabun.Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral")
     matrices: list[int] = []
     original = spectral.orthogonalize_all
@@ -135,6 +135,20 @@ def owned(mesh: object) -> dict[str, object]:
     calls = [list(call) for call in collectives.calls]
     shards = sum(p.to_local().nbytes for p in params)
     return {"calls": calls, "matrices": sum(matrices), "shards": shards, "params": [p.full_tensor() for p in params]}
+
+
+def placed(world: int) -> dict[str, dict[str, object]]:
+    """Of FSDP2, tensor parallelism by columns, HSDP, and FSDP2 with tensor parallelism."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    line = dist.init_device_mesh("cpu", (world,))
+    plane = dist.init_device_mesh("cpu", (2, world // 2))
+    return {
+        "rows": owned(line, [Shard(0)]),
+        "columns": owned(line, [Shard(1)]),
+        "replicas": owned(plane, [Replicate(), Shard(0)]),
+        "both": owned(plane, [Shard(0), Shard(1)]),
+    }
 
 
 def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
@@ -184,8 +198,10 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     mesh = dist.init_device_mesh("cpu", (world,))
     options = StateDictOptions(flatten_optimizer_state_dict=True)
     if mode == "sequence":
-        results = {**sequences(mesh), "owned": owned(mesh)}
-    for name, make in ARMS.items() if mode != "sequence" else ():
+        results = sequences(mesh)
+    elif mode == "placed":
+        results = placed(world)
+    for name, make in ARMS.items() if mode not in ("sequence", "placed") else ():
         model = network()
         if mode == "ddp":
             replica = nn.parallel.DistributedDataParallel(model)
@@ -217,7 +233,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
         results[name] = whole(model)
         with optimizer.averaged():
             results[name] |= {f"averaged {key}": value for key, value in whole(model).items()}
-    if rank == 0 or mode == "sequence":
+    if rank == 0 or mode == "placed":
         torch.save(results, directory / (f"{mode}-{world}.pt" if rank == 0 else f"{mode}-{world}-{rank}.pt"))
     leave()
 

@@ -157,6 +157,21 @@ def test_a_level_that_is_accepted_is_where_the_next_rise_is_measured_from(seed: 
     assert next(one.reason for one in after if one is not None) == "loss-jump"
 
 
+def test_the_losses_of_a_jump_that_was_not_decided_are_not_those_of_a_later_drift() -> None:
+    pick, monitor = random.Random(0), LossMonitor()
+    levels = [1.0] * 300 + [5.0] * 128 + [1.0] * 400 + [1.0 + (step / 150) ** 3 for step in range(600)]
+    found = []
+    for level in levels:
+        anomaly = monitor.judge(level + 0.05 * pick.gauss(0, 1))
+        found += [] if anomaly is None else [anomaly.reason]
+        if found == ["loss-jump", "loss-drift"]:
+            break
+    assert found == ["loss-jump", "loss-drift"]
+    monitor.accept()
+    assert monitor.level == pytest.approx(level, rel=0.5)
+    assert max(monitor.recent) < 1.2 * level
+
+
 def test_losses_that_are_mostly_zero_have_noise() -> None:
     """The median absolute deviation of such losses is zero, which made any loss a drift."""
     for seed in range(20):

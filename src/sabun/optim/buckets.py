@@ -21,7 +21,7 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.distributed import owners_of, sharded_along
+from sabun.optim.distributed import Team, owners_of, sharded_along
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
@@ -172,16 +172,33 @@ class Bucket:
         found = owners_of(self.params) if self.special else None
         if found is None:
             return None
-        team, dims = found
+        team, replicas, dims = found
         costs = [
             sum(cost(matrix) for matrix in (layout.shapes(p.shape) if layout is not None else [p.shape]))
             for p, layout in zip(self.params, self.layouts, strict=True)
         ]
 
-        def of_whole(positions: list[int], tensors: Tensors) -> Tensors:
+        number, among = 0, 1  # of this replica, and of all
+        for replica in replicas:
+            number, among = number * replica.size + replica.rank, among * replica.size
+        mine = Team(None, number, among).own(costs)
+
+        def of_whole(places: list[int], tensors: Tensors) -> Tensors:
+            positions = [mine[place] for place in places]
             return self.joined(work(self.matrices(tensors, positions)), positions)
 
-        return team.by_owner(shards, [p.shape for p in self.params], dims, costs, of_whole)
+        shapes = [self.params[i].shape for i in mine]
+        made: Tensors = []
+        if mine:
+            given = [shards[i] for i in mine], shapes, [dims[i] for i in mine], [costs[i] for i in mine]
+            made = team.by_owner(*given, of_whole)
+        if not replicas:
+            return made
+        done = dict(zip(mine, made, strict=True))
+        updates = [done[i] if i in done else torch.zeros_like(shard) for i, shard in enumerate(shards)]
+        for replica in replicas:
+            updates = replica.exchange(updates)
+        return updates
 
     def scatter(self, tensors: Tensors) -> Tensors:
         """The reverse of :meth:`gather`."""

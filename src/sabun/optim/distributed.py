@@ -2,9 +2,10 @@
 
 Each update is computed by one process, its owner. Without a team each process computes all updates.
 
-- Sharded over one dimension of a device mesh (FSDP2, tensor parallelism; replicated over the others, as in HSDP): an
-  all-to-all brings the shards of a matrix to its owner, another one brings back those of its update. A rank sends and
-  receives as many bytes as its shards have, whatever the number of ranks (:meth:`Team.by_owner`).
+- Sharded over one dimension of a device mesh (FSDP2, tensor parallelism): an all-to-all brings the shards of a matrix
+  to its owner, another one brings back those of its update. A rank sends as many bytes as its shards have, twice,
+  whatever the number of ranks (:meth:`Team.by_owner`). Where the shards are replicated over other dimensions (HSDP),
+  each replica does this for a part of the matrices, and a sum over the replicas brings the updates to all.
 - Whole on each process, as under DDP: parameters are plain tensors, so the option ``divide`` has to state that all
   processes hold the same gradients. A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with
   equal bits (:meth:`Team.divide`).
@@ -131,15 +132,20 @@ def sharded_along(p: Tensor) -> tuple[object, int, int] | None:
     return mesh, of_mesh, of_tensor
 
 
-def owners_of(params: Sequence[Tensor]) -> tuple[Team, list[int]] | None:
-    """The team whose ranks hold the shards of these parameters, and the dimension that each is sharded along."""
+def owners_of(params: Sequence[Tensor]) -> tuple[Team, list[Team], list[int]] | None:
+    """Who holds these parameters, if they are placed alike.
+
+    The team whose ranks hold their shards; the teams whose ranks hold the same shard, one for each dimension of the
+    mesh that they are replicated over; and the dimension that each parameter is sharded along.
+    """
     found = [sharded_along(p) for p in params]
     if None in found or len({one[:2] for one in found if one}) != 1 or found[0] is None:
         return None
     mesh: Any = found[0][0]
     of_mesh = found[0][1]
-    team = Team(mesh.get_group(of_mesh), mesh.get_local_rank(of_mesh), mesh.size(of_mesh))
-    return (team, [one[2] for one in found if one]) if team.size > 1 else None
+    teams = [Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i)) for i in range(mesh.ndim)]
+    team = teams.pop(of_mesh)
+    return (team, [one for one in teams if one.size > 1], [one[2] for one in found if one]) if team.size > 1 else None
 
 
 def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:

@@ -32,8 +32,8 @@ from sabun.text_safety import clean
 
 __all__ = ["render"]
 
-_BREAK = re.compile(r"(?<=[:@,_])(?=\S)|(?<=\S\()(?=\S)")
-"""Where a long name may break, rather than anywhere: after punctuation."""
+_BREAK = re.compile(r"(?<=[:@,_])(?=\S)|(?<=\S\()(?=\S)|(?=（)")
+"""Where a long name may break, rather than anywhere: after punctuation, or before a wide bracket."""
 WIDTHS = (("wide", 520.0), ("narrow", 350.0))
 """Charts whose width matters are drawn for two: style class and width."""
 

@@ -230,6 +230,7 @@ class LossMonitor:
             and rise - tolerated > self._usual(self.window, 2 * self.window)
             and (rise > 10 * tolerated or self._accelerates())
         ):
+            self.rejected.clear()  # of a jump whose comparison was cut short
             return Anomaly("loss-drift", level, self.best + tolerated)
         if level < self.best or self.seen - self.best_at > _HORIZON * self.window:
             self.best, self.best_noise, self.best_at = level, noise, self.seen

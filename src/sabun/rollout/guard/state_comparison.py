@@ -1,4 +1,4 @@
-"""Whether the state is to blame for losses that rose: a randomized comparison with a state of before. No torch.
+"""Whether the state is the cause of losses that rose: a randomized comparison with a state of before. No torch.
 
 Losses that rise show no harm by themselves: the data, the weights of a loss or the tasks may have changed. So the
 present state and one of before are evaluated on the batches that come, in pairs of batches, one each, in an order drawn
