@@ -97,7 +97,7 @@ def test_a_reader_of_the_japanese_page_finds_the_answers(case: Make, said: dict[
             yen(today * (1 - time.low)),
         ),
         "導入は難しいか": (said["導入難易度："], "変更は1行です", "sabun.create('look-ahead(0.9, 2)', model)"),
-        "次に何をするか": (said["次の段取り"], "sabun rollout init --study runs/digits", "担当：", "期限："),
+        "次に何をするか": (said["次の段取り"], "sabun rollout init --study runs/own", "担当：", "期限："),
         "検証していないことは": (said["今回検証していないこと"], "digits 以外のタスク", "この機器（x86_64）以外"),
     }
     assert tuple(answers) == QUESTIONS

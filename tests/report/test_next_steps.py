@@ -31,13 +31,13 @@ def keys(r: Report) -> list[str]:
 
 
 def test_after_a_go_on_a_task_of_sabun_the_readers_own_comes_first(case: Make) -> None:
-    r = report(case(only=("look-ahead",)), path=Path("runs/my digits"))
+    """The pilot then starts from the reader's own study, and not from this one."""
+    r = report(case(only=("look-ahead",)), path=Path("runs/digits"))
     assert keys(r) == ["go_own", "go_pilot", "go_stages", "go_back"]
-    assert r.steps[0].command == "sabun poc run --script \"python train.py\" --candidate 'look-ahead(0.9, 2)'"
-    assert (
-        r.steps[1].command
-        == "sabun rollout init --study 'runs/my digits' --candidate look-ahead\nsabun rollout promote"
-    )
+    own = "sabun poc run --script \"python train.py\" --candidate 'look-ahead(0.9, 2)' --out runs/own"
+    assert r.steps[0].command == own
+    pilot = "sabun rollout init --study runs/own --candidate look-ahead --champion MODULE:CLASS --champion-lr LR"
+    assert r.steps[1].command == f"{pilot}\nsabun rollout promote"
     assert [step.cost.key for step in r.steps if step.cost] == ["cost.own", "cost.pilot", "cost.none", "cost.none"]
 
 
@@ -48,9 +48,9 @@ def test_after_a_go_on_the_readers_script_the_roll_out_is_next(case: Make, made:
     c = script(case, made=made, only=("look-ahead",))
     group = GroupRates(group=0, name=None, parameters=8, asked=0.003, first=0.003, last=0.0, largest=0.003, steps=9)
     runs = tuple(dataclasses.replace(run, rates=(group,)) if run.arm == "script" else run for run in c.runs)
-    r = report(dataclasses.replace(c, runs=runs), path=Path("runs/demand"))
+    r = report(dataclasses.replace(c, runs=runs), path=Path("runs/my demand"))
     assert keys(r) == ["go_pilot", "go_watch", "go_stages", "go_back"]
-    start = "sabun rollout init --study runs/demand --candidate look-ahead"
+    start = "sabun rollout init --study 'runs/my demand' --candidate look-ahead"
     assert r.steps[0].command == f"{start} --champion {champion} --champion-lr 0.003\nsabun rollout promote"
 
 

@@ -34,6 +34,10 @@ _TORCH: Final = frozenset(
 """The optimizers of ``torch.optim``, which a roll-out can name as today's."""
 
 
+OWN: Final = "runs/own"
+"""Where the reader's own study goes, from which the pilot then starts."""
+
+
 def steps(findings: Findings, path: str) -> tuple[Step, ...]:
     """Return the next steps, in order. ``path`` is the directory of the study; empty for logged runs."""
     values = findings.common()
@@ -52,7 +56,8 @@ def _step(key: str, findings: Findings, values: dict[str, Value], path: str) -> 
     command, cost = "", None
     place = quoted(path) if path else ""
     if key == "go_own":
-        command, cost = f'sabun poc run --script "python train.py" --candidate {_candidate(findings)}', "own"
+        command = f'sabun poc run --script "python train.py" --candidate {_candidate(findings)} --out {OWN}'
+        cost = "own"
     elif key == "go_pilot" and place:
         command, cost = _rollout(findings, place), "pilot"
     elif key in ("go_watch", "go_stages", "go_back") and place:
@@ -89,11 +94,14 @@ def _candidate(findings: Findings) -> str:
 
 
 def _rollout(findings: Findings, place: str) -> str:
-    """The commands that start a pilot from the study. A script's own optimizer has to be named."""
-    today = findings.arms[0]
-    command = f"sabun rollout init --study {place} --candidate {quoted(findings.lead.arm)}"
-    if today.optimizer == SCRIPT:
-        name = f"torch.optim:{today.shown}" if today.shown in _TORCH else "MODULE:CLASS"
-        rate = "LR" if today.rate is None else f"{today.rate:.6g}"
+    """The commands that start a pilot from the study, or from the reader's own one where this is of another task.
+
+    A script's own optimizer has to be named.
+    """
+    today, own = findings.arms[0], findings.limits.own
+    command = f"sabun rollout init --study {place if own else OWN} --candidate {quoted(findings.lead.arm)}"
+    if today.optimizer == SCRIPT or not own:
+        name = f"torch.optim:{today.shown}" if own and today.shown in _TORCH else "MODULE:CLASS"
+        rate = f"{today.rate:.6g}" if own and today.rate is not None else "LR"
         command += f" --champion {name} --champion-lr {rate}"
     return f"{command}\nsabun rollout promote"
