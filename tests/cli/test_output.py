@@ -216,7 +216,7 @@ def test_the_streams_of_a_real_process(words: list[str], encoding: str) -> None:
     ("lang", "said"),
     [
         ("en", ["demo: 12 runs, 3 of them already done", "tuned new: lr 0.100", "done in 3.50 s"]),
-        ("ja", ["demo：学習 12 回（うち 3 回は完了済み）", "new の調整結果：lr 0.100", "3.50秒で完了しました"]),
+        ("ja", ["demo：学習12回（うち3回は完了済み）", "new の調整結果：lr 0.100", "3.50秒で完了しました"]),
     ],
 )
 def test_progress_is_in_the_language_that_was_asked_for(
