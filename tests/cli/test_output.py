@@ -234,5 +234,5 @@ def test_progress_is_in_the_language_that_was_asked_for(
         heard(events.StudyFinished(study, Path("runs/demo"), 3.5))
     shown = capsys.readouterr().err
     assert [part for part in said if part not in shown] == []
-    assert place(2, 4, lang) == {"en": "epoch 2 of 4", "ja": "4 エポック中 2"}[lang]
+    assert place(2, 4, lang) == {"en": "epoch 2 of 4", "ja": "4エポック中2"}[lang]
     assert phase_name("tune", lang) == {"en": "tuning", "ja": "事前調整"}[lang]
