@@ -37,6 +37,8 @@ VERSION = "0.1.1"
 LEVELS = ("trivial", "easy")
 PACKAGES = (f"lightbench=={VERSION}", "heavyball[tuning]", "matplotlib")
 _CODE = "import sys; from yardsticks.lightbench import main; sys.exit(main(sys.argv[1]))"
+TASKS = 51
+"""How many tasks its list has."""
 GROUP = 256
 """Steps between two looks of LightBench at its losses: fewer are not possible."""
 
@@ -101,8 +103,8 @@ def measure(python: Path, work: Path, records: Path, given: Any) -> None:
         if cell and json.loads(key)[3] < given.seeds
         and json.loads(key)[4:] == [given.steps, given.trials, now[cell["arm"]]]
     ]  # fmt: skip
-    about = {"yardstick": "lightbench", "version": VERSION, "steps": given.steps, "trials": given.trials,
-             "seeds": given.seeds, "seconds": given.seconds, "machine": machine()}  # fmt: skip
+    about = {"yardstick": "lightbench", "version": VERSION, "tasks": TASKS, "steps": given.steps,
+             "trials": given.trials, "seeds": given.seeds, "seconds": given.seconds, "machine": machine()}  # fmt: skip
     write(records, about, rows_of(cells, ALL, given.seeds))
     print(records)
 
@@ -225,6 +227,18 @@ def _tasks() -> list[str]:
     return re.findall(r'"(\w+)\.py"', inspect.getsource(run_all_benchmarks.main))
 
 
+def _type(main: Any) -> str | list[str]:
+    """float32 as a task takes it: LightBench gives all a list, and those that take one name end with an error."""
+    return "float32" if inspect.signature(main).parameters["dtype"].annotation is str else ["float32"]
+
+
+def _has(task: str, level: str) -> bool:
+    """Whether a task has a level; one without a list of levels has the first."""
+    from lightbench.run_all_benchmarks import _load_module
+
+    return level in getattr(_load_module(task), "configs", LEVELS[:1])
+
+
 def _run(task: str, level: str, arm: str, seed: int, steps: int, trials: int) -> dict[str, Any] | None:
     """One cell; None for a level that the task does not have."""
     global _CELL
@@ -241,7 +255,7 @@ def _run(task: str, level: str, arm: str, seed: int, steps: int, trials: int) ->
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             module.main(
-                dtype=["float32"], steps=steps, weight_decay=0, opt=[_arm(arm)],
+                dtype=_type(module.main), steps=steps, weight_decay=0, opt=[_arm(arm)],
                 trials=1 if arm.endswith("untuned") else trials, win_condition_multiplier=1.0, config=level,
             )  # fmt: skip
     except utils.SkipConfig:
@@ -288,6 +302,8 @@ def main(path: str) -> int:
         key = [*key, identity(arm)]
         before = book.known.get(json.dumps([*key[:1], LEVELS[0], *key[2:]])) if level != LEVELS[0] else None
         if before is not None and not before["solved"]:  # not solved at the easier level: not tried
+            if not _has(task, level):
+                continue
             book.get(key, lambda: {**before, "level": level, "trials": 0, "steps": 0, "loss": None})  # noqa: B023
             continue
         if not book.has(key):

@@ -55,7 +55,13 @@ def lightbench_table(record: Record) -> list[str]:
                 mean,
             ]
         )
-    text = _table(["arm", "trivial", "easy", "solved in all", "trials, mean over the solved"], lines)
+    tasks = len({row["task"] for row in rows})
+    text = (
+        [f"{tasks} of the {record['tasks']} tasks, those that all arms have run.", ""]
+        if tasks < record["tasks"]
+        else []
+    )
+    text += _table(["arm", "trivial", "easy", "solved in all", "trials, mean over the solved"], lines)
     text += ["", "Trials until a task was solved; –: not solved with all trials. Untuned arms have one trial.", ""]
     body = []
     for row in sorted(rows, key=lambda row: (row["task"], row["level"] != "trivial")):
@@ -97,11 +103,23 @@ def tabular_table(record: Record) -> list[str]:
                 f"{fmean(row['best_epoch']):.0f}",
                 "–" if known is None else f"{known[0]:.{digits}f} ± {known[1]:.{digits}f}",
             ])  # fmt: skip
-        text += [
-            *_table(["arm", "rate", "validation", "test", "best epoch", "published (tuned network, 10 seeds)"], rows),
-            "",
-        ]
+        head = ["arm", "rate", "validation", "test", "best epoch", "published (tuned network, 10 seeds)"]
+        text += [*_table(head, rows), "", _difference(mine, higher, digits), ""]
     return text[:-1]
+
+
+def _difference(mine: Mapping[str, Record], higher: bool, digits: int) -> str:
+    """Our test score against that of the best other arm, with the standard error of the difference over seeds."""
+    others = {arm: fmean(row["test"]) for arm, row in mine.items() if not arm.startswith(OURS)}
+    rival = (max if higher else min)(others, key=lambda arm: others[arm])
+    ours, theirs = mine[OURS]["test"], mine[rival]["test"]
+    error = math.sqrt(stdev(ours) ** 2 / len(ours) + stdev(theirs) ** 2 / len(theirs))
+    gap = fmean(ours) - others[rival]
+    better = "better" if (gap > 0) == higher else "worse"
+    return (
+        f"`{OURS}` is {abs(gap):.{digits}f} {better} than the best other arm ({rival}); "
+        f"the standard error of that difference over seeds is {error:.{digits}f}."
+    )
 
 
 def convergence_table(record: Record) -> list[str]:

@@ -28,6 +28,7 @@ from comparison.contestants import ARMS
 from comparison.search import bracket
 from yardsticks.arms import ALL, UNTUNED, identity
 from yardsticks.store import Book, machine, write
+from yardsticks.store import read as load
 
 __all__ = ["PUBLISHED", "SETS", "DataError", "Table", "measure", "read", "train", "transformed"]
 
@@ -214,16 +215,26 @@ def result(book: Book, table: Table, arm: str, epochs: int) -> dict[str, Any]:
 
 
 def measure(directory: Path, work: Path, records: Path, sets: list[str], arms: list[str], epochs: int) -> None:
-    """Everything that is not stored yet, then the records."""
+    """Everything that is not stored yet. A data set that all arms have is written to the records, beside the others."""
     tables = [read(directory, name) for name in sets]
     book = Book(work / "tabular.jsonl")
-    rows = []
     for table in tables:
+        rows = []
         for arm in arms:
             rows.append(result(book, table, arm, epochs))
             mean, sd = fmean(rows[-1]["test"]), stdev(rows[-1]["test"])
             print(f"{table.name:12} {arm:22} rate {rows[-1]['lr']:<10.4g} test {mean:.6g} ± {sd:.2g}", flush=True)
-        if set(sets) == set(SETS) and set(arms) == set(ALL):
-            sizes = {one.name: [len(one.x[part]) for part in PARTS] for one in tables}
-            write(records, {"yardstick": "tabular", "epochs": epochs, "sizes": sizes, "machine": machine()}, rows)
-            print(records)
+        if set(arms) == set(ALL):
+            put(records, table, rows, epochs)
+            print(records, flush=True)
+
+
+def put(records: Path, table: Table, rows: list[dict[str, Any]], epochs: int) -> None:
+    """Write the rows of a data set in the place of its former ones; those of others with as many epochs stay."""
+    former = load(records) if records.exists() else {"epochs": None}
+    kept = former if former["epochs"] == epochs else {"rows": [], "sizes": {}}
+    sizes = {**kept["sizes"], table.name: [len(table.x[part]) for part in PARTS]}
+    all_ = [row for row in kept["rows"] if row["set"] != table.name] + rows
+    ordered = [row for name in SETS for row in all_ if row["set"] == name]
+    about = {"yardstick": "tabular", "epochs": epochs, "sizes": sizes, "machine": machine()}
+    write(records, about, ordered)

@@ -191,6 +191,25 @@ def test_the_rate_lies_inside_and_seeds_are_others(tmp_path: Path, monkeypatch: 
     assert all(seed for lr, seed in runs[before:])
 
 
+def test_a_data_set_that_all_arms_have_joins_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in tabular.SETS[:2]:
+        put(tmp_path, "regression", lambda x: x[:, 0], name)
+    out = tmp_path / "records.json"
+
+    def found(book: Any, table: Any, arm: str, epochs: int) -> dict[str, Any]:
+        return {"row": f"{table.name}, {arm}", "set": table.name, "arm": arm, "lr": epochs, "test": [1.0, 2.0]}
+
+    monkeypatch.setattr(tabular, "result", found)
+    tabular.measure(tmp_path, tmp_path, out, ["california"], [*ALL[:3]], 9)
+    assert not out.exists()  # not all arms
+    for name in ("california", "churn", "churn"):
+        tabular.measure(tmp_path, tmp_path, out, [name], [*ALL], 9)
+    assert [row["set"] for row in read(out)["rows"]] == ["churn"] * len(ALL) + ["california"] * len(ALL)
+    assert read(out)["sizes"] == {"churn": [600, 200, 200], "california": [600, 200, 200]}
+    tabular.measure(tmp_path, tmp_path, out, ["churn"], [*ALL], 8)  # another length: the former ones do not compare
+    assert {row["set"] for row in read(out)["rows"]} == {"churn"}
+
+
 @pytest.mark.parametrize("missing", ["info.json", "X_num_val.npy", "Y_test.npy"])
 def test_missing_data_say_where_they_come_from(
     tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]
@@ -301,7 +320,8 @@ def test_rows_have_only_what_every_arm_has() -> None:
     assert [row["row"] for row in rows] == ["a, trivial", "a, easy"]
     assert rows[0]["arms"]["AdamW"] == [[False, 2, 9]]
     assert lightbench.rows_of(cells, ALL, 2) == []
-    text = "\n".join(page.lightbench_table({"rows": rows, "seeds": 1}))
+    text = "\n".join(page.lightbench_table({"rows": rows, "seeds": 1, "tasks": 3}))
+    assert text.startswith("1 of the 3 tasks")
     assert "| AdamW | 0 of 1 | 0 of 1 | 0 | – |" in text
     assert "| SOAP | 1 of 1 | 1 of 1 | **2** | 2.0 |" in text
     assert "Solved by none: no task." in text
@@ -361,5 +381,5 @@ def test_the_records_are_of_the_arms_and_of_the_sizes_that_the_page_names(name: 
     if name == "convergence":
         from sabun.optim import presets
 
-        assert [row["row"] for row in record["rows"]] == [*presets()]
+        assert {row["row"] for row in record["rows"]} == {*presets()}
     assert sealed.read(path)["schema"] == 1
