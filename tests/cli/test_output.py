@@ -216,7 +216,7 @@ def test_the_streams_of_a_real_process(words: list[str], encoding: str) -> None:
     ("lang", "said"),
     [
         ("en", ["demo: 12 runs, 3 of them already done", "tuned new: lr 0.100", "done in 3.50 s"]),
-        ("ja", ["demo：学習 12 回（うち 3 回は完了済み）", "new の調整結果：lr 0.100", "3.50秒で完了しました"]),
+        ("ja", ["demo：学習12回（うち3回は完了済み）", "new の調整結果：lr 0.100", "3.50秒で完了しました"]),
     ],
 )
 def test_progress_is_in_the_language_that_was_asked_for(
@@ -234,5 +234,5 @@ def test_progress_is_in_the_language_that_was_asked_for(
         heard(events.StudyFinished(study, Path("runs/demo"), 3.5))
     shown = capsys.readouterr().err
     assert [part for part in said if part not in shown] == []
-    assert place(2, 4, lang) == {"en": "epoch 2 of 4", "ja": "4 エポック中 2"}[lang]
+    assert place(2, 4, lang) == {"en": "epoch 2 of 4", "ja": "4エポック中2"}[lang]
     assert phase_name("tune", lang) == {"en": "tuning", "ja": "事前調整"}[lang]

@@ -267,7 +267,7 @@ def test_stopped_early_the_report_says_after_how_many_pairs_and_what_was_saved(t
         "Stopped early at an interim look, after 10 of 20 pairs, because every candidate was decided. "
         "That saved 20 runs, about 40.0 s."
     )
-    assert "20 組中 10 組の中間判定で早期に終了" in report.sentence(early, "ja")
+    assert "20組中10組の中間判定で早期に終了" in report.sentence(early, "ja")
     (own,) = (note for note in report.course if note.key.startswith("course.own"))
     assert "lr 0.03" in report.sentence(own, "en")
     for shown in (markdown.render(report, "en"), html.render(report, "en")):

@@ -87,7 +87,7 @@ def test_a_reader_of_the_japanese_page_finds_the_answers(case: Make, said: dict[
         "再現性は": (said[""], f"{spread.effect:.2f}倍", ends(spread.low, spread.high)),
         "計算コストは": (said[""], f"{cost.effect:.2f}倍", ends(cost.low, cost.high)),
         "最終精度は": (said["最終精度と損失の低下の速さ"], "最終精度（検証データ）", f"{100 * accuracy:.1f}%"),
-        "費用はいくらか": (said["投資対効果（ROI）"], yen(600 * hours), "30万円", f"学習 {len(c.runs)} 回"),
+        "費用はいくらか": (said["投資対効果（ROI）"], yen(600 * hours), "30万円", f"学習{len(c.runs)}回"),
         "投資対効果（ROI）は": (
             said["投資対効果（ROI）"],
             yen(month),

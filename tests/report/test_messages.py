@@ -132,6 +132,9 @@ def test_japanese_is_japanese() -> None:
         said = re.sub(r"\{[^}]*\}|θ′\(t\)|∇L\(θ\)|" + code, "", read("ja").messages[key])
         if not key.startswith("scheme"):  # formulas
             assert not re.search(r"[(),:;]", said), f"{key}: {said}"
+        # A number stands next to its unit: 4エポック, not 4 エポック.
+        unit = "エポック|シード|ステップ|組|回|件|試行|手法|台|個"
+        assert not re.search(rf"\d ({unit})|:(int|rough)\}} ({unit})", read("ja").messages[key]), key
         assert re.search(r"[ぁ-んァ-ヶ一-龠]", said) or len(said) < 25 or key.endswith("_command"), key
     for key in read("ja").messages:
         if key.startswith(("headline.", "phrase.", "why.", "step.")):

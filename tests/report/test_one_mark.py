@@ -42,7 +42,7 @@ def forgiven(case: Make) -> Report:
     ("lang", "word", "phrase"),
     [
         ("en", "beyond the limit, met by the time to target", "1.30× the time of today's, which is beyond the limit"),
-        ("ja", "上限超過、到達時間で達成", "現行の 1.30倍で上限を超えますが、現行品質には 0.71倍の時間で到達します"),
+        ("ja", "上限超過、到達時間で達成", "現行の1.30倍で上限を超えますが、現行品質には0.71倍の時間で到達します"),
     ],
 )
 def test_an_exception_has_its_own_mark_and_reason(case: Make, lang: str, word: str, phrase: str) -> None:
