@@ -20,7 +20,7 @@ $(BIN)/.poc: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,notebook,ray,ray-train,docs,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,slides,notebook,ray,ray-train,docs,dev]'
 	@$(COMPILE)
 	@touch $@
 

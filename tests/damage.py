@@ -21,6 +21,8 @@ E = TypeVar("E", bound=Exception)
 
 EXAMPLES = int(os.environ.get("SABUN_FUZZ_EXAMPLES", "150"))
 """Damaged files per reader; 10,000 by hand."""
+SLOW_EXAMPLES = EXAMPLES if "SABUN_FUZZ_EXAMPLES" in os.environ else EXAMPLES // 5
+"""The same where a case takes whole commands: fewer unless a number was asked for."""
 KINDS = ("flip", "cut", "remove", "double", "move", "swap")
 STRANGE = (None, True, -1, 0, 10**30, 0.5, "", "x", "NaN", "\x1b[31m\udcff", [], {}, [[]], {"a": 1}, "9" * 400)
 """Values that a reader does not expect."""

@@ -4,6 +4,9 @@
 language; ``<!-- cell: ID -->`` stands for a cell. Its front matter may have ``words``: English comments, docstrings and
 texts of the code with their translations. They replace the words in the code, in what it prints and in its charts.
 
+Every page comes with a notebook for students (exercises without solutions), one for teachers (with solutions, and what
+to ask the class), slides and a Python file, all from this one source. The quiz shows its solutions to teachers only.
+
 A notebook is run once, in the order of its code. A cell shows what it prints and the value of its last expression: a
 chart as a picture, anything else as text. Only cells that read ``LANG`` are run for each language. A cell whose ID
 begins with ``solution`` is folded. A cell that fails stops the build.
@@ -12,13 +15,16 @@ begins with ``solution`` is folded. A cell that fails stops the build.
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
+import html
 import io
+import json
 import re
 import tempfile
 import tokenize
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +33,16 @@ import yaml
 
 FOLDER = Path(__file__).parents[1] / "course"
 SOLUTION = {"en": "Solution", "ja": "解答例"}
-SOURCE = {"en": "This page as a notebook", "ja": "このページのノートブック"}
-HOW = {
-    "en": ": open it in an editor that knows `# %%` cells, or run it with Python.",
-    "ja": "（`# %%` のセルに対応したエディターで開くか、Python で実行してください）",
+FILES = {
+    "en": ("Notebook", "for teachers, with solutions", "slides", "Python"),
+    "ja": ("ノートブック", "講師用（解答つき）", "スライド", "Python"),
 }
+ENDINGS = (".ipynb", "-teacher.ipynb", "-slides.html", ".py")
+YOURS = {"en": "# Your solution", "ja": "# ここに解答を書いてください"}
+CODE = {"en": "Code", "ja": "コード"}
+INDEX = {"en": "index.md", "ja": "ja.md"}
+QUIZ = "7-quiz"
+SLIDERS = "<!-- sliders -->"
 _CELL = re.compile(r"^<!-- cell: ([\w-]+) -->$", re.MULTILINE)
 Shown = tuple[str, object]
 """What a cell prints, and the value of its last expression."""
@@ -39,11 +50,11 @@ Shown = tuple[str, object]
 
 @dataclass
 class Notebook:
-    """A page of the course: its Markdown, its pictures by file name, and the page as a notebook file."""
+    """A page of the course: its Markdown, its pictures by file name, and the page as notebooks, slides and Python."""
 
     markdown: str = ""
     pictures: dict[str, bytes] = field(default_factory=dict)
-    source: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,20 +180,116 @@ def evaluate(code: str, scope: dict[str, object]) -> Shown:
 
 def _page(name: str, lang: str, page: Text, shown: Mapping[str, Shown]) -> Notebook:
     made = Notebook()
-    parts, source, code = [], [], cells(name)
+    parts, code = [], cells(name)
+    own: list[tuple[str, str]] = []  # the ID of a cell, or none for a text
     for number, part in enumerate(page.parts):
         if number % 2 == 0:
-            parts.append(part)
-            source.append("# %% [markdown]\n" + re.sub(r"^", "# ", part, flags=re.M).replace("# \n", "#\n"))
+            own.append(("", part.replace(SLIDERS, "").strip()))
+            parts.append(part.replace(SLIDERS, _sliders(lang)))
             continue
-        own = re.sub(r'^LANG = "\w+"', f'LANG = "{lang}"', page.code(code[part]), flags=re.M)
-        block = f"```python\n{own}\n```\n\n{_output(page, *shown[part], f'{name[0]}-{part}.svg', made.pictures)}"
-        parts.append(_folded(block, lang) if part.startswith("solution") else block)
-        source.append(f"# %% {part}\n{own}")
+        source = re.sub(r'^LANG = "\w+"', f'LANG = "{lang}"', page.code(code[part]), flags=re.M)
+        own.append((part, source))
+        output = _output(page, *shown[part], f"{name[0]}-{part}.svg", made.pictures)
+        block = f"```python\n{source}\n```\n\n{output}"
+        if not part.startswith("solution"):
+            parts.append(block)
+        elif name != QUIZ:
+            parts.append(_folded(block, lang))
     title, _, rest = "\n\n".join(parts).partition("\n")
-    made.markdown = f"---\nhide: [toc]\n---\n{title}\n\n[{SOURCE[lang]}]({name}.py){HOW[lang]}\n{rest}\n"
-    made.source = "\n\n".join(source) + "\n"
+    links = " · ".join(f"[{said}]({name}{end})" for said, end in zip(FILES[lang], ENDINGS, strict=True))
+    made.markdown = f"---\nhide: [toc]\n---\n{title}\n\n{links}\n{rest}\n"
+    student = [(cell, YOURS[lang] if cell.startswith("solution") else part) for cell, part in own]
+    made.files = {
+        f"{name}.py": "\n\n".join(f"# %% {cell}\n{part}" if cell else _comment(part) for cell, part in own) + "\n",
+        f"{name}.ipynb": _notebook(student),
+        f"{name}-teacher.ipynb": _notebook([own[0], *(("", hint) for hint in _hints(name, lang)), *own[1:]]),
+        f"{name}-slides.html": _slides(page, lang, own, shown, made.pictures, name),
+    }
     return made
+
+
+def _comment(part: str) -> str:
+    return "# %% [markdown]\n" + re.sub(r"^", "# ", part, flags=re.M).replace("# \n", "#\n")
+
+
+def _sliders(lang: str) -> str:
+    return f'<div class="plane" data-lang="{lang}"></div>\n<script src="../../assets/plane.js" defer></script>'
+
+
+def _notebook(own: Sequence[tuple[str, str]]) -> str:
+    """A notebook file without outputs. Links that lead to other pages of the site are left out."""
+    made: list[dict[str, object]] = []
+    for number, (cell, part) in enumerate(own):
+        if cell:
+            more = {"execution_count": None, "outputs": []}
+            made.append({"cell_type": "code", "id": cell, "metadata": {}, "source": part, **more})
+        elif part:
+            said = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", part)
+            made.append({"cell_type": "markdown", "id": f"text-{number}", "metadata": {}, "source": said})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    file = {"cells": made, "metadata": about, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(file, ensure_ascii=False, indent=1) + "\n"
+
+
+def _hints(name: str, lang: str) -> list[str]:
+    """What to ask the class: the row of the notebook in the last table of the course's first page."""
+    page = (FOLDER / INDEX[lang]).read_text(encoding="utf-8") if (FOLDER / INDEX[lang]).exists() else ""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    rows = [row for row in rows if len(row) == 4]
+    return [
+        "\n".join(f"- **{head}**: {said}" for head, said in zip(rows[0][1:], row[1:], strict=True))
+        for row in rows
+        if row[0] == name[0]
+    ]
+
+
+def _slides(
+    page: Text,
+    lang: str,
+    own: Sequence[tuple[str, str]],
+    shown: Mapping[str, Shown],
+    pictures: Mapping[str, bytes],
+    name: str,
+) -> str:
+    """The page as slides: a slide for each heading, and one for each cell with its output and what is said of it."""
+    slides: list[list[str]] = []
+    heading = title = ""
+    for cell, part in own:
+        if cell.startswith("solution"):
+            continue
+        if not cell:
+            for section in re.split(r"^(?=#{1,2} )", part, flags=re.M):
+                if section.startswith("#"):
+                    heading, _, section = section.partition("\n")
+                    title = title or heading.lstrip("# ")
+                    slides.append([_html(heading)])
+                if slides and section.strip():
+                    slides[-1].append(_html(section))
+            continue
+        printed, value = shown[cell]
+        if value is not None and not type(value).__module__.startswith("altair"):
+            printed += f"{value}\n"
+        slide = [_html(heading if heading.startswith("## ") else f"#{heading}")]
+        if printed.strip():
+            slide.append(f'<pre class="output">{html.escape(page.translate(printed.rstrip()))}</pre>')
+        if picture := pictures.get(f"{name[0]}-{cell}.svg"):
+            slide.append(f'<img alt="" src="data:image/svg+xml;base64,{base64.b64encode(picture).decode()}">')
+        slide.append(f"<details><summary>{CODE[lang]}</summary><pre>{html.escape(part)}</pre></details>")
+        slides.append(slide)
+    template = (Path(__file__).parent / "slides.html").read_text(encoding="utf-8")
+    sections = "\n".join(f"<section>{''.join(slide)}</section>" for slide in slides)
+    for key, content in (("lang", lang), ("title", html.escape(title)), ("slides", sections)):
+        template = template.replace(f"{{{key}}}", content, 1)
+    return template
+
+
+def _html(text: str) -> str:
+    """Markdown as HTML. Links that lead to other pages of the site are left out."""
+    import markdown
+
+    said = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", joined(text))
+    return str(markdown.markdown(said, extensions=["tables", "fenced_code"]))
 
 
 def _folded(block: str, lang: str) -> str:
@@ -206,3 +313,15 @@ def _output(page: Text, printed: str, value: object, name: str, pictures: dict[s
     if name in pictures:
         found.append(f"![chart]({name}){{ .chart }}\n")
     return "\n".join(found)
+
+
+_WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
+
+
+def joined(markdown: str) -> str:
+    """Join the lines of a paragraph where both neighbours are Japanese."""
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
+    breaks = re.compile(
+        rf"(?<=[。、）」：])\n[ \t]*(?![\s#|>]|```|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE}|\d(?!\d*\. ))"
+    )
+    return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -41,23 +42,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if text is not None:
                 files.remove(text)
             add(f"course/{lang}/{name}.md", notebook.markdown)
-            add(f"course/{lang}/{name}.py", notebook.source)
+            for file, content in notebook.files.items():
+                add(f"course/{lang}/{file}", content)
             for file, picture in notebook.pictures.items():
                 add(f"course/{lang}/{file}", picture)
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert tables generated from data, and join lines of Japanese text, where a line break would show as a space."""
+    """Insert tables generated from data and the link to the page in the other language, and join lines of Japanese
+    text, where a line break would show as a space."""
     markdown = re.sub(r"<!-- generated: (\w+) -->", lambda match: catalogue.TABLES[match[1]](), markdown)
-    return joined(markdown) if "ja" in re.split(r"[/.]", page.file.src_uri) else markdown
+    path = page.file.src_uri
+    other, label = (path[3:], "English") if path.startswith("ja/") else (f"ja/{path}", "日本語")
+    if files.get_file_from_path(other):
+        link = posixpath.relpath(other, posixpath.dirname(path) or ".")
+        markdown = re.sub(r"^(# .+\n)", rf"\1\n[{label}]({link})\n", markdown, count=1)
+    return course.joined(markdown) if _japanese(page) else markdown
 
 
-_WIDE = r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the language of a Japanese page, by which browsers choose the shapes of its characters."""
+    return output.replace('<html lang="en"', '<html lang="ja"', 1) if _japanese(page) else output
 
 
-def joined(markdown: str) -> str:
-    """Join the lines of a paragraph where both neighbours are Japanese."""
-    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
-    breaks = re.compile(rf"(?<=[。、）」])\n(?![\s#|>`]|[-*] |\d+\. )|(?<={_WIDE})\n[ \t]*(?={_WIDE})")
-    return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)
+def _japanese(page: Page) -> bool:
+    return "ja" in re.split(r"[/.-]", page.file.src_uri)

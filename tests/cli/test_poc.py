@@ -333,6 +333,32 @@ def test_export_to_parquet_is_the_same_table_or_says_what_is_missing(
     )
 
 
+def test_the_slides_are_written_beside_the_report_or_say_what_is_missing(
+    study: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, kept = tmp_path / "report.pptx", tmp_path / "kept"
+    kept.write_text("mine")
+    before = {path.name: path.read_bytes() for path in study.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pptx", None)
+        patch.delitem(sys.modules, "sabun.report.slides", raising=False)
+        patch.delattr("sabun.report.slides", raising=False)
+        assert app.run(["poc", "report", str(study), "--pptx", str(target)]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'sabun[slides]'" in said
+    assert "Traceback" not in said
+    assert not target.exists()
+    assert before == {path.name: path.read_bytes() for path in study.iterdir()}
+    pptx = pytest.importorskip("pptx", reason="python-pptx is not installed")
+    target.symlink_to(kept)
+    assert app.run(["poc", "report", str(study), "--pptx", str(target), "--lang", "ja", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"]["pptx"] == str(target)
+    assert kept.read_text() == "mine"
+    assert len(pptx.Presentation(str(target)).slides) == 7
+    assert app.run(["poc", "report", str(study), "--pptx", str(tmp_path / "none" / "a.pptx")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_export_needs_one_format(study: Path, capsys: Capture) -> None:
     assert app.run(["poc", "export", str(study)]) == 2
     assert "--csv FILE, --parquet FILE or --json" in capsys.readouterr().err

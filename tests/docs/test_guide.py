@@ -57,5 +57,5 @@ def test_the_number_of_trainings_is_that_of_a_study(lang: str) -> None:
 
     budget = Budget(**DEFAULT_BUDGET)
     trainings = 2 * (budget.tuning_seeds * budget.trials + budget.seeds + 1)
-    assert f"{trainings} " in GUIDES[lang]
+    assert re.search(rf"(?<!\d){trainings}(?!\d)", GUIDES[lang])
     assert (budget.trials, budget.seeds, budget.tuning_seeds) == (12, 16, 2)

@@ -189,12 +189,14 @@ def test_the_architecture_names_every_module(site: Path) -> None:
 
 def test_the_course_shows_what_was_measured(site: Path) -> None:
     for lang in ("en", "ja"):
-        pages = sorted(site.glob(f"course/{lang}/[0-9]-*.html"))
-        assert len(pages) == 6
-        for page in pages:
+        pages = sorted(p for p in site.glob(f"course/{lang}/[0-9]-*.html") if not p.stem.endswith("-slides"))
+        assert len(pages) == 7
+        for page in pages[:-1]:
             text = page.read_text(encoding="utf-8")
             assert text.count('class="output"') >= 4, page
             assert text.count('<details class="success"') == 3, page
+        assert "<details" not in pages[-1].read_text(encoding="utf-8")  # the quiz
+        assert len(list(site.glob(f"course/{lang}/*.ipynb"))) == 14
         assert len(list(site.glob(f"course/{lang}/*.svg"))) >= 6
         shown = re.findall(r'class="output".*?</pre>', "".join(p.read_text(encoding="utf-8") for p in pages), re.DOTALL)
         # A cell that shows sentences must ask for the language itself: what was asked before was asked for the other.
@@ -239,5 +241,50 @@ def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: P
             made = page.pdf(path=tmp_path / f"{lang}.pdf", format="A4", prefer_css_page_size=True)
             sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", made))
             assert 3 <= sheets <= 4, f"{lang}: {sheets} pages"
+        browser.close()
+        assert said == []
+
+
+JAPANESE = (
+    "投資対効果", "見送り", "計算コスト", "学習曲線", "段階的導入", "再現性",
+    "最終精度", "導入難易度", "損失低下速度", "概念実証",
+)  # fmt: skip
+ENGLISH = (
+    "optimizer", "preconditioner", "learning rate", "roll-out", "kill switch", "look-ahead", "stability", "budget",
+    "notebook", "verdict",
+)  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the browser tests are skipped")
+@pytest.mark.parametrize("served", [False, True], ids=["disk", "server"])
+def test_the_search_finds_words_of_both_languages(site: Path, address: str, served: bool) -> None:
+    """The first page found has the word. Pages are opened from the disk and from a server, and ask nobody else."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    start = address if served else site.as_uri()
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(start) else None)
+        page.goto(f"{start}/index.html")
+        asked = page.locator("input[data-md-component=search-query]")
+        asked.focus()
+        for word in (*JAPANESE, *ENGLISH):
+            asked.fill(word)
+            asked.press("End")  # the search listens to keys
+            # Pages contain what they are found by: a result of the word before is no result of this one.
+            first = page.locator("li.md-search-result__item").first.locator("mark").first
+            playwright.expect(first).to_have_text(re.compile(re.split("[ -]", word)[0], re.IGNORECASE), timeout=20_000)
+            link = page.locator("li.md-search-result__item a").first.get_attribute("href")
+            assert link is not None
+            found = site / re.sub(r"[?#].*", "", link).removeprefix(start).lstrip("/")
+            text = re.sub(r"<[^>]+>", "", found.read_text(encoding="utf-8")).lower()
+            assert word in text, (word, link)
+        asked.fill("ない言葉")
+        asked.press("End")
+        playwright.expect(page.locator("li.md-search-result__item")).to_have_count(0, timeout=20_000)
         browser.close()
         assert said == []

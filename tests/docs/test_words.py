@@ -29,7 +29,8 @@ BANNED = {
     r"\bbears?\b",
     # One Japanese word for one thing, and none that is translated word for word: docs/glossary.md.
     "japanese": r"不明確|未検出|元シード|(?<!一)対比較|どれだけ寛容|伝わり方|全数バッチ|空騒ぎ|封をし|刻みが長|"
-    r"追加機能なし|スタディ|モメンタム|慣性項|打切り",
+    r"追加機能なし|スタディ|モメンタム|慣性項|打切り|課題|機械(?!学習)|差し戻し|いまの手法|つまみ|実験前|模擬検証|比較対象|収益率|節約額|"
+    r"言い回し|スケジューラ(?!ー)|フォルダ(?!ー)|ブラウザ(?!ー)|サーバ(?!ー)|エディタ(?!ー)",
     "old name": r"\bstartup=|with_startup\b|\bseeds? together\b",
 }
 # Lines that may contain such a word: page and beginning of the line → reason.

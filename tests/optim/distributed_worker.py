@@ -2,7 +2,8 @@
 
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
-trains the last 6 steps. All ranks see the same batches.
+trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel; ``placed`` steps
+hidden matrices in several placements. All ranks see the same batches.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import backward, batches, leave
 
 import sabun
 from sabun.optim import create
+from sabun.optim.preconditioners import spectral
 
 torch.set_num_threads(1)
 
@@ -43,6 +46,121 @@ def network() -> nn.Sequential:
     torch.manual_seed(0)
     # 7 rows on 2 ranks: shards of unequal size.
     return nn.Sequential(nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+
+
+class Block(nn.Module):
+    """Two norms, two linear layers and a head, over (batch, sequence, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.last(x + self.down(torch.tanh(self.up(self.first(x))))))
+
+
+# Where `kronecker` has seen no gradient yet, rounding chooses its basis; sums in another order are rounded otherwise.
+SEQUENTIAL = {name: make for name, make in ARMS.items() if name != "kronecker"}
+SEQUENCES = [
+    tuple(torch.randn(2, 6, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for n in (8, 4))
+    for seed in range(8)
+]
+
+
+def divide_sequences(model: Block, mesh: object) -> None:
+    """Linear layers by columns and rows, norms and what is between them by positions: replicated weights and biases of
+    a shard of the sequence, whose gradients are partial sums.
+    """
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        PrepareModuleInput,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
+
+    plan = {
+        "": PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)),
+        "first": SequenceParallel(),
+        "up": ColwiseParallel(input_layouts=Shard(1)),
+        "down": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
+        "last": SequenceParallel(),
+        "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+    }
+    parallelize_module(model, mesh, plan)
+
+
+class Collectives(TorchDispatchMode):
+    """The names of the collectives inside its block, and the bytes of their first tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace in ("c10d", "_c10d_functional") and "wait" not in function.__name__:
+            first = args[1] if "alltoall" in function.__name__ else args[0]
+            tensors = first if isinstance(first, list | tuple) else [first]
+            self.calls.append((function.__name__, sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))))
+        return function(*args, **(kwargs or {}))
+
+
+HIDDEN = [(24, 16), (16, 24), (17, 16), (16, 16), (24, 16)]
+
+
+def owned(mesh: object, placements: list[object]) -> dict[str, object]:
+    """Hidden matrices in one bucket, placed alike: the collectives of a step, its matrices, and the parameters."""
+    from torch.distributed.tensor import distribute_tensor
+
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in HIDDEN]
+    params = [nn.Parameter(distribute_tensor(t, mesh, placements)) for t in start]
+    optimizer = sabun.Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral")
+    matrices: list[int] = []
+    original = spectral.orthogonalize_all
+    spectral.orthogonalize_all = lambda stacks, **options: (
+        matrices.append(sum(map(len, stacks))),
+        original(stacks, **options),
+    )[1]
+    for n in range(4):
+        for p in params:
+            p.grad = torch.sin(p.detach() * (n + 2))
+        matrices.clear()
+        with Collectives() as collectives:
+            optimizer.step()
+    calls = [list(call) for call in collectives.calls]
+    shards = sum(p.to_local().nbytes for p in params)
+    return {"calls": calls, "matrices": sum(matrices), "shards": shards, "params": [p.full_tensor() for p in params]}
+
+
+def placed(world: int) -> dict[str, dict[str, object]]:
+    """Of FSDP2, tensor parallelism by columns, HSDP, and FSDP2 with tensor parallelism."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    line = dist.init_device_mesh("cpu", (world,))
+    plane = dist.init_device_mesh("cpu", (2, world // 2))
+    return {
+        "rows": owned(line, [Shard(0)]),
+        "columns": owned(line, [Shard(1)]),
+        "replicas": owned(plane, [Replicate(), Shard(0)]),
+        "both": owned(plane, [Shard(0), Shard(1)]),
+    }
+
+
+def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
+    results = {}
+    for name, make in SEQUENTIAL.items():
+        model = Block()
+        divide_sequences(model, mesh)
+        optimizer = make(model.named_parameters())
+        train(model, optimizer, SEQUENCES)
+        assert any(p.grad.placements != p.placements for p in model.parameters())
+        results[name] = whole(model)
+    return results
 
 
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -79,7 +197,11 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     results = {}
     mesh = dist.init_device_mesh("cpu", (world,))
     options = StateDictOptions(flatten_optimizer_state_dict=True)
-    for name, make in ARMS.items():
+    if mode == "sequence":
+        results = sequences(mesh)
+    elif mode == "placed":
+        results = placed(world)
+    for name, make in ARMS.items() if mode not in ("sequence", "placed") else ():
         model = network()
         if mode == "ddp":
             replica = nn.parallel.DistributedDataParallel(model)
@@ -111,8 +233,8 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
         results[name] = whole(model)
         with optimizer.averaged():
             results[name] |= {f"averaged {key}": value for key, value in whole(model).items()}
-    if rank == 0:
-        torch.save(results, directory / f"{mode}-{world}.pt")
+    if rank == 0 or mode == "placed":
+        torch.save(results, directory / (f"{mode}-{world}.pt" if rank == 0 else f"{mode}-{world}-{rank}.pt"))
     leave()
 
 

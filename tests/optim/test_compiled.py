@@ -180,7 +180,8 @@ def test_bfloat16_equals_foreach_within_the_tolerance_of_torch(scheme: str, prec
                 for a, b in ((p, q), *((held, foreach.state[q][key]) for key, held in optimizer.state[p].items())):
                     torch.testing.assert_close(a, b)
                     b.detach().copy_(a.detach())
-        assert optimizer.compile_s > 0, options
+        # A float32 average is that of the parameters before they are rounded, which a compiled step does not have.
+        assert (optimizer.compile_s > 0) == ("averaging" not in options), options
 
 
 def test_memory_order_does_not_matter() -> None:

@@ -10,6 +10,7 @@ from test_filters import USABLE
 
 import sabun
 from sabun.optim import AVERAGING, PRECONDITIONERS, Spectral
+from sabun.optim import torch_internals as internals
 from sabun.optim.preconditioners import orthogonal as matrices
 from sabun.optim.preconditioners.orthogonal import (
     as_matrix,
@@ -106,7 +107,7 @@ def test_stacks_of_several_shapes_together_are_what_each_is_alone() -> None:
 
 
 def test_long_matrices_keep_float32_where_their_gram_matrix_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrices, "_has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(internals, "multiplies_bfloat16", lambda device: True)
     few, many = [(3.4445, -4.7750, 2.0315)] * 5, [(3.4445, -4.7750, 2.0315)] * 12
     for shape, coefficients, expected in [
         ((96, 384), few, torch.float32),
@@ -129,13 +130,34 @@ def test_many_iterations_do_not_go_through_the_gram_matrix() -> None:
 
 @pytest.mark.parametrize("units", [True, False])
 def test_small_matrices_keep_float32_however_they_are_stacked(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrices, "_has_bfloat16_units", lambda: units)
+    monkeypatch.setattr(internals, "multiplies_bfloat16", lambda device: units)
     large = torch.bfloat16 if units else torch.float32
     for shape, expected in [((64, 64), torch.float32), ((256, 64), torch.float32), ((512, 512), large)]:
         for transposed in (shape, shape[::-1]):
             assert matrices.arithmetic(torch.empty(transposed), ()) == expected
             assert matrices.arithmetic(torch.empty(9, *transposed), ()) == expected
             assert matrices.arithmetic(torch.empty(transposed, dtype=torch.float64), ()) == torch.float64
+
+
+def test_an_accelerator_is_asked_for_its_bfloat16_units_and_float64_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = torch.empty(8, 512, 512, device="meta")
+    for units, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(internals, "multiplies_bfloat16", lambda device, units=units: units)
+        assert matrices.arithmetic(meta, ()) == expected
+        assert matrices.arithmetic(meta.double(), ()) == torch.float64
+
+
+@pytest.mark.parametrize(("capability", "units"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_units_are_those_of_the_device(
+    capability: tuple[int, int], units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    internals.multiplies_bfloat16.cache_clear()
+    try:
+        assert internals.multiplies_bfloat16(torch.device("cuda", 0)) == units
+        assert not internals.multiplies_bfloat16(torch.device("meta"))  # says nothing
+    finally:
+        internals.multiplies_bfloat16.cache_clear()
 
 
 def test_bfloat16_comes_back_as_it_came() -> None:

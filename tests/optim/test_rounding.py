@@ -92,7 +92,8 @@ def test_bfloat16_trains_and_resumes_to_the_bit(preconditioner, options) -> None
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     wanted = torch.float32 if options else torch.bfloat16
     for held in (optimizer.state[p], resumed.state[q]):
-        assert {t.dtype for k, t in held.items() if k != "step"} == {wanted}
+        assert held["velocity_0"].dtype == wanted
+        assert {t.dtype for k, t in held.items() if k not in ("step", "velocity_0")} == {torch.float32}
     go(p, optimizer, 20)
     go(q, resumed, 20)
     assert p.dtype == torch.bfloat16
@@ -120,6 +121,21 @@ def test_arithmetic_is_in_float32_and_what_is_stored_is_rounded_once(scheme, ave
         for name, value in held.items():
             assert torch.equal(value, exact[name].to(value.dtype)), name
             exact[name].copy_(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_second_moments_and_averages_decay_whatever_the_parameters_are(dtype: torch.dtype) -> None:
+    """After a large gradient and 700 of zero: β₂ⁿ of its square is left, and of its step in the average the rest."""
+    p = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
+    optimizer = sabun.Optimizer([p], 0.5, preconditioner="adam(beta2=0.999)", averaging="ema(decay=0.999)")
+    for n in range(701):
+        p.grad = torch.full_like(p, 1.0 if n == 0 else 0.0)
+        optimizer.step()
+        if n == 0:
+            optimizer.state[p]["average"].zero_()
+    held = optimizer.state[p]
+    torch.testing.assert_close(held["second_moment"], torch.full((3, 4), 0.001 * 0.999**700), rtol=1e-4, atol=0)
+    torch.testing.assert_close(held["average"], torch.full((3, 4), -0.5 * (1 - 0.999**700)), rtol=1e-4, atol=0)
 
 
 def test_float16_cannot_be_rounded_at_random() -> None:

@@ -35,7 +35,7 @@ from sabun.report.build import build
 from sabun.rollout import gate as gates
 from sabun.rollout.rollout_plan import Gate
 
-from ..damage import EXAMPLES, Record, chained, damaged, sealed, strange
+from ..damage import EXAMPLES, SLOW_EXAMPLES, Record, chained, damaged, sealed, strange
 from .helpers import small, tiny_study
 
 HERE = {"machine": {"cpu": "a"}, "torch": "2"}
@@ -413,8 +413,7 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
     whole = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
     commands = ["report", "--quiet"], ["export", "--csv", "-"], ["status"]
     ok = 0
-    cases = max(30, EXAMPLES // 5)
-    for seed in range(cases):
+    for seed in range(SLOW_EXAMPLES):
         consistent(path, random.Random(seed))
         for command in commands:
             words = ["poc", command[0], str(path), *command[1:]]
@@ -426,7 +425,7 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
         ok += code == 0
         for name, raw in whole.items():
             (path / name).write_bytes(raw)
-    assert 0 < ok < cases
+    assert 0 < ok < SLOW_EXAMPLES
     capsys.readouterr()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,17 @@ def test_the_third_study_of_the_same_arms_knows_the_other_two(tmp_path: Path) ->
     before = (third / "study.json").read_bytes()
     begin(third, tiny_study(seeds=8, seed=3))
     assert (third / "study.json").read_bytes() == before, "a study that is resumed counts nothing again"
+
+
+def test_an_earlier_study_in_a_directory_whose_name_is_no_unicode_counts(tmp_path: Path) -> None:
+    try:
+        begin(tmp_path / os.fsdecode(b"first-\xff"), tiny_study(seeds=8, seed=1), "undecided")
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    second = begin(tmp_path / "second", tiny_study(seeds=8, seed=2))
+    assert [e.place for e in read(second).earlier] == ["first-\udcff"]
+    (second / "study.json").read_bytes().decode()
+    assert verify(second).ok
 
 
 def test_only_studies_that_could_have_said_go_about_the_same_arms_count(tmp_path: Path) -> None:

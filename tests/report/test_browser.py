@@ -304,7 +304,7 @@ def test_one_sheet_has_verdict_kpis_money_and_sentences(
     assert said.count("\f") == 1
     words = {
         "en": ("Return on investment", "Summary for a meeting", "Owner"),
-        "ja": ("投資対効果", "会議で使える説明", "担当"),
+        "ja": ("投資対効果", "会議で使えるフレーズ", "担当"),
     }
     assert all(word in said for word in words[lang])
 

@@ -52,7 +52,7 @@ def said(case: Make) -> dict[str, str]:
     text = Page(html.render(r, "ja"), "ja").said
     heads = [
         "候補の一覧", "最終精度と損失の低下の速さ", "3つのKPI", "投資対効果（ROI）", "導入難易度：",
-        "次の段取り", "会議で使える説明", "今回検証していないこと",
+        "次の段取り", "会議で使えるフレーズ", "今回検証していないこと",
     ]  # fmt: skip
     places = sorted((text.rindex(head), head) for head in heads if head in text)
     ends = [*(at for at, _ in places[1:]), len(text)]

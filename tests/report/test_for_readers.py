@@ -48,6 +48,14 @@ def test_the_baseline_of_a_script_is_what_the_script_makes_today(case: Make, lan
     assert not re.search(r"現行の ?AdamW（現行）", page)
 
 
+@pytest.mark.parametrize(("lang", "name"), [("en", "today"), ("en", "Today"), ("ja", "現行")])
+def test_an_arm_named_as_today_is_not_said_twice(case: Make, lang: str, name: str) -> None:
+    r = report(case(names={"momentum": name}, only=("look-ahead",)))
+    assert r.label(name, lang) == name
+    assert r.label("look-ahead", lang) == "look-ahead"
+    assert f"{name} (today)" not in Page(html.render(r, lang), lang).said
+
+
 @pytest.mark.parametrize(("lang", "name"), [("en", "today's optimizer"), ("ja", "現行の最適化手法")])
 def test_where_the_class_is_not_known_no_name_is_invented(case: Make, lang: str, name: str) -> None:
     r = report(script(case, made="", only=("look-ahead",)))

@@ -79,7 +79,8 @@ def test_a_fault_costs_at_most_five_per_cent_and_the_log_tells_the_story(name: s
     if events:
         first = records[1].data
         assert first["reason"] == reason
-        assert workloads.AT <= first["step"] <= workloads.AT + (20 if reason == "loss-jump" else 5)
+        # A jump is certain after 16 losses, and the comparison takes 16 to 18 batches.
+        assert workloads.AT <= first["step"] <= workloads.AT + (40 if reason == "loss-jump" else 5)
     assert guard.fallen_back == (fault == "lr-times-100")
     if guard.fallen_back:
         assert (records[-1].data["from"], records[-1].data["to"]) == ("SGD", "AdamW")

@@ -232,7 +232,7 @@ BAD = st.sampled_from([math.nan, math.inf, 1e9, 1e3, 20.0, 5.0])
 PARTS = st.lists(st.tuples(st.one_of(st.just(1.0), BAD), st.integers(1, 300)), min_size=1, max_size=8)
 
 
-@pytest.mark.filterwarnings("ignore:the losses stay at a new level")
+@pytest.mark.filterwarnings("ignore:the losses rose")
 @settings(max_examples=30, deadline=None)
 @given(PARTS, st.sampled_from([1, 5, 20]), st.booleans())
 @example([(math.nan, 2), (1.0, 1)], 20, False)
@@ -462,21 +462,100 @@ def test_a_new_phase_makes_newer_states_the_better_ones_and_a_higher_rate_no_fau
     assert [event for event, _ in line.guard.events][-1] == "guard.new-phase"
 
 
-def test_a_level_that_the_restored_state_gives_too_is_accepted_as_the_data() -> None:
-    """Unannounced and for good, then in turn: one roll-back, which is undone, and no batch is skipped."""
+def test_a_level_that_a_state_of_before_gives_too_is_the_datas() -> None:
+    """Unannounced and for good, then in turn: one comparison, and training goes on where it was."""
     line, pick = Line().run(5), random.Random(0)
     losses = [6.0 if 200 <= step < 700 or (step >= 700 and step // 150 % 2) else 1.0 for step in range(2000)]
-    with pytest.warns(SabunWarning, match="a good state gives too") as warned:
+    with pytest.warns(SabunWarning, match="does no better on the same data") as warned:
         told = [line.step(told=loss * (1 + 0.1 * pick.gauss(0, 1))) for loss in losses]
-    assert (len(warned), told.count(False)) == (1, 1)
-    assert [event for event, _ in line.guard.events] == ["guard.started", "guard.rolled-back", "guard.new-phase"]
-    assert line.events("new-phase")[0]["suspect"] == "data"
+    assert len(warned) == 1
+    assert 1 + 4 <= told.count(False) <= 1 + 18
+    assert [event for event, _ in line.guard.events] == ["guard.started", "guard.new-phase"]
+    (data,) = line.events("new-phase")
+    assert (data["suspect"], data["reason"]) == ("data", "loss-jump")
+    assert 190 <= data["compared_with"] <= 210
     assert line.guard.scale == 1.0
-    assert line.guard.updates > 1800
-    assert not line.guard._policy.rollbacks
+    assert line.guard.updates == 5 + told.count(True)
+
+
+class Shifted(Line):
+    """A regression whose targets have a part, from step ``at`` on, that no state of the model predicts."""
+
+    def __init__(self, at: int = 100, **options: Any) -> None:
+        super().__init__(**options)
+        self.at = at
+
+    def step(self, bad: bool = False, told: float | None = None, closure: bool = False) -> bool:
+        shift = 1.0 if self.guard.steps >= self.at else 0.0
+        x = torch.randn(32, 8)
+        wanted = 0.1 * x.sum(1, keepdim=True) + shift * x[:, :1] * x[:, 1:2]
+
+        def loss() -> Tensor:
+            self.given.zero_grad()
+            made = (self.model(x) - wanted).square().mean()
+            made.backward()
+            return made
+
+        return self.guard.step(closure=loss) if closure else self.guard.step(loss())
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_a_comparison_leaves_the_present_state_to_the_bit(closure: bool) -> None:
+    line = Shifted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SabunWarning)
+        for _ in range(400):
+            before = whole_state(line)
+            line.step(closure=closure)
+            if line.guard._comparison is not None:
+                break
+        assert line.guard._comparison is not None
+        seen = set()
+        while line.guard._comparison is not None:
+            seen.add(float(line.model.weight[0, 0].detach()))
+            assert not line.step(closure=closure)
+    assert len(seen) == 2
+    if closure:  # the anomaly was found after its step
+        assert not torch.equal(whole_state(line)[0], before[0])
+        assert (whole_state(line)[0] - before[0]).abs().max() < 0.011  # one step of AdamW at a rate of 0.01
+    else:
+        assert all(map(torch.equal, whole_state(line), before))
+    assert [event for event, _ in line.guard.events] == ["guard.started", "guard.new-phase"]
+    assert line.step(closure=closure)
+
+
+@pytest.mark.parametrize("end", ["state_dict", "close", "new_phase"])
+def test_a_comparison_that_is_cut_short_leaves_the_present_state(end: str) -> None:
+    for extra in range(4):
+        line = Shifted()
+        for _ in range(400):
+            present = line.model.weight.detach().clone()
+            line.step()
+            if line.guard._comparison is not None:
+                break
+        line.run(extra)
+        getattr(line.guard, end)()
+        assert torch.equal(line.model.weight, present)
+        assert line.guard._comparison is None
+
+
+@pytest.mark.filterwarnings("ignore:the losses rose")
+def test_a_comparison_under_a_gradient_scaler_lets_the_loop_update_it() -> None:
+    line, scaler = Shifted(), torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    for step in range(400):
+        line.given.zero_grad()
+        x = torch.randn(32, 8)
+        wanted = 0.1 * x.sum(1, keepdim=True) + (step >= 100) * x[:, :1] * x[:, 1:2]
+        loss = (line.model(x) - wanted).square().mean()
+        scaler.scale(loss).backward()
+        line.guard.step(loss, scaler=scaler)
+        scaler.update()
+    assert len(line.events("new-phase")) == 1
+    assert all(p.isfinite().all() for p in line.model.parameters())
 
 
 def _corpus() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("guard_corpus", ROOT / "benchmarks" / "guard_corpus.py")
     assert spec is not None
     assert spec.loader is not None
@@ -501,8 +580,9 @@ def test_the_corpus_has_enough_kinds_and_two_halves_of_them() -> None:
     assert {*halves["development"], *halves["check"]} == set(corpus.KINDS)
 
 
-@pytest.mark.filterwarnings("ignore:the losses stay at a new level")
+@pytest.mark.filterwarnings("ignore:the losses rose")
 @pytest.mark.parametrize("fault", corpus.FAULTS)
 def test_a_planted_fault_is_caught(fault: str) -> None:
     for base in ("regression, SGD", "classification, AdamW"):
-        assert corpus.planted(fault, base, seed=0)[0] == "caught", base
+        outcome = corpus.planted(fault, base, seed=0)[0]
+        assert outcome == "caught" or (outcome, fault) == ("told", "dead inputs, for good"), base

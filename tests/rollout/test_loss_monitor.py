@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -134,3 +135,45 @@ def test_a_level_that_stays_is_a_jump_and_an_erratic_one_above_all_so_far_is_at_
         found = first(before + [(6 + step) * pick.lognormvariate(0, 0.4) for step in range(300)])
         assert found is not None
         assert found[0] <= 300 + 16
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_level_that_is_accepted_is_where_the_next_rise_is_measured_from(seed: int) -> None:
+    """A law of growth is told once for every fourfold level at most, and a fall and a jump after it are still found."""
+    pick, monitor, found = random.Random(seed), LossMonitor(), []
+    losses = [0.3 * 2 ** (step / 400) * (1 + 0.1 * pick.gauss(0, 1)) for step in range(4000)]
+    for loss in losses:
+        anomaly = monitor.judge(loss)
+        if anomaly is not None:
+            found.append((anomaly.reason, anomaly.value))
+            monitor.accept()
+            assert math.isfinite(monitor.start)
+            assert monitor.level == pytest.approx(loss, rel=0.3)
+    assert {reason for reason, _ in found} <= {"loss-drift"}
+    levels = [value for _, value in found]
+    assert all(later > 3.5 * earlier for earlier, later in itertools.pairwise(levels))
+    level = losses[-1]
+    after = [monitor.judge(level * (3 + 0.1 * pick.gauss(0, 1))) for _ in range(300)]
+    assert next(one.reason for one in after if one is not None) == "loss-jump"
+
+
+def test_the_losses_of_a_jump_that_was_not_decided_are_not_those_of_a_later_drift() -> None:
+    pick, monitor = random.Random(0), LossMonitor()
+    levels = [1.0] * 300 + [5.0] * 128 + [1.0] * 400 + [1.0 + (step / 150) ** 3 for step in range(600)]
+    found = []
+    for level in levels:
+        anomaly = monitor.judge(level + 0.05 * pick.gauss(0, 1))
+        found += [] if anomaly is None else [anomaly.reason]
+        if found == ["loss-jump", "loss-drift"]:
+            break
+    assert found == ["loss-jump", "loss-drift"]
+    monitor.accept()
+    assert monitor.level == pytest.approx(level, rel=0.5)
+    assert max(monitor.recent) < 1.2 * level
+
+
+def test_losses_that_are_mostly_zero_have_noise() -> None:
+    """The median absolute deviation of such losses is zero, which made any loss a drift."""
+    for seed in range(20):
+        pick = random.Random(seed)
+        assert first(pick.choice([0.0, 1.0]) * pick.lognormvariate(0, 1.5) for _ in range(1500)) is None

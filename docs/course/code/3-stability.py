@@ -25,6 +25,15 @@ for x in (0.5, 1.0, 1.5, 1.99, 2.01):
     print(f"hλ = {x:<5} |θ| after 400 steps: {size_after('euler', x):.1e}")
 
 
+# %% worked
+beta = 0.9
+for x in (1, 20, 37.9, 38.1):
+    roots = np.roots([1, x * (1 - beta) - (1 + beta), beta])  # ζ² + (hλ(1−β) − (1+β)) ζ + β
+    measured = size_after("heavy-ball(0.9)", x) ** (1 / 400)
+    print(f"hλ = {x:<5} largest |ζ| = {abs(roots).max():.3f}   measured per step: {measured:.3f}")
+    assert np.isclose(measured, abs(roots).max(), rtol=0.02)
+
+
 # %% intervals
 print(f"{'scheme':<20}{'order':>6}{'interval':>10}{'1% below':>12}{'1% above':>12}")
 for name in (

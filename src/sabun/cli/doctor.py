@@ -159,6 +159,7 @@ _EXTRAS = {
     "mlflow": "MLflow",
     "tensorboard": "TensorBoard",
     "parquet": "export to Parquet",
+    "slides": "reports as PowerPoint slides",
     "notebook": "notebooks as scripts",
     "ray": "runs on Ray",
 }

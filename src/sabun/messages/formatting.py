@@ -86,6 +86,8 @@ _SECONDS = ((1e-3, 1e-6, "microseconds"), (1.0, 1e-3, "milliseconds"), (99.95, 1
 def _seconds(x: float, lang: Language) -> str:
     if x < 0:
         return _MINUS + _seconds(-x, lang)
+    if x == 0:
+        return _unit("0", "seconds", lang)
     for below, unit, name in _SECONDS:
         if x < below:
             return _unit(_significant(x / unit, 3), name, lang)

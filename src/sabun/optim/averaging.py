@@ -44,6 +44,11 @@ class Averaging(Role):
         """Weight of the iterate of this step, once per step and group; brings the running scalars up to date."""
         return 0.0
 
+    @classmethod
+    def reads_rate(cls) -> bool:
+        """Whether :meth:`weight` or :meth:`move` needs the value of lr."""
+        return cls.weight is not Averaging.weight
+
     def move(
         self,
         xs: Tensors,
@@ -51,12 +56,15 @@ class Averaging(Role):
         terms: Terms,
         denominators: Tensors | None,
         *,
-        lr: float,
+        lr: float | Tensor,
         decay: float,
         weight: float,
         count: int,
     ) -> None:
-        """θ ← θ(1 − lr·decay) − lr·u in step ``count``, and the average after it. ``weight`` is :meth:`weight`."""
+        """θ ← θ(1 − lr·decay) − lr·u in step ``count``, and the average after it. ``weight`` is :meth:`weight`.
+
+        ``lr`` is a tensor on an accelerator only, whose value need not be known here.
+        """
         if decay:
             internals.foreach_mul_(xs, 1 - lr * decay)
         add_terms(xs, terms, denominators, -lr)
@@ -189,13 +197,13 @@ class ScheduleFree(Averaging):
         terms: Terms,
         denominators: Tensors | None,
         *,
-        lr: float,
+        lr: float | Tensor,
         decay: float,
         weight: float,
         count: int,
     ) -> None:
         """The same in y and z alone: y ← (1−c)y + cz_old − lr(1 − β(1−c))(u + λy) needs no third copy."""
-        zs, beta = state["base_point"], self.beta
+        zs, beta, lr = state["base_point"], self.beta, float(lr)
         if decay:
             # In place and in this order: z takes its decay from the old y, and y gets z_old back out of the new z.
             internals.foreach_add_(zs, xs, alpha=-lr * decay)

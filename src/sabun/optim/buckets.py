@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,16 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
+from sabun.optim.distributed import Team, owners_of, sharded_along
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
-from sabun.optim.tensors import refuse_sparse
+from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "build", "state_shapes", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "bound_on", "build", "state_shapes", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit")  # fmt: skip
@@ -39,10 +40,18 @@ _structure = operator.itemgetter(*_STRUCTURE)
 # preconditioners are bound by arithmetic; their limit is for the memory of their updates.
 _CACHED = 2**18
 _CACHED_MATRICES = 2**22
-# Entries of a bucket of 16-bit parameters on an accelerator: the foreach step copies them to float32.
-_WIDENED = 2**24
+_BOUND = 2**24  # entries that are stepped together on an accelerator, see bound_on
 _VECTOR = 0.05  # size of gains, biases and other vectors for step_limit: some begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
+
+
+def bound_on(device: torch.device) -> int | None:
+    """Largest number of entries that are stepped together, for the memory of intermediates; None on a CPU.
+
+    A step needs up to 8 bytes of them for each entry in float32 and up to 18 in 16 bits. A matrix that is larger is
+    stepped alone.
+    """
+    return None if device.type == "cpu" else _BOUND
 
 
 @dataclass(slots=True)
@@ -58,7 +67,7 @@ class Bucket:
     - ``rest``: they take the options of the group's rest.
     - ``layouts``: the layout of each, where it is a matrix; ``several``: one of them is several matrices.
     - ``special``: complex or sharded parameters are among them.
-    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the state.
+    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the history.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
     """
 
@@ -136,19 +145,65 @@ class Bucket:
             if internals.is_dtensor(p):
                 t = internals.gathered(t, p)
             whole.append(t)
+        return self.matrices(whole, range(len(whole)))
+
+    def matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
+        """Every matrix of the whole parameters at these positions."""
         if not self.several:
             return whole
-        return [m for layout, t in zip(self.layouts, whole, strict=True) if layout for m in layout.matrices(t)]
+        layouts = [self.layouts[i] for i in positions]
+        return [m for layout, t in zip(layouts, whole, strict=True) if layout for m in layout.matrices(t)]
+
+    def joined(self, matrices: Tensors, positions: Sequence[int]) -> Tensors:
+        """The reverse of :meth:`matrices`."""
+        if not self.several:
+            return matrices
+        given, whole = iter(matrices), []
+        for i in positions:
+            layout, shape = self.layouts[i], self.params[i].shape
+            if layout is not None:
+                whole.append(layout.join([next(given) for _ in layout.shapes(shape)], shape))
+        return whole
+
+    def by_owner(
+        self, shards: Tensors, cost: Callable[[torch.Size], float], work: Callable[[Tensors], Tensors]
+    ) -> Tensors | None:
+        """The shards of ``work(matrices)``, computed by the owner of each parameter; None where there are no owners."""
+        found = owners_of(self.params) if self.special else None
+        if found is None:
+            return None
+        team, replicas, dims = found
+        costs = [
+            sum(cost(matrix) for matrix in (layout.shapes(p.shape) if layout is not None else [p.shape]))
+            for p, layout in zip(self.params, self.layouts, strict=True)
+        ]
+
+        number, among = 0, 1  # of this replica, and of all
+        for replica in replicas:
+            number, among = number * replica.size + replica.rank, among * replica.size
+        mine = Team(None, number, among).own(costs)
+
+        def of_whole(places: list[int], tensors: Tensors) -> Tensors:
+            positions = [mine[place] for place in places]
+            return self.joined(work(self.matrices(tensors, positions)), positions)
+
+        shapes = [self.params[i].shape for i in mine]
+        made: Tensors = []
+        if mine:
+            given = [shards[i] for i in mine], shapes, [dims[i] for i in mine], [costs[i] for i in mine]
+            made = team.by_owner(*given, of_whole)
+        if not replicas:
+            return made
+        done = dict(zip(mine, made, strict=True))
+        updates = [done[i] if i in done else torch.zeros_like(shard) for i, shard in enumerate(shards)]
+        for replica in replicas:
+            updates = replica.exchange(updates)
+        return updates
 
     def scatter(self, tensors: Tensors) -> Tensors:
         """The reverse of :meth:`gather`."""
-        if self.several:
-            matrices, tensors = iter(tensors), []
-            for p, layout in zip(self.params, self.layouts, strict=True):
-                if layout is not None:
-                    tensors.append(layout.join([next(matrices) for _ in layout.shapes(p.shape)], p.shape))
         parts = []
-        for p, t in zip(self.params, tensors, strict=True):
+        for p, t in zip(self.params, self.joined(tensors, range(len(self.params))), strict=True):
             if internals.is_dtensor(p):
                 t = internals.shard(t, p)
             parts.append(t)
@@ -239,7 +294,8 @@ def build(
     parts = dict(views(group))
     schemes = tuple(view["scheme"] for view in parts.values())
     members = [(i, p, is_rest(group, i)) for i, (p, on) in enumerate(zip(group["params"], active, strict=True)) if on]
-    members.sort(key=operator.itemgetter(2))
+    # On an accelerator matrices of one shape come one after the other, so that they share buckets and products.
+    members.sort(key=lambda member: (member[2], () if member[1].is_cpu else tuple(member[1].shape)))
     _require_legal(group, parts, members)
     if before is not None and len(before.schemes) == len(schemes):
         for (rest, view), was in zip(parts.items(), before.schemes, strict=True):
@@ -301,16 +357,32 @@ class _Sorter:
         key: tuple[object, ...] = (p.device, p.dtype, preconditioner, count, largest)
         if self._compiled and isinstance(preconditioner.compiled, MatrixForm):
             key = (*key, layout is not None and layout.is_whole and c_matrices.fits(p, preconditioner))
+        if preconditioner.needs_matrix and internals.is_dtensor(p):
+            found = sharded_along(p)
+            key = (*key, None if found is None else found[:2])
         limit = self._limit(p, preconditioner)
         if limit is None:
             return key
-        self._entries[key] = self._entries.get(key, 0) + p.numel()
-        return (*key, (self._entries[key] - 1) // limit)
+        entries = self._entries.get(key, 0)
+        if p.is_cpu:
+            entries += p.numel()
+            number = (entries - 1) // limit
+        else:  # begin another bucket rather than exceed the limit
+            size = local_entries(p)
+            left = -entries % limit
+            entries += size if size <= left or not left else left + size
+            number = -(-entries // limit)
+        self._entries[key] = entries
+        return (*key, number)
 
     def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
         """Largest number of entries of a bucket."""
         if not p.is_cpu:
-            return _WIDENED if p.dtype in _LOW and not self._group["fused"] else None
+            if not preconditioner.needs_matrix:
+                return None  # stepped piece by piece
+            bound = bound_on(p.device)
+            # Of a sharded parameter the shards count: as many as there are ranks, each of which owns one, are together.
+            return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:
             return _CACHED_MATRICES
         return None if self._compiled else _CACHED
@@ -350,6 +422,8 @@ def _fill(
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
+    Histories are in ``dtype``. Second moments, Kronecker factors and averages change by less than half a unit in the
+    last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
@@ -358,15 +432,17 @@ def _fill(
         held.pop("step", None)
     velocities = [f"velocity_{j}" for j in range(filter_.buffer_count)]
     fresh = any(name not in held for name in velocities)
+    wide = torch.promote_types(p.dtype, torch.float32)
     for name in (*velocities, *preconditioner.like):
         if name not in held:
-            held[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            kind = dtype if name in velocities else wide
+            held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
     for name, shape in matrices.items():
         if name not in held:
-            held[name] = torch.zeros(shape, dtype=dtype, device=p.device)
+            held[name] = torch.zeros(shape, dtype=wide, device=p.device)
     for name in averaging.like:
         if name not in held:
-            held[name] = p.detach().to(dtype, copy=True)
+            held[name] = p.detach().to(wide, copy=True)
     if counts and "step" not in held:
         # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
         held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")

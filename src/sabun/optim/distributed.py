@@ -1,16 +1,22 @@
 """Division of matrices among the processes that train one model.
 
-Every process needs every update, but each update is computed by one process. Under FSDP2 the processes are the ranks of
-the parameters' device mesh. Under DDP parameters are plain tensors, so the option ``divide`` has to state that all
-processes hold the same gradients. Without a team each process computes all updates.
+Each update is computed by one process, its owner. Without a team each process computes all updates.
 
-A matrix is computed by one rank and added to zeros from the others. x + 0 is exact, so all ranks end with equal bits.
+- Sharded over one dimension of a device mesh (FSDP2, tensor parallelism): an all-to-all brings the shards of a matrix
+  to its owner, another one brings back those of its update. A rank sends as many bytes as its shards have, twice,
+  whatever the number of ranks (:meth:`Team.by_owner`). Where the shards are replicated over other dimensions (HSDP),
+  each replica does this for a part of the matrices, and a sum over the replicas brings the updates to all.
+- Whole on each process, as under DDP: parameters are plain tensors, so the option ``divide`` has to state that all
+  processes hold the same gradients. A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with
+  equal bits (:meth:`Team.divide`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +24,7 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 
-__all__ = ["Team", "team_of"]
+__all__ = ["Team", "owners_of", "sharded_along", "team_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +35,19 @@ class Team:
     rank: int
     size: int
 
-    def own(self, costs: Sequence[float]) -> list[int]:
-        """Indices of this rank's share: the next most expensive piece goes to the least loaded rank."""
+    def shares(self, costs: Sequence[float]) -> list[list[int]]:
+        """Indices of each rank's share: the next most expensive piece goes to the least loaded rank."""
         loads = [0.0] * self.size
-        share = []
+        shares: list[list[int]] = [[] for _ in loads]
         for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
             rank = loads.index(min(loads))
             loads[rank] += costs[i]
-            if rank == self.rank:
-                share.append(i)
-        return sorted(share)
+            shares[rank].append(i)
+        return [sorted(share) for share in shares]
+
+    def own(self, costs: Sequence[float]) -> list[int]:
+        """Indices of this rank's share."""
+        return self.shares(costs)[self.rank]
 
     def exchange(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Sum each tensor over the team, in one all-reduce per dtype."""
@@ -58,6 +67,85 @@ class Team:
         mine = self.own([cost(t) for t in tensors])
         done = dict(zip(mine, work([tensors[i] for i in mine]), strict=True))
         return self.exchange([done[i] if i in done else torch.zeros_like(t) for i, t in enumerate(tensors)])
+
+    def by_owner(
+        self,
+        shards: Sequence[Tensor],
+        shapes: Sequence[torch.Size],
+        dims: Sequence[int],
+        costs: Sequence[float],
+        work: Callable[[list[int], list[Tensor]], list[Tensor]],
+    ) -> list[Tensor]:
+        """The shards of ``work(indices, tensors)``, which each rank computes for the whole tensors that it owns.
+
+        ``shards`` are this rank's, of one dtype; ``shapes`` are those of the whole tensors, which are sharded along
+        ``dims`` as ``torch.chunk`` divides them.
+        """
+        shares, ranks = self.shares(costs), range(self.size)
+        mine = shares[self.rank]
+
+        def piece(i: int, rank: int) -> tuple[int, int]:
+            """First index and length of a rank's shard of tensor i."""
+            length = shapes[i][dims[i]]
+            size = -(-length // self.size)
+            begin = min(rank * size, length)
+            return begin, min(size, length - begin)
+
+        def shape(i: int, rank: int) -> list[int]:
+            size = list(shapes[i])
+            size[dims[i]] = piece(i, rank)[1]
+            return size
+
+        def cut(flat: Tensor, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Tensor]:
+            """The shards (tensor, rank) that follow one another in a buffer."""
+            sizes = [shape(*place) for place in places]
+            parts = torch.split(flat, [math.prod(size) for size in sizes])
+            return {place: part.view(size) for place, part, size in zip(places, parts, sizes, strict=True)}
+
+        away = [(i, self.rank) for share in shares for i in share]  # to the owners, and back from them
+        here = [(i, rank) for rank in ranks for i in mine]
+        send = [sum(math.prod(shape(i, self.rank)) for i in share) for share in shares]
+        receive = [sum(math.prod(shape(i, rank)) for i in mine) for rank in ranks]
+
+        def exchange(parts: list[Tensor], sent: list[int], received: list[int]) -> Tensor:
+            flat = torch.cat([part.reshape(-1) for part in parts]) if parts else shards[0].new_empty(0)
+            out = flat.new_empty(sum(received))
+            dist.all_to_all_single(out, flat, received, sent, group=self.group)
+            return out
+
+        arrived = cut(exchange([shards[i] for i, _ in away], send, receive), here)
+        done = dict(
+            zip(mine, work(mine, [torch.cat([arrived[i, r] for r in ranks], dims[i]) for i in mine]), strict=True)
+        )
+        back = [done[i].narrow(dims[i], *piece(i, rank)) for i, rank in here]
+        returned = cut(exchange(back, receive, send), away)
+        return [returned[i, self.rank] for i in range(len(shards))]
+
+
+def sharded_along(p: Tensor) -> tuple[object, int, int] | None:
+    """(mesh, its dimension, dimension of the tensor) of a DTensor that is sharded along one dimension, else None."""
+    found = internals.shard_dimensions(p) if internals.is_dtensor(p) else []
+    if len(found) != 1 or found[0] is None:
+        return None
+    of_mesh, of_tensor = found[0]
+    mesh: object = p.device_mesh  # type: ignore[attr-defined]
+    return mesh, of_mesh, of_tensor
+
+
+def owners_of(params: Sequence[Tensor]) -> tuple[Team, list[Team], list[int]] | None:
+    """Who holds these parameters, if they are placed alike.
+
+    The team whose ranks hold their shards; the teams whose ranks hold the same shard, one for each dimension of the
+    mesh that they are replicated over; and the dimension that each parameter is sharded along.
+    """
+    found = [sharded_along(p) for p in params]
+    if None in found or len({one[:2] for one in found if one}) != 1 or found[0] is None:
+        return None
+    mesh: Any = found[0][0]
+    of_mesh = found[0][1]
+    teams = [Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i)) for i in range(mesh.ndim)]
+    team = teams.pop(of_mesh)
+    return (team, [one for one in teams if one.size > 1], [one[2] for one in found if one]) if team.size > 1 else None
 
 
 def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:

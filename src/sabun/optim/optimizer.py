@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from sabun.errors import OptionError, StateError, unknown
+from sabun.errors import GradientError, OptionError, StateError, unknown
 from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
@@ -47,7 +47,7 @@ from sabun.optim.options import (
 from sabun.optim.parts import check_parts, needs_parts, views
 from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
-from sabun.optim.tensors import refuse_sparse
+from sabun.optim.tensors import are_finite, refuse_sparse
 from sabun.optim.terms import Tensors
 from sabun.schemes import LinearMultistep
 
@@ -57,8 +57,9 @@ _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 """Scalars that every group carries in its checkpoint, beside those of its roles. They are not options."""
 
 _OWN = ("scheme", *ROLES, "lr", "momentum", "rest", "parts")
+_READ_RATE = ("momentum_end", "step_limit")  # options for which the value of the learning rate is needed
 Closure = Callable[[], Any]
-_Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float]
+_Ready = tuple[int, dict[bool, dict[str, Any]], list[Bucket], list[Tensor | None], float | Tensor]
 """Number of the group, the options of its parts, its buckets, the gradients of all its parameters, and its lr."""
 
 
@@ -79,7 +80,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters, or groups; a group may override every option below.
-        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only.
+        lr: h > 0, a number or a one-element tensor. May be left out with "embedded-error" and "balance" only. A tensor
+            on the parameters' accelerator is not read, so a step does not wait for the device, unless
+            ``momentum_end``, ``step_limit``, a step control or "schedule-free" needs its value.
         scheme: a catalogue name such as ``"nesterov"`` or ``"look-ahead(0.9, 2)"``, or a ``LinearMultistep``.
         preconditioner: None (the identity), "adam", "sign", "spectral", "kronecker", with options in parentheses.
         averaging: None, "ema(decay=0.99)", "tail" or "schedule-free"; see :meth:`averaged`.
@@ -96,8 +99,9 @@ class Optimizer(torch.optim.Optimizer):
             the nearest power of √2), ``rms`` that of an update at lr = 1, which the preconditioner declares, and
             ``peak`` the largest lr so far (``group["lr_peak"] = 0`` resets it): a largest learning rate by shape, under
             any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
-        state_dtype: "float32": the state of 16-bit parameters is in float32; None: in the parameter's dtype. Their
-            arithmetic is in float32 with either, and what is stored is rounded once per step.
+        state_dtype: "float32": the velocities of 16-bit parameters are in float32; None: in the parameter's dtype. With
+            either their second moments, Kronecker factors and averages are in float32, because they would stand still
+            in 16 bits, and so is the arithmetic; what is stored is rounded once per step.
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
         rest: options of the parameters that are no hidden matrices, where they differ: ``{"preconditioner": "adam",
@@ -330,7 +334,7 @@ class Optimizer(torch.optim.Optimizer):
 
         ``closure`` clears the gradients, computes the loss, calls ``backward`` and returns the loss. It is needed by
         the ``stability`` control only. Raises StateError inside ``with optimizer.averaged()``, GradientError for a
-        sparse gradient.
+        sparse gradient, and for a first gradient that is not finite where the preconditioner begins from it.
         """
         if self._averaged:
             raise StateError(
@@ -368,7 +372,11 @@ class Optimizer(torch.optim.Optimizer):
             weight = group["averaging"].weight(group, lr)
             for bucket in buckets:
                 options = parts[bucket.rest]
-                rate = bucket.learning_rate(float(options["lr"]), options["lr_peak"])
+                rate: float | Tensor
+                if isinstance(lr, Tensor):
+                    rate = options["lr"]
+                else:
+                    rate = bucket.learning_rate(float(options["lr"]), options["lr_peak"])
                 update.step(self._engine, options, bucket, grads, lr=rate, weight=weight, state=self.state)
         return loss
 
@@ -397,15 +405,51 @@ class Optimizer(torch.optim.Optimizer):
                     self._restore_parts(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])
                 plan = self._plans[number] = build(group, active, self.state, plan, first)
-            lr = float(group["lr"])
-            group["lr_peak"] = max(group["lr_peak"], lr)
+            lr = self._rate(group)
+            if not isinstance(lr, Tensor):
+                group["lr_peak"] = max(group["lr_peak"], lr)
             parts = dict(views(group))
             momenta = {rest: momentum_of(options) for rest, options in parts.items()}
             for bucket in plan.members:
                 if momenta[bucket.rest] != bucket.beta:
                     bucket.set_momentum(parts[bucket.rest], momenta[bucket.rest])
             ready.append((number, parts, plan.members, grads, lr))
+        self._require_finite_beginning(ready)
         return ready
+
+    def _rate(self, group: dict[str, Any]) -> float | Tensor:
+        """The learning rate of a group; a tensor if it is on the parameters' accelerator and nothing needs its value.
+
+        To read it would be to wait for the device. Its largest value is then not recorded in ``lr_peak``.
+        """
+        lr = group["lr"]
+        if (
+            not isinstance(lr, Tensor)
+            or lr.is_cpu
+            or self._control() is not None
+            or any(p.device.type != lr.device.type for p in group["params"])
+            or group["averaging"].reads_rate()
+            or any(options.get(key) is not None for options in (group, group["rest"] or {}) for key in _READ_RATE)
+        ):
+            return float(lr)
+        return lr
+
+    @staticmethod
+    def _require_finite_beginning(ready: list[_Ready]) -> None:
+        """Raise GradientError for a first gradient that is not finite, where the state is made from it."""
+        first = [
+            cast("Tensor", grads[index])
+            for _, _, buckets, grads, _ in ready
+            for bucket in buckets
+            if bucket.count == 0 and bucket.preconditioner.begins_from_gradient
+            for index in bucket.indices
+        ]
+        if first and not are_finite(first):
+            raise GradientError(
+                "the first gradient of a parameter with the preconditioner 'kronecker' is not finite.",
+                fix="Its state is made from that gradient. Step only when the loss is finite, as torch.amp.GradScaler "
+                "does, or use another preconditioner.",
+            )
 
     def _apply_together(
         self, controller: Controller, context: StepContext, updates: list[tuple[int, dict[str, Any], update.Update]]

@@ -121,7 +121,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "state_dtype": Option(
         None, one_of(None, "float32"),
-        "dtype of the state of 16-bit parameters; None: the parameter's. Their arithmetic is in float32 with either",
+        "dtype of the velocities of 16-bit parameters; None: the parameter's. Second moments, factors, averages and "
+        "arithmetic are in float32 with either",
         "arithmetic",
     ),
     "stochastic_rounding": Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,27 @@ from torch import Tensor
 from sabun.errors import GradientError
 from sabun.optim import torch_internals as internals
 
-__all__ = ["is_matrix", "norm", "real_view", "real_views", "refuse_sparse"]
+__all__ = [
+    "are_finite",
+    "is_matrix",
+    "local_entries",
+    "norm",
+    "norms",
+    "numbers",
+    "real_view",
+    "real_views",
+    "refuse_sparse",
+]
 
 
 def is_matrix(shape: torch.Size) -> bool:
     """Whether a parameter of this shape, flattened to (first, all others), has two sides longer than one."""
     return len(shape) >= 2 and shape[0] > 1 and math.prod(shape[1:]) > 1
+
+
+def local_entries(t: Tensor) -> int:
+    """Number of entries of a tensor that this process holds."""
+    return int(t.to_local().numel()) if internals.is_dtensor(t) else t.numel()
 
 
 def real_view(t: Tensor) -> Tensor:
@@ -31,9 +47,36 @@ def real_views(tensors: list[Any]) -> list[Any]:
     return [None if t is None else real_view(t) for t in tensors]
 
 
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """The values of tensors of one entry, fetched in one transfer, for which a device is waited for once."""
+    if not tensors:
+        return []
+    found: list[float] = torch.stack([t.to(tensors[0].device, non_blocking=True) for t in tensors]).tolist()
+    return found
+
+
+def norms(*lists: list[Tensor]) -> list[float]:
+    """The Euclidean norm of all entries of all tensors of each list, in one transfer."""
+    found = iter(numbers([torch.linalg.vector_norm(t) for tensors in lists for t in tensors]))
+    return [math.sqrt(sum(next(found) ** 2 for _ in tensors)) for tensors in lists]
+
+
 def norm(tensors: list[Tensor]) -> float:
     """The Euclidean norm of all entries of all tensors."""
-    return math.sqrt(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in tensors))
+    return norms(tensors)[0]
+
+
+def are_finite(gradients: list[Tensor]) -> bool:
+    """Whether all entries of all tensors are finite; of DTensors on every rank. It reads one number per device mesh."""
+    bad: dict[object, tuple[Tensor, Tensor]] = {}
+    for g in gradients:
+        if g.is_meta:  # has no numbers
+            continue
+        count = real_view(g).isfinite().logical_not().sum()
+        key = (g.device, g.device_mesh if internals.is_dtensor(g) else None)
+        bad[key] = (bad[key][0] + count if key in bad else count, g)
+    totals = [float(internals.sum_of_ranks(count, g)) for count, g in bad.values()]  # all: ranks take part in each
+    return not any(totals)
 
 
 def refuse_sparse(gradient: Tensor) -> None:

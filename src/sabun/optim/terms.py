@@ -24,8 +24,18 @@ def accumulate(terms: Terms) -> Tensors:
     return total
 
 
-def add_terms(xs: Tensors, terms: Terms, denominators: Tensors | None, scale: float) -> None:
-    """x ← x + scale · Σ weight·tensor, each divided by its denominator where there is one."""
+def add_terms(xs: Tensors, terms: Terms, denominators: Tensors | None, scale: float | Tensor) -> None:
+    """x ← x + scale · Σ weight·tensor, each divided by its denominator where there is one.
+
+    A ``scale`` that is a tensor is not read. The scaled sum is then formed, because calls of torch read such factors.
+    """
+    if isinstance(scale, Tensor):
+        total = accumulate(terms)
+        if denominators is not None:
+            internals.foreach_div_(total, denominators)
+        internals.foreach_mul_(total, scale)
+        internals.foreach_add_(xs, total)
+        return
     for weight, tensors in terms:
         if denominators is None:
             internals.foreach_add_(xs, tensors, alpha=scale * weight)

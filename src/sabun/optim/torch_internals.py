@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
@@ -16,11 +17,12 @@ from torch.nn.modules.conv import _ConvNd as Convolution
 from sabun.errors import OptionError
 
 __all__ = [
-    "Convolution", "amp_check", "children_of", "cpu_multiplies_bfloat16", "decays_decoupled", "foreach_add",
-    "foreach_add_", "foreach_addcdiv_", "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_",
-    "foreach_lerp", "foreach_lerp_", "foreach_mul", "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign",
-    "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded", "gathered", "has_flattened", "inner_schedulers", "is_dtensor",
-    "is_made", "is_unscaled", "parameters_of", "scheduler_rates", "scheduler_steps", "shard", "unsafe_view", "versions",
+    "Convolution", "amp_check", "children_of", "decays_decoupled", "foreach_add", "foreach_add_", "foreach_addcdiv_",
+    "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
+    "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
+    "gathered", "has_flattened", "inner_schedulers", "is_dtensor", "is_made", "is_unscaled", "most_precise",
+    "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard", "shard_dimensions",
+    "sum_of_ranks", "unsafe_view", "versions",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -53,6 +55,20 @@ def gathered(shard: Tensor, like: Any) -> Tensor:
     return whole
 
 
+def shard_dimensions(t: Any) -> list[tuple[int, int] | None]:
+    """(dimension of the mesh, dimension of the tensor) for each way in which a DTensor is not replicated.
+
+    None stands for shards that are not the chunks of a dimension (of FSDP2 after tensor parallelism), and partial sums.
+    """
+    from torch.distributed.tensor import Shard  # loaded already: see is_dtensor
+
+    return [
+        (i, placement.dim % t.ndim) if type(placement) is Shard else None
+        for i, placement in enumerate(t.placements)
+        if not placement.is_replicate()
+    ]
+
+
 def shard(whole: Tensor, like: Any) -> Tensor:
     """This rank's shard of a tensor that all ranks have, placed as the DTensor ``like``."""
     from torch.distributed.tensor import DTensor, Replicate
@@ -62,14 +78,71 @@ def shard(whole: Tensor, like: Any) -> Tensor:
     return held.redistribute(placements=like.placements).to_local()
 
 
+def placed(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients with the placements of their parameters, where both are DTensors.
+
+    Sequence parallelism leaves replicated parameters with partial sums as gradients, many and small. Those of one mesh
+    are reduced together.
+    """
+    out = list(gradients)
+    sums: dict[Any, list[int]] = {}
+    for i, (g, p) in enumerate(zip(gradients, params, strict=True)):
+        if not (is_dtensor(g) and is_dtensor(p)) or (g.placements == p.placements and g.device_mesh == p.device_mesh):
+            continue
+        replicated = all(placement.is_replicate() for placement in p.placements)
+        if (
+            replicated
+            and g.device_mesh == p.device_mesh
+            and not any(placement.is_shard() for placement in g.placements)
+        ):
+            sums.setdefault((g.device_mesh, g.placements, g.dtype), []).append(i)
+        else:
+            out[i] = g.redistribute(p.device_mesh, p.placements)
+    for (mesh, placements, _), places in sums.items():
+        from torch.distributed.tensor import DTensor  # loaded already: see is_dtensor
+
+        parts: list[Any] = [out[i] for i in places]
+        flat = DTensor.from_local(
+            torch.cat([part.to_local().reshape(-1) for part in parts]), mesh, placements, run_check=False
+        )
+        like: Any = params[places[0]]
+        reduced = flat.redistribute(placements=like.placements).to_local()
+        for i, part in zip(places, torch.split(reduced, [part.numel() for part in parts]), strict=True):
+            out[i] = DTensor.from_local(part.view(out[i].shape), mesh, like.placements, run_check=False)
+    return out
+
+
+def sum_of_ranks(number: Tensor, like: Any) -> Tensor:
+    """The sum of each rank's ``number`` over the mesh of the DTensor ``like``; for any other tensor the number."""
+    if not is_dtensor(like):
+        return number
+    from torch.distributed.tensor import DTensor, Partial
+
+    everywhere = [Partial()] * like.device_mesh.ndim
+    total: Tensor = DTensor.from_local(number, like.device_mesh, everywhere, run_check=False).full_tensor()
+    return total
+
+
+def most_precise(device: torch.device) -> torch.dtype:
+    """The longest real dtype that a device computes in; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def versions(tensors: Iterable[Tensor]) -> int:
     """The number of changes in place that autograd has counted, over all tensors."""
     return sum(t._version for t in tensors)
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products in bfloat16; False for a torch that does not say."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+@lru_cache(maxsize=64)
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for products in bfloat16, as its module in torch says; False where that says nothing.
+
+    CUDA devices have them from compute capability 8.0 on; torch emulates bfloat16 on others, which is slow.
+    """
+    if device.type == "cuda":
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    module: Any = getattr(torch, device.type, None)
+    known = getattr(module, "_is_avx512_bf16_supported" if device.type == "cpu" else "is_bf16_supported", None)
     return known is not None and bool(known())
 
 

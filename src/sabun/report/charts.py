@@ -26,7 +26,9 @@ __all__ = [
     "dots",
     "edge",
     "forest",
+    "loss_scale",
     "lr_trials",
+    "places",
     "series",
     "stability_map",
     "thin",
@@ -154,16 +156,9 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log:
     With ``log=None`` the scale of the loss is logarithmic where the values differ by more than a factor of 8.
     """
     height, left, right, top, bottom = 330.0, 54.0, width - 12, 28.0, 288.0
-    losses, places = [], []
-    for arm in report.arms:
-        s = arm.summary
-        losses += [v for v in (*s.loss_median, *s.loss_low) if math.isfinite(v)]
-        places += [v for v in _places(arm, axis) if math.isfinite(v)]
-    # A band that shoots up in a diverging seed must not flatten everything else.
-    start = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
-    highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(start, 1e-12)]
-    y = Scale.fit([*losses, *highs], bottom, top, log=log, pad=0.04)
-    x = Scale(0.0, max(places, default=1.0) or 1.0, left, right)
+    y = loss_scale(report, bottom, top, log=log)
+    ends = [v for arm in report.arms for v in places(arm, axis) if math.isfinite(v)]
+    x = Scale(0.0, max(ends, default=1.0) or 1.0, left, right)
     c = Canvas(width, height)
     _frame(c, x, y, "ui.log_loss" if y.log else "ui.loss", f"ui.{'epoch' if axis == 'epoch' else 'seconds'}")
     order = [*range(1, len(report.arms)), 0]
@@ -171,7 +166,7 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log:
         arm = report.arms[i]
         s = arm.summary
         keep = thin(len(s.epochs))
-        xs = [x(_places(arm, axis)[k]) for k in keep]
+        xs = [x(places(arm, axis)[k]) for k in keep]
         upper, lower, median = (
             [(px, y(values[k]) if math.isfinite(values[k]) else missing) for px, k in zip(xs, keep, strict=True)]
             for values, missing in ((s.loss_high, y.end), (s.loss_low, y.end), (s.loss_median, math.nan))
@@ -190,8 +185,18 @@ def curves(report: Report, axis: str, label_id: str, *, width: float = 520, log:
     return c.render(label_id, "curves")
 
 
-def _places(arm: ArmFacts, axis: str) -> Sequence[float]:
+def places(arm: ArmFacts, axis: str) -> Sequence[float]:
+    """Return where the points of an arm's learning curve lie on ``epoch`` or ``seconds``."""
     return [float(e) for e in arm.summary.epochs] if axis == "epoch" else list(arm.summary.seconds_median)
+
+
+def loss_scale(report: Report, start: float, end: float, *, log: bool | None = None) -> Scale:
+    """Return the scale of the validation loss for the learning curves of all arms."""
+    losses = [v for arm in report.arms for v in (*arm.summary.loss_median, *arm.summary.loss_low) if math.isfinite(v)]
+    # A band that shoots up in a diverging seed must not flatten everything else.
+    first = max((arm.summary.loss_median[0] for arm in report.arms if arm.summary.loss_median), default=1.0)
+    highs = [v for arm in report.arms for v in arm.summary.loss_high if math.isfinite(v) and v <= 3 * max(first, 1e-12)]
+    return Scale.fit([*losses, *highs], start, end, log=log, pad=0.04)
 
 
 def _frame(c: Canvas, x: Scale, y: Scale, y_key: str, x_key: str) -> None:

@@ -60,6 +60,12 @@ def _tuning(evidence: StudyEvidence) -> Iterator[Note]:
 
 
 def _shown(values: Mapping[str, OptionValue]) -> str:
+    # The factor on all rates of a script's own optimizer.
     return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        f"lr × {value:.3g}"
+        if name == "lr_multiplier" and isinstance(value, float)
+        else f"{name} {value:.3g}"
+        if isinstance(value, float)
+        else f"{name} {value}"
+        for name, value in values.items()
     )

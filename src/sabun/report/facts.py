@@ -267,7 +267,10 @@ class Report:
         if arm != self.baseline:
             return arm
         shown = self.arms[0].shown
-        return text("word.today", lang, {"name": shown}) if shown else text("word.todays", lang)
+        if not shown:
+            return text("word.todays", lang)
+        said = text("word.today", lang, {"name": ""}).strip(" ()（）")  # an arm may be named so
+        return shown if shown.casefold() == said.casefold() else text("word.today", lang, {"name": shown})
 
     def say(self, key: str, lang: Language, values: Mapping[str, Value] | None = None) -> str:
         """Return the sentence ``key``, with the baseline named as readers know it."""

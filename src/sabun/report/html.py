@@ -32,6 +32,8 @@ from sabun.text_safety import clean
 
 __all__ = ["render"]
 
+_BREAK = re.compile(r"(?<=[:@,_])(?=\S)|(?<=\S\()(?=\S)|(?=（)")
+"""Where a long name may break, rather than anywhere: after punctuation, or before a wide bracket."""
 WIDTHS = (("wide", 520.0), ("narrow", 350.0))
 """Charts whose width matters are drawn for two: style class and width."""
 
@@ -174,8 +176,8 @@ class _View:
         return self.each(lambda lang: interval(low, high, style, lang, currency=self.report.currency))
 
     def arm(self, name: str) -> Markup:
-        """The name of an arm."""
-        return self.each(lambda lang: self.report.label(name, lang))
+        """The name of an arm, which may break after punctuation."""
+        return Markup(_BREAK.sub("<wbr>", str(self.each(lambda lang: self.report.label(name, lang)))))
 
     def date(self, moment: str) -> Markup:
         """A moment, which the page's script shows in the time zone of the reader."""
@@ -190,9 +192,7 @@ class _View:
 
     def name(self, raw: str) -> Markup:
         """A user's text: isolated, so that right-to-left letters do not reorder their surroundings."""
-        # Long names may break after punctuation, rather than anywhere.
-        parts = re.split(r"(?<=[:(@,_])(?=\S)", raw)
-        return Markup(f"<bdi>{'<wbr>'.join(clean(part) for part in parts)}</bdi>")
+        return Markup(f"<bdi>{'<wbr>'.join(clean(part) for part in _BREAK.split(raw))}</bdi>")
 
     def figure(self, kind: str, *args: str) -> Markup:
         """A chart with its caption; wide and narrow where the width matters."""

@@ -101,27 +101,36 @@ def show_report(
     as_json: bool,
     quiet: bool,
     resolved: ResolvedStudy | None = None,
+    pptx: Path | None = None,
 ) -> None:
     """Judge ``evidence``, write the report files and print the verdict. ``gate``: exit with the decision's code.
 
     Without ``lang`` the verdict is in English, and the report opens in the language of its reader's browser.
-    ``resolved`` is the study, if this process has resolved it already.
+    ``resolved`` is the study, if this process has resolved it already. ``pptx`` is a file for the report as slides.
     """
+    if pptx is not None:
+        from sabun.report import slides  # refused where python-pptx is missing, before anything is written
     from sabun.cli.poc.prices import for_report, remember
     from sabun.messages.sentences import text
     from sabun.poc.descriptions import describe_arms
     from sabun.report import report_json, terminal
-    from sabun.report.publish import publish
+    from sabun.report.publish import publish, save
 
     remember(evidence.path, prices)
     prices = for_report(evidence.study, evidence.path, prices)
     published = publish(evidence, describe=partial(describe_arms, resolved=resolved), lang=lang, money=prices)
+    files = dict(published.files)
+    if pptx is not None:
+        save(pptx, slides.render(published.report, lang))
+        files["pptx"] = str(pptx)
     if as_json:
-        value = {**report_json.to_dict(published.report), "files": published.files}
+        value = {**report_json.to_dict(published.report), "files": files}
         console.print_json(value)
     elif not quiet:
         out, said = console.stdout(), options.language_of(lang)
         out.print(terminal.render(published.report, said))
-        out.print(f"{text('ui.report_path', said)}: {published.files['html']}", soft_wrap=True)
+        for key, kind in (("ui.report_path", "html"), ("ui.slides_path", "pptx")):
+            if kind in files:
+                out.print(f"{text(key, said)}: {files[kind]}", soft_wrap=True)
     if gate:
         raise typer.Exit(published.exit_code)

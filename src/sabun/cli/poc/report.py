@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 from sabun.cli import options
+from sabun.cli.options import OUTPUT, option
 
 __all__ = ["EPILOG", "report"]
 
@@ -15,12 +19,14 @@ report.json and report.md beside them, and the verdict into the audit log. Nothi
 
 - `sabun poc report runs/digits --price-per-hour 3.5 --jobs-per-month 40 --currency USD` — with savings
 
+- `sabun poc report runs/digits --pptx verdict.pptx --lang ja` — slides for a meeting, too, in Japanese
+
 - `sabun poc report runs/digits --quiet --gate` — only the decision, as the exit code
 
 **Exit codes**
 
 0 success · with `--gate`: 0 go, 10 no-go, 11 undecided, 12 real but small, 13 promising
-· 2 bad input · 1 the evidence is damaged or was changed
+· 2 bad input, or python-pptx is missing · 1 the evidence is damaged or was changed
 """
 
 
@@ -32,6 +38,10 @@ def report(
     currency: options.Currency = "JPY",
     hours_per_job: options.HoursPerJob = None,
     setup_cost: options.SetupCost = None,
+    pptx: Annotated[
+        Path | None,
+        option("PowerPoint file with the report as slides, in one language (needs python-pptx).", "FILE", OUTPUT),
+    ] = None,
     gate: options.Gate = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -43,4 +53,4 @@ def report(
 
     options.language_of(lang)  # refused before the records are read
     money = Prices.given(price_per_hour, jobs_per_month, currency, hours_per_job, setup_cost)
-    show_report(evidence_of(directory), lang, money, gate=gate, as_json=as_json, quiet=quiet)
+    show_report(evidence_of(directory), lang, money, gate=gate, as_json=as_json, quiet=quiet, pptx=pptx)

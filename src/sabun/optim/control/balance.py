@@ -30,7 +30,7 @@ from torch import Tensor
 from sabun.optim.averaging import Averaging
 from sabun.optim.control.controller import STEP_CONTROLS, Controller, StepContext, StepControl, UpdateEntry
 from sabun.optim.preconditioners.preconditioner import Preconditioner
-from sabun.optim.tensors import real_view
+from sabun.optim.tensors import numbers, real_view
 
 __all__ = ["Balance"]
 
@@ -87,7 +87,7 @@ class _BalanceController:
         groups = {p: group for group in context.groups for p in group["params"]}
         n, h = int(lead["control_count"]), float(lead["control_step"])
         share = 2 / (n + 2)  # the mean over the path then has weights ∝ the number of the step
-        pull, energy, position, length = 0.0, 0.0, 0.0, 0.0
+        figures: list[Tensor] = []
         for p, x, u, held in updates:
             g = _descent(p, x, u, groups[p])
             for name, start in (("path_mean", x), ("still_to_come", None)):
@@ -97,12 +97,12 @@ class _BalanceController:
                         real_view(held[name]).copy_(start)
             mean, rest = real_view(held["path_mean"]), real_view(held["still_to_come"])
             away = torch.sub(x, rest, alpha=h).sub_(mean)
-            pull += float((g * away).sum())
-            energy += float(torch.linalg.vector_norm(g)) ** 2
-            position += float(torch.linalg.vector_norm(x)) ** 2
-            length += float(torch.linalg.vector_norm(u)) ** 2
+            figures += [(g * away).sum(), *(torch.linalg.vector_norm(t) for t in (g, x, u))]
             mean.add_(away, alpha=share)
             rest.add_(g).sub_(u)
+        values = numbers(figures)
+        pull = sum(values[::4], 0.0)
+        energy, position, length = (sum((value**2 for value in values[start::4]), 0.0) for start in (1, 2, 3))
         if n == 0:
             h = self.START * (math.sqrt(position) or 1.0) / math.sqrt(energy) if 0 < energy < math.inf else 0.0
             lead["control_energy"] = energy

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from sabun.optim.control.controller import STEP_CONTROLS, Controller, StepContext, StepControl, UpdateEntry
 from sabun.optim.options import ABOVE_ZERO, option
-from sabun.optim.tensors import real_view
+from sabun.optim.tensors import numbers, real_view
 
 __all__ = ["PI", "EmbeddedError", "starting_step"]
 
@@ -95,19 +96,19 @@ class _ErrorController:
     def lengths(self, context: StepContext, updates: Iterator[UpdateEntry]) -> list[float]:
         """One length for all groups; the first group holds the scalars, the others copies."""
         lead = context.groups[0]
-        position, slope, change = 0.0, 0.0, 0.0
+        lengths: list[Tensor] = []
         known = lead["control_count"] > 0
         for p, x, u, held in updates:
-            position += float(torch.linalg.vector_norm(x)) ** 2
-            slope += float(torch.linalg.vector_norm(u)) ** 2
+            lengths += [torch.linalg.vector_norm(x), torch.linalg.vector_norm(u)]
             if "update_previous" not in held:
                 # For a parameter that joins late the update counts as unchanged.
                 held["update_previous"] = torch.zeros_like(p, dtype=p.dtype if p.is_complex() else u.dtype)
                 real_view(held["update_previous"]).copy_(u)
             previous = real_view(held["update_previous"])
-            change += float(torch.linalg.vector_norm(u - previous)) ** 2
+            lengths.append(torch.linalg.vector_norm(u - previous))
             previous.copy_(u)
-        position, slope, change = math.sqrt(position), math.sqrt(slope), math.sqrt(change)
+        squares = [value**2 for value in numbers(lengths)]
+        position, slope, change = (math.sqrt(sum(squares[start::3])) for start in range(3))
         # At θ = 0 the error is relative to the gradient.
         unit = float(lead["step_control"].tolerance) * (position or slope or 1.0)
         h, last = lead["control_step"], lead["control_last"]

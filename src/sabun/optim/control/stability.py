@@ -16,7 +16,7 @@ from sabun.optim.control.same_batch import SameBatch
 from sabun.optim.momentum import scheme_of
 from sabun.optim.options import SHARE, integer, option
 from sabun.optim.preconditioners.preconditioner import Preconditioner
-from sabun.optim.tensors import norm, refuse_sparse
+from sabun.optim.tensors import norm, norms, refuse_sparse
 
 __all__ = ["Stability", "StabilityController"]
 
@@ -105,12 +105,11 @@ class StabilityController:
             if "probe_direction" not in held:
                 held["probe_direction"] = group["preconditioner"].scale(g, g, held)
             vectors.append(held["probe_direction"])
-        length = norm(vectors)
+        length, size = norms(vectors, params)
         if not (math.isfinite(length) and length > 0):
             for vector in vectors:
                 vector.fill_(1.0)
             length = norm(vectors)
-        size = norm(params)
         epsilon = float(torch.finfo(params[0].dtype).eps) ** (1 / 3) * (size or 1.0)
         others = batch.gradients(params, [vector * (epsilon / length) for vector in vectors])
         self.evaluations += 1

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sabun.optim import torch_internals as internals
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, integer, option, optional
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, sorted_eigenbasis
@@ -23,7 +24,11 @@ __all__ = ["Kronecker"]
 @PRECONDITIONERS.register
 @dataclass(frozen=True)
 class Kronecker(Preconditioner):
-    """Adam in the eigenbases of E[GGᵀ] and E[GᵀG], which are refreshed every few steps."""
+    """Adam in the eigenbases of E[GGᵀ] and E[GᵀG], which are refreshed every few steps.
+
+    The first gradient is diagonal in its own bases, and what is not on the diagonal is divided by its own size. So the
+    first step is computed in float64, where that is far below ε; in float32 it would be mostly rounding errors.
+    """
 
     beta2: float = option(0.999, DECAY, "decay of the second moment")
     eps: float = option(1e-8, AT_LEAST_ZERO, "ε that is added to √(second moment)")
@@ -42,6 +47,7 @@ class Kronecker(Preconditioner):
     counts_steps: ClassVar[bool] = True
     asks_unbiased: ClassVar[bool] = True
     supports_complex: ClassVar[bool] = False
+    begins_from_gradient: ClassVar[bool] = True
 
     @staticmethod
     def copies(rows: int, columns: int) -> float:
@@ -69,22 +75,32 @@ class Kronecker(Preconditioner):
         for i, (direction, grad) in enumerate(zip(directions, grads, strict=True)):
             state = {key: tensors[i] for key, tensors in work.state.items() if tensors[i] is not None}
             sides = [side for side in ("left", "right") if f"factor_{side}" in state]
-            G = as_matrix(grad)
+            second = state["second_moment"]
+            dtype = internals.most_precise(grad.device) if work.count == 1 else second.dtype
+            G = as_matrix(grad).to(dtype)
             products = {side: G @ G.mT if side == "left" else G.mT @ G for side in sides}
+            bases = {side: state[f"basis_{side}"] for side in sides}
             if work.count == 1:
                 for side in sides:
-                    state[f"factor_{side}"].copy_(products[side]).mul_(1 - beta)
-                    state[f"basis_{side}"].copy_(sorted_eigenbasis(state[f"factor_{side}"]))
-            left, right = state.get("basis_left"), state.get("basis_right")
-            second = state["second_moment"]
-            second.lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
+                    factor = products[side] * (1 - beta)
+                    bases[side] = sorted_eigenbasis(factor).contiguous()
+                    state[f"factor_{side}"].copy_(factor)
+                    state[f"basis_{side}"].copy_(bases[side])
+            left, right = bases.get("left"), bases.get("right")
+            moment = second.to(dtype).lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
             # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
-            scaled = _rotate(as_matrix(direction), left, right) / second.sqrt().add_(self.eps)
+            D = as_matrix(direction).to(dtype)
+            if direction.dtype != dtype:  # the first direction is a multiple of the gradient, but for its rounding
+                D = G * ((D * G).sum() / G.square().sum().clamp_(min=torch.finfo(dtype).tiny))
+            scaled = _rotate(D, left, right) / moment.sqrt().add_(self.eps)
             scaled.mul_(math.sqrt(correction))
             back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
-            updates.append(back.reshape(direction.shape))
+            updates.append(back.reshape(direction.shape).to(direction.dtype))
+            if moment is not second:
+                second.copy_(moment)
             for side in sides:
-                state[f"factor_{side}"].lerp_(products[side], 1 - beta)
+                factor = state[f"factor_{side}"]
+                factor.lerp_(products[side].to(factor.dtype), 1 - beta)
             if work.count % self.refresh_every == 0:
                 for axis, side in enumerate(("left", "right")):
                     if side in sides:

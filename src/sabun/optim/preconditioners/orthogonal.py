@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,45 +56,57 @@ def orthogonalize(matrices: Tensor, *, iteration: str, steps: int, dtype: str | 
 
 
 def orthogonalize_all(
-    stacks: Sequence[Tensor], *, iteration: str, steps: int, dtype: str | None = None
+    stacks: list[Tensor],
+    *,
+    iteration: str,
+    steps: int,
+    dtype: str | None = None,
+    overwrite: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products."""
+    """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products.
+
+    ``overwrite``: the stacks are taken out of the list and may be overwritten; they are in the dtype to iterate in, and
+    the factors in this one. On an accelerator there are then at most two copies of a stack at a time.
+    """
     coefficients, margin = polynomials(iteration, steps)
-    found = list(stacks)
-    together: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
-    for place, stack in enumerate(stacks):
-        X = stack.to(arithmetic(stack, coefficients) if dtype is None else getattr(torch, dtype))
+    waiting = stacks if overwrite is not None else list(stacks)
+    found: dict[int, Tensor] = {}
+    together: dict[tuple[object, ...], list[tuple[int, Tensor, bool, torch.dtype]]] = {}
+    for place in range(len(waiting)):
+        X = waiting.pop(0)
+        like = X.dtype if overwrite is None else overwrite
+        X = X.to(arithmetic(X, coefficients) if dtype is None else getattr(torch, dtype))
         tall = X.shape[-2] > X.shape[-1]
         if tall:
             X = X.mT
         norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
         if margin != 1:
             norm.mul_(margin)
-        X = X / norm.clamp_(min=1e-7)
+        norm.clamp_(min=1e-7)
+        X = X / norm if overwrite is None or X.is_cpu else X.div_(norm)
         if gram_pays(X.shape, X.dtype, coefficients):
-            together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X))
+            together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X, tall, like))
         else:
-            X = _directly(X, coefficients)
+            for polynomial in coefficients:
+                X = _iterated(X, polynomial)
             # Contiguous, as parameters are: adding tensors of different memory order takes twice as long.
-            found[place] = (X.mT.contiguous() if tall else X).to(stack.dtype)
+            found[place] = X.mT.to(like, memory_format=torch.contiguous_format) if tall else X.to(like)
+        del X
     for members in together.values():
-        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X in members]), coefficients)
-        for (place, X), part in zip(members, torch.split(Q, [len(X) for _, X in members]), strict=True):
-            same = X.shape == stacks[place].shape
-            found[place] = (torch.bmm(part, X) if same else torch.bmm(X.mT, part.mT)).to(stacks[place].dtype)
-    return found
+        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X, _, _ in members]), coefficients)
+        parts = torch.split(Q, [len(X) for _, X, _, _ in members])
+        for (place, X, tall, like), part in zip(members, parts, strict=True):
+            found[place] = (torch.bmm(X.mT, part.mT) if tall else torch.bmm(part, X)).to(like)
+    return [found[place] for place in range(len(found))]
 
 
-def _directly(X: Tensor, coefficients: Polynomials) -> Tensor:
+def _iterated(X: Tensor, polynomial: tuple[float, float, float]) -> Tensor:
+    a, b, c = polynomial
     if X.shape[-2] < _SMALLEST_STRIPED or X.device.type != "cpu":
-        for a, b, c in coefficients:
-            gram = torch.bmm(X, X.mT)
-            X = torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-        return X
-    for a, b, c in coefficients:
-        gram = _symmetric(X, X.mT)
-        X = torch.baddbmm(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-    return X
+        gram = torch.bmm(X, X.mT)
+        return torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    gram = _symmetric(X, X.mT)
+    return torch.baddbmm(X, _symmetric(gram, gram, gram, beta=b, alpha=c), X, beta=a)
 
 
 _SMALLEST_BY_GRAM = 32  # rows; below, the number of calls is what costs
@@ -137,18 +148,18 @@ def _polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
 def arithmetic(matrices: Tensor, coefficients: Polynomials) -> torch.dtype:
     """The dtype to iterate in: bfloat16, which is enough for an approximate factor, wherever there are units for it.
 
-    On a CPU without such units float32 is faster as well as finer, and with them it is for small matrices, where a call
-    costs more than its arithmetic, and for longer ones that can go through their Gram matrix; float64 matrices
-    are iterated in float64.
+    Without such units float32 is faster as well as finer. On a CPU with them it is for small matrices, where a call
+    costs more than its arithmetic, and for longer ones that can go through their Gram matrix. float64 matrices are
+    iterated in float64 on every device.
     """
-    if matrices.device.type != "cpu":
-        return torch.bfloat16
     if matrices.dtype == torch.float64:
         return torch.float64
+    if matrices.device.type != "cpu":
+        return torch.bfloat16 if internals.multiplies_bfloat16(matrices.device) else torch.float32
     short, long = sorted(matrices.shape[-2:])
     small = short * short * (2 * long + short) < _SMALLEST_IN_BFLOAT16
     small |= short <= _LARGEST_BY_GRAM and gram_pays(matrices.shape, torch.float32, coefficients)
-    return torch.bfloat16 if _has_bfloat16_units() and not small else torch.float32
+    return torch.bfloat16 if not small and internals.multiplies_bfloat16(matrices.device) else torch.float32
 
 
 # Multiplications of one iteration. Measured: equal at 128 × 128 (6 million), float32 2.5 times as fast at 64 × 64 and 5
@@ -158,11 +169,6 @@ _SMALLEST_IN_BFLOAT16 = 2**22
 # Rows of a long matrix. float32 through the Gram matrix against bfloat16 without (it is too coarse for that): 0.9 of
 # the time at 96 × 384, 0.7 at 128 × 512, about equal at 192 × 768, 1.3 at 192 × 576.
 _LARGEST_BY_GRAM = 128
-
-
-@lru_cache(maxsize=1)
-def _has_bfloat16_units() -> bool:
-    return internals.cpu_multiplies_bfloat16()
 
 
 # A product that is known to be symmetric is computed in this many strips, each up to its diagonal block: 5/8 of the
@@ -200,9 +206,8 @@ def _polar_express(steps: int) -> list[tuple[float, float, float]]:
 
 def sorted_eigenbasis(factor: Tensor) -> Tensor:
     """Orthonormal eigenvectors as columns, largest eigenvalue first."""
-    work = factor if factor.dtype in (torch.float32, torch.float64) else factor.float()
-    basis: Tensor = torch.linalg.eigh(work).eigenvectors
-    return basis.flip(-1).to(factor.dtype)
+    basis: Tensor = torch.linalg.eigh(factor).eigenvectors
+    return basis.flip(-1)
 
 
 def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,9 +216,7 @@ def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     The iteration is that of factor + δ·I, δ = √(machine ε) times the mean eigenvalue: where few gradients span few
     directions, the others stay as they are. Without δ rounding errors would choose them anew every time.
     """
-    work = torch.float64 if factor.dtype == torch.float64 else torch.float32
-    shift = torch.finfo(work).eps ** 0.5 * factor.diagonal().to(work).mean()
-    columns = basis.to(work)
-    product = factor.to(work) @ columns
-    order = (columns * product).sum(0).argsort(descending=True, stable=True)
-    return torch.linalg.qr((product + shift * columns).index_select(1, order)).Q.to(basis.dtype), order
+    shift = torch.finfo(factor.dtype).eps ** 0.5 * factor.diagonal().mean()
+    product = factor @ basis
+    order = (basis * product).sum(0).argsort(descending=True, stable=True)
+    return torch.linalg.qr((product + shift * basis).index_select(1, order)).Q, order

@@ -28,7 +28,9 @@ class Work:
     parameter, those in ``matrix_keys`` to one per matrix; ``count`` is the number of this step, from 1. ``gather``
     turns the local parts of parameters into their matrices (a parameter that is one matrix, and not sharded, is the
     same tensor), and ``scatter`` turns matrices back into the local parts. ``team(divide)`` are the processes that
-    share the matrices, see :func:`sabun.optim.distributed.team_of`.
+    share the matrices, see :func:`sabun.optim.distributed.team_of`. ``by_owner(parts, cost, work)`` are the local parts
+    of ``work(matrices)``, where each matrix is computed by its owner, or None where there are no owners; ``cost`` is
+    that of a matrix of a shape.
     """
 
     grads: Tensors
@@ -38,6 +40,9 @@ class Work:
     gather: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
     scatter: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
     team: Callable[[bool], Team | None] = field(default=lambda divide: None)
+    by_owner: Callable[[Tensors, Callable[[torch.Size], float], Callable[[Tensors], Tensors]], Tensors | None] = field(
+        default=lambda parts, cost, work: None
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +79,7 @@ class Preconditioner(Role):
     - ``is_euclidean``: P = 1.
     - ``needs_matrix``: for matrices only; other parameters take :attr:`fallback`.
     - ``counts_steps``: :attr:`Work.count` is read.
+    - ``begins_from_gradient``: its state is made from the first gradient, which must be finite.
     - ``asks_unbiased``: the scheme starts ``"unbiased"`` unless it says otherwise.
     - ``scale_invariant``: u does not change when d is multiplied by a positive number.
     - ``supports_complex``: complex parameters are stepped as pairs of real numbers.
@@ -88,6 +94,7 @@ class Preconditioner(Role):
     is_euclidean: ClassVar[bool] = False
     needs_matrix: ClassVar[bool] = False
     counts_steps: ClassVar[bool] = False
+    begins_from_gradient: ClassVar[bool] = False
     asks_unbiased: ClassVar[bool] = False
     scale_invariant: ClassVar[bool] = False
     supports_complex: ClassVar[bool] = True
@@ -105,7 +112,10 @@ class Preconditioner(Role):
         raise NotImplementedError
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of further state tensors of one matrix, from its full shape."""
+        """Names and shapes of further state tensors of one matrix, from its full shape.
+
+        They are in float32, or in float64 where the parameter is.
+        """
         return {}
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, option
 from sabun.optim.preconditioners.diagonal import Adam
-from sabun.optim.preconditioners.orthogonal import as_matrix, orthogonalize_all, polynomials
+from sabun.optim.preconditioners.orthogonal import arithmetic, as_matrix, orthogonalize_all, polynomials
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.terms import Tensors, Terms, accumulate
 
@@ -39,8 +39,8 @@ class Spectral(Preconditioner):
     dtype: str | None = option(
         None,
         one_of(None, "float32", "bfloat16", "float64"),
-        "dtype of the iteration; None: bfloat16 where the device has units for it (on a CPU for large matrices), else "
-        "float32",
+        "dtype of the iteration; None: float64 where the parameter is, else bfloat16 where the device has units for it "
+        "(on a CPU for large matrices), else float32",
     )
     row_normalization: bool = option(
         False, FLAG, "division of each row by the root of its second moment (decay beta2), as in NorMuon"
@@ -75,13 +75,27 @@ class Spectral(Preconditioner):
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         return {"row_second_moment": (shape[0], 1)} if self.row_normalization else {}
 
+    def arithmetic(self, matrix: Tensor) -> torch.dtype:
+        """The dtype that a matrix is iterated in."""
+        if self.dtype is not None:
+            named: torch.dtype = getattr(torch, self.dtype)
+            return named
+        return arithmetic(matrix, polynomials(self.iteration, self.steps)[0])
+
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
-        whole = work.gather(accumulate(work.terms))
+        directions = accumulate(work.terms)
+        if not self.row_normalization:  # whose second moments are whole on each process
+            owned = work.by_owner(directions, _cost, self._updates_of)
+            if owned is not None:
+                return [(1.0, owned)], None
+        whole = work.gather(directions)
+        del directions  # so that its memory is free once `whole` has been used
+        shapes = [t.shape for t in whole]
         team = work.team(self.divide)
         if team is None:
             stacks = _polar_factors(whole, self)
         else:
-            factors = team.divide(whole, _cost, lambda mine: _spread(_polar_factors(mine, self), mine))
+            factors = team.divide(whole, lambda t: _cost(t.shape), self._factors_of)
             stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
         for indices, matrices in stacks:
             scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
@@ -89,7 +103,19 @@ class Spectral(Preconditioner):
                 _even(matrices, [work.state["row_second_moment"][i] for i in indices], scale, self)
             else:
                 matrices.mul_(scale)
-        return [(1.0, work.scatter(_spread(stacks, whole)))], None
+        return [(1.0, work.scatter(_spread(stacks, shapes)))], None
+
+    def _updates_of(self, matrices: Tensors) -> Tensors:
+        shapes = [t.shape for t in matrices]
+        stacks = _polar_factors(matrices, self)
+        for _, factors in stacks:
+            factors.mul_(0.2 * math.sqrt(max(factors.shape[-2:])))
+        return _spread(stacks, shapes)
+
+    def _factors_of(self, matrices: Tensors) -> Tensors:
+        """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
+        shapes = [t.shape for t in matrices]
+        return _spread(_polar_factors(matrices, self), shapes)
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
         """UVᵀ of the same polynomial, applied to the singular values of an actual decomposition."""
@@ -133,44 +159,61 @@ def _even(matrices: Tensor, seconds: Tensors, scale: float, spectral: Spectral) 
 
 
 def _polar_factors(whole: Tensors, spectral: Spectral) -> list[_Stack]:
-    """The polar factors of all tensors as matrices, in new memory."""
+    """The polar factors of all tensors as matrices, in new memory.
+
+    The tensors are taken out of the list and overwritten, so that their memory is free while the factors are made.
+    """
     found: list[_Stack] = []
-    for batches in _bounded(whole, _by_shape(whole)):
+    if not whole:
+        return found
+    like = whole[0].dtype
+    bounded = _bounded(whole, _by_shape(whole))
+    waiting = dict(enumerate(whole))
+    whole.clear()
+    for batches in bounded:
         factors = orthogonalize_all(
-            [_stack([whole[i] for i in batch]) for batch in batches],
+            [_stack([waiting.pop(i) for i in batch], spectral) for batch in batches],
             iteration=spectral.iteration,
             steps=spectral.steps,
             dtype=spectral.dtype,
+            overwrite=like,
         )
         found.extend(zip(batches, factors, strict=True))
     return found
 
 
-def _stack(tensors: Tensors) -> Tensor:
+def _stack(tensors: Tensors, spectral: Spectral | None = None) -> Tensor:
+    """Tensors of one shape as one tensor of matrices, in the dtype that ``spectral`` iterates in."""
     matrices = [as_matrix(t) for t in tensors]
-    return matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
+    first = matrices[0]
+    dtype = first.dtype if spectral is None else spectral.arithmetic(first)
+    if dtype != first.dtype:
+        stack = torch.empty((len(matrices), *first.shape), dtype=dtype, device=first.device)
+        internals.foreach_copy_(list(stack.unbind()), matrices)
+        return stack
+    return first.unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
 
 
-def _spread(stacks: Sequence[_Stack], like: Tensors) -> Tensors:
-    """The matrices of all stacks in the places and shapes of ``like``."""
-    updates = list(like)
-    for indices, matrices in stacks:
-        for i, matrix in zip(indices, matrices.unbind(), strict=True):
-            updates[i] = matrix if matrix.shape == like[i].shape else matrix.reshape(like[i].shape)
-    return updates
+def _spread(stacks: Sequence[_Stack], shapes: Sequence[torch.Size]) -> Tensors:
+    """The matrices of all stacks in their places, with these shapes."""
+    updates = {
+        i: matrix.reshape(shapes[i])
+        for indices, matrices in stacks
+        for i, matrix in zip(indices, matrices.unbind(), strict=True)
+    }
+    return [updates[i] for i in range(len(shapes))]
 
 
-def _cost(tensor: Tensor) -> float:
+def _cost(shape: torch.Size) -> float:
     """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
-    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
-    short, long = sorted((rows, columns))
+    short, long = sorted((shape[0], math.prod(shape[1:])))
     return float(short * short * (2 * long + short))
 
 
 # Entries of one batched product, and of all that are iterated side by side. It saves launches where there are many
 # small matrices; on a CPU large ones gain nothing by it, and would only take memory.
 _BATCHED = {"cpu": 2**18}
-_BATCHED_ELSEWHERE = 2**26
+_BATCHED_ELSEWHERE = 2**24
 
 
 def _by_shape(tensors: Tensors) -> list[list[int]]:

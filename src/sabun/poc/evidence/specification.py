@@ -50,7 +50,9 @@ class FrozenSpecification:
             "earlier": [asdict(study) for study in self.earlier],
             "study": self.study.model_dump(mode="json"),
         }
-        _files.replace(path / STUDY, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        # A lone surrogate, as of a neighbouring directory whose name is not UTF-8, is written as its JSON escape.
+        _files.replace(path / STUDY, text.encode("utf-8", "backslashreplace") + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> FrozenSpecification:

@@ -8,7 +8,10 @@
 An **anomaly** is a loss, gradient or state that is not finite, or a loss that jumps or drifts away from the recent
 window (:mod:`sabun.rollout.guard.loss_monitor`). The guard skips the step, rolls back, falls back to the champion or
 gives up (:mod:`sabun.rollout.guard.recovery_policy`, which also bounds the number of steps without progress); each is
-an event in the audit log. Where the optimizer measures the unused share of the stability interval
+an event in the audit log. Losses that jump or drift are no proof of harm: before a roll-back the guard compares the
+present state with the one to restore, on the batches that come (:mod:`sabun.rollout.guard.state_comparison`). For 4 to
+18 calls no step is taken, and the model holds one of the two. If the state of before does no better, training goes on
+with the present one, and the guard warns. Where the optimizer measures the unused share of the stability interval
 (``optimizer.margin`` = 1 − hλ/X), the guard also shortens the step when that share vanishes, before anything fails.
 
 The shortening applies to ``lr`` for the duration of the step only, so any scheduler continues as before. The champion
@@ -48,6 +51,7 @@ from sabun.rollout.guard.loss_monitor import Anomaly, AnomalyKind, LossMonitor
 from sabun.rollout.guard.recovery_policy import RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
+from sabun.rollout.guard.state_comparison import StateComparison
 from sabun.rollout.guard.step_check import StepCheck, largest_is_finite
 from sabun.rollout.guard.stored_state import check_like
 
@@ -157,6 +161,8 @@ class Guard:
         self._kept_at = 0
         self._tried: set[int] = set()  # steps of the states restored since the last one was kept
         self._unfinished: Snapshot | None = None  # being restored
+        self._comparison: StateComparison | None = None
+        self._present: dict[str, Tensor] = {}  # the tensors that are compared with those of before
         self._finite: list[str] = []  # tensors that were finite when training began
         self._begun = self._superseding = False
 
@@ -198,6 +204,9 @@ class Guard:
             self._restore(self._unfinished)
         if closure is not None and scaler is not None:
             raise OptionError("a GradScaler takes no closure.", fix="Call guard.step(loss, scaler=scaler).")
+        if self._comparison is not None:
+            self._compare(self._comparison, loss, closure, scaler)
+            return False
         anomaly: Anomaly | None = None
         margin = None
         taken = False
@@ -236,8 +245,6 @@ class Guard:
             with deferred():
                 self._recover(anomaly, taken=taken)
             return False
-        if self._monitor.found_data:
-            self._level_is_data()
         self._policy.good_step()
         if len(self._margins) == _MARGIN_WINDOW:
             self._watch_margin()
@@ -255,6 +262,7 @@ class Guard:
         Call it on every rank where a curriculum, the weights of a loss, the data or the schedule change: the guard
         learns the noise anew, with a warm-up, and later returns to a state of before only if there is none since.
         """
+        self._end_comparison()
         self._monitor.new_phase()
         self._policy.new_phase()
         self._snapshots.forget_levels()
@@ -291,11 +299,16 @@ class Guard:
         return self.steps
 
     def close(self) -> None:
-        """Release ``folder`` for another guard; a process that ends does so anyway."""
+        """Release ``folder`` for another guard, which a process that ends does anyway, and end a comparison."""
+        self._end_comparison()
         self._snapshots.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values for the loop's own checkpoint, beside the model's and ``guard.optimizer``'s."""
+        """Return plain values for the loop's own checkpoint, beside the model's and ``guard.optimizer``'s.
+
+        A comparison ends: the model holds the present state, which a checkpoint should have.
+        """
+        self._end_comparison()
         return {
             "steps": self.steps,
             "fallen_back": self.fallen_back,
@@ -434,6 +447,15 @@ class Guard:
 
     def _recover(self, anomaly: Anomaly, *, taken: bool) -> None:
         """Carry out what the policy decides."""
+        if anomaly.reason in ("loss-jump", "loss-drift") and not self._policy.exhausted:
+            step = self._chosen(anomaly.reason)
+            self._comparison = StateComparison(anomaly, step, self._at)
+            self._present = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+            self._load_compared(self._comparison)
+        else:
+            self._act(anomaly, taken=taken)
+
+    def _act(self, anomaly: Anomaly, *, taken: bool) -> None:
         action = self._policy.decide(
             anomaly,
             taken=taken,
@@ -466,29 +488,86 @@ class Guard:
         else:
             self._fall_back(found, figures)
 
-    def _level_is_data(self) -> None:
-        """The restored state gives the losses that it was restored for: undo the cut, and go on at that level."""
-        self._monitor.found_data = False
-        self._policy.excuse()
-        self._snapshots.forget_levels()
-        self._event("guard.new-phase", suspect="data", scale=self.scale)
-        message = f"the losses stay at a new level, which a good state gives too (step {self._at}): check the data."
+    def _compare(
+        self,
+        comparison: StateComparison,
+        loss: Tensor | float | None,
+        closure: Closure | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        """Note the loss of the state that is loaded, and load the next one, or decide."""
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        elif scaler is not None:
+            self._unscale(scaler)  # the loop calls its ``update`` next
+        found = comparison.add(self._check(self.optimizer, loss).loss)
+        self._at = self.steps
+        self.steps += 1
+        self._policy.held()
+        with deferred():
+            if found is None and not self._policy.exhausted:
+                self._load_compared(comparison)
+                return
+            self._end_comparison()
+            if found is not False:
+                self._act(comparison.anomaly, taken=True)
+                return
+            self._monitor.accept()
+            self._snapshots.forget_levels()
+        anomaly = comparison.anomaly
+        self._event(
+            "guard.new-phase",
+            suspect="data",
+            compared_with=comparison.step,
+            reason=anomaly.reason,
+            value=anomaly.value,
+            limit=anomaly.limit,
+        )
+        message = (
+            f"the losses rose ({anomaly.reason}), and the state before step {comparison.step} does no better on the "
+            f"same data (step {self._at}): check the data. Training continues."
+        )
         warnings.warn(message, SabunWarning, stacklevel=3)
+
+    @torch.no_grad()
+    def _load_compared(self, comparison: StateComparison) -> None:
+        """Load the tensors of the state that is evaluated next; the optimizer's state stays."""
+        held: Mapping[str, Tensor] = self._present
+        if comparison.next_is_before:
+            held = self._snapshot(comparison.step).tensors
+        for name, tensor in self._tensors.items():
+            tensor.copy_(held[name])
+
+    @torch.no_grad()
+    def _end_comparison(self) -> None:
+        """Put the present state back."""
+        if self._comparison is not None:
+            for name, tensor in self._tensors.items():
+                tensor.copy_(self._present[name])
+                tensor.grad = None
+            self._comparison, self._present = None, {}
 
     def _roll_back(self, reason: AnomalyKind) -> Snapshot:
         """Restore the newest good state that was not tried since the last one was kept, or after a drift the best."""
-        self._snapshots.drop_before(self._policy.most_updates - self._policy.horizon)
-        levels = self._snapshots.levels()
-        untried = [step for step in levels if step not in self._tried] or list(levels)
-        drift = reason == "loss-drift"
-        step = min(untried, key=lambda step: (levels[step], -step)) if drift else max(untried)
-        found = self._snapshots.get(step)
-        if found is None:
-            raise StateError("no good state was kept.", fix="Make the guard before the first step.")
-        self._tried.add(step)
+        found = self._snapshot(self._chosen(reason))
+        self._tried.add(found.step)
         self._restore(found)
         self._policy.restore(found.updates)
         self._monitor.rolled_back(reason)
+        return found
+
+    def _chosen(self, reason: AnomalyKind) -> int:
+        """Return the step of the state to restore."""
+        self._snapshots.drop_before(self._policy.most_updates - self._policy.horizon)
+        levels = self._snapshots.levels()
+        untried = [step for step in levels if step not in self._tried] or list(levels)
+        return min(untried, key=lambda step: (levels[step], -step)) if reason == "loss-drift" else max(untried)
+
+    def _snapshot(self, step: int) -> Snapshot:
+        found = self._snapshots.get(step)
+        if found is None:
+            raise StateError("no good state was kept.", fix="Make the guard before the first step.")
         return found
 
     def _give_up(self, found: Snapshot, figures: Mapping[str, Json]) -> None:

@@ -1,7 +1,9 @@
 """Anomalies in a stream of training losses. Plain numbers, no torch.
 
 A loss is judged against the recent window by robust statistics: the median m and the median absolute deviation, scaled
-to a standard deviation s under normal noise (1.4826·MAD). The excess of a loss over m is measured in units of
+to a standard deviation s under normal noise (1.4826·MAD). That deviation is zero where more than half of the losses are
+equal, as when most are zero; s is 1.2533 times the mean absolute deviation then (Iglewicz and Hoaglin, 1993). The
+excess of a loss over m is measured in units of
 
     u = max(z·s, share·progress, floor·|m|),      progress = start − m.
 
@@ -25,10 +27,13 @@ Losses are no jump either if a quarter as many had such an excess before, or if 
 a swing: within the last sixteen windows the median rose, by at least half of the present excess, to their level (the
 limit lies above it as it does above m), and fell by half of that rise again.
 
+A jump or a drift says that the losses rose, not why: the guard compares the present state with one of before on the
+same data (:mod:`sabun.rollout.guard.state_comparison`). If that one gives no lower losses, the level is a property of
+the data (``accept``): the window begins anew there.
+
 After a roll-back the losses are known that the restored state should give. They are kept apart from the window too, and
 are a jump if the median of the first eight is above the limit, or that of the first ``patience`` above
-m + max(z·s, floor·|m|), without the progress. If a jump was the reason, and the restored state gives such a loss before
-its first step, then the level is a property of the data: it is accepted, and the window begins anew there.
+m + max(z·s, floor·|m|), without the progress.
 
 A **drift** is a rise too slow for that: the median of a full window exceeds the best one of the last sixteen windows by
 more than (1 + 2·window/n)·d, with d = drift·max(z·s, start − best, |start|, |best|), and by more than d and the excess
@@ -46,7 +51,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -58,6 +63,8 @@ AnomalyKind = Literal[
 ]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+_SIGMA_OF_MEAN = 1.2533
+"""The same over its mean absolute deviation."""
 _HORIZON = 16
 """Number of windows within which the best one is compared with."""
 _LEVELS = 8 * _HORIZON + 1
@@ -121,7 +128,7 @@ class LossMonitor:
     pending: list[float] = field(default_factory=list)
     """Losses since a suspicion began."""
     rejected: list[float] = field(default_factory=list)
-    """Losses of the jump that led to the last roll-back, until the restored state takes a step."""
+    """Losses of the last jump, until it is decided."""
     seen: int = 0
     highest: float = -math.inf
     """Largest loss so far that was no anomaly."""
@@ -142,8 +149,6 @@ class LossMonitor:
     """The present noise, at least a share of the median; infinite for losses of zero."""
     skipped: float = 0.0
     """Excess, cut off, of a spike that no good loss has followed yet."""
-    found_data: bool = False
-    """Whether the losses of the last jump turned out to be a property of the data. The reader clears it."""
     watched: int = 0
     """Number of losses since a roll-back that are still to come before they are compared with those before."""
     limit: float = math.inf
@@ -172,10 +177,7 @@ class LossMonitor:
                 self.skipped = max(self.ceiling, usual) - self.base
                 return Anomaly("loss-spike", loss, self.ceiling)
             if strict and loss > self.limit:
-                if not self.rejected or loss > max(self.rejected):
-                    return Anomaly("loss-spike", loss, self.limit)
-                self.watched, self.pending, self.found_data = 0, [*self.rejected, loss], True
-                return self._begin_anew(len(self.pending))
+                return Anomaly("loss-spike", loss, self.limit)
             self.pending.append(loss)
             return self._compare() if self.watched else self._suspect()
         self._accept(loss)
@@ -210,7 +212,7 @@ class LossMonitor:
             return None
         if self.seen == self.warm_up:
             self.start = level
-        noise = self.noise = SIGMA * statistics.median([abs(loss - level) for loss in self.recent])
+        noise = self.noise = _noise(self.recent, level)
         self.scale = max(noise, self.floor / self.z * abs(level)) or math.inf
         self.base = min([level, *islice(reversed(self.levels), self.window // 4)])
         if self.seen == self.warm_up:
@@ -228,6 +230,7 @@ class LossMonitor:
             and rise - tolerated > self._usual(self.window, 2 * self.window)
             and (rise > 10 * tolerated or self._accelerates())
         ):
+            self.rejected.clear()  # of a jump whose comparison was cut short
             return Anomaly("loss-drift", level, self.best + tolerated)
         if level < self.best or self.seen - self.best_at > _HORIZON * self.window:
             self.best, self.best_noise, self.best_at = level, noise, self.seen
@@ -299,7 +302,7 @@ class LossMonitor:
     def _erratic(self) -> bool:
         """Return whether the suspicious losses vary, relative to their median, much more than those before."""
         middle = statistics.median(self.pending)
-        noise = SIGMA * statistics.median([abs(loss - middle) for loss in self.pending])
+        noise = _noise(self.pending, middle)
         return noise * abs(self.level) > _ERRATIC * self.scale * abs(middle)
 
     def _begin_anew(self, kept: int) -> Anomaly | None:
@@ -328,12 +331,22 @@ class LossMonitor:
     def rolled_back(self, reason: AnomalyKind) -> None:
         """A state was restored: expect the losses of the window, or after a drift the best ones."""
         self.pending.clear()
+        self.rejected.clear()
         self.skipped = 0.0
-        if reason != "loss-jump":
-            self.rejected.clear()
         if reason == "loss-drift":
             self._forget()
         self.watched = self.patience if self.seen >= self.warm_up and self.recent else 0
+
+    def accept(self) -> None:
+        """The level of the last jump or drift is a property of the data: begin the window anew there."""
+        self.pending, self.rejected, self.watched = self.rejected, [], 0
+        if self.pending:
+            self._begin_anew(len(self.pending))
+        else:
+            self.levels.clear()
+            self.best = math.inf
+            self._update()
+        self.start = max(self.start, self.level)
 
     def _clear(self, kept: int) -> Anomaly | None:
         """End a suspicion; its last ``kept`` losses enter the window."""
@@ -371,6 +384,12 @@ class LossMonitor:
             held.extend(state[name])
         for name in _STORED:
             setattr(self, name, state[name])
+
+
+def _noise(losses: Collection[float], middle: float) -> float:
+    """Return the standard deviation s of losses with this median."""
+    distances = [abs(loss - middle) for loss in losses]
+    return SIGMA * statistics.median(distances) or _SIGMA_OF_MEAN * statistics.fmean(distances)
 
 
 _DEFAULTS = LossMonitor().state_dict()

@@ -13,9 +13,9 @@ former batch was the cause; if one after another fails, the state or the data ar
     give-up       there is no champion, or it fails too
     bad-data      more than max(``every``, 16) batches in succession fail
 
-If the state restored after a jump gives losses at that level before its first step, the level is the data's: it is no
-anomaly, the roll-back is not counted, and undoes no length. If all states fail four times, the data are the cause, and
-until the next good state is kept batches are only skipped.
+A jump or a drift of the losses is rolled back only if the state to restore does better on the same data; the guard
+compares them before it asks here. If all states fail four times, the data are the cause, and until the next good state
+is kept batches are only skipped.
 A shortened step grows back, and roll-backs are forgotten, after ``recover_after`` good steps after the last one, if
 there was progress since.
 
@@ -99,6 +99,15 @@ class RecoveryPolicy:
         self.stalled += 1
         if self.updates > self.most_updates:
             self.most_updates, self.stalled = self.updates, 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many calls passed without progress that the next anomaly leads to the last resort."""
+        return self.stalled >= 2 * self.horizon
+
+    def held(self) -> None:
+        """Count a call that took no step because states were compared."""
+        self.stalled += 1
 
     def overflow(self) -> bool:
         """Count a step that a gradient scaler skips; return False if the scale cannot be the cause any more."""

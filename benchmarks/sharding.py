@@ -1,0 +1,140 @@
+"""What a step of the preset `sabun` needs of one rank under FSDP2: ``python benchmarks/sharding.py``.
+
+Tensors are on the meta device and the process group is torch's fake one, so the code of the step runs as rank 0 of any
+number of ranks, without numbers and without a second process. Counted are the bytes that the rank sends, collectives,
+floating-point operations of matrix products, and memory beside parameters, gradients and state. No time is predicted.
+Parameters and gradients are in bfloat16, the state in float32. ``tests/optim/test_distributed.py`` counts the same
+collectives among four processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sabun.optim import create
+from sabun.optim import torch_internals as internals
+
+# layers, width, width of keys and values, width of the feed-forward layer, vocabulary: Llama 3.2 1B and Llama 3 70B.
+MODELS = {"1B": (16, 2_048, 512, 8_192, 128_256), "70B": (80, 8_192, 1_024, 28_672, 128_256)}
+
+
+class Count(TorchDispatchMode):
+    """Operations of products, and the largest memory that was allocated inside its block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.largest = self._live = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        out = function(*args, **(kwargs or {}))
+        for t in _tensors(out):
+            storage = t.untyped_storage()
+            if storage._cdata not in known:
+                known.add(storage._cdata)
+                self._live += storage.nbytes()
+                self.largest = max(self.largest, self._live)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        if function.__name__.split(".")[0] in ("bmm", "baddbmm"):
+            *_, first, second = args
+            self.operations += 2 * math.prod(first.shape) * second.shape[-1]
+        return out
+
+    def _freed(self, size: int) -> None:
+        self._live -= size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def shapes(model: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all parameters."""
+    layers, d, keys, wide, vocabulary = MODELS[model]
+    found: list[tuple[str, tuple[int, ...]]] = [("embed_tokens.weight", (vocabulary, d))]
+    for layer in range(layers):
+        for name, rows, columns in (
+            ("q_proj", d, d), ("k_proj", keys, d), ("v_proj", keys, d), ("o_proj", d, d),
+            ("gate_proj", wide, d), ("up_proj", wide, d), ("down_proj", d, wide),
+        ):  # fmt: skip
+            found.append((f"layers.{layer}.{name}.weight", (rows, columns)))
+        found += [(f"layers.{layer}.{norm}.weight", (d,)) for norm in ("input_layernorm", "post_attention_layernorm")]
+    return [*found, ("norm.weight", (d,)), ("lm_head.weight", (vocabulary, d))]
+
+
+def sharded(shape: tuple[int, ...], mesh: Any, ranks: int) -> Tensor:
+    """Rank 0's part of a parameter with a gradient, sharded by rows."""
+    rows = -(-shape[0] // ranks)
+
+    def part() -> Any:
+        local = torch.empty((rows, *shape[1:]), dtype=torch.bfloat16, device="meta")
+        stride = (math.prod(shape[1:]),) if len(shape) > 1 else ()
+        return DTensor.from_local(
+            local, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=(*stride, 1)
+        )
+
+    p = torch.nn.Parameter(part())
+    p.grad = part()
+    return p
+
+
+def measure(model: str, ranks: int) -> str:
+    """One row of the table."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    sent: list[int] = []
+
+    def count(out: Tensor, given: Tensor, received: list[int], parts: list[int], group: Any) -> None:
+        sent.append((sum(parts) - parts[0]) * given.element_size())  # what rank 0 keeps is not sent
+
+    exchange = dist.all_to_all_single
+    dist.all_to_all_single = count
+    try:
+        mesh = dist.init_device_mesh("cpu", (ranks,))
+        members = [(name, sharded(shape, mesh, ranks)) for name, shape in shapes(model)]
+        optimizer = create("sabun", members, state_dtype="float32")
+        optimizer.step()
+        sent.clear()
+        with Count() as counted:
+            optimizer.step()
+    finally:
+        dist.all_to_all_single = exchange
+        dist.destroy_process_group()
+    return (
+        f"| {model} | {ranks} | {sum(sent) / 1e9:.2f} GB | {len(sent)} | {counted.operations / 1e12:.2f} "
+        f"| {counted.largest / 1e9:.2f} GB |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--ranks", nargs="+", type=int, default=[8, 64, 512])
+    given = parser.parse_args()
+    internals.multiplies_bfloat16 = lambda device: True
+    print("| model | ranks | sent per rank and step | all-to-alls | TFLOP of products per rank | memory beside |")
+    print("|---|---|---|---|---|---|")
+    for model in given.models:
+        for ranks in given.ranks:
+            print(measure(model, ranks), flush=True)
+
+
+if __name__ == "__main__":
+    main()

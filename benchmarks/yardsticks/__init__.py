@@ -1,0 +1,1 @@
+"""Yardsticks that others made, for ``benchmarks/external.py``: LightBench, the tabular study, convergence tests."""
