@@ -4,9 +4,9 @@
     en: {beta: "β, decay of the velocity", gamma: "γ, weight of the last change of the gradient", x: "hλ, step × curvature",
       interval: "stability interval", order: "order", error: "error constant", size: "largest |ζ|, factor per step",
       path: "θ from 1, over 60 steps", yes: "stable", no: "unstable"},
-    ja: {beta: "β（速度の減衰率）", gamma: "γ（勾配の直前の変化にかける重み）", x: "hλ（刻み × 曲率）",
+    ja: {beta: "β（速度の減衰率）", gamma: "γ（勾配の直近の変化に掛ける重み）", x: "hλ（刻み × 曲率）",
       interval: "安定区間", order: "次数", error: "誤差定数", size: "最大の |ζ|（1ステップの倍率）",
-      path: "1 から始めた θ の60ステップ", yes: "安定", no: "不安定"},
+      path: "1から始めた θ の60ステップ", yes: "安定", no: "不安定"},
   };
 
   /* The certificate at (β, γ), and the largest root of ζ² − (1+β)ζ + β + x(1−β)((1+γ)ζ − γ) = 0. */

@@ -51,7 +51,7 @@ def said(case: Make) -> dict[str, str]:
     r = report(case(), prices=PRICES, path=Path("runs/digits"))
     text = Page(html.render(r, "ja"), "ja").said
     heads = [
-        "候補の一覧", "最終精度と損失の低下の速さ", "3つのKPI", "投資対効果（ROI）", "導入難易度：",
+        "候補の一覧", "最終精度と損失低下速度", "3つのKPI", "投資対効果（ROI）", "導入難易度：",
         "次の段取り", "会議で使えるフレーズ", "今回検証していないこと",
     ]  # fmt: skip
     places = sorted((text.rindex(head), head) for head in heads if head in text)
@@ -86,7 +86,7 @@ def test_a_reader_of_the_japanese_page_finds_the_answers(case: Make, said: dict[
         "効果はどれだけで、その区間は": (said[""], percent(loss.effect), percent(loss.low), percent(loss.high)),
         "再現性は": (said[""], f"{spread.effect:.2f}倍", ends(spread.low, spread.high)),
         "計算コストは": (said[""], f"{cost.effect:.2f}倍", ends(cost.low, cost.high)),
-        "最終精度は": (said["最終精度と損失の低下の速さ"], "最終精度（検証データ）", f"{100 * accuracy:.1f}%"),
+        "最終精度は": (said["最終精度と損失低下速度"], "最終精度（検証データ）", f"{100 * accuracy:.1f}%"),
         "費用はいくらか": (said["投資対効果（ROI）"], yen(600 * hours), "30万円", f"学習{len(c.runs)}回"),
         "投資対効果（ROI）は": (
             said["投資対効果（ROI）"],
