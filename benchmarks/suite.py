@@ -11,7 +11,8 @@
 
 Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
 Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md`` (of another profile than
-the full one: ``docs/benchmark-PROFILE.md``), its pictures to ``docs/images/``. Candidates' records go to ``benchmarks/results/candidates.json``, and never hold a check family.
+the full one: ``docs/benchmark-PROFILE.md``), its pictures to ``docs/images/``. Candidates' records go to
+``benchmarks/results/candidates.json``, and never hold a check family.
 """
 
 from __future__ import annotations

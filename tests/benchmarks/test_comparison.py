@@ -224,7 +224,9 @@ def test_the_weight_decays_of_every_arm_lie_around_its_own_centre() -> None:
     assert [decay_at("AdamW", n) for n in (-3, -2, -1, 0, 1, 2)] == [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 
-def test_the_centre_of_a_decay_is_the_lowest_loss_over_families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_centre_of_a_decay_is_the_lowest_loss_over_families(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The search ends where the lowest has a worse neighbour on either side; families count equally."""
     import suite
 
