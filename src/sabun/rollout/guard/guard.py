@@ -449,7 +449,7 @@ class Guard:
         """Carry out what the policy decides."""
         if anomaly.reason in ("loss-jump", "loss-drift") and not self._policy.exhausted:
             step = self._chosen(anomaly.reason)
-            self._comparison = StateComparison(anomaly, step, self._at)
+            self._comparison = StateComparison(anomaly, step, self._at, self._monitor.before(anomaly.reason))
             self._present = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
             self._load_compared(self._comparison)
         else:

@@ -161,6 +161,10 @@ class LossMonitor:
         """Median of the recent losses; infinite before the first."""
         return statistics.median(self.recent) if self.recent else math.inf
 
+    def before(self, reason: AnomalyKind) -> float:
+        """Return the level of the losses before a jump or a drift."""
+        return self.best if reason == "loss-drift" else self.level
+
     @property
     def suspicious(self) -> bool:
         """Whether the last losses were above the limit, which may mean that the state is not good."""

@@ -5,7 +5,9 @@ present state and one of before are evaluated on the batches that come, in pairs
 for every pair. No step is taken meanwhile. The state of before *wins* a pair if its loss is lower. It is better if it
 wins eight pairs before it loses two, and if its losses explain at least half of the rise:
 
-    median(present) − median(before) ≥ ½·(median(present) − limit),    median(present) > limit.
+    median(present) − median(before) ≥ ½·(median(present) − level),
+
+where the level is that of the losses before the rise.
 
 The order is drawn independently of the losses, so whatever the data do, a state of before that is no better wins each
 pair with probability 1/2 at most, and eight before two losses with probability 10/512 = 2% (a randomization test). One
@@ -35,6 +37,8 @@ class StateComparison:
     step: int
     """The step of the state of before."""
     seed: int
+    level: float
+    """Of the losses before the rise."""
     present: list[float] = field(default_factory=list)
     before: list[float] = field(default_factory=list)
 
@@ -62,8 +66,4 @@ class StateComparison:
         present, before = statistics.median(self.present), statistics.median(self.before)
         if present == math.inf:
             return before < math.inf
-        return present > self._limit and present - before >= 0.5 * (present - self._limit)
-
-    @property
-    def _limit(self) -> float:
-        return -math.inf if self.anomaly.limit is None else self.anomaly.limit
+        return present - before >= 0.5 * (present - self.level)
