@@ -15,7 +15,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["check", "tests"]
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
-EVERYTHING = ".[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,slides,notebook,ray,ray-train,docs,dev]"
+EVERYTHING = (
+    ".[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,slides,notebook,ray,ray-train,docs,dev]"
+)
 SUITE = ("-q", "-n", "2", "--dist", "worksteal")
 # Two torch processes with two threads each slow one another down by orders of magnitude.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
