@@ -203,7 +203,9 @@ class Report:
         if self.logged:
             return Note("ui.facts_logs", {"runs": self.audit.records, "epochs": self.limits.epochs})
         limits = self.limits
-        key = "ui.facts" if limits.trials else "ui.facts_untuned"
+        own = ("ui.facts_untuned", "ui.facts")
+        example = ("ui.facts_untuned_example", "ui.facts_example")
+        key = (own if limits.own else example)[limits.trials > 0]
         return Note(key, {"seeds": self.pairs, "epochs": limits.epochs, "trials": limits.trials})
 
     def arm(self, name: str) -> ArmFacts:
