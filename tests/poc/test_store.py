@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sabun.errors import MixedEvidenceError, StoreError, StudyError
 from sabun.journal import Journal
-from sabun.poc.codec import decode, encode
+from sabun.poc.codec import decode, decode_epoch, encode
 from sabun.poc.evidence import read, verify
 from sabun.poc.evidence.live_status import read_live
 from sabun.poc.evidence.study_writer import StudyWriter
@@ -297,3 +297,13 @@ def test_exclusive_clock_readings_replace_shared_ones_and_losses_stay(tmp_path: 
         "run",
         "run",
     ]
+
+
+@pytest.mark.parametrize("field", ["epoch", "gradient_evaluations"])
+def test_an_integer_that_no_float_can_hold_is_refused(field: str) -> None:
+    numbers = dict.fromkeys(("train_loss", "val_loss", "train_s", "eval_s", "optimizer_s"), 1.0)
+    whole = {"epoch": 1, "gradient_evaluations": 8, "val_metric": None, **numbers}
+    assert decode_epoch(whole).epoch == 1
+    for large in (10**400, "9" * 400, -(2**64)):
+        with pytest.raises(ValueError, match="64 bits"):
+            decode_epoch({**whole, field: large})

@@ -216,7 +216,8 @@ def _load(row: Row) -> Load | None:
     """How busy the machine was, where sabun has written the log."""
     values = {field.name: _amount(row.get(f"load.{field.name}")) for field in fields(Load)}
     cpu, preempted = values.pop("cpu_s"), values.pop("preempted")
-    return None if cpu is None else Load(cpu, preempted=None if preempted is None else int(preempted), **values)
+    preemptions = int(preempted) if preempted is not None and preempted < 2**53 else None
+    return None if cpu is None else Load(cpu, preempted=preemptions, **values)
 
 
 def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) -> _Logged | None:
@@ -227,7 +228,7 @@ def _run(key: tuple[str, ...], rows: Sequence[Row], found: Mapping[str, str]) ->
         if loss is None or epoch is None:
             continue
         seconds = _amount(row.get(found["seconds"])) if "seconds" in found else None
-        if not epoch.is_integer() or epoch < 0:
+        if not epoch.is_integer() or not 0 <= epoch < 2**53:
             raise StudyError(
                 f"the log has the epoch {epoch:g} in row {number + 1} of {' '.join(key)}.",
                 fix="Give the column of whole numbers that counts epochs or evaluations: --epoch-column COLUMN.",

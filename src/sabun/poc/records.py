@@ -36,6 +36,15 @@ PRINTED_LAST = " It printed last: "
 """Separates, in a ``failure``, the reason from the last lines that the run printed."""
 
 
+_LARGEST = 2**63 - 1
+
+
+def _in_64_bits(*counts: int | None) -> None:
+    """Raise ValueError for an integer that arithmetic with floats could not take."""
+    if any(count is not None and abs(count) > _LARGEST for count in counts):
+        raise ValueError("an integer has more than 64 bits")
+
+
 _NOTHING_ELSE = {"extra": "forbid"}
 """For :mod:`sabun.poc.codec`, which reads these records: a field that is not known is an error."""
 
@@ -62,6 +71,9 @@ class Load:
     lost_s: float | None = None
     preempted: int | None = None
     average: float | None = None
+
+    def __post_init__(self) -> None:
+        _in_64_bits(self.preempted)
 
     def scaled(self, share: float) -> Load:
         """Return the load of a share of the time."""
@@ -93,6 +105,9 @@ class Epoch:
     lr: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     load: Load | None = None
+
+    def __post_init__(self) -> None:
+        _in_64_bits(self.epoch, self.gradient_evaluations)
 
     @property
     def steady_s(self) -> float:
@@ -134,6 +149,9 @@ class GroupRates:
     roles: Mapping[str, int] | None = None
     momentum: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        _in_64_bits(self.parameters, self.steps, *(self.roles or {}).values())
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -164,6 +182,9 @@ class RunResult:
     batched_seeds: int = 1
     rates: tuple[GroupRates, ...] = ()
     optimizer: str = ""
+
+    def __post_init__(self) -> None:
+        _in_64_bits(self.seed, self.peak_memory_bytes, self.optimizer_state_bytes, self.batched_seeds)
 
     @property
     def final_loss(self) -> float:

@@ -269,7 +269,10 @@ class _Follower:
             self.test_loss = self.test_loss if test_loss is None else test_loss
             self.test_metric = self.test_metric if test_metric is None else test_metric
             load = record.pop("load")
-            return Epoch(**record, load=None if load is None else Load(**load))
+            try:
+                return Epoch(**record, load=None if load is None else Load(**load))
+            except ValueError as error:
+                raise MalformedLineError(str(error)) from None
         return None
 
 
