@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -55,10 +54,8 @@ HARMLESS = {("charlm", "corrupted-batch")}
 
 
 @cache
-def undisturbed(name: str, fewer: int = 0) -> float:
-    """The loss without a fault; of a training that is ``fewer`` steps shorter."""
-    work = WORK[name]()
-    return float(workloads.train(dataclasses.replace(work, steps=work.steps - fewer), guarded=False)[0])
+def undisturbed(name: str) -> float:
+    return float(workloads.train(WORK[name](), guarded=False)[0])
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -73,11 +70,9 @@ def test_without_a_fault_the_guard_changes_nothing(name: str, tmp_path: Path) ->
 def test_a_fault_costs_at_most_five_per_cent_and_the_log_tells_the_story(name: str, fault: str, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     loss, guard = workloads.train(WORK[name](), fault=fault, audit=path, job_id="job-7")
+    assert loss <= 1.05 * undisturbed(name)
     assert audit.verify(path).ok
     records = AuditLog(path).read()
-    # The batches of a comparison train nothing, at least 16 of them each: a long training does not feel them.
-    compared = sum(record.data.get("reason") in ("loss-jump", "loss-drift") for record in records)
-    assert loss <= 1.05 * undisturbed(name, 16 * compared)
     events, reason = OTHERWISE.get((name, fault), STORIES[fault])
     assert [record.event for record in records] == ["guard.started", *events]
     assert {record.data["job_id"] for record in records} == {"job-7"}

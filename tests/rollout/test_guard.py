@@ -303,6 +303,26 @@ def test_a_slow_trouble_goes_back_to_the_best_state_not_to_the_newest() -> None:
     assert data["to_step"] <= 80
 
 
+def test_a_cause_that_stays_is_compared_once() -> None:
+    """The state of before does better, and the losses rise again: the second time the guard acts without asking."""
+    toy = Toy(monitor=LossMonitor(window=20, warm_up=8), every=10)
+    for loss in [2.0] * 8 + [0.5] * 60:
+        toy.step(loss)
+    compared = []
+    for number in (1, 2):
+        rising = (0.5 * 1.02**i for i in range(300))
+        asked = 0
+        while toy.names.count("rolled-back") < number:
+            comparison = toy.guard._comparison
+            asked += comparison is not None
+            toy.step(0.5 if comparison is not None and comparison.next_is_before else next(rising))
+        compared.append(asked)
+    assert compared[0] in (16, 17, 18)
+    assert compared[1] == 0
+    toy.guard.new_phase()
+    assert toy.guard._policy.asks
+
+
 def test_a_vanishing_margin_cuts_the_step_before_anything_breaks() -> None:
     class Measured(torch.optim.SGD):
         margin = 0.5

@@ -447,7 +447,7 @@ class Guard:
 
     def _recover(self, anomaly: Anomaly, *, taken: bool) -> None:
         """Carry out what the policy decides."""
-        if anomaly.reason in ("loss-jump", "loss-drift") and not self._policy.exhausted:
+        if anomaly.reason in ("loss-jump", "loss-drift") and self._policy.asks:
             step = self._chosen(anomaly.reason)
             self._comparison = StateComparison(anomaly, step, self._at, self._monitor.before(anomaly.reason))
             self._present = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
@@ -511,6 +511,7 @@ class Guard:
                 return
             self._end_comparison()
             if found is not False:
+                self._policy.blamed = found is True
                 self._act(comparison.anomaly, taken=True)
                 return
             self._monitor.accept()

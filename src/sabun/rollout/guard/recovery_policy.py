@@ -14,8 +14,9 @@ former batch was the cause; if one after another fails, the state or the data ar
     bad-data      more than max(``every``, 16) batches in succession fail
 
 A jump or a drift of the losses is rolled back only if the state to restore does better on the same data; the guard
-compares them before it asks here. If all states fail four times, the data are the cause, and until the next good state
-is kept batches are only skipped.
+compares them before it asks here. Where that was so, the next one is not compared again until the roll-back is
+forgotten: a cause that stays is acted on at once. If all states fail four times, the data are the cause, and until the
+next good state is kept batches are only skipped.
 A shortened step grows back, and roll-backs are forgotten, after ``recover_after`` good steps after the last one, if
 there was progress since.
 
@@ -37,7 +38,7 @@ from sabun.rollout.guard.loss_monitor import Anomaly
 __all__ = ["Action", "RecoveryPolicy"]
 
 Action = Literal["skip", "skip-batch", "roll-back", "roll-further", "fall-back", "give-up", "bad-data"]
-_STORED = ("scale", "rollbacks", "good_steps", "longest", "updates", "most_updates", "stalled")
+_STORED = ("scale", "rollbacks", "good_steps", "longest", "updates", "most_updates", "stalled", "blamed")
 _SUDDEN = ("loss-not-finite", "gradient-not-finite", "loss-spike")
 PERSISTENT = 4
 """Number of anomalies in succession that are not taken for the batches' fault."""
@@ -70,6 +71,8 @@ class RecoveryPolicy:
     """Whether the roll-back of now is not counted, because the state that it restored failed at once too."""
     trusted: bool = False
     """Whether the data were found to be the cause since the last good state was kept."""
+    blamed: bool = False
+    """Whether a comparison found the state to be the cause, and its roll-back is not forgotten."""
     updates: int = 0
     """Number of updates that the present state contains."""
     most_updates: int = 0
@@ -105,6 +108,11 @@ class RecoveryPolicy:
         """Whether so many calls passed without progress that the next anomaly leads to the last resort."""
         return self.stalled >= 2 * self.horizon
 
+    @property
+    def asks(self) -> bool:
+        """Whether losses that rose have to be compared before they are acted on."""
+        return not (self.blamed or self.exhausted)
+
     def held(self) -> None:
         """Count a call that took no step because states were compared."""
         self.stalled += 1
@@ -122,7 +130,7 @@ class RecoveryPolicy:
     def new_phase(self) -> None:
         """What was learnt about the batches does not hold any more."""
         self.bad = self.tested = self.longest = 0
-        self.trusted = False
+        self.trusted = self.blamed = False
 
     def recover(self) -> bool:
         """Lengthen the step and forget roll-backs if there were enough good steps; return whether that was so."""
@@ -131,7 +139,7 @@ class RecoveryPolicy:
         if self.updates < self.most_updates:
             return False
         self.scale = min(1.0, self.scale / self.cut)
-        self.rollbacks = 0
+        self.rollbacks, self.blamed = 0, False
         return True
 
     def shorten(self) -> None:
@@ -192,7 +200,7 @@ class RecoveryPolicy:
             return "give-up"
         self.rollbacks, self.scale = 0, 1.0
         self.bad = self.tested = self.stalled = 0
-        self.good_steps, self.restored, self.trusted = 0, True, False
+        self.good_steps, self.restored, self.trusted, self.blamed = 0, True, False, False
         return "fall-back"
 
     def fell_back(self) -> None:
