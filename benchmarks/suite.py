@@ -248,48 +248,34 @@ def _on_lattice(rate: float, start: float) -> float:
     return start * 2.0 ** round(math.log2(rate / start))
 
 
-def centre_decays(profile: Profile, arms: Iterable[str], starts: Mapping[str, float], workers: int) -> dict[str, Any]:
-    """Arm → the weight decay with the lowest loss over the development families, and the mean of the best rates there.
+def centre_decay(profile: Profile, arm: str, start: float, workers: int) -> dict[str, Any]:
+    """The weight decay with the lowest loss over the development families, and the mean of the best rates there.
 
     The loss of a decay is that of the best rate, on a logarithmic scale, averaged over tasks and then over families.
     From where the search begins in factors of √10, until the best has a worse neighbour on either side.
     """
     tasks = [task for task in profile.tasks if part_of(task) == DEVELOPMENT]
-    arms = [arm for arm in FIRST if arm in arms]
-    seconds = seconds_per_run(profile, tasks, arms)
-    found: dict[str, dict[int, tuple[float, float]]] = {arm: {} for arm in arms}
-    wanted = {arm: [-1, 0, 1] for arm in arms}
-    while wanted:
-        jobs = {
-            (arm, n, task): Job("rates", task, arm, starts[arm], 4 * seconds[task][arm], decay_at(arm, n))
-            for arm, positions in wanted.items() for n in positions for task in tasks
-        }  # fmt: skip
-        _all(profile, [*jobs.values()], workers, Progress(sum(job.seconds for job in jobs.values()), workers))
-        for arm, positions in wanted.items():
-            for n in positions:
-                of_family: dict[str, list[float]] = {}
-                best = {}
-                for task in tasks:
-                    job = jobs[arm, n, task]
-                    best[task], _, runs = perform(book_of(profile, task, arm, only_stored=True), profile, job)
-                    of_family.setdefault(TASKS[task].family, []).append(math.log(min(run.best for run in runs)))
-                found[arm][n] = fmean(map(fmean, of_family.values())), searching.centre(best)
-        wanted = {}
-        for arm, known in found.items():
-            lowest = min(known, key=lambda n: known[n][0])
-            missing = [n for n in (lowest - 1, lowest + 1) if n not in known]
-            if missing and abs(lowest) < 5:
-                wanted[arm] = missing
-    answer = {}
-    for arm, known in found.items():
-        lowest = min(known, key=lambda n: known[n][0])
-        answer[arm] = {
-            "decay": decay_at(arm, lowest),
-            "rate": _on_lattice(known[lowest][1], starts[arm]),
-            "losses": {f"{decay_at(arm, n):g}": float(f"{known[n][0]:.4g}") for n in sorted(known)},
-        }
-        print(f"  {arm}: {answer[arm]}", flush=True)
-    return answer
+    seconds = seconds_per_run(profile, tasks, [arm])
+    losses: dict[int, float] = {}
+    rates: dict[int, float] = {}
+
+    def value(n: int) -> float:
+        jobs = [Job("rates", task, arm, start, 4 * seconds[task][arm], decay_at(arm, n)) for task in tasks]
+        _all(profile, jobs, workers, Progress(sum(job.seconds for job in jobs), workers))
+        of_family: dict[str, list[float]] = {}
+        best = {}
+        for job in jobs:
+            best[job.task], _, runs = perform(book_of(profile, job.task, arm, only_stored=True), profile, job)
+            of_family.setdefault(TASKS[job.task].family, []).append(math.log(min(run.best for run in runs)))
+        losses[n], rates[n] = fmean(map(fmean, of_family.values())), searching.centre(best)
+        return losses[n]
+
+    lowest, _ = searching.bracket(value, furthest=5)
+    return {
+        "decay": decay_at(arm, lowest),
+        "rate": _on_lattice(rates[lowest], start),
+        "losses": {f"{decay_at(arm, n):g}": float(f"{losses[n]:.4g}") for n in sorted(losses)},
+    }
 
 
 # ---------------------------------------------------------------- records
@@ -464,10 +450,14 @@ def main() -> int:
         return 0
     workers = given.jobs or (1 if profile.sizing.device != "cpu" else min(2, os.cpu_count() or 1))
     if given.decays:
+        if profile.name != "full":
+            parser.error("the centres of the weight decays are those of the full profile: leave --profile out.")
         stored = load(RESULTS / "full.json").about.get("centres", {})
-        starts = {arm: stored.get(arm, ARMS[arm].rate) for arm in FIRST}
-        CENTRES.write_text(sealed.dumps({"arms": centre_decays(profile, FIRST, starts, workers)}, indent=1) + "\n",
-                           encoding="utf-8")  # fmt: skip
+        found = {}
+        for arm in FIRST:
+            found[arm] = centre_decay(profile, arm, stored.get(arm, ARMS[arm].rate), workers)
+            print(f"  {arm}: {found[arm]}", flush=True)
+        CENTRES.write_text(sealed.dumps({"arms": found}, indent=1) + "\n", encoding="utf-8")
         print(CENTRES)
         return 0
     tasks = [name for name in profile.tasks if given.part in (None, part_of(name))]

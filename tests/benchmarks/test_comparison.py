@@ -246,11 +246,10 @@ def test_the_centre_of_a_decay_is_the_lowest_loss_over_families(
         return job.start * 4, False, [Run(job.task, job.arm, job.start, {}, "linear", 0, (0,), (loss,), True, 0.0)]
 
     monkeypatch.setattr(suite, "perform", perform)
-    found = suite.centre_decays(profile, ["SOAP", OURS], {"SOAP": 0.016, OURS: 0.06}, 1)
-    assert found["SOAP"] == {
+    assert suite.centre_decay(profile, "SOAP", 0.016, 1) == {
         "decay": 0.01, "rate": pytest.approx(0.064), "losses": {"0.003": 5, "0.01": 4, "0.03": 5, "0.1": 8, "0.3": 13}
     }  # fmt: skip
-    assert found[OURS]["decay"] == 0.1
+    assert suite.centre_decay(profile, OURS, 0.06, 1)["decay"] == 0.1
 
 
 # ---------------------------------------------------------------- one run
