@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Count", "gpt2_small", "llama_8b", "parameters"]
 
@@ -38,10 +39,10 @@ class Count(TorchDispatchMode):
         self.launches = self.moved = self.transient = self._live = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = list(_tensors((args, kwargs)))
+        inputs = _tensors((args, kwargs))
         known = {t.untyped_storage()._cdata for t in inputs}
         out = function(*args, **(kwargs or {}))
-        outputs = list(_tensors(out))
+        outputs = _tensors(out)
         name = function.__name__.split(".")[0]
         for t in outputs:
             storage = t.untyped_storage()
@@ -52,7 +53,7 @@ class Count(TorchDispatchMode):
                 weakref.finalize(storage, self._freed, storage.nbytes())
         on_device = [t for t in inputs if t.is_meta]
         if on_device and name not in _FREE:
-            written = outputs or (list(_tensors(args[0])) if name.endswith("_") else [])
+            written = outputs or (_tensors(args[0]) if name.endswith("_") else [])
             self.launches += _launches(name, args, on_device)
             self.moved += sum(t.nbytes for t in [*on_device, *written])
         return out
@@ -73,15 +74,8 @@ def _launches(name: str, args: Any, inputs: list[Tensor]) -> int:
     return max(-(-len(sizes) // _TENSORS[depth]), -(-blocks // _BLOCKS))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def parameters(

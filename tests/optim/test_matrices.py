@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from test_filters import USABLE
+from torch.utils._pytree import tree_leaves
 
 import sabun
 from sabun.optim import AVERAGING, PRECONDITIONERS, Spectral
@@ -292,11 +293,4 @@ def test_a_step_without_preconditioner_allocates_nothing_of_the_size_of_the_para
 
 
 def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
