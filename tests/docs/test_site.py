@@ -14,8 +14,10 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import griffe
 import pytest
@@ -219,10 +221,9 @@ def address(site: Path) -> Iterator[str]:
     server.shutdown()
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the browser tests are skipped")
-def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: Path) -> None:
-    """Pages load without an error or a request to another host; the guides print on at most four A4 pages each."""
+@contextmanager
+def quiet_page(start: str) -> Iterator[Any]:
+    """A page of a browser that must report no error and ask nobody but ``start``."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -230,7 +231,17 @@ def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: P
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(address) else None)
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(start) else None)
+        yield page
+        browser.close()
+        assert said == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the browser tests are skipped")
+def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: Path) -> None:
+    """Pages load without an error or a request to another host; the guides print on at most four A4 pages each."""
+    with quiet_page(address) as page:
         for path in ("index", "course/en/4-look-ahead", "course/ja/1-forward-euler", "reference/optim"):
             page.goto(f"{address}/{path}.html", wait_until="networkidle")
             assert page.locator("h1").first.is_visible()
@@ -241,8 +252,6 @@ def test_a_browser_shows_the_site_and_asks_nobody_else(address: str, tmp_path: P
             made = page.pdf(path=tmp_path / f"{lang}.pdf", format="A4", prefer_css_page_size=True)
             sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", made))
             assert 3 <= sheets <= 4, f"{lang}: {sheets} pages"
-        browser.close()
-        assert said == []
 
 
 JAPANESE = (
@@ -260,15 +269,9 @@ ENGLISH = (
 @pytest.mark.parametrize("served", [False, True], ids=["disk", "server"])
 def test_the_search_finds_words_of_both_languages(site: Path, address: str, served: bool) -> None:
     """The first page found has the word. Pages are opened from the disk and from a server, and ask nobody else."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
     start = address if served else site.as_uri()
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(start) else None)
+    with quiet_page(start) as page:
         page.goto(f"{start}/index.html")
         asked = page.locator("input[data-md-component=search-query]")
         asked.focus()
@@ -277,7 +280,7 @@ def test_the_search_finds_words_of_both_languages(site: Path, address: str, serv
             asked.press("End")  # the search listens to keys
             # Pages contain what they are found by: a result of the word before is no result of this one.
             first = page.locator("li.md-search-result__item").first.locator("mark").first
-            playwright.expect(first).to_have_text(re.compile(re.split("[ -]", word)[0], re.IGNORECASE), timeout=20_000)
+            expect(first).to_have_text(re.compile(re.split("[ -]", word)[0], re.IGNORECASE), timeout=20_000)
             link = page.locator("li.md-search-result__item a").first.get_attribute("href")
             assert link is not None
             found = site / re.sub(r"[?#].*", "", link).removeprefix(start).lstrip("/")
@@ -285,6 +288,4 @@ def test_the_search_finds_words_of_both_languages(site: Path, address: str, serv
             assert word in text, (word, link)
         asked.fill("ない言葉")
         asked.press("End")
-        playwright.expect(page.locator("li.md-search-result__item")).to_have_count(0, timeout=20_000)
-        browser.close()
-        assert said == []
+        expect(page.locator("li.md-search-result__item")).to_have_count(0, timeout=20_000)
