@@ -152,7 +152,8 @@ def summary(records: Mapping[str, Record]) -> list[str]:
     if "lightbench" in records:
         rows = records["lightbench"]["rows"]
         solved = {arm: sum(s for row in rows for s, _, _ in row["arms"][arm]) for arm in TUNED}
-        lines.append("LightBench, solved tasks: " + _ranked(solved, "{:.0f}", higher=True) + ".")
+        some = f"{len({row['task'] for row in rows})} of {records['lightbench']['tasks']} tasks"
+        lines.append(f"LightBench, {some}, solved at two levels: " + _ranked(solved, "{:.0f}", higher=True) + ".")
     for name in dict.fromkeys(row["set"] for row in records.get("tabular", {"rows": []})["rows"]):
         means = {row["arm"]: fmean(row["test"]) for row in records["tabular"]["rows"]
                  if row["set"] == name and row["arm"] in TUNED}  # fmt: skip
