@@ -252,6 +252,14 @@ class Failing(Timed):
         return run, item
 
 
+class AllFail(Timed):
+    """Every run fails."""
+
+    def next(self) -> tuple[Run, Epoch | RunResult]:
+        run, _ = super().next()
+        return run, run.result("failed", [], failure="it crashed")
+
+
 def looked(clock: Clock, tmp_path: Path, kind: type[Timed]) -> stored.StudyEvidence:
     study = limited("14h", trials=3, seeds=20, looks=default_looks(20))
     return run(study, tmp_path / "study", executor=kind(clock, lambda run: 2.0), clock=clock)
@@ -282,6 +290,12 @@ def test_a_failed_run_of_the_candidate_is_never_a_go_at_a_look(tmp_path: Path) -
     assert report.decision == "undecided"
     assert [event.data["decided"] for event in evidence.events if event.event == "look.taken"] == [False]
     assert not any(note.key == "course.early" for note in report.course)
+
+
+def test_where_no_trial_ended_none_was_the_best(tmp_path: Path) -> None:
+    report = judge(looked(Clock(), tmp_path, AllFail), describe=lambda study, tuning: {})
+    assert report.decision == "undecided"
+    assert not any(note.key.startswith("course.own") for note in report.course)
 
 
 def test_a_limit_of_runs_holds(tmp_path: Path) -> None:

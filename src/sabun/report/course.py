@@ -51,6 +51,8 @@ def _tuning(evidence: StudyEvidence) -> Iterator[Note]:
             "fraction": budget.tuning_fraction, "epochs": budget.tuning_epochs, "of": budget.epochs
         }  # fmt: skip
         yield Note("course.fidelity_data" if "{fraction}" in study.task else "course.fidelity_epochs", values)
+    if not math.isfinite(found.objective):  # no trial ended: none was the best
+        return
     own, own_loss = found.trials[0]
     values = {"arm": study.baseline.name, "own": _shown(own), "own_loss": own_loss, "trials": len(found.trials)}
     if dict(own) == dict(found.best):
