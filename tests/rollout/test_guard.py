@@ -18,6 +18,7 @@ from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
 from sabun.rollout.guard.guard import Guard
 from sabun.rollout.guard.loss_monitor import LossMonitor
+from sabun.rollout.guard.recovery_policy import ADDED
 from sabun.rollout.guard.snapshots import DiskSnapshots, Snapshot
 from sabun.rollout.guard.step_check import StepCheck
 
@@ -475,6 +476,25 @@ def test_a_loop_can_go_on_from_its_own_checkpoint_before_and_after_a_fall_back()
             torch.manual_seed(9)
             scripted(toys, [1.0] * 5)
         assert same(toy.state(), again.state())
+
+
+def test_a_state_of_an_earlier_version_is_continued_and_any_other_key_is_missed() -> None:
+    toy = Toy()
+    toy.good(20)
+    stored = toy.guard.state_dict()
+    blamed = copy.deepcopy(stored)
+    blamed["policy"]["blamed"] = True
+    toy.guard.load_state_dict(blamed)
+    for part in ("policy", "schedule", "monitor"):
+        for key in stored[part]:
+            earlier = copy.deepcopy(stored)
+            del earlier[part][key]
+            if key in ADDED:
+                toy.guard.load_state_dict(earlier)
+                assert toy.guard.state_dict() == stored
+            else:
+                with pytest.raises(StateError, match="not as a guard saved it"):
+                    toy.guard.load_state_dict(earlier)
 
 
 def test_resuming(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from sabun.errors import OptionError, SabunWarning, StateError, StoreError, Trai
 from sabun.journal import Json
 from sabun.optim import torch_internals as internals
 from sabun.rollout.guard.loss_monitor import Anomaly, AnomalyKind, LossMonitor
-from sabun.rollout.guard.recovery_policy import RecoveryPolicy
+from sabun.rollout.guard.recovery_policy import ADDED, RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
 from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots, Snapshot, clone
 from sabun.rollout.guard.state_comparison import StateComparison
@@ -322,7 +322,7 @@ class Guard:
 
         Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
         """
-        check_like(state, self.state_dict(), "the state of the guard")
+        check_like(state, self.state_dict(), "the state of the guard", optional=ADDED)
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:

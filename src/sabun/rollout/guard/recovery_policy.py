@@ -35,10 +35,12 @@ from typing import Literal
 
 from sabun.rollout.guard.loss_monitor import Anomaly
 
-__all__ = ["Action", "RecoveryPolicy"]
+__all__ = ["ADDED", "Action", "RecoveryPolicy"]
 
 Action = Literal["skip", "skip-batch", "roll-back", "roll-further", "fall-back", "give-up", "bad-data"]
 _STORED = ("scale", "rollbacks", "good_steps", "longest", "updates", "most_updates", "stalled", "blamed")
+ADDED = {"blamed": False}
+"""What a state stored by an earlier version lacks, and what it means there."""
 _SUDDEN = ("loss-not-finite", "gradient-not-finite", "loss-spike")
 PERSISTENT = 4
 """Number of anomalies in succession that are not taken for the batches' fault."""
@@ -212,6 +214,7 @@ class RecoveryPolicy:
         return {name: getattr(self, name) for name in _STORED}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Continue from ``state_dict``."""
+        """Continue from ``state_dict``, of this version or an earlier one."""
+        state = {**ADDED, **state}
         for name in _STORED:
             setattr(self, name, state[name])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sabun.errors import StateError
 
 __all__ = ["check_like"]
 
 
-def check_like(found: object, own: object, where: str) -> None:
-    """Raise StateError unless ``found`` has the keys and kinds of values of ``own``; numbers must not be NaN."""
+def check_like(found: object, own: object, where: str, *, optional: Collection[str] = ()) -> None:
+    """Raise StateError unless ``found`` has the keys and kinds of values of ``own``; numbers must not be NaN.
+
+    Keys in ``optional`` may be absent, at any depth.
+    """
     if isinstance(own, Mapping):
-        fits = isinstance(found, Mapping) and {*found} == {*own}
+        fits = isinstance(found, Mapping) and {*own}.difference(optional) <= {*found} <= {*own}
     elif isinstance(own, list):
         fits = isinstance(found, list | tuple) and all(_is_number(part) for part in found)
     elif isinstance(own, bool):
@@ -27,8 +30,8 @@ def check_like(found: object, own: object, where: str) -> None:
             f"{where} is not as a guard saved it.", fix="Load the state_dict() of a guard of this version."
         )
     if isinstance(own, Mapping) and isinstance(found, Mapping):
-        for key, value in own.items():
-            check_like(found[key], value, f"{where}, {key}")
+        for key in found:
+            check_like(found[key], own[key], f"{where}, {key}", optional=optional)
 
 
 def _is_number(value: object) -> bool:
