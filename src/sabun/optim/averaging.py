@@ -31,6 +31,7 @@ class Averaging(Role):
     - ``like``: names of its state tensors, shaped as the parameter, which begin as copies of it.
     - ``counts_steps``: :meth:`follow` reads the number of the step.
     - ``steps_iterate``: gradients are taken at the iterate itself, not at a point beside it.
+    - ``decays_first``: in :meth:`move` the weight decay is a factor on θ, and comes before all else.
     - ``running``: scalars that a parameter group keeps in checkpoints, with their initial values.
     """
 
@@ -38,6 +39,7 @@ class Averaging(Role):
     like: ClassVar[tuple[str, ...]] = ()
     counts_steps: ClassVar[bool] = False
     steps_iterate: ClassVar[bool] = True
+    decays_first: ClassVar[bool] = True
     running: ClassVar[Mapping[str, object]] = {}
 
     def weight(self, group: dict[str, Any], lr: float) -> float:
@@ -178,6 +180,7 @@ class ScheduleFree(Averaging):
     source: ClassVar[str] = "Defazio et al. 2024, arXiv 2405.15682"
     like: ClassVar[tuple[str, ...]] = ("base_point",)
     steps_iterate: ClassVar[bool] = False
+    decays_first: ClassVar[bool] = False
     running: ClassVar[Mapping[str, object]] = {
         "averaging_count": 0, "averaging_lr_max": 0.0, "averaging_weight_sum": 0.0,
     }  # fmt: skip
