@@ -60,7 +60,7 @@ def test_a_study_of_the_readers_own_jobs_has_a_price_where_hours_and_price_are_g
     r = report(made, prices=Prices(600.0, 200.0, hours_per_job=3.0), path=Path("runs/digits"))
     assert r.steps[0].cost is not None
     assert r.steps[0].cost.key == "cost.own_priced"
-    assert r.steps[0].cost.values["total"] == r.effort.runs * 3 * 600
+    assert r.steps[0].cost.values["total"] == 82 * 3 * 600  # two arms: 12 trials on two seeds, 16 pairs, a repetition
     r = report(made, prices=Prices(600.0, 200.0), path=Path("runs/digits"))  # this study's job is not the reader's
     assert r.steps[0].cost == Note("cost.own", {"seconds": r.effort.total_s, "runs": r.effort.runs})
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from sabun.command_line import quoted
 from sabun.messages.sentences import Value
-from sabun.poc.spec import SCRIPT, SCRIPT_PREFIX
+from sabun.poc.allocation import Design
+from sabun.poc.spec import DEFAULT_BUDGET, SCRIPT, SCRIPT_PREFIX, Budget
 from sabun.report.facts import Note, Step
 from sabun.report.narrative import Findings, advice, name_of
 
@@ -85,8 +86,9 @@ def _step(key: str, findings: Findings, values: dict[str, Value], path: str) -> 
     spent: dict[str, Value] = {"seconds": findings.effort.total_s, "runs": findings.effort.runs}
     if cost == "own_priced" and findings.money is not None:
         money = findings.money
-        total = findings.effort.runs * money.hours_per_job * money.price_per_hour
-        spent |= {"hours": money.hours_per_job, "price": money.price_per_hour, "total": total}
+        runs = Design.of(Budget.model_validate(DEFAULT_BUDGET)).runs(arms=2)
+        total = runs * money.hours_per_job * money.price_per_hour
+        spent |= {"runs": runs, "hours": money.hours_per_job, "price": money.price_per_hour, "total": total}
     return Step(Note(f"step.{key}", values), command, None if cost is None else Note(f"cost.{cost}", spent))
 
 
