@@ -263,7 +263,7 @@ class Owner:
             if internals.is_in_rows(tensor, self.placement.mesh):
                 if self.placement.local:
                     return tensor
-                shard: Tensor = tensor.to_local()
+                shard = real_view(tensor)
                 return next(iter(self._route(shape).there([shard], shard)), shard.new_empty(0))
             tensor = internals.whole(tensor)
         if self.placement.local:
@@ -274,8 +274,7 @@ class Owner:
         """A tensor of state for a checkpoint, from how it is in training. Ranks take part together."""
         if internals.is_dtensor(tensor) or not self.at:
             return tensor
-        (part,) = self._route(shape).back([tensor] if self.is_here else [], tensor)
-        return self._shards(part, shape)
+        return self._shards(self._route(shape).back([tensor] if self.is_here else [], tensor)[0], shape)
 
     def _shards(self, part: Tensor, shape: Sequence[int]) -> Tensor:
         return internals.in_rows(part, self.placement.mesh, shape)
