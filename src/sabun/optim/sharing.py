@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -262,7 +262,7 @@ class Owner:
         if internals.is_dtensor(tensor):
             if internals.is_in_rows(tensor, self.placement.mesh):
                 if self.placement.local:
-                    return tensor
+                    return cast("Tensor", tensor)
                 shard = real_view(tensor)
                 return next(iter(self._route(shape).there([shard], shard)), shard.new_empty(0))
             tensor = internals.whole(tensor)
