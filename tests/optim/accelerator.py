@@ -37,10 +37,10 @@ _FREE = {
 class Count(TorchDispatchMode):
     """Counts inside its ``with`` block; ``transient`` is the largest memory at a time that was allocated inside."""
 
-    def __init__(self, cuda: int = 13) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.cuda = cuda
-        self.launches = self.moved = self.transient = self._live = 0
+        self.launches = dict.fromkeys(LIMITS, 0)  # by the version of CUDA
+        self.moved = self.transient = self._live = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors((args, kwargs))
@@ -58,7 +58,8 @@ class Count(TorchDispatchMode):
         on_device = [t for t in inputs if t.is_meta]
         if (on_device or name == "eye") and name not in _FREE:
             written = outputs or (_tensors(args[0]) if name.endswith("_") else [])
-            self.launches += _launches(name, args, kwargs or {}, self.cuda)
+            for cuda in LIMITS:
+                self.launches[cuda] += _launches(name, args, kwargs or {}, cuda)
             self.moved += sum(t.nbytes for t in [*on_device, *written])
         return out
 

@@ -91,7 +91,7 @@ class Stacks:
             sources: Tensors = []
             targets: Tensors = []
             for position, tensor in zip(positions, tensors, strict=True):
-                layout = self._bucket.layouts[position]
+                layout = self._bucket.shared.layouts[position]
                 sources.extend([tensor] if layout is None else layout.matrices(tensor))
                 targets.extend(self._slots(self._terms[number], position, cuts))
             internals.foreach_copy_(targets, sources)
@@ -104,7 +104,10 @@ class Stacks:
             _add(total[number], [other[number] for other in others], self._weights)
         others.clear()
         spectral = cast("Spectral", self._bucket.preconditioner)
-        moments = self._bucket.state_of_matrices(self._bucket.state)["row_second_moment"]
+        bucket = self._bucket
+        shapes = [p.shape for p in bucket.params]
+        state = bucket.shared.state_of_matrices(bucket.state, range(len(shapes)), shapes)
+        moments = state["row_second_moment"]
         spectral.orthogonalize_stacks(total, [[moments[i] for i in numbers] for numbers in self._numbers], eyes)
 
     def updates(self, positions: Sequence[int], cuts: _Cuts, like: Tensors) -> Tensors:
@@ -118,7 +121,7 @@ class Stacks:
         internals.foreach_copy_([t for own in made for t in own], [slot for own in slots for slot in own])
         joined = []
         for position, own in zip(positions, made, strict=True):
-            layout = self._bucket.layouts[position]
+            layout = self._bucket.shared.layouts[position]
             joined.append(own[0] if layout is None else layout.join(own, self._bucket.params[position].shape))
         return joined
 
@@ -138,7 +141,7 @@ class Stacks:
         return [slot.narrow(*cuts[position]) for slot in slots] if position in cuts else slots
 
     def _is_whole(self, position: int) -> bool:
-        layout = self._bucket.layouts[position]
+        layout = self._bucket.shared.layouts[position]
         return layout is None or layout.is_whole
 
 
@@ -155,7 +158,7 @@ def _add(total: Tensor, others: Sequence[Tensor], weights: Sequence[float]) -> N
 
 
 def _shapes(bucket: Bucket, position: int) -> list[torch.Size]:
-    layout, shape = bucket.layouts[position], bucket.params[position].shape
+    layout, shape = bucket.shared.layouts[position], bucket.params[position].shape
     return [shape] if layout is None else layout.shapes(shape)
 
 

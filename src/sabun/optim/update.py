@@ -249,11 +249,11 @@ def _step_plainly(
 ) -> bool:  # fmt: skip
     """Step the pieces of a diagonal preconditioner: what needs no intermediates is done for all of them at once."""
     grads, terms = _direction(group, bucket, whole, range(len(whole.params)), fresh)
-    bucket.preconditioner.observe(Work(grads, terms, whole.state, bucket.count))
+    bucket.preconditioner.observe(_work(bucket, grads, terms, whole.state))
     decay = _shrink(group, bucket, whole.params, lr)
     for piece in pieces:
         part = piece.stored
-        work = Work(part.grads, [(w, piece.of(tensors)) for w, tensors in terms], part.state, bucket.count)
+        work = _work(bucket, part.grads, [(w, piece.of(tensors)) for w, tensors in terms], part.state)
         bucket.averaging.move(
             part.params, part.averaged, *bucket.preconditioner.precondition(work),
             lr=lr, decay=decay, weight=weight, count=bucket.count,
@@ -286,18 +286,21 @@ def _direction(
     return grads, terms
 
 
+def _work(bucket: Bucket, grads: Tensors, terms: Terms, state: Mapping[str, list[Any]]) -> Work:
+    return Work(
+        grads, terms, state, bucket.count,
+        share=lambda lists, of_matrices: bucket.shared.share(lists, state, of_matrices),
+        team=lambda divide: team_of(bucket.params, divide=divide),
+    )  # fmt: skip
+
+
 def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Sequence[int]) -> Update:
     """The update of a piece; ``beginning`` are the positions in the bucket whose history begins with this step."""
     stored = piece.stored
     coupled = bool(group["weight_decay"] and not group["decoupled"])
     operands = stored.widened(params=coupled) if bucket.upcast else stored
     grads, terms = _direction(group, bucket, operands, piece.positions, beginning)
-    work = Work(grads, terms, bucket.state_of_matrices(operands.state), bucket.count)
-    if bucket.special or bucket.several:
-        work.gather, work.scatter = bucket.gather, bucket.scatter
-    if bucket.preconditioner.needs_matrix:
-        work.team = lambda divide: team_of(bucket.params, divide=divide)
-        work.by_owner = bucket.by_owner
+    work = _work(bucket, grads, terms, operands.state)
     bucket.preconditioner.observe(work)
     return Update(bucket, piece, operands, grads, *bucket.preconditioner.precondition(work))
 
@@ -371,7 +374,7 @@ def _step_stacks(
     if plain:
         grads, terms = _direction(group, bucket, whole, everyone, fresh)
         decay = _shrink(group, bucket, whole.params, lr)
-    together = {i for i, layout in enumerate(bucket.layouts) if layout is not None and not layout.is_whole}
+    together = {i for i, layout in enumerate(bucket.shared.layouts) if layout is not None and not layout.is_whole}
     eyes: Eyes = {}
     for run in runs(bucket):
         stacks = Stacks(bucket, run)
@@ -420,7 +423,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
     if (
         not averaging.steps_iterate
         or group["stochastic_rounding"]
-        or (preconditioner.needs_matrix and (bucket.special or bucket.several))
+        or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
         or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):

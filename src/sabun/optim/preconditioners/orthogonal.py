@@ -15,8 +15,8 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 
 __all__ = [
-    "Polynomials", "arithmetic", "as_matrix", "gram_pays", "gram_polynomials", "orthogonalize", "orthogonalize_all", "polynomials",
-    "refresh_basis", "sorted_eigenbasis",
+    "Polynomials", "arithmetic", "as_matrix", "gram_pays", "gram_polynomials", "orthogonalize", "orthogonalize_all",
+    "polynomials", "refresh_basis", "sorted_eigenbasis",
 ]  # fmt: skip
 
 Polynomials = Sequence[tuple[float, float, float]]

@@ -98,13 +98,13 @@ def _gram(stacks: Sequence[Tensor], places: Sequence[int], side: int) -> Tensor:
 
 def _multiply(stacks: list[Tensor], places: Sequence[int], P: Tensor, scales: Sequence[float] | None) -> None:
     """Replace each stack by its product with its part of the symmetric matrices P."""
-    for place, part in zip(places, P.split([len(stacks[place]) for place in places]), strict=True):
+    for place, part in zip(places, torch.split(P, [len(stacks[place]) for place in places]), strict=True):
         stacks[place] = _product(part, stacks[place], 1.0 if scales is None else scales[place])
 
 
 def _with_parts(stacks: Sequence[Tensor], places: Sequence[int], joint: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Each of these stacks with its part of a tensor that has one entry per matrix."""
-    parts = joint.split([len(stacks[place]) for place in places])
+    parts = torch.split(joint, [len(stacks[place]) for place in places])
     return zip((stacks[place] for place in places), parts, strict=True)
 
 
