@@ -5,9 +5,8 @@ share the products of their small square matrices. Each iteration X ← (aI + bG
 its sum with a multiple of I, the product that completes the polynomial in place, and the product with X. No long matrix
 is copied, and XXᵀ is computed once.
 
-To add a to the small matrix, rather than aX to the product, doubles the rounding errors in bfloat16: of 768 × 768
-matrices 2.0% of the factor in place of 1.0%, where the polynomials themselves leave singular values between 0.02 and
-1.2. In float32 neither is visible.
+To add a to the small matrix, rather than aX to the product, about doubles the rounding errors in bfloat16. They stay
+far below what the polynomials leave, whose singular values end between 0.7 and 1.2 or below.
 """
 
 from __future__ import annotations
