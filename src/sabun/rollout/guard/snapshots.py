@@ -86,7 +86,7 @@ class MemorySnapshots:
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """Keep a copy of ``snapshot`` and drop one if there are too many, or with ``replace_all`` all others."""
         tensors = {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()}
-        copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)), extra={})
+        copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)))
         held = [] if replace_all else [held for held in self._held if held.step != snapshot.step]
         if len(held) == self.keep:
             held.pop(_surplus([(held.step, held.level) for held in held]))
@@ -96,6 +96,10 @@ class MemorySnapshots:
         """Drop states with fewer updates, except the newest."""
         last = max((held.step for held in self._held), default=0)
         self._held = [held for held in self._held if held.updates >= updates or held.step == last]
+
+    def drop_after(self, step: int) -> None:
+        """Drop states after ``step``, which were kept while the losses rose."""
+        self._held = [held for held in self._held if held.step <= step]
 
     def forget_levels(self) -> None:
         """Make the states kept so far the worst ones: their losses are of another phase."""
@@ -237,6 +241,10 @@ class DiskSnapshots:
     def drop_before(self, updates: int) -> None:
         """As :meth:`MemorySnapshots.drop_before`; a file is replaced in time."""
         self._memory.drop_before(updates)
+
+    def drop_after(self, step: int) -> None:
+        """As :meth:`MemorySnapshots.drop_after`; a file is replaced in time."""
+        self._memory.drop_after(step)
 
     def steps(self) -> list[int]:
         """Return the steps of the states on disk."""
