@@ -1,8 +1,8 @@
 """The last good states of a guarded training: in memory, and on disk, where they also survive a kill.
 
 Of ``keep`` states the newest stays, and of the others those with the lowest loss level. A roll-back restores the newest
-after a sudden anomaly, and the best after a slow one. A state is the parameters, the buffers, and the optimizer's state
-dict.
+after a sudden anomaly, and the best after a slow one; those since the best are dropped then, since they were kept while
+the losses rose. A state is the parameters, the buffers, and the optimizer's state dict.
 
 On disk each is one file, replaced atomically, so that a kill leaves whole files only. Writing takes milliseconds to
 minutes, so the time for it is bounded: with t₀ the start and W the time spent on writing since, a state is written if
