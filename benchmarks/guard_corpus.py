@@ -10,7 +10,7 @@ gives up. A training is **compared only** if the guard found that losses rose, c
 before, and went on with the present one: a warning, and 4 to 18 batches without a step. The thresholds of the guard
 were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
 (``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds
-(:mod:`guard_check_kinds`) were written before the guard's last change and run once, after it. Intervals are 95%
+(:mod:`guard_check_kinds`) were written before the guard's last change but one and run once, after it. Intervals are 95%
 (Clopper-Pearson), with the trainings taken as independent.
 
 A planted fault is **caught** if the guard acts on it and the model is finite afterwards; **told**, which is among them,
