@@ -3,6 +3,7 @@
     python benchmarks/guard_corpus.py                        # minutes; both halves of the kinds, and the faults
     python benchmarks/guard_corpus.py --half development --seeds 5
     python benchmarks/guard_corpus.py --seeds 0 --fault-seeds 0 --slow-seeds 2    # faults with a slow onset
+    python benchmarks/guard_corpus.py --half independent --seeds 6
 
 A kind of training is a tiny model or a simulated stream of losses (:mod:`guard_kinds`). A **false alarm** is a healthy
 training that the guard changes: it skips a step because of an anomaly, rolls back, shortens the step, falls back or
@@ -12,6 +13,12 @@ were chosen on development kinds (those that the test suite runs are among them)
 (``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds
 (:mod:`guard_check_kinds`) were written before the guard's last change but one and run once, after it. Intervals are 95%
 (Clopper-Pearson), with the trainings taken as independent.
+
+The kinds of ``--half independent`` (:mod:`guard_independent_kinds`) were written by somebody who did not know how the
+guard decides. Each is trained without a guard first; a training that does not reach its goal so is not healthy, and is
+left out and named. Their false alarms are counted in three ways, each of which includes those before it: the state is
+rolled back, the step shortened, or the guard falls back or ends the training; a step is skipped because of an anomaly;
+a batch makes no step for any reason but an overflow that the scaler skips. A second interval is a bootstrap over kinds.
 
 A planted fault is **caught** if the guard acts on it and the model is finite afterwards; **told**, which is among them,
 if it compared only, and warned that the data are to be checked. It is **harmless** if the guard does neither, and the
@@ -26,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import math
 import random
 import statistics
@@ -33,6 +41,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +50,7 @@ from torch.nn import functional
 
 import sabun
 from guard_kinds import KINDS, Training, classification, easy, falling, forever, mlp, regression, sgd, student
-from sabun.errors import SabunWarning, TrainingError
+from sabun.errors import SabunError, SabunWarning, TrainingError
 
 ALARMS = ("guard.skipped", "guard.rolled-back", "guard.cut", "guard.fell-back", "guard.gave-up")
 WORSE = ALARMS[1:]
@@ -421,6 +430,77 @@ def planted(fault: str, base: str, seed: int) -> tuple[str, int, str]:
     )
 
 
+# ---------------------------------------------------------------------- kinds of an independent author
+
+
+def compared(name: str, seed: int) -> dict[str, Any]:
+    """Run one training without a guard and, if it is healthy, with one."""
+    from guard_independent_kinds import INDEPENDENT, train
+
+    torch.manual_seed(seed)
+    fine, score, overflows = train(INDEPENDENT[name](seed))
+    record: dict[str, Any] = {"kind": name, "seed": seed, "healthy": fine, "score": score, "overflows": overflows}
+    if not fine:
+        return record
+    torch.manual_seed(seed)
+    training = INDEPENDENT[name](seed)
+    try:
+        guard, ended = run(training)
+    except SabunError as error:
+        return {**record, "refused": str(error)}
+    lost = training.steps - guard.updates - overflows
+    return {**record, "actions": actions(guard), "lost": lost, "guarded": training.score(), "ended": ended}
+
+
+WAYS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "rolled back or worse": lambda record: any(action in WORSE for action in record["actions"]),
+    "or a step skipped": lambda record: any(action in ALARMS for action in record["actions"]),
+    "or a batch without a step": lambda record: bool(record["actions"]) or record["lost"] > 0,
+}
+
+
+def by_kind(records: list[dict[str, Any]], alarm: Callable[[dict[str, Any]], bool]) -> str:
+    """The 95% interval of a share by a bootstrap over kinds."""
+    kinds = [
+        [alarm(record) for record in records if record["kind"] == name]
+        for name in dict.fromkeys(r["kind"] for r in records)
+    ]
+    pick, shares = random.Random(0), []
+    for _ in range(4000):
+        drawn = pick.choices(kinds, k=len(kinds))
+        shares.append(sum(map(sum, drawn)) / sum(map(len, drawn)))
+    shares.sort()
+    return f"{shares[100]:.1%}–{shares[3899]:.1%}"
+
+
+def independent(seeds: range, begins: str) -> list[dict[str, Any]]:
+    """The records of the independent kinds."""
+    from guard_independent_kinds import INDEPENDENT
+
+    return [compared(name, seed) for name in INDEPENDENT if name.startswith(begins) for seed in seeds]
+
+
+def judged(records: list[dict[str, Any]]) -> None:
+    """Print the table of the independent kinds, and each training that was changed or left out."""
+    guarded = [record for record in records if "actions" in record]
+    print(f"{len({record['kind'] for record in guarded})} kinds, {len(guarded)} trainings of {len(records)}")
+    print("| counted | false alarms | by kind | kinds with one |\n|---|---:|---:|---:|")
+    for way, alarm in WAYS.items():
+        found = [record for record in guarded if alarm(record)]
+        share = interval(len(found), len(guarded))
+        print(f"| {way} | {share} | {by_kind(guarded, alarm)} | {len({record['kind'] for record in found})} |")
+    for record in records:
+        title = f"{record['kind']}, seed {record['seed']}:"
+        if not record["healthy"]:
+            print(f"{title} not healthy without a guard: score {record['score']:.4g}")
+        elif "refused" in record:
+            print(f"{title} refused: {record['refused']}")
+        elif WAYS["or a batch without a step"](record) or record["guarded"] != record["score"]:
+            done = ", ".join(dict.fromkeys(record["actions"])) or "none"
+            scores = f"score {record['score']:.4g} without, {record['guarded']:.4g} with"
+            print(f"{title} {done}; {record['lost']} steps lost; {scores} {record['ended'][:80]}")
+
+
 # ---------------------------------------------------------------------- tables
 
 
@@ -434,15 +514,22 @@ def interval(found: int, of: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=["development", "check", "both", "grid"], default="both")
+    parser.add_argument("--half", choices=["development", "check", "both", "grid", "independent"], default="both")
     parser.add_argument("--seeds", type=int, default=20, help="trainings of each healthy kind")
     parser.add_argument("--fault-seeds", type=int, default=10, help="trainings of each fault and base")
     parser.add_argument("--kind", default="", help="kinds whose name begins so")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--slow-seeds", type=int, default=0, help="trainings of each slow fault and base")
+    parser.add_argument("--records", default="", help="a file for the records of the independent kinds")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", SabunWarning)
+    if given.half == "independent":
+        records = independent(range(given.first_seed, given.first_seed + given.seeds), given.kind)
+        if given.records:
+            Path(given.records).write_text("".join(json.dumps(record) + "\n" for record in records))
+        judged(records)
+        return
     columns = ["half", "kinds", "false alarms", "rolled back or worse", "compared only", "seconds"]
     print(f"| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---:|")
     details = []
@@ -524,4 +611,6 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    import piped
+
+    piped.run(main)
