@@ -468,4 +468,4 @@ def test_an_unknown_way_is_refused() -> None:
     from sabun.errors import OptionError
 
     with pytest.raises(OptionError, match="fused must be"):
-        Optimizer(parameters(), 0.1, fused="triton")
+        Optimizer(parameters(), 0.1, fused="cuda")

@@ -256,7 +256,6 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
     if (
         not averaging.steps_iterate
-        or group["stochastic_rounding"]
         or (preconditioner.needs_matrix and (bucket.special or bucket.several))
         or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
@@ -268,6 +267,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
         state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like]], rows=rows,
+        places=[bucket.first + index for index in bucket.indices],
     )  # fmt: skip
     if done:
         _count(bucket)

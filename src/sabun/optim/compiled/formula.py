@@ -2,8 +2,9 @@
 
 With a diagonal preconditioner a step treats every entry of θ alike and independently. So it can be one pass over memory
 that reads p, g and the state and writes p and the state, the least that any implementation must move. :func:`step` is
-that pass as a formula over an abstract arithmetic, of which there are two: ``c_elementwise`` writes C, where one loop
-serves tensors of every shape, and ``inductor`` runs on lists of tensors under ``torch.compile``.
+that pass as a formula over an abstract arithmetic, of which there are three: ``c_elementwise`` writes C and
+``triton_elementwise`` Triton, where one loop serves tensors of every shape, and ``inductor`` runs on lists of tensors
+under ``torch.compile``.
 
 All numbers that a schedule may change are operands, never constants: a new learning rate compiles nothing.
 """
@@ -18,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import ElementwiseForm, MatrixForm, Preconditioner
 
-__all__ = ["Arithmetic", "Rule", "direction", "mass", "numbers", "rule_of", "step"]
+__all__ = ["Arithmetic", "Rule", "Statements", "direction", "mass", "numbers", "rule_of", "step"]
 
 V = TypeVar("V")
 
@@ -31,6 +32,31 @@ class Arithmetic(Protocol[V]):
     def div(self, x: V, y: V) -> V: ...
     def sqrt(self, x: V) -> V: ...
     def sign(self, x: V) -> V: ...
+
+
+class Statements:
+    """Arithmetic on names of variables in a program's text; every operation appends a statement to ``lines``.
+
+    ``form`` is a statement, with ``{name}`` and ``{expression}``.
+    """
+
+    def __init__(self, form: str) -> None:
+        self.lines: list[str] = []
+        self._form = form
+
+    def assign(self, expression: str) -> str:
+        name = f"t{len(self.lines)}"
+        self.lines.append(self._form.format(name=name, expression=expression))
+        return name
+
+    def add(self, x: str, y: str) -> str:
+        return self.assign(f"{x} + {y}")
+
+    def mul(self, x: str, y: str) -> str:
+        return self.assign(f"{x} * {y}")
+
+    def div(self, x: str, y: str) -> str:
+        return self.assign(f"{x} / {y}")
 
 
 @dataclass(frozen=True, eq=False)
