@@ -26,6 +26,9 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"weight_decay": 0.1, "decoupled": False, "maximize": True},
     {"start_up": "hold"},
     {"start_up": "unbiased"},
+    {"averaging": "ema(decay=0.8)", "weight_decay": 0.1},
+    {"averaging": "tail(start=1)"},
+    {"averaging": "schedule-free", "weight_decay": 0.1, "start_up": "unbiased"},
 )
 
 
@@ -59,7 +62,7 @@ def test_every_option_of_the_step_is_in_the_kernel(options: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("state_dtype", [None, "float32"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("preset", ["nesterov", "adamw", "nadamw", "lion"])
+@pytest.mark.parametrize("preset", ["nesterov", "adamw", "lion", "schedule-free-adamw"])
 def test_short_dtypes_equal_foreach_to_their_rounding(preset: str, dtype: torch.dtype, state_dtype: str | None) -> None:
     """Both compute in float32 and round what they store once; both go on from the same numbers after every step."""
     ours, twins = parameters(dtype), parameters(dtype)

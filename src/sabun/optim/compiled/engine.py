@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from sabun.errors import SabunWarning
+from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import formula
 from sabun.optim.compiled.c_compiler import NoCompilerError
 from sabun.optim.compiled.c_elementwise import ElementwiseTable
@@ -82,25 +83,32 @@ class Engine:
         state: Sequence[Tensors],
         rows: Sequence[Tensors] = (),
         places: Sequence[int] = (),
+        averaging: Averaging | None = None,
+        weight: float = 0.0,
     ) -> bool:
         """Step ``params`` and ``state`` in place and return True, or do nothing and return False.
 
-        ``state`` is the filter's buffers, then those of the preconditioner; ``rows`` are its columns of one number per
-        row; ``places`` are those of the parameters in the optimizer. Without a compiler a SabunWarning is raised once
-        (not for "auto"), and the result is False from then on.
+        ``state`` is the filter's buffers, then those of the preconditioner and of ``averaging``, if that is part of the
+        step (:func:`sabun.optim.compiled.formula.fuses`), with ``weight``; ``rows`` are columns of one number per row;
+        ``places`` are those of the parameters in the optimizer. Without a compiler a SabunWarning is raised once (not
+        for "auto"), and the result is False from then on.
         """
         compiled = preconditioner.compiled
         if compiled is None:
             return False
         form = MatrixTable if isinstance(compiled, MatrixForm) else ElementwiseTable
-        rule = formula.rule_of(filter_, preconditioner, group)
-        numbers = formula.numbers(rule, filter_, preconditioner, group, lr=lr, count=count)
+        rule = formula.rule_of(filter_, preconditioner, group, averaging)
+        numbers = formula.numbers(
+            rule, filter_, preconditioner, group, lr=lr, count=count, averaging=averaging, weight=weight
+        )
         at_random = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
         ways = _ways(group["fused"], params[0].device)
         for way in ways:
             on = TritonTable if way == "triton" else form
             if on in self._unavailable or (form is MatrixTable and way != "native") or (at_random and way != "triton"):
                 continue
+            if way == "inductor" and averaging is not None and averaging.like and params[0].dtype.itemsize == 2:
+                continue  # its average would be one of rounded parameters
             try:
                 if way == "inductor":
                     done = self._inductor(rule, numbers, params, grads, state)
