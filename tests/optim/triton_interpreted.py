@@ -155,6 +155,20 @@ def test_a_new_gradient_and_a_new_rate_compile_nothing() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
+def test_a_learning_rate_in_a_tensor_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"preconditioner": "adam", "weight_decay": 0.1, "averaging": "ema"}
+    params, twins = parameters(), parameters()
+    plain = run(twins, Optimizer(twins, 0.05, **options), 3)
+    monkeypatch.setattr(Optimizer, "_rate", lambda self, group: group["lr"])
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda self: pytest.fail("it was read"))
+    rate = torch.tensor([0.05], dtype=torch.float64)
+    optimizer = Optimizer(params, 0.05, fused="triton", **options)
+    optimizer.param_groups[0]["lr"] = rate
+    found = run(params, optimizer, 3)
+    assert optimizer.compile_s > 0
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-13)
+
+
 def test_memory_order_complex_numbers_and_gaps() -> None:
     torch.manual_seed(0)
     kernel, matrix = torch.randn(4, 3, 5, 5), torch.randn(6, 4)

@@ -45,7 +45,7 @@ class AveragingForm:
 
     update: Callable[[Any, Mapping[str, Any], Any, Any, Sequence[Any]], tuple[Any, list[Any]]]
     operands: tuple[str, ...]
-    numbers: Callable[[Any, float, float, float, int, float], tuple[float, ...]]
+    numbers: Callable[[Any, Any, float, float, int, float], tuple[Any, ...]]
 
 
 def _move(on: Any, k: Mapping[str, Any], p: Any, u: Any, state: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -150,9 +150,7 @@ def _mean(on: Any, k: Mapping[str, Any], p: Any, u: Any, state: Sequence[Any]) -
     return p, [on.add(on.mul(state[0], k["kept"]), on.mul(p, k["share"]))]
 
 
-def _mean_numbers(
-    mean: _RunningMean, lr: float, decay: float, weight: float, count: int, mass: float
-) -> tuple[float, ...]:
+def _mean_numbers(mean: _RunningMean, lr: Any, decay: float, weight: float, count: int, mass: float) -> tuple[Any, ...]:
     share = mean.share(count)
     return *_move_numbers(mean, lr, decay, weight, count, mass), 1 - share, share
 

@@ -170,9 +170,7 @@ def step(
 ) -> None:
     """Step a bucket at learning rate ``lr``. ``weight`` is that of the iterate in the average."""
     operands = _Operands.of(bucket, gradients)
-    # The numbers of a compiled step are sent to the device: a rate that is there already is not read.
-    compiled = group["fused"] and not isinstance(lr, Tensor)
-    if compiled and _step_compiled(engine, group, bucket, operands, cast("float", lr), weight):
+    if group["fused"] and _step_compiled(engine, group, bucket, operands, lr, weight):
         return
     fresh = _count(bucket)
     *others, last = _pieces(bucket, operands)
@@ -252,7 +250,7 @@ def _rotate(bucket: Bucket, operands: _Operands, state: State) -> None:
 
 
 def _step_compiled(
-    engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float, weight: float
+    engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float | Tensor, weight: float
 ) -> bool:
     """The same step in one pass over memory. False, and nothing is changed, where no compiled form can take it."""
     preconditioner, averaging = bucket.preconditioner, bucket.averaging

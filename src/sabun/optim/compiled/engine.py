@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from sabun.errors import SabunWarning
 from sabun.optim.averaging import Averaging
@@ -76,7 +77,7 @@ class Engine:
         filter_: FilterForm,
         preconditioner: Preconditioner,
         *,
-        lr: float,
+        lr: float | Tensor,
         count: int,
         params: Tensors,
         grads: Tensors,
@@ -97,18 +98,25 @@ class Engine:
         if compiled is None:
             return False
         form = MatrixTable if isinstance(compiled, MatrixForm) else ElementwiseTable
+        short = params[0].dtype.itemsize == 2
+        at_random = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
+        averaged = averaging is not None and bool(averaging.like)
+        ways = [
+            (way, on)
+            for way in _ways(group["fused"], params[0].device)
+            if (on := TritonTable if way == "triton" else form) not in self._unavailable
+            and (form is not MatrixTable or way == "native")
+            # Noise, and a rate that is on the device and not read, are for Triton only.
+            and (way == "triton" or not (at_random or isinstance(lr, Tensor)))
+            and (way != "inductor" or not (averaged and short))  # it would be an average of rounded parameters
+        ]
+        if not ways:
+            return False
         rule = formula.rule_of(filter_, preconditioner, group, averaging)
         numbers = formula.numbers(
             rule, filter_, preconditioner, group, lr=lr, count=count, averaging=averaging, weight=weight
         )
-        at_random = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
-        ways = _ways(group["fused"], params[0].device)
-        for way in ways:
-            on = TritonTable if way == "triton" else form
-            if on in self._unavailable or (form is MatrixTable and way != "native") or (at_random and way != "triton"):
-                continue
-            if way == "inductor" and averaging is not None and averaging.like and params[0].dtype.itemsize == 2:
-                continue  # its average would be one of rounded parameters
+        for way, on in ways:
             try:
                 if way == "inductor":
                     done = self._inductor(rule, numbers, params, grads, state)
@@ -121,7 +129,7 @@ class Engine:
                     table = self._table(form, params, state, rows, preconditioner)
                     done = table is not None and self._c(table, rule, numbers, grads)
             except NoCompilerError as error:
-                self._give_up(on, str(error), quietly=group["fused"] == "auto" or way != ways[-1])
+                self._give_up(on, str(error), quietly=group["fused"] == "auto" or way != ways[-1][0])
                 done = False
             if done:
                 return True
@@ -159,7 +167,7 @@ class Engine:
             self._tables[key] = table
         return table
 
-    def _c(self, table: PointerTable, rule: Rule, numbers: Sequence[float], grads: Tensors) -> bool:
+    def _c(self, table: PointerTable, rule: Rule, numbers: Sequence[Any], grads: Tensors) -> bool:
         arranged = table.arranged(grads) if table.accepts(grads) else None
         if arranged is None:
             return False
@@ -178,7 +186,7 @@ class Engine:
         self,
         table: TritonTable,
         rule: Rule,
-        numbers: Sequence[float],
+        numbers: Sequence[Any],
         grads: Tensors,
         places: Sequence[int],
         count: int,
@@ -201,7 +209,7 @@ class Engine:
         return True
 
     def _inductor(
-        self, rule: Rule, numbers: Sequence[float], params: Tensors, grads: Tensors, state: Sequence[Tensors]
+        self, rule: Rule, numbers: Sequence[Any], params: Tensors, grads: Tensors, state: Sequence[Tensors]
     ) -> bool:
         graph = self._graphs.find(rule, params)
         if graph is None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+
 from sabun.optim.averaging import Averaging, AveragingForm, moved
 from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import ElementwiseForm, MatrixForm, Preconditioner
@@ -131,14 +133,14 @@ def numbers(
     preconditioner: Preconditioner,
     group: Mapping[str, Any],
     *,
-    lr: float,
+    lr: float | Tensor,
     count: int,
     averaging: Averaging | None = None,
     weight: float = 0.0,
-) -> list[float]:
+) -> list[Any]:
     """The operands of step ``count`` (from 1) at learning rate ``lr``, in the order of ``Rule.operands``.
 
-    ``weight`` is that of the iterate in the average.
+    ``weight`` is that of the iterate in the average. Where ``lr`` is a tensor, so are the numbers made of it.
     """
     decay, decoupled = group["weight_decay"], group["decoupled"]
     divisor = 1.0 if preconditioner.scale_invariant else mass(filter_, count)

@@ -217,19 +217,23 @@ class TritonKernel:
         self._at_random = at_random
         self._real = torch.float64 if torch.float64 in dtypes else torch.float32
 
-    def __call__(self, table: TritonTable, numbers: Sequence[float], count: int) -> None:
-        """Step every tensor of the table; ``numbers`` are the rule's operands in step ``count``."""
+    def __call__(self, table: TritonTable, numbers: Sequence[float | Tensor], count: int) -> None:
+        """Step every tensor of the table; ``numbers`` are the rule's operands in step ``count``. None is read here."""
         if not table.programs:
             return
         device = table.params[0].device
-        operands = _sent([*numbers, count] if self._at_random else numbers, device, self._real)
+        made = {i: number for i, number in enumerate(numbers) if isinstance(number, Tensor)}
+        known = [0.0 if isinstance(number, Tensor) else number for number in numbers]
+        operands = _sent([*known, count] if self._at_random else known, device, self._real)
+        for i, number in made.items():
+            operands[i].copy_(number.reshape(()), non_blocking=True)
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             self._kernel[(table.programs,)](
                 table.addresses, table.plan, operands, len(table.params), table.chunk,
                 BLOCK=BLOCK, ALIGNED=table.aligned, num_warps=WARPS, enable_fp_fusion=True,
             )  # fmt: skip
 
-    def compile(self, table: TritonTable, numbers: Sequence[float], count: int) -> None:
+    def compile(self, table: TritonTable, numbers: Sequence[float | Tensor], count: int) -> None:
         """The first call. Raises NoCompilerError if the rule cannot be compiled here."""
         from triton.errors import TritonError  # has been imported
 
