@@ -25,6 +25,7 @@ from torch import nn
 from sabun import Optimizer, schemes
 from sabun.errors import SabunWarning
 from sabun.optim import PRECONDITIONERS
+from sabun.optim.averaging import AVERAGING
 from sabun.optim.compiled import formula, triton_elementwise
 from sabun.optim.compiled.triton_elementwise import BLOCK, WARPS, make, source
 from sabun.optim.filters import realize
@@ -33,7 +34,7 @@ HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
-# (scheme, preconditioner, group, dtypes of p, state and g, at random)
+# (scheme, preconditioner, group, dtypes of p, state and g, at random); the average by the same name
 PLAIN: dict[str, Any] = {"maximize": False, "weight_decay": 0.0, "decoupled": True}
 RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], bool]] = {
     "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), False),
@@ -41,7 +42,9 @@ RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], bool]] =
     "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), False),
     "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), False),
     "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), True),
-    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 6, False),
+    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), True),
+    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), False),
+    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, False),
 }
 
 
@@ -70,7 +73,9 @@ def ptx(name: str, *, aligned: bool = True) -> str:
     from triton.compiler import ASTSource
 
     scheme, preconditioner, group, dtypes, at_random = RULES[name]
-    rule = formula.rule_of(realize(schemes.get(scheme), None, "zero"), PRECONDITIONERS.make(preconditioner), group)
+    averaging = AVERAGING.make(name) if name in AVERAGING else None
+    filter_ = realize(schemes.get(scheme), None, "rest")
+    rule = formula.rule_of(filter_, PRECONDITIONERS.make(preconditioner), group, averaging)
     real = "*fp64" if F64 in dtypes else "*fp32"
     kernel = ASTSource(
         make(source(rule, dtypes, at_random=at_random)),
