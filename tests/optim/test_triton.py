@@ -79,7 +79,15 @@ def ptx(name: str, *, aligned: bool = True) -> str:
     real = "*fp64" if F64 in dtypes else "*fp32"
     kernel = ASTSource(
         make(source(rule, dtypes, at_random=at_random)),
-        {"addresses": "*i64", "plan": "*i64", "numbers": real, "tensors": "i32", "chunk": "i32"},
+        {
+            "addresses": "*i64",
+            "plan": "*i64",
+            "numbers": real,
+            "tensors": "i32",
+            "chunk": "i32",
+            "BLOCK": "constexpr",
+            "ALIGNED": "constexpr",
+        },
         {"BLOCK": BLOCK, "ALIGNED": aligned},
     )
     options = {"num_warps": WARPS, "enable_fp_fusion": True}

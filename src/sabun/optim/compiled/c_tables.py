@@ -53,7 +53,7 @@ class PointerTable:
         if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
             return None
         dtypes = tuple(column[0].dtype for column in columns)
-        if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
+        if not all(map(_is_plain, params)):
             return None
         device = params[0].device
         for column, dtype in zip(columns, dtypes, strict=True):
@@ -87,7 +87,7 @@ class PointerTable:
         """Whether the gradients have the shapes, the dtype and the device of their parameters."""
         dtype, device = self.dtypes[0], self.params[0].device
         for g, shape in zip(grads, self.shapes, strict=True):
-            if g.dtype is not dtype or g.device != device or g.shape != shape:
+            if g.dtype is not dtype or g.device != device or g.shape != shape or not _is_plain(g):
                 return False
         return True
 
@@ -98,6 +98,11 @@ class PointerTable:
     def compile(self, rule: Rule) -> CKernel:
         """The kernel of ``rule`` for these dtypes. Raises NoCompilerError if it cannot be compiled."""
         raise NotImplementedError
+
+
+def _is_plain(t: Tensor) -> bool:
+    """Whether a tensor's own memory has its entries, which of a wrapper (a collective in flight, say) it has not."""
+    return type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:
