@@ -121,8 +121,8 @@ class Engine:
                 if way == "inductor":
                     done = self._inductor(rule, numbers, params, grads, state)
                 elif way == "triton":
-                    table = self._table(TritonTable, params, state, rows, preconditioner)
-                    done = table is not None and self._triton(table, rule, numbers, grads, places, count, at_random)
+                    found = self._table(TritonTable, params, state, rows, preconditioner)
+                    done = found is not None and self._triton(found, rule, numbers, grads, places, count, at_random)
                 else:
                     if form is MatrixTable:
                         numbers.append(1 / formula.mass(filter_, count))
@@ -160,12 +160,12 @@ class Engine:
         table = self._tables.get(key)
         if isinstance(table, form) and table.serves(params, [*state, *rows], preconditioner):
             return table
-        table = form.of(params, state, rows, preconditioner)
-        if table is not None:
+        made = form.of(params, state, rows, preconditioner)
+        if made is not None:
             if len(self._tables) >= _LARGEST_NUMBER:
                 self._tables.clear()
-            self._tables[key] = table
-        return table
+            self._tables[key] = made
+        return made
 
     def _c(self, table: PointerTable, rule: Rule, numbers: Sequence[Any], grads: Tensors) -> bool:
         arranged = table.arranged(grads) if table.accepts(grads) else None

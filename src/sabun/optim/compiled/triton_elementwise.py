@@ -227,7 +227,8 @@ class TritonKernel:
         operands = _sent([*known, count] if self._at_random else known, device, self._real)
         for i, number in made.items():
             operands[i].copy_(number.reshape(()), non_blocking=True)
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        on_device: Any = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with on_device:
             self._kernel[(table.programs,)](
                 table.addresses, table.plan, operands, len(table.params), table.chunk,
                 BLOCK=BLOCK, ALIGNED=table.aligned, num_warps=WARPS, enable_fp_fusion=True,
