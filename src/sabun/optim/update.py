@@ -28,6 +28,7 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 from sabun.optim.buckets import Bucket, bound_on
 from sabun.optim.compiled.engine import Engine
+from sabun.optim.compiled.formula import fuses
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
 from sabun.optim.matrix_stacks import Stacks, runs, takes_stacks
@@ -202,9 +203,7 @@ def step(
 ) -> None:
     """Step a bucket at learning rate ``lr``. ``weight`` is that of the iterate in the average."""
     operands = _Operands.of(bucket, gradients)
-    # The numbers of a compiled step are sent to the device: a rate that is there already is not read.
-    compiled = group["fused"] and not isinstance(lr, Tensor)
-    if compiled and _step_compiled(engine, group, bucket, operands, cast("float", lr)):
+    if group["fused"] and _step_compiled(engine, group, bucket, operands, lr, weight):
         return
     fresh = _count(bucket)
     bound = bound_on(operands.params[0].device)
@@ -417,26 +416,32 @@ def _take(group: Mapping[str, Any], bucket: Bucket, stacks: Stacks, piece: _Piec
     return rotated and not bucket.low_precision_state
 
 
-def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float) -> bool:
+def _step_compiled(
+    engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float | Tensor, weight: float
+) -> bool:
     """The same step in one pass over memory. False, and nothing is changed, where no compiled form can take it."""
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
+    fused = fuses(averaging, preconditioner)
     if (
-        not averaging.steps_iterate
-        or group["stochastic_rounding"]
+        not (averaging.steps_iterate or fused)
         or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
-        or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
+        or (bucket.upcast and averaging.like and not fused)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):
         return False
     held = operands.state
     rows = [held[name] for name in preconditioner.matrix_keys if held[name][0] is not None]
+    averaged = [operands.averaged[name] for name in averaging.like] if fused else []
     done = engine.step(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
-        state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like]], rows=rows,
+        state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like], *averaged], rows=rows,
+        places=[bucket.first + index for index in bucket.indices],
+        averaging=averaging if fused else None, weight=weight,
     )  # fmt: skip
     if done:
         _count(bucket)
+    if done and not fused:
         averaging.follow(operands.params, operands.averaged, bucket.count)
     return done
 
