@@ -54,6 +54,7 @@ class Graph(TorchDispatchMode):
         return [
             (str(function), [repr(x) for x in tree_flatten((args, kwargs))[0] if not isinstance(x, Tensor)])
             for function, args, kwargs, _ in self.calls
+            if function.namespace == "aten"
         ]
 
 
