@@ -84,7 +84,6 @@ def divide_sequences(model: Block, mesh: object) -> None:
     )
 
     plan = {
-        "": PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)),
         "first": SequenceParallel(),
         "up": ColwiseParallel(input_layouts=Shard(1)),
         "down": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
@@ -92,6 +91,7 @@ def divide_sequences(model: Block, mesh: object) -> None:
         "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
     }
     parallelize_module(model, mesh, plan)
+    parallelize_module(model, mesh, PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)))
 
 
 class Collectives(TorchDispatchMode):

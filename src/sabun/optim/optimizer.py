@@ -179,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
         self._reset()
         self._declared = declarations(matrices)
         if not isinstance(params, Tensor):
-            params = [*params]
+            params = params if isinstance(params, set) else [*params]  # torch 2.15 warns of a set
             self._joining = _groups_of(params)
         super().__init__(params, defaults)
         self._found, self._joining = None, []
