@@ -67,6 +67,7 @@ class Averaging(Role):
     - ``like``: names of its state tensors, shaped as the parameter, which begin as copies of it.
     - ``counts_steps``: :meth:`follow` reads the number of the step.
     - ``steps_iterate``: gradients are taken at the iterate itself, not at a point beside it.
+    - ``decays_first``: in :meth:`move` the weight decay is a factor on θ, and comes before all else.
     - ``running``: scalars that a parameter group keeps in checkpoints, with their initial values.
     - ``compiled``: its compiled form; None: :meth:`follow` comes after the compiled step, or the step is foreach where
       gradients are not taken at the iterate.
@@ -76,6 +77,7 @@ class Averaging(Role):
     like: ClassVar[tuple[str, ...]] = ()
     counts_steps: ClassVar[bool] = False
     steps_iterate: ClassVar[bool] = True
+    decays_first: ClassVar[bool] = True
     running: ClassVar[Mapping[str, object]] = {}
     compiled: ClassVar[AveragingForm | None] = None
 
@@ -243,6 +245,7 @@ class ScheduleFree(Averaging):
     source: ClassVar[str] = "Defazio et al. 2024, arXiv 2405.15682"
     like: ClassVar[tuple[str, ...]] = ("base_point",)
     steps_iterate: ClassVar[bool] = False
+    decays_first: ClassVar[bool] = False
     compiled: ClassVar[AveragingForm] = AveragingForm(
         _schedule_free, ("z_by_y", "y_by_y", "y_by_z", "y_by_u", "z_by_u"), _schedule_free_numbers
     )
