@@ -414,7 +414,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         path: Path) -> None:  # fmt: skip
     """Everything that is not stored yet, then the records."""
     seconds = seconds_per_run(profile, tasks, arms)
-    lattices = [] if profile.repeat else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
+    lattices = [] if profile.part else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
     guess = {arm: ARMS[arm].rate for arm in arms}
     planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
@@ -429,8 +429,9 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         return
     progress = Progress(planned, workers)
     _all(profile, lattices, workers, progress)
-    if profile.repeat:  # around the same centre
-        starts = {arm: load(RESULTS / f"{profile.name}.json").about["centres"][arm] for arm in arms}
+    if profile.part:  # a search more: around the centres that there are
+        known = load(RESULTS / "full.json").about["centres"]
+        starts = {arm: known[OURS if arm in CANDIDATES else arm] for arm in arms}
     else:
         starts = centres(profile, [task for task in profile.tasks if part_of(task) == DEVELOPMENT], arms)
     _all(profile, jobs_of(profile, tasks, arms, seconds, starts), workers, progress)
