@@ -118,4 +118,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import piped
+
+    piped.run(main)

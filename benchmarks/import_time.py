@@ -36,4 +36,6 @@ def main(turns: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    import piped
+
+    piped.run(lambda: main(int(sys.argv[1]) if len(sys.argv) > 1 else 15))

@@ -58,8 +58,11 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU). ``part``: of which families
-    only; ``repeat``: which search, 0 the one whose records the page shows, the others without tolerance."""
+    """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
+
+    ``part``: the families of one part only; ``repeat``: which search, 0 the one whose records the page shows. Either is
+    without tolerance.
+    """
 
     name: str
     minutes: int
@@ -459,7 +462,7 @@ def main() -> int:
     parser.add_argument("--quick", dest="profile", action="store_const", const="quick", help="short for a profile")
     parser.add_argument("--candidates", dest="profile", action="store_const", const="candidates",
                         help="the preset with one ingredient changed, on development families")  # fmt: skip
-    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search two arms again; N: the how many-th time")
+    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search two arms again, the N-th time")
     parser.add_argument("--part", choices=[DEVELOPMENT, CHECK], help="only the families of one part")
     parser.add_argument("--task", action="append", default=[], choices=[*TASKS], help="only this task (repeatable)")
     parser.add_argument("--arm", action="append", default=[], choices=[*ARMS], help="only this arm (repeatable)")
@@ -515,4 +518,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import piped
+
+    piped.run(main)

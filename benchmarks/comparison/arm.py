@@ -19,7 +19,7 @@ class Arm:
     """One arm. ``rate`` is the documented learning rate.
 
     ``choices``: name → values of each further hyperparameter; ``fixed``: the schedule of an arm that is not tuned, else
-    None; ``ours``: whether its records depend on this project's optimizer; ``definition``: what decides its runs besides
+    None; ``ours``: whether its records depend on this project's optimizer; ``definition``: what decides its runs beside
     the files that they go through.
     """
 

@@ -153,4 +153,6 @@ def main(argv: Iterable[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import piped
+
+    piped.run(main)

@@ -258,6 +258,18 @@ def test_the_command_writes_table_figures_and_picture(
         assert picture.read_bytes().startswith(b"<svg" if suffix == "svg" else b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["a<b & c.json", "\udce9.json"])
+def test_a_picture_is_written_whatever_the_file_of_shapes_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "Bandwidth", lambda device: Bandwidth(device, numel=1000))
+    shapes, picture = tmp_path / name, tmp_path / "ratios.svg"
+    shapes.write_text("[[4, 4]]", encoding="utf-8")
+    command.bench(["momentum"], str(shapes), rounds=1, picture=picture)
+    title = next(iter(ET.parse(picture).getroot().iter("{http://www.w3.org/2000/svg}text"))).text
+    assert name.replace("\udce9", "\ufffd") in title
+
+
 @pytest.mark.parametrize("path", ["ratios.gif", "nowhere/ratios.svg"])
 def test_a_picture_that_could_not_be_written_is_refused_first(small: str, path: str) -> None:
     app = typer.Typer()

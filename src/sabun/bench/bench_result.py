@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from html import escape
 from typing import Any
+
+from sabun.text_safety import visible
 
 __all__ = ["BenchResult", "BenchRow", "line", "picture", "table"]
 
@@ -104,7 +107,8 @@ def picture(result: BenchResult) -> str:
         'font-family="sans-serif" font-size="13" fill="#222">',
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="12" y="22" font-weight="bold">Step time relative to the baseline of the same round: '
-        f"{result.shapes}, {result.parameters / 1e6:.1f}M parameters in {result.tensors} tensors</text>",
+        f"{escape(visible(result.shapes))}, {result.parameters / 1e6:.1f}M parameters in {result.tensors} tensors"
+        "</text>",
     ]
     y, contest = 36, ""
     for row in rows:
