@@ -44,9 +44,9 @@ from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
 from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
-from comparison.page import against, candidates_table, charts, lines_of, page  # noqa: E402
+from comparison.page import against, candidates_by_task, candidates_table, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
-from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
+from comparison.scores import ArmResult, Curve, Results, TaskResult, with_arms  # noqa: E402
 from comparison.spaces import CENTRES, FIRST, decay_at, start_of  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
@@ -387,12 +387,24 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def candidates() -> Results:
+    """The stored records of the candidates and of the preset beside them, with the baseline that sets the targets."""
+    return with_arms(load(RESULTS / "candidates.json"), load(RESULTS / "full.json"), {BASELINE: BASELINE})
+
+
+def repeats() -> list[Results]:
+    """The stored records of the repeated searches."""
+    return [load(path) for path in sorted(RESULTS.glob("repeat-*.json"))]
+
+
 def fill_candidates() -> None:
-    """The table of the candidates in docs/research/families.md, from their stored records."""
-    path, mark = Path("docs/research/families.md"), "<!-- table: candidates -->\n\n"
-    head, _, rest = path.read_text(encoding="utf-8").partition(mark)
-    made = "\n".join(candidates_table(load(RESULTS / "candidates.json")))
-    path.write_text(head + mark + made + rest[rest.index("\n\n") + 1 :], encoding="utf-8")
+    """The tables of the candidates in docs/research/families.md, from their stored records."""
+    path, results = Path("docs/research/families.md"), candidates()
+    text = path.read_text(encoding="utf-8")
+    for name, made in (("candidates", candidates_table(results)), ("by task", candidates_by_task(results))):
+        head, mark, rest = text.partition(f"<!-- table: {name} -->\n\n")
+        text = head + mark + "\n".join(made) + rest[rest.index("\n\n") + 1 :]
+    path.write_text(text, encoding="utf-8")
 
 
 def render(name: str) -> None:
@@ -400,11 +412,13 @@ def render(name: str) -> None:
     from pictures import save
 
     fill_candidates()
+    if name == "candidates":
+        return
     results = load(RESULTS / f"{name}.json")
     for label, chart in charts(results).items():
         save(chart, Path("docs/images") / f"benchmark-{name}-{label}.svg")
     to = Path("docs") / ("benchmark.md" if name == "full" else f"benchmark-{name}.md")
-    to.write_text(page(results), encoding="utf-8")
+    to.write_text(page(results, repeats() if name == "full" else ()), encoding="utf-8")
     for claim, line in lines_of(results).items():
         print(f"  {claim}: {line or 'not measured'}")
     print(to)
@@ -491,6 +505,8 @@ def main() -> int:
         print(CENTRES)
         return 0
     if given.repeat:
+        if profile.name != "full" or given.repeat < 0:
+            parser.error("--repeat N, from 1, searches again in the full profile: leave --profile out.")
         profile = replace(profile, part=DEVELOPMENT, repeat=given.repeat)
     part = given.part or profile.part
     tasks = [name for name in given.task or profile.tasks if part in (None, part_of(name))]
@@ -508,7 +524,9 @@ def main() -> int:
     if whole:
         render(profile.name)
         return 0
-    results = load(path)
+    results = (
+        load(path) if BASELINE in arms else with_arms(load(path), load(RESULTS / "full.json"), {BASELINE: BASELINE})
+    )
     for claim, line in lines_of(results).items():
         print(f"  {claim}: {line or 'not measured'}")
     for arm in (arm for arm in arms if arm in CANDIDATES):

@@ -18,11 +18,12 @@ LEFT_OUT = (
     variant("the rest at the same rate", rest={"lr_factor": 1.0}),
     variant("the rest without look-ahead", rest={"scheme": "heavy-ball(0.9)"}),
     variant("one decay for all", rest={"weight_decay": 0.01}),
-    variant("coupled decay", decoupled=False),
+    variant("coupled decay", {"decay": (0.0, 0.3, 0.03, 0.003)}, decoupled=False),
     variant("no decay", {"decay": (0.0,)}),
 )
 """Without look-ahead: γ = 0, plain momentum. The rate of the rest without second moments is 4 times that of the hidden
-matrices because the centre of SGD's rates is 4 times ours."""
+matrices because the centre of SGD's rates is 4 times ours. A coupled decay has another scale, and no centre: the
+search begins without one."""
 
 ADDED = (
     variant("even rows", preconditioner="spectral(row_normalization=True, beta2=0.95)"),

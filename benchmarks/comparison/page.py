@@ -14,9 +14,11 @@ from comparison.scores import (
     Unit,
     each_against_the_rest,
     final_losses,
+    loss_ratio,
     lost,
     profile,
     ratio,
+    repeated,
     spread_ratio,
     step_cost,
     tolerance_ratio,
@@ -24,7 +26,9 @@ from comparison.scores import (
 )
 from comparison.spaces import CENTRED
 
-__all__ = ["Claim", "against", "candidates_table", "charts", "claims", "page", "reached"]
+__all__ = [
+    "Claim", "against", "candidates_by_task", "candidates_table", "charts", "claims", "page", "reached", "resolution",
+]  # fmt: skip
 
 PARTS = (DEVELOPMENT, CHECK)
 
@@ -153,11 +157,11 @@ def charts(results: Results) -> dict[str, Any]:
     return made
 
 
-def page(results: Results, images: str = "images/benchmark") -> str:
-    """The page as Markdown."""
+def page(results: Results, repeats: Sequence[Results] = (), images: str = "images/benchmark") -> str:
+    """The page as Markdown. ``repeats``: results of further searches."""
     lines = ["# The benchmark: sabun and other optimizers, each searched where its optimum is", "", *_head(results)]
     if results.tasks:
-        lines += [*_targets(results), *_pictures(results, images)]
+        lines += [*_targets(results), *resolution(results, repeats), *_pictures(results, images)]
         for part in PARTS:
             if results.only(part).tasks:
                 lines += _of_part(results.only(part), part)
@@ -364,8 +368,8 @@ def _protocol() -> list[str]:
         "",
         "**Commands**: `make benchmark` (at most 100 minutes on two quiet cores; a killed run goes on), "
         "`make benchmark QUICK=1` (at most 12 minutes), `python benchmarks/suite.py --plan` (what would run, and how "
-        "long it would take here), `--part development` (only what may be chosen on), `--arm NAME` (candidates for the "
-        "preset, on development families).",
+        "long it would take here), `--part development` (only what may be chosen on), `--candidates` (the preset "
+        "with one ingredient changed, on development families), `--repeat 1` (two arms searched again).",
         "",
     ]  # fmt: skip
 
@@ -381,16 +385,70 @@ def decays_table() -> list[str]:
 
 
 def candidates_table(results: Results) -> list[str]:
-    """Markdown: steps to target of the preset and of each candidate, relative to the preset's and to rivals'."""
-    peers = [OURS, "Muon + AdamW", "NorMuon + AdamW", "SOAP"]
+    """Markdown: what each candidate takes of the preset's steps, and the lowest loss that it reaches."""
     rows = []
-    for arm in (OURS, *(name for name in CANDIDATES if _has(results, name))):
-        found = [None if arm == peer else ratio(results, arm, peer) for peer in peers]
-        found.append(worst_of(results, arm, _rivals(results)))
-        rows.append(["**the preset**" if arm == OURS else arm, *map(_estimate, found)])
-    return table(
-        ["steps of", "of the preset", *(f"of {name}" for name in peers[1:]), "of each task's best rival"], rows
-    )
+    for arm in (name for name in CANDIDATES if _has(results, name)):
+        found, both, loss = (ratio(results, arm, OURS), ratio(results, arm, OURS, goal="both"),
+                             loss_ratio(results, arm, OURS))  # fmt: skip
+        rows.append([arm, *map(_estimate, (found, both, loss)), _span(found)])
+    head = ["the preset with", "steps to target", "steps to the loss that both reach", "lowest loss",
+            "steps, one family left out"]  # fmt: skip
+    return table(head, rows)
+
+
+def candidates_by_task(results: Results) -> list[str]:
+    """Markdown: steps to target of each candidate relative to the preset's, by task; the faster ones in bold."""
+    rows = []
+    for arm in (name for name in CANDIDATES if _has(results, name)):
+        by_task = found.by_task if (found := ratio(results, arm, OURS)) else {}
+        rows.append([arm, *(_lower(by_task.get(task)) for task in results.tasks)])
+    return table(["the preset with", *results.tasks], rows)
+
+
+def _lower(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"**{number(value)}**" if value < 1 else number(value)
+
+
+def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
+    """Markdown: how much of a figure of development families another search changes."""
+    rows, least = [], []
+    tasks = [len(results.only(part).tasks) for part in PARTS]
+    for again in repeats:
+        peers = [name for name in RIVALS if _has(again, name)]
+        figures: list[tuple[str, str | None]] = [(name, None) for name in (OURS, *peers)]
+        for ours, theirs in [*figures, *((OURS, name) for name in peers)]:
+            found = repeated(results, again, ours, theirs)
+            if found is None:
+                continue
+            factors = [found.resolution(count) for count in tasks]
+            least += [factors] if theirs is not None else []
+            by_task = found.moved.by_task.values()
+            rows.append([
+                f"steps of {ours}" + (f" / {theirs}" if theirs else ""), str(len(by_task)), _estimate(found.moved),
+                f"{number(min(by_task))}–{number(max(by_task))}", number(found.spread), *map(number, factors),
+            ])  # fmt: skip
+    if not least:
+        return []
+    head = ["figure", "tasks", "second search / first", "by task", "spread", "resolution, development",
+            "resolution, check"]  # fmt: skip
+    spans = [f"{number(1 / max(column))} and {number(max(column))}" for column in zip(*least, strict=True)]
+    return [
+        "## Resolution",
+        "",
+        "Two arms searched again around the same centre, with other trials and another seed of the search, on "
+        "development families (`python benchmarks/suite.py --repeat 1`). Targets and evaluation seeds are the same, so "
+        "what moves is the doing of the search alone. *Spread*: the factor by which one search moves the figure of one "
+        "task (standard deviation of the logarithm). *Resolution*: the factor within which the mean over the tasks of "
+        "a part lies around that of many searches, 95%.",
+        "",
+        *table(head, rows),
+        f"**One search does not tell a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) from "
+        "1.** The intervals over tasks and families contain this noise. The other arms were not searched again; they "
+        "are taken to be as noisy.",
+        "",
+    ]
 
 
 def against(results: Results, name: str) -> Mapping[str, str]:
