@@ -60,8 +60,8 @@ SCHEMA = 2
 class Profile:
     """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
 
-    ``part``: the families of one part only; ``repeat``: which search, 0 the one whose records the page shows. Either is
-    without tolerance.
+    ``names``: only these tasks, of development families; ``repeat``: which search, 0 the one whose records the page
+    shows. Either is without tolerance.
     """
 
     name: str
@@ -70,18 +70,18 @@ class Profile:
     trials: int
     seeds: int
     per_family: int | None = None
-    part: str | None = None
+    names: tuple[str, ...] = ()
     repeat: int = 0
 
     @property
     def tolerance(self) -> tuple[str, ...]:
         """Arms whose valley is followed on both sides until it ends."""
-        return () if self.part or self.repeat else (BASELINE, OURS)
+        return () if self.names else (BASELINE, OURS)
 
     @property
     def arms(self) -> tuple[str, ...]:
         """The arms of the profile."""
-        return REPEATED if self.repeat else (OURS, *CANDIDATES) if self.part else (*TUNED, *UNTUNED)
+        return REPEATED if self.repeat else (OURS, *CANDIDATES) if self.names else (*TUNED, *UNTUNED)
 
     @property
     def file(self) -> str:
@@ -90,15 +90,21 @@ class Profile:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of the profile: all, or those of a part, or the first ones of each family."""
+        """The tasks of the profile: all, or those that it names, or the first ones of each family."""
         taken: dict[str, int] = {}
         chosen = []
         for name, task in TASKS.items():
             taken[task.family] = taken.get(task.family, 0) + 1
-            if self.part in (None, part_of(name)) and taken[task.family] <= (self.per_family or math.inf):
+            if name in (self.names or TASKS) and taken[task.family] <= (self.per_family or math.inf):
                 chosen.append(name)
         return chosen
 
+
+QUICKER = (
+    "concrete", "wine-quality", "housing", "word-bag", "skip-gram", "digits-cnn-norm", "shakespeare-lstm",
+    "shakespeare-fused", "cifar-diffusion", "citeseer-gcn", "digits-autoencoder",
+)  # fmt: skip
+"""The quicker tasks of every development family, on which candidates and repeated searches run."""
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -106,7 +112,7 @@ PROFILES: Mapping[str, Profile] = {
         Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
         Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
         Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
-        Profile("candidates", 40, Sizing(1.0), trials=4, seeds=3, part=DEVELOPMENT),
+        Profile("candidates", 25, Sizing(1.0), trials=4, seeds=3, names=QUICKER),
     )
 }
 REPEATED = (OURS, "Muon + AdamW")
@@ -431,7 +437,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         path: Path) -> None:  # fmt: skip
     """Everything that is not stored yet, then the records."""
     seconds = seconds_per_run(profile, tasks, arms)
-    lattices = [] if profile.part else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
+    lattices = [] if profile.names else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
     guess = {arm: ARMS[arm].rate for arm in arms}
     planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
@@ -446,7 +452,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         return
     progress = Progress(planned, workers)
     _all(profile, lattices, workers, progress)
-    if profile.part:  # a search more: around the centres that there are
+    if profile.names:  # a search more: around the centres that there are
         known = load(RESULTS / "full.json").about["centres"]
         starts = {arm: known[OURS if arm in CANDIDATES else arm] for arm in arms}
     else:
@@ -507,9 +513,8 @@ def main() -> int:
     if given.repeat:
         if profile.name != "full" or given.repeat < 0:
             parser.error("--repeat N, from 1, searches again in the full profile: leave --profile out.")
-        profile = replace(profile, part=DEVELOPMENT, repeat=given.repeat)
-    part = given.part or profile.part
-    tasks = [name for name in given.task or profile.tasks if part in (None, part_of(name))]
+        profile = replace(profile, names=QUICKER, repeat=given.repeat)
+    tasks = [name for name in given.task or profile.tasks if given.part in (None, part_of(name))]
     arms = given.arm or [*profile.arms]
     if set(arms) & set(CANDIDATES):
         try:
