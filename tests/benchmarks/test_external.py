@@ -70,7 +70,7 @@ def test_an_untuned_arm_keeps_its_rate_and_the_others_take_what_is_drawn() -> No
 
 
 def test_the_identity_of_an_arm_names_what_it_is_made_of() -> None:
-    assert identity("AdamW") == f"torch {torch.__version__}"
+    assert identity("AdamW").partition("+")[0] == f"torch {torch.__version__.partition('+')[0]}"
     assert "pytorch_optimizer 4" in identity("SOAP")
     assert identity(OURS).split(", ")[1].startswith("sabun ")
     assert identity(OURS) == identity(f"{OURS}, untuned")

@@ -3,7 +3,7 @@
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
 trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel; ``placed`` steps
-hidden matrices in several placements. All ranks see the same batches.
+hidden matrices in several placements, and moves their checkpoints. All ranks see the same batches.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ def divide_sequences(model: Block, mesh: object) -> None:
     )
 
     plan = {
-        "": PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)),
         "first": SequenceParallel(),
         "up": ColwiseParallel(input_layouts=Shard(1)),
         "down": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
@@ -92,6 +91,7 @@ def divide_sequences(model: Block, mesh: object) -> None:
         "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
     }
     parallelize_module(model, mesh, plan)
+    parallelize_module(model, mesh, PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Shard(1)))
 
 
 class Collectives(TorchDispatchMode):
@@ -100,55 +100,174 @@ class Collectives(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, int]] = []
+        self.sent = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.namespace in ("c10d", "_c10d_functional") and "wait" not in function.__name__:
             first = args[1] if "alltoall" in function.__name__ else args[0]
             tensors = first if isinstance(first, list | tuple) else [first]
+            if "alltoall" in function.__name__:  # (received, given, group, sizes of the parts received, and sent)
+                kept = args[4][dist.get_rank(dist.ProcessGroup.unbox(args[2]))]
+                self.sent += (args[1].shape[0] - kept) * args[1].element_size()
             self.calls.append((function.__name__, sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))))
         return function(*args, **(kwargs or {}))
 
 
 HIDDEN = [(24, 16), (16, 24), (17, 16), (16, 16), (24, 16)]
+EXPERTS = [(8, 12, 8), (4, 8, 12)]
+UNEVEN = [(5, 12, 8), (2, 8, 12)]
+EVEN = [(24, 16), (16, 24), (24, 16), (16, 24)]
+RULES = ("spectral", "spectral(row_normalization=True)", "kronecker(refresh_every=2)")
+
+# Shapes, ranks along each dimension of the mesh, and what they divide ("-": nothing). "tp" stands for tensor
+# parallelism, by columns and by rows in turn, and FSDP2 after it.
+PLACED = {
+    "rows": (HIDDEN, (4,), "0"),
+    "columns": (HIDDEN, (4,), "1"),
+    "replicas": (HIDDEN, (2, 2), "-0"),
+    "both": (HIDDEN, (2, 2), "01"),
+    "rows twice": (HIDDEN, (2, 2), "00"),
+    "tensor parallel": (EVEN, (2, 2), "tp"),
+    "nothing": (HIDDEN, (4,), "-"),
+    "experts": (EXPERTS, (4,), "0"),
+    "uneven experts": (UNEVEN, (4,), "0"),
+    "experts and rows": (EXPERTS, (2, 2), "10"),
+    "experts of replicas": (EXPERTS, (2, 2), "-0"),
+}
 
 
-def owned(mesh: object, placements: list[object]) -> dict[str, object]:
-    """Hidden matrices in one bucket, placed alike: the collectives of a step, its matrices, and the parameters."""
-    from torch.distributed.tensor import distribute_tensor
-
+def start(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    start = [torch.randn(shape, generator=generator) for shape in HIDDEN]
-    params = [nn.Parameter(distribute_tensor(t, mesh, placements)) for t in start]
-    optimizer = sabun.Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral")
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def hidden(tensors: list[torch.Tensor], ranks: tuple[int, ...] = (), divided: str = "") -> nn.Module:
+    """A module with these weights, divided among ranks."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model = nn.Module()
+    mesh = dist.init_device_mesh("cpu", ranks, mesh_dim_names=("first", "second")[: len(ranks)]) if ranks else None
+    for i, tensor in enumerate(tensors):
+        name = f"number_{i}"
+        if divided == "tp":
+            layer = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, dtype=tensor.dtype)
+            layer.weight.data.copy_(tensor)
+            parallelize_module(layer, mesh["second"], RowwiseParallel() if i % 2 else ColwiseParallel())
+            fully_shard(layer, mesh=mesh["first"])
+            model.register_parameter(name, layer.weight)
+        else:
+            ways = [Replicate() if way == "-" else Shard(int(way)) for way in divided]
+            tensor = distribute_tensor(tensor, mesh, ways) if ranks else tensor.clone()
+            model.register_parameter(name, nn.Parameter(tensor))
+    return model
+
+
+def optimizer_of(model: nn.Module, rule: str) -> torch.optim.Optimizer:
+    three = next(model.parameters()).ndim == 3
+    return sabun.Optimizer(
+        model.named_parameters(), 0.1, scheme="nesterov", preconditioner=rule,
+        matrices={"*": "stack" if three else "matrix"},
+    )  # fmt: skip
+
+
+def go(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, steps: int) -> None:
+    """Gradients that are equal to the bit however the weights are divided."""
+    for n in range(first, first + steps):
+        for p in model.parameters():
+            p.grad = torch.sin(p.detach() * (n + 2))
+        optimizer.step()
+
+
+def local(t: torch.Tensor) -> torch.Tensor:
+    return t.to_local() if isinstance(t, DTensor) else t
+
+
+def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of the state that this rank holds: that of matrices, and all."""
+    sizes: dict[str, int] = {"matrices": 0, "all": 0}
+    for state in optimizer.state.values():
+        for key, t in state.items():
+            sizes["all"] += local(t).nbytes
+            sizes["matrices"] += local(t).nbytes if not key.startswith(("velocity", "step")) else 0
+    return sizes
+
+
+def owned(name: str, rule: str) -> dict[str, object]:
+    """Four steps in a placement: the collectives of the last, its matrices, the state, and the parameters."""
+    shapes, ranks, divided = PLACED[name]
+    model = hidden(start(shapes, torch.float64), ranks, divided)
+    optimizer = optimizer_of(model, rule)
     matrices: list[int] = []
     original = spectral.orthogonalize_all
     spectral.orthogonalize_all = lambda stacks, **options: (
         matrices.append(sum(map(len, stacks))),
         original(stacks, **options),
     )[1]
-    for n in range(4):
-        for p in params:
-            p.grad = torch.sin(p.detach() * (n + 2))
-        matrices.clear()
-        with Collectives() as collectives:
-            optimizer.step()
-    calls = [list(call) for call in collectives.calls]
-    shards = sum(p.to_local().nbytes for p in params)
-    return {"calls": calls, "matrices": sum(matrices), "shards": shards, "params": [p.full_tensor() for p in params]}
-
-
-def placed(world: int) -> dict[str, dict[str, object]]:
-    """Of FSDP2, tensor parallelism by columns, HSDP, and FSDP2 with tensor parallelism."""
-    from torch.distributed.tensor import Replicate, Shard
-
-    line = dist.init_device_mesh("cpu", (world,))
-    plane = dist.init_device_mesh("cpu", (2, world // 2))
+    go(model, optimizer, 0, 3)
+    matrices.clear()
+    with Collectives() as collectives:
+        go(model, optimizer, 3, 1)
+    spectral.orthogonalize_all = original
     return {
-        "rows": owned(line, [Shard(0)]),
-        "columns": owned(line, [Shard(1)]),
-        "replicas": owned(plane, [Replicate(), Shard(0)]),
-        "both": owned(plane, [Shard(0), Shard(1)]),
+        "calls": [list(call) for call in collectives.calls],
+        "matrices": sum(matrices),
+        "shards": sum(local(p).nbytes for p in model.parameters()),
+        "state": held(optimizer),
+        "params": list(whole(model).values()),
     }
+
+
+def moved(name: str, rule: str, directory: Path) -> dict[str, object]:
+    """A checkpoint of this placement after three steps, and one of one process that goes on here."""
+    shapes, ranks, divided = PLACED[name]
+    model = hidden(start(shapes, torch.float64), ranks, divided)
+    optimizer = optimizer_of(model, rule)
+    go(model, optimizer, 0, 3)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=FLAT)
+    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=str(directory / f"{name}, {rule}"))
+    _, full = get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True))
+    again = hidden([torch.zeros(shape, dtype=torch.float64) for shape in shapes], ranks, divided)
+    resumed = optimizer_of(again, rule)
+    load(again, resumed, directory / f"one, {name}, {rule}")
+    go(again, resumed, 3, 3)
+    return {"full": full["state"], "resumed": list(whole(again).values())}
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, place: Path) -> None:
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=FLAT)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    dcp.load(state, checkpoint_id=str(place), no_dist=not dist.is_initialized())
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=FLAT
+    )  # fmt: skip
+
+
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+MOVED = ("rows", "both", "experts")
+
+# The hidden matrices of four layers of width 256: 12 MiB in float32.
+LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
+
+
+def sized(world: int) -> dict[str, object]:
+    """The last of two steps on those layers under FSDP2: its collectives, and the state; and the state of SOAP."""
+    results = {}
+    for rule, steps in (("spectral", 2), ("kronecker", 1)):
+        model = hidden(start(LAYERS, torch.float32), (world,), "0")
+        optimizer = optimizer_of(model, rule)
+        go(model, optimizer, 0, steps - 1)
+        with Collectives() as collectives:
+            go(model, optimizer, steps - 1, 1)
+        calls = [list(call) for call in collectives.calls]
+        results[rule] = {"calls": calls, "sent": collectives.sent, "state": held(optimizer)}
+    return results
+
+
+def placed(world: int, directory: Path) -> dict[str, dict[str, object]]:
+    results = {f"{name}, {rule}": owned(name, rule) for name in PLACED for rule in RULES}
+    results |= {f"moved {name}, {rule}": moved(name, rule, directory) for name in MOVED for rule in RULES[1:]}
+    return {**results, **sized(world)}
 
 
 def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
@@ -196,11 +315,11 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
     results = {}
     mesh = dist.init_device_mesh("cpu", (world,))
-    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    options = FLAT
     if mode == "sequence":
         results = sequences(mesh)
     elif mode == "placed":
-        results = placed(world)
+        results = placed(world, directory)
     for name, make in ARMS.items() if mode not in ("sequence", "placed") else ():
         model = network()
         if mode == "ddp":

@@ -6,15 +6,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from distributed_worker import ARMS, HIDDEN, SEQUENCES, SEQUENTIAL, Block, network, train
-from torch import Tensor
+import torch.distributed.checkpoint as dcp
+from distributed_worker import (
+    ARMS,
+    FLAT,
+    MOVED,
+    PLACED,
+    RULES,
+    SEQUENCES,
+    SEQUENTIAL,
+    Block,
+    go,
+    held,
+    hidden,
+    load,
+    network,
+    optimizer_of,
+    start,
+    train,
+)  # fmt: skip
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from training import batches
-
-import sabun
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
@@ -87,35 +105,103 @@ def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path
             torch.testing.assert_close(found[name][key], p.detach(), rtol=0, atol=1e-12, msg=say)
 
 
-def test_matrices_go_to_their_owners_and_back(tmp_path: Path) -> None:
-    """A step is two all-to-alls of the shards, and a sum over replicas; each matrix is computed once."""
-    world = 4
-    whole = launch("placed", tmp_path, world)
-    ranks = [whole, *(torch.load(tmp_path / f"placed-{world}-{r}.pt", weights_only=True) for r in range(1, world))]
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.randn(shape, generator=generator).requires_grad_() for shape in HIDDEN]
-    optimizer = sabun.Optimizer(params, 0.1, scheme="nesterov", preconditioner="spectral")
-    for n in range(4):
-        for p in params:
-            p.grad = torch.sin(p.detach() * (n + 2))
-        optimizer.step()
-    held = sum(p.nbytes for p in params)
-    for name, times in (("rows", 1), ("columns", 1), ("replicas", 1), ("both", world)):
-        found = [rank[name] for rank in ranks]
-        assert sum(one["matrices"] for one in found) == times * len(HIDDEN)
-        assert all(one["matrices"] > 0 for one in found)
-        for one in found:
-            for a, p in zip(one["params"], params, strict=True):
-                torch.testing.assert_close(a, p.detach(), rtol=0, atol=1e-6)
-            if name == "both":  # which every rank gathers
-                continue
-            (there, sent), (back, _), *over_replicas = one["calls"]
-            assert there == back
-            assert "alltoall" in there
-            if name == "replicas":
-                assert [("allreduce" in call, size) for call, size in over_replicas] == [(True, one["shards"])]
-            else:
-                assert over_replicas == []
-                assert sent == one["shards"]
-        if name != "both":  # there and back, whatever the number of ranks
-            assert sum(size for one in found for call, size in one["calls"] if "alltoall" in call) == 2 * held
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """What four ranks found in all placements; and where their checkpoints are, beside one of one process."""
+    directory, world = tmp_path_factory.mktemp("placed"), 4
+    for name in MOVED:
+        for rule in RULES[1:]:
+            shapes = PLACED[name][0]
+            model, optimizer = alone(shapes, rule, 3)
+            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=FLAT), strict=True))
+            dcp.save(state, checkpoint_id=str(directory / f"one, {name}, {rule}"), no_dist=True)
+    first = launch("placed", directory, world)
+    others = [torch.load(directory / f"placed-{world}-{r}.pt", weights_only=True) for r in range(1, world)]
+    return directory, [first, *others]
+
+
+def alone(shapes: list[tuple[int, ...]], rule: str, steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """One process that has all."""
+    model = hidden(start(shapes, torch.float64))
+    optimizer = optimizer_of(model, rule)
+    go(model, optimizer, 0, steps)
+    return model, optimizer
+
+
+def equal(found: list[Tensor], expected: nn.Module) -> None:
+    for a, b in zip(found, expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", PLACED)
+def test_matrices_go_to_their_owners_and_back(ranks: tuple[Path, list[dict[str, Any]]], name: str, rule: str) -> None:
+    """Each matrix is computed once, by the rank that has its state, in the placements that have owners."""
+    shapes, _, divided = PLACED[name]
+    found = [rank[f"{name}, {rule}"] for rank in ranks[1]]
+    model, optimizer = alone(shapes, rule, 4)
+    for one in found:
+        equal(one["params"], model)
+    with_state = rule != "spectral"
+    # What has no owner: the state of experts that are divided otherwise than evenly and in one way.
+    gathered = with_state and name in ("uneven experts", "experts and rows", "experts of replicas")
+    times = 4 if gathered else 1
+    number = sum(shape[0] if len(shape) == 3 else 1 for shape in shapes)
+    if "spectral" in rule:
+        assert sum(one["matrices"] for one in found) == times * number
+        assert all(one["matrices"] > 0 for one in found) or name == "uneven experts"
+        if name == "tensor parallel":  # four matrices of one cost
+            assert [one["matrices"] for one in found] == [1, 1, 1, 1]
+    assert sum(one["state"]["matrices"] for one in found) == times * held(optimizer)["matrices"]
+    if gathered:
+        return
+    lists = 2 if "kronecker" in rule else 1
+    for one in found:
+        exchanges = [size for call, size in one["calls"] if "alltoall" in call]
+        sums = [size for call, size in one["calls"] if "allreduce" in call]
+        assert len(exchanges) + len(sums) == len(one["calls"])
+        cuts = sum(way != "-" and ("experts" not in name or way == "1") for way in divided)
+        assert len(exchanges) == 2 * cuts
+        assert sums == ([one["shards"]] if "replicas" in name or name == "nothing" else [])
+        if cuts == 1 and name != "replicas":
+            assert exchanges[0] == lists * one["shards"]
+    if name in ("rows", "columns", "replicas"):  # there and back, whatever the number of ranks
+        moved = sum(size for one in found for call, size in one["calls"] if "alltoall" in call)
+        assert moved == (lists + 1) * sum(p.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+@pytest.mark.parametrize("name", MOVED)
+def test_the_state_of_owners_moves_between_numbers_of_ranks(
+    ranks: tuple[Path, list[dict[str, Any]]], name: str, rule: str
+) -> None:
+    """From four ranks to one, from one to four, and whole (``full_state_dict``)."""
+    directory, found = ranks
+    shapes = PLACED[name][0]
+    expected, _ = alone(shapes, rule, 6)
+    model = hidden([torch.zeros(shape, dtype=torch.float64) for shape in shapes])
+    optimizer = optimizer_of(model, rule)
+    load(model, optimizer, directory / f"{name}, {rule}")
+    go(model, optimizer, 3, 3)
+    equal(list(model.parameters()), expected)
+    for rank in found:
+        equal(rank[f"moved {name}, {rule}"]["resumed"], expected)
+    _, before = alone(shapes, rule, 3)
+    (names,) = (group["param_names"] for group in before.param_groups)
+    for key, p in zip(names, before.param_groups[0]["params"], strict=True):
+        full = found[0][f"moved {name}, {rule}"]["full"][key]
+        assert full.keys() == before.state[p].keys()
+        for part, value in before.state[p].items():
+            torch.testing.assert_close(full[part], value, rtol=0, atol=1e-11, msg=lambda m, part=part: f"{part}: {m}")
+
+
+def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Four layers of width 256 in float32: 3 MiB of shards per rank, of which a quarter stays, there and back."""
+    mib = 2**20
+    for rank in ranks[1]:
+        assert len(rank["spectral"]["calls"]) == 2
+        assert rank["spectral"]["sent"] == 4.5 * mib
+        assert rank["kronecker"]["sent"] == 6.75 * mib  # directions and gradients there, updates back
+        # 107 MiB where each rank has all factors and bases: 104 of them and of second moments, 3 of velocities.
+        assert rank["kronecker"]["state"]["matrices"] == 26 * mib
+        assert rank["kronecker"]["state"]["all"] <= 30 * mib

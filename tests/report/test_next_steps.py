@@ -15,7 +15,8 @@ from sabun.messages.languages import languages
 from sabun.poc.judgement.assessment import Cap
 from sabun.poc.records import GroupRates
 from sabun.report import html
-from sabun.report.facts import Report
+from sabun.report.facts import Note, Report
+from sabun.report.money import Prices
 from sabun.report.next_steps import _TORCH
 
 from .cases import Case, report
@@ -52,6 +53,16 @@ def test_after_a_go_on_the_readers_script_the_roll_out_is_next(case: Make, made:
     assert keys(r) == ["go_pilot", "go_watch", "go_stages", "go_back"]
     start = "sabun rollout init --study 'runs/my demand' --candidate look-ahead"
     assert r.steps[0].command == f"{start} --champion {champion} --champion-lr 0.003\nsabun rollout promote"
+
+
+def test_a_study_of_the_readers_own_jobs_has_a_price_where_hours_and_price_are_given(case: Make) -> None:
+    made = case(only=("look-ahead",))
+    r = report(made, prices=Prices(600.0, 200.0, hours_per_job=3.0), path=Path("runs/digits"))
+    assert r.steps[0].cost is not None
+    assert r.steps[0].cost.key == "cost.own_priced"
+    assert r.steps[0].cost.values["total"] == 82 * 3 * 600  # two arms: 12 trials on two seeds, 16 pairs, a repetition
+    r = report(made, prices=Prices(600.0, 200.0), path=Path("runs/digits"))  # this study's job is not the reader's
+    assert r.steps[0].cost == Note("cost.own", {"seconds": r.effort.total_s, "runs": r.effort.runs})
 
 
 def test_an_untuned_study_of_a_script_is_repeated_with_tuning(case: Make) -> None:

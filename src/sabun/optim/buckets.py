@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,16 +21,16 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.distributed import Team, owners_of, sharded_along
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
+from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "bound_on", "build", "state_shapes", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "bound_on", "build", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit")  # fmt: skip
@@ -65,7 +65,7 @@ class Bucket:
     - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
     - ``fresh``: positions of the parameters whose history begins with the next step.
     - ``rest``: they take the options of the group's rest.
-    - ``layouts``: the layout of each, where it is a matrix; ``several``: one of them is several matrices.
+    - ``shared``: their matrices, and the ranks that compute them.
     - ``special``: complex or sharded parameters are among them.
     - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the history.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
@@ -82,8 +82,6 @@ class Bucket:
     low_precision_state: bool
     rest: bool = False
     special: bool = False
-    several: bool = False
-    layouts: list[Layout | None] = field(default_factory=list)
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     filter_buffers: list[Tensors] = field(default_factory=list)
@@ -91,14 +89,14 @@ class Bucket:
     averaged: dict[str, Tensors] = field(default_factory=dict)
     steps: Tensors = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
+    shared: Shared = field(init=False)
 
-    def add(
-        self, p: Tensor, index: int, held: Mapping[str, Tensor], layout: Layout | None, *, fresh: bool, counts: bool
-    ) -> None:
+    def __post_init__(self) -> None:
+        self.shared = Shared(self.preconditioner)
+
+    def add(self, p: Tensor, index: int, held: Mapping[str, Tensor], *, fresh: bool, counts: bool) -> None:
         """Take in a parameter with its state ``held``."""
         self.special |= p.is_complex() or internals.is_dtensor(p)
-        self.layouts.append(layout)
-        self.several |= self.preconditioner.needs_matrix and layout is not None and not layout.is_whole
         if fresh:
             self.fresh.append(len(self.params))
         self.params.append(p)
@@ -137,120 +135,6 @@ class Bucket:
             if self.steps and held.get("step") is not self.steps[i]:
                 return False
         return True
-
-    def gather(self, tensors: Tensors) -> Tensors:
-        """The whole of each tensor where the parameter is sharded; then every matrix of it."""
-        whole = []
-        for p, t in zip(self.params, tensors, strict=True):
-            if internals.is_dtensor(p):
-                t = internals.gathered(t, p)
-            whole.append(t)
-        return self.matrices(whole, range(len(whole)))
-
-    def matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
-        """Every matrix of the whole parameters at these positions."""
-        if not self.several:
-            return whole
-        layouts = [self.layouts[i] for i in positions]
-        return [m for layout, t in zip(layouts, whole, strict=True) if layout for m in layout.matrices(t)]
-
-    def joined(self, matrices: Tensors, positions: Sequence[int]) -> Tensors:
-        """The reverse of :meth:`matrices`."""
-        if not self.several:
-            return matrices
-        given, whole = iter(matrices), []
-        for i in positions:
-            layout, shape = self.layouts[i], self.params[i].shape
-            if layout is not None:
-                whole.append(layout.join([next(given) for _ in layout.shapes(shape)], shape))
-        return whole
-
-    def by_owner(
-        self, shards: Tensors, cost: Callable[[torch.Size], float], work: Callable[[Tensors], Tensors]
-    ) -> Tensors | None:
-        """The shards of ``work(matrices)``, computed by the owner of each parameter; None where there are no owners."""
-        found = owners_of(self.params) if self.special else None
-        if found is None:
-            return None
-        team, replicas, dims = found
-        costs = [
-            sum(cost(matrix) for matrix in (layout.shapes(p.shape) if layout is not None else [p.shape]))
-            for p, layout in zip(self.params, self.layouts, strict=True)
-        ]
-
-        number, among = 0, 1  # of this replica, and of all
-        for replica in replicas:
-            number, among = number * replica.size + replica.rank, among * replica.size
-        mine = Team(None, number, among).own(costs)
-
-        def of_whole(places: list[int], tensors: Tensors) -> Tensors:
-            positions = [mine[place] for place in places]
-            return self.joined(work(self.matrices(tensors, positions)), positions)
-
-        shapes = [self.params[i].shape for i in mine]
-        made: Tensors = []
-        if mine:
-            given = [shards[i] for i in mine], shapes, [dims[i] for i in mine], [costs[i] for i in mine]
-            made = team.by_owner(*given, of_whole)
-        if not replicas:
-            return made
-        done = dict(zip(mine, made, strict=True))
-        updates = [done[i] if i in done else torch.zeros_like(shard) for i, shard in enumerate(shards)]
-        for replica in replicas:
-            updates = replica.exchange(updates)
-        return updates
-
-    def scatter(self, tensors: Tensors) -> Tensors:
-        """The reverse of :meth:`gather`."""
-        parts = []
-        for p, t in zip(self.params, self.joined(tensors, range(len(self.params))), strict=True):
-            if internals.is_dtensor(p):
-                t = internals.shard(t, p)
-            parts.append(t)
-        return parts
-
-    def state_of_matrices(self, state: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
-        """``state`` with one entry per matrix for the names in ``matrix_keys``: views into the tensors of state."""
-        if not self.several:
-            return state
-        divided = dict(state)
-        for name in self.preconditioner.matrix_keys:
-            divided[name] = []
-            for p, layout, tensor in zip(self.params, self.layouts, state[name], strict=True):
-                if layout is not None:
-                    divided[name].extend(_pieces(tensor, name, self.preconditioner, layout, p.shape))
-        return divided
-
-
-def _pieces(
-    tensor: Tensor | None, name: str, preconditioner: Preconditioner, layout: Layout, shape: torch.Size
-) -> list[Tensor | None]:
-    if layout.is_whole or tensor is None:
-        return [tensor] * len(layout.shapes(shape))
-    pieces: list[Tensor | None] = []
-    begin = 0
-    for matrix in layout.shapes(shape):
-        size = preconditioner.matrix_state(matrix).get(name)
-        if size is None:
-            pieces.append(None)
-            continue
-        end = begin + math.prod(size)
-        pieces.append(tensor[begin:end].view(size))
-        begin = end
-    return pieces
-
-
-def state_shapes(
-    preconditioner: Preconditioner, layout: Layout | None, shape: torch.Size
-) -> Mapping[str, tuple[int, ...]]:
-    """The state of a preconditioner that is not shaped as the parameter; of several matrices one after the other."""
-    if layout is None or layout.is_whole or not preconditioner.needs_matrix:
-        return preconditioner.matrix_state(shape)
-    entries: dict[str, int] = {}
-    for matrix in layout.shapes(shape):
-        for name, size in preconditioner.matrix_state(matrix).items():
-            entries[name] = entries.get(name, 0) + math.prod(size)
-    return {name: (number,) for name, number in entries.items()}
 
 
 @dataclass(slots=True)
@@ -302,6 +186,7 @@ def build(
             if was != view["scheme"]:
                 same = [(i, p) for i, p in enumerate(group["params"]) if is_rest(group, i) == rest]
                 _forget_histories(view, was, state, [(p, layout_at(group, i, p)) for i, p in same])
+    owners = owners_of(group)
     built = Buckets(list(group["params"]), list(active), _structure_of(group), schemes)
     sorters = {rest: _Sorter(view) for rest, view in parts.items()}
     by_key: dict[tuple[object, ...], Bucket] = {}
@@ -317,7 +202,9 @@ def build(
         dtype = torch.float32 if upcast and not low_precision_state else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
-        fresh = _fill(held, p, dtype, preconditioner, matrices, filter_, view["averaging"], counts=counts)
+        fresh = _fill(
+            held, p, dtype, preconditioner, matrices, filter_, view["averaging"], owners.get(index), counts=counts
+        )
         if held:
             state[p] = held
         count = int(held["step"].item()) if "step" in held else 0
@@ -336,7 +223,8 @@ def build(
                 low_precision_state,
                 rest,
             )
-        by_key[key].add(p, index, held, layout, fresh=fresh, counts=counts)
+        by_key[key].add(p, index, held, fresh=fresh, counts=counts)
+        by_key[key].shared.add(p, layout, owners.get(index))
     built.members.extend(by_key.values())
     return built
 
@@ -358,8 +246,8 @@ class _Sorter:
         if self._compiled and isinstance(preconditioner.compiled, MatrixForm):
             key = (*key, layout is not None and layout.is_whole and c_matrices.fits(p, preconditioner))
         if preconditioner.needs_matrix and internals.is_dtensor(p):
-            found = sharded_along(p)
-            key = (*key, None if found is None else found[:2])
+            placement = place(p, layout, preconditioner)
+            key = (*key, None if placement is None else placement.kind)
         limit = self._limit(p, preconditioner)
         if limit is None:
             return key
@@ -417,6 +305,7 @@ def _fill(
     matrices: Mapping[str, tuple[int, ...]],
     filter_: FilterForm,
     averaging: Averaging,
+    owner: Owner | None,
     *,
     counts: bool,
 ) -> bool:
@@ -439,7 +328,10 @@ def _fill(
             held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
     for name, shape in matrices.items():
         if name not in held:
-            held[name] = torch.zeros(shape, dtype=wide, device=p.device)
+            made = torch.zeros if owner is None else owner.make
+            held[name] = made(shape, dtype=wide, device=p.device)
+        elif internals.is_dtensor(held[name]):  # from a checkpoint
+            held[name] = internals.whole(held[name]) if owner is None else owner.take(held[name], shape)
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(wide, copy=True)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError, SabunError, StateError
-from sabun.optim.buckets import state_shapes
 from sabun.optim.layouts import Layout, check_part
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
 from sabun.optim.parts import check_parts, is_rest, layout_at, preconditioner_at
 from sabun.optim.resolve_groups import ROLES, encoded, resolve_rest
 from sabun.optim.scheme_codec import Scheme, decode
+from sabun.optim.sharing import state_shapes, stored
 from sabun.schemes import require_usable
 
 __all__ = ["VERSION", "checking", "encoding", "keep_precision", "restore_lr_found", "unpack"]
@@ -235,7 +235,8 @@ def encoding(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Encode, inside the block, the roles in the result of ``state_dict`` as text, before the users' hooks run."""
 
     def encode(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {**state_dict, "param_groups": [encoded(group) for group in state_dict["param_groups"]]}
+        groups = [encoded(group) for group in state_dict["param_groups"]]
+        return {**state_dict, "state": stored(optimizer, state_dict), "param_groups": groups}
 
     handle = optimizer.register_state_dict_post_hook(encode, prepend=True)
     try:

@@ -2,10 +2,11 @@
 
 Each update is computed by one process, its owner. Without a team each process computes all updates.
 
-- Sharded over one dimension of a device mesh (FSDP2, tensor parallelism): an all-to-all brings the shards of a matrix
-  to its owner, another one brings back those of its update. A rank sends as many bytes as its shards have, twice,
-  whatever the number of ranks (:meth:`Team.by_owner`). Where the shards are replicated over other dimensions (HSDP),
-  each replica does this for a part of the matrices, and a sum over the replicas brings the updates to all.
+- Sharded (FSDP2, tensor parallelism, both): an all-to-all brings the shards of a matrix to its owner, another one
+  brings back those of its update. A rank sends as many bytes as its shards have, twice, whatever the number of ranks
+  (:class:`Route`). Shards along two dimensions of a mesh go along one and then along the other. Where they are
+  replicated over further dimensions (HSDP), each replica does this for a part of the matrices, and a sum over the
+  replicas brings the updates to all. Stacked experts that are divided among ranks stay where they are.
 - Whole on each process, as under DDP: parameters are plain tensors, so the option ``divide`` has to state that all
   processes hold the same gradients. A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with
   equal bits (:meth:`Team.divide`).
@@ -13,8 +14,9 @@ Each update is computed by one process, its owner. Without a team each process c
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 
-__all__ = ["Team", "owners_of", "sharded_along", "team_of"]
+__all__ = ["Placement", "Route", "Team", "placement_of", "team_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,7 @@ class Team:
 
     def shares(self, costs: Sequence[float]) -> list[list[int]]:
         """Indices of each rank's share: the next most expensive piece goes to the least loaded rank."""
-        loads = [0.0] * self.size
-        shares: list[list[int]] = [[] for _ in loads]
-        for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-            rank = loads.index(min(loads))
-            loads[rank] += costs[i]
-            shares[rank].append(i)
-        return [sorted(share) for share in shares]
+        return _shares(costs, self.size)
 
     def own(self, costs: Sequence[float]) -> list[int]:
         """Indices of this rank's share."""
@@ -68,97 +64,186 @@ class Team:
         done = dict(zip(mine, work([tensors[i] for i in mine]), strict=True))
         return self.exchange([done[i] if i in done else torch.zeros_like(t) for i, t in enumerate(tensors)])
 
-    def by_owner(
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How the matrices of a parameter are placed on a device mesh.
+
+    - ``cuts``: (dimension of the mesh, dimension of the tensor) of each division through matrices, in the order in
+      which they are undone.
+    - ``replicas``: dimensions of the mesh along which all ranks hold the same.
+    - ``shape``: that of the parameter without the cuts: the whole one, or of stacked experts those of this rank.
+    - ``local``: the parameter is equal parts of stacked experts along the first dimension, one on each rank.
+    """
+
+    mesh: Any
+    cuts: tuple[tuple[int, int], ...]
+    replicas: tuple[int, ...]
+    shape: torch.Size
+    local: bool
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What parameters have in common that are exchanged together."""
+        return self.mesh, tuple(i for i, _ in self.cuts), self.replicas
+
+    def part(self, length: int) -> tuple[int, int]:
+        """First index and length of this rank's part of a side of a ``local`` parameter."""
+        (i,) = (i for i in range(self.mesh.ndim) if self.mesh.size(i) > 1)
+        return _piece(length, self.mesh.size(i), self.mesh.get_local_rank(i))
+
+    def replica_teams(self) -> list[Team]:
+        """The ranks that hold the same as this one, along each dimension of the mesh."""
+        return [Team(self.mesh.get_group(i), self.mesh.get_local_rank(i), self.mesh.size(i)) for i in self.replicas]
+
+    def owners(self, costs: Sequence[float]) -> list[dict[int, int]]:
+        """The coordinates of the owner of each tensor, in the dimensions of the mesh that share the tensors."""
+        dims = (*self.replicas, *(i for i, _ in self.cuts))
+        sizes = [self.mesh.size(i) for i in dims]
+        found: list[dict[int, int]] = [{} for _ in costs]
+        for number, share in enumerate(_shares(costs, math.prod(sizes))):
+            rank, at = number, {}
+            for i, size in zip(reversed(dims), reversed(sizes), strict=True):
+                rank, at[i] = divmod(rank, size)
+            for place in share:
+                found[place] = at
+        return found
+
+
+def placement_of(p: Tensor, *, stacked: bool) -> Placement | None:
+    """The placement of a parameter; None for one that is no DTensor, and where shards are no chunks of dimensions.
+
+    ``stacked``: it is one matrix for each index of all but the last two dimensions.
+    """
+    ways = internals.ways_of(p) if internals.is_dtensor(p) else None
+    if ways is None:
+        return None
+    mesh: Any = p.device_mesh  # type: ignore[attr-defined]
+    shape, cuts, apart = list(p.shape), [], []
+    for i, dim in ways.items():
+        if stacked and dim < p.ndim - 2:
+            shape[dim] = _piece(shape[dim], mesh.size(i), mesh.get_local_rank(i))[1]
+            apart += [dim] if mesh.size(i) > 1 else []
+        elif mesh.size(i) > 1:
+            cuts.append((i, dim))
+    replicas = tuple(i for i in range(mesh.ndim) if i not in ways and mesh.size(i) > 1)
+    local = apart == [0] and not cuts and not replicas and p.shape[0] % mesh.size() == 0
+    return Placement(mesh, tuple(cuts), replicas, torch.Size(shape), local)
+
+
+class Route:
+    """The way of tensors of one dtype to their owners and back: an all-to-all for each cut, the last cut first.
+
+    A rank sends as many bytes as its shards have, in each direction and for each cut, whatever the number of ranks.
+    ``shapes`` are those without the cuts, ``cuts`` those of each tensor, ``owners`` the coordinates of its owner.
+    ``places`` are the tensors that this rank owns.
+    """
+
+    def __init__(
         self,
-        shards: Sequence[Tensor],
-        shapes: Sequence[torch.Size],
-        dims: Sequence[int],
-        costs: Sequence[float],
-        work: Callable[[list[int], list[Tensor]], list[Tensor]],
-    ) -> list[Tensor]:
-        """The shards of ``work(indices, tensors)``, which each rank computes for the whole tensors that it owns.
+        mesh: Any,
+        shapes: Sequence[Sequence[int]],
+        cuts: Sequence[Sequence[tuple[int, int]]],
+        owners: Sequence[Mapping[int, int]],
+    ) -> None:
+        self.places = list(range(len(shapes)))
+        self._stages: list[_Stage] = []
+        for number, (i, _) in enumerate(cuts[0] if cuts else ()):
+            before = []
+            for place in self.places:
+                shape = list(shapes[place])
+                for j, dim in reversed(cuts[place][number + 1 :]):
+                    shape[dim] = _piece(shape[dim], mesh.size(j), mesh.get_local_rank(j))[1]
+                before.append(shape)
+            team = Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i))
+            dims = [cuts[place][number][1] for place in self.places]
+            self._stages.append(_Stage(team, before, dims, [owners[place][i] for place in self.places]))
+            self.places = [place for place in self.places if owners[place][i] == team.rank]
 
-        ``shards`` are this rank's, of one dtype; ``shapes`` are those of the whole tensors, which are sharded along
-        ``dims`` as ``torch.chunk`` divides them.
-        """
-        shares, ranks = self.shares(costs), range(self.size)
-        mine = shares[self.rank]
+    def there(self, shards: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """The tensors that this rank owns. ``like`` has the dtype and the device of all."""
+        tensors = list(shards)
+        for stage in self._stages:
+            tensors = stage.there(tensors, like)
+        return tensors
 
-        def piece(i: int, rank: int) -> tuple[int, int]:
-            """First index and length of a rank's shard of tensor i."""
-            length = shapes[i][dims[i]]
-            size = -(-length // self.size)
-            begin = min(rank * size, length)
-            return begin, min(size, length - begin)
+    def back(self, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """This rank's shards of all tensors, of which each rank has those that it owns."""
+        tensors = list(owned)
+        for stage in reversed(self._stages):
+            tensors = stage.back(tensors, like)
+        return tensors
 
+
+class _Stage:
+    """One cut of tensors among a team."""
+
+    def __init__(self, team: Team, shapes: Sequence[list[int]], dims: Sequence[int], owners: Sequence[int]) -> None:
         def shape(i: int, rank: int) -> list[int]:
             size = list(shapes[i])
-            size[dims[i]] = piece(i, rank)[1]
+            size[dims[i]] = _piece(size[dims[i]], team.size, rank)[1]
             return size
 
-        def cut(flat: Tensor, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Tensor]:
-            """The shards (tensor, rank) that follow one another in a buffer."""
-            sizes = [shape(*place) for place in places]
-            parts = torch.split(flat, [math.prod(size) for size in sizes])
-            return {place: part.view(size) for place, part, size in zip(places, parts, sizes, strict=True)}
+        ranks = range(team.size)
+        self._team, self._shapes, self._dims = team, shapes, dims
+        self._mine = [i for i, owner in enumerate(owners) if owner == team.rank]
+        away = sorted(range(len(shapes)), key=lambda i: owners[i])  # in the order of a buffer
+        self._away = [(i, shape(i, team.rank)) for i in away]
+        self._here = [(i, rank, shape(i, rank)) for rank in ranks for i in self._mine]
+        self._sent = [sum(math.prod(size) for i, size in self._away if owners[i] == rank) for rank in ranks]
+        self._received = [sum(math.prod(size) for _, at, size in self._here if at == rank) for rank in ranks]
 
-        away = [(i, self.rank) for share in shares for i in share]  # to the owners, and back from them
-        here = [(i, rank) for rank in ranks for i in mine]
-        send = [sum(math.prod(shape(i, self.rank)) for i in share) for share in shares]
-        receive = [sum(math.prod(shape(i, rank)) for i in mine) for rank in ranks]
+    def there(self, shards: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        flat = self._exchange([shards[i] for i, _ in self._away], self._sent, self._received, like)
+        parts: dict[int, list[Tensor]] = {i: [] for i in self._mine}
+        for (i, *_), part in zip(self._here, _cut(flat, [size for *_, size in self._here]), strict=True):
+            parts[i].append(part)
+        return [torch.cat(parts[i], self._dims[i]) for i in self._mine]
 
-        def exchange(parts: list[Tensor], sent: list[int], received: list[int]) -> Tensor:
-            flat = torch.cat([part.reshape(-1) for part in parts]) if parts else shards[0].new_empty(0)
-            out = flat.new_empty(sum(received))
-            dist.all_to_all_single(out, flat, received, sent, group=self.group)
-            return out
+    def back(self, owned: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        done = dict(zip(self._mine, owned, strict=True))
+        parts = []
+        for i, rank, _ in self._here:
+            dim = self._dims[i]
+            parts.append(done[i].narrow(dim, *_piece(self._shapes[i][dim], self._team.size, rank)))
+        flat = self._exchange(parts, self._received, self._sent, like)
+        found = dict(zip([i for i, _ in self._away], _cut(flat, [size for _, size in self._away]), strict=True))
+        return [found[i] for i in range(len(self._shapes))]
 
-        arrived = cut(exchange([shards[i] for i, _ in away], send, receive), here)
-        done = dict(
-            zip(mine, work(mine, [torch.cat([arrived[i, r] for r in ranks], dims[i]) for i in mine]), strict=True)
-        )
-        back = [done[i].narrow(dims[i], *piece(i, rank)) for i, rank in here]
-        returned = cut(exchange(back, receive, send), away)
-        return [returned[i, self.rank] for i in range(len(shards))]
-
-
-def sharded_along(p: Tensor) -> tuple[object, int, int] | None:
-    """(mesh, its dimension, dimension of the tensor) of a DTensor that is sharded along one dimension, else None."""
-    found = internals.shard_dimensions(p) if internals.is_dtensor(p) else []
-    if len(found) != 1 or found[0] is None:
-        return None
-    of_mesh, of_tensor = found[0]
-    mesh: object = p.device_mesh  # type: ignore[attr-defined]
-    return mesh, of_mesh, of_tensor
+    def _exchange(self, parts: list[Tensor], sent: list[int], received: list[int], like: Tensor) -> Tensor:
+        flat = torch.cat([part.reshape(-1) for part in parts]) if parts else like.new_empty(0)
+        out = flat.new_empty(sum(received))
+        if self._shapes:  # else no rank of the team has anything
+            dist.all_to_all_single(out, flat, received, sent, group=self._team.group)
+        return out
 
 
-def owners_of(params: Sequence[Tensor]) -> tuple[Team, list[Team], list[int]] | None:
-    """Who holds these parameters, if they are placed alike.
+def _cut(flat: Tensor, sizes: Sequence[list[int]]) -> list[Tensor]:
+    """The tensors of these sizes that follow one another in a buffer."""
+    parts = torch.split(flat, [math.prod(size) for size in sizes])
+    return [part.view(size) for part, size in zip(parts, sizes, strict=True)]
 
-    The team whose ranks hold their shards; the teams whose ranks hold the same shard, one for each dimension of the
-    mesh that they are replicated over; and the dimension that each parameter is sharded along.
-    """
-    found = [sharded_along(p) for p in params]
-    if None in found or len({one[:2] for one in found if one}) != 1 or found[0] is None:
-        return None
-    mesh: Any = found[0][0]
-    of_mesh = found[0][1]
-    teams = [Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i)) for i in range(mesh.ndim)]
-    team = teams.pop(of_mesh)
-    return (team, [one for one in teams if one.size > 1], [one[2] for one in found if one]) if team.size > 1 else None
+
+def _piece(length: int, ranks: int, rank: int) -> tuple[int, int]:
+    """First index and length of a rank's chunk of a side, as ``torch.chunk`` divides it."""
+    size = -(-length // ranks)
+    begin = min(rank * size, length)
+    return begin, min(size, length - begin)
+
+
+def _shares(costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Indices of each rank's share: the next most expensive piece goes to the least loaded rank."""
+    loads = [(0.0, rank) for rank in range(ranks)]
+    shares: list[list[int]] = [[] for _ in loads]
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + costs[i], rank))
+        shares[rank].append(i)
+    return [sorted(share) for share in shares]
 
 
 def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:
-    """The team of these parameters; None if every process computes all of them."""
-    meshes = {p.device_mesh if internals.is_dtensor(p) else None for p in params}
-    mesh = meshes.pop()
-    if meshes:
-        return None
-    if mesh is not None:
-        # On a mesh of several dimensions the shards of one parameter are not those of all ranks.
-        return (
-            Team(mesh.get_group(), mesh.get_local_rank(), mesh.size()) if mesh.ndim == 1 and mesh.size() > 1 else None
-        )
+    """The processes that share matrices which each of them has whole; None if every one computes all of them."""
     if not divide or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
-    return Team(None, dist.get_rank(), dist.get_world_size())
+    return None if any(map(internals.is_dtensor, params)) else Team(None, dist.get_rank(), dist.get_world_size())

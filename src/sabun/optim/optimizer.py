@@ -47,6 +47,7 @@ from sabun.optim.options import (
 from sabun.optim.parts import check_parts, needs_parts, views
 from sabun.optim.preconditioners import Preconditioner
 from sabun.optim.resolve_groups import ROLES, resolve, resolve_edits
+from sabun.optim.sharing import settle
 from sabun.optim.tensors import are_finite, refuse_sparse
 from sabun.optim.terms import Tensors
 from sabun.schemes import LinearMultistep
@@ -178,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
         self._reset()
         self._declared = declarations(matrices)
         if not isinstance(params, Tensor):
-            params = [*params]
+            params = params if isinstance(params, set) else [*params]  # torch 2.15 warns of a set
             self._joining = _groups_of(params)
         super().__init__(params, defaults)
         self._found, self._joining = None, []
@@ -556,9 +557,13 @@ class Optimizer(torch.optim.Optimizer):
                     # Saved or copied inside averaged(), where the parameters hold the average.
                     with torch.no_grad():
                         p.copy_(held.pop("training_point"))
+        settle(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state and the groups, with roles as text: plain values, loadable with ``weights_only=True``."""
+        """Return the state and the groups, with roles as text: plain values, loadable with ``weights_only=True``.
+
+        Of sharded parameters the state is DTensors, and all ranks must call this, as they must for their collectives.
+        """
         with encoding(self):
             return super().state_dict()
 

@@ -5,6 +5,7 @@ The absence of a name, an attribute or a group key is never read as a value: eac
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -20,9 +21,9 @@ __all__ = [
     "Convolution", "amp_check", "children_of", "decays_decoupled", "foreach_add", "foreach_add_", "foreach_addcdiv_",
     "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
     "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
-    "gathered", "has_flattened", "inner_schedulers", "is_dtensor", "is_made", "is_unscaled", "most_precise",
-    "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard", "shard_dimensions",
-    "sum_of_ranks", "unsafe_view", "versions",
+    "gathered", "has_flattened", "in_rows", "inner_schedulers", "is_dtensor", "is_in_rows", "is_made", "is_unscaled",
+    "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard",
+    "sum_of_ranks", "unsafe_view", "versions", "ways_of", "whole",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -55,18 +56,55 @@ def gathered(shard: Tensor, like: Any) -> Tensor:
     return whole
 
 
-def shard_dimensions(t: Any) -> list[tuple[int, int] | None]:
-    """(dimension of the mesh, dimension of the tensor) for each way in which a DTensor is not replicated.
+def ways_of(t: Any) -> dict[int, int] | None:
+    """The dimension of a DTensor that each dimension of its mesh divides, in the order in which they are undone.
 
-    None stands for shards that are not the chunks of a dimension (of FSDP2 after tensor parallelism), and partial sums.
+    None for partial sums, and for shards that are neither chunks of a dimension nor chunks of chunks, as those of FSDP2
+    after tensor parallelism are.
     """
     from torch.distributed.tensor import Shard  # loaded already: see is_dtensor
 
-    return [
-        (i, placement.dim % t.ndim) if type(placement) is Shard else None
-        for i, placement in enumerate(t.placements)
-        if not placement.is_replicate()
-    ]
+    plain, strided = {}, {}
+    for i, placement in enumerate(t.placements):
+        if type(placement) is Shard:
+            plain[i] = placement.dim % t.ndim
+        elif type(placement).__name__ == "_StridedShard":  # divided after the dimensions of the mesh behind it
+            strided[i] = (placement.dim % t.ndim, placement.split_factor)
+        elif not placement.is_replicate():
+            return None
+    for i, (dim, factor) in strided.items():
+        behind = [t.device_mesh.size(j) for j, other in plain.items() if other == dim and j > i]
+        if factor != math.prod(behind) or len(behind) < list(plain.values()).count(dim):
+            return None
+    dims = [dim for dim, _ in strided.values()]
+    if len({*dims}) < len(dims):
+        return None
+    ways = {**plain, **{i: dim for i, (dim, _) in strided.items()}}
+    if len({*plain.values()}) < len(plain):  # of one dimension: divided along the first dimension of the mesh first
+        return {i: ways[i] for i in (*strided, *reversed(plain))}
+    return {i: ways[i] for i in sorted(ways)}
+
+
+def whole(t: Any) -> Tensor:
+    """All of a DTensor."""
+    gathered: Tensor = t.full_tensor()
+    return gathered
+
+
+def in_rows(part: Tensor, mesh: Any, shape: Sequence[int]) -> Tensor:
+    """The DTensor of this shape that is sharded along its first dimension by all dimensions of a mesh."""
+    from torch.distributed.tensor import DTensor, Shard  # loaded already: see is_dtensor
+
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    made: Tensor = DTensor.from_local(
+        part, mesh, [Shard(0)] * mesh.ndim, run_check=False, shape=torch.Size(shape), stride=tuple(strides)
+    )
+    return made
+
+
+def is_in_rows(t: Any, mesh: Any) -> bool:
+    """Whether a DTensor is sharded as :func:`in_rows` says."""
+    return t.device_mesh == mesh and all(type(one).__name__ == "Shard" and one.dim == 0 for one in t.placements)
 
 
 def shard(whole: Tensor, like: Any) -> Tensor:

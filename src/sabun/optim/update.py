@@ -202,12 +202,11 @@ def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Seque
     if filter_.start_up == "unbiased":
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
-    work = Work(grads, terms, bucket.state_of_matrices(operands.state), bucket.count)
-    if bucket.special or bucket.several:
-        work.gather, work.scatter = bucket.gather, bucket.scatter
-    if bucket.preconditioner.needs_matrix:
-        work.team = lambda divide: team_of(bucket.params, divide=divide)
-        work.by_owner = bucket.by_owner
+    work = Work(
+        grads, terms, operands.state, bucket.count,
+        share=lambda lists, of_matrices: bucket.shared.share(lists, operands.state, of_matrices),
+        team=lambda divide: team_of(bucket.params, divide=divide),
+    )  # fmt: skip
     return Update(bucket, piece, operands, grads, *bucket.preconditioner.precondition(work))
 
 
@@ -257,7 +256,7 @@ def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operan
     if (
         not averaging.steps_iterate
         or group["stochastic_rounding"]
-        or (preconditioner.needs_matrix and (bucket.special or bucket.several))
+        or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
         or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):

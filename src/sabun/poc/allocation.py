@@ -25,6 +25,7 @@ import scipy
 from sabun.errors import StudyError
 from sabun.poc.judgement.statistics import TARGET_POWER, Look, detectable, needed_pairs, power, sequential_plan
 from sabun.poc.limit import Limit
+from sabun.poc.spec import Budget
 
 __all__ = [
     "PLANNED_SHARE", "Design", "Durations", "allocate", "chance", "default_looks", "least",
@@ -48,6 +49,11 @@ class Design:
     fraction: float
     seeds: int
     looks: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, budget: Budget) -> Design:
+        """The design that a study's budget states."""
+        return cls(budget.trials, budget.tuning_seeds, budget.tuning_fraction, budget.seeds, budget.looks)
 
     def runs(self, arms: int) -> int:
         """Number of runs of the study."""

@@ -58,8 +58,7 @@ class Plan:
     @property
     def design(self) -> Design:
         """The design of the study."""
-        budget = self.study.budget
-        return Design(budget.trials, budget.tuning_seeds, budget.tuning_fraction, budget.seeds, budget.looks)
+        return Design.of(self.study.budget)
 
     @property
     def runs(self) -> int:

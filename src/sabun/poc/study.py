@@ -36,7 +36,7 @@ from sabun.poc.executors.processes import Processes
 from sabun.poc.pace import Pace
 from sabun.poc.resolved import ResolvedStudy, resolve
 from sabun.poc.schedule import RunSchedule, busy_timings, failed_and_dependent
-from sabun.poc.spec import Arm, Budget, Scalar, Study
+from sabun.poc.spec import DEFAULT_BUDGET, Arm, Budget, Scalar, Study
 from sabun.poc.study_runner import StudyRunner
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.trust import remember
@@ -45,10 +45,6 @@ __all__ = ["BASELINE", "CANDIDATES", "default_study", "demonstration", "is_demon
 
 BASELINE = "torch.optim:SGD(momentum=0.9)"
 """The default baseline, a common choice."""
-DEFAULT_BUDGET = {"epochs": 10, "seeds": 16}
-"""On digits the validation loss stops falling after about 10 epochs, so arms are compared on training and not on
-overfitting; 16 seeds suffice for a decision at a relative standard deviation of about 20%."""
-
 DEFAULT_SEED = 1
 """The default budget was chosen on studies of seed 0, whose verdicts therefore confirm nothing. Seed 1 was not used."""
 

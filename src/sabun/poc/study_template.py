@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sabun.errors import StudyError
-from sabun.poc.spec import SCRIPT_PREFIX, Budget, Scalar, Study, Thresholds
-from sabun.poc.study import DEFAULT_BUDGET
+from sabun.poc.spec import DEFAULT_BUDGET, SCRIPT_PREFIX, Budget, Scalar, Study, Thresholds
 from sabun.poc.tasks.builtin import TASKS
 from sabun.poc.tasks.script_command import EPOCHS
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from sabun.command_line import quoted
 from sabun.messages.sentences import Value
-from sabun.poc.spec import SCRIPT, SCRIPT_PREFIX
+from sabun.poc.allocation import Design
+from sabun.poc.spec import DEFAULT_BUDGET, SCRIPT, SCRIPT_PREFIX, Budget
 from sabun.report.facts import Note, Step
 from sabun.report.narrative import Findings, advice, name_of
 
@@ -57,7 +58,7 @@ def _step(key: str, findings: Findings, values: dict[str, Value], path: str) -> 
     place = quoted(path) if path else ""
     if key == "go_own":
         command = f'sabun poc run --script "python train.py" --candidate {_candidate(findings)} --out {OWN}'
-        cost = "own"
+        cost = _own_cost(findings)
     elif key == "go_pilot" and place:
         command, cost = _rollout(findings, place), "pilot"
     elif key in ("go_watch", "go_stages", "go_back") and place:
@@ -71,7 +72,7 @@ def _step(key: str, findings: Findings, values: dict[str, Value], path: str) -> 
         script = quoted(findings.limits.task.removeprefix(SCRIPT_PREFIX))
         name = quoted(f"{findings.limits.task_name}-tuned")
         command = f"sabun poc run --script {script} --candidate {_candidate(findings)} --name {name}"
-        cost = "own"
+        cost = _own_cost(findings)
     elif key == "promising_3" and place:
         command, cost = _rollout(findings, place), "pilot"
     elif key == "promising_busy_2" and place:
@@ -82,8 +83,18 @@ def _step(key: str, findings: Findings, values: dict[str, Value], path: str) -> 
         cost = "none"
     elif key in ("undecided_search", "undecided_again"):
         cost = "again"
-    seconds: dict[str, Value] = {"seconds": findings.effort.total_s, "runs": findings.effort.runs}
-    return Step(Note(f"step.{key}", values), command, None if cost is None else Note(f"cost.{cost}", seconds))
+    spent: dict[str, Value] = {"seconds": findings.effort.total_s, "runs": findings.effort.runs}
+    if cost == "own_priced" and findings.money is not None:
+        money = findings.money
+        runs = Design.of(Budget.model_validate(DEFAULT_BUDGET)).runs(arms=2)
+        total = runs * money.hours_per_job * money.price_per_hour
+        spent |= {"runs": runs, "hours": money.hours_per_job, "price": money.price_per_hour, "total": total}
+    return Step(Note(f"step.{key}", values), command, None if cost is None else Note(f"cost.{cost}", spent))
+
+
+def _own_cost(findings: Findings) -> str:
+    """The cost of a study of the reader's jobs: in money where a job's hours and their price are given."""
+    return "own_priced" if findings.money is not None and findings.money.hours_given else "own"
 
 
 def _candidate(findings: Findings) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,10 +70,8 @@ class Kronecker(Preconditioner):
         """The bases are made from the first gradient, which makes a step too."""
         beta = self.beta2 if self.factor_beta is None else self.factor_beta
         correction = 1 - self.beta2**work.count
-        directions, grads = work.gather(accumulate(work.terms)), work.gather(list(work.grads))
-        updates = []
-        for i, (direction, grad) in enumerate(zip(directions, grads, strict=True)):
-            state = {key: tensors[i] for key, tensors in work.state.items() if tensors[i] is not None}
+
+        def update(direction: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
             sides = [side for side in ("left", "right") if f"factor_{side}" in state]
             second = state["second_moment"]
             dtype = internals.most_precise(grad.device) if work.count == 1 else second.dtype
@@ -95,7 +93,6 @@ class Kronecker(Preconditioner):
             scaled = _rotate(D, left, right) / moment.sqrt().add_(self.eps)
             scaled.mul_(math.sqrt(correction))
             back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
-            updates.append(back.reshape(direction.shape).to(direction.dtype))
             if moment is not second:
                 second.copy_(moment)
             for side in sides:
@@ -107,7 +104,16 @@ class Kronecker(Preconditioner):
                         basis, order = refresh_basis(state[f"factor_{side}"], state[f"basis_{side}"])
                         state[f"basis_{side}"].copy_(basis)
                         second.copy_(second.index_select(axis, order))
-        return [(1.0, work.scatter(updates))], None
+            return back.reshape(direction.shape).to(direction.dtype)
+
+        def updates(lists: list[Tensors], state: Mapping[str, list[Any]]) -> Tensors:
+            held = [dict(zip(state, one, strict=True)) for one in zip(*state.values(), strict=True)]
+            return [
+                update(direction, grad, {key: t for key, t in one.items() if t is not None})
+                for direction, grad, one in zip(*lists, held, strict=True)
+            ]
+
+        return [(1.0, work.share([accumulate(work.terms), list(work.grads)], updates))], None
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
         beta2 = self.beta2

@@ -6,8 +6,9 @@ An entry is a subclass of :class:`Preconditioner` in a module of this package or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,11 @@ from sabun.optim.distributed import Team
 from sabun.optim.role_registry import Registry, Role
 from sabun.optim.terms import Tensors, Terms
 
-__all__ = ["PRECONDITIONERS", "ElementwiseForm", "MatrixForm", "Preconditioner", "Work"]
+__all__ = ["PRECONDITIONERS", "ElementwiseForm", "MatrixForm", "MatrixWork", "Preconditioner", "Work"]
+
+
+MatrixWork = Callable[[list[Tensors], Mapping[str, list[Any]]], Tensors]
+"""(matrices, list by list; their state) → the update of each matrix."""
 
 
 @dataclass(slots=True)
@@ -25,24 +30,20 @@ class Work:
     """What a preconditioner sees of one bucket of parameters in one step. It may write into ``state`` only.
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps the state names to one tensor per
-    parameter, those in ``matrix_keys`` to one per matrix; ``count`` is the number of this step, from 1. ``gather``
-    turns the local parts of parameters into their matrices (a parameter that is one matrix, and not sharded, is the
-    same tensor), and ``scatter`` turns matrices back into the local parts. ``team(divide)`` are the processes that
-    share the matrices, see :func:`sabun.optim.distributed.team_of`. ``by_owner(parts, cost, work)`` are the local parts
-    of ``work(matrices)``, where each matrix is computed by its owner, or None where there are no owners; ``cost`` is
-    that of a matrix of a shape.
+    parameter; ``count`` is the number of this step, from 1.
+
+    ``share(lists, work)`` is for matrices: the local parts of ``work(matrices, state)``, where the lists are local
+    parts of the parameters, ``matrices`` their matrices, list by list, and ``state`` has one tensor per matrix for the
+    names in ``matrix_keys``. A sharded matrix is computed by its owner only, which has its state, too.
+    ``team(divide)`` are the processes that share whole matrices, see :func:`sabun.optim.distributed.team_of`.
     """
 
     grads: Tensors
     terms: Terms
     state: Mapping[str, list[Any]]
     count: int
-    gather: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
-    scatter: Callable[[Tensors], Tensors] = field(default=lambda tensors: tensors)
-    team: Callable[[bool], Team | None] = field(default=lambda divide: None)
-    by_owner: Callable[[Tensors, Callable[[torch.Size], float], Callable[[Tensors], Tensors]], Tensors | None] = field(
-        default=lambda parts, cost, work: None
-    )
+    share: Callable[[list[Tensors], MatrixWork], Tensors]
+    team: Callable[[bool], Team | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,12 @@ class Preconditioner(Role):
     def copies(rows: int, columns: int) -> float:
         """Size of the state with default options, in copies of a rows × columns matrix."""
         return 0.0
+
+    @classmethod
+    def cost(cls, shape: torch.Size) -> float:
+        """What the owners of matrices shall have equal shares of, for a matrix of this shape, whatever the options."""
+        rows, columns = shape[0], math.prod(shape[1:])
+        return cls.copies(rows, columns) * rows * columns
 
     @property
     def fallback(self) -> Preconditioner:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ class Spectral(Preconditioner):
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         return {"row_second_moment": (shape[0], 1)} if self.row_normalization else {}
 
+    @classmethod
+    def cost(cls, shape: torch.Size) -> float:
+        """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
+        short, long = sorted((shape[0], math.prod(shape[1:])))
+        return float(short * short * (2 * long + short))
+
     def arithmetic(self, matrix: Tensor) -> torch.dtype:
         """The dtype that a matrix is iterated in."""
         if self.dtype is not None:
@@ -83,34 +89,25 @@ class Spectral(Preconditioner):
         return arithmetic(matrix, polynomials(self.iteration, self.steps)[0])
 
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
-        directions = accumulate(work.terms)
-        if not self.row_normalization:  # whose second moments are whole on each process
-            owned = work.by_owner(directions, _cost, self._updates_of)
-            if owned is not None:
-                return [(1.0, owned)], None
-        whole = work.gather(directions)
-        del directions  # so that its memory is free once `whole` has been used
-        shapes = [t.shape for t in whole]
         team = work.team(self.divide)
-        if team is None:
-            stacks = _polar_factors(whole, self)
-        else:
-            factors = team.divide(whole, lambda t: _cost(t.shape), self._factors_of)
-            stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
-        for indices, matrices in stacks:
-            scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
-            if self.row_normalization:
-                _even(matrices, [work.state["row_second_moment"][i] for i in indices], scale, self)
-            else:
-                matrices.mul_(scale)
-        return [(1.0, work.scatter(_spread(stacks, shapes)))], None
 
-    def _updates_of(self, matrices: Tensors) -> Tensors:
-        shapes = [t.shape for t in matrices]
-        stacks = _polar_factors(matrices, self)
-        for _, factors in stacks:
-            factors.mul_(0.2 * math.sqrt(max(factors.shape[-2:])))
-        return _spread(stacks, shapes)
+        def updates(lists: list[Tensors], state: Mapping[str, list[Any]]) -> Tensors:
+            (whole,) = lists
+            shapes = [t.shape for t in whole]
+            if team is None:
+                stacks = _polar_factors(whole, self)
+            else:
+                factors = team.divide(whole, lambda t: self.cost(t.shape), self._factors_of)
+                stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
+            for indices, matrices in stacks:
+                scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
+                if self.row_normalization:
+                    _even(matrices, [state["row_second_moment"][i] for i in indices], scale, self)
+                else:
+                    matrices.mul_(scale)
+            return _spread(stacks, shapes)
+
+        return [(1.0, work.share([accumulate(work.terms)], updates))], None
 
     def _factors_of(self, matrices: Tensors) -> Tensors:
         """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
@@ -202,12 +199,6 @@ def _spread(stacks: Sequence[_Stack], shapes: Sequence[torch.Size]) -> Tensors:
         for i, matrix in zip(indices, matrices.unbind(), strict=True)
     }
     return [updates[i] for i in range(len(shapes))]
-
-
-def _cost(shape: torch.Size) -> float:
-    """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
-    short, long = sorted((shape[0], math.prod(shape[1:])))
-    return float(short * short * (2 * long + short))
 
 
 # Entries of one batched product, and of all that are iterated side by side. It saves launches where there are many
