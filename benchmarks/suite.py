@@ -377,7 +377,7 @@ def write(profile: Profile, path: Path, tasks: Mapping[str, Any], starts: Mappin
     """The file of records, one line a task."""
     about = {
         "schema": SCHEMA, "profile": profile.name, "quiet": quiet, "trials": profile.trials, "seeds": profile.seeds,
-        "torch": torch.__version__, "centres": starts,
+        "torch": torch.__version__, "centres": starts, **({"search": "again"} if profile.repeat else {}),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "device": profile.sizing.device},
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

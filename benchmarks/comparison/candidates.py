@@ -1,4 +1,4 @@
-"""Candidates for the preset: the preset with one ingredient left out, replaced by the plain alternative, or added.
+"""Candidates for the preset: the preset with one ingredient left out, or replaced by the plain alternative.
 
 They are searched like every other arm, on development families only. A run of a candidate is decided by its options
 and by the files of our arms, so this file is in no digest: a further candidate leaves the records of the others valid.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from comparison.ours import variant
 
-__all__ = ["ADDED", "CANDIDATE_ARMS", "LEFT_OUT"]
+__all__ = ["CANDIDATE_ARMS"]
 
-LEFT_OUT = (
+CANDIDATE_ARMS = (
     variant("Nesterov's momentum", scheme="nesterov({beta})"),
     variant("no look-ahead", scheme="heavy-ball({beta})"),
     variant("adam for hidden matrices", preconditioner="adam"),
@@ -24,14 +24,3 @@ LEFT_OUT = (
 """Without look-ahead: γ = 0, plain momentum. The rate of the rest without second moments is 4 times that of the hidden
 matrices because the centre of SGD's rates is 4 times ours. A coupled decay has another scale, and no centre: the
 search begins without one."""
-
-ADDED = (
-    variant("even rows", preconditioner="spectral(row_normalization=True, beta2=0.95)"),
-    variant(
-        "three memories", {"beta": (0.9, 0.8, 0.85, 0.95)},
-        scheme="memories(0.5, 0.7, 1, 0.3, {beta}, 1, 0.2, 0.98)",
-    ),
-    variant("step limit", step_limit=0.125),
-)  # fmt: skip
-
-CANDIDATE_ARMS = (*LEFT_OUT, *ADDED)

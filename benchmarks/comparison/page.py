@@ -412,7 +412,7 @@ def _lower(value: float | None) -> str:
 
 
 def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
-    """Markdown: how much of a figure of development families another search changes."""
+    """Markdown: how much of a figure another search changes."""
     rows, least = [], []
     tasks = [len(results.only(part).tasks) for part in PARTS]
     for again in repeats:
@@ -426,27 +426,30 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
             least += [factors] if theirs is not None else []
             by_task = found.moved.by_task.values()
             rows.append([
-                f"steps of {ours}" + (f" / {theirs}" if theirs else ""), str(len(by_task)), _estimate(found.moved),
-                f"{number(min(by_task))}–{number(max(by_task))}", number(found.spread), *map(number, factors),
+                str(again.about.get("search", again.profile)), f"steps of {ours}" + (f" / {theirs}" if theirs else ""),
+                str(len(by_task)), number(found.moved.value), f"{number(min(by_task))}–{number(max(by_task))}",
+                number(found.spread), *map(number, factors),
             ])  # fmt: skip
     if not least:
         return []
-    head = ["figure", "tasks", "second search / first", "by task", "spread", "resolution, development",
+    head = ["other search", "figure", "tasks", "it / this one", "by task", "spread", "resolution, development",
             "resolution, check"]  # fmt: skip
     spans = [f"{number(1 / max(column))} and {number(max(column))}" for column in zip(*least, strict=True)]
     return [
         "## Resolution",
         "",
-        "Two arms searched again around the same centre, with other trials and another seed of the search, on "
-        "development families (`python benchmarks/suite.py --repeat 1`). Targets and evaluation seeds are the same, so "
-        "what moves is the doing of the search alone. *Spread*: the factor by which one search moves the figure of one "
-        "task (standard deviation of the logarithm). *Resolution*: the factor within which the mean over the tasks of "
+        "Targets, evaluation seeds and the preset are the same in another search; what moves is the search's doing. "
+        "*again*: around the same centre, with other trials and another seed, on the quicker development tasks "
+        "(`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each arm's weight decay had a "
+        "centre of its own (`git show 8363f50:benchmarks/results/full.json`): the same but for the decays tried, so "
+        "its mean holds what that rule changed, too. *Spread*: the factor by which one search moves the figure of one "
+        "task (standard deviation of the logarithm). *Resolution*: the factor within which the mean over all tasks of "
         "a part lies around that of many searches, 95%.",
         "",
         *table(head, rows),
         f"**One search does not tell a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) from "
-        "1.** The intervals over tasks and families contain this noise. The other arms were not searched again; they "
-        "are taken to be as noisy.",
+        "1**, and on a single task hardly any. The intervals over tasks and families contain this noise. Arms that are "
+        "not in this table are taken to be as noisy.",
         "",
     ]
 
