@@ -97,7 +97,7 @@ class Shared:
             tensors.clear()
             matrices.append(self._matrices(whole, positions))
             del whole
-        made = self._joined(work(matrices, self._state(state, positions, shapes)), positions, shapes)
+        made = self._joined(work(matrices, self.state_of_matrices(state, positions, shapes)), positions, shapes)
         pairs = zip(made, self.params, strict=True)
         return [internals.shard(t, p) if internals.is_dtensor(p) else t for t, p in pairs]
 
@@ -116,7 +116,7 @@ class Shared:
         number = len(owned)
         matrices = [self._matrices(whole[n * number : (n + 1) * number], owned) for n in range(len(lists))]
         whole.clear()
-        made = self._joined(work(matrices, self._state(state, owned, shapes)), owned, shapes)
+        made = self._joined(work(matrices, self.state_of_matrices(state, owned, shapes)), owned, shapes)
         done = dict(zip(routes.positions, way.back(made, like), strict=True))
         updates = [
             done[i] if i in done else torch.zeros_like(real_view(p), dtype=like.dtype)
@@ -144,10 +144,13 @@ class Shared:
                 whole.append(layout.join([next(given) for _ in layout.shapes(shapes[i])], shapes[i]))
         return whole
 
-    def _state(
+    def state_of_matrices(
         self, state: Mapping[str, list[Any]], positions: Sequence[int], shapes: Sequence[torch.Size]
     ) -> Mapping[str, list[Any]]:
-        """One entry per matrix for the names in ``matrix_keys``: views into the tensors of state."""
+        """One entry per matrix for the names in ``matrix_keys``: views into the tensors of state.
+
+        ``shapes`` are those of all whole parameters.
+        """
         return {
             name: [
                 piece
