@@ -10,6 +10,7 @@ from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, RIVALS, TUN
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, parts
 from comparison.scores import (
     Estimate,
+    Repeat,
     Results,
     Unit,
     each_against_the_rest,
@@ -413,7 +414,8 @@ def _lower(value: float | None) -> str:
 
 def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
     """Markdown: how much of a figure another search changes."""
-    rows, least = [], []
+    rows: list[list[str]] = []
+    of_pair: dict[str, list[Repeat]] = {}
     tasks = [len(results.only(part).tasks) for part in PARTS]
     for again in repeats:
         peers = [name for name in RIVALS if _has(again, name)]
@@ -423,18 +425,21 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
             if found is None:
                 continue
             factors = [found.resolution(count) for count in tasks]
-            least += [factors] if theirs is not None else []
+            if theirs is not None:
+                of_pair.setdefault(theirs, []).append(found)
             by_task = found.moved.by_task.values()
             rows.append([
                 str(again.about.get("search", again.profile)), f"steps of {ours}" + (f" / {theirs}" if theirs else ""),
                 str(len(by_task)), number(found.moved.value), f"{number(min(by_task))}–{number(max(by_task))}",
                 number(found.spread), *map(number, factors),
             ])  # fmt: skip
-    if not least:
+    if not of_pair:
         return []
+    pooled = [Repeat.pooled(found) for found in of_pair.values()]
+    widest = [max(one.resolution(count) for one in pooled) for count in tasks]
     head = ["other search", "figure", "tasks", "it / this one", "by task", "spread", "resolution, development",
             "resolution, check"]  # fmt: skip
-    spans = [f"{number(1 / max(column))} and {number(max(column))}" for column in zip(*least, strict=True)]
+    spans = [f"{number(1 / factor)} and {number(factor)}" for factor in widest]
     return [
         "## Resolution",
         "",
@@ -448,8 +453,8 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
         "",
         *table(head, rows),
         f"**One search does not tell a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) from "
-        "1**, and on a single task hardly any. The intervals over tasks and families contain this noise. Arms that are "
-        "not in this table are taken to be as noisy.",
+        "1** (all searches of a pair together, each task alike; the noisiest pair), and on a single task hardly any. The "
+        "intervals over tasks and families contain this noise. Arms that are not in this table are taken to be as noisy.",
         "",
     ]
 

@@ -326,6 +326,13 @@ class Repeat:
     moved: Estimate
     spread: float
 
+    @classmethod
+    def pooled(cls, found: Sequence[Repeat]) -> Repeat:
+        """The spread over several searches, each task of each alike; ``moved`` is that of the first one."""
+        weights = [len(one.moved.by_task) for one in found]
+        squares = math.fsum(n * math.log(one.spread) ** 2 for n, one in zip(weights, found, strict=True))
+        return cls(found[0].moved, math.exp(math.sqrt(squares / sum(weights))))
+
     def resolution(self, tasks: int) -> float:
         """The factor within which the mean over ``tasks`` of one search lies around that of all searches, 95%."""
         return math.exp(1.96 * math.log(self.spread) / math.sqrt(tasks))

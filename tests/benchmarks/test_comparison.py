@@ -38,6 +38,7 @@ from comparison.scores import (
     ArmResult,
     Curve,
     Estimate,
+    Repeat,
     Results,
     TaskResult,
     each_against_the_rest,
@@ -675,6 +676,8 @@ def test_what_a_second_search_moves_is_the_noise_of_a_search() -> None:
     assert of_soap.spread == pytest.approx(2 ** math.sqrt((0 + 1) / 2 / 2))
     assert of_soap.resolution(4) == pytest.approx(2 ** (1.96 * 0.5 / 2))
     assert repeated(first, _results(), OURS) is None
+    # Two tasks with ln² = 1/2 · ln² 2 each, and two with half of that: in the mean 3/8 · ln² 2.
+    assert Repeat.pooled([alone, of_soap]).spread == pytest.approx(2 ** math.sqrt(3 / 8))
     # Standard normal figures per search: the spread is e, the mean of n of them is within e^(1.96/√n).
     drawn = np.random.default_rng(0).normal(size=(2, 4000)) * 0.1
     one, two = (
