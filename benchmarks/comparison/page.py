@@ -391,8 +391,8 @@ def candidates_table(results: Results) -> list[str]:
     for arm in (name for name in CANDIDATES if _has(results, name)):
         found, both, loss = (ratio(results, arm, OURS), ratio(results, arm, OURS, goal="both"),
                              loss_ratio(results, arm, OURS))  # fmt: skip
-        rows.append([arm, *map(_estimate, (found, both, loss)), _span(found)])
-    head = ["the preset with", "steps to target", "steps to the loss that both reach", "lowest loss",
+        rows.append([arm, str(len(found.by_task) if found else 0), *map(_estimate, (found, both, loss)), _span(found)])
+    head = ["the preset with", "tasks", "steps to target", "steps to the loss that both reach", "lowest loss",
             "steps, one family left out"]  # fmt: skip
     return table(head, rows)
 
@@ -453,8 +453,8 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
         "",
         *table(head, rows),
         f"**One search does not tell a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) from "
-        "1** (all searches of a pair together, each task alike; the noisiest pair), and on a single task hardly any. The "
-        "intervals over tasks and families contain this noise. Arms that are not in this table are taken to be as noisy.",
+        "1**, and on a single task hardly any: all searches of the noisiest pair, each task alike. The "
+        "intervals over tasks and families contain this noise. Arms not in the table are taken to be as noisy.",
         "",
     ]
 
