@@ -452,8 +452,9 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
         "a part lies around that of many searches, 95%.",
         "",
         *table(head, rows),
-        f"**One search does not tell a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) from "
-        "1**, and on a single task hardly any: all searches of the noisiest pair, each task alike. The "
+        f"**One search does not distinguish a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) "
+        f"from 1**, and on a single task hardly any: all searches of the noisiest pair, spread "
+        f"{number(max(one.spread for one in pooled))}. The "
         "intervals over tasks and families contain this noise. Arms not in the table are taken to be as noisy.",
         "",
     ]

@@ -777,7 +777,7 @@ def test_the_page_of_the_limits_quotes_the_records() -> None:
 
 
 def test_no_difference_below_the_resolution_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one search does not tell from 1 is called so, in both languages; what it tells has an interval without 1."""
+    """What one search does not distinguish from 1 is called so, in both languages."""
     import suite
 
     monkeypatch.chdir(suite.ROOT)
@@ -801,7 +801,7 @@ def test_no_difference_below_the_resolution_is_claimed(monkeypatch: pytest.Monke
     }, "the headlines say so"  # fmt: skip
     ours = {
         "README.md": (
-            "one search does not tell ratios",
+            "one search does not distinguish ratios",
             "not shown to need fewer steps than Muon or NorMuon",
             "another search may change its ranks",
             "not shown to be faster",
