@@ -270,14 +270,19 @@ def placed(world: int, directory: Path) -> dict[str, dict[str, object]]:
     return {**results, **sized(world)}
 
 
-def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
+def sequences(world: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Of two ranks: tensor and sequence parallelism. Of four: FSDP2 after them."""
+    mesh = dist.init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     results = {}
     for name, make in SEQUENTIAL.items():
         model = Block()
-        divide_sequences(model, mesh)
+        divide_sequences(model, mesh["tensor"])
+        for module in (*model.children(), model) if world > 2 else ():
+            fully_shard(module, mesh=mesh["data"])
         optimizer = make(model.named_parameters())
         train(model, optimizer, SEQUENCES)
-        assert any(p.grad.placements != p.placements for p in model.parameters())
+        # FSDP2 reduces the partial sums itself.
+        assert any(p.grad.placements != p.placements for p in model.parameters()) is (world == 2)
         results[name] = whole(model)
     return results
 
@@ -317,7 +322,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     mesh = dist.init_device_mesh("cpu", (world,))
     options = FLAT
     if mode == "sequence":
-        results = sequences(mesh)
+        results = sequences(world)
     elif mode == "placed":
         results = placed(world, directory)
     for name, make in ARMS.items() if mode not in ("sequence", "placed") else ():

@@ -72,9 +72,10 @@ def compare(found: dict[str, dict[str, Tensor]]) -> None:
             expected |= {f"averaged {key}": p.detach().clone() for key, p in model.named_parameters()}
         assert found[name].keys() == expected.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(
-                found[name][key], value, rtol=1e-9, atol=1e-9, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
-            )
+            # The QR of kronecker amplifies rounding.
+            tolerance = 1e-9 if name == "kronecker" else 1e-12
+            say = f"{name}, {key}: {{}}".format
+            torch.testing.assert_close(found[name][key], value, rtol=0, atol=tolerance, msg=say)
 
 
 def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
@@ -94,9 +95,10 @@ def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(t
     compare(launch("resume", tmp_path, 1))
 
 
-def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path) -> None:
-    """Norms and biases are replicated, and each rank has the gradient of its positions."""
-    found = launch("sequence", tmp_path, 2)
+@pytest.mark.parametrize("world", [2, 4])
+def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path, world: int) -> None:
+    """Norms and biases are replicated, and each rank has the gradient of its positions; on 4 ranks FSDP2 after that."""
+    found = launch("sequence", tmp_path, world)
     for name, make in SEQUENTIAL.items():
         model = Block()
         train(model, make(model.named_parameters()), SEQUENCES)
