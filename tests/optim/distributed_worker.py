@@ -253,14 +253,17 @@ LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
 def sized(world: int) -> dict[str, object]:
     """The last of two steps on those layers under FSDP2: its collectives, and the state; and the state of SOAP."""
     results = {}
-    for rule, steps in (("spectral", 2), ("kronecker", 1)):
+    for rule, steps in (("spectral", 2), ("spectral(exchange_dtype='bfloat16')", 2), ("kronecker", 1)):
         model = hidden(start(LAYERS, torch.float32), (world,), "0")
         optimizer = optimizer_of(model, rule)
         go(model, optimizer, 0, steps - 1)
         with Collectives() as collectives:
             go(model, optimizer, steps - 1, 1)
         calls = [list(call) for call in collectives.calls]
-        results[rule] = {"calls": calls, "sent": collectives.sent, "state": held(optimizer)}
+        moved = {
+            key: p - first for (key, p), first in zip(whole(model).items(), start(LAYERS, torch.float32), strict=True)
+        }
+        results[rule] = {"calls": calls, "sent": collectives.sent, "state": held(optimizer), "moved": moved}
     return results
 
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from training import batches
 
+SHORT = "spectral(exchange_dtype='bfloat16')"
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
 
@@ -203,7 +204,16 @@ def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, li
     for rank in ranks[1]:
         assert len(rank["spectral"]["calls"]) == 2
         assert rank["spectral"]["sent"] == 4.5 * mib
+        assert rank[SHORT]["sent"] == 2.25 * mib
         assert rank["kronecker"]["sent"] == 6.75 * mib  # directions and gradients there, updates back
         # 107 MiB where each rank has all factors and bases: 104 of them and of second moments, 3 of velocities.
         assert rank["kronecker"]["state"]["matrices"] == 26 * mib
         assert rank["kronecker"]["state"]["all"] <= 30 * mib
+
+
+def test_updates_that_are_exchanged_in_16_bits(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    """All ranks step to the same weights, and two steps differ from those in float32 by rounding to 8 bits."""
+    for key, exact in ranks[1][0]["spectral"]["moved"].items():
+        found = [rank[SHORT]["moved"][key] for rank in ranks[1]]
+        assert all(torch.equal(one, found[0]) for one in found)
+        assert 0 < float((found[0] - exact).norm() / exact.norm()) < 0.01

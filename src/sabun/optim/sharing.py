@@ -105,8 +105,10 @@ class Shared:
         self, routes: _Routes, lists: list[Tensors], state: Mapping[str, list[Any]], work: MatrixWork
     ) -> Tensors:
         shapes = [placement.shape for placement in routes.placements]
-        like = lists[0][0].new_empty(0)
-        shards = [tensors[i] for tensors in lists for i in routes.positions]
+        arithmetic = lists[0][0].dtype
+        short = self.preconditioner.exchanged_in if routes.placements[0].cuts else None
+        like = lists[0][0].new_empty(0, dtype=short or arithmetic)
+        shards = [tensors[i].to(like.dtype) for tensors in lists for i in routes.positions]
         for tensors in lists:
             tensors.clear()
         way = routes.of_lists(1)
@@ -114,17 +116,18 @@ class Shared:
         del shards
         owned = [routes.positions[i] for i in way.places]
         number = len(owned)
-        matrices = [self._matrices(whole[n * number : (n + 1) * number], owned) for n in range(len(lists))]
-        whole.clear()
+        matrices = [
+            self._matrices([whole.pop(0).to(arithmetic) for _ in range(number)], owned) for _ in range(len(lists))
+        ]
         made = self._joined(work(matrices, self._state(state, owned, shapes)), owned, shapes)
-        done = dict(zip(routes.positions, way.back(made, like), strict=True))
+        done = dict(zip(routes.positions, way.back([t.to(like.dtype) for t in made], like), strict=True))
         updates = [
             done[i] if i in done else torch.zeros_like(real_view(p), dtype=like.dtype)
             for i, p in enumerate(self.params)
         ]
         for replica in routes.placements[0].replica_teams():
             updates = replica.exchange(updates)
-        return updates
+        return [t.to(arithmetic) for t in updates]
 
     def _matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
         """Every matrix of the whole parameters at these positions."""
