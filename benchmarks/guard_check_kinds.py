@@ -1,4 +1,4 @@
-"""Kinds of healthy training that were written before the guard's last change, and run once after it.
+"""Kinds of healthy training that were written before the guard's last change but one, and run once after it.
 
 They register beside the development kinds of :mod:`guard_kinds`. Whoever looks at what the guard does on one of them,
 and changes the guard, moves it there.

@@ -2,6 +2,7 @@
 
     python benchmarks/guard_corpus.py                        # minutes; both halves of the kinds, and the faults
     python benchmarks/guard_corpus.py --half development --seeds 5
+    python benchmarks/guard_corpus.py --seeds 0 --fault-seeds 0 --slow-seeds 2    # faults with a slow onset
     python benchmarks/guard_corpus.py --half independent --seeds 6
 
 A kind of training is a tiny model or a simulated stream of losses (:mod:`guard_kinds`). A **false alarm** is a healthy
@@ -10,7 +11,7 @@ gives up. A training is **compared only** if the guard found that losses rose, c
 before, and went on with the present one: a warning, and 4 to 18 batches without a step. The thresholds of the guard
 were chosen on development kinds (those that the test suite runs are among them), and on a grid of simulated extremes
 (``--half grid``). Some development kinds were check kinds once, and have been looked at. The check kinds
-(:mod:`guard_check_kinds`) were written before the guard's last change and run once, after it. Intervals are 95%
+(:mod:`guard_check_kinds`) were written before the guard's last change but one and run once, after it. Intervals are 95%
 (Clopper-Pearson), with the trainings taken as independent.
 
 The kinds of ``--half independent`` (:mod:`guard_independent_kinds`) were written by somebody who did not know how the
@@ -23,6 +24,9 @@ A planted fault is **caught** if the guard acts on it and the model is finite af
 if it compared only, and warned that the data are to be checked. It is **harmless** if the guard does neither, and the
 losses at the end are at most 10% above those before the fault. The steps lost are the calls whose updates the final
 model does not contain; a fault that lasts to the end of the training loses the rest, and the guard may end it.
+
+A fault with a slow onset grows from step 300 of 1,000 on. It is harmless if the guard does nothing and the loss on data
+without the fault is at most 10% above that of the same training without the fault, of which the table gives multiples.
 """
 
 from __future__ import annotations
@@ -36,14 +40,16 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import sabun
-from guard_kinds import KINDS, Training, classification, easy, falling, forever, regression, sgd, student
+from guard_kinds import KINDS, Training, classification, easy, falling, forever, mlp, regression, sgd, student
 from sabun.errors import SabunError, SabunWarning, TrainingError
 
 ALARMS = ("guard.skipped", "guard.rolled-back", "guard.cut", "guard.fell-back", "guard.gave-up")
@@ -317,6 +323,97 @@ AT = 450
 """The step of a fault: one at which a good state is kept."""
 
 
+# ---------------------------------------------------------------------- faults with a slow onset
+
+
+def _drifting_rate(factor: float) -> Callable[[Training, int], None]:
+    def plant(training: Training, since: int) -> None:
+        for group in training.optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] *= factor
+
+    return plant
+
+
+def _wrong_targets(training: Training, since: int) -> None:
+    def spoil(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        wrong = torch.rand(len(y)) < min(1.0, since / 300)
+        return x, torch.where(wrong.view(-1, *[1] * (y.dim() - 1)), y[torch.randperm(len(y))], y)
+
+    training.data = spoil
+
+
+def _momentum(training: Training, since: int) -> None:
+    for group in training.optimizer.param_groups:  # type: ignore[union-attr]
+        kept = 1 - 0.1 * 0.99**since
+        group.update({"betas": (kept, group["betas"][1])} if "betas" in group else {"momentum": kept})
+
+
+@torch.no_grad()
+def _growing_weights(training: Training, since: int) -> None:
+    for parameter in training.model.parameters():
+        parameter.mul_(1.01)
+
+
+SLOW: dict[str, Callable[[Training, int], Any]] = {
+    "rate times 1.02 a step": _drifting_rate(1.02),
+    "rate times 1.005 a step": _drifting_rate(1.005),
+    "share of wrong targets grows to all in 300 steps": _wrong_targets,
+    "momentum of 0.9 tends to 1": _momentum,
+    "weights times 1.01 a step": _growing_weights,
+}
+SLOW_BASES: dict[str, Callable[[], Training]] = {
+    **BASES,
+    "dropout, AdamW": lambda: classification(mlp(4, drop=nn.Dropout(0.5))),
+    "batch norm, SGD": lambda: classification(mlp(4, norm=nn.BatchNorm1d(16)), optimizer=sgd(0.1)),
+    "absolute loss, AdamW": lambda: regression(measure=functional.l1_loss),
+    "batch 4, SGD": lambda: classification(size=4, optimizer=sgd(0.02)),
+}
+SLOW_AT, SLOW_STEPS = 300, 1000
+
+
+@cache
+def end_without_guard(fault: str, base: str, seed: int) -> float:
+    """The loss at the end of a training without a guard, and without a fault where that is empty."""
+    torch.manual_seed(seed)
+    training = SLOW_BASES[base]()
+    for step in range(SLOW_STEPS):
+        training.model.zero_grad()
+        training.loss(step).backward()
+        if fault and step >= SLOW_AT:
+            SLOW[fault](training, step - SLOW_AT)
+        training.optimizer.step()  # type: ignore[union-attr]
+    return final_loss(training)
+
+
+@torch.no_grad()
+def final_loss(training: Training) -> float:
+    """The loss of the model on a hundred batches without a fault."""
+    training.data = None
+    training.model.eval()
+    torch.manual_seed(0)
+    found = statistics.fmean(float(training.loss(SLOW_STEPS)) for _ in range(100))
+    return found if math.isfinite(found) else math.inf
+
+
+def onset(fault: str, base: str, seed: int) -> tuple[str, int, int, float]:
+    """Plant one fault with a slow onset.
+
+    Return "caught", "told", "harmless" or "missed" as of :func:`planted`, where harmless is an end at most 10% above
+    that of the same training without the fault; the calls until the guard acted, or -1; the steps lost; and the loss at
+    the end over that of the training without the fault.
+    """
+    torch.manual_seed(seed)
+    training = SLOW_BASES[base]()
+    training.steps = SLOW_STEPS
+    guard, _ = run(training, SLOW[fault], SLOW_AT)
+    ratio = final_loss(training) / end_without_guard("", base, seed)
+    done = actions(guard)
+    acted = [data["step"] for event, data in guard.events if event in ALARMS or "compared_with" in data]
+    silent = "harmless" if ratio <= 1.1 else "missed"
+    outcome = silent if not done else "told" if {*done} == {COMPARED} else "caught"
+    return outcome, int(str(acted[0])) - SLOW_AT if acted else -1, guard.steps - guard.updates, ratio
+
+
 def planted(fault: str, base: str, seed: int) -> tuple[str, int, str]:
     """Plant one fault. Return "caught", "told", "harmless" or "missed", the steps lost, and the guard's last action."""
     torch.manual_seed(seed)
@@ -422,6 +519,7 @@ def main() -> None:
     parser.add_argument("--fault-seeds", type=int, default=10, help="trainings of each fault and base")
     parser.add_argument("--kind", default="", help="kinds whose name begins so")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--slow-seeds", type=int, default=0, help="trainings of each slow fault and base")
     parser.add_argument("--records", default="", help="a file for the records of the independent kinds")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -453,8 +551,14 @@ def main() -> None:
         print(f"| {half} | {len(chosen)} | {shares} | {spent:.0f} |", flush=True)
     for half, name, count, done in details:
         print(f"{half}: {name}: {count} of {given.seeds}: {', '.join(done)}")
-    if given.fault_seeds == 0:
-        return
+    if given.fault_seeds > 0:
+        sudden(given.fault_seeds)
+    if given.slow_seeds > 0:
+        slow(given.slow_seeds)
+
+
+def sudden(seeds: int) -> None:
+    """Print the table of faults that set in at once."""
     columns = [
         "fault",
         "caught",
@@ -466,7 +570,7 @@ def main() -> None:
     ]
     print(f"\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|---:|---|")
     for fault in FAULTS:
-        found = [planted(fault, base, seed) for base in BASES for seed in range(given.fault_seeds)]
+        found = [planted(fault, base, seed) for base in BASES for seed in range(seeds)]
         lost = sorted(steps for _, steps, _ in found)
         last = statistics.mode(action for _, _, action in found).removeprefix("guard.")
         outcomes = [outcome for outcome, _, _ in found]
@@ -476,6 +580,34 @@ def main() -> None:
             f"| {fault} | {caught} | {outcomes.count('missed')} | {statistics.median(lost):.0f}, {lost[-1]} | {last} |",
             flush=True,
         )
+
+
+def slow(seeds: int) -> None:
+    """Print the table of faults with a slow onset."""
+    columns = [
+        "fault with a slow onset",
+        "caught",
+        "of these reported",
+        "harmless",
+        "missed",
+        "steps to the first action",
+    ]
+    columns += ["steps lost", "loss at the end, if rolled back", "the same without a guard"]
+    print(f"\n| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
+    for fault in SLOW:
+        found = [(*onset(fault, base, seed), base, seed) for base in SLOW_BASES for seed in range(seeds)]
+        outcomes = [one[0] for one in found]
+        told, acted = outcomes.count("told"), [one for one in found if one[0] in ("caught", "told")]
+        row = [fault, f"{outcomes.count('caught') + told} of {len(found)}", told, outcomes.count("harmless")]
+        row += [outcomes.count("missed"), *(_spread([float(one[at]) for one in acted]) for at in (1, 2))]
+        rescued = [one for one in found if one[0] == "caught"]
+        alone = [end_without_guard(fault, *one[4:]) / end_without_guard("", *one[4:]) for one in rescued]
+        print(f"| {' | '.join(map(str, [*row, _spread([one[3] for one in rescued]), _spread(alone)]))} |", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    """The median and the largest."""
+    return f"{statistics.median(values):.3g}, {max(values):.3g}" if values else ""
 
 
 if __name__ == "__main__":

@@ -210,71 +210,42 @@ def _(seed: int) -> Training:
     return training
 
 
-@kind("curriculum, harder data, announced")
-def _(seed: int) -> Training:
-    training = regression(steps=900, phases=frozenset({300}))
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        return functional.mse_loss(net(x), easy(x) if step < 300 else hard(x))
-
-    training.loss = loss
+def stepped(
+    measure: Callable[[nn.Module, Tensor, int], Tensor], make: Callable[..., Training] = regression, **options: Any
+) -> Training:
+    """A training whose loss depends on the step: of the model, a batch of inputs and the step."""
+    training = make(**options)
+    training.loss = lambda step: measure(training.model, torch.randn(32, 8), step)
     return training
 
 
-@kind("curriculum, four levels, announced")
-def _(seed: int) -> Training:
-    training = regression(steps=800, phases=frozenset({200, 400, 600}))
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        return functional.mse_loss(net(x), (1 + step // 200) * easy(x))
-
-    training.loss = loss
-    return training
+def target_in_levels(net: nn.Module, x: Tensor, step: int) -> Tensor:
+    return functional.mse_loss(net(x), (1 + step // 200) * easy(x))
 
 
-@kind("curriculum, gradual")
-def _(seed: int) -> Training:
-    training = regression(steps=900)
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        share = min(1.0, step / 800)
-        return functional.mse_loss(net(x), (1 - share) * easy(x) + 0.3 * share * hard(x))
-
-    training.loss = loss
-    return training
+def gradually_harder(net: nn.Module, x: Tensor, step: int) -> Tensor:
+    share = min(1.0, step / 800)
+    return functional.mse_loss(net(x), (1 - share) * easy(x) + 0.3 * share * hard(x))
 
 
-@kind("growing targets")
-def _(seed: int) -> Training:
-    training = regression(steps=800)
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        return functional.mse_loss(net(x), (1 + step // 200) * easy(x))
-
-    training.loss = loss
-    return training
+def annealed(net: nn.Module, x: Tensor, step: int) -> Tensor:
+    made = net(x)
+    return functional.mse_loss(made, easy(x)) + min(1.0, step / 500) * (made.square().mean() + 3.0)
 
 
-@kind("annealed weight of a second term")
-def _(seed: int) -> Training:
-    training = regression(steps=900)
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        made = net(x)
-        return functional.mse_loss(made, easy(x)) + min(1.0, step / 500) * (made.square().mean() + 3.0)
-
-    training.loss = loss
-    return training
+kind("curriculum, harder data, announced")(
+    lambda seed: stepped(
+        lambda net, x, step: functional.mse_loss(net(x), easy(x) if step < 300 else hard(x)),
+        steps=900,
+        phases=frozenset({300}),
+    )
+)
+kind("curriculum, four levels, announced")(
+    lambda seed: stepped(target_in_levels, steps=800, phases=frozenset({200, 400, 600}))
+)
+kind("curriculum, gradual")(lambda seed: stepped(gradually_harder, steps=900))
+kind("growing targets")(lambda seed: stepped(target_in_levels, steps=800))
+kind("annealed weight of a second term")(lambda seed: stepped(annealed, steps=900))
 
 
 @kind("variational auto-encoder, annealed divergence")
@@ -471,17 +442,14 @@ def _(seed: int) -> Training:
     return training
 
 
-@kind("augmentation from the middle on")
-def _(seed: int) -> Training:
-    training = classification()
-    net = training.model
-
-    def loss(step: int) -> Tensor:
-        x = torch.randn(32, 8)
-        return functional.cross_entropy(net(x + (0.3 * torch.randn(32, 8) if step > 300 else 0)), labels(x))
-
-    training.loss = loss
-    return training
+kind("augmentation from the middle on")(
+    lambda seed: stepped(
+        lambda net, x, step: functional.cross_entropy(
+            net(x + (0.3 * torch.randn(32, 8) if step > 300 else 0)), labels(x)
+        ),
+        classification,
+    )
+)
 
 
 @kind("embedding, sparse gradients")

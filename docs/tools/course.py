@@ -24,7 +24,7 @@ import re
 import tempfile
 import tokenize
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,13 @@ class Text:
     def code(self, source: str) -> str:
         """The code of a cell with words replaced in comments and strings."""
         lines = source.splitlines(keepends=True)
-        for token in reversed(list(tokenize.generate_tokens(io.StringIO(source).readline))):
-            (row, start), (last, end) = token.start, token.end
-            if token.type in (tokenize.COMMENT, tokenize.STRING) and row == last:
-                line = lines[row - 1]
-                # An f-string is one token; the expressions in it are code.
-                parts = re.split(r"(\{[^{}]*\})", token.string) if token.string[0] in "fF" else [token.string]
-                parts[::2] = map(self._escaped.translate, parts[::2])
-                lines[row - 1] = line[:start] + "".join(parts) + line[end:]
+        for row, start, end in reversed(list(_literals(source))):
+            line = lines[row - 1]
+            literal = line[start:end]
+            # The expressions in an f-string are code.
+            parts = re.split(r"(\{[^{}]*\})", literal) if literal[0] in "fF" else [literal]
+            parts[::2] = map(self._escaped.translate, parts[::2])
+            lines[row - 1] = line[:start] + "".join(parts) + line[end:]
         return "".join(lines)
 
     @property
@@ -101,6 +100,19 @@ class Text:
         if isinstance(spec, list):
             return [self.chart(value, key) for value in spec]
         return self.words.get(spec, spec) if isinstance(spec, str) and key in {"values", "title", "domain"} else spec
+
+
+def _literals(source: str) -> Iterator[tuple[int, int, int]]:
+    """Row, start and end of comments and of strings within a line; from Python 3.12 on f-strings are many tokens."""
+    opens, closes = getattr(tokenize, "FSTRING_START", None), getattr(tokenize, "FSTRING_END", None)
+    begun: list[tuple[int, int]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == opens:
+            begun.append(token.start)
+        start = begun.pop() if token.type == closes else token.start
+        whole = token.type in (tokenize.COMMENT, tokenize.STRING, closes)
+        if whole and not begun and start[0] == token.end[0]:
+            yield start[0], start[1], token.end[1]
 
 
 def names() -> list[str]:

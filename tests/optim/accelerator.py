@@ -17,12 +17,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Count", "gpt2_small", "llama_8b", "parameters"]
+__all__ = ["LIMITS", "Count", "gpt2_small", "llama_8b", "parameters"]
 
-# The limits of one launch over a list of tensors, as in torch's ATen/native/cuda/MultiTensorApply.cuh: tensors by the
-# number of lists, blocks, and entries of a block.
-_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
-_BLOCKS, _BLOCK = 320, 65_536
+# The limits of one launch over lists of tensors, as in torch's ATen/native/cuda/MultiTensorApply.cuh: tensors by the
+# number of lists, blocks, and entries of a block. The arguments of a kernel are larger from CUDA 13 on.
+_BLOCK = 65_536
+LIMITS = {
+    12: ({1: 110, 2: 64, 3: 48, 4: 36, 5: 30}, 320),
+    13: ({1: 770, 2: 448, 3: 336, 4: 252, 5: 210}, 2_240),
+}
 # Operations of this name make another view of the same memory, or memory without contents.
 _FREE = {
     "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "empty", "empty_like", "empty_strided", "expand",
@@ -36,7 +39,8 @@ class Count(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches = self.moved = self.transient = self._live = 0
+        self.launches = dict.fromkeys(LIMITS, 0)  # by the version of CUDA
+        self.moved = self.transient = self._live = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors((args, kwargs))
@@ -52,9 +56,10 @@ class Count(TorchDispatchMode):
                 self.transient = max(self.transient, self._live)
                 weakref.finalize(storage, self._freed, storage.nbytes())
         on_device = [t for t in inputs if t.is_meta]
-        if on_device and name not in _FREE:
+        if (on_device or name == "eye") and name not in _FREE:
             written = outputs or (_tensors(args[0]) if name.endswith("_") else [])
-            self.launches += _launches(name, args, on_device)
+            for cuda in LIMITS:
+                self.launches[cuda] += _launches(name, args, kwargs or {}, cuda)
             self.moved += sum(t.nbytes for t in [*on_device, *written])
         return out
 
@@ -62,16 +67,32 @@ class Count(TorchDispatchMode):
         self._live -= size
 
 
-def _launches(name: str, args: Any, inputs: list[Tensor]) -> int:
-    if name in ("baddbmm", "addmm"):
+def _launches(name: str, args: Any, kwargs: Any, cuda: int) -> int:
+    if name in ("baddbmm", "addmm") and kwargs.get("beta", 1) != 0:
         return 2  # the copy of the sum's first term, and the product
+    if name == "eye":
+        return 2  # zeros, and the diagonal
     if not name.startswith("_foreach"):
         return 1
     lists = [a for a in args if isinstance(a, list | tuple) and a and isinstance(a[0], Tensor)]
-    sizes = [t.numel() for t in lists[0]]
-    depth = min(5, len(lists) + (not name.endswith("_")))
-    blocks = sum(-(-n // _BLOCK) for n in sizes)
-    return max(-(-len(sizes) // _TENSORS[depth]), -(-blocks // _BLOCKS))
+    most_tensors, most_blocks = LIMITS[cuda]
+    return _packed(
+        [t.numel() for t in lists[0]], most_tensors[min(5, len(lists) + (not name.endswith("_")))], most_blocks
+    )
+
+
+def _packed(sizes: list[int], most_tensors: int, most_blocks: int) -> int:
+    """Launches over tensors one after the other: one ends with its last tensor or its last block."""
+    launches = tensors = blocks = 0
+    for size in sizes:
+        tensors += 1
+        left = -(-size // _BLOCK)
+        while left:
+            now = min(left, most_blocks - blocks)
+            left, blocks = left - now, blocks + now
+            if blocks == most_blocks or (tensors == most_tensors and not left):
+                launches, blocks, tensors = launches + 1, 0, 1 if left else 0
+    return launches + bool(blocks)
 
 
 def _tensors(value: Any) -> list[Tensor]:

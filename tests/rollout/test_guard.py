@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
+from sabun.rollout.guard import loss_monitor, recovery_policy
 from sabun.rollout.guard.guard import Guard
 from sabun.rollout.guard.loss_monitor import LossMonitor
-from sabun.rollout.guard.recovery_policy import ADDED
 from sabun.rollout.guard.snapshots import DiskSnapshots, Snapshot
 from sabun.rollout.guard.step_check import StepCheck
 
@@ -302,6 +302,7 @@ def test_a_slow_trouble_goes_back_to_the_best_state_not_to_the_newest() -> None:
     data = dict(toy.guard.events)["guard.rolled-back"]
     assert data["reason"] == "loss-drift"
     assert data["to_step"] <= 80
+    assert [*toy.guard._snapshots.levels()] == [data["to_step"]]  # later ones were kept while the losses rose
 
 
 def test_a_cause_that_stays_is_compared_once() -> None:
@@ -481,6 +482,9 @@ def test_a_loop_can_go_on_from_its_own_checkpoint_before_and_after_a_fall_back()
 def test_a_state_of_an_earlier_version_is_continued_and_any_other_key_is_missed() -> None:
     toy = Toy()
     toy.good(20)
+    toy.guard.load_state_dict(
+        {**(stored := toy.guard.state_dict()), "monitor": {**stored["monitor"], **loss_monitor.ADDED}}
+    )
     stored = toy.guard.state_dict()
     blamed = copy.deepcopy(stored)
     blamed["policy"]["blamed"] = True
@@ -489,7 +493,7 @@ def test_a_state_of_an_earlier_version_is_continued_and_any_other_key_is_missed(
         for key in stored[part]:
             earlier = copy.deepcopy(stored)
             del earlier[part][key]
-            if key in ADDED:
+            if key in {**recovery_policy.ADDED, **loss_monitor.ADDED}:
                 toy.guard.load_state_dict(earlier)
                 assert toy.guard.state_dict() == stored
             else:

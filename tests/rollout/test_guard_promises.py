@@ -586,3 +586,18 @@ def test_a_planted_fault_is_caught(fault: str) -> None:
     for base in ("regression, SGD", "classification, AdamW"):
         outcome = corpus.planted(fault, base, seed=0)[0]
         assert outcome == "caught" or (outcome, fault) == ("told", "dead inputs, for good"), base
+
+
+@pytest.mark.parametrize(
+    ("fault", "base", "most"),
+    [
+        ("rate times 1.02 a step", "classification, SGD", 2.0),
+        ("rate times 1.02 a step", "absolute loss, AdamW", 2.0),
+        ("weights times 1.01 a step", "absolute loss, AdamW", 4.0),
+    ],
+)
+def test_a_fault_with_a_slow_onset_is_caught_and_undone(fault: str, base: str, most: float) -> None:
+    """``most``: largest loss at the end over that of the training without the fault."""
+    outcome, _, _, ratio = corpus.onset(fault, base, seed=0)
+    assert outcome == "caught"
+    assert ratio < most < 0.1 * corpus.end_without_guard(fault, base, 0) / corpus.end_without_guard("", base, 0)

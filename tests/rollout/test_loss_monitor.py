@@ -177,3 +177,79 @@ def test_losses_that_are_mostly_zero_have_noise() -> None:
     for seed in range(20):
         pick = random.Random(seed)
         assert first(pick.choice([0.0, 1.0]) * pick.lognormvariate(0, 1.5) for _ in range(1500)) is None
+
+
+def slow_rise(factor: float, seed: int, steps: int = 1000) -> list[float]:
+    """Losses that fall from 2.3 to 0.3, and grow by a factor a step from step 700 on."""
+    pick = random.Random(seed)
+    levels = [0.3 + 2 * math.exp(-step / 80) if step < 700 else 0.3 * factor ** (step - 700) for step in range(steps)]
+    return [level + 0.05 * pick.gauss(0, 1) for level in levels]
+
+
+@pytest.mark.parametrize("factor", [1.005, 1.02])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_rise_is_not_hidden_by_its_own_losses(factor: float, seed: int) -> None:
+    """It is found 128 losses after it has passed half of the progress: 0.3 + 1."""
+    found = first(slow_rise(factor, seed, 1600))
+    assert found is not None
+    passed = 700 + math.log(1.3 / 0.3) / math.log(factor)
+    assert found[1].reason == "loss-drift"
+    assert passed + 100 < found[0] < passed + 150
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+@pytest.mark.parametrize("steps", [600, 1000])
+def test_a_rise_at_a_constant_rate_is_no_drift(noise: float, steps: int) -> None:
+    ramp = [0.5] * 200 + [0.5 + 1.6 * step / steps for step in range(steps)] + [2.1] * 300
+    assert [judged(ramp, noise, seed) for seed in range(10)] == [None] * 10
+
+
+def expected_losses(p: float, height: int) -> float:
+    """Average number of losses until a cumulative sum of signs, from zero, first has this height."""
+    total, one = 0.0, 0.0
+    for _ in range(height):
+        one = (1 + (1 - p) * one) / p  # from one height to the next: one loss, and back from below with 1 - p
+        total += one
+    return total
+
+
+@pytest.mark.parametrize("p", [0.3, 0.4, 0.5])
+def test_the_sum_of_signs_is_as_high_as_theory_says(p: float) -> None:
+    pick, needed = random.Random(0), []
+    for _ in range(2000):
+        monitor = LossMonitor(reference=0.0)
+        number = 0
+        while monitor.risen < 5:
+            monitor._accept(1.0 if pick.random() < p else -1.0)
+            number += 1
+        needed.append(number)
+    error = statistics.stdev(needed) / math.sqrt(len(needed))
+    assert abs(statistics.fmean(needed) - expected_losses(p, 5)) < 4 * error
+    assert expected_losses(0.45, 128) > (0.55 / 0.45) ** 128 > 1e11
+
+
+def test_after_a_drift_the_losses_since_the_restored_state_are_forgotten() -> None:
+    monitor, losses = LossMonitor(), slow_rise(1.01, 0)
+    for loss in losses[:700]:
+        assert monitor.judge(loss) is None
+    kept = monitor.state_dict()
+    number, found = next((i, one) for i, loss in enumerate(losses[700:]) if (one := monitor.judge(loss)))
+    assert found.reason == "loss-drift"
+    assert monitor.noise > 2 * kept["noise"]  # the window holds losses of the rise
+    monitor.rolled_back("loss-drift", kept)
+    assert monitor.state_dict() == {**kept, "watched": monitor.patience}
+    again = [monitor.judge(loss) for loss in losses[700 + number - 20 : 700 + number]]
+    assert next(i for i, one in enumerate(again) if one is not None) == 7  # the median of eight losses
+
+
+def test_data_that_raise_the_losses_slowly_are_found_out_once_in_a_phase() -> None:
+    monitor, found = LossMonitor(), []
+    for loss in slow_rise(1.004, 0, 1200):
+        if monitor.judge(loss) is not None:
+            found.append(loss)
+            monitor.accept()
+    assert len(found) == 1
+    assert monitor.rises
+    assert monitor.reference == math.inf
+    monitor.new_phase()
+    assert not monitor.rises

@@ -8,7 +8,7 @@ registered in :data:`AVERAGING`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,43 @@ from sabun.optim.options import AT_LEAST_ZERO, DECAY, SHARE, integer, option
 from sabun.optim.role_registry import Registry, Role
 from sabun.optim.terms import Tensors, Terms, add_terms
 
-__all__ = ["AVERAGING", "Averaging", "Ema", "NoAveraging", "ScheduleFree", "Tail", "recalibrated"]
+__all__ = [
+    "AVERAGING",
+    "Averaging",
+    "AveragingForm",
+    "Ema",
+    "NoAveraging",
+    "ScheduleFree",
+    "Tail",
+    "moved",
+    "recalibrated",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AveragingForm:
+    """The compiled form of :meth:`Averaging.move`.
+
+    ``update(on, k, p, u, state)`` is the formula over an abstract arithmetic: it returns p and the new state, of which
+    there are the ``Averaging.like`` buffers. ``k`` holds the numbers named by ``operands``, whose values in step
+    ``count`` are ``numbers(averaging, lr, decay, weight, count, mass)``; the update of a step is u / mass.
+    """
+
+    update: Callable[[Any, Mapping[str, Any], Any, Any, Sequence[Any]], tuple[Any, list[Any]]]
+    operands: tuple[str, ...]
+    numbers: Callable[[Any, Any, float, float, int, float], tuple[Any, ...]]
+
+
+def _move(on: Any, k: Mapping[str, Any], p: Any, u: Any, state: Sequence[Any]) -> tuple[Any, list[Any]]:
+    return on.add(on.mul(p, k["keep"]), on.mul(u, k["scale"])), []
+
+
+def _move_numbers(averaging: Any, lr: float, decay: float, weight: float, count: int, mass: float) -> tuple[float, ...]:
+    return 1 - lr * decay, -lr / mass
+
+
+moved = AveragingForm(_move, ("keep", "scale"), _move_numbers)
+"""θ(1 − lr·decay) − lr·u alone, without an average."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +67,19 @@ class Averaging(Role):
     - ``like``: names of its state tensors, shaped as the parameter, which begin as copies of it.
     - ``counts_steps``: :meth:`follow` reads the number of the step.
     - ``steps_iterate``: gradients are taken at the iterate itself, not at a point beside it.
+    - ``decays_first``: in :meth:`move` the weight decay is a factor on θ, and comes before all else.
     - ``running``: scalars that a parameter group keeps in checkpoints, with their initial values.
+    - ``compiled``: its compiled form; None: :meth:`follow` comes after the compiled step, or the step is foreach where
+      gradients are not taken at the iterate.
     """
 
     role: ClassVar[str] = "averaging"
     like: ClassVar[tuple[str, ...]] = ()
     counts_steps: ClassVar[bool] = False
     steps_iterate: ClassVar[bool] = True
+    decays_first: ClassVar[bool] = True
     running: ClassVar[Mapping[str, object]] = {}
+    compiled: ClassVar[AveragingForm | None] = None
 
     def weight(self, group: dict[str, Any], lr: float) -> float:
         """Weight of the iterate of this step, once per step and group; brings the running scalars up to date."""
@@ -103,6 +144,17 @@ class NoAveraging(Averaging):
 
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "the last iterate"
+    compiled: ClassVar[AveragingForm] = moved
+
+
+def _mean(on: Any, k: Mapping[str, Any], p: Any, u: Any, state: Sequence[Any]) -> tuple[Any, list[Any]]:
+    p, _ = _move(on, k, p, u, [])
+    return p, [on.add(on.mul(state[0], k["kept"]), on.mul(p, k["share"]))]
+
+
+def _mean_numbers(mean: _RunningMean, lr: Any, decay: float, weight: float, count: int, mass: float) -> tuple[Any, ...]:
+    share = mean.share(count)
+    return *_move_numbers(mean, lr, decay, weight, count, mass), 1 - share, share
 
 
 @dataclass(frozen=True)
@@ -111,6 +163,7 @@ class _RunningMean(Averaging):
 
     like: ClassVar[tuple[str, ...]] = ("average",)
     counts_steps: ClassVar[bool] = True
+    compiled: ClassVar[AveragingForm] = AveragingForm(_mean, ("keep", "scale", "kept", "share"), _mean_numbers)
 
     def share(self, count: int) -> float:
         """w_n, the weight of the newest iterate."""
@@ -162,6 +215,20 @@ class Tail(_RunningMean):
         return torch.stack(iterates[self.start :] or iterates[-1:]).mean(0)
 
 
+def _schedule_free(on: Any, k: Mapping[str, Any], y: Any, u: Any, state: Sequence[Any]) -> tuple[Any, list[Any]]:
+    z = on.add(state[0], on.mul(y, k["z_by_y"]))
+    y = on.add(on.mul(y, k["y_by_y"]), on.mul(z, k["y_by_z"]))
+    return on.add(y, on.mul(u, k["y_by_u"])), [on.add(z, on.mul(u, k["z_by_u"]))]
+
+
+def _schedule_free_numbers(
+    free: ScheduleFree, lr: float, decay: float, weight: float, count: int, mass: float
+) -> tuple[float, ...]:
+    """In the order of :meth:`ScheduleFree.move`: z takes its decay from the old y, y takes z_old from the new z."""
+    y_by_y = (1 - weight) * (1 - lr * decay * (1 - free.beta))
+    return -lr * decay, y_by_y, weight, lr * (free.beta * (1 - weight) - 1) / mass, -lr / mass
+
+
 @AVERAGING.register
 @dataclass(frozen=True)
 class ScheduleFree(Averaging):
@@ -178,6 +245,10 @@ class ScheduleFree(Averaging):
     source: ClassVar[str] = "Defazio et al. 2024, arXiv 2405.15682"
     like: ClassVar[tuple[str, ...]] = ("base_point",)
     steps_iterate: ClassVar[bool] = False
+    decays_first: ClassVar[bool] = False
+    compiled: ClassVar[AveragingForm] = AveragingForm(
+        _schedule_free, ("z_by_y", "y_by_y", "y_by_z", "y_by_u", "z_by_u"), _schedule_free_numbers
+    )
     running: ClassVar[Mapping[str, object]] = {
         "averaging_count": 0, "averaging_lr_max": 0.0, "averaging_weight_sum": 0.0,
     }  # fmt: skip

@@ -21,11 +21,13 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
+from sabun.optim.distributed import team_of
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
+from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
@@ -40,7 +42,7 @@ _structure = operator.itemgetter(*_STRUCTURE)
 # preconditioners are bound by arithmetic; their limit is for the memory of their updates.
 _CACHED = 2**18
 _CACHED_MATRICES = 2**22
-_BOUND = 2**24  # entries that are stepped together on an accelerator, see bound_on
+_BOUND = 21 * 2**20  # entries that are stepped together on an accelerator, see bound_on
 _VECTOR = 0.05  # size of gains, biases and other vectors for step_limit: some begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
 
@@ -48,8 +50,8 @@ _LOW = (torch.bfloat16, torch.float16)
 def bound_on(device: torch.device) -> int | None:
     """Largest number of entries that are stepped together, for the memory of intermediates; None on a CPU.
 
-    A step needs up to 8 bytes of them for each entry in float32 and up to 18 in 16 bits. A matrix that is larger is
-    stepped alone.
+    A step needs 4 bytes of them for each entry in float32 and up to 16 in 16 bits, of which half as many are stepped
+    together. Matrices have a workspace besides, see :mod:`sabun.optim.matrix_stacks`.
     """
     return None if device.type == "cpu" else _BOUND
 
@@ -269,6 +271,12 @@ class _Sorter:
             if not preconditioner.needs_matrix:
                 return None  # stepped piece by piece
             bound = bound_on(p.device)
+            if (
+                isinstance(preconditioner, Spectral)
+                and team_of([p], divide=preconditioner.divide) is None
+                and not internals.is_dtensor(p)
+            ):
+                return None  # stepped in stacks of bounded size
             # Of a sharded parameter the shards count: as many as there are ranks, each of which owns one, are together.
             return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:

@@ -111,7 +111,8 @@ class Optimizer(torch.optim.Optimizer):
             step_limit means all of its parameters.
         matrices: layouts of single parameters by name: ``{"*.qkv.weight": "matrix(split=3)", "*.experts.*": "stack"}``
             (:mod:`sabun.optim.layouts`); the others are found (:mod:`sabun.optim.hidden_matrices`).
-        fused: the compiled step: True, or the compiler ("native", "inductor"); "auto": where there is a C compiler.
+        fused: the compiled step: True, or the compiler ("native", "triton", "inductor"); "auto": where there is a C
+            compiler, or Triton on CUDA.
 
     torch's ``differentiable`` and ``capturable`` may be False only.
 

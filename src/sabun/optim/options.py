@@ -134,9 +134,9 @@ OPTIONS: Mapping[str, Option] = {
         "arithmetic",
     ),
     "fused": Option(
-        None, one_of(None, True, False, "auto", "native", "inductor"),
+        None, one_of(None, True, False, "auto", "native", "triton", "inductor"),
         "compiled step. True: one pass over memory where the preconditioner is diagonal (fastest); text: the compiler; "
-        "'auto': on a CPU with a C compiler",
+        "'auto': on a CPU with a C compiler, on CUDA with Triton",
         "arithmetic",
     ),
 }  # fmt: skip

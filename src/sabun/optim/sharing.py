@@ -97,7 +97,7 @@ class Shared:
             tensors.clear()
             matrices.append(self._matrices(whole, positions))
             del whole
-        made = self._joined(work(matrices, self._state(state, positions, shapes)), positions, shapes)
+        made = self._joined(work(matrices, self.state_of_matrices(state, positions, shapes)), positions, shapes)
         pairs = zip(made, self.params, strict=True)
         return [internals.shard(t, p) if internals.is_dtensor(p) else t for t, p in pairs]
 
@@ -119,7 +119,7 @@ class Shared:
         matrices = [
             self._matrices([whole.pop(0).to(arithmetic) for _ in range(number)], owned) for _ in range(len(lists))
         ]
-        made = self._joined(work(matrices, self._state(state, owned, shapes)), owned, shapes)
+        made = self._joined(work(matrices, self.state_of_matrices(state, owned, shapes)), owned, shapes)
         done = dict(zip(routes.positions, way.back([t.to(like.dtype) for t in made], like), strict=True))
         updates = [
             done[i] if i in done else torch.zeros_like(real_view(p), dtype=like.dtype)
@@ -147,10 +147,13 @@ class Shared:
                 whole.append(layout.join([next(given) for _ in layout.shapes(shapes[i])], shapes[i]))
         return whole
 
-    def _state(
+    def state_of_matrices(
         self, state: Mapping[str, list[Any]], positions: Sequence[int], shapes: Sequence[torch.Size]
     ) -> Mapping[str, list[Any]]:
-        """One entry per matrix for the names in ``matrix_keys``: views into the tensors of state."""
+        """One entry per matrix for the names in ``matrix_keys``: views into the tensors of state.
+
+        ``shapes`` are those of all whole parameters.
+        """
         return {
             name: [
                 piece

@@ -18,8 +18,8 @@ updates of all parameters are held until the length is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -28,9 +28,12 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 from sabun.optim.buckets import Bucket, bound_on
 from sabun.optim.compiled.engine import Engine
+from sabun.optim.compiled.formula import fuses
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
+from sabun.optim.matrix_stacks import Stacks, runs, takes_stacks
 from sabun.optim.preconditioners.preconditioner import Work
+from sabun.optim.preconditioners.stacks import Eyes
 from sabun.optim.stochastic_rounding import round_to_dtype
 from sabun.optim.tensors import real_views
 from sabun.optim.terms import Tensors, Terms, accumulate
@@ -83,48 +86,79 @@ class _Operands:
 
 
 def _in_float32(tensors: Sequence[Any]) -> list[Any]:
-    return [None if t is None else t.float() for t in tensors]
+    """The same in float32; on an accelerator in one call."""
+    made = [
+        t
+        if t is None or t.dtype == torch.float32
+        else t.float()
+        if t.is_cpu
+        else torch.empty_like(t, dtype=torch.float32)
+        for t in tensors
+    ]
+    if pairs := [(a, b) for a, b in zip(made, tensors, strict=True) if a is not b and not b.is_cpu]:
+        internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+    return made
+
+
+_Cut = tuple[int, int, int]
+"""The part of a tensor along a dimension: its number, first index and length."""
 
 
 @dataclass(slots=True)
 class _Piece:
-    """Operands that are stepped together: the parameters of a bucket at these positions, or a part of one."""
+    """Operands that are stepped together: the parameters of a bucket at these positions, or parts of them."""
 
     stored: _Operands
     positions: Sequence[int]
     number: int = 0
+    cuts: dict[int, _Cut] = field(default_factory=dict)
+
+    def of(self, tensors: Sequence[Any]) -> list[Any]:
+        """What the piece has of tensors that are shaped as the bucket's parameters."""
+        return _cut(tensors, self.positions, self.cuts)
 
 
-def _pieces(bucket: Bucket, whole: _Operands) -> list[_Piece]:
-    sizes = [x.numel() for x in whole.params]
-    bound = bound_on(whole.params[0].device)
-    if bound is None or bucket.preconditioner.needs_matrix or sum(sizes) <= bound:
-        return [_Piece(whole, range(len(sizes)))]
-    runs: list[list[int]] = []
+def _cut(tensors: Sequence[Any], positions: Sequence[int], cuts: Mapping[int, _Cut]) -> list[Any]:
+    return [tensors[i] if tensors[i] is None or i not in cuts else tensors[i].narrow(*cuts[i]) for i in positions]
+
+
+def _pieces(
+    whole: _Operands, positions: Sequence[int], bound: int | None, together: Container[int] = ()
+) -> list[_Piece]:
+    """The parameters at these positions in pieces of at most ``bound`` entries.
+
+    A larger parameter is cut along the first dimension that is long enough, else along the longest; those in
+    ``together`` are not.
+    """
+    sizes = {i: whole.params[i].numel() for i in positions}
+    if bound is None or sum(sizes.values()) <= bound:
+        everything = len(sizes) == len(whole.params)
+        return [_piece(whole, positions, {}, 0) if not everything else _Piece(whole, positions)]
+    planned: list[tuple[list[int], dict[int, _Cut]]] = []
     room = 0
-    for position, size in enumerate(sizes):
-        if size > room:
-            runs.append([])
-            room = bound
-        runs[-1].append(position)
-        room -= size
-    pieces: list[_Piece] = []
-    for run in runs:
-        stored = whole.each(lambda tensors, run=run: [tensors[i] for i in run])
-        pieces.extend(_parts(stored, run, bound) if sizes[run[0]] > bound else [_Piece(stored, run)])
-    return pieces
+    # Large ones first, so that others join the last part of each.
+    for i in sorted(sizes, key=lambda i: sizes[i] <= bound or i in together):
+        size = sizes[i]
+        if size > bound and i not in together:
+            shape = whole.params[i].shape
+            parts = -(-size // bound)
+            dim = next((d for d, n in enumerate(shape) if n >= parts), max(range(len(shape)), key=lambda d: shape[d]))
+            length = max(1, shape[dim] * bound // size)
+            for start in range(0, shape[dim], length):
+                size = min(length, shape[dim] - start)
+                planned.append(([i], {i: (dim, start, size)}))
+            room = bound - size * (sizes[i] // shape[dim])
+        elif size <= room:
+            planned[-1][0].append(i)
+            room -= size
+        else:
+            planned.append(([i], {}))
+            room = bound - size
+    return [_piece(whole, run, cuts, number) for number, (run, cuts) in enumerate(planned)]
 
 
-def _parts(stored: _Operands, run: Sequence[int], bound: int) -> Iterator[_Piece]:
-    """The parts of one parameter along the first dimension that is long enough, else along the longest."""
-    (x,) = stored.params
-    number = -(-x.numel() // bound)
-    dim = next((i for i, n in enumerate(x.shape) if n >= number), max(range(x.ndim), key=lambda i: x.shape[i]))
-    length = max(1, x.shape[dim] * bound // x.numel())
-    for part, start in enumerate(range(0, x.shape[dim], length)):
-        at = (dim, start, min(length, x.shape[dim] - start))
-        cut = stored.each(lambda tensors, at=at: [None if t is None else t.narrow(*at) for t in tensors])
-        yield _Piece(cut, run, part)
+def _piece(whole: _Operands, positions: Sequence[int], cuts: dict[int, _Cut], number: int) -> _Piece:
+    return _Piece(whole.each(lambda tensors: _cut(tensors, positions, cuts)), positions, number, cuts)
 
 
 @dataclass(slots=True)
@@ -169,15 +203,62 @@ def step(
 ) -> None:
     """Step a bucket at learning rate ``lr``. ``weight`` is that of the iterate in the average."""
     operands = _Operands.of(bucket, gradients)
-    # The numbers of a compiled step are sent to the device: a rate that is there already is not read.
-    compiled = group["fused"] and not isinstance(lr, Tensor)
-    if compiled and _step_compiled(engine, group, bucket, operands, cast("float", lr)):
+    if group["fused"] and _step_compiled(engine, group, bucket, operands, lr, weight):
         return
     fresh = _count(bucket)
-    *others, last = _pieces(bucket, operands)
-    for piece in others:
-        _apply(group, _form(group, bucket, piece, fresh), lr=lr, weight=weight)
-    apply(group, _form(group, bucket, last, fresh), lr=lr, weight=weight, state=state)
+    bound = bound_on(operands.params[0].device)
+    if bound is not None and bucket.upcast:
+        bound //= 2  # for float32 copies of parameters and gradients
+    if isinstance(lr, Tensor):
+        lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
+    if bound is not None and takes_stacks(bucket):
+        rotated = _step_stacks(group, bucket, operands, fresh, bound, lr=lr, weight=weight)
+    else:
+        # A matrix preconditioner bounds its memory by its buckets.
+        pieces = _pieces(operands, range(len(operands.params)), None if bucket.preconditioner.needs_matrix else bound)
+        if len(pieces) > 1 and _is_plain(group, bucket):
+            rotated = _step_plainly(group, bucket, operands, pieces, fresh, lr=lr, weight=weight)
+        else:
+            for piece in pieces[:-1]:
+                _apply(group, _form(group, bucket, piece, fresh), lr=lr, weight=weight)
+            update = _form(group, bucket, pieces[-1], fresh)
+            rotated = _apply(group, update, lr=lr, weight=weight)
+            operands = update.operands
+    if rotated:
+        _rotate(bucket, operands, state)
+
+
+def _is_plain(group: Mapping[str, Any], bucket: Bucket) -> bool:
+    """Whether the operands and gradients of a step are the stored tensors themselves."""
+    return not (bucket.upcast or group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
+
+
+def _shrink(group: Mapping[str, Any], bucket: Bucket, params: Tensors, lr: float | Tensor) -> float:
+    """Decay all parameters in one call, if the average lets it. Returns the decay that is left for its move."""
+    decay: float = group["weight_decay"] if group["decoupled"] else 0.0
+    if decay and bucket.averaging.decays_first:
+        internals.foreach_mul_(params, 1 - lr * decay)
+        return 0.0
+    return decay
+
+
+def _step_plainly(
+    group: dict[str, Any], bucket: Bucket, whole: _Operands, pieces: Sequence[_Piece], fresh: Sequence[int],
+    *, lr: float | Tensor, weight: float,
+) -> bool:  # fmt: skip
+    """Step the pieces of a diagonal preconditioner: what needs no intermediates is done for all of them at once."""
+    grads, terms = _direction(group, bucket, whole, range(len(whole.params)), fresh)
+    bucket.preconditioner.observe(_work(bucket, grads, terms, whole.state))
+    decay = _shrink(group, bucket, whole.params, lr)
+    for piece in pieces:
+        part = piece.stored
+        work = _work(bucket, part.grads, [(w, piece.of(tensors)) for w, tensors in terms], part.state)
+        bucket.averaging.move(
+            part.params, part.averaged, *bucket.preconditioner.precondition(work),
+            lr=lr, decay=decay, weight=weight, count=bucket.count,
+        )  # fmt: skip
+        del work
+    return finish(bucket.filter_, whole.filter_buffers, grads)
 
 
 def form(group: dict[str, Any], bucket: Bucket, gradients: Sequence[Tensor | None]) -> Update:
@@ -186,27 +267,40 @@ def form(group: dict[str, Any], bucket: Bucket, gradients: Sequence[Tensor | Non
     return _form(group, bucket, _Piece(operands, range(len(bucket.params))), _count(bucket))
 
 
-def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Sequence[int]) -> Update:
-    """The update of a piece; ``beginning`` are the positions in the bucket whose history begins with this step."""
-    filter_, stored = bucket.filter_, piece.stored
-    coupled = bool(group["weight_decay"] and not group["decoupled"])
-    operands = stored.widened(params=coupled) if bucket.upcast else stored
-    grads = operands.grads
+def _direction(
+    group: Mapping[str, Any], bucket: Bucket, operands: _Operands, positions: Sequence[int], beginning: Sequence[int]
+) -> tuple[Tensors, Terms]:
+    """The gradients as they are stepped, and the direction; ``beginning``: positions whose history begins now."""
+    filter_, grads = bucket.filter_, operands.grads
     if group["maximize"]:
         grads = list(internals.foreach_neg(grads))
-    if coupled:
+    if group["weight_decay"] and not group["decoupled"]:
         grads = list(internals.foreach_add(grads, operands.params, alpha=group["weight_decay"]))
-    if beginning and (fresh := [i for i, position in enumerate(piece.positions) if position in beginning]):
+    if beginning and (fresh := [i for i, position in enumerate(positions) if position in beginning]):
         begin(filter_, [[buffer[i] for i in fresh] for buffer in operands.filter_buffers], [grads[i] for i in fresh])
     terms = advance(filter_, operands.filter_buffers, grads)
     if filter_.start_up == "unbiased":
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
-    work = Work(
-        grads, terms, operands.state, bucket.count,
-        share=lambda lists, of_matrices: bucket.shared.share(lists, operands.state, of_matrices),
+    return grads, terms
+
+
+def _work(bucket: Bucket, grads: Tensors, terms: Terms, state: Mapping[str, list[Any]]) -> Work:
+    return Work(
+        grads, terms, state, bucket.count,
+        share=lambda lists, of_matrices: bucket.shared.share(lists, state, of_matrices),
         team=lambda divide: team_of(bucket.params, divide=divide),
     )  # fmt: skip
+
+
+def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Sequence[int]) -> Update:
+    """The update of a piece; ``beginning`` are the positions in the bucket whose history begins with this step."""
+    stored = piece.stored
+    coupled = bool(group["weight_decay"] and not group["decoupled"])
+    operands = stored.widened(params=coupled) if bucket.upcast else stored
+    grads, terms = _direction(group, bucket, operands, piece.positions, beginning)
+    work = _work(bucket, grads, terms, operands.state)
+    bucket.preconditioner.observe(work)
     return Update(bucket, piece, operands, grads, *bucket.preconditioner.precondition(work))
 
 
@@ -220,8 +314,6 @@ def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight:
     """Move the parameters of a piece. True if the stored buffers of the filter have to change places."""
     update.widen_params()
     bucket, operands, stored = update.bucket, update.operands, update.piece.stored
-    if isinstance(lr, Tensor):
-        lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
     decay = group["weight_decay"] if group["decoupled"] else 0.0
     bucket.averaging.move(
         operands.params, operands.averaged, update.terms, update.denominators,
@@ -229,16 +321,26 @@ def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight:
     )  # fmt: skip
     rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
     if bucket.low_precision_state:
-        pairs = [(a, b) for a, b in zip(stored.state_tensors(), operands.state_tensors(), strict=True) if a is not b]
-        if pairs:
-            internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+        _store(stored.state_tensors(), operands.state_tensors())
     if bucket.upcast:
-        places = [bucket.first + bucket.indices[position] for position in update.piece.positions]
-        round_to_dtype(
-            stored.params, operands.params,
-            at_random=group["stochastic_rounding"], step=bucket.count, places=places, piece=update.piece.number,
-        )  # fmt: skip
+        _round(group, bucket, update.piece, operands.params)
     return rotated and not bucket.low_precision_state
+
+
+def _store(stored: Tensors, computed: Tensors) -> None:
+    """Round state that was computed in float32."""
+    pairs = [(a, b) for a, b in zip(stored, computed, strict=True) if a is not b]
+    if pairs:
+        internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def _round(group: Mapping[str, Any], bucket: Bucket, piece: _Piece, wide: Tensors) -> None:
+    """Round parameters that were computed in float32."""
+    places = [bucket.first + bucket.indices[position] for position in piece.positions]
+    round_to_dtype(
+        piece.stored.params, wide,
+        at_random=group["stochastic_rounding"], step=bucket.count, places=places, piece=piece.number,
+    )  # fmt: skip
 
 
 def _rotate(bucket: Bucket, operands: _Operands, state: State) -> None:
@@ -250,26 +352,96 @@ def _rotate(bucket: Bucket, operands: _Operands, state: State) -> None:
             state[p][f"velocity_{j}"] = buffer[i]
 
 
-def _step_compiled(engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float) -> bool:
+# ---------------------------------------------------------------------- matrices in stacks
+
+
+def _step_stacks(
+    group: dict[str, Any], bucket: Bucket, whole: _Operands, fresh: Sequence[int], bound: int,
+    *, lr: float | Tensor, weight: float,
+) -> bool:  # fmt: skip
+    """Step matrices on an accelerator, with the polar factors of as many at a time as the workspace holds.
+
+    The directions are copied into stacks in the dtype of the iteration, part by part, so that none is formed in the
+    dtype of the parameters. The updates return to that in pieces.
+    """
+    whole = replace(whole, state={})
+    everyone = range(len(whole.params))
+    plain = _is_plain(group, bucket)
+    rotated, decay = False, group["weight_decay"] if group["decoupled"] else 0.0
+    grads: Tensors = []
+    terms: Terms = []
+    if plain:
+        grads, terms = _direction(group, bucket, whole, everyone, fresh)
+        decay = _shrink(group, bucket, whole.params, lr)
+    together = {i for i, layout in enumerate(bucket.shared.layouts) if layout is not None and not layout.is_whole}
+    eyes: Eyes = {}
+    for run in runs(bucket):
+        stacks = Stacks(bucket, run)
+        pieces = _pieces(whole, run, bound, together)
+        if plain:
+            stacks.take(run, {}, [(w, [tensors[i] for i in run]) for w, tensors in terms])
+        else:
+            for piece in pieces:
+                rotated = _take(group, bucket, stacks, piece, fresh)
+        stacks.orthogonalize(eyes)
+        for piece in pieces:
+            params = piece.stored.params
+            wide = _in_float32(params) if bucket.upcast else params
+            bucket.averaging.move(
+                wide, piece.stored.averaged, [(1.0, stacks.updates(piece.positions, piece.cuts, wide))], None,
+                lr=lr, decay=decay, weight=weight, count=bucket.count,
+            )  # fmt: skip
+            if bucket.upcast:
+                _round(group, bucket, piece, wide)
+            del wide
+        del stacks
+    if plain:
+        return finish(bucket.filter_, whole.filter_buffers, grads)
+    if rotated:  # in the lists of the pieces
+        bucket.filter_buffers.append(bucket.filter_buffers.pop(0))
+    return rotated
+
+
+def _take(group: Mapping[str, Any], bucket: Bucket, stacks: Stacks, piece: _Piece, fresh: Sequence[int]) -> bool:
+    """Bring the histories of a piece up to date and its directions into the stacks; whether buffers change places."""
+    stored = piece.stored
+    operands = replace(stored, filter_buffers=[*stored.filter_buffers])
+    if bucket.upcast:
+        operands = operands.widened(params=bool(group["weight_decay"] and not group["decoupled"]))
+    grads, terms = _direction(group, bucket, operands, piece.positions, fresh)
+    stacks.take(piece.positions, piece.cuts, terms)
+    rotated = finish(bucket.filter_, operands.filter_buffers, grads)
+    if bucket.low_precision_state:
+        _store(stored.state_tensors(), operands.state_tensors())
+    return rotated and not bucket.low_precision_state
+
+
+def _step_compiled(
+    engine: Engine, group: dict[str, Any], bucket: Bucket, operands: _Operands, lr: float | Tensor, weight: float
+) -> bool:
     """The same step in one pass over memory. False, and nothing is changed, where no compiled form can take it."""
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
+    fused = fuses(averaging, preconditioner)
     if (
-        not averaging.steps_iterate
-        or group["stochastic_rounding"]
+        not (averaging.steps_iterate or fused)
         or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
-        or (bucket.upcast and averaging.like)  # a float32 average of unrounded parameters
+        or (bucket.upcast and averaging.like and not fused)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
     ):
         return False
     held = operands.state
     rows = [held[name] for name in preconditioner.matrix_keys if held[name][0] is not None]
+    averaged = [operands.averaged[name] for name in averaging.like] if fused else []
     done = engine.step(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
-        state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like]], rows=rows,
+        state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like], *averaged], rows=rows,
+        places=[bucket.first + index for index in bucket.indices],
+        averaging=averaging if fused else None, weight=weight,
     )  # fmt: skip
     if done:
         _count(bucket)
+    if done and not fused:
         averaging.follow(operands.params, operands.averaged, bucket.count)
     return done
 

@@ -15,7 +15,7 @@ import torch
 
 from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
-from sabun.optim.compiled.formula import Rule, step
+from sabun.optim.compiled.formula import Rule, Statements, step
 from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.terms import Tensors
 
@@ -25,31 +25,17 @@ TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"
 """dtype of an operand in memory → its C type."""
 
 
-class CEmitter:
-    """Arithmetic on names of C variables; every operation appends a statement to ``lines``."""
+class CEmitter(Statements):
+    """Arithmetic on names of C variables."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def _assign(self, expression: str) -> str:
-        name = f"t{len(self.lines)}"
-        self.lines.append(f"const real {name} = {expression};")
-        return name
-
-    def add(self, x: str, y: str) -> str:
-        return self._assign(f"{x} + {y}")
-
-    def mul(self, x: str, y: str) -> str:
-        return self._assign(f"{x} * {y}")
-
-    def div(self, x: str, y: str) -> str:
-        return self._assign(f"{x} / {y}")
+        super().__init__("const real {name} = {expression};")
 
     def sqrt(self, x: str) -> str:
-        return self._assign(f"SQRT({x})")
+        return self.assign(f"SQRT({x})")
 
     def sign(self, x: str) -> str:
-        return self._assign(f"(real)(({x} > 0) - ({x} < 0))")
+        return self.assign(f"(real)(({x} > 0) - ({x} < 0))")
 
 
 def source(rule: Rule, dtypes: Sequence[torch.dtype]) -> str:

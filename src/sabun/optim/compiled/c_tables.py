@@ -1,4 +1,4 @@
-"""Where the tensors of one bucket are in memory: the argument that a C loop takes, kept from step to step."""
+"""Where the tensors of one bucket are in memory: the argument that a compiled loop takes, kept from step to step."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class CKernel(Protocol):
 class PointerTable:
     """Addresses and sizes of a bucket's parameters and state, which one loop can take.
 
-    They are CPU tensors, of one dtype per column, without gaps, with the state in the memory order of its parameter.
+    They are on one device, of one dtype per column, without gaps, with the state in the memory order of its parameter.
     """
 
     params: Tensors
     pointers: list[int]
     lengths: list[int]
     shapes: list[torch.Size]
+    strides: list[tuple[int, ...]]
     dtypes: tuple[torch.dtype, ...]
     contiguous: bool
 
@@ -52,10 +53,11 @@ class PointerTable:
         if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
             return None
         dtypes = tuple(column[0].dtype for column in columns)
-        if any(type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ for p in params):
+        if not all(map(_is_plain, params)):
             return None
+        device = params[0].device
         for column, dtype in zip(columns, dtypes, strict=True):
-            if not all(t.is_cpu and t.dtype is dtype for t in column):
+            if not all(t.device == device and t.dtype is dtype for t in column):
                 return None
         contiguous = all(t.is_contiguous() for column in columns for t in column)
         if not contiguous:
@@ -67,6 +69,7 @@ class PointerTable:
             "pointers": _pointers(columns),
             "lengths": [p.numel() for p in params],
             "shapes": [p.shape for p in params],
+            "strides": _strides(columns),
             "dtypes": dtypes,
             "contiguous": contiguous,
         }
@@ -74,18 +77,17 @@ class PointerTable:
     def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
         """Whether the table is still right: a parameter may have been given other memory, or another order."""
         return (
-            params is self.params
-            and self.contiguous
-            and all(map(Tensor.is_contiguous, params))
+            params[0].dtype is self.dtypes[0]
             and [p.shape for p in params] == self.shapes
             and _pointers([params, *columns]) == self.pointers
+            and _strides([params, *columns]) == self.strides
         )
 
     def accepts(self, grads: Tensors) -> bool:
         """Whether the gradients have the shapes, the dtype and the device of their parameters."""
-        dtype = self.params[0].dtype
+        dtype, device = self.dtypes[0], self.params[0].device
         for g, shape in zip(grads, self.shapes, strict=True):
-            if g.dtype is not dtype or not g.is_cpu or g.shape != shape:
+            if g.dtype is not dtype or g.device != device or g.shape != shape or not _is_plain(g):
                 return False
         return True
 
@@ -98,5 +100,14 @@ class PointerTable:
         raise NotImplementedError
 
 
+def _is_plain(t: Tensor) -> bool:
+    """Whether a tensor's own memory has its entries, which of a wrapper (a collective in flight, say) it has not."""
+    return type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 def _pointers(columns: Sequence[Tensors]) -> list[int]:
     return [t.data_ptr() for column in columns for t in column]
+
+
+def _strides(columns: Sequence[Tensors]) -> list[tuple[int, ...]]:
+    return [t.stride() for column in columns for t in column]

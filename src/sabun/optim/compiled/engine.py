@@ -2,10 +2,11 @@
 
 - elementwise in C (``c_elementwise``): any diagonal preconditioner on a CPU, one pass over memory.
 - small matrices in C (``c_matrices``): the spectral preconditioner on a CPU.
-- ``inductor``: any diagonal preconditioner through ``torch.compile``, the only form on an accelerator.
+- ``triton_elementwise``: any diagonal preconditioner on CUDA, one pass over memory, with stochastic rounding.
+- ``inductor``: any diagonal preconditioner through ``torch.compile``, where there is no kernel in C or Triton.
 
 All take every number of a step as an operand, so a schedule never compiles anything again. What none of them can take
-(large matrices, stochastic rounding, views with gaps) is left to the foreach step, which computes the same.
+(large matrices, views with gaps, stochastic rounding on a CPU) is left to the foreach step, which computes the same.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from sabun.errors import SabunWarning
+from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import formula
 from sabun.optim.compiled.c_compiler import NoCompilerError
 from sabun.optim.compiled.c_elementwise import ElementwiseTable
 from sabun.optim.compiled.c_matrices import MatrixTable
-from sabun.optim.compiled.c_tables import CKernel, PointerTable
+from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
+from sabun.optim.compiled.triton_elementwise import TritonKernel, TritonTable, takes
 from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import MatrixForm, Preconditioner
 from sabun.optim.terms import Tensors
@@ -34,6 +38,22 @@ from sabun.optim.terms import Tensors
 __all__ = ["Engine"]
 
 _LARGEST_NUMBER = 64  # of tables
+
+_COMPILER = "Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install), or set CC to one"
+_TRITON = "Triton comes with torch for CUDA; apart from that: pip install triton"
+
+T = TypeVar("T", bound=PointerTable)
+
+
+def _ways(fused: bool | str, device: torch.device) -> tuple[str, ...]:
+    """The compiled forms that the option ``fused`` stands for on a device, in the order in which they are tried."""
+    on_cpu = device.type == "cpu"
+    if fused in (True, "auto"):
+        if on_cpu:
+            return ("native",)
+        own = ("triton",) if takes(device) else ()
+        return own if fused == "auto" else (*own, "inductor")
+    return () if fused == "native" and not on_cpu else (str(fused),)
 
 
 @dataclass(slots=True)
@@ -45,10 +65,11 @@ class Engine:
 
     compile_s: float = 0.0
     compiled: int = 0
-    kernels: dict[object, CKernel] = field(default_factory=dict)
-    _tables: dict[int, PointerTable] = field(default_factory=dict)
+    kernels: dict[object, Any] = field(default_factory=dict)
+    _tables: dict[tuple[int, int], PointerTable] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
     _unavailable: set[type[PointerTable]] = field(default_factory=set)
+    _warned: bool = False
 
     def step(
         self,
@@ -56,70 +77,97 @@ class Engine:
         filter_: FilterForm,
         preconditioner: Preconditioner,
         *,
-        lr: float,
+        lr: float | Tensor,
         count: int,
         params: Tensors,
         grads: Tensors,
         state: Sequence[Tensors],
         rows: Sequence[Tensors] = (),
+        places: Sequence[int] = (),
+        averaging: Averaging | None = None,
+        weight: float = 0.0,
     ) -> bool:
         """Step ``params`` and ``state`` in place and return True, or do nothing and return False.
 
-        ``state`` is the filter's buffers, then those of the preconditioner; ``rows`` are its columns of one number per
-        row. Without a compiler a SabunWarning is raised once (not for "auto"), and the result is False from then on.
+        ``state`` is the filter's buffers, then those of the preconditioner and of ``averaging``, if that is part of the
+        step (:func:`sabun.optim.compiled.formula.fuses`), with ``weight``; ``rows`` are columns of one number per row;
+        ``places`` are those of the parameters in the optimizer. Without a compiler a SabunWarning is raised once (not
+        for "auto"), and the result is False from then on.
         """
         compiled = preconditioner.compiled
+        if compiled is None:
+            return False
         form = MatrixTable if isinstance(compiled, MatrixForm) else ElementwiseTable
-        if compiled is None or form in self._unavailable:
+        short = params[0].dtype.itemsize == 2
+        at_random = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
+        averaged = averaging is not None and bool(averaging.like)
+        ways = [
+            (way, on)
+            for way in _ways(group["fused"], params[0].device)
+            if (on := TritonTable if way == "triton" else form) not in self._unavailable
+            and (form is not MatrixTable or way == "native")
+            # Noise, and a rate that is on the device and not read, are for Triton only.
+            and (way == "triton" or not (at_random or isinstance(lr, Tensor)))
+            and (way != "inductor" or not (averaged and short))  # it would be an average of rounded parameters
+        ]
+        if not ways:
             return False
-        fused, on_cpu = group["fused"], params[0].is_cpu
-        if fused is True:
-            fused = "native" if on_cpu else "inductor"
-        if (fused == "auto" and not on_cpu) or (form is MatrixTable and fused == "inductor"):
-            return False
-        rule = formula.rule_of(filter_, preconditioner, group)
-        numbers = formula.numbers(rule, filter_, preconditioner, group, lr=lr, count=count)
-        try:
-            if fused == "inductor":
-                return self._inductor(rule, numbers, params, grads, state)
-            if form is MatrixTable:
-                numbers.append(1 / formula.mass(filter_, count))
-            return self._c(form, rule, numbers, params, grads, state, rows, preconditioner)
-        except NoCompilerError as error:
-            self._give_up(form, str(error), quietly=fused == "auto")
-            return False
+        rule = formula.rule_of(filter_, preconditioner, group, averaging)
+        numbers = formula.numbers(
+            rule, filter_, preconditioner, group, lr=lr, count=count, averaging=averaging, weight=weight
+        )
+        for way, on in ways:
+            try:
+                if way == "inductor":
+                    done = self._inductor(rule, numbers, params, grads, state)
+                elif way == "triton":
+                    found = self._table(TritonTable, params, state, rows, preconditioner)
+                    done = found is not None and self._triton(found, rule, numbers, grads, places, count, at_random)
+                else:
+                    if form is MatrixTable:
+                        numbers.append(1 / formula.mass(filter_, count))
+                    table = self._table(form, params, state, rows, preconditioner)
+                    done = table is not None and self._c(table, rule, numbers, grads)
+            except NoCompilerError as error:
+                self._give_up(on, str(error), quietly=group["fused"] == "auto" or way != ways[-1][0])
+                done = False
+            if done:
+                return True
+        return False
 
     def _give_up(self, form: type[PointerTable], reason: str, *, quietly: bool = False) -> None:
-        warned = bool(self._unavailable)
         self._unavailable.add(form)
-        if quietly or warned:
+        if quietly or self._warned:
             return
+        self._warned = True
+        advice = _TRITON if form is TritonTable else _COMPILER
         warnings.warn(
-            f"fused=True has no effect here, the foreach step is used instead: {reason}. "
-            "Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install), or set CC to one.",
+            f"fused=True has no effect here, the foreach step is used instead: {reason}. {advice}.",
             SabunWarning,
             stacklevel=_level_of_caller(),
         )
 
-    def _c(
+    def _table(
         self,
-        form: type[PointerTable],
-        rule: Rule,
-        numbers: Sequence[float],
+        form: type[T],
         params: Tensors,
-        grads: Tensors,
         state: Sequence[Tensors],
         rows: Sequence[Tensors],
         preconditioner: Preconditioner,
-    ) -> bool:
-        table = self._tables.get(id(params))
-        if table is None or not table.serves(params, [*state, *rows], preconditioner):
-            table = form.of(params, state, rows, preconditioner)
-            if table is None:
-                return False
+    ) -> T | None:
+        """The table of these tensors, from the last step or new; None if the loop cannot take them."""
+        key = params[0].data_ptr(), len(params)
+        table = self._tables.get(key)
+        if isinstance(table, form) and table.serves(params, [*state, *rows], preconditioner):
+            return table
+        made = form.of(params, state, rows, preconditioner)
+        if made is not None:
             if len(self._tables) >= _LARGEST_NUMBER:
                 self._tables.clear()
-            self._tables[id(params)] = table
+            self._tables[key] = made
+        return made
+
+    def _c(self, table: PointerTable, rule: Rule, numbers: Sequence[Any], grads: Tensors) -> bool:
         arranged = table.arranged(grads) if table.accepts(grads) else None
         if arranged is None:
             return False
@@ -131,11 +179,37 @@ class Engine:
             self._count(begin)
         kernel(table, arranged, numbers)
         # Autograd compares this counter to find out that a tensor it saved has changed.
-        torch.autograd.graph.increment_version(params)
+        torch.autograd.graph.increment_version(table.params)
+        return True
+
+    def _triton(
+        self,
+        table: TritonTable,
+        rule: Rule,
+        numbers: Sequence[Any],
+        grads: Tensors,
+        places: Sequence[int],
+        count: int,
+        at_random: bool,
+    ) -> bool:
+        arranged = table.arranged(grads) if table.accepts(grads) else None
+        if arranged is None or not table.point(arranged, places):
+            return False
+        key = (TritonTable, rule, table.dtypes, at_random)
+        kernel = self.kernels.get(key)
+        if kernel is not None:
+            kernel(table, numbers, count)
+        else:
+            begin = time.perf_counter()
+            kernel = TritonKernel(rule, (*table.dtypes, table.dtypes[0]), at_random=at_random)
+            kernel.compile(table, numbers, count)
+            self.kernels[key] = kernel
+            self._count(begin)
+        torch.autograd.graph.increment_version(table.params)
         return True
 
     def _inductor(
-        self, rule: Rule, numbers: Sequence[float], params: Tensors, grads: Tensors, state: Sequence[Tensors]
+        self, rule: Rule, numbers: Sequence[Any], params: Tensors, grads: Tensors, state: Sequence[Tensors]
     ) -> bool:
         graph = self._graphs.find(rule, params)
         if graph is None:

@@ -75,13 +75,20 @@ class Adam(Preconditioner):
     def copies(rows: int, columns: int) -> float:
         return 1.0
 
-    def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
-        """v ← β₂v + (1−β₂)g²,  u = d / (√(v / (1−β₂ⁿ)) + ε)."""
+    def observe(self, work: Work) -> None:
+        """v ← β₂v + (1−β₂)g²."""
         second = work.state["second_moment"]
         internals.foreach_mul_(second, self.beta2)
         internals.foreach_addcmul_(second, work.grads, work.grads, 1 - self.beta2)
-        denominators = list(internals.foreach_sqrt(second))
-        internals.foreach_div_(denominators, math.sqrt(1 - self.beta2**work.count))
+
+    def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
+        """u = d / (√(v / (1−β₂ⁿ)) + ε)."""
+        denominators = list(internals.foreach_sqrt(work.state["second_moment"]))
+        correction = math.sqrt(1 - self.beta2**work.count)
+        if not denominators[0].is_cpu:  # one pass less: c·d / (√v + c·ε)
+            internals.foreach_add_(denominators, correction * self.eps)
+            return [(weight * correction, tensors) for weight, tensors in work.terms], denominators
+        internals.foreach_div_(denominators, correction)
         internals.foreach_add_(denominators, self.eps)
         return work.terms, denominators
 

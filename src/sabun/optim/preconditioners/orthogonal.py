@@ -15,8 +15,8 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 
 __all__ = [
-    "Polynomials", "arithmetic", "as_matrix", "gram_pays", "orthogonalize", "orthogonalize_all", "polynomials",
-    "refresh_basis", "sorted_eigenbasis",
+    "Polynomials", "arithmetic", "as_matrix", "gram_pays", "gram_polynomials", "orthogonalize", "orthogonalize_all",
+    "polynomials", "refresh_basis", "sorted_eigenbasis",
 ]  # fmt: skip
 
 Polynomials = Sequence[tuple[float, float, float]]
@@ -93,7 +93,7 @@ def orthogonalize_all(
             found[place] = X.mT.to(like, memory_format=torch.contiguous_format) if tall else X.to(like)
         del X
     for members in together.values():
-        Q = _polynomials(torch.cat([torch.bmm(X, X.mT) for _, X, _, _ in members]), coefficients)
+        Q = gram_polynomials(torch.cat([torch.bmm(X, X.mT) for _, X, _, _ in members]), coefficients)
         parts = torch.split(Q, [len(X) for _, X, _, _ in members])
         for (place, X, tall, like), part in zip(members, parts, strict=True):
             found[place] = (torch.bmm(X.mT, part.mT) if tall else torch.bmm(part, X)).to(like)
@@ -113,14 +113,14 @@ _SMALLEST_BY_GRAM = 32  # rows; below, the number of calls is what costs
 
 
 def gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Polynomials) -> bool:
-    """Whether :func:`_polynomials` is faster, and its growth of rounding errors without effect."""
+    """Whether :func:`gram_polynomials` is faster, and its growth of rounding errors without effect."""
     rows, columns = sorted(shape[-2:])
     if 2 * columns < 5 * rows or rows < _SMALLEST_BY_GRAM:
         return False
     return math.prod(a * a for a, _, _ in coefficients[:-1]) * torch.finfo(dtype).eps < 0.05
 
 
-def _polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
+def gram_polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
     """Q(G) of Gram matrices G = XXᵀ such that Q·X is the last iterate, for 0.5 to 0.75 of the time.
 
     Every iterate is such a product, so that all multiplications but the first and the last are of small square matrices

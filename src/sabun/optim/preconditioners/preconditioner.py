@@ -101,6 +101,12 @@ class Preconditioner(Role):
     supports_complex: ClassVar[bool] = True
     compiled: ClassVar[ElementwiseForm | MatrixForm | None] = None
 
+    def observe(self, work: Work) -> None:
+        """Take in the gradients where that needs no further memory; :meth:`precondition` follows.
+
+        It may be called for all parameters at once, and :meth:`precondition` for some after the others.
+        """
+
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
         """The update as terms, and for a diagonal preconditioner the denominators that divide them."""
         raise NotImplementedError

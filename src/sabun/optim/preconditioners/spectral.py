@@ -16,6 +16,7 @@ from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, one_of, opt
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import arithmetic, as_matrix, orthogonalize_all, polynomials
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner, Work
+from sabun.optim.preconditioners.stacks import Eyes, orthogonalize_stacks
 from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Spectral"]
@@ -118,6 +119,14 @@ class Spectral(Preconditioner):
 
         return [(1.0, work.share([accumulate(work.terms)], updates))], None
 
+    def orthogonalize_stacks(self, stacks: list[Tensor], seconds: Sequence[Tensors], eyes: Eyes) -> None:
+        """Replace stacks of directions by updates; ``seconds`` are the second moments of the rows of each matrix."""
+        scales = [0.2 * math.sqrt(max(stack.shape[-2:])) for stack in stacks]
+        orthogonalize_stacks(stacks, scales, eyes, iteration=self.iteration, steps=self.steps)
+        if self.row_normalization:
+            for stack, second in zip(stacks, seconds, strict=True):
+                _even(stack, second, 1.0, self)
+
     def _factors_of(self, matrices: Tensors) -> Tensors:
         """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
         shapes = [t.shape for t in matrices]
@@ -151,7 +160,7 @@ def _even(matrices: Tensor, seconds: Tensors, scale: float, spectral: Spectral) 
     The norm takes out any constant factor, so the running mean needs no correction for its start at zero. All is found
     from the lengths of the rows, and the matrices are touched once more to multiply each row by its number.
     """
-    lengths = torch.linalg.vector_norm(matrices, dim=-1, keepdim=True)
+    lengths = torch.linalg.vector_norm(matrices, dim=-1, keepdim=True, dtype=seconds[0].dtype)
     second = seconds[0].unsqueeze(0) if len(seconds) == 1 else torch.stack(seconds)
     beta2 = spectral.beta2
     second.mul_(beta2).addcmul_(lengths, lengths, value=(1 - beta2) * scale * scale / matrices.shape[-1])

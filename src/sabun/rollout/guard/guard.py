@@ -47,6 +47,7 @@ from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
 from sabun.optim import torch_internals as internals
+from sabun.rollout.guard import loss_monitor
 from sabun.rollout.guard.loss_monitor import Anomaly, AnomalyKind, LossMonitor
 from sabun.rollout.guard.recovery_policy import ADDED, RecoveryPolicy
 from sabun.rollout.guard.signals import deferred
@@ -322,7 +323,7 @@ class Guard:
 
         Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
         """
-        check_like(state, self.state_dict(), "the state of the guard", optional=ADDED)
+        check_like(state, self.state_dict(), "the state of the guard", optional={*ADDED, *loss_monitor.ADDED})
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:
@@ -553,9 +554,11 @@ class Guard:
         """Restore the newest good state that was not tried since the last one was kept, or after a drift the best."""
         found = self._snapshot(self._chosen(reason))
         self._tried.add(found.step)
+        if reason == "loss-drift":
+            self._snapshots.drop_after(found.step)
         self._restore(found)
         self._policy.restore(found.updates)
-        self._monitor.rolled_back(reason)
+        self._monitor.rolled_back(reason, found.extra.get("monitor"))
         return found
 
     def _chosen(self, reason: AnomalyKind) -> int:

@@ -41,6 +41,20 @@ that a window of losses had before the last two windows; and it rises faster and
 than s and 1.5 times as much as over the one before), or exceeds the best by more than 10·d. A weight of the loss that
 is increased at a constant rate is none.
 
+Losses that rise slowly enter the window. They raise its median and its noise, and hide the rise. So the signs of the
+losses over the limit of the **best** window, best + max(z·s, share·(start − best), floor·|best|) with the s of that
+window, are summed (a cumulative sum with a reference that the rise does not change; Page, 1954):
+
+    S = max(0, S + 1) for a loss above that limit, else max(0, S − 1).
+
+A median above the limit is a drift too where S is at least ``persistence``, unless it falls, swung or is usual as for
+a jump, and if the rise was faster than with the square of time: in some update since S reached a window, the median had
+taken less than 4/3 of the time from a quarter to a half of its excess for the second half. While a loss exceeds the
+limit with probability p < 1/2, independently of the others, S reaches h after ((1 − p)/p)^h losses or more on average,
+which is 10¹¹ for h = 128 and p = 0.45. A jump that was suspected when S was at least ``patience`` is a drift, since
+the states that were kept last may be bad already. Where the data are the cause of such a rise, this rule rests until
+the next phase. After a drift is rolled back, the losses since the restored state are forgotten.
+
 Until ``warm_up`` losses are known there is no noise to compare with, and a spike is a loss that exceeds the largest of
 n ≥ 4 so far by extreme·window/n·M; the largest of fewer says too little. A loss that does not increase is never an
 anomaly. The judgement does not depend on the unit of the loss.
@@ -56,7 +70,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
-__all__ = ["Anomaly", "AnomalyKind", "LossMonitor"]
+__all__ = ["ADDED", "Anomaly", "AnomalyKind", "LossMonitor"]
 
 AnomalyKind = Literal[
     "loss-not-finite", "gradient-not-finite", "state-not-finite", "loss-spike", "loss-jump", "loss-drift"
@@ -93,7 +107,13 @@ _STORED = (
     "watched",
     "limit",
     "ceiling",
+    "reference",
+    "risen",
+    "steep",
+    "rises",
 )
+ADDED = {"reference": math.inf, "risen": 0, "steep": False, "rises": False}
+"""What a state stored by an earlier version lacks, and what it means there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +175,14 @@ class LossMonitor:
     """Largest loss that raises no suspicion. It is updated with every eighth loss, which costs little."""
     ceiling: float = math.inf
     """Largest loss that is not a spike, unless it is usual."""
+    reference: float = math.inf
+    """The limit of the best window."""
+    risen: int = 0
+    """The cumulative sum S of the signs of the losses above ``reference``."""
+    steep: bool = False
+    """Whether the rise over ``reference`` was faster than with the square of time."""
+    rises: bool = False
+    """Whether the data were found to raise the losses slowly."""
 
     @property
     def level(self) -> float:
@@ -194,6 +222,10 @@ class LossMonitor:
             self.magnitude = max(self.magnitude, abs(loss))
         if loss > self.highest:
             self.highest = loss
+        if loss > self.reference:
+            self.risen += 1
+        elif self.risen:
+            self.risen -= 1
         self.recent.append(loss)
         if len(self.recent) > self.window:
             self.recent.popleft()
@@ -222,7 +254,7 @@ class LossMonitor:
         if self.seen == self.warm_up:
             self.excesses = deque((loss - level for loss in self.recent), _EXCESSES)
             self.scales = deque([self.scale] * self.seen, _EXCESSES)
-        unit = max(self.z * noise, self.share * (self.start - level), self.floor * abs(level))
+        unit = self._unit(level, noise)
         self.limit = level + unit if unit else math.inf
         self.ceiling = level + self.extreme * max(unit, few) if unit else math.inf
         if len(self.recent) < self.window:
@@ -236,9 +268,42 @@ class LossMonitor:
         ):
             self.rejected.clear()  # of a jump whose comparison was cut short
             return Anomaly("loss-drift", level, self.best + tolerated)
+        self.steep = self.risen > 0 and (self.steep or (self.risen >= self.window and self._steepens(level)))
+        if self.steep and self._rose(level):
+            self.rejected.clear()
+            return Anomaly("loss-drift", level, self.reference)
         if level < self.best or self.seen - self.best_at > _HORIZON * self.window:
             self.best, self.best_noise, self.best_at = level, noise, self.seen
+            self.reference = math.inf if self.rises else level + (unit or math.inf)
         return None
+
+    def _unit(self, level: float, noise: float) -> float:
+        return max(self.z * noise, self.share * (self.start - level), self.floor * abs(level))
+
+    def _rose(self, level: float) -> bool:
+        """Return whether S is large, and the median above the limit of the best window, not falling, and not usual."""
+        known, unit = self.persistence, self.reference - self.best
+        if self.risen < known:
+            return False
+        before = self.levels[-9] if len(self.levels) >= 9 else math.inf
+        usual = self._usual(known // 4, known + self.window)
+        if level - self.best <= max(unit, _FALLING * (before - self.best), usual):
+            return False
+        return not self._swung(level, self.best, unit)
+
+    def _steepens(self, level: float) -> bool:
+        """Return whether the second half of the excess took less than 4/3 of the time of the quarter before it."""
+        aims = [self.best + share * (level - self.best) for share in (0.25, 0.5)]
+        times, above = [], level
+        if level <= aims[-1]:
+            return False
+        for number, one in enumerate(reversed(self.levels)):
+            while aims and one <= aims[-1]:
+                times.append(number - (aims.pop() - one) / (above - one))
+            if not aims:
+                return 1.5 * times[0] < 2 * (times[1] - times[0])
+            above = one
+        return False
 
     def _rare(self) -> float:
         """Return the level that a loss exceeds with probability ``_RARE``, or twice the largest excess so far."""
@@ -265,16 +330,16 @@ class LossMonitor:
         before, middle, now = self.levels[-17], self.levels[-9], self.levels[-1]
         return now - middle > max(1.5 * (middle - before), self.noise)
 
-    def _swung(self, excess: float) -> bool:
-        """Return whether the median rose so high before, by at least half of this excess, and came back."""
+    def _swung(self, now: float, level: float, unit: float) -> bool:
+        """Return whether the median rose so high before, by at least half of the excess, and came back."""
         low, peak = math.inf, -math.inf
-        needed = self.level + excess - (self.limit - self.level)
-        for level in self.levels:
-            if level <= 0.5 * (low + peak) or level <= low:
+        needed, excess = now - unit, now - level
+        for one in self.levels:
+            if one <= 0.5 * (low + peak) or one <= low:
                 if peak >= needed and peak - low >= 0.5 * excess:
                     return True
-                low = peak = level
-            peak = max(peak, level)
+                low = peak = one
+            peak = max(peak, one)
         return False
 
     def _tolerated(self) -> float:
@@ -297,7 +362,7 @@ class LossMonitor:
         level = self.level
         if early and now > self.limit and not (now > self.highest and self._erratic()):
             return None
-        if now <= max(self.limit, self.base + self._usual(known // 4)) or self._swung(now - level):
+        if now <= max(self.limit, self.base + self._usual(known // 4)) or self._swung(now, level, self.limit - level):
             return self._clear(known)
         if now - level > _FALLING * (before - level):
             return self._jump(now, self.limit)
@@ -312,9 +377,14 @@ class LossMonitor:
     def _begin_anew(self, kept: int) -> Anomaly | None:
         """Begin the window anew with the last ``kept`` suspicious losses."""
         self.recent.clear()
-        self.levels.clear()
-        self.best = math.inf
+        self._forget_best()
         return self._clear(kept)
+
+    def _forget_best(self) -> None:
+        """Compare with windows from here on only."""
+        self.levels.clear()
+        self.best = self.reference = math.inf
+        self.risen = 0
 
     def _compare(self) -> Anomaly | None:
         """Compare the losses after a roll-back with those before."""
@@ -330,25 +400,31 @@ class LossMonitor:
 
     def _jump(self, now: float, limit: float) -> Anomaly:
         self.rejected, self.pending = self.pending, []
+        if self.risen >= self.patience:  # it began before the suspicion
+            return Anomaly("loss-drift", now, self.reference)
         return Anomaly("loss-jump", now, limit)
 
-    def rolled_back(self, reason: AnomalyKind) -> None:
-        """A state was restored: expect the losses of the window, or after a drift the best ones."""
+    def rolled_back(self, reason: AnomalyKind, state: Mapping[str, Any] | None = None) -> None:
+        """A state was restored: after a drift forget the losses since ``state``, which was kept with it."""
         self.pending.clear()
         self.rejected.clear()
         self.skipped = 0.0
         if reason == "loss-drift":
-            self._forget()
+            if state is not None and state["seen"] >= self.warm_up:
+                self.load_state_dict({**state, "rises": self.rises})
+            else:
+                self._forget()
+        self.risen = 0
         self.watched = self.patience if self.seen >= self.warm_up and self.recent else 0
 
     def accept(self) -> None:
         """The level of the last jump or drift is a property of the data: begin the window anew there."""
         self.pending, self.rejected, self.watched = self.rejected, [], 0
+        self.rises = self.rises or self.risen >= self.patience
         if self.pending:
             self._begin_anew(len(self.pending))
         else:
-            self.levels.clear()
-            self.best = math.inf
+            self._forget_best()
             self._update()
         self.start = max(self.start, self.level)
 
@@ -381,7 +457,8 @@ class LossMonitor:
         return {**lists, **stored}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``."""
+        """Continue from ``state_dict``, of this version or an earlier one."""
+        state = {**ADDED, **state}
         for name in _LISTS:
             held = getattr(self, name)
             held.clear()

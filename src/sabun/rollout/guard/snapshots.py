@@ -1,8 +1,8 @@
 """The last good states of a guarded training: in memory, and on disk, where they also survive a kill.
 
 Of ``keep`` states the newest stays, and of the others those with the lowest loss level. A roll-back restores the newest
-after a sudden anomaly, and the best after a slow one. A state is the parameters, the buffers, and the optimizer's state
-dict.
+after a sudden anomaly, and the best after a slow one; those since the best are dropped then, since they were kept while
+the losses rose. A state is the parameters, the buffers, and the optimizer's state dict.
 
 On disk each is one file, replaced atomically, so that a kill leaves whole files only. Writing takes milliseconds to
 minutes, so the time for it is bounded: with t₀ the start and W the time spent on writing since, a state is written if
@@ -86,7 +86,7 @@ class MemorySnapshots:
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """Keep a copy of ``snapshot`` and drop one if there are too many, or with ``replace_all`` all others."""
         tensors = {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()}
-        copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)), extra={})
+        copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)))
         held = [] if replace_all else [held for held in self._held if held.step != snapshot.step]
         if len(held) == self.keep:
             held.pop(_surplus([(held.step, held.level) for held in held]))
@@ -96,6 +96,10 @@ class MemorySnapshots:
         """Drop states with fewer updates, except the newest."""
         last = max((held.step for held in self._held), default=0)
         self._held = [held for held in self._held if held.updates >= updates or held.step == last]
+
+    def drop_after(self, step: int) -> None:
+        """Drop states after ``step``, which were kept while the losses rose."""
+        self._held = [held for held in self._held if held.step <= step]
 
     def forget_levels(self) -> None:
         """Make the states kept so far the worst ones: their losses are of another phase."""
@@ -237,6 +241,10 @@ class DiskSnapshots:
     def drop_before(self, updates: int) -> None:
         """As :meth:`MemorySnapshots.drop_before`; a file is replaced in time."""
         self._memory.drop_before(updates)
+
+    def drop_after(self, step: int) -> None:
+        """As :meth:`MemorySnapshots.drop_after`; a file is replaced in time."""
+        self._memory.drop_after(step)
 
     def steps(self) -> list[int]:
         """Return the steps of the states on disk."""

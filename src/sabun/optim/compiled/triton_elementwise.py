@@ -1,0 +1,246 @@
+"""The elementwise step in Triton: one kernel per rule, in one launch for all tensors of a bucket, and one pass.
+
+The kernel is written from the formula that the C loop is written from. Its arguments are addresses: a table of pointers
+in device memory, and a plan that says which part of which tensor a program takes. So a kernel serves any number of
+tensors of any size, and a new learning rate or a new gradient compiles nothing. Every operand is read once and written
+once; 16-bit operands are computed in float32 inside the kernel, without copies.
+
+Stochastic rounding draws its noise inside the kernel, from a counter: Philox4x32 with 7 rounds, the fewest that pass
+BigCrush (Salmon et al. 2011), of the entry's number, the parameter's place in the optimizer and the step.
+
+Under ``TRITON_INTERPRET=1`` the same text runs on CPU tensors, entry by entry in NumPy, for tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import linecache
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sabun.optim.compiled.c_compiler import NoCompilerError
+from sabun.optim.compiled.c_elementwise import ElementwiseTable
+from sabun.optim.compiled.formula import Rule, Statements, step
+from sabun.optim.preconditioners.preconditioner import Preconditioner
+from sabun.optim.terms import Tensors
+
+__all__ = ["BLOCK", "TYPES", "WARPS", "TritonKernel", "TritonTable", "make", "source", "takes"]
+
+TYPES = {
+    torch.float32: "tl.float32",
+    torch.float64: "tl.float64",
+    torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16",
+}
+"""dtype of an operand in memory → its Triton type."""
+
+BLOCK, WARPS = 1024, 4  # entries of one pass of a program: 8 for each thread
+_PROGRAMS = 2**13  # about as many as are started, where tensors are large enough for that
+_ALIGNED = 16  # bytes of the widest load
+_ROUNDS = 7
+
+
+class TritonEmitter(Statements):
+    """Arithmetic on names of variables in a Triton kernel. Root and quotient are rounded as IEEE 754 asks."""
+
+    def __init__(self, *, double: bool) -> None:
+        super().__init__("{name} = {expression}")
+        self._sqrt, self._div = ("tl.sqrt({})", "{} / {}") if double else ("tl.sqrt_rn({})", "tl.div_rn({}, {})")
+
+    def div(self, x: str, y: str) -> str:
+        return self.assign(self._div.format(x, y))
+
+    def sqrt(self, x: str) -> str:
+        return self.assign(self._sqrt.format(x))
+
+    def sign(self, x: str) -> str:
+        return self.assign(f"tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0)).to({x}.dtype)")
+
+
+def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool = False) -> str:
+    """The text of ``rule`` for operands (p, state…, g) of these dtypes, with p rounded ``at_random`` or to nearest.
+
+    Whole blocks are read and written without masks, so that the accesses can be as wide as the hardware has them, and
+    the last entries of a tensor with one.
+    """
+    names = ["p", *[f"s{j}" for j in range(rule.states)], "g"]
+    kinds = dict(zip(names, (TYPES[dtype] for dtype in dtypes), strict=True))
+    real = "tl.float64" if torch.float64 in dtypes else "tl.float32"
+    numbers = {name: f"k_{name}" for name in (*rule.operands, *(("count",) if at_random else ()))}
+    emitter = TritonEmitter(double=real == "tl.float64")
+    p, state = step(emitter, rule, numbers, "p", "g", names[1:-1])
+    written = dict(zip(names, [p, *state], strict=False))
+
+    def entries(mask: str) -> list[str]:
+        lines = [f"{name} = tl.load({name}_ + i{mask}).to({real})" for name in names]
+        lines += emitter.lines
+        if at_random:
+            lines.append(f"{p} = rounded_at_random({p}, i, place, k_count)")
+        return lines + [f"tl.store({name}_ + i, {value}.to({kinds[name]}){mask})" for name, value in written.items()]
+
+    lines = [
+        *(_ROUNDED_AT_RANDOM if at_random else []),
+        '@triton.jit(do_not_specialize=["tensors", "chunk"])',
+        "def step(addresses, plan, numbers, tensors, chunk, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):",
+        "    program = tl.program_id(0)",
+        "    parts = plan + 2 * tensors + 2 * program",
+        "    tensor = tl.load(parts)",
+        "    begin = tl.load(parts + 1) * BLOCK",
+        "    length = tl.load(plan + tensor)",
+        *(["    place = tl.load(plan + tensors + tensor)"] if at_random else []),
+        *[f"    {variable} = tl.load(numbers + {j})" for j, variable in enumerate(numbers.values())],
+    ]
+    for j, name in enumerate(names):
+        lines += [
+            f"    {name}_ = tl.load(addresses + {j} * tensors + tensor).to(tl.pointer_type({kinds[name]}))",
+            f"    if ALIGNED: {name}_ = tl.multiple_of({name}_, {_ALIGNED})",
+        ]
+    lines += [
+        "    end = tl.minimum(begin + chunk, length)",
+        "    whole = begin + (end - begin) // BLOCK * BLOCK",
+        "    for first in range(begin, whole, BLOCK):",
+        "        i = first + tl.arange(0, BLOCK)",
+        *[f"        {line}" for line in entries("")],
+        "    if whole < end:",
+        "        i = whole + tl.arange(0, BLOCK)",
+        "        inside = i < end",
+        *[f"        {line}" for line in entries(", mask=inside")],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# A bfloat16 is the upper half of a float32: add noise below it, and truncate.
+_ROUNDED_AT_RANDOM = f"""\
+@triton.jit
+def rounded_at_random(x, i, place, count):
+    low, high = i.to(tl.uint32), (i >> 32).to(tl.uint32)
+    zero = low * 0
+    word, _, _, _ = tl.philox(0, low, high, zero + place.to(tl.uint32), zero + count.to(tl.uint32), {_ROUNDS})
+    bits = (x.to(tl.int32, bitcast=True) + (word & 0xFFFF).to(tl.int32)) & -65536
+    return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
+
+""".splitlines()
+
+
+@functools.lru_cache(maxsize=256)
+def make(text: str) -> Any:
+    """The kernel of a text, not yet compiled. Raises NoCompilerError without Triton."""
+    try:
+        import triton
+        import triton.language as tl
+    except (ImportError, OSError) as error:  # a library of its own that cannot be loaded
+        raise NoCompilerError(f"Triton cannot be imported ({error})") from None
+    name = f"<sabun kernel {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    # Triton reads the text of a function as ``inspect`` does.
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    scope: dict[str, Any] = {"triton": triton, "tl": tl, "__name__": __name__}
+    exec(compile(text, name, "exec"), scope)
+    return scope["step"]
+
+
+@functools.lru_cache(maxsize=64)
+def takes(device: torch.device) -> bool:
+    """Whether Triton has kernels for a device: those of CUDA and ROCm, and the CPU where it interprets."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@dataclass(slots=True)
+class TritonTable(ElementwiseTable):
+    """Dense tensors of one device whose state has the memory order of its parameter, with what a launch needs.
+
+    - ``plan``: lengths of the tensors, their places in the optimizer, and for each program its tensor and the block
+      that it begins with. ``places`` are those that were sent.
+    - ``addresses``: a row per operand, g last. ``sent`` are those that were sent; ``aligned``: all are multiples of 16.
+    - ``chunk``: entries of a program.
+    """
+
+    plan: Tensor | None = None
+    places: list[int] = field(default_factory=list)
+    addresses: Tensor | None = None
+    sent: list[int] = field(default_factory=list)
+    aligned: bool = False
+    chunk: int = 0
+    programs: int = 0
+
+    @classmethod
+    def of(
+        cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
+    ) -> TritonTable | None:
+        device = params[0].device
+        if not takes(device):
+            raise NoCompilerError(f"Triton is not installed, or has no kernels for the device {device.type!r}")
+        fields = cls.layout(params, state)
+        return cls(**fields) if fields is not None and TYPES.keys() >= set(fields["dtypes"]) else None
+
+    def schedule(self) -> list[int]:
+        """For each program its tensor and the block that it begins with; sets ``chunk`` and ``programs``."""
+        blocks = [-(-n // BLOCK) for n in self.lengths]
+        each = max(1, -(-sum(blocks) // _PROGRAMS))
+        parts = [x for t, n in enumerate(blocks) for begin in range(0, n, each) for x in (t, begin)]
+        self.chunk, self.programs = each * BLOCK, len(parts) // 2
+        return parts
+
+    def point(self, grads: Tensors, places: Sequence[int]) -> bool:
+        """Send to the device what has changed. False while a CUDA graph is captured, which would keep the old."""
+        device = self.params[0].device
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False
+        if self.plan is None or self.places != places:
+            self.plan, self.places = _sent([*self.lengths, *places, *self.schedule()], device), list(places)
+        addresses = [*self.pointers, *[g.data_ptr() for g in grads]]
+        if addresses != self.sent:
+            self.addresses, self.sent = _sent(addresses, device), addresses
+            self.aligned = not any(address % _ALIGNED for address in addresses)
+        return True
+
+
+def _sent(values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device="cpu").to(device, non_blocking=True)
+
+
+class TritonKernel:
+    """A rule for operands of some dtypes; compiled when it is first called."""
+
+    def __init__(self, rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool) -> None:
+        self._kernel = make(source(rule, dtypes, at_random=at_random))
+        self._at_random = at_random
+        self._real = torch.float64 if torch.float64 in dtypes else torch.float32
+
+    def __call__(self, table: TritonTable, numbers: Sequence[float | Tensor], count: int) -> None:
+        """Step every tensor of the table; ``numbers`` are the rule's operands in step ``count``. None is read here."""
+        if not table.programs:
+            return
+        device = table.params[0].device
+        made = {i: number for i, number in enumerate(numbers) if isinstance(number, Tensor)}
+        known = [0.0 if isinstance(number, Tensor) else number for number in numbers]
+        operands = _sent([*known, count] if self._at_random else known, device, self._real)
+        for i, number in made.items():
+            operands[i].copy_(number.reshape(()), non_blocking=True)
+        on_device: Any = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with on_device:
+            self._kernel[(table.programs,)](
+                table.addresses, table.plan, operands, len(table.params), table.chunk,
+                BLOCK=BLOCK, ALIGNED=table.aligned, num_warps=WARPS, enable_fp_fusion=True,
+            )  # fmt: skip
+
+    def compile(self, table: TritonTable, numbers: Sequence[float | Tensor], count: int) -> None:
+        """The first call. Raises NoCompilerError if the rule cannot be compiled here."""
+        from triton.errors import TritonError  # has been imported
+
+        try:
+            self(table, numbers, count)
+        except torch.OutOfMemoryError:
+            raise
+        except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:  # no C compiler among them
+            raise NoCompilerError(f"Triton failed ({next(iter(str(error).strip().splitlines()), '')[:200]})") from error
