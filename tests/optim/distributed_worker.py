@@ -163,11 +163,11 @@ def hidden(tensors: list[torch.Tensor], ranks: tuple[int, ...] = (), divided: st
     return model
 
 
-def optimizer_of(model: nn.Module, rule: str) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, rule: str, **options: object) -> torch.optim.Optimizer:
     three = next(model.parameters()).ndim == 3
     return sabun.Optimizer(
         model.named_parameters(), 0.1, scheme="nesterov", preconditioner=rule,
-        matrices={"*": "stack" if three else "matrix"},
+        matrices={"*": "stack" if three else "matrix"}, **options,
     )  # fmt: skip
 
 
@@ -193,11 +193,11 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
     return sizes
 
 
-def owned(name: str, rule: str) -> dict[str, object]:
+def owned(name: str, rule: str, **options: object) -> dict[str, object]:
     """Four steps in a placement: the collectives of the last, its matrices, the state, and the parameters."""
     shapes, ranks, divided = PLACED[name]
     model = hidden(start(shapes, torch.float64), ranks, divided)
-    optimizer = optimizer_of(model, rule)
+    optimizer = optimizer_of(model, rule, **options)
     matrices: list[int] = []
     original = spectral.orthogonalize_all
     spectral.orthogonalize_all = lambda stacks, **options: (
@@ -270,7 +270,7 @@ def sized(world: int) -> dict[str, object]:
 def placed(world: int, directory: Path) -> dict[str, dict[str, object]]:
     results = {f"{name}, {rule}": owned(name, rule) for name in PLACED for rule in RULES}
     results |= {f"moved {name}, {rule}": moved(name, rule, directory) for name in MOVED for rule in RULES[1:]}
-    return {**results, **sized(world)}
+    return {**results, "one by one": owned("rows", "spectral", foreach=False), **sized(world)}
 
 
 def sequences(world: int) -> dict[str, dict[str, torch.Tensor]]:

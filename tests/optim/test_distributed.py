@@ -211,6 +211,15 @@ def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, li
         assert rank["kronecker"]["state"]["all"] <= 30 * mib
 
 
+def test_matrices_in_buckets_of_their_own_have_different_owners(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    """The largest share of a bucket goes to the rank with the least in those before: no rank owns two of the costly."""
+    found = [rank["one by one"] for rank in ranks[1]]
+    assert sorted(one["matrices"] for one in found) == [1, 1, 1, 2]
+    model, _ = alone(PLACED["rows"][0], "spectral", 4)
+    for one in found:
+        equal(one["params"], model)
+
+
 def test_updates_that_are_exchanged_in_16_bits(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     """All ranks step to the same weights, and two steps differ from those in float32 by rounding to 8 bits."""
     for key, exact in ranks[1][0]["spectral"]["moved"].items():

@@ -57,7 +57,7 @@ class Shared:
     """The matrices of the parameters of a bucket.
 
     All of them have a layout where the preconditioner needs matrices. ``owners`` are those of their state, where it is
-    not whole on each rank.
+    not whole on each rank. ``loads`` are those of the ranks by the buckets before, where there is no state.
     """
 
     preconditioner: Preconditioner
@@ -65,6 +65,7 @@ class Shared:
     layouts: list[Layout | None] = field(default_factory=list)
     owners: list[Owner | None] = field(default_factory=list)
     several: bool = False
+    loads: dict[Any, list[float]] = field(default_factory=dict)
     _routes: _Routes | None = None
 
     def add(self, p: Tensor, layout: Layout | None, owner: Owner | None) -> None:
@@ -83,7 +84,7 @@ class Shared:
         if self._routes is None:
             pairs = zip(self.params, self.layouts, strict=True)
             found = [place(p, layout, self.preconditioner) for p, layout in pairs]
-            self._routes = _Routes.of(self.preconditioner, self.layouts, found, self.owners)
+            self._routes = _Routes.of(self.preconditioner, self.layouts, found, self.owners, self.loads)
         if self._routes.placements:
             return self._by_owner(self._routes, lists, state, work)
         return self._everywhere(lists, state, work)
@@ -184,6 +185,7 @@ class _Routes:
         layouts: Sequence[Layout | None],
         found: Sequence[Placement | None],
         owners: Sequence[Owner | None],
+        loads: dict[Any, list[float]],
     ) -> _Routes:
         placements = [placement for placement in found if placement is not None]
         if len(placements) < len(found):
@@ -192,7 +194,7 @@ class _Routes:
         at: list[Mapping[int, int]] = [owner.at for owner in owners if owner is not None]
         if not at:  # there is no state: the matrices of this bucket are shared evenly
             pairs = zip(layouts, placements, strict=True)
-            at = [*first.owners([_cost(preconditioner, layout, one.shape) for layout, one in pairs])]
+            at = [*first.owners([_cost(preconditioner, layout, one.shape) for layout, one in pairs], loads)]
         positions = [
             i
             for i, placement in enumerate(placements)
@@ -305,7 +307,7 @@ def owners_of(group: dict[str, Any]) -> dict[int, Owner]:
                 kinds.setdefault(placement.kind, []).append((index, placement, cost))
     found: dict[int, Owner] = {}
     for members in kinds.values():
-        at = members[0][1].owners([cost for *_, cost in members])
+        at = members[0][1].owners([cost for *_, cost in members], {})
         found |= {index: Owner(placement, one) for (index, placement, _), one in zip(members, at, strict=True)}
     return found
 
