@@ -1,11 +1,13 @@
 """Kinds of healthy training whose author did not know how the guard decides.
 
 The author knew the parameters of :class:`sabun.Guard`, and had read neither its rules and thresholds nor the kinds of
-:mod:`guard_kinds` and :mod:`guard_check_kinds`. All are real trainings, on data of scikit-learn, on the text of
-Python's own documentation or on data drawn here. Each has a ``score``, computed on data held out where there are such,
-and a ``goal``: a training is **healthy** if, without a guard, all parameters are finite at its end and the score is at
-most the goal and less than at the start. The goals were set from trainings without a guard, and this file was committed
-before the first training with one.
+:mod:`guard_kinds` and :mod:`guard_check_kinds`. For the interface the author had read :mod:`guard_corpus`, with the
+names of the kinds that the test suite runs, the grid of simulated extremes and the planted faults, and of the
+changelog that the noise of losses that are mostly equal is their mean absolute deviation. All are real trainings, on
+data of scikit-learn, on the text of Python's own documentation or on data drawn here. Each has a ``score``, computed
+on data held out where there are such, and a ``goal``: a training is **healthy** if, without a guard, all parameters
+are finite at its end and the score is at most the goal and less than at the start. The goals were set from trainings
+without a guard, and this file was committed before the first training with one.
 
     python benchmarks/guard_corpus.py --half independent --seeds 6 --fault-seeds 0
 """

@@ -2,9 +2,14 @@
 
 Tensors are on the meta device and the process group is torch's fake one, so the code of the step runs as rank 0 of any
 number of ranks, without numbers and without a second process. Counted are the bytes that the rank sends, collectives,
-floating-point operations of matrix products, and memory beside parameters, gradients and state. No time is predicted.
+floating-point operations of matrix products, which are then those of the busiest rank, and memory beside parameters,
+gradients and state. No time is predicted.
 Parameters and gradients are in bfloat16, the state in float32. ``tests/optim/test_distributed.py`` counts the same
 collectives among four processes.
+
+Beside it stand figures that are computed, not counted, of two optimizers of https://github.com/microsoft/dion, both for
+momenta in bfloat16 and matrices sharded by rows: its Muon (:func:`muon`) and Dion with a quarter of the ranks
+(:func:`dion`; Ahn, Xu, Abreu & Langford 2025, arXiv 2504.05295).
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import weakref
+from collections import Counter
 from typing import Any
 
 import torch
@@ -73,6 +79,43 @@ def shapes(model: str) -> list[tuple[str, tuple[int, ...]]]:
     return [*found, ("norm.weight", (d,)), ("lm_head.weight", (vocabulary, d))]
 
 
+def batches(model: str, ranks: int) -> list[tuple[int, int, int]]:
+    """(rows, columns, batches) of the hidden matrices: as many of one shape as there are ranks are a batch."""
+    counts = Counter(shape for name, shape in shapes(model) if name.startswith("layers") and len(shape) == 2)
+    return [(rows, columns, -(-count // ranks)) for (rows, columns), count in counts.items()]
+
+
+def muon(model: str, ranks: int) -> tuple[float, float]:
+    """(bytes that a rank sends, operations of its products) in a step of Muon of microsoft/dion.
+
+    Two all-to-alls for each batch, in bfloat16. A rank iterates one matrix of each, of which some are padding. Its
+    kernels compute half of each symmetric product; whole ones are counted here, as they are for sabun.
+    """
+    sent = operations = 0.0
+    for rows, columns, number in batches(model, ranks):
+        short, long = sorted((rows, columns))
+        sent += number * 2 * (ranks - 1) * -(-rows // ranks) * columns * 2
+        operations += number * 5 * (4 * short**2 * long + 2 * short**3)
+    return sent, operations
+
+
+def dion(model: str, ranks: int, fraction: float = 0.25) -> tuple[float, float]:
+    """(bytes that a rank sends, operations of its products) in a step of Dion, ``dion_update_fsdp`` of microsoft/dion.
+
+    Of a direction B of n rows, sharded, and m columns: P = BᵀQ with Q (n × r), summed over the ranks by reduce-scatter;
+    P orthogonalised by a randomised Cholesky QR, one matrix of the batch per rank; all-gather of P; R = BP, the norms
+    of its columns by all-reduce; two products of P with n × r matrices, for B and for the weights.
+    """
+    sent = operations = 0.0
+    for n, m, number in batches(model, ranks):
+        r = fraction * min(m, n)
+        sketch = math.ceil(1.25 * r / 128) * 128
+        sent += number * 2 * (ranks - 1) * (m * r + r) * 2
+        qr = 2 * sketch * m * r + 2 * sketch * r**2 - 2 / 3 * r**3 + 4 * m * r**2 + r**3 / 3
+        operations += number * (8 * m * n * r + qr)
+    return sent, operations
+
+
 def sharded(shape: tuple[int, ...], mesh: Any, ranks: int) -> Tensor:
     """Rank 0's part of a parameter with a gradient, sharded by rows."""
     rows = -(-shape[0] // ranks)
@@ -110,9 +153,13 @@ def measure(model: str, ranks: int) -> str:
     finally:
         dist.all_to_all_single = exchange
         dist.destroy_process_group()
+    matrices = (bucket for plan in optimizer._plans if plan for bucket in plan.members if bucket.shared.loads)
+    (loads,) = next(matrices).shared.loads.values()
+    operations = counted.operations * max(loads) / loads[0]  # the loads are numbers of multiplications
+    others = " | ".join(f"{size / 1e9:.2f} GB | {n / 1e12:.2f}" for size, n in (muon(model, ranks), dion(model, ranks)))
     return (
-        f"| {model} | {ranks} | {sum(sent) / 1e9:.2f} GB | {len(sent)} | {counted.operations / 1e12:.2f} "
-        f"| {counted.largest / 1e9:.2f} GB |"
+        f"| {model} | {ranks} | {sum(sent) / 1e9:.2f} GB | {len(sent)} | {operations / 1e12:.2f} "
+        f"| {counted.largest / 1e9:.2f} GB | {others} |"
     )
 
 
@@ -122,8 +169,11 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 64, 512])
     given = parser.parse_args()
     internals.multiplies_bfloat16 = lambda device: True
-    print("| model | ranks | sent per rank and step | all-to-alls | TFLOP of products per rank | memory beside |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| model | ranks | sent per rank and step | all-to-alls | TFLOP of products, busiest rank | memory beside "
+        "| Muon of microsoft/dion: sent | TFLOP | Dion, r = ¼: sent | TFLOP |"
+    )
+    print(10 * "|---" + "|")
     for model in given.models:
         for ranks in given.ranks:
             print(measure(model, ranks), flush=True)

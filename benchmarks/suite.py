@@ -5,14 +5,15 @@
     python benchmarks/suite.py --profile gpu        # larger models, on one GPU
     python benchmarks/suite.py --plan               # what would run, and how long it would take here
     python benchmarks/suite.py --part development   # only the families on which something may be chosen
-    python benchmarks/suite.py --part development --arm AdamW --arm "even rows"     # a candidate for the preset
+    python benchmarks/suite.py --candidates         # the preset with one ingredient changed, on development families
+    python benchmarks/suite.py --repeat 1           # two arms searched again, with another seed and other trials
     python benchmarks/suite.py --decays             # the centre of each arm's weight decay, on development families
     python benchmarks/suite.py --render             # only the page, from the stored records
 
 Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end: a killed benchmark goes on there.
 Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md`` (of another profile than
 the full one: ``docs/benchmark-PROFILE.md``), its pictures to ``docs/images/``. Candidates' records go to
-``benchmarks/results/candidates.json``, and never hold a check family.
+``benchmarks/results/candidates.json``, those of a repeated search to ``repeat-N.json``; neither holds a check family.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,9 +44,9 @@ from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
 from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
-from comparison.page import against, candidates_table, charts, lines_of, page  # noqa: E402
+from comparison.page import against, candidates_by_task, candidates_table, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
-from comparison.scores import ArmResult, Curve, Results, TaskResult  # noqa: E402
+from comparison.scores import ArmResult, Curve, Results, TaskResult, with_arms  # noqa: E402
 from comparison.spaces import CENTRES, FIRST, decay_at, start_of  # noqa: E402
 from comparison.training import POINTS  # noqa: E402
 from sabun.errors import SabunError  # noqa: E402
@@ -57,7 +58,11 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU)."""
+    """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
+
+    ``names``: only these tasks, of development families; ``repeat``: which search, 0 the one whose records the page
+    shows. Either is without tolerance.
+    """
 
     name: str
     minutes: int
@@ -65,18 +70,41 @@ class Profile:
     trials: int
     seeds: int
     per_family: int | None = None
+    names: tuple[str, ...] = ()
+    repeat: int = 0
+
+    @property
+    def tolerance(self) -> tuple[str, ...]:
+        """Arms whose valley is followed on both sides until it ends."""
+        return () if self.names else (BASELINE, OURS)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms of the profile."""
+        return REPEATED if self.repeat else (OURS, *CANDIDATES) if self.names else (*TUNED, *UNTUNED)
+
+    @property
+    def file(self) -> str:
+        """The name of its records in the results."""
+        return f"repeat-{self.repeat}.json" if self.repeat else f"{self.name}.json"
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of the profile: all, or the first ones of each family."""
+        """The tasks of the profile: all, or those that it names, or the first ones of each family."""
         taken: dict[str, int] = {}
         chosen = []
         for name, task in TASKS.items():
             taken[task.family] = taken.get(task.family, 0) + 1
-            if self.per_family is None or taken[task.family] <= self.per_family:
+            if name in (self.names or TASKS) and taken[task.family] <= (self.per_family or math.inf):
                 chosen.append(name)
         return chosen
 
+
+QUICKER = (
+    "concrete", "wine-quality", "housing", "word-bag", "skip-gram", "digits-cnn-norm", "shakespeare-lstm",
+    "shakespeare-fused", "cifar-diffusion", "citeseer-gcn", "digits-autoencoder",
+)  # fmt: skip
+"""The quicker tasks of every development family, on which candidates and repeated searches run."""
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -84,10 +112,11 @@ PROFILES: Mapping[str, Profile] = {
         Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
         Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
         Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
+        Profile("candidates", 25, Sizing(1.0), trials=4, seeds=3, names=QUICKER),
     )
 }
-TOLERANCE = (BASELINE, OURS)
-"""Arms whose valley is followed on both sides until it ends."""
+REPEATED = (OURS, "Muon + AdamW")
+"""Arms whose search is repeated, which tells how much of a figure the search decides."""
 
 
 def book_of(profile: Profile, task: str, arm: str, *, only_stored: bool = False) -> Book:
@@ -134,13 +163,13 @@ def perform(book: Book, profile: Profile, job: Job) -> Any:
             for seed in range(1, profile.seeds + 1)
         ]
         return None, runs, None
-    found = searching.search(book, job.task, job.arm, job.start, profile.trials)
+    found = searching.search(book, job.task, job.arm, job.start, profile.trials, profile.repeat)
     runs = [
         book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed)
         for seed in range(1, profile.seeds + 1)
     ]
-    wide = searching.tolerance(book, job.task, job.arm, job.start) if job.arm in TOLERANCE else None
-    return found, runs, wide
+    followed = job.arm in profile.tolerance
+    return found, runs, searching.tolerance(book, job.task, job.arm, job.start) if followed else None
 
 
 def _all(profile: Profile, jobs: list[Job], workers: int, progress: Progress) -> None:
@@ -208,7 +237,7 @@ def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mappin
                 found.append(Job("defaults", task, arm, 0.0, one * profile.seeds))
                 continue
             lattice = 1.0 if part_of(task) == DEVELOPMENT else 4.0  # most of it is stored from the centres
-            runs = lattice + profile.trials + 2.5 + profile.seeds + (4 if arm in TOLERANCE else 0)
+            runs = lattice + profile.trials + 2.5 + profile.seeds + (4 if arm in profile.tolerance else 0)
             found.append(Job("search", task, arm, starts[arm], one * runs))
     return found
 
@@ -348,7 +377,7 @@ def write(profile: Profile, path: Path, tasks: Mapping[str, Any], starts: Mappin
     """The file of records, one line a task."""
     about = {
         "schema": SCHEMA, "profile": profile.name, "quiet": quiet, "trials": profile.trials, "seeds": profile.seeds,
-        "torch": torch.__version__, "centres": starts,
+        "torch": torch.__version__, "centres": starts, **({"search": "again"} if profile.repeat else {}),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "device": profile.sizing.device},
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -364,12 +393,24 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def candidates() -> Results:
+    """The stored records of the candidates and of the preset beside them, with the baseline that sets the targets."""
+    return with_arms(load(RESULTS / "candidates.json"), load(RESULTS / "full.json"), {BASELINE: BASELINE})
+
+
+def repeats() -> list[Results]:
+    """The stored records of the repeated searches."""
+    return [load(path) for path in sorted(RESULTS.glob("repeat-*.json"))]
+
+
 def fill_candidates() -> None:
-    """The table of the candidates in docs/research/families.md, from their stored records."""
-    path, mark = Path("docs/research/families.md"), "<!-- table: candidates -->\n\n"
-    head, _, rest = path.read_text(encoding="utf-8").partition(mark)
-    made = "\n".join(candidates_table(load(RESULTS / "candidates.json")))
-    path.write_text(head + mark + made + rest[rest.index("\n\n") + 1 :], encoding="utf-8")
+    """The tables of the candidates in docs/research/families.md, from their stored records."""
+    path, results = Path("docs/research/families.md"), candidates()
+    text = path.read_text(encoding="utf-8")
+    for name, made in (("candidates", candidates_table(results)), ("by task", candidates_by_task(results))):
+        head, mark, rest = text.partition(f"<!-- table: {name} -->\n\n")
+        text = head + mark + "\n".join(made) + rest[rest.index("\n\n") + 1 :]
+    path.write_text(text, encoding="utf-8")
 
 
 def render(name: str) -> None:
@@ -377,11 +418,13 @@ def render(name: str) -> None:
     from pictures import save
 
     fill_candidates()
+    if name == "candidates":
+        return
     results = load(RESULTS / f"{name}.json")
     for label, chart in charts(results).items():
         save(chart, Path("docs/images") / f"benchmark-{name}-{label}.svg")
     to = Path("docs") / ("benchmark.md" if name == "full" else f"benchmark-{name}.md")
-    to.write_text(page(results), encoding="utf-8")
+    to.write_text(page(results, repeats() if name == "full" else ()), encoding="utf-8")
     for claim, line in lines_of(results).items():
         print(f"  {claim}: {line or 'not measured'}")
     print(to)
@@ -394,7 +437,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         path: Path) -> None:  # fmt: skip
     """Everything that is not stored yet, then the records."""
     seconds = seconds_per_run(profile, tasks, arms)
-    lattices = rate_jobs(tasks if set(arms) & set(CANDIDATES) else profile.tasks, arms, _filled(profile, seconds, arms))
+    lattices = [] if profile.names else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
     guess = {arm: ARMS[arm].rate for arm in arms}
     planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
@@ -409,7 +452,11 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         return
     progress = Progress(planned, workers)
     _all(profile, lattices, workers, progress)
-    starts = centres(profile, [task for task in profile.tasks if part_of(task) == DEVELOPMENT], arms)
+    if profile.names:  # a search more: around the centres that there are
+        known = load(RESULTS / "full.json").about["centres"]
+        starts = {arm: known[OURS if arm in CANDIDATES else arm] for arm in arms}
+    else:
+        starts = centres(profile, [task for task in profile.tasks if part_of(task) == DEVELOPMENT], arms)
     _all(profile, jobs_of(profile, tasks, arms, seconds, starts), workers, progress)
     timed = {}
     for task in tasks:
@@ -433,6 +480,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", choices=[*PROFILES], default="full")
     parser.add_argument("--quick", dest="profile", action="store_const", const="quick", help="short for a profile")
+    parser.add_argument("--candidates", dest="profile", action="store_const", const="candidates",
+                        help="the preset with one ingredient changed, on development families")  # fmt: skip
+    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search two arms again, the N-th time")
     parser.add_argument("--part", choices=[DEVELOPMENT, CHECK], help="only the families of one part")
     parser.add_argument("--task", action="append", default=[], choices=[*TASKS], help="only this task (repeatable)")
     parser.add_argument("--arm", action="append", default=[], choices=[*ARMS], help="only this arm (repeatable)")
@@ -460,32 +510,33 @@ def main() -> int:
         CENTRES.write_text(sealed.dumps({"arms": found}, indent=1) + "\n", encoding="utf-8")
         print(CENTRES)
         return 0
-    tasks = [name for name in profile.tasks if given.part in (None, part_of(name))]
-    tasks = [name for name in given.task or tasks if given.part in (None, part_of(name))]
-    arms = given.arm or [*TUNED, *UNTUNED]
-    candidates = any(arm in CANDIDATES for arm in arms)
-    if candidates:
+    if given.repeat:
+        if profile.name != "full" or given.repeat < 0:
+            parser.error("--repeat N, from 1, searches again in the full profile: leave --profile out.")
+        profile = replace(profile, names=QUICKER, repeat=given.repeat)
+    tasks = [name for name in given.task or profile.tasks if given.part in (None, part_of(name))]
+    arms = given.arm or [*profile.arms]
+    if set(arms) & set(CANDIDATES):
         try:
             development_only(tasks)
         except PermissionError as error:
             parser.error(f"{error} Add --part development.")
     whole = not (given.part or given.task or given.arm)
-    partial = WORK / profile.name / "partial.json"
-    path = RESULTS / f"{profile.name}.json" if whole else RESULTS / "candidates.json" if candidates else partial
+    path = RESULTS / profile.file if whole else WORK / profile.name / "partial.json"
     run(profile, tasks, arms, workers=workers, plan_only=given.plan, quiet=not given.shared, path=path)
     if given.plan:
         return 0
     if whole:
         render(profile.name)
-    else:
-        results = load(path)
-        if candidates:
-            fill_candidates()
-        for claim, line in lines_of(results).items():
-            print(f"  {claim}: {line or 'not measured'}")
-        for arm in (arm for arm in arms if arm in CANDIDATES):
-            for peer, line in against(results, arm).items():
-                print(f"  {arm} / {peer}: {line}")
+        return 0
+    results = (
+        load(path) if BASELINE in arms else with_arms(load(path), load(RESULTS / "full.json"), {BASELINE: BASELINE})
+    )
+    for claim, line in lines_of(results).items():
+        print(f"  {claim}: {line or 'not measured'}")
+    for arm in (arm for arm in arms if arm in CANDIDATES):
+        for peer, line in against(results, arm).items():
+            print(f"  {arm} / {peer}: {line}")
     return 0
 
 

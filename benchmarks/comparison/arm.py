@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Arm", "of_model", "of_parameters"]
+__all__ = ["Arm", "Choices", "of_model", "of_parameters"]
 
 Choices = Mapping[str, Sequence[Any]]
 
@@ -19,7 +19,8 @@ class Arm:
     """One arm. ``rate`` is the documented learning rate.
 
     ``choices``: name → values of each further hyperparameter; ``fixed``: the schedule of an arm that is not tuned, else
-    None; ``ours``: whether its records depend on this project's optimizer.
+    None; ``ours``: whether its records depend on this project's optimizer; ``definition``: what decides its runs beside
+    the files that they go through.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Arm:
     choices: Choices = field(default_factory=dict, compare=False)
     fixed: str | None = None
     ours: bool = False
+    definition: str = ""
 
     def defaults(self) -> dict[str, Any]:
         """The first value of each further hyperparameter."""

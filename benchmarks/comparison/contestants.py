@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from comparison.arm import Arm
-from comparison.ours import CANDIDATE_ARMS, OUR_ARMS, OURS
+from comparison.candidates import CANDIDATE_ARMS
+from comparison.ours import OUR_ARMS, OURS
 from comparison.rivals import BASELINE, RIVAL_ARMS
 from comparison.spaces import space
 
 __all__ = ["ARMS", "BASELINE", "CANDIDATES", "OURS", "RIVALS", "TUNED", "UNTUNED", "untuned"]
 
 ARMS: Mapping[str, Arm] = {
-    arm.name: arm if arm.fixed else replace(arm, choices=space(arm.name, OURS if arm.ours else None))
+    arm.name: arm if arm.fixed else replace(arm, choices={**space(arm.name, OURS if arm.ours else None), **arm.choices})
     for arm in (*RIVAL_ARMS, *OUR_ARMS, *CANDIDATE_ARMS)
 }
 CANDIDATES = tuple(arm.name for arm in CANDIDATE_ARMS)

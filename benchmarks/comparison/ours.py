@@ -1,22 +1,19 @@
-"""Our arms: the preset, and the candidates among which it is chosen, on development families only.
-
-A candidate is searched like every other arm. Each candidate differs in one ingredient from "even rows", and so does the
-preset, in the rows.
-"""
+"""Our arms: the preset, searched like every other arm, and at its defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 import sabun
-from comparison.arm import Arm
+from comparison.arm import Arm, Choices
 from sabun.optim import presets
 
-__all__ = ["CANDIDATE_ARMS", "OURS", "OUR_ARMS"]
+__all__ = ["OURS", "OUR_ARMS", "made", "variant"]
 
 OURS = "sabun"
 _ROW = presets()[OURS]
@@ -37,28 +34,15 @@ def made(
     return sabun.optim.create(OURS, model, lr, scheme=named.format(beta=beta), rest=own, **changed)
 
 
-def _with(**fixed: Any) -> Callable[..., torch.optim.Optimizer]:
-    return lambda model, lr, **chosen: made(model, lr, **{**fixed, **chosen})
+def variant(name: str, choices: Choices | None = None, **fixed: Any) -> Arm:
+    """An arm: the preset with ``fixed`` options of :func:`made`, and with ``choices`` in the place of its space."""
 
+    def make(model: nn.Module, lr: float, **chosen: Any) -> torch.optim.Optimizer:
+        return made(model, lr, **{**fixed, **chosen})
 
-def _candidate(name: str, **fixed: Any) -> Arm:
-    return Arm(name, _with(**fixed), RATE, ours=True)
+    return Arm(name, make, RATE, choices or {}, ours=True, definition=json.dumps(fixed, sort_keys=True))
 
 
 RATE = 6e-2
 """Where the search of our rates begins."""
-OUR_ARMS = (
-    _candidate(OURS),
-    Arm("sabun, untuned", made, _ROW.lr, fixed="linear", ours=True),
-)
-
-_EVEN: Mapping[str, Any] = {"preconditioner": "spectral(row_normalization=True, beta2=0.95)"}
-CANDIDATE_ARMS = (
-    _candidate("even rows", **_EVEN),
-    _candidate("even rows, Nesterov's momentum", scheme="nesterov({beta})", **_EVEN),
-    _candidate(
-        "even rows, three memories", scheme="memories(0.5, 0.7, 1, 0.3, {beta}, 1, 0.2, 0.98)", **_EVEN
-    ),
-    _candidate("even rows, step limit", step_limit=0.125, **_EVEN),
-    _candidate("even rows, rest without decay", rest={"weight_decay": 0.0}, **_EVEN),
-)  # fmt: skip
+OUR_ARMS = (variant(OURS), Arm("sabun, untuned", made, _ROW.lr, fixed="linear", ours=True))

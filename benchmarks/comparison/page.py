@@ -10,13 +10,16 @@ from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, RIVALS, TUN
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, parts
 from comparison.scores import (
     Estimate,
+    Repeat,
     Results,
     Unit,
     each_against_the_rest,
     final_losses,
+    loss_ratio,
     lost,
     profile,
     ratio,
+    repeated,
     spread_ratio,
     step_cost,
     tolerance_ratio,
@@ -24,7 +27,9 @@ from comparison.scores import (
 )
 from comparison.spaces import CENTRED
 
-__all__ = ["Claim", "against", "candidates_table", "charts", "claims", "page", "reached"]
+__all__ = [
+    "Claim", "against", "candidates_by_task", "candidates_table", "charts", "claims", "page", "reached", "resolution",
+]  # fmt: skip
 
 PARTS = (DEVELOPMENT, CHECK)
 
@@ -153,11 +158,11 @@ def charts(results: Results) -> dict[str, Any]:
     return made
 
 
-def page(results: Results, images: str = "images/benchmark") -> str:
-    """The page as Markdown."""
+def page(results: Results, repeats: Sequence[Results] = (), images: str = "images/benchmark") -> str:
+    """The page as Markdown. ``repeats``: results of further searches."""
     lines = ["# The benchmark: sabun and other optimizers, each searched where its optimum is", "", *_head(results)]
     if results.tasks:
-        lines += [*_targets(results), *_pictures(results, images)]
+        lines += [*_targets(results), *resolution(results, repeats), *_pictures(results, images)]
         for part in PARTS:
             if results.only(part).tasks:
                 lines += _of_part(results.only(part), part)
@@ -364,8 +369,8 @@ def _protocol() -> list[str]:
         "",
         "**Commands**: `make benchmark` (at most 100 minutes on two quiet cores; a killed run goes on), "
         "`make benchmark QUICK=1` (at most 12 minutes), `python benchmarks/suite.py --plan` (what would run, and how "
-        "long it would take here), `--part development` (only what may be chosen on), `--arm NAME` (candidates for the "
-        "preset, on development families).",
+        "long it would take here), `--part development` (only what may be chosen on), `--candidates` (the preset "
+        "with one ingredient changed, on development families), `--repeat 1` (two arms searched again).",
         "",
     ]  # fmt: skip
 
@@ -381,16 +386,78 @@ def decays_table() -> list[str]:
 
 
 def candidates_table(results: Results) -> list[str]:
-    """Markdown: steps to target of the preset and of each candidate, relative to the preset's and to rivals'."""
-    peers = [OURS, "Muon + AdamW", "NorMuon + AdamW", "SOAP"]
+    """Markdown: what each candidate takes of the preset's steps, and the lowest loss that it reaches."""
     rows = []
-    for arm in (OURS, *(name for name in CANDIDATES if _has(results, name))):
-        found = [None if arm == peer else ratio(results, arm, peer) for peer in peers]
-        found.append(worst_of(results, arm, _rivals(results)))
-        rows.append(["**the preset**" if arm == OURS else arm, *map(_estimate, found)])
-    return table(
-        ["steps of", "of the preset", *(f"of {name}" for name in peers[1:]), "of each task's best rival"], rows
-    )
+    for arm in (name for name in CANDIDATES if _has(results, name)):
+        found, both, loss = (ratio(results, arm, OURS), ratio(results, arm, OURS, goal="both"),
+                             loss_ratio(results, arm, OURS))  # fmt: skip
+        rows.append([arm, str(len(found.by_task) if found else 0), *map(_estimate, (found, both, loss)), _span(found)])
+    head = ["the preset with", "tasks", "steps to target", "steps to the loss that both reach", "lowest loss",
+            "steps, one family left out"]  # fmt: skip
+    return table(head, rows)
+
+
+def candidates_by_task(results: Results) -> list[str]:
+    """Markdown: steps to target of each candidate relative to the preset's, by task; the faster ones in bold."""
+    rows = []
+    for arm in (name for name in CANDIDATES if _has(results, name)):
+        by_task = found.by_task if (found := ratio(results, arm, OURS)) else {}
+        rows.append([arm, *(_lower(by_task.get(task)) for task in results.tasks)])
+    return table(["the preset with", *results.tasks], rows)
+
+
+def _lower(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"**{number(value)}**" if value < 1 else number(value)
+
+
+def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
+    """Markdown: how much of a figure another search changes."""
+    rows: list[list[str]] = []
+    of_pair: dict[str, list[Repeat]] = {}
+    tasks = [len(results.only(part).tasks) for part in PARTS]
+    for again in repeats:
+        peers = [name for name in RIVALS if _has(again, name)]
+        figures: list[tuple[str, str | None]] = [(name, None) for name in (OURS, *peers)]
+        for ours, theirs in [*figures, *((OURS, name) for name in peers)]:
+            found = repeated(results, again, ours, theirs)
+            if found is None:
+                continue
+            factors = [found.resolution(count) for count in tasks]
+            if theirs is not None:
+                of_pair.setdefault(theirs, []).append(found)
+            by_task = found.moved.by_task.values()
+            rows.append([
+                str(again.about.get("search", again.profile)), f"steps of {ours}" + (f" / {theirs}" if theirs else ""),
+                str(len(by_task)), number(found.moved.value), f"{number(min(by_task))}–{number(max(by_task))}",
+                number(found.spread), *map(number, factors),
+            ])  # fmt: skip
+    if not of_pair:
+        return []
+    pooled = [Repeat.pooled(found) for found in of_pair.values()]
+    widest = [max(one.resolution(count) for one in pooled) for count in tasks]
+    head = ["other search", "figure", "tasks", "it / this one", "by task", "spread", "resolution, development",
+            "resolution, check"]  # fmt: skip
+    spans = [f"{number(1 / factor)} and {number(factor)}" for factor in widest]
+    return [
+        "## Resolution",
+        "",
+        "Targets, evaluation seeds and the preset are the same in another search; what moves is the search's doing. "
+        "*again*: around the same centre, with other trials and another seed, on the quicker development tasks "
+        "(`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each arm's weight decay had a "
+        "centre of its own (`git show 8363f50:benchmarks/results/full.json`): the same but for the decays tried, so "
+        "its mean holds what that rule changed, too. *Spread*: the factor by which one search moves the figure of one "
+        "task (standard deviation of the logarithm). *Resolution*: the factor within which the mean over all tasks of "
+        "a part lies around that of many searches, 95%.",
+        "",
+        *table(head, rows),
+        f"**One search does not distinguish a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) "
+        f"from 1**, and on a single task hardly any: all searches of the noisiest pair, spread "
+        f"{number(max(one.spread for one in pooled))}. The "
+        "intervals over tasks and families contain this noise. Arms not in the table are taken to be as noisy.",
+        "",
+    ]
 
 
 def against(results: Results, name: str) -> Mapping[str, str]:

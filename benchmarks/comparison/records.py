@@ -52,8 +52,9 @@ def sources(arm: str) -> list[Path]:
 
 @cache
 def digest(arm: str) -> str:
-    """Of the contents of :func:`sources`: a run of other code is not taken for one of this."""
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sources(arm))).hexdigest()[:12]
+    """Of the contents of :func:`sources` and the arm's definition: a run of other code is not taken for one of this."""
+    contents = [*(file.read_bytes() for file in sources(arm)), ARMS[arm].definition.encode()]
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:12]
 
 
 def plain(value: Any) -> Any:

@@ -28,8 +28,9 @@ import numpy as np
 from sabun.poc.judgement.statistics import attained, interval, typical_values
 
 __all__ = [
-    "LIMIT", "ArmResult", "Curve", "Estimate", "Results", "TaskResult", "each_against_the_rest", "final_losses",
-    "lost", "profile", "ratio", "spread_ratio", "step_cost", "steps_to", "target", "tolerance_ratio", "worst_of",
+    "LIMIT", "ArmResult", "Curve", "Estimate", "Repeat", "Results", "TaskResult", "each_against_the_rest",
+    "final_losses", "loss_ratio", "lost", "profile", "ratio", "repeated", "spread_ratio", "step_cost", "steps_to",
+    "target", "tolerance_ratio", "with_arms", "worst_of",
 ]  # fmt: skip
 
 LIMIT = 4.0
@@ -290,6 +291,72 @@ def spread_ratio(results: Results, ours: str, theirs: str) -> Estimate | None:
         return mine / other if mine > 0 and other > 0 else None
 
     return _over_tasks_of(results, of)
+
+
+def loss_ratio(results: Results, ours: str, theirs: str) -> Estimate | None:
+    """Lowest score of one arm over that of another, medians over seeds; a task with one that is not positive is left
+    out."""
+
+    def of(task: TaskResult) -> float | None:
+        mine, other = (final_losses(task, name)[2] for name in (ours, theirs))
+        return mine / other if mine > 0 and other > 0 else None
+
+    return _over_tasks_of(results, of)
+
+
+def with_arms(results: Results, others: Results, names: Mapping[str, str]) -> Results:
+    """The results with arms of other ones, by their new names; tasks that the others lack are left out."""
+    tasks = {
+        name: TaskResult(task.family, task.part, {**task.arms, **more}, task.judged)
+        for name, task in results.tasks.items()
+        if (more := {new: others.tasks[name].arms[old] for old, new in names.items()
+                     if name in others.tasks and old in others.tasks[name].arms})
+    }  # fmt: skip
+    return Results(results.profile, tasks, results.about)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a second search changed: of a figure, its ratio to that of the first search by task.
+
+    ``spread``: the factor by which one search moves a figure of one task, of which the logarithm is the standard
+    deviation over searches. Two searches differ by twice the variance of one.
+    """
+
+    moved: Estimate
+    spread: float
+
+    @classmethod
+    def pooled(cls, found: Sequence[Repeat]) -> Repeat:
+        """The spread over several searches, each task of each alike; ``moved`` is that of the first one."""
+        weights = [len(one.moved.by_task) for one in found]
+        squares = math.fsum(n * math.log(one.spread) ** 2 for n, one in zip(weights, found, strict=True))
+        return cls(found[0].moved, math.exp(math.sqrt(squares / sum(weights))))
+
+    def resolution(self, tasks: int) -> float:
+        """The factor within which the mean over ``tasks`` of one search lies around that of all searches, 95%."""
+        return math.exp(1.96 * math.log(self.spread) / math.sqrt(tasks))
+
+
+def repeated(results: Results, again: Results, ours: str, theirs: str | None = None) -> Repeat | None:
+    """A second search against the first one: of the steps to target of an arm, or of its ratio to another arm.
+
+    The targets are those of ``results``. None where no task has both.
+    """
+    second = {name: f"{name}, searched again" for name in (ours, theirs) if name is not None}
+    both = with_arms(results, again, second)
+    if theirs is None:
+        moved = ratio(both, second[ours], ours)
+        logs = {} if moved is None else {task: math.log(value) for task, value in moved.by_task.items()}
+    else:
+        before, after = ratio(both, ours, theirs), ratio(both, second[ours], second[theirs])
+        old, new = ({} if found is None else found.by_task for found in (before, after))
+        logs = {task: math.log(new[task] / old[task]) for task in old if task in new}
+    found = Estimate.of({task: [log] for task, log in logs.items()}, {n: t.family for n, t in results.tasks.items()})
+    if found is None:
+        return None
+    mean_square = math.fsum(log**2 for log in logs.values()) / len(logs)
+    return Repeat(found, math.exp(math.sqrt(mean_square / 2)))
 
 
 def tolerance_ratio(results: Results, ours: str, theirs: str) -> float | None:

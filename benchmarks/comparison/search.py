@@ -67,10 +67,10 @@ def bracket(value: Callable[[int], float], start: int = 0, furthest: int = FURTH
 
 
 @cache
-def _unit(dimensions: int, trials: int) -> tuple[tuple[float, ...], ...]:
+def _unit(dimensions: int, trials: int, repeat: int = 0) -> tuple[tuple[float, ...], ...]:
     """Scrambled Sobol points in the unit cube: the first scrambling that leaves no gap of more than a factor of 2
-    between rates and has every schedule, if there are points enough for that."""
-    for seed in itertools.count():
+    between rates and has every schedule, if there are points enough for that. A ``repeat`` of a search takes others."""
+    for seed in itertools.count(1000 * repeat):
         drawn = qmc.Sobol(dimensions, seed=seed).random_base2(math.ceil(math.log2(max(trials, 2))))[:trials]
         apart = gaps([-1.0, *(2 * drawn[:, 0] - 1), 1.0])
         schedules = len({int(u * len(SCHEDULES)) for u in drawn[:, 1]})
@@ -79,7 +79,7 @@ def _unit(dimensions: int, trials: int) -> tuple[tuple[float, ...], ...]:
     raise AssertionError
 
 
-def points(arm: str, trials: int) -> list[tuple[str, dict[str, Any], float]]:
+def points(arm: str, trials: int, repeat: int = 0) -> list[tuple[str, dict[str, Any], float]]:
     """(schedule, further hyperparameters, log₂ of the factor of the rate) of each trial; alike for all arms."""
     searched = {name: values for name, values in ARMS[arm].choices.items() if len(values) > 1}
     return [
@@ -89,7 +89,7 @@ def points(arm: str, trials: int) -> list[tuple[str, dict[str, Any], float]]:
             | {name: values[int(u * len(values))] for (name, values), u in zip(searched.items(), row[2:], strict=True)},
             2 * row[0] - 1,
         )
-        for row in _unit(2 + len(searched), trials)
+        for row in _unit(2 + len(searched), trials, repeat)
     ]
 
 
@@ -100,32 +100,33 @@ def gaps(logs: Iterable[float]) -> list[tuple[float, float]]:
 
 
 def rates(
-    book: Book, task: str, arm: str, start: float, changed: Mapping[str, Any] | None = None
+    book: Book, task: str, arm: str, start: float, changed: Mapping[str, Any] | None = None, seed: int = 0
 ) -> tuple[float, bool, tuple[Run, ...]]:
-    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, seed 0, at the first values of the further
-    hyperparameters, or at ``changed`` ones."""
+    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, of one seed, at the first values of the
+    further hyperparameters, or at ``changed`` ones."""
     seen: dict[int, Run] = {}
     chosen = {**ARMS[arm].defaults(), **(changed or {})}
 
     def value(n: int) -> float:
-        seen[n] = book.run(task, arm, start * 2.0**n, chosen, "linear", 0)
+        seen[n] = book.run(task, arm, start * 2.0**n, chosen, "linear", seed)
         return seen[n].best
 
     best, at_edge = bracket(value)
     return start * 2.0**best, at_edge, tuple(seen[n] for n in sorted(seen))
 
 
-def search(book: Book, task: str, arm: str, start: float, trials: int) -> Found:
-    """The three stages for one arm on one task."""
-    best_rate, edge, lattice = rates(book, task, arm, start)
+def search(book: Book, task: str, arm: str, start: float, trials: int, repeat: int = 0) -> Found:
+    """The three stages for one arm on one task; a ``repeat`` has other trials and another seed of the trainings."""
+    seed = 100 * repeat
+    best_rate, edge, lattice = rates(book, task, arm, start, seed=seed)
     tried = []
-    for schedule, chosen, shift in points(arm, trials):
-        tried.append(book.run(task, arm, best_rate * 2.0**shift, chosen, schedule, 0))
+    for schedule, chosen, shift in points(arm, trials, repeat):
+        tried.append(book.run(task, arm, best_rate * 2.0**shift, chosen, schedule, seed))
     winner = min([*lattice, *tried], key=lambda run: run.best)
     around: dict[int, Run] = {}
 
     def value(n: int) -> float:
-        around[n] = book.run(task, arm, winner.lr * 2.0**n, winner.chosen, winner.schedule, 0)
+        around[n] = book.run(task, arm, winner.lr * 2.0**n, winner.chosen, winner.schedule, seed)
         return around[n].best
 
     _, edge = bracket(value, furthest=4) if math.isfinite(winner.best) else (0, edge)

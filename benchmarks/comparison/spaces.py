@@ -41,8 +41,6 @@ _OTHERS: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "alpha": (5.0, 1.0, 2.0, 8.0),
         "betas": ((0.9, 0.999, 0.99), (0.9, 0.999, 0.96), (0.8, 0.99, 0.96), (0.9, 0.999, 0.999)),
     },
-    "even rows, Nesterov's momentum": {"beta": _MOMENTA},
-    "even rows, three memories": {"beta": (0.9, 0.8, 0.85, 0.95)},
 }
 """Arm → the other hyperparameters. The first value of each is the package's default or the nearest to it."""
 
@@ -75,7 +73,7 @@ def space(arm: str, ours: str | None = None) -> Mapping[str, Sequence[Any]]:
     """Hyperparameter → values. ``ours``: the arm whose weight decay a candidate has."""
     if ours is not None:
         centre = centre_of(ours)
-        return {"decay": (centre, 0.0, 0.3 * centre, 3 * centre), **_OTHERS.get(arm, {"beta": _BETAS})}
+        return {"decay": (centre, 0.0, 0.3 * centre, 3 * centre), "beta": _BETAS}
     if arm not in FIRST:
         return _OTHERS[arm]
     centre = centre_of(arm)

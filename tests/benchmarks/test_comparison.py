@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,31 @@ import sealed
 from comparison import families, search
 from comparison.contestants import ARMS, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
-from comparison.page import CLAIMS, against, candidates_table, claims, number, page, reached
+from comparison.page import (
+    CLAIMS,
+    against,
+    candidates_by_task,
+    candidates_table,
+    claims,
+    number,
+    page,
+    reached,
+    resolution,
+)
 from comparison.peers import MuonAdamW, orthogonalized
-from comparison.records import Book, MissingRunError, Sizing, sources
+from comparison.records import Book, MissingRunError, Sizing, digest, sources
 from comparison.scores import (
     ArmResult,
     Curve,
     Estimate,
+    Repeat,
     Results,
     TaskResult,
     each_against_the_rest,
+    loss_ratio,
     profile,
     ratio,
+    repeated,
     steps_to,
     target,
     tolerance_ratio,
@@ -39,6 +53,8 @@ from comparison.scores import (
 )
 from comparison.spaces import FIRST, centre_of, decay_at
 from comparison.training import SCHEDULES, Run, factor, train
+from sabun.optim import presets
+from sabun.optim.resolve_groups import ROLES
 
 HAVE_DATA = (Path(os.environ.get("SABUN_DATA", "")) / "uci_small.npz").is_file()
 needs_data = pytest.mark.skipif(not HAVE_DATA, reason="SABUN_DATA has no uci_small.npz")
@@ -207,15 +223,62 @@ def test_every_arm_trains_with_each_of_its_values(name: str) -> None:
 
 def test_arms_have_equally_many_hyperparameters() -> None:
     for name in (*TUNED, *CANDIDATES):
-        assert [len(values) for values in ARMS[name].choices.values() if len(values) > 1] == [4, 4]
+        searched = [len(values) for values in ARMS[name].choices.values() if len(values) > 1]
+        assert searched == ([4] if name == "no decay" else [4, 4])
     for name in ("AdamW", "SGD, Nesterov"):
         assert ARMS[name].build(_Net(), 1e-3, ARMS[name].defaults()).param_groups[0]["fused"] is True
     assert set(RIVALS) | {OURS} == set(TUNED)
     assert all(ARMS[name].fixed for name in UNTUNED)
 
 
+def _group(name: str) -> dict[str, Any]:
+    (group,) = ARMS[name].build(_Net(), 0.06, {"decay": 1.0, "beta": 0.9}).param_groups
+    roles = ("scheme", "preconditioner")
+    rest = {f"rest {key}": getattr(v, "name", v) for key, v in group["rest"].items() if key != "momentum"}
+    own = {key: group[key] for key in ("weight_decay", "decoupled", "step_limit", *roles)}
+    return {**own, **rest, "scheme": own["scheme"].name}
+
+
+def test_a_candidate_is_the_preset_but_for_one_ingredient() -> None:
+    """What each changes, in the options of the group that it builds."""
+    preset = _group(OURS)
+    assert (preset["scheme"], preset["rest scheme"], preset["rest preconditioner"]) == (
+        "look-ahead(0.9, 2)", "nesterov(0.9)", "adam"
+    )  # fmt: skip
+    changed = {
+        "Nesterov's momentum": {"scheme": "nesterov(0.9)"},
+        "no look-ahead": {"scheme": "heavy-ball(0.9)"},
+        "adam for hidden matrices": {"preconditioner": ROLES["preconditioner"].make("adam")},
+        "the rest without second moments": {"rest preconditioner": "none", "rest lr_factor": 4.0},
+        "the rest at the same rate": {"rest lr_factor": 1.0},
+        "the rest without look-ahead": {"rest scheme": "heavy-ball(0.9)"},
+        "one decay for all": {"rest weight_decay": 0.01},
+        "coupled decay": {"decoupled": False},
+        "no decay": {},
+    }
+    assert {name: {k: v for k, v in _group(name).items() if v != preset[k]} for name in CANDIDATES} == changed
+    assert ARMS["no decay"].choices["decay"] == (0.0,)
+    row = presets()[OURS]
+    assert set(row.rest or {}) | {"weight_decay"} == {"scheme", "preconditioner", "lr_factor", "weight_decay"}, (
+        "an ingredient of the preset without a candidate"
+    )
+
+
+def test_a_further_candidate_leaves_the_records_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not {"candidates.py", "contestants.py", "spaces.py"} & {file.name for file in sources("no look-ahead")}
+    digest.cache_clear()
+    before = digest("no look-ahead")
+    assert len({before, digest("Nesterov's momentum"), digest(OURS)}) == 3
+    digest.cache_clear()
+    monkeypatch.setitem(ARMS, "another", replace(ARMS["no look-ahead"], name="another"))
+    assert digest("no look-ahead") == before
+    digest.cache_clear()
+
+
 def test_the_weight_decays_of_every_arm_lie_around_its_own_centre() -> None:
     for name in (*FIRST, *CANDIDATES):
+        if name in ("no decay", "coupled decay"):
+            continue
         values = ARMS[name].choices["decay" if ARMS[name].ours else "weight_decay"]
         centre = centre_of(OURS if ARMS[name].ours else name)
         assert values[0] == centre
@@ -410,6 +473,24 @@ def test_a_search_finds_the_optimum_and_its_schedule() -> None:
     assert len(found.trials) == 8
 
 
+def test_a_repeated_search_has_other_trials_and_another_seed() -> None:
+    first, again = (search.points("AdamW", 8, repeat) for repeat in (0, 1))
+    assert first != again
+    assert search.points("AdamW", 8) == first
+    seeds: list[int] = []
+
+    class Noted(_Valley):
+        def run(self, task: str, arm: str, lr: float, chosen: Any, schedule: str, seed: int) -> Run:
+            seeds.append(seed)
+            return super().run(task, arm, lr, chosen, schedule, seed)
+
+    for repeat in (0, 1):
+        seeds.clear()
+        found = search.search(Noted(lambda lr: lr), "concrete", "AdamW", 1.0, 8, repeat)
+        assert abs(math.log2(found.lr) - 3) <= 1
+        assert set(seeds) == {100 * repeat}, "no evaluation has the seed of a search"
+
+
 def test_clipping_cannot_widen_the_tolerance() -> None:
     free = search.tolerance(_Valley(lambda lr: lr), "concrete", "AdamW", 8.0)
     # Within 10% of 1.3: |log₂ lr − 3| up to √(0.13 · 40) = 2.28, interpolated on chords.
@@ -580,6 +661,41 @@ def test_tolerance_is_a_ratio_of_sums() -> None:
     assert tolerance_ratio(r, OURS, "AdamW") == pytest.approx(1.5)
 
 
+def test_what_a_second_search_moves_is_the_noise_of_a_search() -> None:
+    first = _results(*((f, DEVELOPMENT, {"AdamW": _arm(0.04), OURS: _arm(0.08), "SOAP": _arm(0.08)}) for f in "ab"))
+    again = _results(
+        ("a", DEVELOPMENT, {OURS: _arm(0.16), "SOAP": _arm(0.16)}),
+        ("b", DEVELOPMENT, {OURS: _arm(0.16), "SOAP": _arm(0.08)}),
+    )  # fmt: skip
+    # Half of the steps in both tasks: ratios 1/2 and 1/2; of SOAP's 1 and 1/2.
+    alone, of_soap = repeated(first, again, OURS), repeated(first, again, OURS, "SOAP")
+    assert alone.moved.by_task == pytest.approx({"t0": 0.5, "t1": 0.5})
+    assert alone.spread == pytest.approx(2 ** math.sqrt(1 / 2))
+    assert of_soap.moved.by_task == pytest.approx({"t0": 1.0, "t1": 0.5})
+    assert of_soap.moved.value == pytest.approx(math.sqrt(0.5))
+    assert of_soap.spread == pytest.approx(2 ** math.sqrt((0 + 1) / 2 / 2))
+    assert of_soap.resolution(4) == pytest.approx(2 ** (1.96 * 0.5 / 2))
+    assert repeated(first, _results(), OURS) is None
+    # Two tasks with ln² = 1/2 · ln² 2 each, and two with half of that: in the mean 3/8 · ln² 2.
+    assert Repeat.pooled([alone, of_soap]).spread == pytest.approx(2 ** math.sqrt(3 / 8))
+    # Standard normal figures per search: the spread is e, the mean of n of them is within e^(1.96/√n).
+    drawn = np.random.default_rng(0).normal(size=(2, 4000)) * 0.1
+    one, two = (
+        Results("full", {f"t{n}": TaskResult("a", DEVELOPMENT, {"AdamW": _arm(0.04), OURS: _arm(0.1 * math.exp(x))})
+                         for n, x in enumerate(row[:400])}) for row in drawn
+    )  # fmt: skip
+    assert math.log(repeated(one, two, OURS).spread) == pytest.approx(0.1, rel=0.1)
+
+
+def test_the_lowest_losses_are_compared_as_ratios() -> None:
+    r = _results(
+        ("a", CHECK, {"AdamW": _arm(0.04), OURS: _arm(0.08)}), ("b", CHECK, {"AdamW": _arm(0.02), OURS: _arm(0.08)})
+    )
+    # Straight lines from 10 over 100 steps, the median seed at the stated slope.
+    assert loss_ratio(r, OURS, "AdamW").by_task == pytest.approx({"t0": 2 / 6, "t1": 2 / 8})
+    assert loss_ratio(r, OURS, "AdamW").value == pytest.approx(math.sqrt(2 / 6 * 2 / 8))
+
+
 # ---------------------------------------------------------------- page
 
 
@@ -628,23 +744,24 @@ def test_what_was_not_measured_is_not_made_up() -> None:
         assert reached(claim, 0, value) is None
 
 
-def test_the_page_is_that_of_the_records() -> None:
+def test_the_page_is_that_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     import suite
 
-    root = Path(suite.ROOT)
-    assert (root / "docs/benchmark.md").read_text(encoding="utf-8") == page(
-        suite.load(root / suite.RESULTS / "full.json")
-    )
+    monkeypatch.chdir(suite.ROOT)
+    made = page(suite.load(suite.RESULTS / "full.json"), suite.repeats())
+    assert Path("docs/benchmark.md").read_text(encoding="utf-8") == made
 
 
-def test_the_table_of_candidates_is_that_of_the_records() -> None:
+def test_the_tables_of_candidates_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     import suite
 
-    root = Path(suite.ROOT)
-    results = suite.load(root / suite.RESULTS / "candidates.json")
-    text = (root / "docs/research/families.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(suite.ROOT)
+    results = suite.candidates()
+    text = Path("docs/research/families.md").read_text(encoding="utf-8")
     assert "\n".join(candidates_table(results)) in text
-    assert set(CANDIDATES) <= {arm for task in results.tasks.values() for arm in task.arms}
+    assert "\n".join(candidates_by_task(results)) in text
+    missing = set(CANDIDATES) - {arm for task in results.tasks.values() for arm in task.arms}
+    assert all(f"*{arm}* was not run" in text for arm in missing)
     assert not results.only(CHECK).tasks
 
 
@@ -657,6 +774,50 @@ def test_the_page_of_the_limits_quotes_the_records() -> None:
         pair = " · ".join(number(value) for value, _ in values)
         if not all(reached(claim, part, value) for part, (value, _) in enumerate(values)):
             assert pair in text, claim.text
+
+
+def test_no_difference_below_the_resolution_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one search does not distinguish from 1 is called so, in both languages."""
+    import suite
+
+    monkeypatch.chdir(suite.ROOT)
+    full, repeats = suite.load(suite.RESULTS / "full.json"), suite.repeats()
+    lines = "\n".join(resolution(full, repeats))
+    low, high, low_check, high_check = map(float, re.findall(r"between ([\d.]+) and ([\d.]+) \(development\) or "
+                                                             r"([\d.]+) and ([\d.]+) \(check\)", lines)[0])  # fmt: skip
+    assert low * high == pytest.approx(1, rel=0.02)
+    told = {}
+    for claim, values in claims(full):
+        for part, (least, most), (value, estimate) in zip(
+            (DEVELOPMENT, CHECK), ((low, high), (low_check, high_check)), values, strict=True
+        ):
+            if estimate is not None and "spread" not in claim.text and "seconds a step" not in claim.text:
+                spans = [(value, value), *filter(None, (estimate.over_tasks, estimate.over_families))]
+                apart = all(b < 1 for _, b in spans) or all(a > 1 for a, _ in spans)
+                told[claim.text, part] = apart and not least <= value <= most
+    assert [part for (text, part), sure in told.items() if sure and ("Muon" in text or "seconds" in text)] == []
+    assert {text: part for (text, part), sure in told.items() if sure and "best of all" not in text} == {
+        "against the better of tuned AdamW and SGD": DEVELOPMENT, "untuned against tuned AdamW": DEVELOPMENT
+    }, "the headlines say so"  # fmt: skip
+    ours = {
+        "README.md": (
+            "one search does not distinguish ratios",
+            "not shown to need fewer steps than Muon or NorMuon",
+            "another search may change its ranks",
+            "not shown to be faster",
+        ),
+        "README.ja.md": (
+            "1回の探索では差を判定できません",
+            "Muon や NorMuon よりステップ数が少ないとは言えません",
+            "探索をやり直すと変わり得ます",
+            "より速いとは言えません",
+        ),
+    }
+    for name, sentences in ours.items():
+        text = " ".join(Path(name).read_text(encoding="utf-8").split())
+        assert [sentence for sentence in sentences if sentence not in text] == [], name
+        assert f"{low_check:g}" in text
+        assert f"{high_check:g}" in text
 
 
 @pytest.mark.parametrize(

@@ -163,11 +163,11 @@ def hidden(tensors: list[torch.Tensor], ranks: tuple[int, ...] = (), divided: st
     return model
 
 
-def optimizer_of(model: nn.Module, rule: str) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, rule: str, **options: object) -> torch.optim.Optimizer:
     three = next(model.parameters()).ndim == 3
     return sabun.Optimizer(
         model.named_parameters(), 0.1, scheme="nesterov", preconditioner=rule,
-        matrices={"*": "stack" if three else "matrix"},
+        matrices={"*": "stack" if three else "matrix"}, **options,
     )  # fmt: skip
 
 
@@ -193,11 +193,11 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
     return sizes
 
 
-def owned(name: str, rule: str) -> dict[str, object]:
+def owned(name: str, rule: str, **options: object) -> dict[str, object]:
     """Four steps in a placement: the collectives of the last, its matrices, the state, and the parameters."""
     shapes, ranks, divided = PLACED[name]
     model = hidden(start(shapes, torch.float64), ranks, divided)
-    optimizer = optimizer_of(model, rule)
+    optimizer = optimizer_of(model, rule, **options)
     matrices: list[int] = []
     original = spectral.orthogonalize_all
     spectral.orthogonalize_all = lambda stacks, **options: (
@@ -253,31 +253,39 @@ LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
 def sized(world: int) -> dict[str, object]:
     """The last of two steps on those layers under FSDP2: its collectives, and the state; and the state of SOAP."""
     results = {}
-    for rule, steps in (("spectral", 2), ("kronecker", 1)):
+    for rule, steps in (("spectral", 2), ("spectral(exchange_dtype='bfloat16')", 2), ("kronecker", 1)):
         model = hidden(start(LAYERS, torch.float32), (world,), "0")
         optimizer = optimizer_of(model, rule)
         go(model, optimizer, 0, steps - 1)
         with Collectives() as collectives:
             go(model, optimizer, steps - 1, 1)
         calls = [list(call) for call in collectives.calls]
-        results[rule] = {"calls": calls, "sent": collectives.sent, "state": held(optimizer)}
+        moved = {
+            key: p - first for (key, p), first in zip(whole(model).items(), start(LAYERS, torch.float32), strict=True)
+        }
+        results[rule] = {"calls": calls, "sent": collectives.sent, "state": held(optimizer), "moved": moved}
     return results
 
 
 def placed(world: int, directory: Path) -> dict[str, dict[str, object]]:
     results = {f"{name}, {rule}": owned(name, rule) for name in PLACED for rule in RULES}
     results |= {f"moved {name}, {rule}": moved(name, rule, directory) for name in MOVED for rule in RULES[1:]}
-    return {**results, **sized(world)}
+    return {**results, "one by one": owned("rows", "spectral", foreach=False), **sized(world)}
 
 
-def sequences(mesh: object) -> dict[str, dict[str, torch.Tensor]]:
+def sequences(world: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Of two ranks: tensor and sequence parallelism. Of four: FSDP2 after them."""
+    mesh = dist.init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     results = {}
     for name, make in SEQUENTIAL.items():
         model = Block()
-        divide_sequences(model, mesh)
+        divide_sequences(model, mesh["tensor"])
+        for module in (*model.children(), model) if world > 2 else ():
+            fully_shard(module, mesh=mesh["data"])
         optimizer = make(model.named_parameters())
         train(model, optimizer, SEQUENCES)
-        assert any(p.grad.placements != p.placements for p in model.parameters())
+        # FSDP2 reduces the partial sums itself.
+        assert any(p.grad.placements != p.placements for p in model.parameters()) is (world == 2)
         results[name] = whole(model)
     return results
 
@@ -317,7 +325,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     mesh = dist.init_device_mesh("cpu", (world,))
     options = FLAT
     if mode == "sequence":
-        results = sequences(mesh)
+        results = sequences(world)
     elif mode == "placed":
         results = placed(world, directory)
     for name, make in ARMS.items() if mode not in ("sequence", "placed") else ():

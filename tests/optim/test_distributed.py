@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from training import batches
 
+SHORT = "spectral(exchange_dtype='bfloat16')"
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
 
@@ -72,9 +73,10 @@ def compare(found: dict[str, dict[str, Tensor]]) -> None:
             expected |= {f"averaged {key}": p.detach().clone() for key, p in model.named_parameters()}
         assert found[name].keys() == expected.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(
-                found[name][key], value, rtol=1e-9, atol=1e-9, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
-            )
+            # The QR of kronecker amplifies rounding.
+            tolerance = 1e-9 if name == "kronecker" else 1e-12
+            say = f"{name}, {key}: {{}}".format
+            torch.testing.assert_close(found[name][key], value, rtol=0, atol=tolerance, msg=say)
 
 
 def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
@@ -94,9 +96,10 @@ def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(t
     compare(launch("resume", tmp_path, 1))
 
 
-def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path) -> None:
-    """Norms and biases are replicated, and each rank has the gradient of its positions."""
-    found = launch("sequence", tmp_path, 2)
+@pytest.mark.parametrize("world", [2, 4])
+def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path, world: int) -> None:
+    """Norms and biases are replicated, and each rank has the gradient of its positions; on 4 ranks FSDP2 after that."""
+    found = launch("sequence", tmp_path, world)
     for name, make in SEQUENTIAL.items():
         model = Block()
         train(model, make(model.named_parameters()), SEQUENCES)
@@ -201,7 +204,25 @@ def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, li
     for rank in ranks[1]:
         assert len(rank["spectral"]["calls"]) == 2
         assert rank["spectral"]["sent"] == 4.5 * mib
+        assert rank[SHORT]["sent"] == 2.25 * mib
         assert rank["kronecker"]["sent"] == 6.75 * mib  # directions and gradients there, updates back
         # 107 MiB where each rank has all factors and bases: 104 of them and of second moments, 3 of velocities.
         assert rank["kronecker"]["state"]["matrices"] == 26 * mib
         assert rank["kronecker"]["state"]["all"] <= 30 * mib
+
+
+def test_matrices_in_buckets_of_their_own_have_different_owners(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    """The largest share of a bucket goes to the rank with the least in those before: no rank owns two of the costly."""
+    found = [rank["one by one"] for rank in ranks[1]]
+    assert sorted(one["matrices"] for one in found) == [1, 1, 1, 2]
+    model, _ = alone(PLACED["rows"][0], "spectral", 4)
+    for one in found:
+        equal(one["params"], model)
+
+
+def test_updates_that_are_exchanged_in_16_bits(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    """All ranks step to the same weights, and two steps differ from those in float32 by rounding to 8 bits."""
+    for key, exact in ranks[1][0]["spectral"]["moved"].items():
+        found = [rank[SHORT]["moved"][key] for rank in ranks[1]]
+        assert all(torch.equal(one, found[0]) for one in found)
+        assert 0 < float((found[0] - exact).norm() / exact.norm()) < 0.01

@@ -16,6 +16,7 @@ from test_compiled import SCHEMES, gradients, parameters, run
 from torch import nn
 
 from sabun import Optimizer, create
+from sabun.errors import SabunWarning
 from sabun.optim.compiled import triton_elementwise
 from sabun.optim.reference import Reference
 
@@ -257,7 +258,7 @@ def test_autograd_sees_that_a_parameter_has_changed() -> None:
     loss = (p * p).sum()
     p.grad = torch.ones(3)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", SabunWarning)
         optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()

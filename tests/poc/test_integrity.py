@@ -429,6 +429,24 @@ def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
     capsys.readouterr()
 
 
+MISSING = object()
+
+
+@pytest.mark.parametrize("value", [MISSING, 0, -0.1, "0.1", True, None])
+def test_a_trial_has_a_positive_number_for_each_hyperparameter_of_its_space(
+    finished: Path, tmp_path: Path, value: object
+) -> None:
+    path = tmp_path / "s"
+    shutil.copytree(finished, path)
+    records = records_of(path)
+    trial = next(record for record in records if record["kind"] == "run" and record["trial"] is not None)
+    chosen = trial["result"]["hyperparameters"]
+    chosen.pop("lr") if value is MISSING else chosen.update(lr=value)
+    rewrite(path, records, [json.loads(line) for line in (path / "audit.jsonl").read_bytes().splitlines()])
+    with pytest.raises(StoreError, match=r"records\.jsonl, line \d+ cannot be read"):
+        read(path)
+
+
 def test_a_stored_text_that_is_no_unicode_is_reported_as_its_escape(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

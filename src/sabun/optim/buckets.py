@@ -200,6 +200,7 @@ def build(
     built = Buckets(list(group["params"]), list(active), _structure_of(group), schemes)
     sorters = {rest: _Sorter(view) for rest, view in parts.items()}
     by_key: dict[tuple[object, ...], Bucket] = {}
+    loads: dict[Any, list[float]] = {}
     for index, p, rest in members:
         view = parts[rest]
         momentum = momentum_of(view)
@@ -238,6 +239,7 @@ def build(
             )
         by_key[key].add(p, index, held, fresh=fresh, counts=counts)
         by_key[key].shared.add(p, layout, owners.get(index))
+        by_key[key].shared.loads = loads
     built.members.extend(by_key.values())
     return built
 

@@ -96,12 +96,18 @@ class Placement:
         """The ranks that hold the same as this one, along each dimension of the mesh."""
         return [Team(self.mesh.get_group(i), self.mesh.get_local_rank(i), self.mesh.size(i)) for i in self.replicas]
 
-    def owners(self, costs: Sequence[float]) -> list[dict[int, int]]:
-        """The coordinates of the owner of each tensor, in the dimensions of the mesh that share the tensors."""
+    def owners(self, costs: Sequence[float], loads: dict[Any, list[float]]) -> list[dict[int, int]]:
+        """The coordinates of the owner of each tensor, in the dimensions of the mesh that share the tensors.
+
+        ``loads`` are those of the ranks so far, by kind: the largest share goes to the least loaded rank.
+        """
         dims = (*self.replicas, *(i for i, _ in self.cuts))
         sizes = [self.mesh.size(i) for i in dims]
         found: list[dict[int, int]] = [{} for _ in costs]
-        for number, share in enumerate(_shares(costs, math.prod(sizes))):
+        load = loads.setdefault(self.kind, [0.0] * math.prod(sizes))
+        shares = sorted(_shares(costs, len(load)), key=lambda share: -sum(costs[i] for i in share))
+        for number, share in zip(sorted(range(len(load)), key=lambda rank: load[rank]), shares, strict=True):
+            load[number] += sum(costs[i] for i in share)
             rank, at = number, {}
             for i, size in zip(reversed(dims), reversed(sizes), strict=True):
                 rank, at[i] = divmod(rank, size)

@@ -57,7 +57,7 @@ class Shared:
     """The matrices of the parameters of a bucket.
 
     All of them have a layout where the preconditioner needs matrices. ``owners`` are those of their state, where it is
-    not whole on each rank.
+    not whole on each rank. ``loads`` are those of the ranks by the buckets before, where there is no state.
     """
 
     preconditioner: Preconditioner
@@ -65,6 +65,7 @@ class Shared:
     layouts: list[Layout | None] = field(default_factory=list)
     owners: list[Owner | None] = field(default_factory=list)
     several: bool = False
+    loads: dict[Any, list[float]] = field(default_factory=dict)
     _routes: _Routes | None = None
 
     def add(self, p: Tensor, layout: Layout | None, owner: Owner | None) -> None:
@@ -83,7 +84,7 @@ class Shared:
         if self._routes is None:
             pairs = zip(self.params, self.layouts, strict=True)
             found = [place(p, layout, self.preconditioner) for p, layout in pairs]
-            self._routes = _Routes.of(self.preconditioner, self.layouts, found, self.owners)
+            self._routes = _Routes.of(self.preconditioner, self.layouts, found, self.owners, self.loads)
         if self._routes.placements:
             return self._by_owner(self._routes, lists, state, work)
         return self._everywhere(lists, state, work)
@@ -105,8 +106,10 @@ class Shared:
         self, routes: _Routes, lists: list[Tensors], state: Mapping[str, list[Any]], work: MatrixWork
     ) -> Tensors:
         shapes = [placement.shape for placement in routes.placements]
-        like = lists[0][0].new_empty(0)
-        shards = [tensors[i] for tensors in lists for i in routes.positions]
+        arithmetic = lists[0][0].dtype
+        short = self.preconditioner.exchanged_in if routes.placements[0].cuts else None
+        like = lists[0][0].new_empty(0, dtype=short or arithmetic)
+        shards = [tensors[i].to(like.dtype) for tensors in lists for i in routes.positions]
         for tensors in lists:
             tensors.clear()
         way = routes.of_lists(1)
@@ -114,17 +117,18 @@ class Shared:
         del shards
         owned = [routes.positions[i] for i in way.places]
         number = len(owned)
-        matrices = [self._matrices(whole[n * number : (n + 1) * number], owned) for n in range(len(lists))]
-        whole.clear()
+        matrices = [
+            self._matrices([whole.pop(0).to(arithmetic) for _ in range(number)], owned) for _ in range(len(lists))
+        ]
         made = self._joined(work(matrices, self.state_of_matrices(state, owned, shapes)), owned, shapes)
-        done = dict(zip(routes.positions, way.back(made, like), strict=True))
+        done = dict(zip(routes.positions, way.back([t.to(like.dtype) for t in made], like), strict=True))
         updates = [
             done[i] if i in done else torch.zeros_like(real_view(p), dtype=like.dtype)
             for i, p in enumerate(self.params)
         ]
         for replica in routes.placements[0].replica_teams():
             updates = replica.exchange(updates)
-        return updates
+        return [t.to(arithmetic) for t in updates]
 
     def _matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
         """Every matrix of the whole parameters at these positions."""
@@ -181,6 +185,7 @@ class _Routes:
         layouts: Sequence[Layout | None],
         found: Sequence[Placement | None],
         owners: Sequence[Owner | None],
+        loads: dict[Any, list[float]],
     ) -> _Routes:
         placements = [placement for placement in found if placement is not None]
         if len(placements) < len(found):
@@ -189,7 +194,7 @@ class _Routes:
         at: list[Mapping[int, int]] = [owner.at for owner in owners if owner is not None]
         if not at:  # there is no state: the matrices of this bucket are shared evenly
             pairs = zip(layouts, placements, strict=True)
-            at = [*first.owners([_cost(preconditioner, layout, one.shape) for layout, one in pairs])]
+            at = [*first.owners([_cost(preconditioner, layout, one.shape) for layout, one in pairs], loads)]
         positions = [
             i
             for i, placement in enumerate(placements)
@@ -302,7 +307,7 @@ def owners_of(group: dict[str, Any]) -> dict[int, Owner]:
                 kinds.setdefault(placement.kind, []).append((index, placement, cost))
     found: dict[int, Owner] = {}
     for members in kinds.values():
-        at = members[0][1].owners([cost for *_, cost in members])
+        at = members[0][1].owners([cost for *_, cost in members], {})
         found |= {index: Owner(placement, one) for (index, placement, _), one in zip(members, at, strict=True)}
     return found
 

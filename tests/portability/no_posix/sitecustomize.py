@@ -36,7 +36,7 @@ OS = (
     "sysconf", "confstr", "setpriority", "getpriority", "O_NOFOLLOW", "O_DIRECTORY", "O_CLOEXEC", "O_NONBLOCK",
 )  # fmt: skip
 SIGNALS = ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM")
-ITSELF = ("subprocess", "shutil", "psutil", "multiprocessing", "numpy", "platform", "torch")
+ITSELF = ("subprocess", "shutil", "psutil", "multiprocessing", "numpy", "platform", "torch", "ctypes")
 """Packages that have another way on Windows: they may use what they use on Linux."""
 PLUMBING = ("sitecustomize", "os", "pathlib", "posixpath", "genericpath", "io", "codecs", "contextlib", "functools")
 

@@ -140,6 +140,11 @@ class Preconditioner(Role):
         return cls.copies(rows, columns) * rows * columns
 
     @property
+    def exchanged_in(self) -> torch.dtype | None:
+        """The dtype in which ranks exchange shards of matrices and updates; None: that of the arithmetic."""
+        return None
+
+    @property
     def fallback(self) -> Preconditioner:
         """The preconditioner of a parameter that is not a matrix, where this one needs matrices."""
         raise NotImplementedError

@@ -48,6 +48,11 @@ class Spectral(Preconditioner):
     )
     beta2: float = option(0.999, DECAY, "decay of the second moment of the rows, and of adam for vectors")
     eps: float = option(1e-8, AT_LEAST_ZERO, "ε that is added to √(second moment)")
+    exchange_dtype: str | None = option(
+        None,
+        one_of(None, "bfloat16"),
+        "dtype in which ranks exchange the shards of matrices and of updates; None: that of the arithmetic of the step",
+    )
     divide: bool = option(
         False,
         FLAG,
@@ -75,6 +80,10 @@ class Spectral(Preconditioner):
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         return {"row_second_moment": (shape[0], 1)} if self.row_normalization else {}
+
+    @property
+    def exchanged_in(self) -> torch.dtype | None:
+        return None if self.exchange_dtype is None else torch.bfloat16
 
     @classmethod
     def cost(cls, shape: torch.Size) -> float:

@@ -10,6 +10,7 @@ Each line is one record of an unsealed :mod:`sabun.journal`:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,7 +68,7 @@ class StudyRecords:
                 result = decode(body["result"])
                 if not 0 <= int(body["environment"]) < len(self.environments):
                     raise ValueError(f"it names environment {body['environment']}, which has no record")
-                self._check(result)
+                self._check(result, body["trial"])
                 if result.run in self.results:
                     raise ValueError(f"run {result.run} has a result already, which was not withdrawn")
                 self.results[result.run] = result
@@ -88,11 +89,12 @@ class StudyRecords:
             ) from None
         self.hashes.append(record.hash)
 
-    def _check(self, result: RunResult) -> None:
-        """Raise ValueError where a hyperparameter that tuning chooses is not a number."""
+    def _check(self, result: RunResult, trial: int | None) -> None:
+        """Raise ValueError where a hyperparameter that tuning chooses is not a positive number, or a trial has none."""
         for name in self.spaces.get(result.arm, {}):
-            if not isinstance(result.hyperparameters.get(name, 0.0), int | float):
-                raise ValueError(f"{name} is {result.hyperparameters[name]!r}")
+            value = result.hyperparameters.get(name, None if trial is not None else 1.0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}")
 
     def reduce(self, trials: int, seeds: int) -> None:
         """Reduce the study to ``trials`` trials and ``seeds`` seeds of every arm."""
