@@ -110,6 +110,7 @@ def test_a_capturable_trajectory_is_the_ordinary_one_and_so_are_replays(
     compare(ours.held(), plain.held())
 
 
+@pytest.mark.sim
 @pytest.mark.parametrize("preset", CAPTURED)
 def test_every_step_asks_for_the_same_whatever_its_number(preset: str) -> None:
     """On an accelerator without numbers, from which nothing can be read; also the values that the CPU passes."""
