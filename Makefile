@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
-.PHONY: poc test check format docs clean benchmark examples
+.PHONY: poc test check format docs clean benchmark examples gpu-check
 
 # torch is installed first and pinned, so that pip takes the CPU build where the index has one. Bytecode is compiled
 # afterwards, on all cores; files that do not compile are skipped.
@@ -43,6 +43,10 @@ test: check
 ## make benchmark: optimizers over families of tasks; resumes; QUICK=1 takes at most 12 minutes, PROFILE=gpu wants a GPU
 benchmark: $(BIN)/.dev
 	$(BIN)/python benchmarks/suite.py $(if $(QUICK),--quick,$(if $(PROFILE),--profile $(PROFILE)))
+
+## make gpu-check: results, waits, graphs, memory and times on one GPU, in at most nine minutes; DRY=1 runs on a CPU
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py $(if $(DRY),--dry-run) $(if $(OUT),--out $(OUT))
 
 ## make docs: the documentation site, into site/; `make test` builds it too, and fails on a warning
 docs: $(BIN)/.dev

@@ -20,6 +20,28 @@ settings.register_profile("sabun", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("sabun")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cpu", "cuda", "sim"), default="cpu",
+        help="of the optimizers' tests: cpu runs everything; cuda those that take the fixture device; sim "
+        "the budgets on the simulated accelerator",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not concern the device."""
+    device = config.getoption("device")
+    if device == "cpu":
+        return
+    chosen = [
+        item
+        for item in items
+        if (item.get_closest_marker("sim") if device == "sim" else "device" in getattr(item, "fixturenames", ()))
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
 def pytest_collection_finish() -> None:
     """Leave what the session has loaded out of every collection, and of the optimizer's search for modules."""
     gc.collect()

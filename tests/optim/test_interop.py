@@ -74,7 +74,6 @@ def test_a_warm_up_may_stand_at_zero() -> None:
         (lambda p: torch.optim.RMSprop(p), "not torch.optim.rmsprop.RMSprop"),
         (lambda p: torch.optim.SGD(p, momentum=0.9, dampening=0.5), "dampening"),
         (lambda p: torch.optim.AdamW(p, amsgrad=True), "amsgrad"),
-        (lambda p: torch.optim.AdamW(p, capturable=True), "capturable"),
         (lambda p: torch.optim.SGD(p, differentiable=True), "differentiable"),
         (lambda p: torch.optim.SGD([{"params": list(p), "dampening": 0.5, "momentum": 0.9}]), "dampening"),
         (lambda p: type("Mine", (torch.optim.SGD,), {})(p), "Mine"),

@@ -153,8 +153,10 @@ def test_a_misspelt_option_of_any_kind_names_the_nearest(wrong: str, meant: str)
         sabun.Optimizer([torch.nn.Parameter(torch.ones(1))], lr=0.1, **{wrong: 0.5})
 
 
-@pytest.mark.parametrize("kind", [sabun.Optimizer, sabun.RungeKutta])
-@pytest.mark.parametrize("flag", ["differentiable", "capturable"])
+@pytest.mark.parametrize(
+    ("kind", "flag"),
+    [(sabun.Optimizer, "differentiable"), (sabun.RungeKutta, "differentiable"), (sabun.RungeKutta, "capturable")],
+)
 def test_what_cannot_be_had_of_torchs_options_is_refused_with_a_way_out(kind, flag: str) -> None:
     p, q = (torch.ones(2, requires_grad=True) for _ in range(2))
     optimizer = kind([p], 0.1, **{flag: False})

@@ -68,6 +68,7 @@ class Averaging(Role):
     - ``counts_steps``: :meth:`follow` reads the number of the step.
     - ``steps_iterate``: gradients are taken at the iterate itself, not at a point beside it.
     - ``decays_first``: in :meth:`move` the weight decay is a factor on θ, and comes before all else.
+    - ``capturable``: from the second step on :meth:`weight` and :meth:`follow` are the same in each step.
     - ``running``: scalars that a parameter group keeps in checkpoints, with their initial values.
     - ``compiled``: its compiled form; None: :meth:`follow` comes after the compiled step, or the step is foreach where
       gradients are not taken at the iterate.
@@ -78,6 +79,7 @@ class Averaging(Role):
     counts_steps: ClassVar[bool] = False
     steps_iterate: ClassVar[bool] = True
     decays_first: ClassVar[bool] = True
+    capturable: ClassVar[bool] = True
     running: ClassVar[Mapping[str, object]] = {}
     compiled: ClassVar[AveragingForm | None] = None
 
@@ -207,6 +209,7 @@ class Tail(_RunningMean):
     name: ClassVar[str] = "tail"
     summary: ClassVar[str] = "plain mean of the iterates after a burn-in"
     source: ClassVar[str] = "Ruppert 1988; Izmailov et al. 2018, arXiv 1803.05407"
+    capturable: ClassVar[bool] = False
 
     def share(self, count: int) -> float:
         return 1.0 / max(count - self.start, 1)
@@ -246,6 +249,7 @@ class ScheduleFree(Averaging):
     like: ClassVar[tuple[str, ...]] = ("base_point",)
     steps_iterate: ClassVar[bool] = False
     decays_first: ClassVar[bool] = False
+    capturable: ClassVar[bool] = False
     compiled: ClassVar[AveragingForm] = AveragingForm(
         _schedule_free, ("z_by_y", "y_by_y", "y_by_z", "y_by_u", "z_by_u"), _schedule_free_numbers
     )

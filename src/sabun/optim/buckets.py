@@ -35,7 +35,7 @@ from sabun.optim.terms import Tensors
 __all__ = ["Bucket", "Buckets", "bound_on", "build", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
-              "stochastic_rounding", "fused", "step_limit")  # fmt: skip
+              "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
 _structure = operator.itemgetter(*_STRUCTURE)
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which should stay in a cache:
 # beyond that adamw takes twice as long. The compiled step passes once, and needs as few calls as possible. Matrix
@@ -71,6 +71,8 @@ class Bucket:
     - ``special``: complex or sharded parameters are among them.
     - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the history.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
+    - ``capturable``: the number of a step is in the counters, on the device; ``count`` is what it was when they were
+      read last, and the steps since that were no replays of a graph.
     """
 
     preconditioner: Preconditioner
@@ -83,6 +85,7 @@ class Bucket:
     upcast: bool
     low_precision_state: bool
     rest: bool = False
+    capturable: bool = False
     special: bool = False
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
@@ -113,6 +116,11 @@ class Bucket:
             self.averaged.setdefault(name, []).append(held[name])
         if counts:
             self.steps.append(held["step"])
+
+    @property
+    def number(self) -> int | Tensor:
+        """The number of the present step."""
+        return self.steps[0] if self.capturable and self.steps else self.count
 
     def set_momentum(self, group: Mapping[str, Any], beta: float | None) -> None:
         """Bring the filter to the β of this step; scheme and start-up are those that the bucket was built with."""
@@ -202,15 +210,17 @@ def build(
         upcast = p.dtype in _LOW
         low_precision_state = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
         held = state.get(p, {})
+        is_new = "step" not in held
         dtype = torch.float32 if upcast and not low_precision_state else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
         fresh = _fill(
-            held, p, dtype, preconditioner, matrices, filter_, view["averaging"], owners.get(index), counts=counts
-        )
+            held, p, dtype, preconditioner, matrices, filter_, view["averaging"], owners.get(index),
+            counts=counts, capturable=view["capturable"],
+        )  # fmt: skip
         if held:
             state[p] = held
-        count = int(held["step"].item()) if "step" in held else 0
+        count = 0 if is_new else int(held["step"].item())
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
         key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest))
         if key not in by_key:
@@ -225,6 +235,7 @@ def build(
                 upcast,
                 low_precision_state,
                 rest,
+                view["capturable"],
             )
         by_key[key].add(p, index, held, fresh=fresh, counts=counts)
         by_key[key].shared.add(p, layout, owners.get(index))
@@ -318,6 +329,7 @@ def _fill(
     owner: Owner | None,
     *,
     counts: bool,
+    capturable: bool,
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
@@ -345,9 +357,12 @@ def _fill(
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(wide, copy=True)
+    # In float32 and on the CPU, as torch does: reading it never waits for an accelerator. On this where a graph counts.
+    device = p.device if capturable else torch.device("cpu")
     if counts and "step" not in held:
-        # On the CPU and in float32, as torch does: reading it never waits for an accelerator.
-        held["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+        held["step"] = torch.zeros((), dtype=torch.float32, device=device)
+    elif "step" in held:
+        held["step"] = held["step"].to(device)
     return fresh
 
 

@@ -15,7 +15,7 @@ from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.optimizer import Optimizer
-from sabun.optim.options import REFUSED, refuse
+from sabun.optim.options import refuse
 from sabun.optim.preconditioners import Adam
 
 __all__ = ["from_torch", "options_of"]
@@ -37,7 +37,7 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
     buffer is a sum of gradients, not a mean.
 
     Raises OptionError for any other optimizer, and for options without an equivalent: dampening (with momentum),
-    amsgrad, differentiable, capturable.
+    amsgrad, differentiable.
     """
     kind = type(optimizer)
     groups = []
@@ -77,9 +77,9 @@ def options_of(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> dict
 
 def _common(group: dict[str, Any], mass: float) -> dict[str, Any]:
     """The options that SGD and Adam share, with learning rates divided by ``mass``, 1 − β of a sum of gradients."""
-    for name in REFUSED:
-        refuse(name, group.get(name))
+    refuse("differentiable", group.get("differentiable"))
     return {
+        "capturable": bool(group.get("capturable")),
         "weight_decay": float(group["weight_decay"]),
         "maximize": bool(group["maximize"]),
         "foreach": group.get("foreach"),

@@ -23,6 +23,7 @@ from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
 from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
+from sabun.optim.capture import is_capturing, not_captured, require_capturable
 from sabun.optim.checkpoints import VERSION, checking, encoding, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.control import StepContext, StepControl
@@ -41,7 +42,6 @@ from sabun.optim.options import (
     is_note,
     plain,
     refuse,
-    refuse_capture,
     translate,
 )
 from sabun.optim.parts import check_parts, needs_parts, views
@@ -57,6 +57,7 @@ __all__ = ["Optimizer"]
 _RUNNING: dict[str, object] = {"version": VERSION, "lr_peak": 0.0}
 """Scalars that every group carries in its checkpoint, beside those of its roles. They are not options."""
 
+_REFUSED = tuple(name for name in REFUSED if name not in OPTIONS)
 _OWN = ("scheme", *ROLES, "lr", "momentum", "rest", "parts")
 _READ_RATE = ("momentum_end", "step_limit")  # options for which the value of the learning rate is needed
 Closure = Callable[[], Any]
@@ -114,7 +115,13 @@ class Optimizer(torch.optim.Optimizer):
         fused: the compiled step: True, or the compiler ("native", "triton", "inductor"); "auto": where there is a C
             compiler, or Triton on CUDA.
 
-    torch's ``differentiable`` and ``capturable`` may be False only.
+        capturable: a CUDA graph can capture the step. Counters are on the parameters' device, and so should lr be, as a
+            tensor there: a number is repeated as it was. Refused with what needs the value of lr or of a counter on
+            the CPU: step controls, ``momentum_end``, ``step_limit``, ``stochastic_rounding``, "tail", "schedule-free",
+            "kronecker", schemes with several buffers, and a compiled step ("auto" is foreach then). The first step
+            makes the state and cannot be captured.
+
+    torch's ``differentiable`` may be False only.
 
     Raises:
         SchemeError: an unknown scheme, or one that cannot be used for training.
@@ -145,13 +152,14 @@ class Optimizer(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
         fused: bool | str | None = None,
+        capturable: bool = False,
         rest: Mapping[str, Any] | None = None,
         matrices: Mapping[str, str] | str | None = None,
         **unknown_options: object,
     ) -> None:
         named = locals()
         for name, value in unknown_options.items():
-            if name not in REFUSED:
+            if name not in _REFUSED:
                 raise _unknown("option", name)
             refuse(name, value)
         given = {name: plain(named[name]) for name in OPTIONS}
@@ -193,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         Keys that are not options are kept as notes (``name``, ``lr_scale``), unless they look like a misspelt option.
         """
         if isinstance(param_group, dict):
-            for name in REFUSED:
+            for name in _REFUSED:
                 refuse(name, param_group.get(name))
                 param_group.pop(name, None)
             self._name_parameters(param_group)
@@ -279,6 +287,8 @@ class Optimizer(torch.optim.Optimizer):
         """Raise OptionError for roles and options that exclude each other, in either part of the group."""
         if group["rest"] is not None:
             self._require_compatible({**group, **group["rest"], "rest": None})
+        defaults = {key: value for key, value in self.defaults.items() if key != "momentum"}
+        require_capturable({**defaults, **group})
         control: StepControl = group["step_control"]
         if type(control) is not type(self.defaults["step_control"]):
             raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
@@ -343,7 +353,8 @@ class Optimizer(torch.optim.Optimizer):
                 "step() was called inside 'with optimizer.averaged()'.",
                 fix="The parameters hold the average there. Leave the block before training on.",
             )
-        refuse_capture()
+        if is_capturing() and not all(group["capturable"] for group in self.param_groups):
+            raise not_captured()
         loss, batch = None, None
         controller = self._control()
         if closure is None and self.defaults["step_control"].needs_closure:
@@ -401,6 +412,8 @@ class Optimizer(torch.optim.Optimizer):
         for number, group, grads, active in found:
             plan = self._plans[number]
             if plan is None or not plan.serves(group, active, self.state):
+                if is_capturing():
+                    raise not_captured()
                 if resolve_edits(group):
                     self._require_compatible(group)
                 if needs_parts(group):
@@ -427,7 +440,7 @@ class Optimizer(torch.optim.Optimizer):
         lr = group["lr"]
         if (
             not isinstance(lr, Tensor)
-            or lr.is_cpu
+            or (lr.is_cpu and not group["capturable"])
             or self._control() is not None
             or any(p.device.type != lr.device.type for p in group["params"])
             or group["averaging"].reads_rate()

@@ -22,7 +22,7 @@ from sabun.errors import OptionError, unknown
 __all__ = [
     "ABOVE_ZERO", "AT_LEAST_ZERO", "DECAY", "FLAG", "FOREIGN", "OPTIONS", "REFUSED", "SHARE", "Legal", "Option",
     "check", "check_learning_rate", "concerns_all", "integer", "is_note", "one_of", "option", "optional", "plain",
-    "refuse", "refuse_capture", "translate",
+    "refuse", "translate",
 ]  # fmt: skip
 
 
@@ -139,6 +139,11 @@ OPTIONS: Mapping[str, Option] = {
         "'auto': on a CPU with a C compiler, on CUDA with Triton",
         "arithmetic",
     ),
+    "capturable": Option(
+        False, FLAG,
+        "form of the step. True: a CUDA graph can capture it; counters are tensors on the device, and nothing is read "
+        "from it", "arithmetic",
+    ),
 }  # fmt: skip
 """The options of :class:`sabun.Optimizer` that belong to no role, by name."""
 
@@ -154,10 +159,13 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "capturable": (
         "a step reads lr and its counters on the CPU, and a CUDA graph would repeat their first values",
-        "Capture forward and backward, and call step() outside the graph; fused=True saves launches.",
+        "Capture forward and backward, and call step() outside the graph, or use sabun.Optimizer.",
     ),
 }
-"""Options of torch.optim that are not supported, each with the reason and the way out. False is accepted."""
+"""Options of torch.optim that are not supported, each with the reason and the way out. False is accepted.
+
+:class:`sabun.Optimizer` has ``capturable``.
+"""
 
 
 _TORCH: Mapping[str, str] = {
@@ -203,12 +211,6 @@ def refuse(name: str, value: object) -> None:
     if value not in (None, False):
         reason, fix = REFUSED[name]
         raise OptionError(f"{name}={value!r} is not supported: {reason}.", fix=fix)
-
-
-def refuse_capture() -> None:
-    """Raise OptionError while a CUDA graph is being captured."""
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        refuse("capturable", True)
 
 
 def check_learning_rate(lr: object, *, zero: bool = False) -> None:

@@ -19,6 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from sabun.errors import OptionError, TrainingError, unknown
 from sabun.optim import torch_internals as internals
+from sabun.optim.capture import is_capturing
 from sabun.optim.checkpoints import VERSION, checking, encoding, restore_lr_found
 from sabun.optim.control import STEP_CONTROLS, EmbeddedError, Fixed, StepControl
 from sabun.optim.control.embedded_error import PI
@@ -33,7 +34,6 @@ from sabun.optim.options import (
     is_note,
     plain,
     refuse,
-    refuse_capture,
 )
 from sabun.optim.scheme_codec import tableau as tableau_of
 from sabun.optim.tensors import norm, refuse_sparse
@@ -208,7 +208,8 @@ class RungeKutta(torch.optim.Optimizer):
                 "a Runge–Kutta step needs a closure: it evaluates the gradient several times.",
                 fix="Call optimizer.step(closure); closure clears the gradients, computes the loss and calls backward.",
             )
-        refuse_capture()
+        if is_capturing():
+            refuse("capturable", True)
         batch = SameBatch(closure)
         loss = batch.loss()
         # As in torch, a parameter without a gradient does not move, not even by decay.

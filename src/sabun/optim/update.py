@@ -27,6 +27,7 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 from sabun.optim.buckets import Bucket, bound_on
+from sabun.optim.capture import mass_of
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.compiled.formula import fuses
 from sabun.optim.distributed import team_of
@@ -203,7 +204,7 @@ def step(
 ) -> None:
     """Step a bucket at learning rate ``lr``. ``weight`` is that of the iterate in the average."""
     operands = _Operands.of(bucket, gradients)
-    if group["fused"] and _step_compiled(engine, group, bucket, operands, lr, weight):
+    if group["fused"] and not bucket.capturable and _step_compiled(engine, group, bucket, operands, lr, weight):
         return
     fresh = _count(bucket)
     bound = bound_on(operands.params[0].device)
@@ -253,10 +254,9 @@ def _step_plainly(
     for piece in pieces:
         part = piece.stored
         work = _work(bucket, part.grads, [(w, piece.of(tensors)) for w, tensors in terms], part.state)
-        bucket.averaging.move(
-            part.params, part.averaged, *bucket.preconditioner.precondition(work),
-            lr=lr, decay=decay, weight=weight, count=bucket.count,
-        )  # fmt: skip
+        update = bucket.preconditioner.precondition(work)
+        _move(bucket, part.params, part.averaged, *update, lr=lr, decay=decay, weight=weight)
+        del update
         del work
     return finish(bucket.filter_, whole.filter_buffers, grads)
 
@@ -279,7 +279,7 @@ def _direction(
     if beginning and (fresh := [i for i, position in enumerate(positions) if position in beginning]):
         begin(filter_, [[buffer[i] for i in fresh] for buffer in operands.filter_buffers], [grads[i] for i in fresh])
     terms = advance(filter_, operands.filter_buffers, grads)
-    if filter_.start_up == "unbiased":
+    if filter_.start_up == "unbiased" and not bucket.capturable:
         mass = filter_.mass(bucket.count)
         terms = [(w / mass, tensors) for w, tensors in terms]
     return grads, terms
@@ -287,7 +287,7 @@ def _direction(
 
 def _work(bucket: Bucket, grads: Tensors, terms: Terms, state: Mapping[str, list[Any]]) -> Work:
     return Work(
-        grads, terms, state, bucket.count,
+        grads, terms, state, bucket.number,
         share=lambda lists, of_matrices: bucket.shared.share(lists, state, of_matrices),
         team=lambda divide: team_of(bucket.params, divide=divide),
     )  # fmt: skip
@@ -315,9 +315,9 @@ def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight:
     update.widen_params()
     bucket, operands, stored = update.bucket, update.operands, update.piece.stored
     decay = group["weight_decay"] if group["decoupled"] else 0.0
-    bucket.averaging.move(
-        operands.params, operands.averaged, update.terms, update.denominators,
-        lr=lr, decay=decay, weight=weight, count=bucket.count,
+    _move(
+        bucket, operands.params, operands.averaged, update.terms, update.denominators,
+        lr=lr, decay=decay, weight=weight,
     )  # fmt: skip
     rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
     if bucket.low_precision_state:
@@ -325,6 +325,25 @@ def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight:
     if bucket.upcast:
         _round(group, bucket, update.piece, operands.params)
     return rotated and not bucket.low_precision_state
+
+
+def _move(
+    bucket: Bucket, xs: Tensors, averaged: Mapping[str, Tensors], terms: Terms, denominators: Tensors | None,
+    *, lr: float | Tensor, decay: float, weight: float,
+) -> None:  # fmt: skip
+    """Move parameters and averages.
+
+    Where the number of the step is on the device, the correction for a start at zero divides the length of the step,
+    and not the terms of the direction, whose weights are known to the CPU.
+    """
+    filter_ = bucket.filter_
+    if bucket.capturable and filter_.start_up == "unbiased" and not bucket.preconditioner.scale_invariant:
+        if decay:
+            internals.foreach_mul_(xs, 1 - lr * decay)
+            decay = 0.0
+        lr = lr / mass_of(filter_, cast("Tensor", bucket.number))
+        lr = lr.to(xs[0].dtype) if isinstance(lr, Tensor) else lr
+    bucket.averaging.move(xs, averaged, terms, denominators, lr=lr, decay=decay, weight=weight, count=bucket.count)
 
 
 def _store(stored: Tensors, computed: Tensors) -> None:
@@ -387,9 +406,9 @@ def _step_stacks(
         for piece in pieces:
             params = piece.stored.params
             wide = _in_float32(params) if bucket.upcast else params
-            bucket.averaging.move(
-                wide, piece.stored.averaged, [(1.0, stacks.updates(piece.positions, piece.cuts, wide))], None,
-                lr=lr, decay=decay, weight=weight, count=bucket.count,
+            _move(
+                bucket, wide, piece.stored.averaged,
+                [(1.0, stacks.updates(piece.positions, piece.cuts, wide))], None, lr=lr, decay=decay, weight=weight,
             )  # fmt: skip
             if bucket.upcast:
                 _round(group, bucket, piece, wide)
@@ -450,5 +469,8 @@ def _count(bucket: Bucket) -> list[int]:
     """Count a step. Returns the positions whose history begins with it."""
     fresh, bucket.fresh, bucket.count = bucket.fresh, [], bucket.count + 1
     if bucket.steps:
-        internals.foreach_add_(bucket.steps, _ONE, alpha=1.0)
+        if bucket.capturable:
+            internals.foreach_add_(bucket.steps, 1.0)
+        else:
+            internals.foreach_add_(bucket.steps, _ONE, alpha=1.0)
     return fresh

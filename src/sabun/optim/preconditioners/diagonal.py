@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
+from sabun.optim.capture import one_minus_power
 from sabun.optim.options import AT_LEAST_ZERO, DECAY, option
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, ElementwiseForm, Preconditioner, Work
 from sabun.optim.tensors import real_view
@@ -84,6 +85,11 @@ class Adam(Preconditioner):
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
         """u = d / (√(v / (1−β₂ⁿ)) + ε)."""
         denominators = list(internals.foreach_sqrt(work.state["second_moment"]))
+        if isinstance(work.count, Tensor):
+            root = one_minus_power(self.beta2, work.count).sqrt().to(denominators[0].dtype)
+            internals.foreach_div_(denominators, root)
+            internals.foreach_add_(denominators, self.eps)
+            return work.terms, denominators
         correction = math.sqrt(1 - self.beta2**work.count)
         if not denominators[0].is_cpu:  # one pass less: c·d / (√v + c·ε)
             internals.foreach_add_(denominators, correction * self.eps)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Kronecker(Preconditioner):
     rms: ClassVar[float | None] = 1.0
     needs_matrix: ClassVar[bool] = True
     counts_steps: ClassVar[bool] = True
+    capturable: ClassVar[bool] = False
     asks_unbiased: ClassVar[bool] = True
     supports_complex: ClassVar[bool] = False
     begins_from_gradient: ClassVar[bool] = True
@@ -69,16 +70,17 @@ class Kronecker(Preconditioner):
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
         """The bases are made from the first gradient, which makes a step too."""
         beta = self.beta2 if self.factor_beta is None else self.factor_beta
-        correction = 1 - self.beta2**work.count
+        count = cast("int", work.count)  # never a tensor: not capturable
+        correction = 1 - self.beta2**count
 
         def update(direction: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
             sides = [side for side in ("left", "right") if f"factor_{side}" in state]
             second = state["second_moment"]
-            dtype = internals.most_precise(grad.device) if work.count == 1 else second.dtype
+            dtype = internals.most_precise(grad.device) if count == 1 else second.dtype
             G = as_matrix(grad).to(dtype)
             products = {side: G @ G.mT if side == "left" else G.mT @ G for side in sides}
             bases = {side: state[f"basis_{side}"] for side in sides}
-            if work.count == 1:
+            if count == 1:
                 for side in sides:
                     factor = products[side] * (1 - beta)
                     bases[side] = sorted_eigenbasis(factor).contiguous()
@@ -98,7 +100,7 @@ class Kronecker(Preconditioner):
             for side in sides:
                 factor = state[f"factor_{side}"]
                 factor.lerp_(products[side].to(factor.dtype), 1 - beta)
-            if work.count % self.refresh_every == 0:
+            if count % self.refresh_every == 0:
                 for axis, side in enumerate(("left", "right")):
                     if side in sides:
                         basis, order = refresh_basis(state[f"factor_{side}"], state[f"basis_{side}"])

@@ -30,7 +30,8 @@ class Work:
     """What a preconditioner sees of one bucket of parameters in one step. It may write into ``state`` only.
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps the state names to one tensor per
-    parameter; ``count`` is the number of this step, from 1.
+    parameter; ``count`` is the number of this step, from 1; a
+    tensor where a CUDA graph may capture the step.
 
     ``share(lists, work)`` is for matrices: the local parts of ``work(matrices, state)``, where the lists are local
     parts of the parameters, ``matrices`` their matrices, list by list, and ``state`` has one tensor per matrix for the
@@ -41,7 +42,7 @@ class Work:
     grads: Tensors
     terms: Terms
     state: Mapping[str, list[Any]]
-    count: int
+    count: int | Tensor
     share: Callable[[list[Tensors], MatrixWork], Tensors]
     team: Callable[[bool], Team | None]
 
@@ -85,6 +86,7 @@ class Preconditioner(Role):
     - ``scale_invariant``: u does not change when d is multiplied by a positive number.
     - ``supports_complex``: complex parameters are stepped as pairs of real numbers.
     - ``compiled``: its compiled form; None: foreach only.
+    - ``capturable``: a step is the same launches whatever its number.
     """
 
     role: ClassVar[str] = "preconditioner"
@@ -100,6 +102,7 @@ class Preconditioner(Role):
     scale_invariant: ClassVar[bool] = False
     supports_complex: ClassVar[bool] = True
     compiled: ClassVar[ElementwiseForm | MatrixForm | None] = None
+    capturable: ClassVar[bool] = True
 
     def observe(self, work: Work) -> None:
         """Take in the gradients where that needs no further memory; :meth:`precondition` follows.

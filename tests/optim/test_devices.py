@@ -1,0 +1,72 @@
+"""Steps on the device that --device names: results of a CPU, and no wait for the device.
+
+On a CPU the steps go the way of an accelerator: pieces and stacks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_stacks import Network
+from torch import Tensor
+
+from sabun.optim import create, update
+
+PRESETS = ("sgd", "nesterov", "adamw", "nadamw", "lion", "mars", "schedule-free-adamw", "muon", "sabun")
+LAYOUTS = {"qkv.weight": "matrix(split=3)", "experts": "stack"}
+
+
+def walk(preset: str, device: torch.device, dtype: torch.dtype, **options: Any) -> list[Tensor]:
+    """Parameters and state after four steps, on the CPU."""
+    torch.manual_seed(0)
+    model = Network().to(device, dtype)
+    optimizer = create(preset, model, matrices=LAYOUTS, **{"fused": None, **options})
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        optimizer.step()
+    held = [t for p in model.parameters() for _, t in sorted(optimizer.state[p].items())]
+    return [t.detach().cpu() for t in (*model.parameters(), *held)]
+
+
+@pytest.mark.parametrize("options", [{}, {"capturable": True}, {"averaging": "ema"}], ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_step_makes_the_results_of_a_cpu(
+    preset: str, options: dict[str, Any], device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if preset.startswith("schedule-free") and options:
+        options = {"weight_decay": 0.1}
+    ordinary = {key: value for key, value in options.items() if key != "capturable"}
+    expected = walk(preset, torch.device("cpu"), torch.float64, **ordinary)
+    if device.type == "cpu":
+        monkeypatch.setattr(update, "bound_on", lambda device: 100)
+    found = walk(preset, device, torch.float64, **options)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_step_does_not_wait_for_the_device(preset: str, capturable: bool, device: torch.device) -> None:
+    """torch refuses to read a meta tensor, and on CUDA a wait is made an error."""
+    if preset.startswith("schedule-free") and capturable:
+        pytest.skip("is not captured")
+    device = torch.device("meta") if device.type == "cpu" else device
+    model = Network().to(device)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer = create(preset, model, matrices=LAYOUTS, capturable=capturable)
+    for _ in range(2):
+        optimizer.step()
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            optimizer.step()
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
