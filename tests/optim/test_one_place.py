@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -18,6 +18,7 @@ import sabun
 from sabun import schemes
 from sabun.errors import OptionError
 from sabun.optim import PRECONDITIONERS, Preconditioner, create, describe
+from sabun.optim.averaging import AVERAGING
 from sabun.optim.notation import resolve
 from sabun.optim.options import ABOVE_ZERO, option
 from sabun.optim.preconditioners import Work
@@ -80,6 +81,38 @@ def test_it_steps_as_its_reference_does(given: str | Mine) -> None:
         optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme="nesterov", preconditioner=given, fused=fused)
         torch.testing.assert_close(train(model, optimizer, 8), flat(models[0].parameters()), rtol=1e-12, atol=1e-12)
         assert set(optimizer.state[next(model.parameters())]) == {"velocity_0", "largest"}
+
+
+def test_a_part_that_changes_a_method_does_not_inherit_the_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``fused`` its own method is called, as in the plain step."""
+
+    @dataclass(frozen=True)
+    class Halved(PRECONDITIONERS["adam"]):  # type: ignore[misc]
+        name: ClassVar[str] = "halved"
+
+        def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
+            terms, denominators = super().precondition(work)
+            return [(weight / 2, tensors) for weight, tensors in terms], denominators
+
+    @dataclass(frozen=True)
+    class Late(AVERAGING["ema"]):  # type: ignore[misc]
+        name: ClassVar[str] = "late"
+
+        def follow(self, xs: Tensors, state: Mapping[str, Tensors], count: int) -> None:
+            if count > 3:
+                super().follow(xs, state, count)
+
+    monkeypatch.setitem(PRECONDITIONERS._entries, "halved", Halved)
+    monkeypatch.setitem(AVERAGING._entries, "late", Late)
+    for options in ({"preconditioner": Halved()}, {"averaging": Late(0.5)}):
+        found = []
+        for fused in (None, True):
+            model = network()
+            optimizer = sabun.Optimizer(model.parameters(), 0.1, scheme="nesterov", fused=fused, **options)
+            train(model, optimizer, 5)
+            with optimizer.averaged():
+                found.append(flat(model.parameters()).clone())
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("mine")

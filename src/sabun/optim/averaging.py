@@ -83,6 +83,12 @@ class Averaging(Role):
     running: ClassVar[Mapping[str, object]] = {}
     compiled: ClassVar[AveragingForm | None] = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class that overrides what a compiled form does does not inherit the form."""
+        super().__init_subclass__(**options)
+        if "compiled" not in vars(cls) and {"move", "follow"} & vars(cls).keys():
+            cls.compiled = None
+
     def weight(self, group: dict[str, Any], lr: float) -> float:
         """Weight of the iterate of this step, once per step and group; brings the running scalars up to date."""
         return 0.0

@@ -104,6 +104,12 @@ class Preconditioner(Role):
     compiled: ClassVar[ElementwiseForm | MatrixForm | None] = None
     capturable: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class that overrides what a compiled form does does not inherit the form."""
+        super().__init_subclass__(**options)
+        if "compiled" not in vars(cls) and {"observe", "precondition"} & vars(cls).keys():
+            cls.compiled = None
+
     def observe(self, work: Work) -> None:
         """Take in the gradients where that needs no further memory; :meth:`precondition` follows.
 
