@@ -57,7 +57,8 @@ def test_sessions_and_make_install_the_same_extras() -> None:
     (by_make,) = re.findall(r"-e '\.\[(\S*dev)\]'", make)
     (by_nox,) = re.findall(r'"\.\[(\S*dev)\]"', NOXFILE)
     assert by_make == by_nox
-    assert set(by_make.split(",")) | {"design"} == set(PROJECT["optional-dependencies"])
+    left_out = {"design", "triton"}  # in poc; 0.7 GB, which torch for CUDA brings
+    assert set(by_make.split(",")) | left_out == set(PROJECT["optional-dependencies"])
 
 
 def test_the_hook_before_a_commit_is_make_check() -> None:
