@@ -60,8 +60,8 @@ def bound_on(device: torch.device) -> int | None:
 class Bucket:
     """Parameters that are stepped together, with their state, as parallel lists.
 
-    - ``indices``: places of the parameters in the group; ``first``: place of the group's first parameter in the
-      optimizer.
+    - ``indices``: places of the parameters in the group; ``places``: those in the optimizer; ``first``: place of the
+      group's first parameter there.
     - ``filter_buffers``: the buffers of the filter, the scheme at β = ``beta``.
     - ``state``: the buffers of the preconditioner by name; None for one that a parameter does not have.
     - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
@@ -89,6 +89,7 @@ class Bucket:
     special: bool = False
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     filter_buffers: list[Tensors] = field(default_factory=list)
     state: dict[str, list[Any]] = field(default_factory=dict)
     averaged: dict[str, Tensors] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Bucket:
             self.fresh.append(len(self.params))
         self.params.append(p)
         self.indices.append(index)
+        self.places.append(self.first + index)
         if not self.filter_buffers:
             self.filter_buffers = [[] for _ in range(self.filter_.buffer_count)]
         for j, buffer in enumerate(self.filter_buffers):

@@ -355,7 +355,7 @@ def _store(stored: Tensors, computed: Tensors) -> None:
 
 def _round(group: Mapping[str, Any], bucket: Bucket, piece: _Piece, wide: Tensors) -> None:
     """Round parameters that were computed in float32."""
-    places = [bucket.first + bucket.indices[position] for position in piece.positions]
+    places = [bucket.places[position] for position in piece.positions]
     round_to_dtype(
         piece.stored.params, wide,
         at_random=group["stochastic_rounding"], step=bucket.count, places=places, piece=piece.number,
@@ -455,7 +455,7 @@ def _step_compiled(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
         state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like], *averaged], rows=rows,
-        places=[bucket.first + index for index in bucket.indices],
+        places=bucket.places,
         averaging=averaging if fused else None, weight=weight,
     )  # fmt: skip
     if done:
