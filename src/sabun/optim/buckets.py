@@ -32,7 +32,7 @@ from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "bound_on", "build", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "bound_on", "build", "takes_stacks", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
@@ -54,6 +54,16 @@ def bound_on(device: torch.device) -> int | None:
     together. Matrices have a workspace besides, see :mod:`sabun.optim.matrix_stacks`.
     """
     return None if device.type == "cpu" else _BOUND
+
+
+def takes_stacks(preconditioner: Preconditioner, p: Tensor) -> bool:
+    """Whether a matrix on an accelerator goes into stacks with others, as a plain tensor that no processes share does.
+
+    The matrices of a bucket are alike in this.
+    """
+    if not isinstance(preconditioner, Spectral) or internals.is_dtensor(p):
+        return False
+    return team_of([p], divide=preconditioner.divide) is None
 
 
 @dataclass(slots=True)
@@ -283,15 +293,9 @@ class _Sorter:
     def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
         """Largest number of entries of a bucket."""
         if not p.is_cpu:
-            if not preconditioner.needs_matrix:
-                return None  # stepped piece by piece
+            if not preconditioner.needs_matrix or takes_stacks(preconditioner, p):
+                return None  # stepped in pieces, or in stacks, of bounded size
             bound = bound_on(p.device)
-            if (
-                isinstance(preconditioner, Spectral)
-                and team_of([p], divide=preconditioner.divide) is None
-                and not internals.is_dtensor(p)
-            ):
-                return None  # stepped in stacks of bounded size
             # Of a sharded parameter the shards count: as many as there are ranks, each of which owns one, are together.
             return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.buckets import Bucket, bound_on
+from sabun.optim.buckets import Bucket, bound_on, takes_stacks
 from sabun.optim.capture import mass_of
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.compiled.formula import fuses
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
-from sabun.optim.matrix_stacks import Stacks, runs, takes_stacks
+from sabun.optim.matrix_stacks import Stacks, runs
 from sabun.optim.preconditioners.preconditioner import Work
 from sabun.optim.preconditioners.stacks import Eyes
 from sabun.optim.stochastic_rounding import round_to_dtype
@@ -212,7 +212,7 @@ def step(
         bound //= 2  # for float32 copies of parameters and gradients
     if isinstance(lr, Tensor):
         lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
-    if bound is not None and takes_stacks(bucket):
+    if bound is not None and takes_stacks(bucket.preconditioner, bucket.params[0]):
         rotated = _step_stacks(group, bucket, operands, fresh, bound, lr=lr, weight=weight)
     else:
         # A matrix preconditioner bounds its memory by its buckets.
