@@ -443,7 +443,7 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
     return [
         "## Resolution",
         "",
-        "Targets, evaluation seeds and the preset are the same in another search; what moves is the search's doing. "
+        "Targets, evaluation seeds and the preset are the same in another search; only its choices differ. "
         "*again*: around the same centre, with other trials and another seed, on those of the quicker development "
         "tasks that were run so (`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each "
         "arm's weight decay had a centre of its own (`git show 8363f50:benchmarks/results/full.json`; "
