@@ -327,6 +327,21 @@ def test_autograd_sees_that_a_parameter_has_changed() -> None:
         loss.backward()
 
 
+def test_autograd_sees_it_of_a_parameter_that_took_over_the_memory_of_another() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([p], 0.1, scheme="nesterov", fused=True)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    q = nn.Parameter(p.data)
+    optimizer.param_groups[0]["params"] = [q]
+    optimizer.state[q] = optimizer.state.pop(p)
+    loss = (q * q).sum()
+    q.grad = torch.ones(3)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_a_copy_of_the_optimizer_steps_too() -> None:
     params = parameters()
     optimizer = Optimizer(params, 0.05, scheme="nesterov", fused=True)

@@ -133,6 +133,9 @@ class Engine:
                 self._give_up(on, str(error), quietly=group["fused"] == "auto" or way != ways[-1][0])
                 done = False
             if done:
+                if way != "inductor":
+                    # Autograd compares this counter to find out that a tensor it saved has changed.
+                    torch.autograd.graph.increment_version(params)
                 return True
         return False
 
@@ -179,8 +182,6 @@ class Engine:
             kernel = self.kernels[key] = table.compile(rule)
             self._count(begin)
         kernel(table, arranged, numbers)
-        # Autograd compares this counter to find out that a tensor it saved has changed.
-        torch.autograd.graph.increment_version(table.params)
         return True
 
     def _triton(
@@ -206,7 +207,6 @@ class Engine:
             kernel.compile(table, numbers, count)
             self.kernels[key] = kernel
             self._count(begin)
-        torch.autograd.graph.increment_version(table.params)
         return True
 
     def _inductor(
