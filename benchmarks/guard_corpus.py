@@ -3,7 +3,7 @@
     python benchmarks/guard_corpus.py                        # minutes; both halves of the kinds, and the faults
     python benchmarks/guard_corpus.py --half development --seeds 5
     python benchmarks/guard_corpus.py --seeds 0 --fault-seeds 0 --slow-seeds 2    # faults with a slow onset
-    python benchmarks/guard_corpus.py --half independent --seeds 6
+    python benchmarks/guard_corpus.py --half independent --seeds 1 --first-seed 4
 
 A kind of training is a tiny model or a simulated stream of losses (:mod:`guard_kinds`). A **false alarm** is a healthy
 training that the guard changes: it skips a step because of an anomaly, rolls back, shortens the step, falls back or
@@ -40,7 +40,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +191,7 @@ def run(
         if training.optimizer is None:
             loss: Any = training.loss(step)
         elif not training.closure:
-            optimizer.zero_grad()
-            total = torch.zeros(())
-            for _ in range(training.parts):
-                part = training.loss(step) / training.parts
-                (part if scaler is None else scaler.scale(part)).backward()
-                total += part.detach()
-            loss = total
-            if training.clip is not None:
-                if scaler is not None:
-                    scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+            loss = training.backward(step)
         if losses is not None:
             losses.append(float(loss))
         try:
@@ -209,14 +199,7 @@ def run(
                 found = fault(training, step - at)
                 loss = loss if found is None else found
             if training.closure:
-
-                def closure(step: int = step) -> Tensor:
-                    optimizer.zero_grad()
-                    made = training.loss(step)
-                    made.backward()
-                    return made
-
-                guard.step(closure=closure)
+                guard.step(closure=partial(training.backward, step))
             else:
                 guard.step(loss, scaler=scaler)
         except TrainingError as error:
@@ -377,8 +360,7 @@ def end_without_guard(fault: str, base: str, seed: int) -> float:
     torch.manual_seed(seed)
     training = SLOW_BASES[base]()
     for step in range(SLOW_STEPS):
-        training.model.zero_grad()
-        training.loss(step).backward()
+        training.backward(step)
         if fault and step >= SLOW_AT:
             SLOW[fault](training, step - SLOW_AT)
         training.optimizer.step()  # type: ignore[union-attr]

@@ -40,6 +40,21 @@ class Training:
     batch: Callable[[], tuple[Tensor, Tensor]] | None = None
     """The batches, where a fault of the data can be planted."""
 
+    def backward(self, step: int) -> Tensor:
+        """Make the gradients of a step, clipped, and return its loss."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad()
+        total = torch.zeros(())
+        for _ in range(self.parts):
+            part = self.loss(step) / self.parts
+            (part if self.scaler is None else self.scaler.scale(part)).backward()
+            total += part.detach()
+        if self.clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        return total
+
 
 KINDS: dict[str, Callable[[int], Training]] = {}
 

@@ -61,7 +61,7 @@ class Profile:
     """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
 
     ``names``: only these tasks, of development families; ``repeat``: which search, 0 the one whose records the page
-    shows. Either is without tolerance.
+    shows. With either, no tolerance is measured.
     """
 
     name: str
@@ -452,7 +452,7 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         return
     progress = Progress(planned, workers)
     _all(profile, lattices, workers, progress)
-    if profile.names:  # a search more: around the centres that there are
+    if profile.names:  # around the centres of the full profile
         known = load(RESULTS / "full.json").about["centres"]
         starts = {arm: known[OURS if arm in CANDIDATES else arm] for arm in arms}
     else:

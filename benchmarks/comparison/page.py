@@ -436,26 +436,27 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
     if not of_pair:
         return []
     pooled = [Repeat.pooled(found) for found in of_pair.values()]
-    widest = [max(one.resolution(count) for one in pooled) for count in tasks]
+    single, *widest = (max(one.resolution(count) for one in pooled) for count in (1, *tasks))
     head = ["other search", "figure", "tasks", "it / this one", "by task", "spread", "resolution, development",
             "resolution, check"]  # fmt: skip
     spans = [f"{number(1 / factor)} and {number(factor)}" for factor in widest]
     return [
         "## Resolution",
         "",
-        "Targets, evaluation seeds and the preset are the same in another search; what moves is the search's doing. "
-        "*again*: around the same centre, with other trials and another seed, on the quicker development tasks "
-        "(`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each arm's weight decay had a "
-        "centre of its own (`git show 8363f50:benchmarks/results/full.json`): the same but for the decays tried, so "
-        "its mean holds what that rule changed, too. *Spread*: the factor by which one search moves the figure of one "
-        "task (standard deviation of the logarithm). *Resolution*: the factor within which the mean over all tasks of "
-        "a part lies around that of many searches, 95%.",
+        "Targets, evaluation seeds and the preset are the same in another search; only its choices differ. "
+        "*again*: around the same centre, with other trials and another seed, on those of the quicker development "
+        "tasks that were run so (`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each "
+        "arm's weight decay had a centre of its own (`git show 8363f50:benchmarks/results/full.json`; "
+        "`repeat-former.json` was cut out of it by hand and holds its evaluation runs of these four arms): the same "
+        "but for the decays tried, so its mean holds what that rule changed, too. *Spread*: the factor by which one "
+        "search moves the figure of one task (standard deviation of the logarithm). *Resolution*: the factor within "
+        "which the mean over all tasks of a part lies around that of many searches, 95%.",
         "",
         *table(head, rows),
         f"**One search does not distinguish a ratio of two arms between {spans[0]} (development) or {spans[1]} (check) "
-        f"from 1**, and on a single task hardly any: all searches of the noisiest pair, spread "
-        f"{number(max(one.spread for one in pooled))}. The "
-        "intervals over tasks and families contain this noise. Arms not in the table are taken to be as noisy.",
+        f"from 1**, nor on a single task one between {number(1 / single)} and {number(single)}: 95%, all searches of "
+        f"the noisiest pair, spread {number(max(one.spread for one in pooled))}. The intervals over tasks and families "
+        "contain this noise. Arms not in the table are taken to be as noisy.",
         "",
     ]
 

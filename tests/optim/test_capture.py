@@ -191,6 +191,16 @@ def test_a_capture_needs_the_option_and_a_step_before_it(monkeypatch: pytest.Mon
 
 
 def test_torchs_capturable_adam_goes_on_as_ours() -> None:
-    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    made = sabun.optim.from_torch(torch.optim.AdamW([p], capturable=True))
-    assert made.param_groups[0]["capturable"]
+    """torch refuses a capturable step on a CPU, so its own next steps are ordinary ones."""
+    p, q = (torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_() for _ in range(2))
+    optimizer, torchs = (torch.optim.AdamW([x], lr=0.03) for x in (p, q))
+    for n in range(5):
+        for x in (p, q):
+            x.grad = torch.sin(3 * x.detach() + n)
+        optimizer.step()
+        torchs.step()
+        if n == 1:
+            optimizer.param_groups[0]["capturable"] = True
+            optimizer = sabun.from_torch(optimizer)
+            assert optimizer.param_groups[0]["capturable"]
+    compare([p.detach()], [q.detach()])

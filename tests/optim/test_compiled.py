@@ -9,65 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from compiled_steps import SCHEMES, compare, gradients, parameters, run, step_together
+from torch import nn
 
 from sabun import Optimizer
 from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import c_compiler, inductor
-from sabun.optim.reference import Reference
 
-SCHEMES = (
-    "euler",
-    "heavy-ball",
-    "nesterov",
-    "look-ahead(0.9, 2)",
-    "adams-bashforth-2",
-    "adams-bashforth-3",
-    "taylor-4",
-)
 METRICS = (None, "adam", "sign")
 CPU = torch.device("cpu")
-
-
-def parameters(dtype: torch.dtype = torch.float64, *, seed: int = 0) -> list[nn.Parameter]:
-    """Sizes that are no multiple of any vector length, among them 0 and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes: list[tuple[int, ...]] = [(5, 7), (33,), (), (1,), (0,), (2, 3, 3, 3), (130,)]
-    return [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes]
-
-
-def gradients(params: list[nn.Parameter], n: int) -> None:
-    """A deterministic gradient field with some noise that depends on the step number alone."""
-    for i, p in enumerate(params):
-        p.grad = (torch.sin(3 * p.detach().double() + i) + 0.3 * torch.cos(torch.tensor(n * (i + 1.0)))).to(p.dtype)
-
-
-def run(params: list[nn.Parameter], optimizer: Any, steps: int, *, schedule: Any = None) -> list[Tensor]:
-    for n in range(steps):
-        gradients(params, n)
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-    return [p.detach().clone() for p in params]
-
-
-def compare(options: dict[str, Any], *, way: bool | str = True, steps: int = 12) -> Optimizer:
-    """Hold the compiled step against the foreach step and the reference in float64; return the compiled optimizer.
-
-    Each step rounds every entry a dozen times at |θ| ≲ 5, and the field above stretches an error by less than
-    1 + 3·lr a step: 1e-13 is a hundred roundings. The sign metric jumps where d passes through 0; no entry does here.
-    """
-    ours, plain, slow = parameters(), parameters(), parameters()
-    optimizer = Optimizer(ours, 0.05, fused=way, **options)
-    got = run(ours, optimizer, steps)
-    foreach = run(plain, Optimizer(plain, 0.05, **options), steps)
-    reference = run(slow, Reference(slow, 0.05, **options), steps)
-    for a, b, c in zip(got, foreach, reference, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
-        torch.testing.assert_close(a, c, rtol=0, atol=1e-13)
-    assert optimizer.compile_s > 0, "the foreach step was taken instead"
-    return optimizer
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -98,8 +49,8 @@ def test_every_option_of_the_step_is_in_the_formula(options: dict[str, Any], met
 
 
 def test_inductor_equals_foreach_and_the_reference() -> None:
-    compare({"scheme": "nesterov", "preconditioner": "adam", "weight_decay": 0.1}, way="inductor")
-    compare({"scheme": "adams-bashforth-3"}, way="inductor")
+    compare({"scheme": "nesterov", "preconditioner": "adam", "weight_decay": 0.1}, fused="inductor")
+    compare({"scheme": "adams-bashforth-3"}, fused="inductor")
 
 
 def test_averages_follow_the_compiled_step() -> None:
@@ -175,16 +126,7 @@ def test_bfloat16_equals_foreach_within_the_tolerance_of_torch(scheme: str, prec
         ours, twins = parameters(torch.bfloat16), parameters(torch.bfloat16)
         roles: dict[str, Any] = {"scheme": scheme, "preconditioner": preconditioner, **options}
         optimizer, foreach = Optimizer(ours, 0.05, fused=True, **roles), Optimizer(twins, 0.05, **roles)
-        for n in range(5):
-            gradients(twins, n)
-            for p, q in zip(ours, twins, strict=True):
-                p.grad = q.grad
-            optimizer.step()
-            foreach.step()
-            for p, q in zip(ours, twins, strict=True):
-                for a, b in ((p, q), *((held, foreach.state[q][key]) for key, held in optimizer.state[p].items())):
-                    torch.testing.assert_close(a, b)
-                    b.detach().copy_(a.detach())
+        step_together(ours, twins, optimizer, foreach, 5)
         assert optimizer.compile_s > 0, options
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_compiled import SCHEMES, gradients, parameters, run
+from compiled_steps import SCHEMES, compare, gradients, parameters, run, step_together
 from torch import nn
 
 from sabun import Optimizer, create
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import triton_elementwise
-from sabun.optim.reference import Reference
 
 assert os.environ["TRITON_INTERPRET"] == "1"
 
@@ -33,32 +32,15 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-def compare(options: dict[str, Any], *, steps: int = 3, reference: bool = False) -> Optimizer:
-    """Hold the kernel against the foreach step (and the reference) in float64, where rounding is 1e-13 and less."""
-    ours, plain, slow = parameters(), parameters(), parameters()
-    optimizer = Optimizer(ours, 0.05, fused="triton", **options)
-    got = run(ours, optimizer, steps)
-    foreach = Optimizer(plain, 0.05, **options)
-    expected = run(plain, foreach, steps)
-    assert optimizer.compile_s > 0, "the foreach step was taken instead"
-    if reference:
-        expected = run(slow, Reference(slow, 0.05, **options), steps)
-    for a, b, p, q in zip(got, expected, ours, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
-        for key, held in optimizer.state[p].items():
-            torch.testing.assert_close(held, foreach.state[q][key], rtol=0, atol=1e-13)
-    return optimizer
-
-
 @pytest.mark.parametrize("preconditioner", [None, "adam", "sign"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_kernel_equals_foreach(scheme: str, preconditioner: str | None) -> None:
-    compare({"scheme": scheme, "preconditioner": preconditioner})
+    compare({"scheme": scheme, "preconditioner": preconditioner}, fused="triton", steps=3, reference=False)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_of_the_step_is_in_the_kernel(options: dict[str, Any]) -> None:
-    compare({"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam", **options}, reference=True)
+    compare({"scheme": "look-ahead(0.9, 2)", "preconditioner": "adam", **options}, fused="triton", steps=3)
 
 
 @pytest.mark.parametrize("state_dtype", [None, "float32"])
@@ -69,16 +51,7 @@ def test_short_dtypes_equal_foreach_to_their_rounding(preset: str, dtype: torch.
     ours, twins = parameters(dtype), parameters(dtype)
     optimizer = create(preset, ours, 0.05, state_dtype=state_dtype, fused="triton")
     foreach = create(preset, twins, 0.05, state_dtype=state_dtype)
-    for n in range(2):
-        gradients(twins, n)
-        for p, q in zip(ours, twins, strict=True):
-            p.grad = q.grad
-        optimizer.step()
-        foreach.step()
-        for p, q in zip(ours, twins, strict=True):
-            for a, b in ((p, q), *((held, foreach.state[q][key]) for key, held in optimizer.state[p].items())):
-                torch.testing.assert_close(a, b)
-                b.detach().copy_(a.detach())
+    step_together(ours, twins, optimizer, foreach, 2)
     assert optimizer.compile_s > 0
 
 
@@ -119,7 +92,7 @@ def test_the_gradient_scaler_skips_an_overflow() -> None:
 def test_tensors_longer_than_a_block_and_programs_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_elementwise, "BLOCK", 16)
     monkeypatch.setattr(triton_elementwise, "_PROGRAMS", 5)
-    optimizer = compare({"scheme": "nesterov", "preconditioner": "adam"})
+    optimizer = compare({"scheme": "nesterov", "preconditioner": "adam"}, fused="triton", steps=3, reference=False)
     (table,) = optimizer._engine._tables.values()
     assert table.chunk == 5 * 16  # 21 blocks in all
     assert table.programs == 7  # of the tensor of 9 blocks two

@@ -32,7 +32,7 @@ from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "bound_on", "build", "unknown_size"]
+__all__ = ["Bucket", "Buckets", "bound_on", "build", "takes_stacks", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
@@ -56,12 +56,22 @@ def bound_on(device: torch.device) -> int | None:
     return None if device.type == "cpu" else _BOUND
 
 
+def takes_stacks(preconditioner: Preconditioner, p: Tensor) -> bool:
+    """Whether a matrix on an accelerator goes into stacks with others, as a plain tensor that no processes share does.
+
+    The matrices of a bucket are alike in this.
+    """
+    if not isinstance(preconditioner, Spectral) or internals.is_dtensor(p):
+        return False
+    return team_of([p], divide=preconditioner.divide) is None
+
+
 @dataclass(slots=True)
 class Bucket:
     """Parameters that are stepped together, with their state, as parallel lists.
 
-    - ``indices``: places of the parameters in the group; ``first``: place of the group's first parameter in the
-      optimizer.
+    - ``indices``: places of the parameters in the group; ``places``: those in the optimizer; ``first``: place of the
+      group's first parameter there.
     - ``filter_buffers``: the buffers of the filter, the scheme at β = ``beta``.
     - ``state``: the buffers of the preconditioner by name; None for one that a parameter does not have.
     - ``averaged``: those of the average. ``steps``: the counters, where one is needed; ``count``: their value.
@@ -89,6 +99,7 @@ class Bucket:
     special: bool = False
     params: Tensors = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     filter_buffers: list[Tensors] = field(default_factory=list)
     state: dict[str, list[Any]] = field(default_factory=dict)
     averaged: dict[str, Tensors] = field(default_factory=dict)
@@ -106,6 +117,7 @@ class Bucket:
             self.fresh.append(len(self.params))
         self.params.append(p)
         self.indices.append(index)
+        self.places.append(self.first + index)
         if not self.filter_buffers:
             self.filter_buffers = [[] for _ in range(self.filter_.buffer_count)]
         for j, buffer in enumerate(self.filter_buffers):
@@ -281,15 +293,9 @@ class _Sorter:
     def _limit(self, p: Tensor, preconditioner: Preconditioner) -> int | None:
         """Largest number of entries of a bucket."""
         if not p.is_cpu:
-            if not preconditioner.needs_matrix:
-                return None  # stepped piece by piece
+            if not preconditioner.needs_matrix or takes_stacks(preconditioner, p):
+                return None  # stepped in pieces, or in stacks, of bounded size
             bound = bound_on(p.device)
-            if (
-                isinstance(preconditioner, Spectral)
-                and team_of([p], divide=preconditioner.divide) is None
-                and not internals.is_dtensor(p)
-            ):
-                return None  # stepped in stacks of bounded size
             # Of a sharded parameter the shards count: as many as there are ranks, each of which owns one, are together.
             return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:

@@ -59,7 +59,7 @@ def require_capturable(view: Mapping[str, Any]) -> None:
         ),
         f"scheme={view['scheme'].name!r} and start_up='unbiased'": (
             filter_.kind == "direct" and filter_.buffer_count == 1 and filter_.start_up == "unbiased",
-            "its correction comes from a table",
+            "the correction of its start is computed on the CPU",
         ),
     }  # fmt: skip
     for what, (excluded, reason) in reasons.items():

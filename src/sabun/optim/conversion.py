@@ -31,7 +31,7 @@ def from_torch(optimizer: torch.optim.Optimizer) -> Optimizer:
     group, at any point of training: momentum, second moments and step counts are copied. Learning rates become time
     steps, h = lr/(1−β) for SGD, as do the rates that a scheduler keeps in a group. Construct a new scheduler for the
     returned optimizer (``LambdaLR(made, f, last_epoch=old.last_epoch - 1)``). Hooks are not copied; ``optimizer`` does
-    not change.
+    not change. ``capturable`` stays as it is; ``fused`` is not taken over.
 
     The continuation is identical while β is constant. torch's SGD under a *cycled* momentum is another method: its
     buffer is a sum of gradients, not a mean.

@@ -15,22 +15,13 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 from sabun.optim.buckets import Bucket
-from sabun.optim.distributed import team_of
 from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.preconditioners.stacks import WORKSPACE, Eyes, workspace
 from sabun.optim.terms import Tensors, Terms
 
-__all__ = ["Stacks", "runs", "takes_stacks"]
+__all__ = ["Stacks", "runs"]
 
 _Cuts = Mapping[int, tuple[int, int, int]]
-
-
-def takes_stacks(bucket: Bucket) -> bool:
-    """Whether the matrices of a bucket on an accelerator go into stacks: plain tensors that no processes share."""
-    spectral = bucket.preconditioner
-    return (
-        isinstance(spectral, Spectral) and not bucket.special and team_of(bucket.params, divide=spectral.divide) is None
-    )
 
 
 def runs(bucket: Bucket) -> list[list[int]]:
@@ -63,24 +54,21 @@ class Stacks:
         self._weights: list[float] = []
         self._terms: list[Tensors] = []  # a list of stacks for each term
         self._places: dict[int, list[tuple[int, int]]] = {}  # (stack, place in it) of each matrix of a parameter
-        self._numbers: list[list[int]] = []  # of the matrices of a stack, among all of the bucket
+        self._numbers: list[list[int]] = []  # of the matrices of a stack, among all at these positions
         self._sizes: list[tuple[int, int]] = []
         known: dict[tuple[int, int], int] = {}
-        first = 0
-        begins = []
-        for position in range(len(bucket.params)):
-            begins.append(first)
-            first += len(_shapes(bucket, position))
+        number = 0
         for position in positions:
             self._places[position] = []
-            for k, shape in enumerate(_shapes(bucket, position)):
+            for shape in _shapes(bucket, position):
                 size = (shape[0], math.prod(shape[1:]))
                 stack = known.setdefault(size, len(known))
                 if stack == len(self._sizes):
                     self._sizes.append(size)
                     self._numbers.append([])
                 self._places[position].append((stack, len(self._numbers[stack])))
-                self._numbers[stack].append(begins[position] + k)
+                self._numbers[stack].append(number)
+                number += 1
 
     def take(self, positions: Sequence[int], cuts: _Cuts, terms: Terms) -> None:
         """Copy the direction of parameters, or of the parts ``cuts`` of them."""
@@ -106,7 +94,7 @@ class Stacks:
         spectral = cast("Spectral", self._bucket.preconditioner)
         bucket = self._bucket
         shapes = [p.shape for p in bucket.params]
-        state = bucket.shared.state_of_matrices(bucket.state, range(len(shapes)), shapes)
+        state = bucket.shared.state_of_matrices(bucket.state, [*self._places], shapes)
         moments = state["row_second_moment"]
         spectral.orthogonalize_stacks(total, [[moments[i] for i in numbers] for numbers in self._numbers], eyes)
 

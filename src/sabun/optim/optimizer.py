@@ -114,7 +114,6 @@ class Optimizer(torch.optim.Optimizer):
             (:mod:`sabun.optim.layouts`); the others are found (:mod:`sabun.optim.hidden_matrices`).
         fused: the compiled step: True, or the compiler ("native", "triton", "inductor"); "auto": where there is a C
             compiler, or Triton on CUDA.
-
         capturable: a CUDA graph can capture the step. Counters are on the parameters' device, and so should lr be, as a
             tensor there: a number is repeated as it was. Refused with what needs the value of lr or of a counter on
             the CPU: step controls, ``momentum_end``, ``step_limit``, ``stochastic_rounding``, "tail", "schedule-free",

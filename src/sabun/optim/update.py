@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.buckets import Bucket, bound_on
+from sabun.optim.buckets import Bucket, bound_on, takes_stacks
 from sabun.optim.capture import mass_of
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.compiled.formula import fuses
 from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
-from sabun.optim.matrix_stacks import Stacks, runs, takes_stacks
+from sabun.optim.matrix_stacks import Stacks, runs
 from sabun.optim.preconditioners.preconditioner import Work
 from sabun.optim.preconditioners.stacks import Eyes
 from sabun.optim.stochastic_rounding import round_to_dtype
@@ -212,7 +212,7 @@ def step(
         bound //= 2  # for float32 copies of parameters and gradients
     if isinstance(lr, Tensor):
         lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
-    if bound is not None and takes_stacks(bucket):
+    if bound is not None and takes_stacks(bucket.preconditioner, bucket.params[0]):
         rotated = _step_stacks(group, bucket, operands, fresh, bound, lr=lr, weight=weight)
     else:
         # A matrix preconditioner bounds its memory by its buckets.
@@ -355,7 +355,7 @@ def _store(stored: Tensors, computed: Tensors) -> None:
 
 def _round(group: Mapping[str, Any], bucket: Bucket, piece: _Piece, wide: Tensors) -> None:
     """Round parameters that were computed in float32."""
-    places = [bucket.first + bucket.indices[position] for position in piece.positions]
+    places = [bucket.places[position] for position in piece.positions]
     round_to_dtype(
         piece.stored.params, wide,
         at_random=group["stochastic_rounding"], step=bucket.count, places=places, piece=piece.number,
@@ -455,7 +455,7 @@ def _step_compiled(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,
         params=operands.params, grads=operands.grads,
         state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like], *averaged], rows=rows,
-        places=[bucket.first + index for index in bucket.indices],
+        places=bucket.places,
         averaging=averaging if fused else None, weight=weight,
     )  # fmt: skip
     if done:

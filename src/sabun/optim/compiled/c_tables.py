@@ -76,18 +76,20 @@ class PointerTable:
 
     def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
         """Whether the table is still right: a parameter may have been given other memory, or another order."""
-        return (
-            params[0].dtype is self.dtypes[0]
-            and [p.shape for p in params] == self.shapes
-            and _pointers([params, *columns]) == self.pointers
-            and _strides([params, *columns]) == self.strides
-        )
+        tensors = [params, *columns]
+        if params is self.params and self.contiguous:  # a bucket's own list, whose state keeps dtype and order
+            same = params[0].dtype is self.dtypes[0] and all(map(Tensor.is_contiguous, params))
+        else:
+            same = tuple(column[0].dtype for column in tensors) == self.dtypes and _strides(tensors) == self.strides
+        return same and [p.shape for p in params] == self.shapes and _pointers(tensors) == self.pointers
 
     def accepts(self, grads: Tensors) -> bool:
         """Whether the gradients have the shapes, the dtype and the device of their parameters."""
         dtype, device = self.dtypes[0], self.params[0].device
         for g, shape in zip(grads, self.shapes, strict=True):
-            if g.dtype is not dtype or g.device != device or g.shape != shape or not _is_plain(g):
+            if g.dtype is not dtype or g.device != device or g.shape != shape:
+                return False
+            if type(g) is not Tensor and not _is_plain(g):
                 return False
         return True
 
@@ -106,7 +108,7 @@ def _is_plain(t: Tensor) -> bool:
 
 
 def _pointers(columns: Sequence[Tensors]) -> list[int]:
-    return [t.data_ptr() for column in columns for t in column]
+    return [address for column in columns for address in map(Tensor.data_ptr, column)]
 
 
 def _strides(columns: Sequence[Tensors]) -> list[tuple[int, ...]]:

@@ -6,7 +6,8 @@
 - ``inductor``: any diagonal preconditioner through ``torch.compile``, where there is no kernel in C or Triton.
 
 All take every number of a step as an operand, so a schedule never compiles anything again. What none of them can take
-(large matrices, views with gaps, stochastic rounding on a CPU) is left to the foreach step, which computes the same.
+(large matrices, views with gaps, bfloat16 with stochastic rounding on a CPU) is left to the foreach step, which
+computes the same.
 """
 
 from __future__ import annotations
