@@ -1,6 +1,8 @@
 """How long ``import sabun; sabun.Optimizer`` takes with torch, against ``import torch`` alone: medians of turns.
 
-``python benchmarks/import_time.py [TURNS]``. Each turn is one new process of each kind, with compiled bytecode.
+``python benchmarks/import_time.py [TURNS]``. Each turn is one new process of each kind, with compiled bytecode. After a
+number of new objects Python's garbage collector goes through all those of torch, during the import of sabun or after.
+So all is measured again without the collector.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from pathlib import Path
 
 import sabun
 
-MEASURE = "import time; wall, cpu = time.perf_counter(), time.process_time()\nimport torch\n{}\n"
+MEASURE = "import gc, time; {}\nwall, cpu = time.perf_counter(), time.process_time()\nimport torch\n{}\n"
 SHOW = "print(time.perf_counter() - wall, time.process_time() - cpu)"
 
 
-def times(statement: str) -> tuple[float, float]:
-    """Seconds on the clock and of the processor, in a new process."""
+def times(statement: str, collector: str) -> tuple[float, float]:
+    """Seconds on the clock and of the processor, in a new process that does ``collector`` first."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", MEASURE.format(statement) + SHOW]
+    command = [sys.executable, "-c", MEASURE.format(collector, statement) + SHOW]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     wall, cpu = map(float, done.stdout.split())
     return wall, cpu
@@ -29,10 +31,11 @@ def times(statement: str) -> tuple[float, float]:
 
 def main(turns: int) -> None:
     compileall.compile_dir(Path(sabun.__file__).parent, quiet=2)
-    pairs = [(times("pass"), times("import sabun; sabun.Optimizer")) for _ in range(turns)]
-    for i, name in enumerate(("wall", "cpu")):
-        alone, both = (statistics.median(pair[side][i] for pair in pairs) for side in (0, 1))
-        print(f"{name}: torch {alone:.2f} s, with sabun {both:.2f} s, ratio {both / alone:.3f}")
+    for collector, said in (("gc.enable()", ""), ("gc.disable()", " without the collector")):
+        pairs = [tuple(times(s, collector) for s in ("pass", "import sabun; sabun.Optimizer")) for _ in range(turns)]
+        for i, name in enumerate(("wall", "cpu")):
+            alone, both = (statistics.median(pair[side][i] for pair in pairs) for side in (0, 1))
+            print(f"{name}{said}: torch {alone:.2f} s, with sabun {both:.2f} s, ratio {both / alone:.3f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ from sabun.optim.compiled.c_matrices import MatrixTable
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule
 from sabun.optim.compiled.inductor import Graphs
-from sabun.optim.compiled.triton_elementwise import TritonKernel, TritonTable, takes
 from sabun.optim.filters import FilterForm
 from sabun.optim.preconditioners.preconditioner import MatrixForm, Preconditioner
 from sabun.optim.terms import Tensors
+
+if TYPE_CHECKING:
+    from sabun.optim.compiled.triton_elementwise import TritonTable
 
 __all__ = ["Engine"]
 
@@ -52,9 +54,16 @@ def _ways(fused: bool | str, device: torch.device) -> tuple[str, ...]:
     if fused in (True, "auto"):
         if on_cpu:
             return ("native",)
-        own = ("triton",) if takes(device) else ()
+        own = ("triton",) if _triton_module().takes(device) else ()
         return own if fused == "auto" else (*own, "inductor")
     return () if fused == "native" and not on_cpu else (str(fused),)
+
+
+def _triton_module() -> Any:
+    """The module of the Triton step, which a program without an accelerator never loads."""
+    from sabun.optim.compiled import triton_elementwise
+
+    return triton_elementwise
 
 
 @dataclass(slots=True)
@@ -105,7 +114,7 @@ class Engine:
         ways = [
             (way, on)
             for way in _ways(group["fused"], params[0].device)
-            if (on := TritonTable if way == "triton" else form) not in self._unavailable
+            if (on := _triton_module().TritonTable if way == "triton" else form) not in self._unavailable
             and (form is not MatrixTable or way == "native")
             # Noise, and a rate that is on the device and not read, are for Triton only.
             and (way == "triton" or not (at_random or isinstance(lr, Tensor)))
@@ -122,7 +131,7 @@ class Engine:
                 if way == "inductor":
                     done = self._inductor(rule, numbers, params, grads, state)
                 elif way == "triton":
-                    found = self._table(TritonTable, params, state, rows, preconditioner)
+                    found = self._table(_triton_module().TritonTable, params, state, rows, preconditioner)
                     done = found is not None and self._triton(found, rule, numbers, grads, places, count, at_random)
                 else:
                     if form is MatrixTable:
@@ -130,7 +139,11 @@ class Engine:
                     table = self._table(form, params, state, rows, preconditioner)
                     done = table is not None and self._c(table, rule, numbers, grads)
             except NoCompilerError as error:
-                self._give_up(on, str(error), quietly=group["fused"] == "auto" or way != ways[-1][0])
+                self._give_up(
+                    on, str(error),
+                    advice=_TRITON if way == "triton" else _COMPILER,
+                    quietly=group["fused"] == "auto" or way != ways[-1][0],
+                )  # fmt: skip
                 done = False
             if done:
                 if way != "inductor":
@@ -139,12 +152,13 @@ class Engine:
                 return True
         return False
 
-    def _give_up(self, form: type[PointerTable], reason: str, *, quietly: bool = False) -> None:
+    def _give_up(
+        self, form: type[PointerTable], reason: str, *, advice: str = _COMPILER, quietly: bool = False
+    ) -> None:
         self._unavailable.add(form)
         if quietly or self._warned:
             return
         self._warned = True
-        advice = _TRITON if form is TritonTable else _COMPILER
         warnings.warn(
             f"fused=True has no effect here, the foreach step is used instead: {reason}. {advice}.",
             SabunWarning,
@@ -197,13 +211,13 @@ class Engine:
         arranged = table.arranged(grads) if table.accepts(grads) else None
         if arranged is None or not table.point(arranged, places):
             return False
-        key = (TritonTable, rule, table.dtypes, at_random)
+        key = ("triton", rule, table.dtypes, at_random)
         kernel = self.kernels.get(key)
         if kernel is not None:
             kernel(table, numbers, count)
         else:
             begin = time.perf_counter()
-            kernel = TritonKernel(rule, (*table.dtypes, table.dtypes[0]), at_random=at_random)
+            kernel = _triton_module().TritonKernel(rule, (*table.dtypes, table.dtypes[0]), at_random=at_random)
             kernel.compile(table, numbers, count)
             self.kernels[key] = kernel
             self._count(begin)

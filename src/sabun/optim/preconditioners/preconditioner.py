@@ -30,8 +30,7 @@ class Work:
     """What a preconditioner sees of one bucket of parameters in one step. It may write into ``state`` only.
 
     ``terms`` is the direction; ``grads`` the raw gradients; ``state`` maps the state names to one tensor per
-    parameter; ``count`` is the number of this step, from 1; a
-    tensor where a CUDA graph may capture the step.
+    parameter; ``count`` is the number of this step, from 1, a tensor where a CUDA graph may capture the step.
 
     ``share(lists, work)`` is for matrices: the local parts of ``work(matrices, state)``, where the lists are local
     parts of the parameters, ``matrices`` their matrices, list by list, and ``state`` has one tensor per matrix for the
@@ -70,8 +69,9 @@ class MatrixForm:
 class Preconditioner(Role):
     """Base of the preconditioners.
 
-    A subclass defines ``name``, ``summary``, :meth:`precondition` and :meth:`reference`, and overrides the class
-    attributes where they differ:
+    A subclass defines ``name``, ``summary``, :meth:`precondition` and :meth:`reference`; where it needs matrices,
+    :attr:`fallback`; and :meth:`scale`, if the stability control shall take it. It overrides the class attributes where
+    they differ:
 
     - ``lr_center``: the time step h at which a search for lr is centred.
     - ``like``: names of its state tensors that are shaped as the parameter.

@@ -26,9 +26,7 @@ def check_like(found: object, own: object, where: str, *, optional: Collection[s
     else:
         fits = _is_number(found)
     if not fits:
-        raise StateError(
-            f"{where} is not as a guard saved it.", fix="Load the state_dict() of a guard of this version."
-        )
+        raise StateError(f"{where} is not as a guard saved it.", fix="Load what the state_dict() of a guard returned.")
     if isinstance(own, Mapping) and isinstance(found, Mapping):
         for key in found:
             check_like(found[key], own[key], f"{where}, {key}", optional=optional)

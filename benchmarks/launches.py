@@ -1,0 +1,56 @@
+"""Launches and memory of a step of the preset on an accelerator: the tables of ``docs/large-models.md``.
+
+``python benchmarks/launches.py``. Tensors are on the meta device, so nothing has numbers and no time is predicted; see
+``tests/optim/accelerator.py``, by which ``tests/optim/test_accelerator.py`` holds a step to its budgets.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "optim"))
+
+import torch  # noqa: E402
+from accelerator import Count, gpt2_small, llama_8b, parameters  # noqa: E402
+
+from sabun.optim import buckets, create, matrix_stacks  # noqa: E402
+from sabun.optim import torch_internals as internals  # noqa: E402
+
+
+def counted(shapes: Any, dtype: torch.dtype, **options: Any) -> str:
+    """Launches with CUDA 12 and 13, and megabytes beside parameters, gradients and state, of the second step."""
+    optimizer = create("sabun", parameters(shapes, dtype), **options)
+    optimizer.step()
+    with Count() as count:
+        optimizer.step()
+    return f"{count.launches[12]:,} | {count.launches[13]:,} | {count.transient / 1e6:.0f} MB |"
+
+
+def main() -> None:
+    internals.multiplies_bfloat16 = lambda device: True
+    wide = {"state_dtype": "float32"}
+    print("| preset sabun | parameters | options | launches, CUDA 12 | launches, CUDA 13 | beside them |")
+    print(6 * "|---" + "|")
+    for name, shapes, dtype, options in (
+        ("GPT-2 small", gpt2_small(), torch.float32, {}),
+        ("GPT-2 small", gpt2_small(), torch.float32, {"capturable": True}),
+        ("GPT-2 small", gpt2_small(), torch.bfloat16, wide),
+        ("GPT-2 small", gpt2_small(), torch.bfloat16, {}),
+        ("Llama 3 8B", llama_8b(), torch.bfloat16, wide),
+        ("Llama 3 8B", llama_8b(), torch.bfloat16, {}),
+    ):
+        print(f"| {name} | {dtype} | {options or ''} |", counted(shapes, dtype, **options), flush=True)
+    print("\n| workspace | entries of a piece | launches, CUDA 12 | launches, CUDA 13 | beside them |")
+    print(5 * "|---" + "|")
+    for workspace, bound in ((72, 21), (144, 21), (288, 32), (600, 64)):
+        matrix_stacks.WORKSPACE, buckets._BOUND = workspace * 10**6, bound * 2**20
+        print(f"| {workspace} MB | {bound}·2²⁰ |", counted(gpt2_small(), torch.float32), flush=True)
+
+
+if __name__ == "__main__":
+    import piped
+
+    piped.run(main)
