@@ -27,7 +27,8 @@ CANDIDATE_ARMS = (
     variant("Nesterov's momentum, β = 0.9", {"beta": (0.9,)}, scheme="nesterov({beta})"),
     variant("no look-ahead, β = 0.9", {"beta": (0.9,)}, scheme="heavy-ball({beta})"),
     variant("row normalization", preconditioner=_ROWS),
-    variant("two memories", scheme="memories(0.7, 0.8, 2, 0.3, 0.96, 0)"),
+    variant("Nesterov's momentum, row normalization", scheme="nesterov({beta})", preconditioner=_ROWS),
+    variant("two memories", scheme="memories(0.7, 0.8, 2, 0.3, 0.96)"),
     variant("a shorter second moment for the rest", rest={"preconditioner": "adam(beta2=0.99)"}),
 )
 """Without look-ahead: γ = 0, plain momentum. The rate of the rest without second moments is 4 times that of the hidden
