@@ -110,8 +110,8 @@ if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # torch 2.8 has
 
 
 def test_under_torchrun_ddp_and_fsdp_take_the_steps_of_one_process(tmp_path: Path) -> None:
-    """DTensor's cache keeps the destroyed process group, and with it threads of Gloo. One that is not done with its last
-    tensor when the interpreter ends aborts it (pytorch#179291); so the cache is cleared, and the threads are joined.
+    """DTensor's cache keeps the destroyed process group, and with it threads of Gloo. One that still has a tensor when
+    the interpreter ends aborts it (pytorch#179291): the cache is cleared, so that no such thread is left.
     """
     (tmp_path / "rank.py").write_text(RANK, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
