@@ -65,11 +65,15 @@ def _one_thread() -> None:
 def _empty_directory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scripts are started in an empty directory: every run copies the one in which it is started, and this is large."""
+    """Scripts are started in an empty directory: every run copies the one in which it is started, and this is large.
+
+    They take tenths of a second, so the trainer looks more often whether they have ended.
+    """
     if "python" in request.fixturenames:
         place = tmp_path_factory.mktemp("work") / "in" / "project"  # links stand for what is beside it and above
         place.mkdir(parents=True)
         monkeypatch.chdir(place)
+        monkeypatch.setattr("sabun.poc.training.script.POLL", 0.005)
 
 
 @pytest.fixture(scope="session")

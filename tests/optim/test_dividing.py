@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,12 @@ def test_one_process_has_no_team() -> None:
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
-def test_processes_that_divide_the_work_end_where_one_that_does_it_all_ends(tmp_path: Path) -> None:
+def test_processes_that_divide_the_work_end_where_one_that_does_it_all_ends(python: str, tmp_path: Path) -> None:
     world = 2
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(tmp_path), str(rank), str(world)],
+            [*shlex.split(python), str(WORKER), str(tmp_path), str(rank), str(world)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         )
         for rank in range(world)
