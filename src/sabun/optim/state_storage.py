@@ -33,12 +33,12 @@ from torch import Tensor
 
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
-from sabun.optim.stochastic_rounding import round_at_random, seed_of
+from sabun.optim.stochastic_rounding import generator_of, round_at_random, seed_of
 from sabun.optim.terms import Tensors
 
 __all__ = [
-    "BLOCK", "LEAST_ENTRIES", "LEAST_ROW", "load", "require_rows", "scale_key", "scale_shape", "settle", "storage_of",
-    "store",
+    "BLOCK", "LEAST_ENTRIES", "LEAST_ROW", "decode", "encode", "load", "require_rows", "scale_key", "scale_shape",
+    "settle", "storage_of", "store",
 ]  # fmt: skip
 
 BLOCK = 256
@@ -98,7 +98,7 @@ def _blocks(x: Tensor) -> Tensor:
     return flat.view(rows, number, length)
 
 
-def _encode(x: Tensor, codes: Tensor, scale: Tensor, noise: Tensor | None, *, signed: bool) -> None:
+def encode(x: Tensor, codes: Tensor, scale: Tensor, noise: Tensor | None, *, signed: bool) -> None:
     """Store ``x``. ``noise`` is uniform in [0, 1) in the shape of its blocks; None rounds to nearest."""
     levels = _levels(x.device, signed=signed).to(x.dtype)
     blocks = _blocks(x)
@@ -112,7 +112,7 @@ def _encode(x: Tensor, codes: Tensor, scale: Tensor, noise: Tensor | None, *, si
     codes.copy_(below.flatten(1)[:, : math.prod(x.shape[1:])].reshape(x.shape))
 
 
-def _decode(codes: Tensor, scale: Tensor, dtype: torch.dtype, *, signed: bool) -> Tensor:
+def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype, *, signed: bool) -> Tensor:
     """The values of what was stored, in new memory."""
     levels = _levels(codes.device, signed=signed).to(dtype)
     blocks = levels[_blocks(codes).int()].mul_(scale.unsqueeze(-1).to(dtype))
@@ -125,7 +125,7 @@ def load(stored: Tensors, scales: Sequence[Tensor] | None, dtype: torch.dtype, *
     """The values of state tensors in new memory; ``scales`` is None for bfloat16."""
     if scales is None:
         return [t.to(dtype) for t in stored]
-    return [_decode(codes, scale, dtype, signed=signed) for codes, scale in zip(stored, scales, strict=True)]
+    return [decode(codes, scale, dtype, signed=signed) for codes, scale in zip(stored, scales, strict=True)]
 
 
 def store(
@@ -142,12 +142,10 @@ def store(
         if scales is None:
             round_at_random(tensor, x.float(), seed)
             continue
-        generator = torch.Generator(device=x.device)
-        generator.manual_seed(seed)
         rows, number = scale_shape(x.shape)
         length = -(-math.prod(x.shape[1:]) // number)
-        noise = torch.rand((rows, number, length), generator=generator, device=x.device)
-        _encode(x, tensor, scales[i], noise, signed=signed)
+        noise = torch.rand((rows, number, length), generator=generator_of(x.device, seed), device=x.device)
+        encode(x, tensor, scales[i], noise, signed=signed)
 
 
 def settle(
@@ -172,11 +170,11 @@ def settle(
     new_scale = internals.rows_like(p, scale_shape(p.shape)[1]) if storage == "8bit" else None
     if found is not None:
         parts = [t if t is None or not internals.is_dtensor(t) else t.to_local() for t in (found, scale, made, new_scale)]
-        values = parts[0] if scale is None else _decode(parts[0], parts[1], wide, signed=signed)
+        values = parts[0] if scale is None else decode(parts[0], parts[1], wide, signed=signed)
         if new_scale is None:
             parts[2].copy_(values)
         else:
-            _encode(values.to(wide), parts[2], parts[3], None, signed=signed)
+            encode(values.to(wide), parts[2], parts[3], None, signed=signed)
     held[name] = made
     if new_scale is not None:
         held[key] = new_scale

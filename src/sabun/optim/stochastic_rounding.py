@@ -12,7 +12,7 @@ from torch import Tensor
 from sabun.optim import torch_internals as internals
 from sabun.optim.terms import Tensors
 
-__all__ = ["round_at_random", "round_to_dtype", "seed_of"]
+__all__ = ["generator_of", "round_at_random", "round_to_dtype", "seed_of"]
 
 
 def seed_of(step: int, place: int, piece: int, *, stream: int = 0) -> int:
@@ -22,6 +22,11 @@ def seed_of(step: int, place: int, piece: int, *, stream: int = 0) -> int:
     ``stream``: 0 for the parameter itself, another number for each tensor of its state.
     """
     return (step * 1_000_003 + place + piece * 7_368_787 + stream * 0x1E37_79B9_7F4A_7C15) % 2**63
+
+
+def generator_of(device: torch.device, seed: int) -> torch.Generator | None:
+    """A generator of this seed; None on the meta device, whose tensors have no numbers."""
+    return None if device.type == "meta" else torch.Generator(device=device).manual_seed(seed)
 
 
 def round_to_dtype(
@@ -37,8 +42,7 @@ def round_to_dtype(
 
 def round_at_random(p: Tensor, x: Tensor, seed: int) -> None:
     """Write ``x`` (float32) into ``p`` (bfloat16), each entry up or down at random, without bias."""
-    generator = torch.Generator(device=x.device)
-    generator.manual_seed(seed)
+    generator = generator_of(x.device, seed)
     bits = torch.randint(0, 2**16, x.shape, generator=generator, device=x.device, dtype=torch.int32)
     # A bfloat16 is the upper half of a float32: add noise below it, and truncate.
     bits.add_(x.view(torch.int32)).bitwise_and_(-65536)
