@@ -6,7 +6,7 @@
 Each task is trained by each preset at its default learning rate (linear schedule) with the state in float32 and in each
 other way, from the same weights on the same batches. Printed as Markdown:
 
-- **distance**: ‖θ − θ₃₂‖ / ‖θ₃₂ − θ₀‖ after the stated number of steps, θ₃₂ trained with state in float32; geometric mean
+- **distance**: ‖θ − θ₃₂‖ / ‖θ₃₂ − θ₀‖ after the stated number of steps, with θ₃₂ from state in float32; geometric mean
   over seeds. Training amplifies every difference, so the yardstick is a run in float32 whose initial weights are
   changed by one part in a million.
 - **loss**: final score over that with state in float32, geometric mean over seeds with its 95% interval (Student's t on
@@ -96,7 +96,9 @@ def measure(case: str, preset: str, seed: int, share: float) -> Iterable[dict[st
         weights, score, size = train(case, preset, way, seed, share)
         exact = exact or weights
         apart = {
-            n: float((w - exact[n]).norm() / (exact[n] - exact[0]).norm()) for n, w in weights.items() if n and way != "float32"
+            n: float((w - exact[n]).norm() / (exact[n] - exact[0]).norm())
+            for n, w in weights.items()
+            if n and way != "float32"
         }
         yield {"case": case, "preset": preset, "way": way, "seed": seed, "share": share, "score": score, "bytes": size,
                "apart": apart}  # fmt: skip

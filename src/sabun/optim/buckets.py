@@ -370,8 +370,9 @@ def _fill(
 ) -> bool:
     """Make what is missing of a parameter's state, key by key. True when its history begins now.
 
-    Histories are in ``dtype``, unless there is a ``storage``. Second moments, Kronecker factors and averages change by less than half a unit in the
+    Histories are in ``dtype``. Second moments, Kronecker factors and averages change by less than half a unit in the
     last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
+    A ``storage`` has histories and second moments in fewer bits.
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
@@ -408,7 +409,9 @@ def _fill(
 def _counts(preconditioner: Preconditioner, filter_: FilterForm, group: Mapping[str, Any]) -> bool:
     """Whether the number of steps that a parameter has taken is needed."""
     roles = preconditioner.counts_steps or group["averaging"].counts_steps
-    return bool(roles or filter_.start_up == "unbiased" or group["stochastic_rounding"] or group["state_dtype"] in STORAGES)
+    return bool(
+        roles or filter_.start_up == "unbiased" or group["stochastic_rounding"] or group["state_dtype"] in STORAGES
+    )
 
 
 def _forget(held: dict[str, Any]) -> None:

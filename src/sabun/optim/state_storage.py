@@ -34,6 +34,7 @@ from torch import Tensor
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.stochastic_rounding import generator_of, round_at_random, seed_of
+from sabun.optim.tensors import real_view
 from sabun.optim.terms import Tensors
 
 __all__ = [
@@ -166,15 +167,15 @@ def settle(
             if scale is not None:
                 held[key] = scale
             return
-    made = torch.zeros_like(p, dtype=wanted, memory_format=torch.preserve_format)
-    new_scale = internals.rows_like(p, scale_shape(p.shape)[1]) if storage == "8bit" else None
-    if found is not None:
-        parts = [t if t is None or not internals.is_dtensor(t) else t.to_local() for t in (found, scale, made, new_scale)]
-        values = parts[0] if scale is None else decode(parts[0], parts[1], wide, signed=signed)
-        if new_scale is None:
-            parts[2].copy_(values)
-        else:
-            encode(values.to(wide), parts[2], parts[3], None, signed=signed)
-    held[name] = made
-    if new_scale is not None:
-        held[key] = new_scale
+    held[name] = made = torch.zeros_like(p, dtype=wanted, memory_format=torch.preserve_format)
+    if storage == "8bit":
+        held[key] = internals.rows_like(p, scale_shape(p.shape)[1])
+    if found is None:
+        return
+    values, target = real_view(found), real_view(made)
+    if scale is not None:
+        values = decode(values, real_view(scale), wide, signed=signed)
+    if storage == "8bit":
+        encode(values.to(wide), target, real_view(held[key]), None, signed=signed)
+    else:
+        target.copy_(values)

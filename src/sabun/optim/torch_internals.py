@@ -22,8 +22,8 @@ __all__ = [
     "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
     "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
     "gathered", "has_flattened", "in_rows", "inner_schedulers", "is_dtensor", "is_in_rows", "is_made", "is_unscaled",
-    "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "rows_like", "scheduler_rates", "scheduler_steps", "shard",
-    "sum_of_ranks", "unsafe_view", "versions", "ways_of", "whole",
+    "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "rows_like", "scheduler_rates",
+    "scheduler_steps", "shard", "sum_of_ranks", "unsafe_view", "versions", "ways_of", "whole",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.

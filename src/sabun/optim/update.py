@@ -112,11 +112,7 @@ def _in_float32(tensors: Sequence[Any]) -> list[Any]:
 def _in_dtype(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     """The same in this dtype; on an accelerator in one call."""
     made = [
-        t
-        if t is None or t.dtype == dtype
-        else t.to(dtype)
-        if t.is_cpu
-        else torch.empty_like(t, dtype=dtype)
+        t if t is None or t.dtype == dtype else t.to(dtype) if t.is_cpu else torch.empty_like(t, dtype=dtype)
         for t in tensors
     ]
     if pairs := [(a, b) for a, b in zip(made, tensors, strict=True) if a is not b and not b.is_cpu]:
@@ -386,9 +382,7 @@ def _store(bucket: Bucket, piece: _Piece, computed: _Operands) -> None:
     """Round state that was computed in more bits than it is stored in."""
     stored = piece.stored
     if bucket.storage is None:
-        pairs = [
-            (a, b) for a, b in zip(stored.state_tensors(), computed.state_tensors(), strict=True) if a is not b
-        ]
+        pairs = [(a, b) for a, b in zip(stored.state_tensors(), computed.state_tensors(), strict=True) if a is not b]
         if pairs:
             internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
         return
