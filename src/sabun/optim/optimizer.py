@@ -103,9 +103,9 @@ class Optimizer(torch.optim.Optimizer):
             any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
         state_dtype: "float32": the velocities of 16-bit parameters are in float32; None: in the parameter's dtype. With
             either their second moments, Kronecker factors and averages are in float32, because they would stand still
-            in 16 bits, and so is the arithmetic; what is stored is rounded once per step. "bfloat16", "8bit": velocities
-            and second moments of matrices of at least 4096 entries, whatever the dtype of the parameters, are stored
-            so, rounded at random without bias (:mod:`sabun.optim.state_storage`); the rest is as with "float32".
+            in 16 bits, and so is the arithmetic; what is stored is rounded once per step. "bfloat16", "8bit": whatever
+            the parameters are, velocities and second moments of matrices of at least 4096 entries are stored so,
+            rounded at random without bias (:mod:`sabun.optim.state_storage`); the rest is as with "float32".
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
         rest: options of the parameters that are no hidden matrices, where they differ: ``{"preconditioner": "adam",
