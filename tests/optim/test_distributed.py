@@ -73,10 +73,8 @@ def compare(found: dict[str, dict[str, Tensor]]) -> None:
             expected |= {f"averaged {key}": p.detach().clone() for key, p in model.named_parameters()}
         assert found[name].keys() == expected.keys()
         for key, value in expected.items():
-            # The QR of kronecker amplifies rounding.
-            tolerance = 1e-9 if name == "kronecker" else 1e-12
             say = f"{name}, {key}: {{}}".format
-            torch.testing.assert_close(found[name][key], value, rtol=0, atol=tolerance, msg=say)
+            torch.testing.assert_close(found[name][key], value, rtol=0, atol=1e-12, msg=say)
 
 
 def test_replicas_end_where_one_process_ends(python: str, tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_replicas_end_where_one_process_ends(python: str, tmp_path: Path) -> Non
         assert parameters
         for key, value in parameters.items():
             torch.testing.assert_close(
-                value, found[name][key], rtol=1e-9, atol=1e-9, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
+                value, found[name][key], rtol=0, atol=1e-12, msg=lambda m, key=key, name=name: f"{name}, {key}: {m}"
             )
 
 
@@ -100,12 +98,30 @@ def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(p
 def test_partial_gradients_of_sequence_parallel_layers_are_summed(python: str, tmp_path: Path, world: int) -> None:
     """Norms and biases are replicated, and each rank has the gradient of its positions; on 4 ranks FSDP2 after that."""
     found = launch(python, "sequence", tmp_path, world)
-    for name, make in SEQUENTIAL.items():
-        model = Block()
-        train(model, make(model.named_parameters()), SEQUENCES)
-        for key, p in model.named_parameters():
-            say = f"{name}, {key}: {{}}".format
-            torch.testing.assert_close(found[name][key], p.detach(), rtol=0, atol=1e-12, msg=say)
+    assert found.keys() == SEQUENTIAL.keys()
+    for name, (arm, norm) in SEQUENTIAL.items():
+        expected = sequential(arm, norm)
+        # One process whose gradients are rounded otherwise ends as far away.
+        rounded = arm == "kronecker" and norm is nn.LayerNorm
+        bound = max(distance(sequential(arm, norm, seed), expected) for seed in range(4)) if rounded else 1e-12
+        assert distance(found[name], expected) <= bound <= 1e-8, name
+
+
+def sequential(arm: str, norm: type[nn.Module], seed: int | None = None) -> dict[str, Tensor]:
+    """The parameters that one process trains; with ``seed`` from gradients that are changed by about two roundings."""
+    model = Block(norm)
+    optimizer = ARMS[arm](model.named_parameters())
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in model.parameters():
+            p.register_hook(lambda g: g * (1 + 4e-16 * torch.randn(g.shape, generator=generator, dtype=g.dtype)))
+    train(model, optimizer, SEQUENCES)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - p).abs().max()) for name, p in expected.items())
 
 
 @pytest.fixture(scope="module")
