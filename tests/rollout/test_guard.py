@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import sabun
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, TrainingError
+from sabun.rollout.guard import guard as guard_module
 from sabun.rollout.guard import loss_monitor, recovery_policy
 from sabun.rollout.guard.guard import Guard
 from sabun.rollout.guard.loss_monitor import LossMonitor
@@ -499,6 +500,8 @@ def test_a_state_of_an_earlier_version_is_continued_and_any_other_key_is_missed(
             else:
                 with pytest.raises(StateError, match="not as a guard saved it"):
                     toy.guard.load_state_dict(earlier)
+    toy.guard.load_state_dict({key: part for key, part in stored.items() if key not in guard_module._ADDED})
+    assert toy.guard.state_dict() == stored
 
 
 def test_resuming(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class Preconditioner(Role):
     - ``lr_center``: the time step h at which a search for lr is centred.
     - ``like``: names of its state tensors that are shaped as the parameter.
     - ``matrix_keys``: names of its other state tensors, see :meth:`matrix_state`.
+    - ``squares``: those of ``like`` that are never negative, and divide.
     - ``rms``: the root mean square of an update at lr = 1 where that hardly depends on the size of the gradient (of
       adam it is the upper end); None: unknown, and ``step_limit`` is refused.
     - ``is_euclidean``: P = 1.
@@ -89,6 +90,7 @@ class Preconditioner(Role):
     role: ClassVar[str] = "preconditioner"
     lr_center: ClassVar[float] = 0.003
     like: ClassVar[tuple[str, ...]] = ()
+    squares: ClassVar[tuple[str, ...]] = ()
     matrix_keys: ClassVar[tuple[str, ...]] = ()
     rms: ClassVar[float | None] = None
     is_euclidean: ClassVar[bool] = False
