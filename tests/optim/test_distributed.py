@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from training import batches
 
+from sabun.optim.distributed import _shares
+
 SHORT = "spectral(exchange_dtype='bfloat16')"
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
@@ -124,6 +126,14 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(float((found[name] - p).abs().max()) for name, p in expected.items())
 
 
+def test_shares_are_disjoint_complete_and_balanced() -> None:
+    costs = [9.0, 1, 1, 1, 5, 4, 3, 3]
+    shares = _shares(costs, 3)
+    assert sorted(i for share in shares for i in share) == list(range(len(costs)))
+    assert [sum(costs[i] for i in share) for share in shares] == [9, 9, 9]
+    assert _shares([1.0], 3)[2] == []
+
+
 @pytest.fixture(scope="module")
 def ranks(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What four ranks found in all placements; and where their checkpoints are, beside one of one process."""
@@ -161,6 +171,7 @@ def test_matrices_go_to_their_owners_and_back(ranks: tuple[Path, list[dict[str, 
     model, optimizer = alone(shapes, rule, 4)
     for one in found:
         equal(one["params"], model)
+        assert all(map(torch.equal, one["params"], found[0]["params"]))
     with_state = rule != "spectral"
     # What has no owner: the state of experts that are divided otherwise than evenly and in one way.
     gathered = with_state and name in ("uneven experts", "experts and rows", "experts of replicas")
@@ -181,7 +192,7 @@ def test_matrices_go_to_their_owners_and_back(ranks: tuple[Path, list[dict[str, 
         assert len(exchanges) + len(sums) == len(one["calls"])
         cuts = sum(way != "-" and ("experts" not in name or way == "1") for way in divided)
         assert len(exchanges) == 2 * cuts
-        assert sums == ([one["shards"]] if "replicas" in name or name == "nothing" else [])
+        assert sums == ([one["shards"]] if "replicas" in name or name in ("nothing", "plain") else [])
         if cuts == 1 and name != "replicas":
             assert exchanges[0] == lists * one["shards"]
     if name in ("rows", "columns", "replicas"):  # there and back, whatever the number of ranks
