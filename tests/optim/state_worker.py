@@ -1,4 +1,4 @@
-"""One rank: ``python state_worker.py DIRECTORY RANK WORLD``. Shards with state in fewer bits, and parameters on the CPU.
+"""One rank: ``python state_worker.py DIRECTORY RANK WORLD``. Shards, state in fewer bits, parameters on the CPU.
 
 ``test_state_shards`` starts it and compares with one process.
 """

@@ -1,4 +1,4 @@
-"""Gradient release: a step inside ``backward``, one optimizer for each parameter, against an ordinary step."""
+"""Gradient release, a step inside ``backward``, and state on the CPU between steps: equal to an ordinary step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sabun.optim import create
 
 
 class Tied(nn.Module):
-    """Token embedding, hidden matrices of two equal shapes and another one, a norm, and a head that is the embedding."""
+    """A token embedding that is the head, too, pairs of hidden matrices of equal shapes, and a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,3 +78,43 @@ def test_it_is_an_ordinary_step_to_the_bit(rule: str) -> None:
         assert torch.equal(a, b), key
     assert len(singles) == len([*released.parameters()])
     assert max(alive) == 0
+
+
+def offload(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
+    """As the documentation has it: copies on the CPU, and no memory on the device between steps."""
+    away: dict[Tensor, Tensor] = {}
+
+    def put_away(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for held in optimizer.state.values():
+            for t in held.values():
+                if t.ndim:  # the counter is on the CPU
+                    away[t] = t.to("cpu", copy=True)
+                    t.untyped_storage().resize_(0)
+
+    def bring(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for t, copied in away.items():
+            t.untyped_storage().resize_(copied.nbytes)
+            t.copy_(copied)
+        away.clear()
+
+    optimizer.register_step_pre_hook(bring)
+    optimizer.register_step_post_hook(put_away)
+    return away
+
+
+@pytest.mark.parametrize("rule", [*RULES, "adamw, 8 bits"])
+def test_state_that_is_away_between_steps_changes_nothing(rule: str) -> None:
+    options = {"state_dtype": "8bit"} if "8 bits" in rule else RULES[rule]
+    models = Tied(), Tied()
+    optimizers = [create(rule.partition(",")[0], model, **options) for model in models]
+    away = offload(optimizers[1])
+    for step in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+    for (key, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b), key
+    held = [t for one in optimizers[1].state.values() for t in one.values() if t.ndim]
+    assert len(away) == len(held)
+    assert all(t.untyped_storage().nbytes() == 0 for t in held)
