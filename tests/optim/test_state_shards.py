@@ -1,4 +1,4 @@
-"""State in fewer bits under FSDP2: shards end where one process ends, also with a checkpoint, or offloaded to the CPU."""
+"""State in fewer bits under FSDP2: shards end where one process ends, with a checkpoint or offloaded to the CPU too."""
 
 from __future__ import annotations
 
