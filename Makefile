@@ -7,32 +7,42 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 JOBS ?= 2
 
-.PHONY: poc test check format docs clean benchmark examples gpu-check
+.PHONY: poc test check types lint format docs clean benchmark examples gpu-check
 
 # torch is installed first and pinned, so that pip takes the CPU build where the index has one. Bytecode is compiled
 # afterwards, on all cores; files that do not compile are skipped.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 COMPILE = $(BIN)/python -m compileall -q -j 0 $(VENV)/lib src >/dev/null 2>&1 || true
-$(BIN)/.poc: pyproject.toml constraints.txt
+$(BIN)/.torch: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch==2.13.0 numpy
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc]'
+	$(INSTALL) torch==2.13.0 numpy
+	@touch $@
+
+$(BIN)/.poc: $(BIN)/.torch
+	$(INSTALL) -e '.[poc]'
 	@$(COMPILE)
 	@touch $@
 
-$(BIN)/.dev: $(BIN)/.poc
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,slides,notebook,ray,ray-train,docs,dev]'
+# It holds all that .poc has: sabun is built and installed once.
+$(BIN)/.dev: $(BIN)/.torch
+	$(INSTALL) -e '.[poc,transformers,lightning,accelerate,mlflow,tensorboard,parquet,slides,notebook,ray,ray-train,docs,dev]'
 	@$(COMPILE)
-	@touch $@
+	@touch $(BIN)/.poc $@
 
 ## make poc: the whole proof of concept on real data; prints the verdict and the path of the report
 poc: $(BIN)/.poc
 	@$(BIN)/sabun poc run --out runs/demonstration
 
-## make check: lint, format, types, import contracts (seconds)
+## make check: lint, format, types, import contracts (seconds); the types beside the rest
 check: $(BIN)/.dev
+	@$(MAKE) --no-print-directory -j 2 types lint
+
+types: $(BIN)/.dev
+	$(BIN)/mypy
+
+lint: $(BIN)/.dev
 	$(BIN)/ruff check src tests benchmarks examples docs noxfile.py
 	$(BIN)/ruff format --check src tests benchmarks examples docs noxfile.py
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 

@@ -61,6 +61,21 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _empty_directory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts are started in an empty directory: every run copies the one in which it is started, and this is large.
+
+    They take tenths of a second, so the trainer looks more often whether they have ended.
+    """
+    if "python" in request.fixturenames:
+        place = tmp_path_factory.mktemp("work") / "in" / "project"  # links stand for what is beside it and above
+        place.mkdir(parents=True)
+        monkeypatch.chdir(place)
+        monkeypatch.setattr("sabun.poc.training.script.POLL", 0.005)
+
+
 @pytest.fixture(scope="session")
 def python() -> Iterator[str]:
     """What stands for ``python`` in the command of a user's script: one that need not import torch every time."""
