@@ -105,7 +105,7 @@ def set_gradients(named: Named, step: int) -> None:
 def walk(preset: str, dtype: torch.dtype, device: torch.device, **options: Any) -> Tensor:
     """The change of the parameters in ten steps, in float64 on the CPU.
 
-    One step with ``soap``: of the bases, rounding chooses the directions in which there has been no gradient.
+    One step with ``soap``, which later divides entries that are mostly rounding by their own size.
     """
     named = parameters(SMALL, dtype, device)
     before = flat(named)

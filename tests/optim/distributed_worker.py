@@ -3,13 +3,15 @@
 Modes: ``ddp`` trains replicas, with the optimizer whole on each rank and with torch's ZeRO around it; ``save`` trains 6
 steps sharded by FSDP2, checkpoints, trains 6 more; ``resume`` loads that checkpoint in a world of its own size and
 trains the last 6 steps; ``sequence`` trains a block that is tensor and sequence parallel; ``placed`` steps
-hidden matrices in several placements, and moves their checkpoints. All ranks see the same batches.
+hidden matrices in several placements, and moves their checkpoints. In ``ddp``, ``save`` and ``resume`` each rank has
+its part of every batch.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import backward, batches, leave
 
 import sabun
-from sabun.optim import create
+from sabun.optim import PRECONDITIONERS, create
 from sabun.optim.preconditioners import spectral
 
 torch.set_num_threads(1)
@@ -51,19 +53,20 @@ def network() -> nn.Sequential:
 class Block(nn.Module):
     """Two norms, two linear layers and a head, over (batch, sequence, 8)."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: type[nn.Module] = nn.LayerNorm) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 12), nn.Linear(12, 8)
-        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+        self.first, self.up, self.down = norm(8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.last, self.head = norm(8), nn.Linear(8, 4)
         self.double()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.last(x + self.down(torch.tanh(self.up(self.first(x))))))
 
 
-# Where `kronecker` has seen no gradient yet, rounding chooses its basis; sums in another order are rounded otherwise.
-SEQUENTIAL = {name: make for name, make in ARMS.items() if name != "kronecker"}
+# Arms with sequence parallelism, and their norm. Before a LayerNorm the sums over the rows of a gradient are exactly 0;
+# `kronecker` divides what rounding leaves of them by ε.
+SEQUENTIAL = {name: (name, nn.LayerNorm) for name in ARMS} | {"kronecker, RMSNorm": ("kronecker", nn.RMSNorm)}
 SEQUENCES = [
     tuple(torch.randn(2, 6, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for n in (8, 4))
     for seed in range(8)
@@ -133,6 +136,7 @@ PLACED = {
     "uneven experts": (UNEVEN, (4,), "0"),
     "experts and rows": (EXPERTS, (2, 2), "10"),
     "experts of replicas": (EXPERTS, (2, 2), "-0"),
+    "plain": (HIDDEN, (), ""),  # as under DDP, with divide=True
 }
 
 
@@ -165,8 +169,11 @@ def hidden(tensors: list[torch.Tensor], ranks: tuple[int, ...] = (), divided: st
 
 def optimizer_of(model: nn.Module, rule: str, **options: object) -> torch.optim.Optimizer:
     three = next(model.parameters()).ndim == 3
+    chosen = PRECONDITIONERS.make(rule)
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        chosen = replace(chosen, divide=True)
     return sabun.Optimizer(
-        model.named_parameters(), 0.1, scheme="nesterov", preconditioner=rule,
+        model.named_parameters(), 0.1, scheme="nesterov", preconditioner=chosen,
         matrices={"*": "stack" if three else "matrix"}, **options,
     )  # fmt: skip
 
@@ -244,7 +251,7 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, place: Path) -> Non
 
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
-MOVED = ("rows", "both", "experts")
+MOVED = ("rows", "both", "experts", "plain")
 
 # The hidden matrices of four layers of width 256: 12 MiB in float32.
 LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
@@ -277,12 +284,12 @@ def sequences(world: int) -> dict[str, dict[str, torch.Tensor]]:
     """Of two ranks: tensor and sequence parallelism. Of four: FSDP2 after them."""
     mesh = dist.init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     results = {}
-    for name, make in SEQUENTIAL.items():
-        model = Block()
+    for name, (arm, norm) in SEQUENTIAL.items():
+        model = Block(norm)
         divide_sequences(model, mesh["tensor"])
         for module in (*model.children(), model) if world > 2 else ():
             fully_shard(module, mesh=mesh["data"])
-        optimizer = make(model.named_parameters())
+        optimizer = ARMS[arm](model.named_parameters())
         train(model, optimizer, SEQUENCES)
         # FSDP2 reduces the partial sums itself.
         assert any(p.grad.placements != p.placements for p in model.parameters()) is (world == 2)
@@ -304,7 +311,12 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data) -> None:
         optimizer.step()
 
 
-def divided(name: str) -> dict[str, torch.Tensor]:
+def part(data: list, rank: int, world: int) -> list:
+    """This rank's part of each batch."""
+    return [tuple(t.chunk(world)[rank] for t in batch) for batch in data]
+
+
+def divided(name: str, data: list) -> dict[str, torch.Tensor]:
     """Replicas again, each rank holding the optimizer of its share of the parameters."""
     model = network()
     replica = nn.parallel.DistributedDataParallel(model)
@@ -313,7 +325,7 @@ def divided(name: str) -> dict[str, torch.Tensor]:
         made = ARMS[name](model.named_parameters()).param_groups
         members = [{key: value for key, value in group.items() if key != "param_names"} for group in made]
     optimizer = ZeroRedundancyOptimizer(members, optimizer_class=lambda params, **_: ARMS[name](params))
-    train(replica, optimizer, batches(12))
+    train(replica, optimizer, data)
     return whole(model)
 
 
@@ -322,7 +334,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
     store = dist.FileStore(str(directory / f"store-{mode}-{world}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
     results = {}
-    mesh = dist.init_device_mesh("cpu", (world,))
+    mesh, data = dist.init_device_mesh("cpu", (world,)), part(batches(12), rank, world)
     options = FLAT
     if mode == "sequence":
         results = sequences(world)
@@ -333,7 +345,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
         if mode == "ddp":
             replica = nn.parallel.DistributedDataParallel(model)
             optimizer = make(replica.named_parameters())
-            train(replica, optimizer, batches(12))
+            train(replica, optimizer, data)
         else:
             for layer in model:
                 if isinstance(layer, nn.Linear):
@@ -341,7 +353,7 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
             fully_shard(model, mesh=mesh)
             optimizer = make(model.named_parameters())
             if mode == "save":
-                train(model, optimizer, batches(6))
+                train(model, optimizer, data[:6])
             else:
                 with torch.no_grad():
                     for p in model.parameters():
@@ -354,9 +366,9 @@ def main(mode: str, directory: Path, rank: int, world: int) -> None:
                 dcp.load(state, checkpoint_id=str(directory / name))
                 loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
                 set_state_dict(model, optimizer, **loaded, options=options)
-            train(model, optimizer, batches(12)[6:])
+            train(model, optimizer, data[6:])
         if mode == "ddp":
-            results[f"{name}, ZeRO"] = divided(name)
+            results[f"{name}, ZeRO"] = divided(name, data)
         results[name] = whole(model)
         with optimizer.averaged():
             results[name] |= {f"averaged {key}": value for key, value in whole(model).items()}

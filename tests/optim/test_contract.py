@@ -31,8 +31,6 @@ def over(*cases: Case):
 every = over(*CASES)
 multistep = over(*(c for c in CASES if c.name != "runge-kutta"))
 without_closure = over(*(c for c in CASES if not c.closure))
-# A first eigenbasis has a null space whose basis rounding decides, so no two ways of rounding stay together.
-well_conditioned = over(*(c for c in CASES if "kronecker" not in str(c)))
 
 
 def run(case: Case, model: nn.Module, data, **options) -> torch.optim.Optimizer:
@@ -313,7 +311,7 @@ def test_a_scheme_with_another_memory_begins_its_history_anew() -> None:
             assert torch.equal(p, fresh) is not kept, (first, then, n)
 
 
-@well_conditioned
+@every
 def test_layout_in_memory_makes_no_difference(case: Case) -> None:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(6, 4, generator=generator, dtype=torch.float64)
@@ -438,7 +436,7 @@ def test_one_at_a_time_is_the_same_as_all_together(case: Case) -> None:
     assert tracker.all_popped()
 
 
-@well_conditioned
+@every
 def test_gradient_accumulation_is_one_large_batch(case: Case) -> None:
     a, b, (x, y) = network(), network(), batches(1)[0]
     one, two = case(a.parameters()), case(b.parameters())

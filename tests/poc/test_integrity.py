@@ -549,16 +549,58 @@ def test_a_planted_link_is_not_written_through(copy: Path, tmp_path: Path, name:
     assert foreign_file.read_text() == "mine"
 
 
-def test_git_runs_no_command_of_the_repository(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    hook = tmp_path / "hook"
+@pytest.mark.parametrize("command", ["fsmonitor", "clean", "process", "submodule", "fetch"])
+def test_git_runs_no_command_of_the_repository(command: str, tmp_path: Path) -> None:
+    place, hook = tmp_path / "r", tmp_path / "hook"
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
     hook.chmod(0o755)
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    subprocess.run([*git, "config", "core.fsmonitor", str(hook)], check=True)
-    subprocess.run([*git, "status"], check=True, capture_output=True)
+
+    def git(*arguments: str, where: Path = place, check: bool = True) -> None:
+        named = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
+        subprocess.run(["git", "-C", str(where), *named, *arguments], check=check, capture_output=True)
+
+    def filtered(where: Path, key: str) -> None:
+        (where / ".gitattributes").write_text("* filter=own\n")
+        (where / "a").write_text("one\n")
+        git("add", "-A", where=where)
+        git("commit", "-q", "-m", "x", where=where)
+        git("config", f"filter.own.{key}", str(hook), where=where)
+        (where / "a").write_text("two\n")
+
+    place.mkdir()
+    git("init", "-q")
+    if command in ("clean", "process"):
+        filtered(place, command)
+    elif command == "submodule":
+        subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+        git("commit", "-q", "--allow-empty", "-m", "x", where=tmp_path / "other")
+        git("submodule", "add", str(tmp_path / "other"), "inner")
+        filtered(place / "inner", "clean")
+        git("add", "-A")
+        git("commit", "-q", "-m", "x")
+        (place / "inner" / "a").write_text("three\n")
+        (tmp_path / "ran").unlink(missing_ok=True)
+    else:
+        (place / "folder").mkdir()
+        (place / "folder" / "a").write_text("one\n")
+        git("add", "-A")
+        git("commit", "-q", "-m", "x")
+    if command == "fsmonitor":
+        git("config", "core.fsmonitor", str(hook))
+    if command == "fetch":  # a tree is missing, and the remote is to supply it
+        settings = {"core.repositoryFormatVersion": "1", "extensions.partialClone": "origin"}
+        settings |= {"remote.origin.url": "ssh://a/b", "remote.origin.promisor": "true", "core.sshCommand": str(hook)}
+        for name, value in settings.items():
+            git("config", name, value)
+        tree = subprocess.run(
+            ["git", "-C", place, "rev-parse", "HEAD:folder"], capture_output=True, text=True, check=True
+        )
+        (place / ".git" / "objects" / tree.stdout[:2] / tree.stdout[2:].strip()).unlink()
+        (place / ".git" / "index").unlink()
+    git("status", check=False)
     assert (tmp_path / "ran").exists(), "the hook does nothing here"
     (tmp_path / "ran").unlink()
-    assert runtime_environment._repository(tmp_path) is not None
+    found = runtime_environment._repository(place)
     assert not (tmp_path / "ran").exists()
+    assert (found is None) == (command == "fetch")
+    assert found is None or found["dirty"] == (command in ("clean", "process", "submodule"))

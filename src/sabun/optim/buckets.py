@@ -21,7 +21,7 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.distributed import team_of
+from sabun.optim.distributed import is_shared
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
@@ -32,7 +32,7 @@ from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["Bucket", "Buckets", "bound_on", "build", "takes_stacks", "unknown_size"]
+__all__ = ["CACHED", "STORAGES", "Bucket", "Buckets", "bound_on", "build", "storages", "takes_stacks", "unknown_size"]
 
 _STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
               "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
@@ -40,11 +40,20 @@ _structure = operator.itemgetter(*_STRUCTURE)
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which should stay in a cache:
 # beyond that adamw takes twice as long. The compiled step passes once, and needs as few calls as possible. Matrix
 # preconditioners are bound by arithmetic; their limit is for the memory of their updates.
-_CACHED = 2**18
+CACHED = 2**18
 _CACHED_MATRICES = 2**22
 _BOUND = 21 * 2**20  # entries that are stepped together on an accelerator, see bound_on
 _VECTOR = 0.05  # size of gains, biases and other vectors for step_limit: some begin at zero, others at one
 _LOW = (torch.bfloat16, torch.float16)
+STORAGES = ("bfloat16", "8bit")
+"""The values of ``state_dtype`` that concern parameters of any dtype."""
+
+
+def storages() -> Any:
+    """The module of state in fewer bits, which a program without it never loads."""
+    from sabun.optim import state_storage
+
+    return state_storage
 
 
 def bound_on(device: torch.device) -> int | None:
@@ -63,7 +72,7 @@ def takes_stacks(preconditioner: Preconditioner, p: Tensor) -> bool:
     """
     if not isinstance(preconditioner, Spectral) or internals.is_dtensor(p):
         return False
-    return team_of([p], divide=preconditioner.divide) is None
+    return not (preconditioner.divided and is_shared())
 
 
 @dataclass(slots=True)
@@ -79,7 +88,10 @@ class Bucket:
     - ``rest``: they take the options of the group's rest.
     - ``shared``: their matrices, and the ranks that compute them.
     - ``special``: complex or sharded parameters are among them.
-    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: so has the history.
+    - ``upcast``: the parameters have 16 bits and are computed in float32; ``low_precision_state``: the history is
+      stored in fewer bits than it is computed in.
+    - ``storage``: "bfloat16" or "8bit" where ``state_dtype`` asks for it (:mod:`sabun.optim.state_storage`); ``scales``
+      are those of 8 bits, by the name of the state tensor.
     - ``largest``: the largest learning rate, where ``step_limit`` sets one.
     - ``capturable``: the number of a step is in the counters, on the device; ``count`` is what it was when they were
       read last, and the steps since that were no replays of a graph.
@@ -94,6 +106,7 @@ class Bucket:
     largest: float
     upcast: bool
     low_precision_state: bool
+    storage: str | None = None
     rest: bool = False
     capturable: bool = False
     special: bool = False
@@ -103,6 +116,7 @@ class Bucket:
     filter_buffers: list[Tensors] = field(default_factory=list)
     state: dict[str, list[Any]] = field(default_factory=dict)
     averaged: dict[str, Tensors] = field(default_factory=dict)
+    scales: dict[str, Tensors] = field(default_factory=dict)
     steps: Tensors = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
     shared: Shared = field(init=False)
@@ -126,8 +140,16 @@ class Bucket:
             self.state.setdefault(name, []).append(held.get(name))
         for name in self.averaging.like:
             self.averaged.setdefault(name, []).append(held[name])
+        if self.storage == "8bit":
+            for name in (*self.velocities, *self.preconditioner.like):
+                self.scales.setdefault(name, []).append(held[storages().scale_key(name)])
         if counts:
             self.steps.append(held["step"])
+
+    @property
+    def velocities(self) -> list[str]:
+        """The keys of the buffers of the filter."""
+        return [f"velocity_{j}" for j in range(self.filter_.buffer_count)]
 
     @property
     def number(self) -> int | Tensor:
@@ -154,6 +176,9 @@ class Bucket:
                 for key, values in tensors.items():
                     if held.get(key) is not values[i]:
                         return False
+            for name, scales in self.scales.items():
+                if held.get(storages().scale_key(name)) is not scales[i]:
+                    return False
             if self.steps and held.get("step") is not self.steps[i]:
                 return False
         return True
@@ -220,21 +245,25 @@ def build(
         preconditioner = preconditioner_at(view, layout)
         filter_ = filter_of(view, asks_unbiased=preconditioner.asks_unbiased, momentum=momentum)
         upcast = p.dtype in _LOW
-        low_precision_state = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
+        storage = None
+        if view["state_dtype"] in STORAGES:
+            storage = storages().storage_of(p, view["state_dtype"])
+        short = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
+        low_precision_state = short or storage is not None
         held = state.get(p, {})
         is_new = "step" not in held
-        dtype = torch.float32 if upcast and not low_precision_state else p.dtype
+        dtype = torch.float32 if upcast and not short else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
         fresh = _fill(
-            held, p, dtype, preconditioner, matrices, filter_, view["averaging"], owners.get(index),
+            held, p, dtype, storage, preconditioner, matrices, filter_, view["averaging"], owners.get(index),
             counts=counts, capturable=view["capturable"],
         )  # fmt: skip
         if held:
             state[p] = held
         count = 0 if is_new else int(held["step"].item())
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
-        key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest))
+        key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest), storage)
         if key not in by_key:
             by_key[key] = Bucket(
                 preconditioner,
@@ -246,6 +275,7 @@ def build(
                 largest,
                 upcast,
                 low_precision_state,
+                storage,
                 rest,
                 view["capturable"],
             )
@@ -300,7 +330,7 @@ class _Sorter:
             return max(bound, p.numel()) if bound is not None and internals.is_dtensor(p) else bound
         if preconditioner.needs_matrix:
             return _CACHED_MATRICES
-        return None if self._compiled else _CACHED
+        return None if self._compiled else CACHED
 
 
 def _largest_rate(
@@ -328,6 +358,7 @@ def _fill(
     held: dict[str, Any],
     p: Tensor,
     dtype: torch.dtype,
+    storage: str | None,
     preconditioner: Preconditioner,
     matrices: Mapping[str, tuple[int, ...]],
     filter_: FilterForm,
@@ -341,6 +372,7 @@ def _fill(
 
     Histories are in ``dtype``. Second moments, Kronecker factors and averages change by less than half a unit in the
     last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
+    A ``storage`` has histories and second moments in fewer bits.
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
     history again: its corrections count steps from the same beginning as the velocity.
     """
@@ -351,8 +383,10 @@ def _fill(
     fresh = any(name not in held for name in velocities)
     wide = torch.promote_types(p.dtype, torch.float32)
     for name in (*velocities, *preconditioner.like):
-        if name not in held:
-            kind = dtype if name in velocities else wide
+        kind = dtype if name in velocities else wide
+        if storage is not None or (name in held and held[name].dtype.itemsize < kind.itemsize):
+            storages().settle(held, name, p, storage, kind, signed=name not in preconditioner.squares)
+        elif name not in held:
             held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
     for name, shape in matrices.items():
         if name not in held:
@@ -375,7 +409,9 @@ def _fill(
 def _counts(preconditioner: Preconditioner, filter_: FilterForm, group: Mapping[str, Any]) -> bool:
     """Whether the number of steps that a parameter has taken is needed."""
     roles = preconditioner.counts_steps or group["averaging"].counts_steps
-    return bool(roles or filter_.start_up == "unbiased" or group["stochastic_rounding"])
+    return bool(
+        roles or filter_.start_up == "unbiased" or group["stochastic_rounding"] or group["state_dtype"] in STORAGES
+    )
 
 
 def _forget(held: dict[str, Any]) -> None:
@@ -419,6 +455,8 @@ def _require_legal(
                 f"the preconditioner {preconditioner.name!r} does not support complex parameters.",
                 fix="Put complex parameters into a group with 'adam'.",
             )
+        if view["state_dtype"] == "8bit" and internals.is_dtensor(p):
+            storages().require_rows(p)
         if view["stochastic_rounding"] and p.dtype == torch.float16:
             raise OptionError(
                 "stochastic rounding is for bfloat16 parameters.",

@@ -50,6 +50,9 @@ def require_capturable(view: Mapping[str, Any]) -> None:
         "momentum_end": (view["momentum_end"] is not None, "it needs the value of the learning rate"),
         "step_limit": (view["step_limit"] is not None, "it needs the value of the learning rate"),
         "stochastic_rounding": (view["stochastic_rounding"], "its seed is counted on the CPU"),
+        f"state_dtype={view['state_dtype']!r}": (
+            view["state_dtype"] in ("bfloat16", "8bit"), "the seed of its rounding is counted on the CPU",
+        ),
         f"averaging={averaging.name!r}": (not averaging.capturable, "its weights are computed on the CPU"),
         f"preconditioner={preconditioner.name!r}": (
             not preconditioner.capturable, "its bases are renewed every few steps",

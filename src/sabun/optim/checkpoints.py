@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError, SabunError, StateError
+from sabun.optim.buckets import storages
 from sabun.optim.layouts import Layout, check_part
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
@@ -184,7 +185,10 @@ def _check_state(
             raise StateError(f"{key} of parameter {name!r} is neither a tensor nor a number.", fix=_FOREIGN_FIX)
         if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
-        if tuple(value.shape) != tuple(declared.get(key, p.shape)):
+        shape = p.shape
+        if key.endswith("_scale") and getattr(held.get(key.removesuffix("_scale")), "dtype", None) == torch.uint8:
+            shape = torch.Size(storages().scale_shape(p.shape))
+        if tuple(value.shape) != tuple(declared.get(key, shape)):
             raise StateError(
                 f"{key} of parameter {name!r} has shape {tuple(value.shape)} in the checkpoint, and the parameter has "
                 f"{tuple(p.shape)}.",

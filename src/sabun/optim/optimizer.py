@@ -22,7 +22,7 @@ from sabun.errors import GradientError, OptionError, StateError, unknown
 from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
-from sabun.optim.buckets import Bucket, Buckets, build, unknown_size
+from sabun.optim.buckets import STORAGES, Bucket, Buckets, build, unknown_size
 from sabun.optim.capture import is_capturing, not_captured, require_capturable
 from sabun.optim.checkpoints import VERSION, checking, encoding, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
@@ -103,7 +103,9 @@ class Optimizer(torch.optim.Optimizer):
             any schedule. The weight decay is scaled alike; averages, ``stats`` and β see the group's lr.
         state_dtype: "float32": the velocities of 16-bit parameters are in float32; None: in the parameter's dtype. With
             either their second moments, Kronecker factors and averages are in float32, because they would stand still
-            in 16 bits, and so is the arithmetic; what is stored is rounded once per step.
+            in 16 bits, and so is the arithmetic; what is stored is rounded once per step. "bfloat16", "8bit": whatever
+            the parameters are, velocities and second moments of matrices of at least 4096 entries are stored so,
+            rounded at random without bias (:mod:`sabun.optim.state_storage`); the rest is as with "float32".
         stochastic_rounding: round 16-bit parameters up or down at random, without bias.
         foreach: False: one parameter at a time, which needs the least memory.
         rest: options of the parameters that are no hidden matrices, where they differ: ``{"preconditioner": "adam",
@@ -287,8 +289,20 @@ class Optimizer(torch.optim.Optimizer):
         if group["rest"] is not None:
             self._require_compatible({**group, **group["rest"], "rest": None})
         defaults = {key: value for key, value in self.defaults.items() if key != "momentum"}
-        require_capturable({**defaults, **group})
+        options = {**defaults, **group}
+        require_capturable(options)
         control: StepControl = group["step_control"]
+        if (storage := options["state_dtype"]) in STORAGES and options["fused"] not in (None, False, "auto"):
+            raise OptionError(
+                f"fused={options['fused']!r} does not work with state_dtype={storage!r}: compiled steps load and store "
+                "state in the dtype of their arithmetic or of the parameters.",
+                fix="Leave one of the two out; fused='auto' takes the foreach step for that state.",
+            )
+        if storage == "8bit" and control.make() is not None:
+            raise OptionError(
+                f"state_dtype='8bit' does not work with step_control={control.name!r}, which reads the state.",
+                fix="Use state_dtype='bfloat16', or a fixed lr.",
+            )
         if type(control) is not type(self.defaults["step_control"]):
             raise OptionError("step_control belongs to the whole optimizer.", fix="Pass it to the constructor.")
         if control.finds_step and group["momentum_end"] is not None:
@@ -575,7 +589,8 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, with roles as text: plain values, loadable with ``weights_only=True``.
 
-        Of sharded parameters the state is DTensors, and all ranks must call this, as they must for their collectives.
+        Of sharded parameters the state is DTensors. All ranks must call this then, as they must for their collectives,
+        and where a preconditioner has ``divide=True``.
         """
         with encoding(self):
             return super().state_dict()

@@ -120,9 +120,10 @@ OPTIONS: Mapping[str, Option] = {
         "update",
     ),
     "state_dtype": Option(
-        None, one_of(None, "float32"),
-        "dtype of the velocities of 16-bit parameters; None: the parameter's. Second moments, factors, averages and "
-        "arithmetic are in float32 with either",
+        None, one_of(None, "float32", "bfloat16", "8bit"),
+        "dtype of the state. None, 'float32': that of the velocities of 16-bit parameters, theirs or float32, with "
+        "second moments in float32; 'bfloat16', '8bit': that of velocities and second moments of all large matrices. "
+        "Factors, averages and arithmetic are in float32",
         "arithmetic",
     ),
     "stochastic_rounding": Option(

@@ -22,8 +22,8 @@ __all__ = [
     "foreach_addcmul_", "foreach_copy_", "foreach_div", "foreach_div_", "foreach_lerp", "foreach_lerp_", "foreach_mul",
     "foreach_mul_", "foreach_neg", "foreach_norm", "foreach_sign", "foreach_sign_", "foreach_sqrt", "fsdp1_is_loaded",
     "gathered", "has_flattened", "in_rows", "inner_schedulers", "is_dtensor", "is_in_rows", "is_made", "is_unscaled",
-    "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "scheduler_rates", "scheduler_steps", "shard",
-    "sum_of_ranks", "unsafe_view", "versions", "ways_of", "whole",
+    "most_precise", "multiplies_bfloat16", "parameters_of", "placed", "rows_like", "scheduler_rates",
+    "scheduler_steps", "shard", "sum_of_ranks", "unsafe_view", "versions", "ways_of", "whole",
 ]  # fmt: skip
 
 # Arithmetic on lists of tensors: what torch's own optimizers are made of.
@@ -100,6 +100,20 @@ def in_rows(part: Tensor, mesh: Any, shape: Sequence[int]) -> Tensor:
         part, mesh, [Shard(0)] * mesh.ndim, run_check=False, shape=torch.Size(shape), stride=tuple(strides)
     )
     return made
+
+
+def rows_like(t: Any, columns: int) -> Tensor:
+    """Zeros in float32, with this number of columns and as many rows as ``t``, a DTensor where it is one."""
+    local = t.to_local() if is_dtensor(t) else t
+    made = torch.zeros((local.shape[0], columns), dtype=torch.float32, device=local.device)
+    if not is_dtensor(t):
+        return made
+    from torch.distributed.tensor import DTensor  # loaded already: see is_dtensor
+
+    rows: Tensor = DTensor.from_local(
+        made, t.device_mesh, t.placements, run_check=False, shape=torch.Size((t.shape[0], columns)), stride=(columns, 1)
+    )
+    return rows
 
 
 def is_in_rows(t: Any, mesh: Any) -> bool:

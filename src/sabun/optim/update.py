@@ -7,7 +7,8 @@ is kept. Under a step control, :func:`form` makes the updates of all buckets, th
 :func:`apply` moves the parameters.
 
 16-bit parameters are computed in float32, in the foreach step as in the compiled one: what a step stores is rounded
-once.
+once. The same holds for state in fewer bits. It is loaded in :meth:`_Operands.widened` and stored in :func:`_store`
+only.
 
 On an accelerator the foreach step of a diagonal preconditioner goes piece by piece (of
 :func:`~sabun.optim.buckets.bound_on` entries), so that its intermediates, roots of second moments and float32 copies of
@@ -26,11 +27,10 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.buckets import Bucket, bound_on, takes_stacks
+from sabun.optim.buckets import CACHED, Bucket, bound_on, storages, takes_stacks
 from sabun.optim.capture import mass_of
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.compiled.formula import fuses
-from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
 from sabun.optim.matrix_stacks import Stacks, runs
 from sabun.optim.preconditioners.preconditioner import Work
@@ -57,6 +57,7 @@ class _Operands:
     filter_buffers: list[Tensors]
     state: Mapping[str, list[Any]]
     averaged: Mapping[str, Tensors]
+    scales: Mapping[str, Tensors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bucket: Bucket, gradients: Sequence[Tensor | None]) -> _Operands:
@@ -64,21 +65,38 @@ class _Operands:
         grads = [cast("Tensor", gradients[i]) for i in bucket.indices]
         if bucket.special:
             grads = internals.placed(grads, bucket.params)
-        plain = cls(bucket.params, grads, bucket.filter_buffers, bucket.state, bucket.averaged)
+        plain = cls(bucket.params, grads, bucket.filter_buffers, bucket.state, bucket.averaged, bucket.scales)
         return plain.each(real_views) if bucket.special else plain
 
     def each(self, convert: Any) -> _Operands:
         """The same with every list of tensors converted."""
         state = {key: convert(tensors) for key, tensors in self.state.items()}
         averaged = {key: convert(tensors) for key, tensors in self.averaged.items()}
-        return _Operands(
-            convert(self.params), convert(self.grads), [convert(t) for t in self.filter_buffers], state, averaged
-        )
+        scales = {key: convert(tensors) for key, tensors in self.scales.items()}
+        buffers = [convert(t) for t in self.filter_buffers]
+        return _Operands(convert(self.params), convert(self.grads), buffers, state, averaged, scales)
 
-    def widened(self, *, params: bool) -> _Operands:
-        """The same in float32; the parameters only if asked for."""
-        wide = replace(self, params=[]).each(_in_float32)
+    def widened(self, bucket: Bucket, *, params: bool) -> _Operands:
+        """The same in the dtype of the arithmetic; the parameters only if asked for."""
+        dtype = torch.promote_types(self.params[0].dtype, torch.float32)
+        loaded = self if bucket.storage is None else self._loaded(bucket, dtype)
+        wide = replace(loaded, params=[], scales={}).each(lambda tensors: _in_dtype(tensors, dtype))
         return replace(wide, params=_in_float32(self.params) if params else self.params)
+
+    def _loaded(self, bucket: Bucket, dtype: torch.dtype) -> _Operands:
+        load = storages().load
+        squares = bucket.preconditioner.squares
+        buffers = [
+            load(tensors, self.scales.get(name), dtype, signed=True)
+            for name, tensors in zip(bucket.velocities, self.filter_buffers, strict=True)
+        ]
+        state = {
+            name: load(tensors, self.scales.get(name), dtype, signed=name not in squares)
+            if name in bucket.preconditioner.like
+            else tensors
+            for name, tensors in self.state.items()
+        }
+        return replace(self, filter_buffers=buffers, state=state)
 
     def state_tensors(self) -> Tensors:
         """All tensors of the state."""
@@ -87,13 +105,13 @@ class _Operands:
 
 
 def _in_float32(tensors: Sequence[Any]) -> list[Any]:
-    """The same in float32; on an accelerator in one call."""
+    return _in_dtype(tensors, torch.float32)
+
+
+def _in_dtype(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """The same in this dtype; on an accelerator in one call."""
     made = [
-        t
-        if t is None or t.dtype == torch.float32
-        else t.float()
-        if t.is_cpu
-        else torch.empty_like(t, dtype=torch.float32)
+        t if t is None or t.dtype == dtype else t.to(dtype) if t.is_cpu else torch.empty_like(t, dtype=dtype)
         for t in tensors
     ]
     if pairs := [(a, b) for a, b in zip(made, tensors, strict=True) if a is not b and not b.is_cpu]:
@@ -124,12 +142,17 @@ def _cut(tensors: Sequence[Any], positions: Sequence[int], cuts: Mapping[int, _C
 
 
 def _pieces(
-    whole: _Operands, positions: Sequence[int], bound: int | None, together: Container[int] = ()
+    whole: _Operands,
+    positions: Sequence[int],
+    bound: int | None,
+    together: Container[int] = (),
+    *,
+    by_rows: bool = False,
 ) -> list[_Piece]:
     """The parameters at these positions in pieces of at most ``bound`` entries.
 
-    A larger parameter is cut along the first dimension that is long enough, else along the longest; those in
-    ``together`` are not.
+    A larger parameter is cut along the first dimension that is long enough, else along the longest, or with ``by_rows``
+    along the first in any case; those in ``together`` are not.
     """
     sizes = {i: whole.params[i].numel() for i in positions}
     if bound is None or sum(sizes.values()) <= bound:
@@ -144,6 +167,7 @@ def _pieces(
             shape = whole.params[i].shape
             parts = -(-size // bound)
             dim = next((d for d, n in enumerate(shape) if n >= parts), max(range(len(shape)), key=lambda d: shape[d]))
+            dim = 0 if by_rows else dim
             length = max(1, shape[dim] * bound // size)
             for start in range(0, shape[dim], length):
                 size = min(length, shape[dim] - start)
@@ -210,13 +234,18 @@ def step(
     bound = bound_on(operands.params[0].device)
     if bound is not None and bucket.upcast:
         bound //= 2  # for float32 copies of parameters and gradients
+    if bound is not None and bucket.storage is not None:
+        bound //= 2  # for float32 copies of the state
     if isinstance(lr, Tensor):
         lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
     if bound is not None and takes_stacks(bucket.preconditioner, bucket.params[0]):
         rotated = _step_stacks(group, bucket, operands, fresh, bound, lr=lr, weight=weight)
     else:
         # A matrix preconditioner bounds its memory by its buckets.
-        pieces = _pieces(operands, range(len(operands.params)), None if bucket.preconditioner.needs_matrix else bound)
+        if bound is None and bucket.storage is not None:
+            bound = CACHED  # on a CPU, too, there shall be no float32 copy of a whole model's state
+        bound = None if bucket.preconditioner.needs_matrix else bound
+        pieces = _pieces(operands, range(len(operands.params)), bound, by_rows=bucket.storage == "8bit")
         if len(pieces) > 1 and _is_plain(group, bucket):
             rotated = _step_plainly(group, bucket, operands, pieces, fresh, lr=lr, weight=weight)
         else:
@@ -231,7 +260,8 @@ def step(
 
 def _is_plain(group: Mapping[str, Any], bucket: Bucket) -> bool:
     """Whether the operands and gradients of a step are the stored tensors themselves."""
-    return not (bucket.upcast or group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
+    copied = bucket.upcast or bucket.low_precision_state
+    return not (copied or group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
 
 
 def _shrink(group: Mapping[str, Any], bucket: Bucket, params: Tensors, lr: float | Tensor) -> float:
@@ -289,7 +319,6 @@ def _work(bucket: Bucket, grads: Tensors, terms: Terms, state: Mapping[str, list
     return Work(
         grads, terms, state, bucket.number,
         share=lambda lists, of_matrices: bucket.shared.share(lists, state, of_matrices),
-        team=lambda divide: team_of(bucket.params, divide=divide),
     )  # fmt: skip
 
 
@@ -297,7 +326,8 @@ def _form(group: dict[str, Any], bucket: Bucket, piece: _Piece, beginning: Seque
     """The update of a piece; ``beginning`` are the positions in the bucket whose history begins with this step."""
     stored = piece.stored
     coupled = bool(group["weight_decay"] and not group["decoupled"])
-    operands = stored.widened(params=coupled) if bucket.upcast else stored
+    copied = bucket.upcast or bucket.low_precision_state
+    operands = stored.widened(bucket, params=coupled) if copied else stored
     grads, terms = _direction(group, bucket, operands, piece.positions, beginning)
     work = _work(bucket, grads, terms, operands.state)
     bucket.preconditioner.observe(work)
@@ -313,7 +343,7 @@ def apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight: 
 def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight: float) -> bool:
     """Move the parameters of a piece. True if the stored buffers of the filter have to change places."""
     update.widen_params()
-    bucket, operands, stored = update.bucket, update.operands, update.piece.stored
+    bucket, operands = update.bucket, update.operands
     decay = group["weight_decay"] if group["decoupled"] else 0.0
     _move(
         bucket, operands.params, operands.averaged, update.terms, update.denominators,
@@ -321,7 +351,7 @@ def _apply(group: dict[str, Any], update: Update, *, lr: float | Tensor, weight:
     )  # fmt: skip
     rotated = finish(bucket.filter_, operands.filter_buffers, update.grads)
     if bucket.low_precision_state:
-        _store(stored.state_tensors(), operands.state_tensors())
+        _store(bucket, update.piece, operands)
     if bucket.upcast:
         _round(group, bucket, update.piece, operands.params)
     return rotated and not bucket.low_precision_state
@@ -346,11 +376,23 @@ def _move(
     bucket.averaging.move(xs, averaged, terms, denominators, lr=lr, decay=decay, weight=weight, count=bucket.count)
 
 
-def _store(stored: Tensors, computed: Tensors) -> None:
-    """Round state that was computed in float32."""
-    pairs = [(a, b) for a, b in zip(stored, computed, strict=True) if a is not b]
-    if pairs:
-        internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+def _store(bucket: Bucket, piece: _Piece, computed: _Operands) -> None:
+    """Round state that was computed in more bits than it is stored in."""
+    stored = piece.stored
+    if bucket.storage is None:
+        pairs = [(a, b) for a, b in zip(stored.state_tensors(), computed.state_tensors(), strict=True) if a is not b]
+        if pairs:
+            internals.foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+        return
+    columns = [*zip(bucket.velocities, stored.filter_buffers, computed.filter_buffers, strict=True)]
+    columns += [(n, stored.state[n], computed.state[n]) for n in bucket.preconditioner.like if n in stored.state]
+    places = [bucket.places[position] for position in piece.positions]
+    for stream, (name, tensors, values) in enumerate(columns, start=1):
+        storages().store(
+            tensors, stored.scales.get(name), values,
+            signed=name not in bucket.preconditioner.squares,
+            stream=stream, step=bucket.count, places=places, piece=piece.number,
+        )  # fmt: skip
 
 
 def _round(group: Mapping[str, Any], bucket: Bucket, piece: _Piece, wide: Tensors) -> None:
@@ -396,7 +438,7 @@ def _step_stacks(
     eyes: Eyes = {}
     for run in runs(bucket):
         stacks = Stacks(bucket, run)
-        pieces = _pieces(whole, run, bound, together)
+        pieces = _pieces(whole, run, bound, together, by_rows=bucket.storage == "8bit")
         if plain:
             stacks.take(run, {}, [(w, [tensors[i] for i in run]) for w, tensors in terms])
         else:
@@ -425,13 +467,13 @@ def _take(group: Mapping[str, Any], bucket: Bucket, stacks: Stacks, piece: _Piec
     """Bring the histories of a piece up to date and its directions into the stacks; whether buffers change places."""
     stored = piece.stored
     operands = replace(stored, filter_buffers=[*stored.filter_buffers])
-    if bucket.upcast:
-        operands = operands.widened(params=bool(group["weight_decay"] and not group["decoupled"]))
+    if bucket.upcast or bucket.low_precision_state:
+        operands = operands.widened(bucket, params=bool(group["weight_decay"] and not group["decoupled"]))
     grads, terms = _direction(group, bucket, operands, piece.positions, fresh)
     stacks.take(piece.positions, piece.cuts, terms)
     rotated = finish(bucket.filter_, operands.filter_buffers, grads)
     if bucket.low_precision_state:
-        _store(stored.state_tensors(), operands.state_tensors())
+        _store(bucket, piece, operands)
     return rotated and not bucket.low_precision_state
 
 
@@ -442,7 +484,8 @@ def _step_compiled(
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
     fused = fuses(averaging, preconditioner)
     if (
-        not (averaging.steps_iterate or fused)
+        bucket.storage is not None
+        or not (averaging.steps_iterate or fused)
         or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
         or (bucket.upcast and averaging.like and not fused)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")

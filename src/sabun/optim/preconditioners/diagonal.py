@@ -67,6 +67,7 @@ class Adam(Preconditioner):
     summary: ClassVar[str] = "diagonal: divided by the root of the second moment"
     source: ClassVar[str] = "Kingma & Ba 2015, arXiv 1412.6980"
     like: ClassVar[tuple[str, ...]] = ("second_moment",)
+    squares: ClassVar[tuple[str, ...]] = ("second_moment",)
     rms: ClassVar[float | None] = 1.0
     counts_steps: ClassVar[bool] = True
     asks_unbiased: ClassVar[bool] = True

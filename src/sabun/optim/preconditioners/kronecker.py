@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.options import AT_LEAST_ZERO, DECAY, integer, option, optional
+from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, option, optional
 from sabun.optim.preconditioners.diagonal import Adam
-from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, sorted_eigenbasis
+from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, singular_bases
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, Preconditioner, Work
 from sabun.optim.terms import Tensors, Terms, accumulate
 
@@ -26,8 +26,8 @@ __all__ = ["Kronecker"]
 class Kronecker(Preconditioner):
     """Adam in the eigenbases of E[GGᵀ] and E[GᵀG], which are refreshed every few steps.
 
-    The first gradient is diagonal in its own bases, and what is not on the diagonal is divided by its own size. So the
-    first step is computed in float64, where that is far below ε; in float32 it would be mostly rounding errors.
+    The first gradient is diagonal in its own bases. The first step is computed in float64, and sets what is not on the
+    diagonal to zero, because Adam would divide those rounding errors by their own size.
     """
 
     beta2: float = option(0.999, DECAY, "decay of the second moment")
@@ -35,6 +35,12 @@ class Kronecker(Preconditioner):
     factor_beta: float | None = option(None, optional(DECAY), "decay of the Kronecker factors; None: beta2")
     refresh_every: int = option(10, integer(1), "number of steps between refreshes of the eigenbases")
     max_factor: int = option(10_000, integer(1), "longest side of a matrix that gets a factor; a longer one does not")
+    divide: bool = option(
+        False,
+        FLAG,
+        "division of the matrices and their state among the processes, whose gradients must be equal (DDP); with FSDP2 "
+        "always done",
+    )
 
     name: ClassVar[str] = "kronecker"
     summary: ClassVar[str] = "adam in the eigenbasis of the two Kronecker factors"
@@ -59,6 +65,10 @@ class Kronecker(Preconditioner):
         """``adam`` with the same β₂ and ε, for parameters that are not matrices."""
         return Adam(self.beta2, self.eps)
 
+    @property
+    def divided(self) -> bool:
+        return self.divide
+
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         rows, columns = shape[0], math.prod(shape[1:])
         shapes: dict[str, tuple[int, ...]] = {"second_moment": (rows, columns)}
@@ -80,19 +90,19 @@ class Kronecker(Preconditioner):
             G = as_matrix(grad).to(dtype)
             products = {side: G @ G.mT if side == "left" else G.mT @ G for side in sides}
             bases = {side: state[f"basis_{side}"] for side in sides}
-            if count == 1:
-                for side in sides:
-                    factor = products[side] * (1 - beta)
-                    bases[side] = sorted_eigenbasis(factor).contiguous()
-                    state[f"factor_{side}"].copy_(factor)
-                    state[f"basis_{side}"].copy_(bases[side])
-            left, right = bases.get("left"), bases.get("right")
-            moment = second.to(dtype).lerp_(_rotate(G, left, right).square(), 1 - self.beta2)
-            # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
             D = as_matrix(direction).to(dtype)
-            if direction.dtype != dtype:  # the first direction is a multiple of the gradient, but for its rounding
-                D = G * ((D * G).sum() / G.square().sum().clamp_(min=torch.finfo(dtype).tiny))
-            scaled = _rotate(D, left, right) / moment.sqrt().add_(self.eps)
+            if count == 1:  # the direction is a multiple of the gradient
+                turned, bases = _begin(G, sides)
+                turned_direction = turned * ((D * G).sum() / G.square().sum().clamp_(min=torch.finfo(dtype).tiny))
+                for side in sides:
+                    state[f"factor_{side}"].copy_(products[side] * (1 - beta))
+                    state[f"basis_{side}"].copy_(bases[side])
+            else:
+                turned, turned_direction = (_rotate(M, bases.get("left"), bases.get("right")) for M in (G, D))
+            left, right = bases.get("left"), bases.get("right")
+            moment = second.to(dtype).lerp_(turned.square(), 1 - self.beta2)
+            # ε as in SOAP: beside the uncorrected root, where it outweighs the rounding of entries that should be 0.
+            scaled = turned_direction / moment.sqrt().add_(self.eps)
             scaled.mul_(math.sqrt(correction))
             back = _rotate(scaled, None if left is None else left.mT, None if right is None else right.mT)
             if moment is not second:
@@ -122,14 +132,18 @@ class Kronecker(Preconditioner):
         beta = self.factor_beta if self.factor_beta is not None else beta2
         G, D = g.flatten(1), d.flatten(1)
         if n == 1:
-            # In this order of operations: a first factor is singular, and rounding decides the basis of its null space.
-            L, R = (G @ G.T) * (1 - beta), (G.T @ G) * (1 - beta)
-            QL, QR = torch.linalg.eigh(L)[1].flip(1), torch.linalg.eigh(R)[1].flip(1)
-            v = torch.zeros_like(G)
+            U, s, Vt = torch.linalg.svd(G, full_matrices=False)
+            rank = int((s > math.sqrt(min(G.shape) * torch.finfo(G.dtype).eps) * s[0]).sum())
+            # Singular vectors, and a basis of what is orthogonal to them.
+            QL, QR = (torch.linalg.qr(V[:, :rank], mode="complete")[0] for V in (U, Vt.T))
+            L, R, v = (1 - beta) * G @ G.T, (1 - beta) * G.T @ G, torch.zeros_like(G)
         else:
             L, R, QL, QR, v = (var[letter] for letter in ("L", "R", "QL", "QR", "v"))
-        v = beta2 * v + (1 - beta2) * (QL.T @ G @ QR) ** 2
-        N: Tensor = (QL.T @ D @ QR) / (torch.sqrt(v) + self.eps) * math.sqrt(1 - beta2**n)
+        G_, D_ = QL.T @ G @ QR, QL.T @ D @ QR
+        if n == 1:  # diagonal, but for rounding
+            G_, D_ = (torch.zeros_like(G).diagonal_scatter(M.diagonal()) for M in (G_, D_))
+        v = beta2 * v + (1 - beta2) * G_**2
+        N: Tensor = D_ / (torch.sqrt(v) + self.eps) * math.sqrt(1 - beta2**n)
         u: Tensor = QL @ N @ QR.T
         L = beta * L + (1 - beta) * G @ G.T
         R = beta * R + (1 - beta) * G.T @ G
@@ -142,6 +156,16 @@ class Kronecker(Preconditioner):
             v = v[left][:, right]
         var |= {"L": L, "R": R, "QL": QL, "QR": QR, "v": v}
         return u.reshape(d.shape)
+
+
+def _begin(G: Tensor, sides: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The first gradient in its own bases, and the bases of the sides that have a factor."""
+    if not sides:
+        return G, {}
+    wide = G.shape[0] <= G.shape[1]
+    short, long = ("left", "right") if wide else ("right", "left")
+    turned, Q, P = singular_bases(G if wide else G.mT, both=long in sides)
+    return turned if wide else turned.mT, {short: Q} if P is None else {short: Q, long: P}
 
 
 def _rotate(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from sabun.optim import torch_internals as internals
 
 __all__ = [
     "Polynomials", "arithmetic", "as_matrix", "gram_pays", "gram_polynomials", "orthogonalize", "orthogonalize_all",
-    "polynomials", "refresh_basis", "sorted_eigenbasis",
+    "polynomials", "refresh_basis", "singular_bases",
 ]  # fmt: skip
 
 Polynomials = Sequence[tuple[float, float, float]]
@@ -204,17 +204,31 @@ def _polar_express(steps: int) -> list[tuple[float, float, float]]:
     return [*safe[:steps], *[_POLAR_EXPRESS[-1]] * (steps - len(safe))]
 
 
-def sorted_eigenbasis(factor: Tensor) -> Tensor:
-    """Orthonormal eigenvectors as columns, largest eigenvalue first."""
-    basis: Tensor = torch.linalg.eigh(factor).eigenvectors
-    return basis.flip(-1)
+def singular_bases(matrix: Tensor, *, both: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(QᵀM or QᵀMP, Q, P) for the singular vectors Q of the shorter side of M and P of the longer one, largest first.
+
+    M has no more rows than columns; P is None without ``both``, and else QᵀMP is diagonal. Directions of which M says
+    nothing, because it has more columns than rows or a singular value below √(rows · machine ε) of the largest, are
+    the last columns of the product of Householder reflections that turns the other singular vectors into unit vectors.
+    So they depend on M continuously. An eigenbasis of MᵀM has whatever rounding makes of them.
+    """
+    values, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+    found = (values > len(values) * torch.finfo(values.dtype).eps * values[-1]).flip(0)
+    # A column of zeros adds no reflection.
+    Q = torch.linalg.qr(vectors.flip(1) * found).Q
+    turned = (Q.mT @ matrix) * found.unsqueeze(1)
+    if not both:
+        return turned, Q, None
+    P, R = torch.linalg.qr(turned.mT, mode="complete")
+    return torch.zeros_like(matrix).diagonal_scatter(R.diagonal() * found), Q, P
 
 
 def refresh_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """One orthogonal (power) iteration of ``basis`` towards the eigenvectors of ``factor``; with the column order.
 
     The iteration is that of factor + δ·I, δ = √(machine ε) times the mean eigenvalue: where few gradients span few
-    directions, the others stay as they are. Without δ rounding errors would choose them anew every time.
+    directions, the others stay as they are. Without δ rounding errors would choose them anew every time; with it they
+    turn these directions by about (machine ε)/δ.
     """
     shift = torch.finfo(factor.dtype).eps ** 0.5 * factor.diagonal().mean()
     product = factor @ basis

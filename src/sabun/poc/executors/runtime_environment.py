@@ -49,18 +49,50 @@ def _repository(directory: Path) -> dict[str, Any] | None:
     """Return the commit and whether tracked files were changed; None outside of a repository or without git."""
     try:
         commit = _git(directory, "rev-parse", "HEAD")
-        dirty = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
+        dirty = _changed(Path(_git(directory, "rev-parse", "--show-toplevel")).resolve())
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": dirty}
 
 
+def _changed(root: Path) -> bool:
+    """Return whether tracked files of a repository or its submodules were changed."""
+    own = _without_filters(root)
+    if _git(root, *own, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"):
+        return True
+    if not (root / ".gitmodules").exists():
+        return False
+    tracked = _git(root, "ls-files", "-z", "--stage").split("\0")
+    inner = [(root / line.partition("\t")[2]).resolve() for line in tracked if line.startswith("160000 ")]
+    return any(_changed(one) for one in inner if root in one.parents and (one / ".git").exists())
+
+
+def _without_filters(directory: Path) -> list[str]:
+    """Return the options that turn off the commands by which the repository's configuration filters files."""
+    listed = _git(directory, "config", "--show-scope", "--name-only", "-z", "--list").split("\0")
+    names = {
+        name.rpartition(".")[0]
+        for scope, name in zip(listed[::2], listed[1::2], strict=False)
+        if scope in ("local", "worktree") and name.startswith("filter.")
+    }
+    if any("=" in name for name in names):  # which no option can name
+        raise subprocess.SubprocessError
+    off = [f"{name}.{what}" for name in sorted(names) for what in ("clean=", "process=", "required=false")]
+    return [part for option in off for part in ("-c", option)]
+
+
 def _git(directory: Path, *arguments: str) -> str:
-    # A repository's own configuration may name a command that `status` runs.
+    # A repository's own configuration may name a command that `status` runs, or a remote that it fetches from.
     # `status` would otherwise lock the index to refresh it.
     safe = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     done = subprocess.run(
-        ["git", "-C", str(directory), *safe, *arguments], capture_output=True, text=True, timeout=10, check=True
+        ["git", "-C", str(directory), *safe, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=10,
+        check=True,
+        env={**os.environ, "GIT_ALLOW_PROTOCOL": "none"},
     )
     return done.stdout.strip()
 

@@ -63,6 +63,8 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
                 return f"its step control ({group['step_control']}) uses all parameters at once"
             if group["stochastic_rounding"]:
                 return "it uses stochastic rounding"
+            if group["state_dtype"] in ("bfloat16", "8bit"):
+                return "its state is rounded at random"
         return None
     kind = type(optimizer)
     if kind.__module__.partition(".")[0] == "torch" and kind.__name__ in _ELEMENTWISE:

@@ -71,6 +71,8 @@ _SCHEDULED = (
     "weight_decay",
 )
 _MARGIN_WINDOW = 8
+_ADDED: dict[str, Any] = {"phase_began": False, "judged": False, "margins": []}
+"""What a state stored by an earlier version lacks, and what it means there."""
 Closure = Callable[[], Tensor]
 
 
@@ -159,6 +161,7 @@ class Guard:
         self._last_lr = 0.0
         self._schedule_fault = 1.0  # factor by which the schedule is too large
         self._phase_began = False
+        self._judged = False  # the loss of the step to come, before the state was kept
         self._kept_at = 0
         self._tried: set[int] = set()  # steps of the states restored since the last one was kept
         self._unfinished: Snapshot | None = None  # being restored
@@ -211,6 +214,7 @@ class Guard:
         anomaly: Anomaly | None = None
         margin = None
         taken = False
+        judged, self._judged = self._judged, False
         if closure is not None:
             if self._due() and not self._monitor.suspicious and not self._keep():
                 anomaly = Anomaly("state-not-finite", math.nan)
@@ -228,8 +232,9 @@ class Guard:
             overflow = checked.norm is not None and math.isfinite(checked.loss)
             if scaler is not None and overflow and scaler.get_scale() > 1 and self._policy.overflow():
                 return self._overflow(scaler)
-            anomaly = self._monitor.judge(checked.loss, checked.norm, strict=self._policy.restored)
-            if anomaly is None and self._due() and not self._monitor.suspicious and not self._keep():
+            if not judged:
+                anomaly = self._monitor.judge(checked.loss, checked.norm, strict=self._policy.restored)
+            if anomaly is None and self._due() and not self._monitor.suspicious and not self._keep(judged=True):
                 anomaly = Anomaly("state-not-finite", math.nan)
             if anomaly is None:
                 if scaler is not None and not self.fallen_back:
@@ -267,7 +272,7 @@ class Guard:
         self._monitor.new_phase()
         self._policy.new_phase()
         self._snapshots.forget_levels()
-        self._phase_began = True
+        self._phase_began, self._judged = True, False
         self._at = self.steps
         self._event("guard.new-phase")
 
@@ -292,7 +297,7 @@ class Guard:
         if found is None:
             raise StateError(f"the state before step {held[-1]} cannot be read any more.", fix="Try again.")
         with deferred():
-            self._snapshots.continue_from(found)
+            self._snapshots.continue_from(found, held)
             self._begin(kept=True)
             self.load_state_dict(found.extra)
             self._restore(found)
@@ -316,6 +321,9 @@ class Guard:
             "schedule": {"peak_lr": self._peak_lr, "last_lr": self._last_lr, "fault": self._schedule_fault},
             "policy": self._policy.state_dict(),
             "monitor": self._monitor.state_dict(),
+            "phase_began": self._phase_began,
+            "judged": self._judged,
+            "margins": list(self._margins),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -323,7 +331,8 @@ class Guard:
 
         Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
         """
-        check_like(state, self.state_dict(), "the state of the guard", optional={*ADDED, *loss_monitor.ADDED})
+        check_like(state, self.state_dict(), "the state of the guard", optional={*_ADDED, *ADDED, *loss_monitor.ADDED})
+        state = {**_ADDED, **state}
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
             if self._champion is None:
@@ -335,6 +344,8 @@ class Guard:
         self._schedule_fault = schedule["fault"]
         self._policy.load_state_dict(state["policy"])
         self._monitor.load_state_dict(state["monitor"])
+        self._phase_began, self._judged = state["phase_began"], state["judged"]
+        self._margins = deque(state["margins"], _MARGIN_WINDOW)
 
     # ------------------------------------------------------------------ steps
 
@@ -612,15 +623,17 @@ class Guard:
 
     # ------------------------------------------------------------------ states and events
 
-    def _keep(self, *, replace_all: bool = False) -> bool:
-        """Keep the present state. Return whether it is finite; if not, nothing is kept."""
+    def _keep(self, *, replace_all: bool = False, judged: bool = False) -> bool:
+        """Keep the present state. Return whether it is finite; if not, nothing is kept.
+
+        ``judged``: the monitor has seen the loss of this step already.
+        """
         state = self.optimizer.state_dict()
         if not replace_all and not self._is_finite(state):
             return False
         level, steps = self._monitor.level, self.steps
-        snapshot = Snapshot(
-            steps, level, self._tensors, state, self.state_dict(), self.fallen_back, self._policy.updates
-        )
+        extra = {**self.state_dict(), "judged": judged}
+        snapshot = Snapshot(steps, level, self._tensors, state, extra, self.fallen_back, self._policy.updates)
         self._kept_at = steps
         self._snapshots.put(snapshot, replace_all=replace_all)
         self._tried.clear()

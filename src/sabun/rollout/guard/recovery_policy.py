@@ -38,9 +38,17 @@ from sabun.rollout.guard.loss_monitor import Anomaly
 __all__ = ["ADDED", "Action", "RecoveryPolicy"]
 
 Action = Literal["skip", "skip-batch", "roll-back", "roll-further", "fall-back", "give-up", "bad-data"]
-_STORED = ("scale", "rollbacks", "good_steps", "longest", "updates", "most_updates", "stalled", "blamed")
-ADDED = {"blamed": False}
+ADDED = {
+    "blamed": False,
+    "bad": 0,
+    "tested": 0,
+    "restored": False,
+    "excused": False,
+    "trusted": False,
+    "overflows": 0,
+}
 """What a state stored by an earlier version lacks, and what it means there."""
+_STORED = ("scale", "rollbacks", "good_steps", "longest", "updates", "most_updates", "stalled", *ADDED)
 _SUDDEN = ("loss-not-finite", "gradient-not-finite", "loss-spike")
 PERSISTENT = 4
 """Number of anomalies in succession that are not taken for the batches' fault."""

@@ -10,12 +10,16 @@ W ≤ share·(t − t₀), else it stays in memory alone. The first is always wr
 nothing by that, and a kill costs at most the time of one write over that share (or ``every`` steps, if those take
 longer).
 
+A file names the states that were kept beside its own, with their levels: those that are on disk are kept again on
+resuming, and no other one is. So a training that writes each state does after a kill at any moment what it would have
+done without it, a later roll-back included.
+
 A folder belongs to one training. Every file names the job and a fingerprint of model and optimizer, and a lock on
 ``.lock`` keeps a second process out. The file of a state before step S is ``good-S.pt``, for ranks after the first
 ``good-S-rankR.pt``:
 
     torch.save({"format": 1, "identity": {"job_id", "fingerprint"}, "step", "updates", "level", "champion",
-                "tensors", "optimizer", "extra"})
+                "tensors", "optimizer", "extra", "beside": {step: level}})
     sabun-guard-1 SHA-256 of the bytes before this line, in hexadecimal
 
 A file whose hash, step or identity does not fit is never restored.
@@ -33,7 +37,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,6 +63,7 @@ class Snapshot:
     """A good state, taken before step ``step`` with recent losses at ``level``. ``extra``: the guard's own state.
 
     ``champion``: the optimizer's state is the champion's. ``updates``: number of updates that the state contains.
+    ``beside``: step → level of the states that were kept beside it when it was written.
     """
 
     step: int
@@ -68,6 +73,7 @@ class Snapshot:
     extra: Mapping[str, Any] = field(default_factory=dict)
     champion: bool = False
     updates: int = 0
+    beside: Mapping[int, float] = field(default_factory=dict)
 
 
 class MemorySnapshots:
@@ -141,8 +147,7 @@ class DiskSnapshots:
         self.identity = dict(identity or {})
         self._agree, self._report = agree, report
         self._memory = MemorySnapshots(keep)
-        self._levels: dict[int, float] = {}
-        self._champions: set[int] = set()  # steps of those that hold the champion's state
+        self._whole: set[int] = set()  # steps of the files that may be read
         self._superseded: set[int] = set()  # on disk, to be removed after the next write, and never read
         self._lock: _FolderLock | None = None
         self._since, self._spent, self._spaced = time.monotonic(), 0.0, False
@@ -166,8 +171,8 @@ class DiskSnapshots:
             except BaseException:
                 self.close()
                 raise
-        if self._levels and not resuming:
-            last = max(self._levels)
+        if self._whole and not resuming:
+            last = max(self._whole)
             self.close()
             raise StateError(
                 f"{self.folder} holds states of this training, the last one before step {last}.",
@@ -179,12 +184,15 @@ class DiskSnapshots:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-        self._levels.clear()
+        self._whole.clear()
 
     def supersede(self) -> None:
         """Never read what the folder holds; remove it after the next write."""
-        self._superseded |= set(self._levels)
-        self._levels.clear()
+        self._drop(self._whole)
+
+    def _drop(self, steps: set[int]) -> None:
+        self._superseded |= steps
+        self._whole = self._whole - steps
 
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """As :meth:`MemorySnapshots.put`, and on disk if there is time for it."""
@@ -200,37 +208,37 @@ class DiskSnapshots:
         try:
             self._write(snapshot)
         except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
-            if not self._levels and not self._superseded:
+            if not self._whole and not self._superseded:
                 raise StateError(
                     f"cannot keep a good state in {self.folder}: {_first_line(error)}.", fix="Check path and space."
                 ) from None
             self._report("guard.not-written", {"reason": _first_line(error)})
         else:
-            self._levels[snapshot.step] = snapshot.level
+            self._whole.add(snapshot.step)
             self._superseded.discard(snapshot.step)
+            while len(self._whole) > self.keep:  # one of them is not in memory any more
+                self._drop({min(self._whole - self.levels().keys())})
             # An old one is removed only when the new one is on disk.
             for gone in sorted(self._superseded):
                 with contextlib.suppress(OSError):
                     self._path(gone).unlink(missing_ok=True)
                     self._superseded.discard(gone)
-            self._trim(snapshot.step)
         finally:
             self._spent += time.monotonic() - self._since - elapsed
 
     def forget_levels(self) -> None:
         """As :meth:`MemorySnapshots.forget_levels`."""
         self._memory.forget_levels()
-        self._levels = dict.fromkeys(self._levels, math.inf)
 
     def get(self, step: int) -> Snapshot | None:
         """Return the state taken before step ``step``: its copy in memory, else its file; None if it is damaged."""
         found = self._memory.get(step)
-        if found is not None or step not in self._levels:
+        if found is not None or step not in self._whole:
             return found
         try:
             return self._read(step)
         except (OSError, StateError) as error:
-            del self._levels[step]
+            self._whole.discard(step)
             self._report("guard.unreadable", {"file": self._path(step).name, "reason": _first_line(error)})
             return None
 
@@ -243,26 +251,29 @@ class DiskSnapshots:
         self._memory.drop_before(updates)
 
     def drop_after(self, step: int) -> None:
-        """As :meth:`MemorySnapshots.drop_after`; a file is replaced in time."""
+        """As :meth:`MemorySnapshots.drop_after`; the files are removed after the next write."""
         self._memory.drop_after(step)
+        self._drop({late for late in self._whole if late > step})
 
     def steps(self) -> list[int]:
         """Return the steps of the states on disk."""
-        return sorted(self._levels)
+        return sorted(self._whole)
 
-    def continue_from(self, found: Snapshot) -> None:
-        """Drop the states after ``found``, which not every rank has, and those of another optimizer."""
-        for late in [known for known in self._levels if known > found.step]:
-            del self._levels[late]
+    def continue_from(self, found: Snapshot, shared: Collection[int]) -> None:
+        """Keep ``found`` and, of the states that every rank has (``shared``), those that were kept beside it."""
+        for late in [known for known in self._whole if known > found.step]:  # not every rank has it
+            self._whole.discard(late)
             self._path(late).unlink(missing_ok=True)
-        for other in [known for known in self._levels if (known in self._champions) != found.champion]:
-            del self._levels[other]
-            self._superseded.add(other)
-        self._trim(found.step)
-        self._memory.put(found, replace_all=True)
+        beside = [self.get(step) for step in sorted(found.beside) if step in shared]
+        self._memory = MemorySnapshots(self.keep)
+        for held in beside:
+            if held is not None:
+                self._memory.put(replace(held, level=found.beside[held.step]))
+        self._memory.put(found)
+        self._drop(self._whole - self.levels().keys())
 
     def __len__(self) -> int:
-        return len(self._levels)
+        return len(self._whole)
 
     # ------------------------------------------------------------------ files
 
@@ -286,8 +297,7 @@ class DiskSnapshots:
             rf"good-(0|[1-9]\d*){f'-rank{self.rank}' if self.rank else ''}\.pt(\{_files.DRAFT})?", re.ASCII
         )
         damaged: list[str] = []
-        self._levels.clear()
-        self._champions.clear()
+        self._whole.clear()
         for path in sorted(self.folder.iterdir()):
             found = own.fullmatch(path.name)
             if found is None:
@@ -303,23 +313,12 @@ class DiskSnapshots:
                 damaged.append(path.name)
                 self._report("guard.unreadable", {"file": path.name, "reason": _first_line(error)})
                 continue
-            self._levels[held.step] = held.level
-            if held.champion:
-                self._champions.add(held.step)
-        if damaged and not self._levels:
+            self._whole.add(held.step)
+        if damaged and not self._whole:
             raise StateError(
                 f"no state in {self.folder} is whole: {', '.join(damaged)}.",
                 fix="Move the files away to start anew, or restore them from a backup.",
             )
-
-    def _trim(self, newest: int) -> None:
-        """Remove files until ``keep`` are left, that of the state before step ``newest`` among them."""
-        while len(self._levels) > self.keep:
-            older = sorted(step for step in self._levels if step != newest)
-            gone = older[_surplus([(step, self._levels[step]) for step in older])]
-            del self._levels[gone]
-            with contextlib.suppress(OSError):
-                self._path(gone).unlink()
 
     def _write(self, snapshot: Snapshot) -> None:
         path = self._path(snapshot.step)
@@ -337,6 +336,7 @@ class DiskSnapshots:
                     "tensors": {name: tensor.detach() for name, tensor in snapshot.tensors.items()},
                     "optimizer": dict(snapshot.optimizer),
                     "extra": dict(snapshot.extra),
+                    "beside": {step: level for step, level in self.levels().items() if step != snapshot.step},
                 },
                 sealed,  # type: ignore[arg-type]
             )
@@ -361,6 +361,7 @@ class DiskSnapshots:
                     held["extra"],
                     held["champion"],
                     held["updates"],
+                    held.get("beside", {}),  # which an earlier version did not write
                 )
                 identity, version = held["identity"], held["format"]
             except Exception as error:
