@@ -118,8 +118,14 @@ PROFILES: Mapping[str, Profile] = {
         Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
         Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
         Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
-        Profile("candidates", 60, Sizing(1.0), trials=0, seeds=3,
-                names=tuple(name for name in TASKS if part_of(name) == DEVELOPMENT)),
+        Profile(
+            "candidates",
+            60,
+            Sizing(1.0),
+            trials=0,
+            seeds=3,
+            names=tuple(name for name in TASKS if part_of(name) == DEVELOPMENT),
+        ),
     )
 }
 REPEATED = (OURS, "Muon + AdamW")
@@ -171,9 +177,7 @@ def perform(book: Book, profile: Profile, job: Job) -> Any:
         found = searching.search(book, job.task, job.arm, job.start, profile.trials, profile.repeat)
     else:
         found = searching.search_rate(book, job.task, job.arm, job.start, profile.seed_numbers)
-    runs = [
-        book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed) for seed in profile.seed_numbers
-    ]
+    runs = [book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed) for seed in profile.seed_numbers]
     followed = job.arm in profile.tolerance
     return found, runs, searching.tolerance(book, job.task, job.arm, job.start) if followed else None
 
