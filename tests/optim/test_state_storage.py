@@ -286,6 +286,46 @@ def test_state_moves_between_its_dtypes(dtype: torch.dtype) -> None:
     assert other.state[p]["second_moment"].dtype == first["state"][0]["second_moment"].dtype
 
 
+def test_velocities_of_float16_parameters_return_to_their_dtype() -> None:
+    """float16 has three bits more than bfloat16 in as many bytes."""
+    p = torch.ones(64, 64, dtype=torch.float16, requires_grad=True)
+    optimizer = create("nesterov", [p], 1e-3, state_dtype="bfloat16")
+    for state_dtype, expected in (("bfloat16", torch.bfloat16), (None, torch.float16)):
+        optimizer.param_groups[0]["state_dtype"] = state_dtype
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert optimizer.state[p]["velocity_0"].dtype == expected
+
+
+@pytest.mark.parametrize("storage", [None, "bfloat16", "8bit"])
+@pytest.mark.parametrize(
+    ("scheme", "former", "later"),
+    [
+        ("heavy-ball", "adam", "kronecker"),
+        ("heavy-ball", "kronecker", "adam"),
+        ("euler", "adam", "kronecker"),
+        ("heavy-ball", "adam", "spectral(row_normalization=True)"),
+    ],
+)
+def test_a_preconditioner_begins_anew_after_another(scheme: str, former: str, later: str, storage: str | None) -> None:
+    """Two of them name a second moment, one of the entries and one in other bases, which has no blocks."""
+    draw = torch.Generator().manual_seed(0)
+    p = torch.randn(64, 80, generator=draw).requires_grad_()
+    optimizer = sabun.Optimizer([p], 1e-3, scheme=scheme, preconditioner=former, state_dtype=storage)
+    for _ in range(3):
+        p.grad = torch.randn(p.shape, generator=draw)
+        optimizer.step()
+    twin = p.detach().clone().requires_grad_()
+    fresh = sabun.Optimizer([twin], 1e-3, scheme=scheme, preconditioner=later, state_dtype=storage)
+    optimizer.param_groups[0]["preconditioner"] = later
+    for _ in range(3):
+        p.grad = twin.grad = torch.randn(p.shape, generator=draw)
+        optimizer.step()
+        fresh.step()
+        assert torch.equal(p, twin)
+    assert optimizer.state[p].keys() - {"step"} == fresh.state[twin].keys() - {"step"}
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
 @pytest.mark.parametrize("preset", ["adamw", "sabun", "taylor-4"])
 def test_pieces_change_nothing(preset: str, storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,4 +373,43 @@ def test_a_checkpoint_with_other_blocks_is_refused() -> None:
     state = optimizer.state_dict()
     state["state"][0]["velocity_0_scale"] = torch.ones(64, 1)
     with pytest.raises(StateError, match=r"velocity_0_scale .* has shape \(64, 1\)"):
+        optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("given", "edit", "said"),
+    [
+        ({}, {"state_dtype": "8bits"}, "'bfloat16' or '8bit'"),
+        ({"fused": True}, {"state_dtype": "8bit"}, "fused='auto'"),
+        ({"state_dtype": "8bit"}, {"fused": True}, "fused='auto'"),
+        ({"capturable": True}, {"state_dtype": "bfloat16"}, "capturable"),
+        ({}, {"foreach": "no"}, "foreach"),
+    ],
+)
+def test_an_edit_of_a_group_is_checked_as_an_argument(given: dict[str, Any], edit: dict[str, Any], said: str) -> None:
+    p = torch.ones(64, 64, requires_grad=True)
+    optimizer = create("adamw", [p], 0.1, **given)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = p.detach().clone()
+    held = optimizer.state[p]["velocity_0"].clone()
+    optimizer.param_groups[0].update(edit)
+    with pytest.raises(OptionError, match=said):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert torch.equal(optimizer.state[p]["velocity_0"], held)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(64, 2, dtype=torch.float16)], ids=["missing", "float16"])
+def test_a_checkpoint_in_8_bits_without_its_scales_is_refused(scale: Tensor | None) -> None:
+    """Its codes would be taken for values."""
+    p = torch.ones(64, 300, requires_grad=True)
+    optimizer = create("adamw", [p], state_dtype="8bit")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0].pop("velocity_0_scale")
+    if scale is not None:
+        state["state"][0]["velocity_0_scale"] = scale
+    with pytest.raises(StateError, match="velocity_0 .* without the scales"):
         optimizer.load_state_dict(state)

@@ -32,11 +32,15 @@ from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
 from sabun.optim.tensors import local_entries, refuse_sparse
 from sabun.optim.terms import Tensors
 
-__all__ = ["CACHED", "STORAGES", "Bucket", "Buckets", "bound_on", "build", "storages", "takes_stacks", "unknown_size"]
+__all__ = [
+    "CACHED", "STORAGES", "STRUCTURE", "Bucket", "Buckets", "bound_on", "build", "storages", "takes_stacks",
+    "unknown_size",
+]  # fmt: skip
 
-_STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
-              "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
-_structure = operator.itemgetter(*_STRUCTURE)
+STRUCTURE = ("scheme", "start_up", "preconditioner", "averaging", "step_control", "foreach", "state_dtype",
+             "stochastic_rounding", "fused", "step_limit", "capturable")  # fmt: skip
+"""The keys of a group whose change makes other buckets."""
+_structure = operator.itemgetter(*STRUCTURE)
 # Entries of a bucket on a CPU. The foreach step passes several times over a bucket, which should stay in a cache:
 # beyond that adamw takes twice as long. The compiled step passes once, and needs as few calls as possible. Matrix
 # preconditioners are bound by arithmetic; their limit is for the memory of their updates.
@@ -251,7 +255,6 @@ def build(
         short = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
         low_precision_state = short or storage is not None
         held = state.get(p, {})
-        is_new = "step" not in held
         dtype = torch.float32 if upcast and not short else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
@@ -261,7 +264,7 @@ def build(
         )  # fmt: skip
         if held:
             state[p] = held
-        count = 0 if is_new else int(held["step"].item())
+        count = int(held["step"].item()) if "step" in held else 0
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
         key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest), storage)
         if key not in by_key:
@@ -374,17 +377,23 @@ def _fill(
     last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
     A ``storage`` has histories and second moments in fewer bits.
     A preconditioner that is new to a parameter with a past (the group's choice was changed) starts that parameter's
-    history again: its corrections count steps from the same beginning as the velocity.
+    history again: its corrections count steps from the same beginning as the velocity. What another one left under the
+    same name, such as the second moment of ``kronecker`` in its bases, is no beginning.
     """
-    if "velocity_0" in held and any(name not in held for name in (*preconditioner.like, *matrices)):
+    own = (*preconditioner.like, *matrices)
+    others = [name for name in _names() - {*own, *preconditioner.matrix_keys} if name in held]
+    missing = any(name not in held for name in own)
+    if own and (others or missing) and any(name in held for name in ("velocity_0", *own)):
         _forget(held)
-        held.pop("step", None)
+        for name in (*own, *others, "step"):
+            held.pop(name, None)
+            held.pop(f"{name}_scale", None)
     velocities = [f"velocity_{j}" for j in range(filter_.buffer_count)]
     fresh = any(name not in held for name in velocities)
     wide = torch.promote_types(p.dtype, torch.float32)
     for name in (*velocities, *preconditioner.like):
         kind = dtype if name in velocities else wide
-        if storage is not None or (name in held and held[name].dtype.itemsize < kind.itemsize):
+        if storage is not None or (name in held and torch.promote_types(held[name].dtype, kind) != held[name].dtype):
             storages().settle(held, name, p, storage, kind, signed=name not in preconditioner.squares)
         elif name not in held:
             held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
@@ -412,6 +421,11 @@ def _counts(preconditioner: Preconditioner, filter_: FilterForm, group: Mapping[
     return bool(
         roles or filter_.start_up == "unbiased" or group["stochastic_rounding"] or group["state_dtype"] in STORAGES
     )
+
+
+def _names() -> set[str]:
+    """The names of the state tensors of all preconditioners."""
+    return {name for entry in PRECONDITIONERS.values() for name in (*entry.like, *entry.matrix_keys)}
 
 
 def _forget(held: dict[str, Any]) -> None:

@@ -188,6 +188,13 @@ def _check_state(
         shape = p.shape
         if key.endswith("_scale") and getattr(held.get(key.removesuffix("_scale")), "dtype", None) == torch.uint8:
             shape = torch.Size(storages().scale_shape(p.shape))
+        scale = held.get(f"{key}_scale")
+        if value.dtype == torch.uint8 and not (isinstance(scale, Tensor) and scale.dtype == torch.float32):
+            raise StateError(
+                f"{key} of parameter {name!r} is in 8 bits in the checkpoint, without the scales of its blocks in "
+                "float32.",
+                fix="Save the whole result of state_dict(), and do not convert it.",
+            )
         if tuple(value.shape) != tuple(declared.get(key, shape)):
             raise StateError(
                 f"{key} of parameter {name!r} has shape {tuple(value.shape)} in the checkpoint, and the parameter has "

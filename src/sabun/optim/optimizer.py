@@ -22,7 +22,7 @@ from sabun.errors import GradientError, OptionError, StateError, unknown
 from sabun.optim import torch_internals as internals
 from sabun.optim import update
 from sabun.optim.averaging import Averaging
-from sabun.optim.buckets import STORAGES, Bucket, Buckets, build, unknown_size
+from sabun.optim.buckets import STORAGES, STRUCTURE, Bucket, Buckets, build, unknown_size
 from sabun.optim.capture import is_capturing, not_captured, require_capturable
 from sabun.optim.checkpoints import VERSION, checking, encoding, keep_precision, restore_lr_found, unpack
 from sabun.optim.compiled.engine import Engine
@@ -427,8 +427,11 @@ class Optimizer(torch.optim.Optimizer):
             if plan is None or not plan.serves(group, active, self.state):
                 if is_capturing():
                     raise not_captured()
-                if resolve_edits(group):
-                    self._require_compatible(group)
+                resolve_edits(group)
+                for name in STRUCTURE:
+                    if name in OPTIONS:
+                        check(name, plain(group[name]))
+                self._require_compatible(group)
                 if needs_parts(group):
                     self._restore_parts(group)
                 first = sum(len(before["params"]) for before in self.param_groups[:number])

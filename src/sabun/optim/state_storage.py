@@ -162,7 +162,7 @@ def settle(
     wide = torch.promote_types(p.dtype, torch.float32)
     wanted = dtype if storage is None else torch.bfloat16 if storage == "bfloat16" else torch.uint8
     if found is not None and (scale is not None) == (storage == "8bit"):
-        longer = storage is None and found.dtype.itemsize >= wanted.itemsize
+        longer = storage is None and torch.promote_types(found.dtype, wanted) == found.dtype
         if longer or found.dtype == wanted:
             if scale is not None:
                 held[key] = scale
