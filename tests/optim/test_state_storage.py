@@ -411,5 +411,5 @@ def test_a_checkpoint_in_8_bits_without_its_scales_is_refused(scale: Tensor | No
     state["state"][0].pop("velocity_0_scale")
     if scale is not None:
         state["state"][0]["velocity_0_scale"] = scale
-    with pytest.raises(StateError, match="velocity_0 .* without the scales"):
+    with pytest.raises(StateError, match=r"velocity_0 .* without the scales"):
         optimizer.load_state_dict(state)
