@@ -323,7 +323,7 @@ class Study(_Frozen):
             raise StudyError(cause, fix=fix) from None
         try:
             fields = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise StudyError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.build(fields)
 
