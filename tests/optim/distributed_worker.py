@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import faulthandler
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import backward, batches, leave
 
 import sabun
-from sabun.optim import create
+from sabun.optim import PRECONDITIONERS, create
 from sabun.optim.preconditioners import spectral
 
 torch.set_num_threads(1)
@@ -135,6 +136,7 @@ PLACED = {
     "uneven experts": (UNEVEN, (4,), "0"),
     "experts and rows": (EXPERTS, (2, 2), "10"),
     "experts of replicas": (EXPERTS, (2, 2), "-0"),
+    "plain": (HIDDEN, (), ""),  # as under DDP, with divide=True
 }
 
 
@@ -167,8 +169,11 @@ def hidden(tensors: list[torch.Tensor], ranks: tuple[int, ...] = (), divided: st
 
 def optimizer_of(model: nn.Module, rule: str, **options: object) -> torch.optim.Optimizer:
     three = next(model.parameters()).ndim == 3
+    chosen = PRECONDITIONERS.make(rule)
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        chosen = replace(chosen, divide=True)
     return sabun.Optimizer(
-        model.named_parameters(), 0.1, scheme="nesterov", preconditioner=rule,
+        model.named_parameters(), 0.1, scheme="nesterov", preconditioner=chosen,
         matrices={"*": "stack" if three else "matrix"}, **options,
     )  # fmt: skip
 
@@ -246,7 +251,7 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, place: Path) -> Non
 
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
-MOVED = ("rows", "both", "experts")
+MOVED = ("rows", "both", "experts", "plain")
 
 # The hidden matrices of four layers of width 256: 12 MiB in float32.
 LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4

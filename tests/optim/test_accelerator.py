@@ -44,6 +44,7 @@ BUDGETS: dict[tuple[str, torch.dtype, tuple[tuple[str, Any], ...]], tuple[float,
     ("schedule-free-adamw", torch.float32, ()): (67, 33, 10.6, 90),
     ("adamw", torch.float32, ()): (62, 23, 9.6, 90),
     ("muon", torch.float32, ()): (158, 120, 15.5, 145),
+    ("soap", torch.float32, ()): (860, 830, 27, 260),  # a step that refreshes no basis
     ("sabun", torch.float32, ()): (163, 120, 16, 145),
     ("sabun", torch.float32, (("capturable", True),)): (215, 165, 17, 180),
     ("sabun", torch.bfloat16, (("state_dtype", "float32"),)): (230, 220, 19.5, 160),

@@ -21,7 +21,7 @@ from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.averaging import Averaging
 from sabun.optim.compiled import c_compiler, c_matrices
-from sabun.optim.distributed import team_of
+from sabun.optim.distributed import is_shared
 from sabun.optim.filters import FilterForm
 from sabun.optim.layouts import Layout
 from sabun.optim.momentum import filter_of, momentum_of
@@ -72,7 +72,7 @@ def takes_stacks(preconditioner: Preconditioner, p: Tensor) -> bool:
     """
     if not isinstance(preconditioner, Spectral) or internals.is_dtensor(p):
         return False
-    return team_of([p], divide=preconditioner.divide) is None
+    return not (preconditioner.divided and is_shared())
 
 
 @dataclass(slots=True)

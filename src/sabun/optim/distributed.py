@@ -8,16 +8,17 @@ Each update is computed by one process, its owner. Without a team each process c
   replicated over further dimensions (HSDP), each replica does this for a part of the matrices, and a sum over the
   replicas brings the updates to all. Stacked experts that are divided among ranks stay where they are.
 - Whole on each process, as under DDP: parameters are plain tensors, so the option ``divide`` has to state that all
-  processes hold the same gradients. A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with
-  equal bits (:meth:`Team.divide`).
+  processes hold the same gradients. They are then replicas along one dimension of a mesh of all processes
+  (:func:`replicated`). A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with equal bits.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 
-__all__ = ["Placement", "Route", "Team", "placement_of", "team_of"]
+__all__ = ["Placement", "Route", "Team", "is_shared", "placement_of", "replicated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,6 @@ class Team:
     group: dist.ProcessGroup | None
     rank: int
     size: int
-
-    def shares(self, costs: Sequence[float]) -> list[list[int]]:
-        """Indices of each rank's share: the next most expensive piece goes to the least loaded rank."""
-        return _shares(costs, self.size)
-
-    def own(self, costs: Sequence[float]) -> list[int]:
-        """Indices of this rank's share."""
-        return self.shares(costs)[self.rank]
 
     def exchange(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Sum each tensor over the team, in one all-reduce per dtype."""
@@ -55,14 +48,6 @@ class Team:
             for i, part in zip(places, torch.split(flat, [tensors[i].numel() for i in places]), strict=True):
                 out[i] = part.view(tensors[i].shape)
         return out
-
-    def divide(
-        self, tensors: list[Tensor], cost: Callable[[Tensor], float], work: Callable[[list[Tensor]], list[Tensor]]
-    ) -> list[Tensor]:
-        """``work(tensors)``, of which each rank computes its share."""
-        mine = self.own([cost(t) for t in tensors])
-        done = dict(zip(mine, work([tensors[i] for i in mine]), strict=True))
-        return self.exchange([done[i] if i in done else torch.zeros_like(t) for i, t in enumerate(tensors)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +233,19 @@ def _shares(costs: Sequence[float], ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def team_of(params: Sequence[Tensor], *, divide: bool) -> Team | None:
-    """The processes that share matrices which each of them has whole; None if every one computes all of them."""
-    if not divide or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return None
-    return None if any(map(internals.is_dtensor, params)) else Team(None, dist.get_rank(), dist.get_world_size())
+def is_shared() -> bool:
+    """Whether there are several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def replicated(p: Tensor) -> Placement:
+    """The placement of a plain tensor that all processes hold."""
+    return Placement(_everyone(p.device.type, dist.group.WORLD), (), (0,), p.shape, False)
+
+
+@lru_cache(maxsize=1)
+def _everyone(kind: str, world: Any) -> Any:
+    """The mesh of all processes of a process group, which is the default one."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(kind, (dist.get_world_size(),))

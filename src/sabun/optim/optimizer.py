@@ -589,7 +589,8 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the groups, with roles as text: plain values, loadable with ``weights_only=True``.
 
-        Of sharded parameters the state is DTensors, and all ranks must call this, as they must for their collectives.
+        Of sharded parameters the state is DTensors. All ranks must call this then, as they must for their collectives,
+        and where a preconditioner has ``divide=True``.
         """
         with encoding(self):
             return super().state_dict()

@@ -6,20 +6,24 @@ the same for the life of a parameter group, because it depends on nothing but th
 rank has about as much state as any other. In a checkpoint the same tensor is a DTensor that is sharded along its first
 dimension, so ``torch.distributed.checkpoint`` saves it, gathers it, and loads it into any number of ranks. The state of
 stacked experts that are divided among ranks is such a DTensor in training, too.
+
+Plain tensors that all ranks hold (DDP) have owners where the option ``divide`` asks for it. A checkpoint has their
+state whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.distributed import Placement, Route, placement_of
+from sabun.optim.distributed import Placement, Route, is_shared, placement_of, replicated
 from sabun.optim.layouts import Layout
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import MatrixWork, Preconditioner
@@ -46,6 +50,8 @@ def place(p: Tensor, layout: Layout | None, preconditioner: Preconditioner) -> P
     """How the matrices of a parameter are placed; None where every rank that has it computes them all."""
     if layout is None or not preconditioner.needs_matrix:
         return None
+    if not internals.is_dtensor(p):
+        return replicated(p) if preconditioner.divided and is_shared() else None
     placement = placement_of(p, stacked=layout.stacked)
     if placement is None or placement.shape == p.shape or placement.local:
         return placement
@@ -79,14 +85,14 @@ class Shared:
 
         The lists are emptied, so that their memory is free while the work is done.
         """
-        if not internals.is_dtensor(self.params[0]) and not self.several:
-            return work(lists, state)
         if self._routes is None:
             pairs = zip(self.params, self.layouts, strict=True)
             found = [place(p, layout, self.preconditioner) for p, layout in pairs]
             self._routes = _Routes.of(self.preconditioner, self.layouts, found, self.owners, self.loads)
         if self._routes.placements:
             return self._by_owner(self._routes, lists, state, work)
+        if not internals.is_dtensor(self.params[0]) and not self.several:
+            return work(lists, state)
         return self._everywhere(lists, state, work)
 
     def _everywhere(self, lists: list[Tensors], state: Mapping[str, list[Any]], work: MatrixWork) -> Tensors:
@@ -244,10 +250,14 @@ def _cost(preconditioner: Preconditioner, layout: Layout | None, shape: torch.Si
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The rank that has the state of a parameter; ``at`` are its coordinates on the mesh."""
+    """The rank that has the state of a parameter; ``at`` are its coordinates on the mesh.
+
+    ``plain``: the parameter is a plain tensor, and so is its state in a checkpoint.
+    """
 
     placement: Placement
     at: Mapping[int, int]
+    plain: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -282,6 +292,11 @@ class Owner:
         """A tensor of state for a checkpoint, from how it is in training. Ranks take part together."""
         if internals.is_dtensor(tensor) or not self.at:
             return tensor
+        if self.plain:
+            (coordinate,), mesh = self.at.values(), self.placement.mesh
+            whole = tensor if self.is_here else tensor.new_empty(tuple(shape))
+            dist.broadcast(whole, dist.get_global_rank(mesh.get_group(0), coordinate), group=mesh.get_group(0))
+            return whole
         return self._shards(self._route(shape).back([tensor] if self.is_here else [], tensor)[0], shape)
 
     def _shards(self, part: Tensor, shape: Sequence[int]) -> Tensor:
@@ -298,7 +313,7 @@ def owners_of(group: dict[str, Any]) -> dict[int, Owner]:
     kinds: dict[tuple[object, ...], list[tuple[int, Placement, float]]] = {}
     options = dict(views(group))
     for index, p in enumerate(group["params"]):
-        if internals.is_dtensor(p):
+        if _may_have_owner(p, options.values()):
             layout = layout_at(group, index, p)
             preconditioner = preconditioner_at(options[is_rest(group, index)], layout)
             placement = place(p, layout, preconditioner)
@@ -308,8 +323,15 @@ def owners_of(group: dict[str, Any]) -> dict[int, Owner]:
     found: dict[int, Owner] = {}
     for members in kinds.values():
         at = members[0][1].owners([cost for *_, cost in members], {})
-        found |= {index: Owner(placement, one) for (index, placement, _), one in zip(members, at, strict=True)}
+        found |= {
+            index: Owner(placement, one, plain=not internals.is_dtensor(group["params"][index]))
+            for (index, placement, _), one in zip(members, at, strict=True)
+        }
     return found
+
+
+def _may_have_owner(p: Tensor, views: Iterable[Mapping[str, Any]]) -> bool:
+    return internals.is_dtensor(p) or any(view["preconditioner"].divided for view in views)
 
 
 def settle(optimizer: torch.optim.Optimizer) -> None:
@@ -335,9 +357,11 @@ def _owned(
 ) -> Iterator[tuple[Owner, dict[str, Any], Mapping[str, tuple[int, ...]], tuple[int, int]]]:
     """(owner, state, shapes of its tensors, (number of the group, index in it)) of parameters with owners and state."""
     for number, group in enumerate(optimizer.param_groups):
-        if "preconditioner" not in group or not any(map(internals.is_dtensor, group["params"])):
+        if "preconditioner" not in group:
             continue
         options = dict(views(group))
+        if not any(_may_have_owner(p, options.values()) for p in group["params"]):
+            continue
         for index, owner in owners_of(group).items():
             p = group["params"][index]
             if optimizer.state.get(p):

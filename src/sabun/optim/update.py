@@ -31,7 +31,6 @@ from sabun.optim.buckets import CACHED, Bucket, bound_on, storages, takes_stacks
 from sabun.optim.capture import mass_of
 from sabun.optim.compiled.engine import Engine
 from sabun.optim.compiled.formula import fuses
-from sabun.optim.distributed import team_of
 from sabun.optim.filters import advance, begin, finish
 from sabun.optim.matrix_stacks import Stacks, runs
 from sabun.optim.preconditioners.preconditioner import Work
@@ -320,7 +319,6 @@ def _work(bucket: Bucket, grads: Tensors, terms: Terms, state: Mapping[str, list
     return Work(
         grads, terms, state, bucket.number,
         share=lambda lists, of_matrices: bucket.shared.share(lists, state, of_matrices),
-        team=lambda divide: team_of(bucket.params, divide=divide),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.options import AT_LEAST_ZERO, DECAY, integer, option, optional
+from sabun.optim.options import AT_LEAST_ZERO, DECAY, FLAG, integer, option, optional
 from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import as_matrix, refresh_basis, singular_bases
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, Preconditioner, Work
@@ -35,6 +35,12 @@ class Kronecker(Preconditioner):
     factor_beta: float | None = option(None, optional(DECAY), "decay of the Kronecker factors; None: beta2")
     refresh_every: int = option(10, integer(1), "number of steps between refreshes of the eigenbases")
     max_factor: int = option(10_000, integer(1), "longest side of a matrix that gets a factor; a longer one does not")
+    divide: bool = option(
+        False,
+        FLAG,
+        "division of the matrices and their state among the processes, whose gradients must be equal (DDP); with FSDP2 "
+        "always done",
+    )
 
     name: ClassVar[str] = "kronecker"
     summary: ClassVar[str] = "adam in the eigenbasis of the two Kronecker factors"
@@ -58,6 +64,10 @@ class Kronecker(Preconditioner):
     def fallback(self) -> Adam:
         """``adam`` with the same β₂ and ε, for parameters that are not matrices."""
         return Adam(self.beta2, self.eps)
+
+    @property
+    def divided(self) -> bool:
+        return self.divide
 
     def matrix_state(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         rows, columns = shape[0], math.prod(shape[1:])

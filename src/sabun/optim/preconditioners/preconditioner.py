@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sabun.optim.distributed import Team
 from sabun.optim.role_registry import Registry, Role
 from sabun.optim.terms import Tensors, Terms
 
@@ -35,7 +34,6 @@ class Work:
     ``share(lists, work)`` is for matrices: the local parts of ``work(matrices, state)``, where the lists are local
     parts of the parameters, ``matrices`` their matrices, list by list, and ``state`` has one tensor per matrix for the
     names in ``matrix_keys``. A sharded matrix is computed by its owner only, which has its state, too.
-    ``team(divide)`` are the processes that share whole matrices, see :func:`sabun.optim.distributed.team_of`.
     """
 
     grads: Tensors
@@ -43,7 +41,6 @@ class Work:
     state: Mapping[str, list[Any]]
     count: int | Tensor
     share: Callable[[list[Tensors], MatrixWork], Tensors]
-    team: Callable[[bool], Team | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +148,11 @@ class Preconditioner(Role):
     def exchanged_in(self) -> torch.dtype | None:
         """The dtype in which ranks exchange shards of matrices and updates; None: that of the arithmetic."""
         return None
+
+    @property
+    def divided(self) -> bool:
+        """Whether processes that hold the same matrices and gradients (DDP) divide them among themselves."""
+        return False
 
     @property
     def fallback(self) -> Preconditioner:

@@ -56,7 +56,8 @@ class Spectral(Preconditioner):
     divide: bool = option(
         False,
         FLAG,
-        "division of the matrices among the processes, whose gradients must be equal (DDP); with FSDP2 always done",
+        "division of the matrices and their state among the processes, whose gradients must be equal (DDP); with FSDP2 "
+        "always done",
     )
 
     name: ClassVar[str] = "spectral"
@@ -85,6 +86,10 @@ class Spectral(Preconditioner):
     def exchanged_in(self) -> torch.dtype | None:
         return None if self.exchange_dtype is None else torch.bfloat16
 
+    @property
+    def divided(self) -> bool:
+        return self.divide
+
     @classmethod
     def cost(cls, shape: torch.Size) -> float:
         """Operations of one iteration, up to a factor: XXᵀ, its square, and a product with X."""
@@ -99,16 +104,10 @@ class Spectral(Preconditioner):
         return arithmetic(matrix, polynomials(self.iteration, self.steps)[0])
 
     def precondition(self, work: Work) -> tuple[Terms, Tensors | None]:
-        team = work.team(self.divide)
-
         def updates(lists: list[Tensors], state: Mapping[str, list[Any]]) -> Tensors:
             (whole,) = lists
             shapes = [t.shape for t in whole]
-            if team is None:
-                stacks = _polar_factors(whole, self)
-            else:
-                factors = team.divide(whole, lambda t: self.cost(t.shape), self._factors_of)
-                stacks = [(batch, _stack([factors[i] for i in batch])) for batch in _by_shape(whole)]
+            stacks = _polar_factors(whole, self)
             for indices, matrices in stacks:
                 scale = 0.2 * math.sqrt(max(matrices.shape[-2:]))
                 if self.row_normalization:
@@ -126,11 +125,6 @@ class Spectral(Preconditioner):
         if self.row_normalization:
             for stack, second in zip(stacks, seconds, strict=True):
                 _even(stack, second, 1.0, self)
-
-    def _factors_of(self, matrices: Tensors) -> Tensors:
-        """The polar factor of each matrix, in its shape; the matrices are taken out of the list."""
-        shapes = [t.shape for t in matrices]
-        return _spread(_polar_factors(matrices, self), shapes)
 
     def reference(self, g: Tensor, d: Tensor, n: int, var: dict[str, Tensor]) -> Tensor:
         """UVᵀ of the same polynomial, applied to the singular values of an actual decomposition."""
@@ -197,11 +191,11 @@ def _polar_factors(whole: Tensors, spectral: Spectral) -> list[_Stack]:
     return found
 
 
-def _stack(tensors: Tensors, spectral: Spectral | None = None) -> Tensor:
+def _stack(tensors: Tensors, spectral: Spectral) -> Tensor:
     """Tensors of one shape as one tensor of matrices, in the dtype that ``spectral`` iterates in."""
     matrices = [as_matrix(t) for t in tensors]
     first = matrices[0]
-    dtype = first.dtype if spectral is None else spectral.arithmetic(first)
+    dtype = spectral.arithmetic(first)
     if dtype != first.dtype:
         stack = torch.empty((len(matrices), *first.shape), dtype=dtype, device=first.device)
         internals.foreach_copy_(list(stack.unbind()), matrices)
