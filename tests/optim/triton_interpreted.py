@@ -239,7 +239,7 @@ def test_autograd_sees_that_a_parameter_has_changed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_state_in_bfloat16_is_rounded_at_random_to_a_neighbour(dtype: torch.dtype) -> None:
-    """One step from equal state: what is stored is one of the two neighbours of what float32 gives, right on average."""
+    """What is stored is one of the two neighbours of what float32 gives, and right on average."""
     start = torch.linspace(-2, 2, 64 * 80).view(64, 80).to(dtype)
     p, wide = nn.Parameter(start.clone()), nn.Parameter(start.float())
     p.grad = torch.linspace(1, 3, 64 * 80).view(64, 80).flip(0).to(dtype)

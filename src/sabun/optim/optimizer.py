@@ -296,8 +296,8 @@ class Optimizer(torch.optim.Optimizer):
         works = (None, False, "auto", "triton") if storage == "bfloat16" else (None, False, "auto")
         if storage in STORAGES and fused not in works:
             raise OptionError(
-                f"fused={fused!r} does not work with state_dtype={storage!r}: only the Triton step rounds state at random, "
-                "to bfloat16.",
+                f"fused={fused!r} does not work with state_dtype={storage!r}: only the Triton step rounds state at "
+                "random, to bfloat16.",
                 fix="Leave one of the two out; fused='auto' takes the foreach step where there is no compiled one.",
             )
         if storage == "8bit" and control.make() is not None:
