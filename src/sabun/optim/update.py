@@ -235,7 +235,7 @@ def step(
     if bound is not None and bucket.upcast:
         bound //= 2  # for float32 copies of parameters and gradients
     if bound is not None and bucket.storage is not None:
-        bound //= 2  # for float32 copies of the state
+        bound //= 4  # for float32 copies of the state, and random numbers
     if isinstance(lr, Tensor):
         lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
     if bound is not None and takes_stacks(bucket.preconditioner, bucket.params[0]):
