@@ -28,8 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+LONGEST = ("test_corpus.py", "test_ray.py")
+"""Files with tests that take a minute: first, since one that begins last leaves the other workers without work."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not concern the device."""
+    """Put the longest first, and leave out what does not concern the device."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     device = config.getoption("device")
     if device == "cpu":
         return

@@ -96,6 +96,8 @@ def test_the_folder_of_another_training_is_refused(difference: str, tmp_path: Pa
 
 LOCKED = """
 import sys, torch, sabun
+from sabun.rollout.guard import snapshots
+snapshots.LOCK_SECONDS = 0.0
 model = torch.nn.Linear(8, 1)
 guard = sabun.Guard(model, torch.optim.AdamW(model.parameters(), lr=0.01), folder=sys.argv[1])
 try:
