@@ -14,12 +14,13 @@ import contextlib
 import errno
 import importlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["lock", "locked", "open_own", "read_at", "replace", "replacing", "sync_directory", "write_all"]
+__all__ = ["lock", "locked", "open_own", "read", "read_at", "replace", "replacing", "sync_directory", "write_all"]
 
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""
@@ -40,6 +41,15 @@ def write_all(handle: int, data: bytes) -> None:
     """Write all of ``data`` to an open file descriptor."""
     while data:
         data = data[os.write(handle, data) :]
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file. A pipe, which may never end, or a device is an OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
 
 
 def read_at(handle: int, start: int, length: int) -> bytes:
