@@ -26,7 +26,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +60,7 @@ SCHEMA = 2
 class Profile:
     """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
 
+    ``trials``: 0 compares candidates at their best rates alone, each rate trained with every seed.
     ``names``: only these tasks, of development families; ``repeat``: which search, 0 the one whose records the page
     shows. With either, no tolerance is measured.
     """
@@ -81,7 +82,12 @@ class Profile:
     @property
     def arms(self) -> tuple[str, ...]:
         """The arms of the profile."""
-        return REPEATED if self.repeat else (OURS, *CANDIDATES) if self.names else (*TUNED, *UNTUNED)
+        return REPEATED if self.repeat else (*TUNED, *UNTUNED) if self.trials else (OURS, *CANDIDATES)
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """Seeds of the evaluation runs; those of candidates are others, because rates are chosen on them, too."""
+        return tuple(range(1, self.seeds + 1) if self.trials else range(101, 101 + self.seeds))
 
     @property
     def file(self) -> str:
@@ -104,7 +110,7 @@ QUICKER = (
     "concrete", "wine-quality", "housing", "word-bag", "skip-gram", "digits-cnn-norm", "shakespeare-lstm",
     "shakespeare-fused", "cifar-diffusion", "citeseer-gcn", "digits-autoencoder",
 )  # fmt: skip
-"""The quicker tasks of every development family, on which candidates and repeated searches run."""
+"""The quicker tasks of every development family, on which repeated searches run."""
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -112,7 +118,14 @@ PROFILES: Mapping[str, Profile] = {
         Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
         Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
         Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
-        Profile("candidates", 25, Sizing(1.0), trials=4, seeds=3, names=QUICKER),
+        Profile(
+            "candidates",
+            60,
+            Sizing(1.0),
+            trials=0,
+            seeds=3,
+            names=tuple(name for name in TASKS if part_of(name) == DEVELOPMENT),
+        ),
     )
 }
 REPEATED = (OURS, "Muon + AdamW")
@@ -158,16 +171,13 @@ def perform(book: Book, profile: Profile, job: Job) -> Any:
         return searching.rates(book, job.task, job.arm, job.start, changed)
     if job.kind == "defaults":
         arm = ARMS[job.arm]
-        runs = [
-            book.run(job.task, job.arm, arm.rate, {}, arm.fixed or "linear", seed)
-            for seed in range(1, profile.seeds + 1)
-        ]
+        runs = [book.run(job.task, job.arm, arm.rate, {}, arm.fixed or "linear", seed) for seed in profile.seed_numbers]
         return None, runs, None
-    found = searching.search(book, job.task, job.arm, job.start, profile.trials, profile.repeat)
-    runs = [
-        book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed)
-        for seed in range(1, profile.seeds + 1)
-    ]
+    if profile.trials:
+        found = searching.search(book, job.task, job.arm, job.start, profile.trials, profile.repeat)
+    else:
+        found = searching.search_rate(book, job.task, job.arm, job.start, profile.seed_numbers)
+    runs = [book.run(job.task, job.arm, found.lr, found.chosen, found.schedule, seed) for seed in profile.seed_numbers]
     followed = job.arm in profile.tolerance
     return found, runs, searching.tolerance(book, job.task, job.arm, job.start) if followed else None
 
@@ -206,6 +216,9 @@ class Progress:
 
 # ---------------------------------------------------------------- plan
 
+Start = Callable[[str, str], float]
+"""Task, arm → where the lattice of rates begins."""
+
 
 def seconds_per_run(profile: Profile, tasks: Iterable[str], arms: Iterable[str]) -> dict[str, dict[str, float]]:
     """Task → arm → seconds of one run, from a few steps timed here; measured once for a profile and kept."""
@@ -227,7 +240,7 @@ def seconds_per_run(profile: Profile, tasks: Iterable[str], arms: Iterable[str])
 
 
 def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mapping[str, Mapping[str, float]],
-            starts: Mapping[str, float]) -> list[Job]:  # fmt: skip
+            start: Start) -> list[Job]:  # fmt: skip
     """All jobs after the centres are known."""
     found = []
     for task in tasks:
@@ -238,7 +251,8 @@ def jobs_of(profile: Profile, tasks: list[str], arms: list[str], seconds: Mappin
                 continue
             lattice = 1.0 if part_of(task) == DEVELOPMENT else 4.0  # most of it is stored from the centres
             runs = lattice + profile.trials + 2.5 + profile.seeds + (4 if arm in profile.tolerance else 0)
-            found.append(Job("search", task, arm, starts[arm], one * runs))
+            runs = runs if profile.trials else 3.5 * profile.seeds
+            found.append(Job("search", task, arm, start(task, arm), one * runs))
     return found
 
 
@@ -310,7 +324,7 @@ def centre_decay(profile: Profile, arm: str, start: float, workers: int) -> dict
 # ---------------------------------------------------------------- records
 
 
-def collect(profile: Profile, tasks: Iterable[str], arms: Iterable[str], starts: Mapping[str, float],
+def collect(profile: Profile, tasks: Iterable[str], arms: Iterable[str], start: Start,
             seconds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:  # fmt: skip
     """The compact records of what is stored; an arm whose runs are incomplete on a task is left out there."""
     found: dict[str, Any] = {}
@@ -320,7 +334,7 @@ def collect(profile: Profile, tasks: Iterable[str], arms: Iterable[str], starts:
             kind = "defaults" if ARMS[arm].fixed else "search"
             book = book_of(profile, task, arm, only_stored=True)
             try:
-                result, runs, wide = perform(book, profile, Job(kind, task, arm, starts.get(arm, ARMS[arm].rate)))
+                result, runs, wide = perform(book, profile, Job(kind, task, arm, start(task, arm)))
             except MissingRunError:
                 continue
             tried = [] if result is None else [*result.rates, *result.trials]
@@ -438,7 +452,10 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
     """Everything that is not stored yet, then the records."""
     seconds = seconds_per_run(profile, tasks, arms)
     lattices = [] if profile.names else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
-    guess = {arm: ARMS[arm].rate for arm in arms}
+
+    def guess(task: str, arm: str) -> float:
+        return ARMS[arm].rate
+
     planned = sum(job.seconds for job in [*lattices, *jobs_of(profile, tasks, arms, seconds, guess)])
     print(
         f"profile {profile.name}: {len(tasks)} tasks, {len(arms)} arms, {profile.trials} trials, {profile.seeds} seeds"
@@ -453,18 +470,24 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
     progress = Progress(planned, workers)
     _all(profile, lattices, workers, progress)
     if profile.names:  # around the centres of the full profile
-        known = load(RESULTS / "full.json").about["centres"]
-        starts = {arm: known[OURS if arm in CANDIDATES else arm] for arm in arms}
+        known = load(RESULTS / "full.json")
+        starts = {arm: known.about["centres"][OURS if arm in CANDIDATES else arm] for arm in arms}
     else:
         starts = centres(profile, [task for task in profile.tasks if part_of(task) == DEVELOPMENT], arms)
-    _all(profile, jobs_of(profile, tasks, arms, seconds, starts), workers, progress)
+
+    def start(task: str, arm: str) -> float:
+        if not profile.trials:  # candidates: around the preset's own rate on the task, on the lattice of its centre
+            return _on_lattice(known.tasks[task].arms[OURS].lr or ARMS[OURS].rate, starts[arm])
+        return starts.get(arm, ARMS[arm].rate)
+
+    _all(profile, jobs_of(profile, tasks, arms, seconds, start), workers, progress)
     timed = {}
     for task in tasks:
         chosen = {}
-        for arm, row in collect(profile, [task], arms, starts, {}).get(task, {"arms": {}})["arms"].items():
+        for arm, row in collect(profile, [task], arms, start, {}).get(task, {"arms": {}})["arms"].items():
             chosen[arm] = (row["lr"] * 0.01, row["chosen"])  # a small rate: what is timed does not depend on it
         timed[task] = clock(task, chosen, sizing=profile.sizing) if chosen else {}
-    write(profile, path, collect(profile, tasks, arms, starts, timed), starts, quiet=quiet)
+    write(profile, path, collect(profile, tasks, arms, start, timed), starts, quiet=quiet)
     print(path)
 
 

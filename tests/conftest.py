@@ -28,8 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+LONGEST = ("test_corpus.py", "test_ray.py")
+"""Files with tests that take a minute: first, since one that begins last leaves the other workers without work."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not concern the device."""
+    """Put the longest first, and leave out what does not concern the device."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     device = config.getoption("device")
     if device == "cpu":
         return
@@ -59,6 +64,21 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts are started in an empty directory: every run copies the one in which it is started, and this is large.
+
+    They take tenths of a second, so the trainer looks more often whether they have ended.
+    """
+    if "python" in request.fixturenames:
+        place = tmp_path_factory.mktemp("work") / "in" / "project"  # links stand for what is beside it and above
+        place.mkdir(parents=True)
+        monkeypatch.chdir(place)
+        monkeypatch.setattr("sabun.poc.training.script.POLL", 0.005)
 
 
 @pytest.fixture(scope="session")

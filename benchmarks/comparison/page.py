@@ -386,22 +386,22 @@ def decays_table() -> list[str]:
 
 
 def candidates_table(results: Results) -> list[str]:
-    """Markdown: what each candidate takes of the preset's steps, and the lowest loss that it reaches."""
+    """Markdown: the lowest loss of each candidate relative to the preset's, and the steps that it takes."""
     rows = []
     for arm in (name for name in CANDIDATES if _has(results, name)):
-        found, both, loss = (ratio(results, arm, OURS), ratio(results, arm, OURS, goal="both"),
-                             loss_ratio(results, arm, OURS))  # fmt: skip
-        rows.append([arm, str(len(found.by_task) if found else 0), *map(_estimate, (found, both, loss)), _span(found)])
-    head = ["the preset with", "tasks", "steps to target", "steps to the loss that both reach", "lowest loss",
-            "steps, one family left out"]  # fmt: skip
+        loss = loss_ratio(results, arm, OURS)
+        found, both = (ratio(results, arm, OURS, goal=goal) for goal in ("target", "both"))
+        rows.append([arm, *map(_estimate, (loss, both, found)), _span(loss)])
+    head = ["the preset with", "lowest loss", "steps to the loss that both reach", "steps to target",
+            "lowest loss, one family left out"]  # fmt: skip
     return table(head, rows)
 
 
 def candidates_by_task(results: Results) -> list[str]:
-    """Markdown: steps to target of each candidate relative to the preset's, by task; the faster ones in bold."""
+    """Markdown: lowest loss of each candidate relative to the preset's, by task; the lower ones in bold."""
     rows = []
     for arm in (name for name in CANDIDATES if _has(results, name)):
-        by_task = found.by_task if (found := ratio(results, arm, OURS)) else {}
+        by_task = found.by_task if (found := loss_ratio(results, arm, OURS)) else {}
         rows.append([arm, *(_lower(by_task.get(task)) for task in results.tasks)])
     return table(["the preset with", *results.tasks], rows)
 

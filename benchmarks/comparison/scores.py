@@ -294,14 +294,15 @@ def spread_ratio(results: Results, ours: str, theirs: str) -> Estimate | None:
 
 
 def loss_ratio(results: Results, ours: str, theirs: str) -> Estimate | None:
-    """Lowest score of one arm over that of another, medians over seeds; a task with one that is not positive is left
-    out."""
-
-    def of(task: TaskResult) -> float | None:
-        mine, other = (final_losses(task, name)[2] for name in (ours, theirs))
-        return mine / other if mine > 0 and other > 0 else None
-
-    return _over_tasks_of(results, of)
+    """Lowest score of one arm over that of another, by seed; pairs with one that is not positive or did not finish are
+    left out."""
+    logs = {}
+    for name, task in results.tasks.items():
+        if ours in task.arms and theirs in task.arms:
+            others = {curve.seed: curve.best for curve in task.arms[theirs].curves}
+            pairs = [(curve.best, others[curve.seed]) for curve in task.arms[ours].curves if curve.seed in others]
+            logs[name] = [math.log(a / b) for a, b in pairs if 0 < a < math.inf and 0 < b < math.inf]
+    return Estimate.of(logs, {name: task.family for name, task in results.tasks.items()})
 
 
 def with_arms(results: Results, others: Results, names: Mapping[str, str]) -> Results:

@@ -28,7 +28,7 @@ from comparison.families import TASKS, development_only
 from comparison.records import Book, plain
 from comparison.training import SCHEDULES, Run
 
-__all__ = ["Found", "bracket", "centre", "gaps", "points", "search"]
+__all__ = ["Found", "bracket", "centre", "gaps", "points", "search", "search_rate"]
 
 FURTHEST = 9
 """Doublings from the start at which a bracket gives up: the best is then said to be at the edge."""
@@ -100,25 +100,33 @@ def gaps(logs: Iterable[float]) -> list[tuple[float, float]]:
 
 
 def rates(
-    book: Book, task: str, arm: str, start: float, changed: Mapping[str, Any] | None = None, seed: int = 0
+    book: Book, task: str, arm: str, start: float, changed: Mapping[str, Any] | None = None, seeds: Sequence[int] = (0,)
 ) -> tuple[float, bool, tuple[Run, ...]]:
-    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, of one seed, at the first values of the
-    further hyperparameters, or at ``changed`` ones."""
-    seen: dict[int, Run] = {}
+    """(best rate, whether at the edge, runs) of the lattice ``start`` · 2ⁿ, at the first values of the further
+    hyperparameters, or at ``changed`` ones. The best has the lowest geometric mean over the ``seeds``."""
+    seen: dict[int, list[Run]] = {}
     chosen = {**ARMS[arm].defaults(), **(changed or {})}
 
     def value(n: int) -> float:
-        seen[n] = book.run(task, arm, start * 2.0**n, chosen, "linear", seed)
-        return seen[n].best
+        seen[n] = [book.run(task, arm, start * 2.0**n, chosen, "linear", seed) for seed in seeds]
+        return fmean(math.log(run.best) if run.best > 0 else -math.inf for run in seen[n])
 
     best, at_edge = bracket(value)
-    return start * 2.0**best, at_edge, tuple(seen[n] for n in sorted(seen))
+    return start * 2.0**best, at_edge, tuple(run for n in sorted(seen) for run in seen[n])
+
+
+def search_rate(book: Book, task: str, arm: str, start: float, seeds: Sequence[int]) -> Found:
+    """The best rate alone, of several seeds: what is left of a search where arms that differ in one ingredient are
+    compared, with the same seeds."""
+    lr, edge, lattice = rates(book, task, arm, start, seeds=seeds)
+    lowest = min(run.best for run in lattice if run.lr == lr)
+    return Found(lr, plain(ARMS[arm].defaults()), "linear", lowest, lattice, (), edge)
 
 
 def search(book: Book, task: str, arm: str, start: float, trials: int, repeat: int = 0) -> Found:
     """The three stages for one arm on one task; a ``repeat`` has other trials and another seed of the trainings."""
     seed = 100 * repeat
-    best_rate, edge, lattice = rates(book, task, arm, start, seed=seed)
+    best_rate, edge, lattice = rates(book, task, arm, start, seeds=(seed,))
     tried = []
     for schedule, chosen, shift in points(arm, trials, repeat):
         tried.append(book.run(task, arm, best_rate * 2.0**shift, chosen, schedule, seed))

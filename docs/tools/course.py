@@ -17,9 +17,12 @@ from __future__ import annotations
 import ast
 import base64
 import contextlib
+import hashlib
 import html
 import io
 import json
+import os
+import pickle
 import re
 import tempfile
 import tokenize
@@ -142,14 +145,34 @@ _DONE: dict[tuple[object, ...], dict[str, Notebook]] = {}
 
 
 def run(name: str) -> dict[str, Notebook]:
-    """Run a notebook in an empty folder; language → page. Raises RuntimeError, naming the cell, when one fails."""
+    """Run a notebook in an empty folder; language → page. Raises RuntimeError, naming the cell, when one fails.
+
+    Processes with the same directory in ``$SABUN_COURSE`` run it once.
+    """
     texts = {lang: text(name, lang) for lang in SOLUTION}
     key = (name, *cells(name).items(), *((t.parts, *t.words.items()) for t in texts.values()))
     if key not in _DONE:  # `mkdocs serve` builds again after every edit
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            shown = execute(name)
-        _DONE[key] = {lang: _page(name, lang, t, shown[lang]) for lang, t in texts.items()}
+        shared = os.environ.get("SABUN_COURSE")
+        _DONE[key] = _once(Path(shared) / name, key, texts) if shared else _made(name, texts)
     return _DONE[key]
+
+
+def _made(name: str, texts: Mapping[str, Text]) -> dict[str, Notebook]:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        shown = execute(name)
+    return {lang: _page(name, lang, t, shown[lang]) for lang, t in texts.items()}
+
+
+def _once(place: Path, key: tuple[object, ...], texts: Mapping[str, Text]) -> dict[str, Notebook]:
+    from filelock import FileLock
+
+    kept = place.with_name(f"{place.name}-{hashlib.sha256(repr(key).encode()).hexdigest()}.pickle")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(_made(place.name, texts)))
+        made: dict[str, Notebook] = pickle.loads(kept.read_bytes())
+    return made
 
 
 def execute(name: str) -> dict[str, dict[str, Shown]]:

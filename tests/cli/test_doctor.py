@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import codecs
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -105,18 +106,39 @@ def test_without_the_packages_of_the_command_line(
     assert "a step of nadamw was made" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp932", "latin-1", "utf-8"])
-def test_any_output_encoding(encoding: str, tmp_path: Path) -> None:
-    folder = tmp_path / "学習"
-    folder.mkdir()
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-m", "sabun", "doctor"], cwd=folder, env=environment, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    shown = done.stdout.decode(encoding)
+def shown_in(encoding: str, output: bytes) -> str:
+    """What was printed, once it was seen to be right for the encoding."""
+    shown = output.decode(encoding)
     (stated,) = re.findall("output ([^,]+), locale", shown)
     assert codecs.lookup(stated) == codecs.lookup(encoding)
     assert max(map(len, shown.splitlines())) <= 120
     (line,) = [line for line in shown.splitlines() if re.match(r"\w+ +output ", line)]
     assert line.startswith("ok" if encoding in ("utf-8", "cp932") else "limited")
+    return shown
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "学習").mkdir()
+    return tmp_path / "学習"
+
+
+def test_the_output_has_the_encoding_of_the_environment(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-m", "sabun", "doctor"], cwd=folder, env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shown_in("ascii", done.stdout)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp932", "latin-1", "utf-8"])
+def test_any_output_encoding(encoding: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding))
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    sys.stdout.flush()
+    assert stop.value.code == 0
+    assert shown_in(encoding, output.getvalue())

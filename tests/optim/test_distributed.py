@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
 
 
-def launch(mode: str, directory: Path, world: int) -> dict[str, dict[str, Tensor]]:
+def launch(python: str, mode: str, directory: Path, world: int) -> dict[str, dict[str, Tensor]]:
     """Run ``world`` ranks to their end. A rank that hangs says where it stands (see the worker), and fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = []
@@ -49,7 +49,7 @@ def launch(mode: str, directory: Path, world: int) -> dict[str, dict[str, Tensor
         with (directory / f"{mode}-{rank}.log").open("wb") as log:
             ranks.append(
                 subprocess.Popen(
-                    [sys.executable, str(WORKER), mode, str(directory), str(rank), str(world)],
+                    [*shlex.split(python), str(WORKER), mode, str(directory), str(rank), str(world)],
                     stdout=log, stderr=subprocess.STDOUT, env=environment,
                 )
             )  # fmt: skip
@@ -79,8 +79,8 @@ def compare(found: dict[str, dict[str, Tensor]]) -> None:
             torch.testing.assert_close(found[name][key], value, rtol=0, atol=1e-12, msg=say)
 
 
-def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
-    found = launch("ddp", tmp_path, 2)
+def test_replicas_end_where_one_process_ends(python: str, tmp_path: Path) -> None:
+    found = launch(python, "ddp", tmp_path, 2)
     zero = {name: found.pop(f"{name}, ZeRO") for name in ARMS}
     compare(found)
     for name, parameters in zero.items():
@@ -91,15 +91,15 @@ def test_replicas_end_where_one_process_ends(tmp_path: Path) -> None:
             )
 
 
-def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(tmp_path: Path) -> None:
-    compare(launch("save", tmp_path, 2))
-    compare(launch("resume", tmp_path, 1))
+def test_shards_end_where_one_process_ends_and_their_checkpoint_goes_on_in_one(python: str, tmp_path: Path) -> None:
+    compare(launch(python, "save", tmp_path, 2))
+    compare(launch(python, "resume", tmp_path, 1))
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_partial_gradients_of_sequence_parallel_layers_are_summed(tmp_path: Path, world: int) -> None:
+def test_partial_gradients_of_sequence_parallel_layers_are_summed(python: str, tmp_path: Path, world: int) -> None:
     """Norms and biases are replicated, and each rank has the gradient of its positions; on 4 ranks FSDP2 after that."""
-    found = launch("sequence", tmp_path, world)
+    found = launch(python, "sequence", tmp_path, world)
     assert found.keys() == SEQUENTIAL.keys()
     for name, (arm, norm) in SEQUENTIAL.items():
         expected = sequential(arm, norm)
@@ -135,7 +135,7 @@ def test_shares_are_disjoint_complete_and_balanced() -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def ranks(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What four ranks found in all placements; and where their checkpoints are, beside one of one process."""
     directory, world = tmp_path_factory.mktemp("placed"), 4
     for name in MOVED:
@@ -144,7 +144,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
             model, optimizer = alone(shapes, rule, 3)
             state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=FLAT), strict=True))
             dcp.save(state, checkpoint_id=str(directory / f"one, {name}, {rule}"), no_dist=True)
-    first = launch("placed", directory, world)
+    first = launch(python, "placed", directory, world)
     others = [torch.load(directory / f"placed-{world}-{r}.pt", weights_only=True) for r in range(1, world)]
     return directory, [first, *others]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ WORKER = Path(__file__).with_name("resume_worker.py")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(python: str, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("resume")
     for begin in (0, 50):
-        command = [sys.executable, str(WORKER), str(directory), str(begin)]
+        command = [*shlex.split(python), str(WORKER), str(directory), str(begin)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return directory

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -287,13 +287,13 @@ def test_a_group_that_joins_between_probes_is_probed_before_its_first_step() -> 
     assert optimizer.stats()["curvature"] == pytest.approx(1e6, rel=0.05)
 
 
-def test_all_ranks_choose_the_same_step(tmp_path) -> None:
+def test_all_ranks_choose_the_same_step(python: str, tmp_path) -> None:
     """Gradients are averaged, those of the probes too, so the steps agree although every rank has its own data."""
     worker = Path(__file__).with_name("control_worker.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(worker), str(tmp_path / "store"), str(rank), str(tmp_path)],
+            [*shlex.split(python), str(worker), str(tmp_path / "store"), str(rank), str(tmp_path)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         )
         for rank in range(2)

@@ -35,17 +35,18 @@ HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
-# (scheme, preconditioner, group, dtypes of p, state and g, at random); the average by the same name
+# (scheme, preconditioner, group, dtypes of p, state and g, those at random); the average by the same name
 PLAIN: dict[str, Any] = {"maximize": False, "weight_decay": 0.0, "decoupled": True}
-RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], bool]] = {
-    "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), False),
-    "adamw": ("heavy-ball", "adam", PLAIN, (F32, F32, F32, F32), False),
-    "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), False),
-    "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), False),
-    "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), True),
-    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), True),
-    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), False),
-    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, False),
+RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], Sequence[int]]] = {
+    "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), ()),
+    "adamw": ("heavy-ball", "adam", PLAIN, (F32, F32, F32, F32), ()),
+    "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), ()),
+    "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), ()),
+    "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
+    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
+    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), ()),
+    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, ()),
+    "state at random": ("heavy-ball", "adam", PLAIN, (F32, BF16, BF16, F32), (1, 2)),
 }
 
 

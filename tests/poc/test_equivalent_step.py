@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,10 +232,10 @@ def test_a_study_without_tuning_is_promising_at_most_and_says_so(tmp_path: Path)
     assert mean["euler"] < 1.5 * mean[study.baseline.name], "at its own default it lost by 100%"
 
 
-def test_in_a_script_study_the_scripts_own_method_has_the_scripts_curve(tmp_path: Path) -> None:
+def test_in_a_script_study_the_scripts_own_method_has_the_scripts_curve(tmp_path: Path, python: str) -> None:
     script = Path(__file__).with_name("scripts") / "plain.py"
     study = default_study(
-        task=f"script:{sys.executable} {script} --epochs {{epochs}}", baseline="script",
+        task=f"script:{python} {script} --epochs {{epochs}}", baseline="script",
         candidates=("heavy-ball(0.9)", "adamw"), trials=0, seeds=1, epochs=2,
     )  # fmt: skip
     evidence = studies.run(study, tmp_path)

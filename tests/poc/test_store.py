@@ -6,8 +6,12 @@ import errno
 import json
 import math
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from sabun.errors import MixedEvidenceError, StoreError, StudyError
 from sabun.journal import Journal
 from sabun.poc.codec import decode, decode_epoch, encode
-from sabun.poc.evidence import read, verify
+from sabun.poc.evidence import cross_check, read, verify
 from sabun.poc.evidence.live_status import read_live
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.records import Epoch, RunResult
@@ -228,6 +232,39 @@ def test_a_directory_that_a_kill_left_half_made_is_taken_over(tmp_path: Path, st
     with StudyWriter.start(tmp_path, study, HERE) as store:
         store.append(result("a"))
     assert list(read(tmp_path).records.results) == ["a"]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_study_that_begins_while_it_is_read_is_valid(filled: Path, tmp_path: Path, recorded: bool) -> None:
+    """Whichever line the reader is at when the writer's files appear: an empty log, or one with its records."""
+    number, appeared = 0, True
+    while appeared:
+        number, appeared = number + 1, False
+        place = tmp_path / str(number)
+        place.mkdir()
+        shutil.copy(filled / "study.json", place)
+        left = number
+
+        def begin_at(frame: FrameType, event: str, _: object, place: Path = place) -> Any:
+            nonlocal left, appeared
+            if frame.f_code.co_filename != cross_check.__file__:
+                return None
+            left -= event == "line"
+            if left == 0 and not appeared:
+                appeared = True
+                (place / "audit.jsonl").touch()
+                for name in ("audit.jsonl", "audit.jsonl.head", "records.jsonl") if recorded else ():
+                    shutil.copy(filled / name, place)
+            return begin_at
+
+        own = sys.gettrace()
+        sys.settrace(begin_at)
+        try:
+            found = verify(place)
+        finally:
+            sys.settrace(own)
+        assert found.ok, (number, found.problem)
+    assert number > 10
 
 
 def test_reading_what_is_no_study(tmp_path: Path, filled: Path) -> None:

@@ -5,7 +5,9 @@ The session runs in :mod:`sitecustomize` of ``no_posix``: what it takes away is 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +24,21 @@ SOURCE = str(Path(sabun.__file__).parents[1])
 
 
 def session(folder: Path, *steps: str, put_back: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the session without POSIX, but for a call that is put back."""
+    """Run the session without POSIX, but for a call that is put back. What it leaves behind ends with it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([BLOCKED, SOURCE])}
     if put_back is not None:
         environment["PUT_BACK"] = put_back
-    return subprocess.run(
-        [sys.executable, str(HERE / "session.py"), str(folder), *steps],
-        env=environment, capture_output=True, text=True, encoding="utf-8", check=False,
-    )  # fmt: skip
+    command = [sys.executable, str(HERE / "session.py"), str(folder), *steps]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said = process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # without POSIX nothing below it has a group of its own
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 def losses(study: Path) -> dict[tuple[str, int, str], list[str]]:

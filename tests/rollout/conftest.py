@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 1e-3, "betas": (0.9, 0.99)})
 CHALLENGER = Side("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9})
 WriteStudy = Callable[..., Path]
+TwoRanks = Callable[[str, Path], list[Any]]
 
 
 def make_plan(name: str = "trial", **gate: object) -> RolloutPlan:
@@ -75,3 +81,23 @@ def write_study() -> WriteStudy:
         return path
 
     return write
+
+
+@pytest.fixture
+def two_ranks(python: str) -> TwoRanks:
+    """Run a part of ``rank_worker.py`` on two ranks in a folder; what each of them found."""
+
+    def run(what: str, folder: Path) -> list[Any]:
+        command = [*shlex.split(python), str(Path(__file__).with_name("rank_worker.py")), what]
+        ranks = [
+            subprocess.Popen(
+                [*command, str(rank), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            )
+            for rank in (0, 1)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=300)[0] for process in ranks]
+        assert all(process.returncode == 0 for process in ranks), "\n".join(said)
+        return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+
+    return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from sabun.rollout import Rollout, champion, choice_of, choose, optimizer
 from sabun.rollout.jobs import KEY
 from sabun.rollout.rollout_plan import Gate, RolloutPlan, Side, Stage
 from sabun.rollout.sides import build, check_sides
+
+from .conftest import TwoRanks
 
 CHAMPION = Side("torch.optim:AdamW", {"lr": 0.01, "betas": (0.8, 0.9)})
 
@@ -182,31 +183,9 @@ def test_what_cannot_be_tried_here_needs_an_override(tmp_path: Path) -> None:
     assert state.stage.name == "all"
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if rank == 1:
-        os.environ["SABUN_KILL"] = "1"  # a switch that one rank alone sees
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model = nn.Linear(3, 2)
-    found = choice_of(optimizer(model.parameters(), job_id="job", path=folder))
-    try:
-        optimizer(model.parameters(), job_id="", path=folder)
-        error = ""
-    except SabunError as caught:
-        error = str(caught)
-    torch.save((found.role, error), f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_all_ranks_follow_rank_0_even_in_its_errors(tmp_path: Path) -> None:
-    import socket
-
+def test_all_ranks_follow_rank_0_even_in_its_errors(two_ranks: TwoRanks, tmp_path: Path) -> None:
     start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    first, second = two_ranks("choice", tmp_path)
     assert first == second
     assert first[0] == "challenger"
     assert "job_id" in first[1]

@@ -23,6 +23,8 @@ from sabun.rollout.guard.loss_monitor import LossMonitor
 from sabun.rollout.guard.snapshots import DiskSnapshots, Snapshot
 from sabun.rollout.guard.step_check import StepCheck
 
+from .conftest import TwoRanks
+
 
 class Toy:
     """A quadratic with a guard; ``loss`` is what the guard is told, so that trouble can be scripted."""
@@ -711,54 +713,8 @@ def test_loss_or_closure() -> None:
             toy.guard.step(**arguments)  # type: ignore[arg-type]
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = nn.Linear(4, 1)
-    parallel = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01, momentum=0.9)
-    champion = lambda params: torch.optim.Adam(params, lr=0.01)  # noqa: E731
-    guard = Guard(parallel, optimizer, champion=champion, audit=f"{folder}/audit.jsonl", every=10, max_rollbacks=2)
-    torch.manual_seed(100 + rank)
-    taken = []
-    for step in range(60):
-        x = torch.randn(8, 4)
-        optimizer.zero_grad()
-        loss = (parallel(x) - x.sum(1, keepdim=True)).square().mean()
-        loss.backward()
-        told = loss.detach()
-        if step in (*range(30, 34), *range(35, 39)) and rank == 1:  # one rank alone has the anomaly
-            told = told * (math.nan if step % 2 else 1e6)
-        if step == 45 and rank == 0:
-            model.weight.grad[0, 0] = math.nan
-        taken.append(guard.step(told))
-    # A kill between the two ranks' writes: the newer state is one rank's alone, and neither resumes from it.
-    kept = Guard(parallel, optimizer, folder=f"{folder}/states", every=10, disk_share=1.0)
-    for _ in range(25):
-        kept.step(1.0)
-    kept.close()
-    torch.distributed.barrier()
-    if rank == 1:
-        Path(f"{folder}/states/good-20-rank1.pt").unlink()
-    torch.distributed.barrier()
-    resumed = Guard(parallel, optimizer, folder=f"{folder}/states").resume()
-    held = torch.cat([p.detach().flatten() for p in model.parameters()])
-    torch.save(
-        {"resumed": resumed, "taken": taken, "weights": held, "events": list(guard.events)}, f"{folder}/rank{rank}.pt"
-    )
-    torch.distributed.destroy_process_group()
-
-
-def test_under_ddp_all_ranks_decide_alike_and_one_writes(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+def test_under_ddp_all_ranks_decide_alike_and_one_writes(two_ranks: TwoRanks, tmp_path: Path) -> None:
+    ranks = two_ranks("guard", tmp_path)
     assert ranks[0]["taken"] == ranks[1]["taken"]
     assert [rank["resumed"] for rank in ranks] == [10, 10]
     assert not (tmp_path / "states" / "good-20.pt").exists()

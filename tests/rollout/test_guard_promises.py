@@ -96,6 +96,8 @@ def test_the_folder_of_another_training_is_refused(difference: str, tmp_path: Pa
 
 LOCKED = """
 import sys, torch, sabun
+from sabun.rollout.guard import snapshots
+snapshots.LOCK_SECONDS = 0.0
 model = torch.nn.Linear(8, 1)
 guard = sabun.Guard(model, torch.optim.AdamW(model.parameters(), lr=0.01), folder=sys.argv[1])
 try:
@@ -143,6 +145,13 @@ def test_where_there_are_no_locks_training_goes_on_with_a_warning(
 def test_an_empty_newest_state_is_passed_over(tmp_path: Path) -> None:
     Line(folder=tmp_path).run(25).guard.close()
     (tmp_path / "good-20.pt").write_bytes(b"")
+    again = Line(folder=tmp_path)
+    with pytest.warns(SabunWarning, match=r"good-20\.pt is not used"):
+        assert again.guard.resume() == 10
+    again.guard.close()
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "good-20.pt").unlink()
+        os.mkfifo(tmp_path / "good-20.pt")
     again = Line(folder=tmp_path)
     with pytest.warns(SabunWarning, match=r"good-20\.pt is not used"):
         assert again.guard.resume() == 10

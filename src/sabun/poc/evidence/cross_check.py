@@ -97,7 +97,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
     Tampering is logged as an event where the log itself is valid and can be written. Raises StoreError where there is
     no study, or its specification was changed.
     """
-    started = (path / AUDIT).exists()
+    begun = Journal(path / AUDIT).exists()
     # The log first: where a study is running, a record may then lack its event, but never an event its record.
     log, events = AuditLog(path / AUDIT, actor="").load()
     try:
@@ -107,7 +107,7 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
             _report_tampering(path, log, events, error.cause)
         raise
     journal, lines = Journal(path / RECORDS, sealed=False).load()
-    if lines and not started and (path / AUDIT).exists():
+    if not begun and Journal(path / AUDIT).exists():
         return load(path, anchor=anchor)  # the study began in the meantime
     problem = f"{RECORDS}, {journal.problem}" if not journal.ok else ""
     try:
@@ -115,7 +115,8 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
             records.apply(line)
     except StoreError as error:
         problem = error.cause
-    problem = problem or _log_problem(path, log, records)
+    if not log.ok and (begun or records.count):  # the first event precedes the first record
+        problem = problem or f"the audit log is not valid: {log.problem}"
     if not problem:
         # A study that is running has gone on since its log was read.
         problem = _disagreement(_with_later(path, events, records), records)
@@ -126,14 +127,6 @@ def load(path: Path, *, anchor: str | None = None) -> VerifiedRecords:
         problem = missing_anchor(anchor)  # perhaps mistyped, so not evidence of tampering
     found = StudyVerification.of(records, events, problem=problem, torn=journal.torn)
     return VerifiedRecords(records, tuple(events), journal, found, journal.size)
-
-
-def _log_problem(path: Path, log: JournalVerification, records: StudyRecords) -> str:
-    if log.ok:
-        return ""
-    # The first event precedes the first record, so that only a study without records may lack its log.
-    missing = not Journal(path / AUDIT).exists()
-    return "" if missing and not records.count else f"the audit log is not valid: {log.problem}"
 
 
 def _disagreement(events: Sequence[AuditEvent], records: StudyRecords) -> str:
