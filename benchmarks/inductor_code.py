@@ -9,9 +9,9 @@ tensors are then said to be on CUDA, and Inductor lowers it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 import types
 from typing import Any
 
@@ -133,6 +133,8 @@ def count(program: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="+")
     # A process looks like one with CUDA after the first lowering, so all is traced before.
-    graphs = {preset: traced(preset) for preset in sys.argv[1:]}
+    graphs = {preset: traced(preset) for preset in parser.parse_args().presets}
     print(json.dumps({preset: count(code(*graph)) for preset, graph in graphs.items()}))
