@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -79,7 +78,14 @@ class LogUniform(_Frozen):
 
 def _real_files(text: str) -> str:
     """Return ``text`` with single spaces, and with the absolute path of each Python file in it."""
-    return _PYTHON_FILE.sub(lambda found: os.path.realpath(found[0]), " ".join(text.split()))
+
+    def real(found: re.Match[str]) -> str:
+        try:
+            return str(Path(found[0]).resolve())
+        except (OSError, RuntimeError, ValueError):  # a circle of links
+            return found[0]
+
+    return _PYTHON_FILE.sub(real, " ".join(text.split()))
 
 
 class Arm(_Frozen):
