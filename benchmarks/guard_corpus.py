@@ -184,7 +184,6 @@ def run(
     optimizer = training.optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
     champion = lambda params: torch.optim.AdamW(params, lr=1e-3)  # noqa: E731
     guard = sabun.Guard(model, optimizer, champion=champion)
-    scaler = training.scaler
     for step in range(training.steps):
         if step in training.phases:
             guard.new_phase()
@@ -201,13 +200,10 @@ def run(
             if training.closure:
                 guard.step(closure=partial(training.backward, step))
             else:
-                guard.step(loss, scaler=scaler)
+                guard.step(loss, scaler=training.scaler)
         except TrainingError as error:
             return guard, str(error)
-        if scaler is not None:
-            scaler.update()
-        if training.scheduler is not None:
-            training.scheduler.step()
+        training.advance()
     return guard, ""
 
 

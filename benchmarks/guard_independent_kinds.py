@@ -62,19 +62,14 @@ def train(training: Independent) -> tuple[bool, float, int]:
     assert optimizer is not None
     skipped, start = 0, training.score()
     for step in range(training.steps):
+        before = 0.0 if scaler is None else scaler.get_scale()
         if training.closure:
             optimizer.step(partial(training.backward, step))
         else:
             training.backward(step)
-            if scaler is None:
-                optimizer.step()
-            else:
-                before = scaler.get_scale()
-                scaler.step(optimizer)
-                scaler.update()
-                skipped += scaler.get_scale() < before
-        if training.scheduler is not None:
-            training.scheduler.step()
+            optimizer.step() if scaler is None else scaler.step(optimizer)
+        training.advance()
+        skipped += scaler is not None and scaler.get_scale() < before
     score = training.score()
     finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     return finite and score <= training.goal and score < start, score, skipped

@@ -55,6 +55,13 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         return total
 
+    def advance(self) -> None:
+        """Update the scaler and the schedule after a step."""
+        if self.scaler is not None:
+            self.scaler.update()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
 
 KINDS: dict[str, Callable[[int], Training]] = {}
 

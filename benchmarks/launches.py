@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "optim"))
 
 import torch  # noqa: E402
-from accelerator import Count, gpt2_small, llama_8b, parameters  # noqa: E402
+from accelerator import Count, entries, gpt2_small, llama_8b, parameters  # noqa: E402
 
 from sabun.optim import buckets, create, matrix_stacks  # noqa: E402
 from sabun.optim import torch_internals as internals  # noqa: E402
@@ -43,6 +43,21 @@ def main() -> None:
         ("Llama 3 8B", llama_8b(), torch.bfloat16, {}),
     ):
         print(f"| {name} | {dtype} | {options or ''} |", counted(shapes, dtype, **options), flush=True)
+    print("\n| GPT-2 small, float32, foreach | state | bytes of state | launches | GB moved | beside them |")
+    print(6 * "|---" + "|")
+    for preset in ("adamw", "sabun"):
+        for state_dtype in (None, "bfloat16", "8bit"):
+            optimizer = create(preset, parameters(gpt2_small()), state_dtype=state_dtype, fused=None)
+            optimizer.step()
+            held = sum(t.nbytes for one in optimizer.state.values() for t in one.values() if t.ndim)
+            with Count() as count:
+                optimizer.step()
+            size = held / entries(gpt2_small())
+            print(
+                f"| {preset} | {state_dtype or 'float32'} | {size:.2f} | {count.launches[13]:,} | "
+                f"{count.moved / 1e9:.1f} | {count.transient / 1e6:.0f} MB |",
+                flush=True,
+            )
     print("\n| workspace | entries of a piece | launches, CUDA 12 | launches, CUDA 13 | beside them |")
     print(5 * "|---" + "|")
     for workspace, bound in ((72, 21), (144, 21), (288, 32), (600, 64)):

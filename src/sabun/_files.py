@@ -14,12 +14,13 @@ import contextlib
 import errno
 import importlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["lock", "locked", "open_own", "read_at", "replace", "replacing", "sync_directory", "write_all"]
+__all__ = ["lock", "locked", "open_own", "read", "read_at", "replace", "replacing", "sync_directory", "write_all"]
 
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""
@@ -27,19 +28,32 @@ LOCKED_BYTE = 2**31 - 2
 """Position of the byte that is locked without ``flock``: the last one that ``msvcrt.locking`` reaches."""
 REPLACE_SECONDS = 2.0
 """How long to try to replace a file that another process has open, which Windows refuses meanwhile."""
+_AS_BYTES = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _IN_USE = (5, 32)
 """Windows' error numbers for it: access denied, sharing violation."""
 
 
 def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
-    """Open a file of a directory that may have been received, as bytes: its name must not be a link to another file."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), mode)
+    """Open a file of a directory that may have been received, as bytes: its name must not be a link to another file.
+
+    A pipe is not waited for.
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | _AS_BYTES, mode)
 
 
 def write_all(handle: int, data: bytes) -> None:
     """Write all of ``data`` to an open file descriptor."""
     while data:
         data = data[os.write(handle, data) :]
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file. A pipe, which may never end, or a device is an OSError."""
+    handle = os.open(path, os.O_RDONLY | _AS_BYTES)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
 
 
 def read_at(handle: int, start: int, length: int) -> bytes:

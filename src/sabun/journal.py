@@ -417,6 +417,6 @@ def _hash_at(file: int, end: int) -> str:
 
 def _read_or_none(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return _files.read(path)
     except FileNotFoundError:
         return None

@@ -31,11 +31,14 @@ from sabun.poc.study import run
 
 from ..poc.helpers import task, tiny_study, untimed
 
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Ray's workers have niceness 15 by default, so that on a busy machine they hardly run."""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(SETTINGS)
     ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
@@ -140,7 +143,7 @@ def test_ray_train_goes_on_after_a_crash_and_ends_where_one_process_ends() -> No
     pytest.importorskip("ray.train", reason="Ray Train is not installed: pip install 'sabun[ray-train]'")
     example = Path(__file__).parents[2] / "examples" / "ray_train.py"
     quick = {"HEALTH_CHECK_INTERVAL_S": "0.2", "METRICS_ENABLED": "0", "WORKER_GROUP_START_TIMEOUT_S": "240"}
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", **{f"RAY_TRAIN_{name}": value for name, value in quick.items()}}
+    settings = {**SETTINGS, **{f"RAY_TRAIN_{name}": value for name, value in quick.items()}}
     done = subprocess.run(
         [sys.executable, str(example)], env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )

@@ -43,6 +43,8 @@ BUDGETS: dict[tuple[str, torch.dtype, tuple[tuple[str, Any], ...]], tuple[float,
     ("mars", torch.float32, ()): (65, 28, 10.6, 90),
     ("schedule-free-adamw", torch.float32, ()): (67, 33, 10.6, 90),
     ("adamw", torch.float32, ()): (62, 23, 9.6, 90),
+    ("adamw", torch.float32, (("state_dtype", "bfloat16"),)): (1_220, 1_210, 28, 130),
+    ("adamw", torch.float32, (("state_dtype", "8bit"),)): (2_600, 2_580, 47, 200),
     ("muon", torch.float32, ()): (158, 120, 15.5, 145),
     ("soap", torch.float32, ()): (860, 830, 27, 260),  # a step that refreshes no basis
     ("sabun", torch.float32, ()): (163, 120, 16, 145),

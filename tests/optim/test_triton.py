@@ -6,6 +6,7 @@ What a compiled kernel reads and writes is counted in its PTX. No time is measur
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import re
@@ -34,17 +35,18 @@ HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
-# (scheme, preconditioner, group, dtypes of p, state and g, at random); the average by the same name
+# (scheme, preconditioner, group, dtypes of p, state and g, those at random); the average by the same name
 PLAIN: dict[str, Any] = {"maximize": False, "weight_decay": 0.0, "decoupled": True}
-RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], bool]] = {
-    "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), False),
-    "adamw": ("heavy-ball", "adam", PLAIN, (F32, F32, F32, F32), False),
-    "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), False),
-    "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), False),
-    "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), True),
-    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), True),
-    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), False),
-    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, False),
+RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], Sequence[int]]] = {
+    "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), ()),
+    "adamw": ("heavy-ball", "adam", PLAIN, (F32, F32, F32, F32), ()),
+    "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), ()),
+    "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), ()),
+    "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
+    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
+    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), ()),
+    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, ()),
+    "state at random": ("heavy-ball", "adam", PLAIN, (F32, BF16, BF16, F32), (1, 2)),
 }
 
 
@@ -170,6 +172,18 @@ def test_bytes_of_a_step_of_gpt2_small(name: str, torch_fused: int) -> None:
     assert head["st"] == []
     assert moved / (4 * torch_fused * n) <= 1.05
     assert moved / (4 * torch_fused * n) >= 0.8
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="the command uses internals of torch 2.13")
+def test_inductor_reads_and_writes_each_operand_once_in_one_kernel() -> None:
+    command = [sys.executable, "benchmarks/inductor_code.py", "adamw", "nesterov"]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == {
+        "adamw": {"kernels": 1, "loads": 4, "stores": 3},
+        "nesterov": {"kernels": 1, "loads": 3, "stores": 2},
+    }
 
 
 # ---------------------------------------------------------------------- without Triton, and without a device

@@ -8,8 +8,10 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +24,8 @@ import pytest
 from sabun import _files
 from sabun.audit import AuditLog
 from sabun.cli import app
-from sabun.errors import StoreError
+from sabun.cli.poc import prices
+from sabun.errors import OptionError, StoreError
 from sabun.poc import study as studies
 from sabun.poc.evidence import StudyEvidence, log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
@@ -404,6 +407,23 @@ def rewrite(path: Path, records: list[Record], events: list[Record]) -> None:
     (path / "audit.jsonl.head").write_bytes(sealed((path / "audit.jsonl").read_bytes()))
 
 
+def test_epochs_that_do_not_increase_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first as the last, the last as the first, and all alike: a mean over the curve divides by their distance."""
+    path = tmp_path / "s"
+    for numbers in ([0, 0], [1, 0], [0, 0, 2], [0, 2, 1]):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(finished, path)
+        records = records_of(path)
+        at = next(i for i, record in enumerate(records) if len(record.get("result", {}).get("epochs", ())) > 1)
+        epochs = records[at]["result"]["epochs"]
+        records[at]["result"]["epochs"] = [{**epochs[-1], "epoch": number} for number in numbers]
+        rewrite(path, records, [json.loads(line) for line in (path / "audit.jsonl").read_bytes().splitlines()])
+        assert app.run(["poc", "report", str(path), "--quiet"]) == 1
+        assert "the numbers of the epochs do not increase" in capsys.readouterr().err
+
+
 def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -547,6 +567,50 @@ def test_a_planted_link_is_not_written_through(copy: Path, tmp_path: Path, name:
         with contextlib.suppress(StoreError):
             studies.run(small(), copy)
     assert foreign_file.read_text() == "mine"
+
+
+PIPES = ["study.json", "records.jsonl", "audit.jsonl", "audit.jsonl.head", "live.json", "prices.json", "lock"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs os.mkfifo")
+@pytest.mark.parametrize("name", PIPES)
+def test_a_received_pipe_is_not_waited_for(
+    copy: Path, name: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    previous = signal.signal(signal.SIGALRM, late)
+    request.addfinalizer(lambda: signal.signal(signal.SIGALRM, previous))
+    request.addfinalizer(lambda: signal.alarm(0))
+    for command in ("status", "report"):
+        signal.alarm(60)
+        fine = name in ("live.json", "lock") or (command, name) == ("status", "prices.json")
+        assert (app.run(["poc", command, str(copy)]) == 0) == fine
+        assert fine or "Traceback" not in capsys.readouterr().err
+
+
+ODD_PRICES = [
+    "[" * 20_000 + "]" * 20_000,
+    '{"price_per_hour": 1' + "0" * 400 + ', "jobs_per_month": 1}',
+    '{"price_per_hour": 1' + "0" * 5000 + ', "jobs_per_month": 1}',
+    '{"price_per_hour": 1, "jobs_per_month": 1, "currency": ["a", "b", "c"]}',
+    '{"price_per_hour": 1, "jobs_per_month": true}',
+    '{"price_per_hour": "1", "jobs_per_month": 1}',
+    '{"price_per_hour": NaN, "jobs_per_month": 1}',
+    '{"price_per_hour": 1e300, "jobs_per_month": 1e300}',
+    "[]",
+    "5",
+]
+
+
+@pytest.mark.parametrize("content", ODD_PRICES, ids=range(len(ODD_PRICES)))
+def test_prices_that_are_none_are_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "prices.json").write_text(content)
+    with pytest.raises(OptionError, match=r"prices\.json|positive number"):
+        prices.stored(tmp_path)
 
 
 @pytest.mark.parametrize("command", ["fsmonitor", "clean", "process", "submodule", "fetch"])

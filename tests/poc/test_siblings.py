@@ -90,6 +90,29 @@ def test_only_studies_that_could_have_said_go_about_the_same_arms_count(tmp_path
     assert {e.place for e in read(begin(tmp_path / "wider", wider)).earlier} == {"arm", "own", "same", "renamed"}
 
 
+def test_another_spelling_of_the_task_or_of_an_arm_is_the_same_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = tiny_study("look-ahead(0.9, 2)@adam", seeds=8, seed=1)
+    file, _, kind = named.task.rpartition(":")
+    link = tmp_path / "link.py"
+    link.symlink_to(file)
+    own = begin(tmp_path / "studies" / "own", named)
+    spellings = {os.path.relpath(file), f"./{os.path.relpath(file)}", str(link), "link.py"}
+    for seed, spelling in enumerate(sorted(spellings), 2):
+        (arm,) = named.candidates
+        arm = arm.model_copy(update={"optimizer": "look-ahead(0.9,2) @ adam"})
+        again = named.model_copy(update={"task": f"{spelling}:{kind}", "seed": seed, "candidates": (arm,)})
+        path = begin(own.parent / str(seed), again)
+        assert len(read(path).earlier) == seed - 1, spelling
+    command = tiny_study(seeds=8).model_copy(update={"task": "script:python  train.py --epochs 3"})
+    same = command.model_copy(update={"task": f"script:python {tmp_path / 'train.py'} --epochs 3"})
+    other = command.model_copy(update={"task": "script:python other.py --epochs 3"})
+    assert command.comparisons == same.comparisons
+    assert command.comparisons.isdisjoint(other.comparisons)
+
+
 def test_nothing_is_written_beside_the_study(tmp_path: Path) -> None:
     first = begin(tmp_path / "a", tiny_study(seeds=8, seed=1), "go")
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in first.iterdir()}

@@ -74,9 +74,10 @@ def test_a_file_that_is_missing_or_malformed_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"cannot read .*none\.toml"):
         Study.load(tmp_path / "none.toml")
     bad = tmp_path / "bad.toml"
-    bad.write_text("name = \n", encoding="utf-8")
-    with pytest.raises(StudyError, match="not valid TOML"):
-        Study.load(bad)
+    for text in ("name = \n", f"seed = {'9' * 5000}", "a = " + "[" * 20_000):
+        bad.write_text(text, encoding="utf-8")
+        with pytest.raises(StudyError, match="not valid TOML"):
+            Study.load(bad)
     bad.write_bytes(b"\xff\xfe")
     with pytest.raises(StudyError, match="is not encoded as UTF-8"):
         Study.load(bad)

@@ -148,6 +148,13 @@ def test_an_empty_newest_state_is_passed_over(tmp_path: Path) -> None:
     again = Line(folder=tmp_path)
     with pytest.warns(SabunWarning, match=r"good-20\.pt is not used"):
         assert again.guard.resume() == 10
+    again.guard.close()
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "good-20.pt").unlink()
+        os.mkfifo(tmp_path / "good-20.pt")
+    again = Line(folder=tmp_path)
+    with pytest.warns(SabunWarning, match=r"good-20\.pt is not used"):
+        assert again.guard.resume() == 10
     again.run(15)
     assert {path.name for path in tmp_path.glob("*.pt")} == {"good-10.pt", "good-20.pt"}
     again.guard.close()

@@ -71,6 +71,7 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('optimizer = "nesterov@adam"', 'optimizer = ""', "does not name its optimizer"),
         ("lr = 0.001", "lr = [[1]]", "cannot be an option"),
         ("[[stages]]", "[[stages", "not valid TOML"),
+        ("lr = 0.001", f"lr = {'9' * 5000}", "not valid TOML"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:

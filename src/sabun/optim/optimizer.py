@@ -292,11 +292,13 @@ class Optimizer(torch.optim.Optimizer):
         options = {**defaults, **group}
         require_capturable(options)
         control: StepControl = group["step_control"]
-        if (storage := options["state_dtype"]) in STORAGES and options["fused"] not in (None, False, "auto"):
+        storage, fused = options["state_dtype"], options["fused"]
+        works = (None, False, "auto", "triton") if storage == "bfloat16" else (None, False, "auto")
+        if storage in STORAGES and fused not in works:
             raise OptionError(
-                f"fused={options['fused']!r} does not work with state_dtype={storage!r}: compiled steps load and store "
-                "state in the dtype of their arithmetic or of the parameters.",
-                fix="Leave one of the two out; fused='auto' takes the foreach step for that state.",
+                f"fused={fused!r} does not work with state_dtype={storage!r}: only the Triton step rounds state at "
+                "random, to bfloat16.",
+                fix="Leave one of the two out; fused='auto' takes the foreach step where there is no compiled one.",
             )
         if storage == "8bit" and control.make() is not None:
             raise OptionError(

@@ -235,7 +235,7 @@ def step(
     if bound is not None and bucket.upcast:
         bound //= 2  # for float32 copies of parameters and gradients
     if bound is not None and bucket.storage is not None:
-        bound //= 2  # for float32 copies of the state
+        bound //= 4  # for float32 copies of the state, and random numbers
     if isinstance(lr, Tensor):
         lr = lr.reshape(()).to(operands.params[0].device, non_blocking=True)
     if bound is not None and takes_stacks(bucket.preconditioner, bucket.params[0]):
@@ -484,7 +484,7 @@ def _step_compiled(
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
     fused = fuses(averaging, preconditioner)
     if (
-        bucket.storage is not None
+        bucket.storage == "8bit"
         or not (averaging.steps_iterate or fused)
         or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
         or (bucket.upcast and averaging.like and not fused)  # a float32 average of unrounded parameters
@@ -499,6 +499,7 @@ def _step_compiled(
         params=operands.params, grads=operands.grads,
         state=[*operands.filter_buffers, *[held[name] for name in preconditioner.like], *averaged], rows=rows,
         places=bucket.places,
+        stored_at_random=bucket.filter_.buffer_count + len(preconditioner.like) if bucket.storage else 0,
         averaging=averaging if fused else None, weight=weight,
     )  # fmt: skip
     if done:

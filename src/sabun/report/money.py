@@ -19,6 +19,7 @@ reached, or not computable).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -56,6 +57,10 @@ class Interval:
     high: float | None
 
 
+LARGEST = 1e15
+"""Largest amount, so that no product of amounts overflows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prices:
     """Prices and workload of the reader.
@@ -76,9 +81,13 @@ class Prices:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and name != "setup_cost"):
-                raise OptionError(f"{name} must be positive and finite (given: {value}).", fix="Give a plain number.")
-        if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= LARGEST or (value == 0 and name != "setup_cost"):
+                given = f" (given: {value:g})" if isinstance(value, float) else ""
+                raise OptionError(
+                    f"{name} must be a positive number up to {LARGEST:g}{given}.", fix="Give a plain number."
+                )
+        if not (isinstance(self.currency, str) and re.fullmatch("[A-Za-z]{3}", self.currency)):
             raise OptionError(
                 f"{self.currency!r} is not a currency code.", fix="Use three letters, such as JPY, USD or EUR."
             )

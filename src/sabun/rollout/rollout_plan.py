@@ -212,7 +212,7 @@ class RolloutPlan:
         except UnicodeDecodeError as error:
             cause, fix = not_utf8(path, error)
             raise RolloutError(cause, fix=fix) from None
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise RolloutError(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from None
         return cls.from_json(fields)
 

@@ -304,7 +304,7 @@ def _check_reason(reason: str | None) -> None:
 
 def _load(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_files.read(path))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -31,10 +31,10 @@ def stored(directory: Path) -> Prices | None:
     from sabun.report.money import Prices
 
     try:
-        return Prices(**json.loads((directory / FILE).read_text(encoding="utf-8")))
+        return Prices(**json.loads(_files.read(directory / FILE)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise OptionError(
             f"{directory / FILE} cannot be read: {error}.", fix="Delete it, and give the prices as options again."
         ) from None

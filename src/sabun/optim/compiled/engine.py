@@ -94,6 +94,7 @@ class Engine:
         state: Sequence[Tensors],
         rows: Sequence[Tensors] = (),
         places: Sequence[int] = (),
+        stored_at_random: int = 0,
         averaging: Averaging | None = None,
         weight: float = 0.0,
     ) -> bool:
@@ -101,7 +102,8 @@ class Engine:
 
         ``state`` is the filter's buffers, then those of the preconditioner and of ``averaging``, if that is part of the
         step (:func:`sabun.optim.compiled.formula.fuses`), with ``weight``; ``rows`` are columns of one number per row;
-        ``places`` are those of the parameters in the optimizer. Without a compiler a SabunWarning is raised once (not
+        ``places`` are those of the parameters in the optimizer; the first ``stored_at_random`` columns of ``state`` are
+        rounded at random. Without a compiler a SabunWarning is raised once (not
         for "auto"), and the result is False from then on.
         """
         compiled = preconditioner.compiled
@@ -109,7 +111,8 @@ class Engine:
             return False
         form = MatrixTable if isinstance(compiled, MatrixForm) else ElementwiseTable
         short = params[0].dtype.itemsize == 2
-        at_random = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
+        rounded = bool(group["stochastic_rounding"]) and params[0].dtype is torch.bfloat16
+        at_random = (*([0] if rounded else []), *range(1, 1 + stored_at_random))
         averaged = averaging is not None and bool(averaging.like)
         ways = [
             (way, on)
@@ -206,7 +209,7 @@ class Engine:
         grads: Tensors,
         places: Sequence[int],
         count: int,
-        at_random: bool,
+        at_random: tuple[int, ...],
     ) -> bool:
         arranged = table.arranged(grads) if table.accepts(grads) else None
         if arranged is None or not table.point(arranged, places):

@@ -6,7 +6,8 @@ tensors of any size, and a new learning rate or a new gradient compiles nothing.
 once; 16-bit operands are computed in float32 inside the kernel, without copies.
 
 Stochastic rounding draws its noise inside the kernel, from a counter: Philox4x32 with 7 rounds, the fewest that pass
-BigCrush (Salmon et al. 2011), of the entry's number, the parameter's place in the optimizer and the step.
+BigCrush (Salmon et al. 2011), of the entry's number, the parameter's place in the optimizer and the step. The key is 0
+for the parameter, and the number of the column for a state tensor that is stored at random.
 
 Under ``TRITON_INTERPRET=1`` the same text runs on CPU tensors, entry by entry in NumPy, for tests.
 """
@@ -66,8 +67,8 @@ class TritonEmitter(Statements):
         return self.assign(f"tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0)).to({x}.dtype)")
 
 
-def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool = False) -> str:
-    """The text of ``rule`` for operands (p, state…, g) of these dtypes, with p rounded ``at_random`` or to nearest.
+def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: Sequence[int] = ()) -> str:
+    """The text of ``rule`` for operands (p, state…, g) of these dtypes, rounded to nearest, or those ``at_random`` so.
 
     Whole blocks are read and written without masks, so that the accesses can be as wide as the hardware has them, and
     the last entries of a tensor with one.
@@ -83,9 +84,11 @@ def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool = False
     def entries(mask: str) -> list[str]:
         lines = [f"{name} = tl.load({name}_ + i{mask}).to({real})" for name in names]
         lines += emitter.lines
-        if at_random:
-            lines.append(f"{p} = rounded_at_random({p}, i, place, k_count)")
-        return lines + [f"tl.store({name}_ + i, {value}.to({kinds[name]}){mask})" for name, value in written.items()]
+        for key, (name, value) in enumerate(written.items()):
+            if key in at_random:
+                value = f"rounded_at_random({value}.to(tl.float32), i, place, k_count, {key})"
+            lines.append(f"tl.store({name}_ + i, {value}.to({kinds[name]}){mask})")
+        return lines
 
     lines = [
         *(_ROUNDED_AT_RANDOM if at_random else []),
@@ -121,10 +124,10 @@ def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool = False
 # A bfloat16 is the upper half of a float32: add noise below it, and truncate.
 _ROUNDED_AT_RANDOM = f"""\
 @triton.jit
-def rounded_at_random(x, i, place, count):
+def rounded_at_random(x, i, place, count, key: tl.constexpr):
     low, high = i.to(tl.uint32), (i >> 32).to(tl.uint32)
     zero = low * 0
-    word, _, _, _ = tl.philox(0, low, high, zero + place.to(tl.uint32), zero + count.to(tl.uint32), {_ROUNDS})
+    word, _, _, _ = tl.philox(key, low, high, zero + place.to(tl.uint32), zero + count.to(tl.uint32), {_ROUNDS})
     bits = (x.to(tl.int32, bitcast=True) + (word & 0xFFFF).to(tl.int32)) & -65536
     return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
 
@@ -212,9 +215,9 @@ def _sent(values: Sequence[float], device: torch.device, dtype: torch.dtype = to
 class TritonKernel:
     """A rule for operands of some dtypes; compiled when it is first called."""
 
-    def __init__(self, rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: bool) -> None:
+    def __init__(self, rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: Sequence[int]) -> None:
         self._kernel = make(source(rule, dtypes, at_random=at_random))
-        self._at_random = at_random
+        self._at_random = bool(at_random)
         self._real = torch.float64 if torch.float64 in dtypes else torch.float32
 
     def __call__(self, table: TritonTable, numbers: Sequence[float | Tensor], count: int) -> None:

@@ -49,7 +49,7 @@ def write_live(path: Path, status: Mapping[str, Any]) -> None:
 def read_live(path: Path) -> dict[str, Any]:
     """Return the status last written; empty where there is none, or something else."""
     try:
-        return _LiveStatus.model_validate_json((path / LIVE).read_bytes()).model_dump(exclude_unset=True)
+        return _LiveStatus.model_validate_json(_files.read(path / LIVE)).model_dump(exclude_unset=True)
     except (OSError, ValueError):
         return {}
 
@@ -57,7 +57,7 @@ def read_live(path: Path) -> dict[str, Any]:
 def being_written(path: Path) -> bool:
     """Whether a process is working on the study in the directory ``path``."""
     try:
-        handle = os.open(path / LOCK, os.O_RDONLY)
+        handle = os.open(path / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return False
     try:

@@ -58,7 +58,7 @@ class FrozenSpecification:
     def read(cls, path: Path) -> FrozenSpecification:
         """Read it from the directory ``path``. Raises StoreError where there is none, or where it was changed."""
         try:
-            content = (path / STUDY).read_bytes()
+            content = _files.read(path / STUDY)
             raw = json.loads(content)
             study = Study.build(raw["study"])
             intact = raw["hash"] == hash_of(raw["study"])  # as it was written: later versions may add fields
@@ -71,7 +71,7 @@ class FrozenSpecification:
             raise StoreError(
                 f"there is no study in {path}.", fix="Check the path, or run a study into it first."
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
+        except (*_WRONG, StudyError) as error:
             raise StoreError(
                 f"{path / STUDY} is damaged: {str(error).rstrip('.')}.",
                 fix="Restore it, or start in another directory.",
@@ -82,6 +82,10 @@ class FrozenSpecification:
                 fix="Restore the file. A changed study needs another directory.",
             )
         return cls(study, spaces, hashlib.sha256(content).hexdigest(), earlier)
+
+
+_WRONG = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError
+"""What JSON of other values than expected raises."""
 
 
 def _earlier(entry: Mapping[str, Any]) -> EarlierStudy:

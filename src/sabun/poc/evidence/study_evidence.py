@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sabun import _files
 from sabun.audit import AuditEvent, AuditLog
 from sabun.errors import StoreError
 from sabun.poc.evidence.audit_trail import VERDICT
@@ -65,7 +66,7 @@ class StudyEvidence:
             verification=found.verification,
             records=records,
             events=found.events,
-            records_sha256=hashlib.sha256(file.read_bytes()[: found.size]).hexdigest() if file.exists() else "",
+            records_sha256=hashlib.sha256(_files.read(file)[: found.size]).hexdigest() if file.exists() else "",
         )
 
 

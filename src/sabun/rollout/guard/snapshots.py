@@ -361,7 +361,7 @@ class DiskSnapshots:
                     held["extra"],
                     held["champion"],
                     held["updates"],
-                    held.get("beside", {}),  # which an earlier version did not write
+                    {int(at): float(level) for at, level in held.get("beside", {}).items()},  # lacking in earlier ones
                 )
                 identity, version = held["identity"], held["format"]
             except Exception as error:
