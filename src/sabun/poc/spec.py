@@ -12,8 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,8 +48,6 @@ SCRIPT = "script"
 SCRIPT_PREFIX = "script:"
 """Precedes the command of a user's own script in the name of a task."""
 
-_PYTHON_FILE = re.compile(r"[^\s:\"']+\.py(?=$|[\s:\"'])")
-
 Schedule = Literal["constant", "linear", "cosine"]
 """Factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
 
@@ -75,11 +71,6 @@ class LogUniform(_Frozen):
     def high(self) -> float:
         """Upper bound."""
         return float(self.center * 10 ** (self.decades / 2))
-
-
-def _real_files(text: str) -> str:
-    """Return ``text`` with single spaces, and with the absolute path of each Python file in it."""
-    return _PYTHON_FILE.sub(lambda found: os.path.realpath(found[0]), " ".join(text.split()))
 
 
 class Arm(_Frozen):
@@ -259,15 +250,12 @@ class Study(_Frozen):
 
     @property
     def comparisons(self) -> frozenset[str]:
-        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names and spelling.
+        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names.
 
         Two studies that share one compare the same arms on the same task, perhaps on other seeds or another budget.
         """
-        task = {"task": _real_files(self.task), "task_options": dict(self.task_options)}
-        baseline, *candidates = (
-            {**arm.model_dump(mode="json", exclude={"name"}), "optimizer": "".join(_real_files(arm.optimizer).split())}
-            for arm in self.arms
-        )
+        task = {"task": self.task, "task_options": dict(self.task_options)}
+        baseline, *candidates = (arm.model_dump(mode="json", exclude={"name"}) for arm in self.arms)
         return frozenset(hash_of({**task, "baseline": baseline, "candidate": arm}) for arm in candidates)
 
     @property
