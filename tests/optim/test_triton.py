@@ -6,6 +6,7 @@ What a compiled kernel reads and writes is counted in its PTX. No time is measur
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import re
@@ -171,6 +172,18 @@ def test_bytes_of_a_step_of_gpt2_small(name: str, torch_fused: int) -> None:
     assert head["st"] == []
     assert moved / (4 * torch_fused * n) <= 1.05
     assert moved / (4 * torch_fused * n) >= 0.8
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="the command uses internals of torch 2.13")
+def test_inductor_reads_and_writes_each_operand_once_in_one_kernel() -> None:
+    command = [sys.executable, "benchmarks/inductor_code.py", "adamw", "nesterov"]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == {
+        "adamw": {"kernels": 1, "loads": 4, "stores": 3},
+        "nesterov": {"kernels": 1, "loads": 3, "stores": 2},
+    }
 
 
 # ---------------------------------------------------------------------- without Triton, and without a device

@@ -407,6 +407,23 @@ def rewrite(path: Path, records: list[Record], events: list[Record]) -> None:
     (path / "audit.jsonl.head").write_bytes(sealed((path / "audit.jsonl").read_bytes()))
 
 
+def test_epochs_that_do_not_increase_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first as the last, the last as the first, and all alike: a mean over the curve divides by their distance."""
+    path = tmp_path / "s"
+    for numbers in ([0, 0], [1, 0], [0, 0, 2], [0, 2, 1]):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(finished, path)
+        records = records_of(path)
+        at = next(i for i, record in enumerate(records) if len(record.get("result", {}).get("epochs", ())) > 1)
+        epochs = records[at]["result"]["epochs"]
+        records[at]["result"]["epochs"] = [{**epochs[-1], "epoch": number} for number in numbers]
+        rewrite(path, records, [json.loads(line) for line in (path / "audit.jsonl").read_bytes().splitlines()])
+        assert app.run(["poc", "report", str(path), "--quiet"]) == 1
+        assert "the numbers of the epochs do not increase" in capsys.readouterr().err
+
+
 def test_files_that_are_consistent_and_wrong_are_an_error_or_a_report(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sabun.poc.evidence import log_verdicts, read, siblings, verify
+from sabun.poc.evidence import log_verdicts, read, verify
 from sabun.poc.evidence.study_writer import StudyWriter
 from sabun.poc.judgement import calibrate as cal
 from sabun.poc.judgement import simulation as sim
@@ -109,8 +109,8 @@ def test_another_spelling_of_the_task_or_of_an_arm_is_the_same_comparison(
     command = tiny_study(seeds=8).model_copy(update={"task": "script:python  train.py --epochs 3"})
     same = command.model_copy(update={"task": f"script:python {tmp_path / 'train.py'} --epochs 3"})
     other = command.model_copy(update={"task": "script:python other.py --epochs 3"})
-    assert siblings._comparisons(command) == siblings._comparisons(same)
-    assert siblings._comparisons(command).isdisjoint(siblings._comparisons(other))
+    assert command.comparisons == same.comparisons
+    assert command.comparisons.isdisjoint(other.comparisons)
 
 
 def test_nothing_is_written_beside_the_study(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The store writes them as lines of JSON and the KPIs read them. Epoch 0 is the st
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,6 +186,8 @@ class RunResult:
 
     def __post_init__(self) -> None:
         _in_64_bits(self.seed, self.peak_memory_bytes, self.optimizer_state_bytes, self.batched_seeds)
+        if any(later.epoch <= earlier.epoch for earlier, later in itertools.pairwise(self.epochs)):
+            raise ValueError("the numbers of the epochs do not increase")
 
     @property
     def final_loss(self) -> float:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ SCRIPT = "script"
 SCRIPT_PREFIX = "script:"
 """Precedes the command of a user's own script in the name of a task."""
 
+_PYTHON_FILE = re.compile(r"[^\s:\"']+\.py(?=$|[\s:\"'])")
+
 Schedule = Literal["constant", "linear", "cosine"]
 """Factor on the learning rate at progress t in [0, 1): 1, 1 − t, or (1 + cos πt)/2."""
 
@@ -71,6 +74,18 @@ class LogUniform(_Frozen):
     def high(self) -> float:
         """Upper bound."""
         return float(self.center * 10 ** (self.decades / 2))
+
+
+def _real_files(text: str) -> str:
+    """Return ``text`` with single spaces, and with the absolute path of each Python file in it."""
+
+    def real(found: re.Match[str]) -> str:
+        try:
+            return str(Path(found[0]).resolve())
+        except (OSError, RuntimeError, ValueError):  # a circle of links
+            return found[0]
+
+    return _PYTHON_FILE.sub(real, " ".join(text.split()))
 
 
 class Arm(_Frozen):
@@ -250,12 +265,15 @@ class Study(_Frozen):
 
     @property
     def comparisons(self) -> frozenset[str]:
-        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names.
+        """One hash for each candidate: of the task, the baseline and the candidate, whatever their names and spelling.
 
         Two studies that share one compare the same arms on the same task, perhaps on other seeds or another budget.
         """
-        task = {"task": self.task, "task_options": dict(self.task_options)}
-        baseline, *candidates = (arm.model_dump(mode="json", exclude={"name"}) for arm in self.arms)
+        task = {"task": _real_files(self.task), "task_options": dict(self.task_options)}
+        baseline, *candidates = (
+            {**arm.model_dump(mode="json", exclude={"name"}), "optimizer": "".join(_real_files(arm.optimizer).split())}
+            for arm in self.arms
+        )
         return frozenset(hash_of({**task, "baseline": baseline, "candidate": arm}) for arm in candidates)
 
     @property

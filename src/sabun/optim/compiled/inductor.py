@@ -94,9 +94,15 @@ def make_graph(rule: Rule) -> Graph:
     def body(operands: Tensor, params: Tensors, grads: Tensors, state: Sequence[Tensors]) -> None:
         k = dict(zip(rule.operands, operands.unbind(), strict=True))
         moved, kept = formula.step(_ListArithmetic, rule, k, params, grads, state)
-        internals.foreach_copy_(params, moved)
-        for old, new in zip(state, kept, strict=True):
-            internals.foreach_copy_(old, new)
+        # Copies of lists would be kernels of their own on CUDA, between which the results go through memory. Tensors
+        # of no dimension cost nothing, and their second step goes wrong with single copies (torch 2.13, on a CPU).
+        for old, new in zip((params, *state), (moved, *kept), strict=True):
+            few = [i for i, a in enumerate(old) if not a.dim()]
+            if few:
+                internals.foreach_copy_([old[i] for i in few], [new[i] for i in few])
+            for a, b in zip(old, new, strict=True):
+                if a.dim():
+                    a.copy_(b)
 
     own = FunctionType(body.__code__.replace(), body.__globals__, "fused_step", None, body.__closure__)
     return Graph(cast("Callable[..., None]", torch.compile(own, fullgraph=True, dynamic=False)))

@@ -5,15 +5,13 @@ looks, once, at the other directories in its own parent directory, and freezes w
 verdict divides its error accordingly (:func:`sabun.poc.judgement.statistics.error_of_study`). Nothing is written to the
 other directories.
 
-A study counts if it shares a candidate, the baseline, the task and its options (:attr:`Study.comparisons`, in whatever
-spelling of files, commands and arms), differs in anything else, such as its seed, and had seeds enough for a decision.
-One that was deleted, moved, or started at the same moment cannot be known.
+A study counts if it shares a candidate, the baseline, the task and its options (:attr:`Study.comparisons`), differs in
+anything else, such as its seed, and had seeds enough for a decision. One that was deleted, moved, or started at the
+same moment cannot be known.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,8 +24,6 @@ from sabun.poc.judgement.statistics import attained
 from sabun.poc.spec import Study
 
 __all__ = ["earlier_studies"]
-
-_PYTHON_FILE = re.compile(r"[^\s:\"']+\.py(?=$|[\s:\"'])")
 
 
 def earlier_studies(path: Path, study: Study) -> tuple[EarlierStudy, ...]:
@@ -45,24 +41,10 @@ def earlier_studies(path: Path, study: Study) -> tuple[EarlierStudy, ...]:
             other = FrozenSpecification.read(place).study
         except (OSError, SabunError):
             continue
-        same = not _comparisons(other).isdisjoint(_comparisons(study)) and other.hash != study.hash
+        same = not other.comparisons.isdisjoint(study.comparisons) and other.hash != study.hash
         if same and attained(other.budget.seeds, 1 - other.thresholds.level) > 0:
             found.append(EarlierStudy(place.name, other.hash, other.budget.seeds, _verdicts(place)))
     return tuple(found)
-
-
-def _comparisons(study: Study) -> frozenset[str]:
-    """Return :attr:`Study.comparisons`, whatever the spelling of files, commands and arms."""
-    baseline, *candidates = (
-        arm.model_copy(update={"optimizer": "".join(_real_files(arm.optimizer).split())}) for arm in study.arms
-    )
-    update = {"task": _real_files(study.task), "baseline": baseline, "candidates": tuple(candidates)}
-    return study.model_copy(update=update).comparisons
-
-
-def _real_files(text: str) -> str:
-    """Return ``text`` with single spaces, and with the absolute path of each Python file in it."""
-    return _PYTHON_FILE.sub(lambda found: os.path.realpath(found[0]), " ".join(text.split()))
 
 
 def _verdicts(place: Path) -> dict[str, str]:
