@@ -194,6 +194,12 @@ class DiskSnapshots:
         self._superseded |= steps
         self._whole = self._whole - steps
 
+    def _remove_dropped(self) -> None:
+        for gone in sorted(self._superseded):
+            with contextlib.suppress(OSError):
+                self._path(gone).unlink(missing_ok=True)
+                self._superseded.discard(gone)
+
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
         """As :meth:`MemorySnapshots.put`, and on disk if there is time for it."""
         self._memory.put(snapshot, replace_all=replace_all)
@@ -218,11 +224,7 @@ class DiskSnapshots:
             self._superseded.discard(snapshot.step)
             while len(self._whole) > self.keep:  # one of them is not in memory any more
                 self._drop({min(self._whole - self.levels().keys())})
-            # An old one is removed only when the new one is on disk.
-            for gone in sorted(self._superseded):
-                with contextlib.suppress(OSError):
-                    self._path(gone).unlink(missing_ok=True)
-                    self._superseded.discard(gone)
+            self._remove_dropped()  # only when the new one is on disk
         finally:
             self._spent += time.monotonic() - self._since - elapsed
 
@@ -271,6 +273,7 @@ class DiskSnapshots:
                 self._memory.put(replace(held, level=found.beside[held.step]))
         self._memory.put(found)
         self._drop(self._whole - self.levels().keys())
+        self._remove_dropped()
 
     def __len__(self) -> int:
         return len(self._whole)
