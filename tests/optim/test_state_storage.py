@@ -297,6 +297,27 @@ def test_velocities_of_float16_parameters_return_to_their_dtype() -> None:
         assert optimizer.state[p]["velocity_0"].dtype == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("preset", ["adamw", "schedule-free-adamw", "soap", "sabun"])
+def test_a_model_may_change_its_dtype_in_training(preset: str, dtype: torch.dtype) -> None:
+    """``model.to(dtype)`` leaves the parameters in their places. Back again, little more than rounding is left."""
+
+    def trained(*dtypes: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+        model = nn.Linear(64, 80, bias=False)
+        model.weight.data = torch.randn(80, 64, generator=torch.Generator().manual_seed(0))
+        optimizer = create(preset, [("layers.0.weight", model.weight)], 1e-3)
+        for step, kind in enumerate(dtypes):
+            model.to(kind)
+            model.weight.grad = torch.randn(80, 64, generator=torch.Generator().manual_seed(step)).to(kind)
+            optimizer.step()
+        return model.weight.detach(), optimizer.state[model.weight]
+
+    two = (torch.float32,) * 2
+    weight, held = trained(*two, dtype, dtype, *two)
+    torch.testing.assert_close(weight, trained(*two * 3)[0], rtol=0.02, atol=2e-3)
+    assert {tensor.dtype for tensor in held.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("storage", [None, "bfloat16", "8bit"])
 @pytest.mark.parametrize(
     ("scheme", "former", "later"),

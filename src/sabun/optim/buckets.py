@@ -29,7 +29,7 @@ from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
-from sabun.optim.tensors import local_entries, refuse_sparse
+from sabun.optim.tensors import local_entries, refuse_sparse, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
@@ -123,6 +123,7 @@ class Bucket:
     scales: dict[str, Tensors] = field(default_factory=dict)
     steps: Tensors = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
+    dtype: torch.dtype | None = None
     shared: Shared = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,6 +134,7 @@ class Bucket:
         self.special |= p.is_complex() or internals.is_dtensor(p)
         if fresh:
             self.fresh.append(len(self.params))
+        self.dtype = p.dtype
         self.params.append(p)
         self.indices.append(index)
         self.places.append(self.first + index)
@@ -170,8 +172,13 @@ class Bucket:
         return lr if peak <= self.largest else lr * (self.largest / peak)
 
     def owns(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
-        """Whether the optimizer's state still holds this bucket's tensors (of its first and its last parameter)."""
+        """Whether the optimizer's state still holds this bucket's tensors (of its first and its last parameter).
+
+        ``model.bfloat16()`` changes the dtype of parameters in place.
+        """
         for i in (0, -1):
+            if self.params[i].dtype != self.dtype:
+                return False
             held = state.get(self.params[i], {})
             for j, buffer in enumerate(self.filter_buffers):
                 if held.get(f"velocity_{j}") is not buffer[i]:
@@ -393,7 +400,7 @@ def _fill(
     wide = torch.promote_types(p.dtype, torch.float32)
     for name in (*velocities, *preconditioner.like):
         kind = dtype if name in velocities else wide
-        if storage is not None or (name in held and torch.promote_types(held[name].dtype, kind) != held[name].dtype):
+        if storage is not None or (name in held and not suits(held[name].dtype, kind, wide)):
             storages().settle(held, name, p, storage, kind, signed=name not in preconditioner.squares)
         elif name not in held:
             held[name] = torch.zeros_like(p, dtype=kind, memory_format=torch.preserve_format)
@@ -406,6 +413,8 @@ def _fill(
     for name in averaging.like:
         if name not in held:
             held[name] = p.detach().to(wide, copy=True)
+    for name in (*matrices, *averaging.like):
+        held[name] = held[name].to(wide)
     # In float32 and on the CPU, as torch does: reading it never waits for an accelerator. On this where a graph counts.
     device = p.device if capturable else torch.device("cpu")
     if counts and "step" not in held:

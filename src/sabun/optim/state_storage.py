@@ -34,7 +34,7 @@ from torch import Tensor
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.stochastic_rounding import generator_of, round_at_random, seed_of
-from sabun.optim.tensors import real_view
+from sabun.optim.tensors import real_view, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
@@ -162,8 +162,7 @@ def settle(
     wide = torch.promote_types(p.dtype, torch.float32)
     wanted = dtype if storage is None else torch.bfloat16 if storage == "bfloat16" else torch.uint8
     if found is not None and (scale is not None) == (storage == "8bit"):
-        longer = storage is None and torch.promote_types(found.dtype, wanted) == found.dtype
-        if longer or found.dtype == wanted:
+        if (storage is None and suits(found.dtype, wanted, wide)) or found.dtype == wanted:
             if scale is not None:
                 held[key] = scale
             return

@@ -22,6 +22,7 @@ __all__ = [
     "real_view",
     "real_views",
     "refuse_sparse",
+    "suits",
 ]
 
 
@@ -86,3 +87,8 @@ def refuse_sparse(gradient: Tensor) -> None:
             f"a gradient is sparse ({gradient.layout}).",
             fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
         )
+
+
+def suits(found: torch.dtype, wanted: torch.dtype, widest: torch.dtype) -> bool:
+    """Whether a state tensor has the precision of ``wanted`` at least, and of ``widest`` at most."""
+    return torch.promote_types(found, wanted) == found and torch.promote_types(found, widest) == widest
