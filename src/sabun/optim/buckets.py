@@ -414,7 +414,8 @@ def _fill(
         if name not in held:
             held[name] = p.detach().to(wide, copy=True)
     for name in (*matrices, *averaging.like):
-        held[name] = held[name].to(wide)
+        if held[name].dtype != wide:
+            held[name] = held[name].to(wide)
     # In float32 and on the CPU, as torch does: reading it never waits for an accelerator. On this where a graph counts.
     device = p.device if capturable else torch.device("cpu")
     if counts and "step" not in held:

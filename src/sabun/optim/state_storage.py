@@ -161,11 +161,11 @@ def settle(
     found = held.get(name)
     wide = torch.promote_types(p.dtype, torch.float32)
     wanted = dtype if storage is None else torch.bfloat16 if storage == "bfloat16" else torch.uint8
-    if found is not None and (scale is not None) == (storage == "8bit"):
-        if (storage is None and suits(found.dtype, wanted, wide)) or found.dtype == wanted:
-            if scale is not None:
-                held[key] = scale
-            return
+    fits = found is not None and (scale is not None) == (storage == "8bit")
+    if fits and ((storage is None and suits(found.dtype, wanted, wide)) or found.dtype == wanted):
+        if scale is not None:
+            held[key] = scale
+        return
     held[name] = made = torch.zeros_like(p, dtype=wanted, memory_format=torch.preserve_format)
     if storage == "8bit":
         held[key] = internals.rows_like(p, scale_shape(p.shape)[1])
