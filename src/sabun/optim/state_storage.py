@@ -161,8 +161,11 @@ def settle(
     found = held.get(name)
     wide = torch.promote_types(p.dtype, torch.float32)
     wanted = dtype if storage is None else torch.bfloat16 if storage == "bfloat16" else torch.uint8
-    fits = found is not None and (scale is not None) == (storage == "8bit")
-    if fits and ((storage is None and suits(found.dtype, wanted, wide)) or found.dtype == wanted):
+    if (
+        found is not None
+        and (scale is not None) == (storage == "8bit")
+        and (found.dtype == wanted or (storage is None and suits(found.dtype, wanted, wide)))
+    ):
         if scale is not None:
             held[key] = scale
         return
