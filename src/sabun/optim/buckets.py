@@ -262,6 +262,7 @@ def build(
         short = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
         low_precision_state = short or storage is not None
         held = state.get(p, {})
+        is_new = "step" not in held
         dtype = torch.float32 if upcast and not short else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
@@ -271,7 +272,7 @@ def build(
         )  # fmt: skip
         if held:
             state[p] = held
-        count = int(held["step"].item()) if "step" in held else 0
+        count = 0 if is_new or "step" not in held else int(held["step"].item())  # a new one may be on a device
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
         key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest), storage)
         if key not in by_key:
