@@ -132,9 +132,15 @@ def count(program: str) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="+")
     # A process looks like one with CUDA after the first lowering, so all is traced before.
     graphs = {preset: traced(preset) for preset in parser.parse_args().presets}
     print(json.dumps({preset: count(code(*graph)) for preset, graph in graphs.items()}))
+
+
+if __name__ == "__main__":
+    import piped
+
+    piped.run(main)
