@@ -62,7 +62,7 @@ def records(path: Path) -> list[dict[str, Any]]:
         for key in ("started", "ended", "peak_memory_bytes"):
             del fields[key]
         for epoch in fields["epochs"]:
-            for key in ("train_s", "eval_s", "optimizer_s"):
+            for key in ("train_s", "eval_s", "optimizer_s", "load"):
                 del epoch[key]
         found.append(fields)
     return sorted(found, key=lambda fields: str(fields["run"]))
