@@ -29,7 +29,7 @@ from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
-from sabun.optim.tensors import local_entries, refuse_sparse, suits
+from sabun.optim.tensors import local_entries, refuse_sparse, scale_key, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
@@ -148,7 +148,7 @@ class Bucket:
             self.averaged.setdefault(name, []).append(held[name])
         if self.storage == "8bit":
             for name in (*self.velocities, *self.preconditioner.like):
-                self.scales.setdefault(name, []).append(held[storages().scale_key(name)])
+                self.scales.setdefault(name, []).append(held[scale_key(name)])
         if counts:
             self.steps.append(held["step"])
 
@@ -188,7 +188,7 @@ class Bucket:
                     if held.get(key) is not values[i]:
                         return False
             for name, scales in self.scales.items():
-                if held.get(storages().scale_key(name)) is not scales[i]:
+                if held.get(scale_key(name)) is not scales[i]:
                     return False
             if self.steps and held.get("step") is not self.steps[i]:
                 return False
@@ -395,7 +395,7 @@ def _fill(
         _forget(held)
         for name in (*own, *others, "step"):
             held.pop(name, None)
-            held.pop(f"{name}_scale", None)
+            held.pop(scale_key(name), None)
     velocities = [f"velocity_{j}" for j in range(filter_.buffer_count)]
     fresh = any(name not in held for name in velocities)
     wide = torch.promote_types(p.dtype, torch.float32)

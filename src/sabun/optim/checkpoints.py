@@ -23,6 +23,7 @@ from sabun.optim.parts import check_parts, is_rest, layout_at, preconditioner_at
 from sabun.optim.resolve_groups import ROLES, encoded, resolve_rest
 from sabun.optim.scheme_codec import Scheme, decode
 from sabun.optim.sharing import state_shapes, stored
+from sabun.optim.tensors import scale_key
 from sabun.schemes import require_usable
 
 __all__ = ["VERSION", "checking", "encoding", "keep_precision", "restore_lr_found", "unpack"]
@@ -179,23 +180,22 @@ def _check_state(
         preconditioner = preconditioner_at({"preconditioner": made}, layout)
         # A tensor that another value of an option asked for may have any shape.
         declared = {**dict.fromkeys(preconditioner.matrix_keys, ()), **state_shapes(preconditioner, layout, p.shape)}
+    codes = [key for key, value in held.items() if isinstance(value, Tensor) and value.dtype == torch.uint8]
+    declared |= {scale_key(key): storages().scale_shape(p.shape) for key in codes}
     for key, value in held.items():
         fits = isinstance(value, Tensor | float) or (isinstance(value, int) and abs(value) < 2**63)
         if not fits or (key == "step" and torch.as_tensor(value).numel() != 1):
             raise StateError(f"{key} of parameter {name!r} is neither a tensor nor a number.", fix=_FOREIGN_FIX)
         if not isinstance(value, Tensor) or key == "step" or declared.get(key) == ():
             continue
-        shape = p.shape
-        if key.endswith("_scale") and getattr(held.get(key.removesuffix("_scale")), "dtype", None) == torch.uint8:
-            shape = torch.Size(storages().scale_shape(p.shape))
-        scale = held.get(f"{key}_scale")
-        if value.dtype == torch.uint8 and not (isinstance(scale, Tensor) and scale.dtype == torch.float32):
+        scale = held.get(scale_key(key))
+        if key in codes and not (isinstance(scale, Tensor) and scale.dtype == torch.float32):
             raise StateError(
                 f"{key} of parameter {name!r} is in 8 bits in the checkpoint, without the scales of its blocks in "
                 "float32.",
                 fix="Save the whole result of state_dict(), and do not convert it.",
             )
-        if tuple(value.shape) != tuple(declared.get(key, shape)):
+        if tuple(value.shape) != tuple(declared.get(key, p.shape)):
             raise StateError(
                 f"{key} of parameter {name!r} has shape {tuple(value.shape)} in the checkpoint, and the parameter has "
                 f"{tuple(p.shape)}.",

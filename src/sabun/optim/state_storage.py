@@ -34,12 +34,12 @@ from torch import Tensor
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.stochastic_rounding import generator_of, round_at_random, seed_of
-from sabun.optim.tensors import real_view, suits
+from sabun.optim.tensors import real_view, scale_key, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
-    "BLOCK", "LEAST_ENTRIES", "LEAST_ROW", "decode", "encode", "load", "require_rows", "scale_key", "scale_shape",
-    "settle", "storage_of", "store",
+    "BLOCK", "LEAST_ENTRIES", "LEAST_ROW", "decode", "encode", "load", "require_rows", "scale_shape", "settle",
+    "storage_of", "store",
 ]  # fmt: skip
 
 BLOCK = 256
@@ -64,11 +64,6 @@ def require_rows(p: Any) -> None:
             "a block of 256 entries would be divided.",
             fix="Use state_dtype='bfloat16' there, or shard along the first dimension, as fully_shard does.",
         )
-
-
-def scale_key(name: str) -> str:
-    """The key of the scales of a state tensor."""
-    return f"{name}_scale"
 
 
 def scale_shape(shape: Sequence[int]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ __all__ = [
     "real_view",
     "real_views",
     "refuse_sparse",
+    "scale_key",
     "suits",
 ]
 
@@ -87,6 +88,11 @@ def refuse_sparse(gradient: Tensor) -> None:
             f"a gradient is sparse ({gradient.layout}).",
             fix="Make the embedding dense (sparse=False), or give that parameter to torch.optim.SparseAdam.",
         )
+
+
+def scale_key(name: str) -> str:
+    """The key of the scales of a state tensor that is stored in 8 bits."""
+    return f"{name}_scale"
 
 
 def suits(found: torch.dtype, wanted: torch.dtype, widest: torch.dtype) -> bool:
