@@ -7,6 +7,7 @@ A file is entered when a function of it is called; what only an import runs does
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -24,6 +25,7 @@ OPENS = {("poc/evidence/cross_check.py", "load"), ("poc/store.py", "Store.open")
 
 def main() -> None:
     """Run the study and print the counts."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     calls: Counter[tuple[str, str]] = Counter()
 
     def count(frame: FrameType, event: str, _: object) -> None:

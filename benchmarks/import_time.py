@@ -7,6 +7,7 @@ So all is measured again without the collector.
 
 from __future__ import annotations
 
+import argparse
 import compileall
 import os
 import statistics
@@ -29,7 +30,10 @@ def times(statement: str, collector: str) -> tuple[float, float]:
     return wall, cpu
 
 
-def main(turns: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("turns", type=int, nargs="?", default=15)
+    turns = parser.parse_args().turns
     compileall.compile_dir(Path(sabun.__file__).parent, quiet=2)
     for collector, said in (("gc.enable()", ""), ("gc.disable()", " without the collector")):
         pairs = [tuple(times(s, collector) for s in ("pass", "import sabun; sabun.Optimizer")) for _ in range(turns)]
@@ -41,4 +45,4 @@ def main(turns: int) -> None:
 if __name__ == "__main__":
     import piped
 
-    piped.run(lambda: main(int(sys.argv[1]) if len(sys.argv) > 1 else 15))
+    piped.run(main)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def counted(shapes: Any, dtype: torch.dtype, **options: Any) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     internals.multiplies_bfloat16 = lambda device: True
     wide = {"state_dtype": "float32"}
     print("| preset sabun | parameters | options | launches, CUDA 12 | launches, CUDA 13 | beside them |")

@@ -9,6 +9,7 @@ copy, the least of several. The least value is the one that other programs distu
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 import time
@@ -69,6 +70,7 @@ def copy(files: int, times: int = 10) -> tuple[float, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     for layers, width in ((4, 64), (40, 64), (40, 512)):
         bare, extra = hook(layers, width)

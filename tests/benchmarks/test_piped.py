@@ -29,3 +29,4 @@ def test_every_command_ends_so() -> None:
     commands = {path.name: text for path in SCRIPTS if '__name__ == "__main__"' in (text := path.read_text("utf-8"))}
     assert len(commands) > 20
     assert [name for name, text in commands.items() if "piped.run(" not in text.partition("__main__")[2]] == []
+    assert [name for name, text in commands.items() if "ArgumentParser(" not in text] == [], "no --help"
