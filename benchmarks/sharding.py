@@ -1,4 +1,4 @@
-"""What a step of the preset `sabun` needs of one rank under FSDP2: ``python benchmarks/sharding.py``.
+"""What a step of the preset `sabun` needs of one rank under FSDP2 and DDP: ``python benchmarks/sharding.py``.
 
 Tensors are on the meta device and the process group is torch's fake one, so the code of the step runs as rank 0 of any
 number of ranks, without numbers and without a second process. Counted are the bytes that the rank sends, collectives,
@@ -15,10 +15,13 @@ momenta in bfloat16 and matrices sharded by rows: its Muon (:func:`muon`) and Di
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import weakref
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -132,34 +135,69 @@ def sharded(shape: tuple[int, ...], mesh: Any, ranks: int) -> Tensor:
     return p
 
 
-def measure(model: str, ranks: int) -> str:
-    """One row of the table."""
+@contextlib.contextmanager
+def exchanges(ranks: int) -> Iterator[list[tuple[str, int]]]:
+    """A process group of so many ranks, and the collectives that rank 0 takes part in, with the bytes that it sends."""
+    made: list[tuple[str, int]] = []
+
+    def all_to_all(out: Tensor, given: Tensor, received: list[int], parts: list[int], group: Any) -> None:
+        made.append(("all-to-all", (sum(parts) - parts[0]) * given.element_size()))  # what rank 0 keeps is not sent
+
+    def all_gather(out: Tensor, part: Tensor, group: Any) -> None:
+        made.append(("all-gather", out.nbytes - part.nbytes))
+
+    def broadcast(part: Tensor, source: int, group: Any) -> None:
+        made.append(("broadcast", part.nbytes))  # along a ring: what a rank receives it passes on
+
+    counted = {"all_to_all_single": all_to_all, "all_gather_into_tensor": all_gather, "broadcast": broadcast}
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    sent: list[int] = []
-
-    def count(out: Tensor, given: Tensor, received: list[int], parts: list[int], group: Any) -> None:
-        sent.append((sum(parts) - parts[0]) * given.element_size())  # what rank 0 keeps is not sent
-
-    exchange = dist.all_to_all_single
-    dist.all_to_all_single = count
     try:
-        mesh = dist.init_device_mesh("cpu", (ranks,))
-        members = [(name, sharded(shape, mesh, ranks)) for name, shape in shapes(model)]
-        optimizer = create("sabun", members, state_dtype="float32")
-        optimizer.step()
-        sent.clear()
-        with Count() as counted:
-            optimizer.step()
+        with mock.patch.multiple(dist, **counted):
+            yield made
     finally:
-        dist.all_to_all_single = exchange
         dist.destroy_process_group()
+
+
+def step(members: list[tuple[str, Tensor]], made: list[tuple[str, int]], **options: Any) -> tuple[Any, Count]:
+    """The second step of the preset; ``made`` are its collectives."""
+    optimizer = create("sabun", members, state_dtype="float32", **options)
+    optimizer.step()
+    made.clear()
+    with Count() as counted:
+        optimizer.step()
+    return optimizer, counted
+
+
+def measure(model: str, ranks: int) -> str:
+    """One row of the table of FSDP2."""
+    with exchanges(ranks) as made:
+        mesh = dist.init_device_mesh("cpu", (ranks,))
+        optimizer, counted = step([(name, sharded(shape, mesh, ranks)) for name, shape in shapes(model)], made)
     matrices = (bucket for plan in optimizer._plans if plan for bucket in plan.members if bucket.shared.loads)
     (loads,) = next(matrices).shared.loads.values()
     operations = counted.operations * max(loads) / loads[0]  # the loads are numbers of multiplications
     others = " | ".join(f"{size / 1e9:.2f} GB | {n / 1e12:.2f}" for size, n in (muon(model, ranks), dion(model, ranks)))
     return (
-        f"| {model} | {ranks} | {sum(sent) / 1e9:.2f} GB | {len(sent)} | {operations / 1e12:.2f} "
+        f"| {model} | {ranks} | {sum(sent for _, sent in made) / 1e9:.2f} GB | {len(made)} | {operations / 1e12:.2f} "
         f"| {counted.largest / 1e9:.2f} GB | {others} |"
+    )
+
+
+def replicas(model: str, ranks: int) -> str:
+    """One row of the table of DDP: ``divide``, and an all-reduce of the updates of all matrices along a ring."""
+    members = []
+    for name, shape in shapes(model):
+        p = torch.nn.Parameter(torch.empty(shape, dtype=torch.bfloat16, device="meta"))
+        p.grad = torch.empty_like(p)
+        members.append((name, p))
+    with exchanges(ranks) as made:
+        _, counted = step(members, made, preconditioner="spectral(divide=True)")
+    calls = Counter(call for call, _ in made)
+    entries = sum(math.prod(shape) for name, shape in shapes(model) if name.startswith("layers") and len(shape) == 2)
+    reduced = 2 * (ranks - 1) / ranks * 4 * entries
+    return (
+        f"| {model} | {ranks} | {sum(sent for _, sent in made) / 1e9:.2f} GB | {calls['all-gather']} "
+        f"| {calls['broadcast']} | {reduced / 1e9:.2f} GB | {counted.largest / 1e9:.2f} GB |"
     )
 
 
@@ -177,6 +215,11 @@ def main() -> None:
     for model in given.models:
         for ranks in given.ranks:
             print(measure(model, ranks), flush=True)
+    print("\n| model | ranks (DDP) | sent | all-gathers | broadcasts | sent by an all-reduce | memory beside |")
+    print(7 * "|---" + "|")
+    for model in given.models:
+        for ranks in given.ranks:
+            print(replicas(model, ranks), flush=True)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,8 @@ class Collectives(TorchDispatchMode):
             if "alltoall" in function.__name__:  # (received, given, group, sizes of the parts received, and sent)
                 kept = args[4][dist.get_rank(dist.ProcessGroup.unbox(args[2]))]
                 self.sent += (args[1].shape[0] - kept) * args[1].element_size()
+            elif "allgather" in function.__name__:  # (all, the part of this rank, group)
+                self.sent += args[0].nbytes - args[1].nbytes
             self.calls.append((function.__name__, sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))))
         return function(*args, **(kwargs or {}))
 
@@ -137,6 +139,7 @@ PLACED = {
     "experts and rows": (EXPERTS, (2, 2), "10"),
     "experts of replicas": (EXPERTS, (2, 2), "-0"),
     "plain": (HIDDEN, (), ""),  # as under DDP, with divide=True
+    "plain, one": (HIDDEN[:1], (), ""),  # of four ranks one has work
 }
 
 
@@ -260,9 +263,9 @@ LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
 def sized(world: int) -> dict[str, object]:
     """The last of two steps on those layers under FSDP2: its collectives, and the state; and the state of SOAP."""
     results = {}
-    for rule, steps in (("spectral", 2), ("spectral(exchange_dtype='bfloat16')", 2), ("kronecker", 1)):
-        model = hidden(start(LAYERS, torch.float32), (world,), "0")
-        optimizer = optimizer_of(model, rule)
+    for rule, steps in (("spectral", 2), ("spectral(exchange_dtype='bfloat16')", 2), ("kronecker", 1), ("plain", 2)):
+        model = hidden(start(LAYERS, torch.float32), *(() if rule == "plain" else ((world,), "0")))
+        optimizer = optimizer_of(model, "spectral" if rule == "plain" else rule)
         go(model, optimizer, 0, steps - 1)
         with Collectives() as collectives:
             go(model, optimizer, steps - 1, 1)

@@ -15,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 from distributed_worker import (
     ARMS,
     FLAT,
+    LAYERS,
     MOVED,
     PLACED,
     RULES,
@@ -149,9 +150,11 @@ def ranks(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return directory, [first, *others]
 
 
-def alone(shapes: list[tuple[int, ...]], rule: str, steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def alone(
+    shapes: list[tuple[int, ...]], rule: str, steps: int, dtype: torch.dtype = torch.float64
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """One process that has all."""
-    model = hidden(start(shapes, torch.float64))
+    model = hidden(start(shapes, dtype))
     optimizer = optimizer_of(model, rule)
     go(model, optimizer, 0, steps)
     return model, optimizer
@@ -179,7 +182,7 @@ def test_matrices_go_to_their_owners_and_back(ranks: tuple[Path, list[dict[str, 
     number = sum(shape[0] if len(shape) == 3 else 1 for shape in shapes)
     if "spectral" in rule:
         assert sum(one["matrices"] for one in found) == times * number
-        assert all(one["matrices"] > 0 for one in found) or name == "uneven experts"
+        assert all(one["matrices"] > 0 for one in found) or name in ("uneven experts", "plain, one")
         if name == "tensor parallel":  # four matrices of one cost
             assert [one["matrices"] for one in found] == [1, 1, 1, 1]
     assert sum(one["state"]["matrices"] for one in found) == times * held(optimizer)["matrices"]
@@ -188,11 +191,14 @@ def test_matrices_go_to_their_owners_and_back(ranks: tuple[Path, list[dict[str, 
     lists = 2 if "kronecker" in rule else 1
     for one in found:
         exchanges = [size for call, size in one["calls"] if "alltoall" in call]
-        sums = [size for call, size in one["calls"] if "allreduce" in call]
-        assert len(exchanges) + len(sums) == len(one["calls"])
+        gathers = [size for call, size in one["calls"] if "allgather" in call]
+        broadcasts = [size for call, size in one["calls"] if "broadcast" in call]
+        assert len(exchanges) + len(gathers) + len(broadcasts) == len(one["calls"])
         cuts = sum(way != "-" and ("experts" not in name or way == "1") for way in divided)
         assert len(exchanges) == 2 * cuts
-        assert sums == ([one["shards"]] if "replicas" in name or name in ("nothing", "plain") else [])
+        assert len(gathers) == ("replicas" in name or name in ("nothing", "plain"))
+        assert all(one["shards"] <= size <= 2 * one["shards"] for size in gathers)  # all, with the padding
+        assert broadcasts == ([one["shards"]] if name == "plain, one" else [])
         if cuts == 1 and name != "replicas":
             assert exchanges[0] == lists * one["shards"]
     if name in ("rows", "columns", "replicas"):  # there and back, whatever the number of ranks
@@ -236,6 +242,12 @@ def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, li
         # 107 MiB where each rank has all factors and bases: 104 of them and of second moments, 3 of velocities.
         assert rank["kronecker"]["state"]["matrices"] == 26 * mib
         assert rank["kronecker"]["state"]["all"] <= 30 * mib
+        # As under DDP, where an all-reduce along a ring would send 18 MiB.
+        assert len(rank["plain"]["calls"]) == 1
+        assert rank["plain"]["sent"] == 9 * mib
+    expected, _ = alone(LAYERS, "spectral", 2, torch.float32)
+    for (key, p), first in zip(expected.named_parameters(), start(LAYERS, torch.float32), strict=True):
+        assert all(torch.equal(rank["plain"]["moved"][key], p.detach() - first) for rank in ranks[1]), key
 
 
 def test_matrices_in_buckets_of_their_own_have_different_owners(ranks: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -5,11 +5,11 @@ Each update is computed by one process, its owner. Without a team each process c
 - Sharded (FSDP2, tensor parallelism, both): an all-to-all brings the shards of a matrix to its owner, another one
   brings back those of its update. A rank sends as many bytes as its shards have, twice, whatever the number of ranks
   (:class:`Route`). Shards along two dimensions of a mesh go along one and then along the other. Where they are
-  replicated over further dimensions (HSDP), each replica does this for a part of the matrices, and a sum over the
-  replicas brings the updates to all. Stacked experts that are divided among ranks stay where they are.
+  replicated over further dimensions (HSDP), each replica does this for a part of the matrices, and an all-gather among
+  the replicas brings the updates to all. Stacked experts that are divided among ranks stay where they are.
 - Whole on each process, as under DDP: parameters are plain tensors, so the option ``divide`` has to state that all
   processes hold the same gradients. They are then replicas along one dimension of a mesh of all processes
-  (:func:`replicated`). A matrix is added to zeros from the others. x + 0 is exact, so all ranks end with equal bits.
+  (:func:`replicated`). An all-gather brings the updates from their owners to all (:meth:`Team.gather`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sabun.optim import torch_internals as internals
 
-__all__ = ["Placement", "Route", "Team", "is_shared", "placement_of", "replicated"]
+__all__ = ["Placement", "Route", "Team", "is_shared", "placement_of", "replicated", "team_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,40 @@ class Team:
     rank: int
     size: int
 
-    def exchange(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sum each tensor over the team, in one all-reduce per dtype."""
-        out = list(tensors)
-        for dtype in {t.dtype for t in tensors}:
-            places = [i for i, t in enumerate(tensors) if t.dtype is dtype]
-            flat = torch.cat([tensors[i].reshape(-1) for i in places])
-            dist.all_reduce(flat, group=self.group)
-            for i, part in zip(places, torch.split(flat, [tensors[i].numel() for i in places]), strict=True):
-                out[i] = part.view(tensors[i].shape)
+    def gather(
+        self, owned: Sequence[Tensor], shapes: Sequence[Sequence[int]], owners: Sequence[int], like: Tensor
+    ) -> list[Tensor]:
+        """All tensors on each rank, of which each has those that it owns; ``like`` has their dtype and device.
+
+        One all-gather of shares that are padded to the largest. Where that moves more than twice the bytes of the
+        tensors, which is what an all-reduce moves, each owner broadcasts its share.
+        """
+        sizes = [math.prod(shape) for shape in shapes]
+        lengths = [sum(size for size, owner in zip(sizes, owners, strict=True) if owner == r) for r in range(self.size)]
+        longest, total = max(lengths), sum(lengths)
+        is_even = self.size * longest <= 2 * total
+        room = [like.new_empty(longest - lengths[self.rank])] if is_even else []
+        mine = torch.cat([*(t.reshape(-1) for t in owned), *room]) if owned or room else like.new_empty(0)
+        if not is_even:
+            shares = [mine if r == self.rank else like.new_empty(length) for r, length in enumerate(lengths)]
+            for r, share in enumerate(shares):
+                if len(share):
+                    dist.broadcast(share, dist.get_global_rank(cast("Any", self.group), r), group=self.group)
+        else:
+            flat = like.new_empty(self.size * longest)
+            if total:
+                dist.all_gather_into_tensor(flat, mine, group=self.group)
+            shares = [*flat.view(self.size, longest)]
+        out, begins = [], [0] * self.size
+        for shape, size, owner in zip(shapes, sizes, owners, strict=True):
+            out.append(shares[owner].narrow(0, begins[owner], size).view(tuple(shape)))
+            begins[owner] += size
         return out
+
+
+def team_of(mesh: Any, i: int) -> Team:
+    """The ranks along a dimension of a mesh that this one is among."""
+    return Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +100,6 @@ class Placement:
         """First index and length of this rank's part of a side of a ``local`` parameter."""
         (i,) = (i for i in range(self.mesh.ndim) if self.mesh.size(i) > 1)
         return _piece(length, self.mesh.size(i), self.mesh.get_local_rank(i))
-
-    def replica_teams(self) -> list[Team]:
-        """The ranks that hold the same as this one, along each dimension of the mesh."""
-        return [Team(self.mesh.get_group(i), self.mesh.get_local_rank(i), self.mesh.size(i)) for i in self.replicas]
 
     def owners(self, costs: Sequence[float], loads: dict[Any, list[float]]) -> list[dict[int, int]]:
         """The coordinates of the owner of each tensor, in the dimensions of the mesh that share the tensors.
@@ -146,7 +166,7 @@ class Route:
                 for j, dim in reversed(cuts[place][number + 1 :]):
                     shape[dim] = _piece(shape[dim], mesh.size(j), mesh.get_local_rank(j))[1]
                 before.append(shape)
-            team = Team(mesh.get_group(i), mesh.get_local_rank(i), mesh.size(i))
+            team = team_of(mesh, i)
             dims = [cuts[place][number][1] for place in self.places]
             self._stages.append(_Stage(team, before, dims, [owners[place][i] for place in self.places]))
             self.places = [place for place in self.places if owners[place][i] == team.rank]

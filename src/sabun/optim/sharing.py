@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
-from sabun.optim.distributed import Placement, Route, is_shared, placement_of, replicated
+from sabun.optim.distributed import Placement, Route, Team, is_shared, placement_of, replicated, team_of
 from sabun.optim.layouts import Layout
 from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import MatrixWork, Preconditioner
@@ -128,13 +128,14 @@ class Shared:
         ]
         made = self._joined(work(matrices, self.state_of_matrices(state, owned, shapes)), owned, shapes)
         done = dict(zip(routes.positions, way.back([t.to(like.dtype) for t in made], like), strict=True))
-        updates = [
-            done[i] if i in done else torch.zeros_like(real_view(p), dtype=like.dtype)
+        for team, positions, at in routes.replicas:
+            parts = [real_view(self.params[i]).shape for i in positions]
+            found = team.gather([done[i] for i in positions if i in done], parts, at, like)
+            done = dict(zip(positions, found, strict=True))
+        return [
+            done[i].to(arithmetic) if i in done else torch.zeros_like(real_view(p), dtype=arithmetic)
             for i, p in enumerate(self.params)
         ]
-        for replica in routes.placements[0].replica_teams():
-            updates = replica.exchange(updates)
-        return [t.to(arithmetic) for t in updates]
 
     def _matrices(self, whole: Tensors, positions: Sequence[int]) -> Tensors:
         """Every matrix of the whole parameters at these positions."""
@@ -176,12 +177,14 @@ class _Routes:
     """The placements of the parameters of a bucket, and their way to their owners and back.
 
     There are no placements where every rank computes all matrices. ``positions`` are those of the parameters that the
-    replica of this rank computes, ``owners`` the coordinates of the owners of all.
+    replica of this rank computes, ``owners`` the coordinates of the owners of all. ``replicas`` are the exchanges that
+    bring updates to all replicas, one for each dimension of the mesh: ranks, positions, and their owners among them.
     """
 
     placements: list[Placement]
     owners: list[Mapping[int, int]]
     positions: list[int]
+    replicas: list[tuple[Team, list[int], list[int]]] = field(default_factory=list)
     _made: dict[int, Route] = field(default_factory=dict)
 
     @classmethod
@@ -201,12 +204,16 @@ class _Routes:
         if not at:  # there is no state: the matrices of this bucket are shared evenly
             pairs = zip(layouts, placements, strict=True)
             at = [*first.owners([_cost(preconditioner, layout, one.shape) for layout, one in pairs], loads)]
-        positions = [
-            i
-            for i, placement in enumerate(placements)
-            if placement.shape.numel() and all(at[i][j] == first.mesh.get_local_rank(j) for j in first.replicas)
-        ]
-        return cls(placements, at, positions)
+        every = [i for i, placement in enumerate(placements) if placement.shape.numel()]
+
+        def here(dims: Sequence[int]) -> list[int]:
+            return [i for i in every if all(at[i][j] == first.mesh.get_local_rank(j) for j in dims)]
+
+        replicas = []
+        for number, j in enumerate(first.replicas):
+            positions = here(first.replicas[number + 1 :])
+            replicas.append((team_of(first.mesh, j), positions, [at[i][j] for i in positions]))
+        return cls(placements, at, here(first.replicas), replicas)
 
     def of_lists(self, number: int) -> Route:
         """The route of so many lists of tensors, one after the other."""
