@@ -1,20 +1,24 @@
-"""One of two ranks: ``python rank_worker.py WHAT RANK FOLDER``. WHAT is ``choice`` or ``guard``."""
+"""One of two ranks: ``python rank_worker.py WHAT RANK FOLDER``. WHAT is ``choice``, ``guard`` or ``faults``."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from sabun.errors import SabunError
-from sabun.rollout import choice_of, optimizer
+from sabun.rollout import choice_of, jobs, optimizer
 from sabun.rollout.guard.guard import Guard
+from sabun.rollout.guard.snapshots import DiskSnapshots, MemorySnapshots
 
 
 def choice(rank: int, folder: str) -> tuple[str, str]:
@@ -66,14 +70,86 @@ def guard(rank: int, folder: str) -> dict[str, Any]:
     return {"resumed": resumed, "taken": taken, "weights": held, "events": list(guard.events)}
 
 
+def faults(rank: int, folder: str) -> dict[str, tuple[str, str]]:
+    """The types and texts of the errors where one rank alone fails, by what fails; and at last a collective."""
+    found: dict[str, tuple[str, str]] = {}
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer_ = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def new(**options: Any) -> Guard:
+        return Guard(model, optimizer_, every=10, disk_share=1.0, **options)
+
+    def fails(on: int, what: str, error: Exception) -> Callable[..., Any]:
+        """Raises on rank ``on``; on the other one does what the class does."""
+        owner, name = {"hold": (MemorySnapshots, "hold"), "restore": (Guard, "_restore")}.get(
+            what, (DiskSnapshots, what)
+        )
+        original = getattr(owner, name)
+
+        def broken(*arguments: Any, **options: Any) -> Any:
+            if rank == on:
+                raise error
+            return original(*arguments, **options)
+
+        return mock.patch.object(owner, name, broken)  # type: ignore[return-value]
+
+    def note(what: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as caught:  # noqa: BLE001
+            found[what] = type(caught).__name__, str(caught)
+
+    kept = new(folder=f"{folder}/states")
+    for _ in range(15):
+        kept.step(1.0)
+    kept.close()
+    torch.distributed.barrier()
+    resuming = new(folder=f"{folder}/states")
+    resuming._open(resuming=True)
+    weights = [p.detach().clone() for p in model.parameters()]
+    with fails(1, "_read", OSError(5, "Input/output error")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        note("reading", resuming.resume)
+    assert all(map(torch.equal, weights, model.parameters()))
+    resuming.close()
+    torch.distributed.barrier()
+    resuming = new(folder=f"{folder}/states")
+    with fails(0, "restore", RuntimeError("no memory")):
+        note("restoring", resuming.resume)
+    note("again", lambda: found.update(again=("", str(resuming.resume()))))
+    state = kept.state_dict()
+    note("loading", lambda: new().load_state_dict({**state, "steps": "x"} if rank else state))
+    with fails(1, "_write", OSError(28, "No space left on device")):
+        note("writing", lambda: new(folder=f"{folder}/full").step(1.0))
+    with fails(1, "hold", RuntimeError("no memory")):
+        note("keeping", lambda: new().step(1.0))
+
+    def champion(params: Any) -> torch.optim.Optimizer:
+        if rank == 0:
+            raise ImportError("no module named champion")
+        return torch.optim.SGD(params, lr=0.01)
+
+    falling = new(champion=champion, max_rollbacks=1)
+    note("champion", lambda: [falling.step(math.nan if n > 2 else 1.0) for n in range(40)])
+    stored = optimizer(model.parameters(), job_id="job", path=folder).state_dict()
+    checkpoint = {key: value for key, value in stored.items() if rank == 0 or key != "sabun_rollout"}
+    note("choice", lambda: optimizer(model.parameters(), job_id="job", path=folder, checkpoint=checkpoint))
+    with mock.patch.object(jobs, "build", None if rank else jobs.build):
+        note("building", lambda: optimizer(model.parameters(), job_id="job", path=folder))
+    one = torch.ones(())
+    torch.distributed.all_reduce(one)
+    return {**found, "at last": ("", str(one.item()))}
+
+
 if __name__ == "__main__":
     what, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=120)
+        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )  # fmt: skip
-    torch.save({"choice": choice, "guard": guard}[what](rank, folder), f"{folder}/rank{rank}.pt")
+    torch.save({"choice": choice, "guard": guard, "faults": faults}[what](rank, folder), f"{folder}/rank{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # without torch's destructors, which have hung

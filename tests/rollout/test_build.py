@@ -191,6 +191,28 @@ def test_all_ranks_follow_rank_0_even_in_its_errors(two_ranks: TwoRanks, tmp_pat
     assert "job_id" in first[1]
 
 
+def test_what_one_rank_cannot_do_all_ranks_report(two_ranks: TwoRanks, tmp_path: Path) -> None:
+    """One error on both, which names the rank and its cause; none waits in a collective for the other."""
+    start(tmp_path, Side("torch.optim:SGD", {"lr": 0.05}))
+    first, second = two_ranks("faults", tmp_path)
+    assert first == second
+    expected = {
+        "reading": ("StateError", "rank 1: the state before step 10 cannot be read any more"),
+        "restoring": ("StateError", "rank 0: RuntimeError: no memory."),
+        "again": ("", "10"),
+        "loading": ("StateError", "rank 1: the state of the guard, steps is not as a guard saved it"),
+        "writing": ("StateError", f"rank 1: cannot keep a good state in {tmp_path / 'full'}"),
+        "keeping": ("StateError", "rank 1: RuntimeError: no memory."),
+        "champion": ("StateError", "rank 0: ImportError: no module named champion."),
+        "choice": ("StateError", "rank 1: the checkpoint holds no choice"),
+        "building": ("RolloutError", "rank 1: TypeError: 'NoneType' object is not callable."),
+        "at last": ("", "2.0"),
+    }
+    assert {what: kind for what, (kind, _) in first.items()} == {what: kind for what, (kind, _) in expected.items()}
+    for what, (_, text) in expected.items():
+        assert first[what][1].startswith(text), what
+
+
 def test_without_a_plan(tmp_path: Path) -> None:
     with pytest.raises(RolloutError, match="rollout init"):
         optimizer(nn.Linear(1, 1).parameters(), job_id="job", path=tmp_path)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from sabun._ranks import agree, gathered, rank
 from sabun.errors import RolloutError, StateError
 from sabun.rollout.choice import Choice, choose
 from sabun.rollout.sides import Params, build
@@ -35,16 +36,20 @@ def optimizer(
     ``checkpoint`` is the optimizer state dict of a restarted job (None for a new one): its choice is kept; load the
     state itself as usual. Raises RolloutError where there is no plan, or where the optimizer cannot be built.
     """
-    stored = None
-    if checkpoint is not None:
-        stored = checkpoint.get(KEY)
-        if stored is None:
-            raise StateError(
-                f"the checkpoint holds no choice (no {KEY!r} in the optimizer's state dict).",
-                fix="Pass the state dict of an optimizer made by sabun.rollout.optimizer, or none for a new job.",
-            )
-    choice = _agreed(lambda: choose(job_id, path=path, stored=stored))
-    built = build(choice.side, params)
+
+    def ask() -> Choice | None:
+        stored = None
+        if checkpoint is not None:
+            stored = checkpoint.get(KEY)
+            if stored is None:
+                raise StateError(
+                    f"the checkpoint holds no choice (no {KEY!r} in the optimizer's state dict).",
+                    fix="Pass the state dict of an optimizer made by sabun.rollout.optimizer, or none for a new job.",
+                )
+        return None if rank() else choose(job_id, path=path, stored=stored)
+
+    choice = cast("Choice", gathered(agree(ask, RolloutError))[0])
+    built = agree(lambda: build(choice.side, params), RolloutError)
     _carry(built, choice)
     return built
 
@@ -68,24 +73,6 @@ def choice_of(built: torch.optim.Optimizer) -> Choice:
     if not isinstance(found, Choice):
         raise StateError("this optimizer was not made by sabun.rollout.optimizer.", fix="Use choose(job_id) instead.")
     return found
-
-
-def _agreed(ask: Callable[[], Choice]) -> Choice:
-    """Return rank 0's choice, or raise its error, on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return ask()
-    box: list[object] = [None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            box[0] = ask().state_dict()
-        except Exception as error:  # noqa: BLE001 - the other ranks must not wait forever
-            box[0] = error
-    torch.distributed.broadcast_object_list(box, src=0)
-    if isinstance(box[0], Exception):
-        raise box[0]
-    if not isinstance(box[0], Mapping):
-        raise RolloutError("rank 0 did not send a choice.", fix="Call sabun.rollout.optimizer on every rank.")
-    return Choice.from_state_dict(box[0])
 
 
 def _carry(built: torch.optim.Optimizer, choice: Choice) -> None:

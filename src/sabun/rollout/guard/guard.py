@@ -43,6 +43,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sabun._ranks import agree, are_several, gathered, rank
 from sabun.audit import AuditLog
 from sabun.errors import OptionError, SabunWarning, StateError, StoreError, TrainingError
 from sabun.journal import Json
@@ -140,8 +141,8 @@ class Guard:
         self._job = job_id
         self._every, self._smallest_margin = every, margin
         self._monitor = monitor or LossMonitor()
-        self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._rank = torch.distributed.get_rank() if self._distributed else 0
+        self._distributed = are_several()
+        self._rank = rank()
         self._check = StepCheck()
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._buffers = [name for name, _ in model.named_buffers()]
@@ -153,7 +154,6 @@ class Guard:
                 self._rank,
                 identity={"job_id": job_id, "fingerprint": _fingerprint(model, optimizer)},
                 share=disk_share,
-                agree=self._agree,
                 report=self._report_snapshots,
             )
         self._margins: deque[float] = deque(maxlen=_MARGIN_WINDOW)
@@ -280,27 +280,35 @@ class Guard:
         """After a kill, restore the newest good state in ``folder``; return the number of steps done before it.
 
         Call it on every rank. Returns 0 and changes nothing where no state was kept. Raises StateError without
-        ``folder``, and where it is another training's, is in use, or holds damaged states only.
+        ``folder``, and where it is another training's, is in use, or holds damaged states only; where that is so on one
+        rank, on all of them, with its number.
         """
         if isinstance(self._snapshots, MemorySnapshots):
             raise StateError("this guard keeps its states in memory.", fix="Give Guard a folder to resume from.")
+        snapshots = self._snapshots
         self._open(resuming=True)
-        held = self._snapshots.steps()
-        if self._distributed:  # a kill between two ranks' writes: use what every rank has
-            box: list[list[int]] = [[]] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(box, held)
-            held = sorted(set.intersection(*map(set, box)))
+        # After a kill between two ranks' writes: what every rank has.
+        held = sorted(set.intersection(*map(set, gathered(snapshots.steps()))))
         if not held:
-            self._snapshots.supersede()
+            snapshots.supersede()
             return 0
-        found = self._snapshots.get(held[-1])
-        if found is None:
-            raise StateError(f"the state before step {held[-1]} cannot be read any more.", fix="Try again.")
-        with deferred():
-            self._snapshots.continue_from(found, held)
-            self._begin(kept=True)
-            self.load_state_dict(found.extra)
-            self._restore(found)
+
+        def read() -> Snapshot:
+            found = snapshots.get(held[-1])
+            if found is None:
+                raise StateError(f"the state before step {held[-1]} cannot be read any more.", fix="Try again.")
+            self._check_state(found.extra)
+            return found
+
+        def restore() -> None:
+            with deferred():
+                snapshots.continue_from(found, held)
+                self._begin(kept=True)
+                self._load_state(found.extra)
+                self._restore(found)
+
+        found = agree(read)
+        agree(restore)
         self._event("guard.resumed", to_step=found.step)
         return self.steps
 
@@ -329,9 +337,16 @@ class Guard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``. Makes the champion if it had taken over: load its optimizer state next.
 
-        Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
+        Call it on every rank. Raises StateError, and changes nothing, for anything but the result of ``state_dict``.
         """
+        agree(lambda: self._check_state(state))
+        agree(lambda: self._load_state(state))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise StateError for anything but the result of ``state_dict``."""
         check_like(state, self.state_dict(), "the state of the guard", optional={*_ADDED, *ADDED, *loss_monitor.ADDED})
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
         state = {**_ADDED, **state}
         self._superseding = True  # the folder's states are of another time
         if state["fallen_back"] and not self.fallen_back:
@@ -351,20 +366,11 @@ class Guard:
 
     def _open(self, *, resuming: bool) -> None:
         """Lock and read the folder; where one rank cannot, raise on all."""
-        failed: StateError | None = None
         try:
-            self._snapshots.open(resuming=resuming)
-        except StateError as error:
-            failed = error
-        if self._distributed:
-            box: list[str | None] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(box, None if failed is None else failed.cause)
-            others = [f"rank {rank}: {cause}" for rank, cause in enumerate(box) if cause is not None]
-            if others and failed is None:
-                self._snapshots.close()
-                failed = StateError(others[0], fix="See the error of that rank.")
-        if failed is not None:
-            raise failed
+            agree(lambda: self._snapshots.open(resuming=resuming))
+        except StateError:
+            self._snapshots.close()
+            raise
 
     def _begin(self, *, kept: bool = False) -> None:
         """Before the first step: note which tensors are finite, and keep the first state unless it is ``kept``."""
@@ -461,8 +467,8 @@ class Guard:
         """Carry out what the policy decides."""
         if anomaly.reason in ("loss-jump", "loss-drift") and self._policy.asks:
             step = self._chosen(anomaly.reason)
+            self._present = agree(lambda: {name: tensor.detach().clone() for name, tensor in self._tensors.items()})
             self._comparison = StateComparison(anomaly, step, self._at, self._monitor.before(anomaly.reason))
-            self._present = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
             self._load_compared(self._comparison)
         else:
             self._act(anomaly, taken=taken)
@@ -567,7 +573,7 @@ class Guard:
         self._tried.add(found.step)
         if reason == "loss-drift":
             self._snapshots.drop_after(found.step)
-        self._restore(found)
+        agree(lambda: self._restore(found))
         self._policy.restore(found.updates)
         self._monitor.rolled_back(reason, found.extra.get("monitor"))
         return found
@@ -600,7 +606,7 @@ class Guard:
 
     def _fall_back(self, found: Snapshot, figures: Mapping[str, Json]) -> None:
         before = _name(self.optimizer)
-        self._install_champion()
+        agree(self._install_champion)
         self._policy.fell_back()
         self._keep(replace_all=True)  # the optimizer states of the others are not the champion's
         now = _name(self.optimizer)
@@ -674,14 +680,6 @@ class Guard:
     def _copy(self, found: Snapshot, names: list[str]) -> None:
         for name in names:
             self._tensors[name].copy_(found.tensors[name])
-
-    def _agree(self, mine: bool) -> bool:
-        """Return rank 0's answer on every rank."""
-        if not self._distributed:
-            return mine
-        box = [mine]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
 
     def _report_snapshots(self, event: str, facts: Mapping[str, Json]) -> None:
         self._event(event, **facts)

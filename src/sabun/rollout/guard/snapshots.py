@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from sabun import _files
+from sabun._ranks import agree, gathered
 from sabun.errors import StateError
 
 __all__ = ["DiskSnapshots", "MemorySnapshots", "Snapshot"]
@@ -90,7 +91,14 @@ class MemorySnapshots:
         """Do nothing: there is no folder."""
 
     def put(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
-        """Keep a copy of ``snapshot`` and drop one if there are too many, or with ``replace_all`` all others."""
+        """Keep a copy of ``snapshot`` and drop one if there are too many, or with ``replace_all`` all others.
+
+        Where there is no memory for it on one rank, all raise.
+        """
+        agree(lambda: self.hold(snapshot, replace_all=replace_all))
+
+    def hold(self, snapshot: Snapshot, *, replace_all: bool = False) -> None:
+        """As :meth:`put`, on this rank by itself."""
         tensors = {name: tensor.detach().clone() for name, tensor in snapshot.tensors.items()}
         copied = replace(snapshot, tensors=tensors, optimizer=clone(dict(snapshot.optimizer)))
         held = [] if replace_all else [held for held in self._held if held.step != snapshot.step]
@@ -126,10 +134,10 @@ class MemorySnapshots:
 class DiskSnapshots:
     """Files in ``folder`` (see the module), and copies in memory.
 
-    ``identity`` names the training. ``agree`` makes all ranks decide alike whether to write. ``report`` is called with
-    an event: once when states are first written less often than they are kept, and whenever one could not be written,
-    read or locked: training continues with the others. ``put`` raises StateError only where not even the first can be
-    written.
+    ``identity`` names the training. ``report`` is called with an event: once when states are first written less often
+    than they are kept, and whenever one could not be written, read or locked: training continues with the others.
+    Rank 0 decides whether all write. ``put`` raises StateError only where not even the first can be written, on all
+    ranks if on one.
     """
 
     def __init__(
@@ -140,12 +148,11 @@ class DiskSnapshots:
         *,
         identity: Mapping[str, str] | None = None,
         share: float = 1.0,
-        agree: Callable[[bool], bool] = bool,
         report: Callable[[str, dict[str, float | str]], None] = lambda event, facts: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.share = folder, keep, rank, share
         self.identity = dict(identity or {})
-        self._agree, self._report = agree, report
+        self._report = report
         self._memory = MemorySnapshots(keep)
         self._whole: set[int] = set()  # steps of the files that may be read
         self._superseded: set[int] = set()  # on disk, to be removed after the next write, and never read
@@ -206,11 +213,17 @@ class DiskSnapshots:
         if replace_all:  # the states on disk are another optimizer's, whether or not this one can be written
             self.supersede()
         elapsed = time.monotonic() - self._since
-        if not self._agree(replace_all or self._spent <= self.share * elapsed):
+        if not gathered(replace_all or self._spent <= self.share * elapsed)[0]:
             if not self._spaced:
                 self._spaced = True
                 self._report("guard.writes-spaced", {"share": self.share, "written_s": self._spent, "of_s": elapsed})
             return
+        try:
+            agree(lambda: self._write_or_report(snapshot))
+        finally:
+            self._spent += time.monotonic() - self._since - elapsed
+
+    def _write_or_report(self, snapshot: Snapshot) -> None:
         try:
             self._write(snapshot)
         except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
@@ -225,8 +238,6 @@ class DiskSnapshots:
             while len(self._whole) > self.keep:  # one of them is not in memory any more
                 self._drop({min(self._whole - self.levels().keys())})
             self._remove_dropped()  # only when the new one is on disk
-        finally:
-            self._spent += time.monotonic() - self._since - elapsed
 
     def forget_levels(self) -> None:
         """As :meth:`MemorySnapshots.forget_levels`."""
@@ -270,8 +281,8 @@ class DiskSnapshots:
         self._memory = MemorySnapshots(self.keep)
         for held in beside:
             if held is not None:
-                self._memory.put(replace(held, level=found.beside[held.step]))
-        self._memory.put(found)
+                self._memory.hold(replace(held, level=found.beside[held.step]))
+        self._memory.hold(found)
         self._drop(self._whole - self.levels().keys())
         self._remove_dropped()
 
