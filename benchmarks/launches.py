@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,21 @@ def counted(shapes: Any, dtype: torch.dtype, **options: Any) -> str:
     with Count() as count:
         optimizer.step()
     return f"{count.launches[12]:,} | {count.launches[13]:,} | {count.transient / 1e6:.0f} MB |"
+
+
+def kernel(state_dtype: str | None) -> str:
+    """Bytes of state, launches, gigabytes, and bytes of an entry of a step of adamw by the kernel for an H100."""
+    from triton_binary import RULES, U8, moved, of_a_step, parts, ptx
+
+    optimizer = create("adamw", parameters(gpt2_small()), state_dtype=state_dtype)
+    optimizer.step()
+    held = sum(t.nbytes for one in optimizer.state.values() for t in one.values() if t.ndim)
+    (built,) = optimizer._plans
+    rules = {None: "adamw", "bfloat16": "state at random", "8bit": "8 bits"}
+    total = [of_a_step(rules[bucket.storage], [p.shape for p in bucket.params]) for bucket in built.members]
+    rule = rules[state_dtype]
+    entry = sum(moved(parts(ptx(rule))[1], RULES[rule][3].count(U8)))
+    return f"{held / entries(gpt2_small()):.2f} | {len(total)} | {sum(total) / 1e9:.1f} | {entry:g}"
 
 
 def main() -> None:
@@ -60,6 +76,15 @@ def main() -> None:
                 f"{count.moved / 1e9:.1f} | {count.transient / 1e6:.0f} MB |",
                 flush=True,
             )
+    if importlib.util.find_spec("triton") is None:
+        print("\nThe Triton kernel is not counted: Triton is not installed.")
+    else:
+        print(
+            "\n| GPT-2 small, float32, Triton kernel | state | bytes of state | launches | GB moved | bytes an entry |"
+        )
+        print(6 * "|---" + "|")
+        for state_dtype in (None, "bfloat16", "8bit"):
+            print(f"| adamw | {state_dtype or 'float32'} | {kernel(state_dtype)} |", flush=True)
     print("\n| workspace | entries of a piece | launches, CUDA 12 | launches, CUDA 13 | beside them |")
     print(5 * "|---" + "|")
     for workspace, bound in ((72, 21), (144, 21), (288, 32), (600, 64)):

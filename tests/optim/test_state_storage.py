@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from typing import Any
 
 import numpy as np
@@ -13,51 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from stored_state import Array, blocks_of, levels, neighbours, value_of
 from torch import Tensor, nn
 
 import sabun
 from sabun.errors import OptionError, StateError
 from sabun.optim import create, state_storage, update
-from sabun.optim.state_storage import decode, encode, scale_shape, store
-
-Array = NDArray[np.float64]
-
-
-def levels(*, signed: bool) -> Array:
-    """The table, decade by decade: midpoints of equal intervals, halved in number from one to the next smaller."""
-    positive = [1.0]
-    for decade in range(7):
-        edges = np.linspace(0.1, 1.0, 2 ** ((6 if signed else 7) - decade) + 1) * 10.0**-decade
-        positive.extend((edges[1:] + edges[:-1]) / 2)
-    if not signed:
-        return np.sort(positive)
-    negative = np.sort([-x for x in positive])[:-1]
-    return np.sort([*positive, 0.0, *negative])
-
-
-def blocks_of(x: Array) -> Array:
-    rows = x.reshape(len(x), -1)
-    number = max(1, math.ceil(rows.shape[1] / 256))
-    length = math.ceil(rows.shape[1] / number)
-    padded = np.zeros((len(rows), number * length))
-    padded[:, : rows.shape[1]] = rows
-    return padded.reshape(len(rows), number, length)
-
-
-def neighbours(x: Array, *, signed: bool) -> tuple[Array, Array]:
-    """The next levels below and above every entry, in its own units; equal at the ends of the table."""
-    blocks, table = blocks_of(x), levels(signed=signed)
-    at = np.abs(blocks).argmax(-1, keepdims=True)
-    scale = np.take_along_axis(blocks, at, -1)
-    relative = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale != 0)
-    clipped = np.clip(relative, table[0], table[-1])
-    above = np.searchsorted(table, clipped, side="left")
-    below = np.searchsorted(table, clipped, side="right") - 1
-    ends = []
-    for index in (below, above):
-        flat = (table[index] * scale).reshape(len(x), -1)[:, : x[0].size]
-        ends.append(flat.reshape(x.shape))
-    return np.minimum(*ends), np.maximum(*ends)
+from sabun.optim.state_storage import decode, encode, store
+from sabun.optim.tensors import scale_shape
 
 
 def kept(x: Tensor, *, signed: bool, **noise: Any) -> Tensor:
@@ -178,13 +140,6 @@ def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
                 encode(x, tensor, scales[i], None, signed=signed)
 
     monkeypatch.setattr(state_storage, "store", store)
-
-
-def value_of(held: dict[str, Tensor], name: str) -> Tensor:
-    scale = held.get(f"{name}_scale")
-    if scale is None:
-        return held[name].float()
-    return decode(held[name], scale, torch.float32, signed=name != "second_moment")
 
 
 def decayed(storage: str) -> float:
@@ -377,7 +332,7 @@ def test_what_does_not_work_is_refused() -> None:
     with pytest.raises(OptionError, match="'bfloat16' or '8bit'"):
         sabun.Optimizer([p], 0.1, state_dtype="int8")
     for storage in ("bfloat16", "8bit"):
-        for fused in (True, "native", "inductor", *(["triton"] if storage == "8bit" else [])):
+        for fused in (True, "native", "inductor"):
             with pytest.raises(OptionError, match="fused='auto'"):
                 sabun.Optimizer([p], 0.1, state_dtype=storage, fused=fused)
         with pytest.raises(OptionError, match="capturable"):

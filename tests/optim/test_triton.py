@@ -7,47 +7,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from accelerator import entries, gpt2_small
 from torch import nn
+from triton_binary import RULES, U8, WIDTH, moved, of_a_step, parts, ptx
 
-from sabun import Optimizer, schemes
+from sabun import Optimizer
 from sabun.errors import SabunWarning
-from sabun.optim import PRECONDITIONERS
-from sabun.optim.averaging import AVERAGING
-from sabun.optim.compiled import formula, triton_elementwise
-from sabun.optim.compiled.triton_elementwise import BLOCK, WARPS, make, source
-from sabun.optim.filters import realize
+from sabun.optim.compiled import triton_elementwise
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-
-F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
-# (scheme, preconditioner, group, dtypes of p, state and g, those at random); the average by the same name
-PLAIN: dict[str, Any] = {"maximize": False, "weight_decay": 0.0, "decoupled": True}
-RULES: dict[str, tuple[str, str, dict[str, Any], Sequence[torch.dtype], Sequence[int]]] = {
-    "nesterov": ("nesterov", "none", PLAIN, (F32, F32, F32), ()),
-    "adamw": ("heavy-ball", "adam", PLAIN, (F32, F32, F32, F32), ()),
-    "lion": ("lion", "sign", PLAIN, (BF16, BF16, BF16), ()),
-    "bfloat16": ("heavy-ball", "adam", PLAIN, (BF16, F32, F32, BF16), ()),
-    "at random": ("nesterov", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
-    "schedule-free": ("euler", "adam", PLAIN, (BF16, F32, F32, BF16), (0,)),
-    "ema": ("nesterov", "none", PLAIN, (F32, F32, F32, F32), ()),
-    "float64": ("taylor-4", "adam", {**PLAIN, "maximize": True}, (F64,) * 5, ()),
-    "state at random": ("heavy-ball", "adam", PLAIN, (F32, BF16, BF16, F32), (1, 2)),
-}
 
 
 @needs_triton
@@ -68,87 +46,32 @@ def test_in_the_interpreter() -> None:
 # ---------------------------------------------------------------------- compiled for compute capability 9.0
 
 
-@lru_cache
-def ptx(name: str, *, aligned: bool = True) -> str:
-    from triton import compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    scheme, preconditioner, group, dtypes, at_random = RULES[name]
-    averaging = AVERAGING.make(name) if name in AVERAGING else None
-    filter_ = realize(schemes.get(scheme), None, "rest")
-    rule = formula.rule_of(filter_, PRECONDITIONERS.make(preconditioner), group, averaging)
-    real = "*fp64" if F64 in dtypes else "*fp32"
-    kernel = ASTSource(
-        make(source(rule, dtypes, at_random=at_random)),
-        {
-            "addresses": "*i64",
-            "plan": "*i64",
-            "numbers": real,
-            "tensors": "i32",
-            "chunk": "i32",
-            "BLOCK": "constexpr",
-            "ALIGNED": "constexpr",
-        },
-        {"BLOCK": BLOCK, "ALIGNED": aligned},
-    )
-    options = {"num_warps": WARPS, "enable_fp_fusion": True}
-    compiled = compile(kernel, target=GPUTarget("cuda", 90, 32), options=options)
-    assert compiled.asm["cubin"][:4] == b"\x7fELF"
-    text: str = compiled.asm["ptx"]
-    return text
-
-
-ACCESS = re.compile(r"^\s*(@%p\d+ )?(ld|st)\.global(?:\.v(\d))?\.[bfus](\d+)")
-
-
-def accesses(lines: Sequence[str]) -> dict[str, list[int]]:
-    """Bytes of every access of a thread to global memory, by "ld" and "st"."""
-    found: dict[str, list[int]] = {"ld": [], "st": []}
-    for line in lines:
-        assert "atom." not in line
-        assert "local" not in line  # registers do not suffice
-        if (match := ACCESS.match(line)) is not None:
-            found[match[2]].append(int(match[3] or 1) * int(match[4]) // 8)
-    return found
-
-
-def parts(text: str) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[int]]]:
-    """The accesses of a program before its loop, in the loop over whole blocks, and after it."""
-    lines = text.splitlines()
-    labels = {line.split(":")[0]: n for n, line in enumerate(lines) if line.startswith("$L__BB")}
-    loops = [
-        (labels[target], n)
-        for n, line in enumerate(lines)
-        if "bra" in line and (target := line.rstrip(" ;\t").split()[-1]) in labels and labels[target] < n
-    ]
-    ((first, last),) = loops
-    return accesses(lines[:first]), accesses(lines[first:last]), accesses(lines[last:])
-
-
-def expected(dtypes: Sequence[torch.dtype]) -> tuple[int, int]:
-    """Bytes of an entry that must be read and written: each operand once, and all but the gradient."""
-    sizes = [dtype.itemsize for dtype in dtypes]
-    return sum(sizes), sum(sizes[:-1])
-
-
 @needs_triton
 @pytest.mark.parametrize("name", RULES)
 def test_each_operand_is_read_once_and_written_once(name: str) -> None:
-    """In the loop over whole blocks as in the part for the last entries; whole blocks in accesses of 8 or 16 bytes."""
+    """All but the gradient are written. In the loop in accesses of 16 bytes, or of 8 for codes, a byte an entry.
+
+    Whole blocks and the last entries of a tensor are two parts. State in 8 bits has only the one, in which each of the
+    four warps has a block and its scale.
+    """
     _, loop, last = parts(ptx(name))
     dtypes = RULES[name][3]
-    for part in (loop, last):
-        read, written = (sum(part[kind]) * WARPS * 32 / BLOCK for kind in ("ld", "st"))
-        assert (read, written) == expected(dtypes)
-    assert {*loop["ld"], *loop["st"]} == {16}
+    scales = dtypes.count(U8)
+    sizes = [dtype.itemsize for dtype in dtypes]
+    if scales:
+        assert last == {"ld": [], "st": []}
+        del sizes[-1 - scales : -1]
+    for part in (loop,) if scales else (loop, last):
+        more = scales * 32 / WIDTH
+        assert moved(part, scales) == (sum(sizes) + more, sum(sizes[:-1]) + more)
+    assert {*loop["ld"], *loop["st"]} == ({4, 8, 16} if scales else {16})
 
 
 @needs_triton
 def test_addresses_that_are_not_aligned_are_read_as_they_are() -> None:
     _, loop, _ = parts(ptx("adamw", aligned=False))
     assert {*loop["ld"], *loop["st"]} == {4}
-    assert sum(loop["ld"]) * WARPS * 32 / BLOCK == 16
+    assert moved(loop)[0] == 16
 
 
 @needs_triton
@@ -157,21 +80,10 @@ def test_bytes_of_a_step_of_gpt2_small(name: str, torch_fused: int) -> None:
     """At most 1.05 of torch's fused step, by the kernel's own loads and stores.
 
     torch's fused AdamW reads p, g, m, v and writes p, m, v; its fused SGD with momentum reads p, g, m and writes
-    p, g, m. What a program reads before its loop (pointers, plan, rates) counts 32 bytes, the least that a device
-    fetches, for each load and warp; the plan and the addresses are sent anew.
+    p, g, m.
     """
-    n = entries(gpt2_small())
-    head, loop, _ = parts(ptx(name))
-    of_an_entry = (sum(loop["ld"]) + sum(loop["st"])) * WARPS * 32 / BLOCK
-    table = triton_elementwise.TritonTable(
-        params=[], pointers=[], lengths=[math.prod(shape) for _, shape in gpt2_small()], shapes=[], strides=[],
-        dtypes=(), contiguous=True,
-    )  # fmt: skip
-    planned = table.schedule()
-    moved = n * of_an_entry + table.programs * len(head["ld"]) * WARPS * 32 + 2 * 8 * (len(planned) + 6 * 148)
-    assert head["st"] == []
-    assert moved / (4 * torch_fused * n) <= 1.05
-    assert moved / (4 * torch_fused * n) >= 0.8
+    share = of_a_step(name, [shape for _, shape in gpt2_small()]) / (4 * torch_fused * entries(gpt2_small()))
+    assert 0.8 <= share <= 1.05
 
 
 @needs_triton

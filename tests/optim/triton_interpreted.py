@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import pytest
+import stored_state
 import torch
 from compiled_steps import SCHEMES, compare, gradients, parameters, run, step_together
 from torch import nn
@@ -262,3 +263,51 @@ def test_state_in_bfloat16_is_rounded_at_random_to_a_neighbour(dtype: torch.dtyp
     torch.testing.assert_close(
         p.float(), wide.to(dtype).float(), rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-6
     )
+
+
+# ---------------------------------------------------------------------- state in 8 bits
+
+
+@pytest.fixture
+def large_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes as long for a pass of many blocks as for one of few."""
+    monkeypatch.setattr(triton_elementwise, "BLOCK", 2**14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("preset", ["adamw", "nesterov", "schedule-free-adamw"])
+def test_state_in_8_bits_is_stored_at_neighbouring_levels(preset: str, dtype: torch.dtype, large_passes: None) -> None:
+    stored_state.stores_neighbours("triton", preset, dtype)
+
+
+def test_programs_of_several_passes_store_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_elementwise, "BLOCK", 2**12)
+    monkeypatch.setattr(triton_elementwise, "_PROGRAMS", 7)
+    stored_state.stores_neighbours("triton", "nesterov")
+
+
+def test_8_bits_are_rounded_without_bias(large_passes: None) -> None:
+    stored_state.is_unbiased("triton")
+
+
+def test_an_entry_that_is_not_finite_spoils_its_block(large_passes: None) -> None:
+    stored_state.spoils_a_block("triton")
+
+
+def test_zeros_stay_zeros_in_8_bits(large_passes: None) -> None:
+    stored_state.zeros_stay("triton")
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+def test_checkpoints_move_between_the_kernel_and_foreach(storage: str, large_passes: None) -> None:
+    stored_state.moves_between("triton", storage)
+
+
+def test_8_bits_in_another_memory_order_take_the_foreach_step() -> None:
+    """A block is of neighbours in a row."""
+    p = nn.Parameter(torch.ones(64, 80).t())
+    optimizer = create("adamw", [p], 0.05, state_dtype="8bit", fused="triton")
+    p.grad = torch.ones(80, 64)
+    optimizer.step()
+    assert optimizer.compile_s == 0
+    assert optimizer.state[p]["velocity_0"].dtype == torch.uint8

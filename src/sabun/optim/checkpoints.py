@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sabun.errors import OptionError, SabunError, StateError
-from sabun.optim.buckets import storages
 from sabun.optim.layouts import Layout, check_part
 from sabun.optim.momentum import check_momentum
 from sabun.optim.options import OPTIONS, check
@@ -23,7 +22,7 @@ from sabun.optim.parts import check_parts, is_rest, layout_at, preconditioner_at
 from sabun.optim.resolve_groups import ROLES, encoded, resolve_rest
 from sabun.optim.scheme_codec import Scheme, decode
 from sabun.optim.sharing import state_shapes, stored
-from sabun.optim.tensors import scale_key
+from sabun.optim.tensors import scale_key, scale_shape
 from sabun.schemes import require_usable
 
 __all__ = ["VERSION", "checking", "encoding", "keep_precision", "restore_lr_found", "unpack"]
@@ -181,7 +180,7 @@ def _check_state(
         # A tensor that another value of an option asked for may have any shape.
         declared = {**dict.fromkeys(preconditioner.matrix_keys, ()), **state_shapes(preconditioner, layout, p.shape)}
     codes = [key for key, value in held.items() if isinstance(value, Tensor) and value.dtype == torch.uint8]
-    declared |= {scale_key(key): storages().scale_shape(p.shape) for key in codes}
+    declared |= {scale_key(key): scale_shape(p.shape) for key in codes}
     for key, value in held.items():
         fits = isinstance(value, Tensor | float) or (isinstance(value, int) and abs(value) < 2**63)
         if not fits or (key == "step" and torch.as_tensor(value).numel() != 1):

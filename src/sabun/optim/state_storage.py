@@ -34,15 +34,14 @@ from torch import Tensor
 from sabun.errors import OptionError
 from sabun.optim import torch_internals as internals
 from sabun.optim.stochastic_rounding import generator_of, round_at_random, seed_of
-from sabun.optim.tensors import real_view, scale_key, suits
+from sabun.optim.tensors import real_view, scale_key, scale_shape, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
-    "BLOCK", "LEAST_ENTRIES", "LEAST_ROW", "decode", "encode", "load", "require_rows", "scale_shape", "settle",
-    "storage_of", "store",
+    "LEAST_ENTRIES", "LEAST_ROW", "decode", "encode", "level_tables", "load", "require_rows", "settle", "storage_of",
+    "store",
 ]  # fmt: skip
 
-BLOCK = 256
 LEAST_ENTRIES = 4096
 LEAST_ROW = 16
 
@@ -66,11 +65,6 @@ def require_rows(p: Any) -> None:
         )
 
 
-def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(rows, blocks in a row) of a tensor."""
-    return shape[0], max(1, -(-math.prod(shape[1:]) // BLOCK))
-
-
 @lru_cache(maxsize=16)
 def _levels(device: torch.device, *, signed: bool) -> Tensor:
     """The levels in ascending order, in float32."""
@@ -82,6 +76,16 @@ def _levels(device: torch.device, *, signed: bool) -> Tensor:
     if signed:
         levels = sorted([-1.0, *(-level for level in sorted(positive)[1:]), 0.0, *levels])
     return torch.tensor(levels, dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=16)
+def level_tables(device: torch.device) -> Tensor:
+    """(2, 256) in float32: the levels of what has a sign, and those of second moments with a 2 after them.
+
+    A search in either for what is at most 1 ends at a level.
+    """
+    squares = torch.nn.functional.pad(_levels(device, signed=False), (0, 1), value=2.0)
+    return torch.stack([_levels(device, signed=True), squares])
 
 
 def _blocks(x: Tensor) -> Tensor:

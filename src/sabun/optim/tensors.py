@@ -13,6 +13,7 @@ from sabun.errors import GradientError
 from sabun.optim import torch_internals as internals
 
 __all__ = [
+    "BLOCK",
     "are_finite",
     "is_matrix",
     "local_entries",
@@ -23,8 +24,12 @@ __all__ = [
     "real_views",
     "refuse_sparse",
     "scale_key",
+    "scale_shape",
     "suits",
 ]
+
+BLOCK = 256
+"""The largest number of entries that share a scale, in state of 8 bits (:mod:`sabun.optim.state_storage`)."""
 
 
 def is_matrix(shape: torch.Size) -> bool:
@@ -93,6 +98,11 @@ def refuse_sparse(gradient: Tensor) -> None:
 def scale_key(name: str) -> str:
     """The key of the scales of a state tensor that is stored in 8 bits."""
     return f"{name}_scale"
+
+
+def scale_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(rows, blocks in a row) of a tensor: the shape of its scales."""
+    return shape[0], max(1, -(-math.prod(shape[1:]) // BLOCK))
 
 
 def suits(found: torch.dtype, wanted: torch.dtype, widest: torch.dtype) -> bool:

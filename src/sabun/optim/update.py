@@ -484,8 +484,7 @@ def _step_compiled(
     preconditioner, averaging = bucket.preconditioner, bucket.averaging
     fused = fuses(averaging, preconditioner)
     if (
-        bucket.storage == "8bit"
-        or not (averaging.steps_iterate or fused)
+        not (averaging.steps_iterate or fused)
         or (preconditioner.needs_matrix and (bucket.special or bucket.shared.several))
         or (bucket.upcast and averaging.like and not fused)  # a float32 average of unrounded parameters
         or (bucket.fresh and bucket.filter_.start_up == "hold")
@@ -493,6 +492,7 @@ def _step_compiled(
         return False
     held = operands.state
     rows = [held[name] for name in preconditioner.matrix_keys if held[name][0] is not None]
+    rows += [operands.scales[name] for name in (*bucket.velocities, *preconditioner.like) if name in operands.scales]
     averaged = [operands.averaged[name] for name in averaging.like] if fused else []
     done = engine.step(
         group, bucket.filter_, preconditioner, lr=lr, count=bucket.count + 1,

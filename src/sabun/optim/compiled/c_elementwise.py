@@ -7,9 +7,11 @@ compiles in a fraction of a second and serves any shape, any number of tensors a
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -17,12 +19,25 @@ from sabun.optim.compiled.c_compiler import render, step_function
 from sabun.optim.compiled.c_tables import PointerTable
 from sabun.optim.compiled.formula import Rule, Statements, step
 from sabun.optim.preconditioners.preconditioner import Preconditioner
+from sabun.optim.tensors import scale_shape
 from sabun.optim.terms import Tensors
 
-__all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "source"]
+__all__ = ["TYPES", "CEmitter", "ElementwiseKernel", "ElementwiseTable", "block_size", "operands", "source"]
 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 """dtype of an operand in memory → its C type."""
+
+
+def operands(rule: Rule, dtypes: Sequence[torch.dtype]) -> dict[str, torch.dtype]:
+    """The operands of an elementwise step by name: p, the states s0, s1, …, the scales of those in 8 bits, and g."""
+    states = [f"s{j}" for j in range(rule.states)]
+    scales = [f"{name}_scale" for name, dtype in zip(states, dtypes[1:], strict=False) if dtype is torch.uint8]
+    return dict(zip(["p", *states, *scales, "g"], dtypes, strict=True))
+
+
+def block_size(columns: int) -> int:
+    """Entries of a block of state in 8 bits, but the last of a row of ``columns``."""
+    return -(-columns // scale_shape((1, columns))[1])
 
 
 class CEmitter(Statements):
@@ -65,14 +80,40 @@ def source(rule: Rule, dtypes: Sequence[torch.dtype]) -> str:
 
 @dataclass(slots=True)
 class ElementwiseTable(PointerTable):
-    """Any tensors without gaps whose state has the memory order of its parameter."""
+    """Any tensors without gaps whose state has the memory order of its parameter.
+
+    ``columns`` are the entries of a row of each tensor where state is in 8 bits; then all tensors are contiguous.
+    """
+
+    columns: list[int] = field(default_factory=list)
 
     @classmethod
     def of(
         cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
     ) -> ElementwiseTable | None:
-        fields = cls.layout(params, state)
-        return cls(**fields) if fields is not None and TYPES.keys() >= set(fields["dtypes"]) else None
+        fields = cls.elementwise(params, state, rows, TYPES)
+        return None if fields is None else cls(**fields)
+
+    @classmethod
+    def elementwise(
+        cls, params: Tensors, state: Sequence[Tensors], scales: Sequence[Tensors], types: Mapping[torch.dtype, str]
+    ) -> dict[str, Any] | None:
+        """The fields of a table of operands whose dtypes are among ``types``, or None if the loop cannot take them."""
+        fields = cls.layout(params, state, scales)
+        if fields is None or not types.keys() >= set(fields["dtypes"]):
+            return None
+        if scales:
+            if not fields["contiguous"]:  # a block is of neighbours in a row
+                return None
+            if any(s.shape != scale_shape(p.shape) for column in scales for s, p in zip(column, params, strict=True)):
+                return None
+            fields["columns"] = [math.prod(p.shape[1:]) for p in params]
+        return fields
+
+    @property
+    def units(self) -> list[int]:
+        """What the loop counts in each tensor: its entries, or its blocks of state in 8 bits."""
+        return [math.prod(scale_shape(shape)) for shape in self.shapes] if self.columns else self.lengths
 
     def arranged(self, grads: Tensors) -> Tensors | None:
         """The gradients in their parameters' memory order, copied where theirs is another (channels-last, say)."""

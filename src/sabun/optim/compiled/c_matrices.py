@@ -116,6 +116,8 @@ class MatrixTable(PointerTable):
         fields = cls.layout(params, state, rows)
         if fields is None or not fields["contiguous"] or set(fields["dtypes"]) != {params[0].dtype}:
             return None
+        if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
+            return None
         sizes = MatrixSizes.of(params, preconditioner)
         return None if sizes is None else cls(**fields, sizes=sizes)
 

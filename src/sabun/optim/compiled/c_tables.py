@@ -41,16 +41,17 @@ class PointerTable:
     def of(
         cls, params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors], preconditioner: Preconditioner
     ) -> Self | None:
-        """The table of these tensors, or None if the loop cannot take them. ``rows`` hold one number per row."""
+        """The table of these tensors, or None if the loop cannot take them.
+
+        ``rows`` are columns of other shapes: one number per row of a matrix, or per block of state in 8 bits.
+        """
         raise NotImplementedError
 
     @staticmethod
-    def layout(params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors] = ()) -> dict[str, Any] | None:
-        """The fields of a table, or None if the tensors do not meet its conditions."""
+    def layout(params: Tensors, state: Sequence[Tensors], rows: Sequence[Tensors]) -> dict[str, Any] | None:
+        """The fields of a table, or None if the tensors do not meet its conditions; of ``rows`` any shape does."""
         columns = [params, *state, *rows]
         if any(t.shape != p.shape for column in state for t, p in zip(column, params, strict=True)):
-            return None
-        if any(t.numel() != p.shape[0] for column in rows for t, p in zip(column, params, strict=True)):
             return None
         dtypes = tuple(column[0].dtype for column in columns)
         if not all(map(_is_plain, params)):
@@ -61,7 +62,7 @@ class PointerTable:
                 return None
         contiguous = all(t.is_contiguous() for column in columns for t in column)
         if not contiguous:
-            for p, *held in zip(*columns, strict=True):
+            for p, *held in zip(params, *state, strict=True):
                 if not torch.ops.aten.is_non_overlapping_and_dense(p) or any(s.stride() != p.stride() for s in held):
                     return None
         return {

@@ -67,14 +67,16 @@ class Rule:
     """What decides the form of the pass; everything else is an operand. Equal rules are one object.
 
     ``form`` and ``buffer_count`` are those of the filter (:class:`sabun.optim.filters.FilterForm`); ``states`` is the
-    number of buffers of the size of θ: the filter's, the preconditioner's and the average's; ``plain`` means that g is
-    used as it is, neither negated nor with L2 decay added; ``operands`` are the names of the numbers that :func:`step`
-    takes, in order; ``averaging`` moves the parameters.
+    number of buffers of the size of θ: the filter's, the preconditioner's and the average's; ``squares`` are the places
+    among them of those that are never negative; ``plain`` means that g is used as it is, neither negated nor with L2
+    decay added; ``operands`` are the names of the numbers that :func:`step` takes, in order; ``averaging`` moves the
+    parameters.
     """
 
     form: str
     buffer_count: int
     states: int
+    squares: tuple[int, ...]
     plain: bool
     preconditioner: ElementwiseForm | MatrixForm
     operands: tuple[str, ...]
@@ -86,6 +88,7 @@ def _rule(
     form: str,
     buffer_count: int,
     states: int,
+    squares: tuple[int, ...],
     plain: bool,
     preconditioner: ElementwiseForm | MatrixForm,
     averaging: AveragingForm,
@@ -97,7 +100,7 @@ def _rule(
         names += [f"b{j}" for j in range(buffer_count + 1)] + [f"c{j}" for j in range(1, buffer_count + 1)]
     if isinstance(preconditioner, ElementwiseForm):
         names += preconditioner.operands
-    return Rule(form, buffer_count, states, plain, preconditioner, tuple(names), averaging)
+    return Rule(form, buffer_count, states, squares, plain, preconditioner, tuple(names), averaging)
 
 
 def fuses(averaging: Averaging, preconditioner: Preconditioner) -> bool:
@@ -115,11 +118,14 @@ def rule_of(
     assert preconditioner.compiled is not None
     plain = not (group["maximize"] or (group["weight_decay"] and not group["decoupled"]))
     states = filter_.buffer_count + len(preconditioner.like)
+    squares = tuple(
+        filter_.buffer_count + j for j, name in enumerate(preconditioner.like) if name in preconditioner.squares
+    )
     form = filter_.kind if filter_.buffer_count else "direct"
     mover = moved
     if averaging is not None and averaging.compiled is not None:
         mover, states = averaging.compiled, states + len(averaging.like)
-    return _rule(form, filter_.buffer_count, states, plain, preconditioner.compiled, mover)
+    return _rule(form, filter_.buffer_count, states, squares, plain, preconditioner.compiled, mover)
 
 
 def mass(filter_: FilterForm, count: int) -> float:
