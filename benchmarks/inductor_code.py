@@ -2,9 +2,9 @@
 
     python benchmarks/inductor_code.py adamw nesterov
 
-prints, for each preset, the kernels of a step of three tensors, and for each tensor how often its entries are read and
-written. Triton must be installed; of torch it uses internals, as they are in 2.13. The graph is traced on a CPU, its
-tensors are then said to be on CUDA, and Inductor lowers it.
+prints, for each preset, the kernels of a step of three tensors and one number, and for each tensor how often its
+entries are read and written. Triton must be installed; of torch it uses internals, as they are in 2.13. The graph is
+traced on a CPU, its tensors are then said to be on CUDA, and Inductor lowers it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from sabun.optim import create
 from sabun.optim.compiled import inductor
 
-SIZES = ((640, 320), (1000,), (70, 90))
+SIZES = ((640, 320), (1000,), (70, 90), ())
 H100 = types.SimpleNamespace(
     name="H100", major=9, minor=0, multi_processor_count=132, max_threads_per_multi_processor=2048,
     regs_per_multiprocessor=65_536, warp_size=32, max_threads_per_block=1024, shared_memory_per_block=48 * 2**10,
@@ -124,11 +124,12 @@ def code(graph: Any, tensors: list[Tensor]) -> str:
 def count(program: str) -> dict[str, Any]:
     """Kernels, and loads and stores of entries by a thread, in all kernels and per tensor; scalars are left out."""
     entry = r"\(\w+ \+ \(x\d"
+    tensors = sum(map(bool, SIZES))
     loads, stores = (len(re.findall(rf"tl\.{way}{entry}", program)) for way in ("load", "store"))
     return {
         "kernels": len(re.findall(r"^ +triton_\w+\.run\(", program, re.MULTILINE)),
-        "loads": loads / len(SIZES),
-        "stores": stores / len(SIZES),
+        "loads": loads / tensors,
+        "stores": stores / tensors,
     }
 
 

@@ -94,15 +94,13 @@ def make_graph(rule: Rule) -> Graph:
     def body(operands: Tensor, params: Tensors, grads: Tensors, state: Sequence[Tensors]) -> None:
         k = dict(zip(rule.operands, operands.unbind(), strict=True))
         moved, kept = formula.step(_ListArithmetic, rule, k, params, grads, state)
-        # Copies of lists would be kernels of their own on CUDA, between which the results go through memory. Tensors
-        # of no dimension cost nothing, and their second step goes wrong with single copies (torch 2.13, on a CPU).
+        # Copies of lists would be kernels of their own on CUDA, between which the results go through memory.
+        # In torch 2.13, dynamo traces the value of a tensor of no dimension (float64, on a CPU) as a number. When the
+        # backend does not need it, dynamo traces again and removes all nodes that have this tensor as their value and
+        # are not used (``remove_tensorify_specialized_graphargs``), ``a.copy_(b)`` among them. A view is no such node.
         for old, new in zip((params, *state), (moved, *kept), strict=True):
-            few = [i for i, a in enumerate(old) if not a.dim()]
-            if few:
-                internals.foreach_copy_([old[i] for i in few], [new[i] for i in few])
             for a, b in zip(old, new, strict=True):
-                if a.dim():
-                    a.copy_(b)
+                (a if a.dim() else a.unsqueeze(0)).copy_(b)
 
     own = FunctionType(body.__code__.replace(), body.__globals__, "fused_step", None, body.__closure__)
     return Graph(cast("Callable[..., None]", torch.compile(own, fullgraph=True, dynamic=False)))
