@@ -134,6 +134,7 @@ PLACED = {
     "rows twice": (HIDDEN, (2, 2), "00"),
     "tensor parallel": (EVEN, (2, 2), "tp"),
     "nothing": (HIDDEN, (4,), "-"),
+    "nothing twice": (HIDDEN, (2, 2), "--"),
     "experts": (EXPERTS, (4,), "0"),
     "uneven experts": (UNEVEN, (4,), "0"),
     "experts and rows": (EXPERTS, (2, 2), "10"),
