@@ -70,7 +70,9 @@ def train(case: str, preset: str, way: str, seed: int, share: float) -> tuple[di
     dtype, _, nearest = way.partition(", ")
     storing = state_storage.store
     state_storage.store = store_nearest if nearest else storing
-    optimizer = create(preset, session.model, state_dtype=dtype if dtype in ("bfloat16", "8bit") else None)
+    # The foreach step, whose rounding can be replaced by that to nearest.
+    options = {"state_dtype": dtype, "fused": None} if dtype in ("bfloat16", "8bit") else {}
+    optimizer = create(preset, session.model, **options)
     base = optimizer.param_groups[0]["lr"]
     weights = {0: flat(params)}
     for step in range(steps):

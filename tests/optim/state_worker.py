@@ -60,6 +60,21 @@ def whole(model: nn.Module) -> list[torch.Tensor]:
     return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
 
 
+def compiled(model: nn.Module, storage: str) -> list[dict[str, torch.Tensor]]:
+    """The weight and the state of each matrix after two compiled steps, gathered from all ranks."""
+    optimizer = create("adamw", model, 0.01, state_dtype=storage, fused=True)
+    train(model, optimizer, range(2))
+    assert optimizer.compile_s > 0
+    return [
+        {
+            key: t.full_tensor() if isinstance(t, DTensor) else t
+            for key, t in {"weight": p.detach(), **optimizer.state[p]}.items()
+        }
+        for p in model.parameters()
+        if p.ndim > 1
+    ]
+
+
 def checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=FLAT), strict=True))
 
@@ -80,22 +95,28 @@ def main(directory: Path, rank: int, world: int) -> None:
     for preset, storage in RULES:
         name = f"{preset}, {storage}"
         model = network(OffloadPolicy())
-        optimizer = create(preset, model, 0.01, state_dtype=storage)
+        optimizer = create(preset, model, 0.01, state_dtype=storage, fused=None)
         train(model, optimizer, range(4))
         dcp.save(checkpoint(model, optimizer), checkpoint_id=str(directory / f"{name} of two"))
         results[f"{name}, rows"] = [
             optimizer.state[p]["velocity_0"].to_local().shape[0] for p in model.parameters() if p.ndim > 1
         ]
         again = network(OffloadPolicy())
-        resumed = create(preset, again, 0.01, state_dtype=storage)
+        resumed = create(preset, again, 0.01, state_dtype=storage, fused=None)
         load(again, resumed, directory / f"{name} of one")
         train(again, resumed, range(4, 6))
         train(model, optimizer, range(4, 6))
         results[name], results[f"{name}, resumed"] = whole(model), whole(again)
         offloaded = network(CPUOffloadPolicy(pin_memory=False))
-        train(offloaded, create(preset, offloaded, 0.01, state_dtype=storage), range(6))
+        train(offloaded, create(preset, offloaded, 0.01, state_dtype=storage, fused=None), range(6))
         results[f"{name}, offloaded"] = whole(offloaded)
+    for storage in ("bfloat16", "8bit"):
+        results[f"compiled, {storage}"] = compiled(network(OffloadPolicy()), storage)
     mesh = dist.init_device_mesh("cpu", (world,))
+    row = nn.Parameter(distribute_tensor(torch.ones(1, 4096), mesh, [Shard(0)]))
+    row.grad = distribute_tensor(torch.ones(1, 4096), mesh, [Shard(0)])
+    create("adamw", [row], 0.1, state_dtype="8bit", fused=True).step()
+    results["one row"] = row.full_tensor()
     p = nn.Parameter(distribute_tensor(torch.ones(64, 64), mesh, [Shard(1)]))
     p.grad = distribute_tensor(torch.ones(64, 64), mesh, [Shard(1)])
     try:

@@ -169,6 +169,32 @@ def is_unbiased(fused: str, dtype: torch.dtype = torch.float32) -> None:
             assert abs(float(np.corrcoef(a, b)[0, 1])) < 5 / math.sqrt(len(a))
 
 
+def rounds_to_bfloat16(fused: str, dtype: torch.dtype = torch.float32) -> None:
+    """What is stored is one of the two neighbours of what float32 gives, and right on average."""
+    start = torch.linspace(-2, 2, 64 * 80).view(64, 80).to(dtype)
+    p, wide = nn.Parameter(start.clone()), nn.Parameter(start.float())
+    p.grad = torch.linspace(1, 3, 64 * 80).view(64, 80).flip(0).to(dtype)
+    wide.grad = p.grad.float()
+    optimizer = create("adamw", [p], 0.05, state_dtype="bfloat16", fused=fused)
+    exact = create("adamw", [wide], 0.05)
+    optimizer.step()
+    exact.step()
+    assert optimizer.compile_s > 0
+    steps = {}
+    for name in ("velocity_0", "second_moment"):
+        found, expected = optimizer.state[p][name], exact.state[wide][name]
+        assert found.dtype == torch.bfloat16
+        spacing = 2.0 ** (expected.abs().log2().floor() - 7)
+        steps[name] = (found.float() - expected) / spacing
+        assert float(steps[name].abs().max()) < 1.001
+        assert abs(float(steps[name].mean())) < 0.03  # of a standard deviation of at most 0.5/√5120 = 0.007
+        assert float(steps[name].abs().mean()) > 0.1
+    assert abs(float(torch.corrcoef(torch.stack([s.flatten() for s in steps.values()]))[0, 1])) < 0.1
+    torch.testing.assert_close(
+        p.float(), wide.to(dtype).float(), rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-6
+    )
+
+
 def spoils_a_block(fused: str) -> None:
     """An entry that is not finite makes its block so, and leaves the others as they are."""
     for bad in (math.inf, -math.inf, math.nan):

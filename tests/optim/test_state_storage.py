@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stored_state
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -314,7 +315,8 @@ def test_pieces_change_nothing(preset: str, storage: str, monkeypatch: pytest.Mo
             torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
             for shape in ((40, 300), (1, 5000), (3, 2000), (7,))
         ]
-        optimizer = create(preset, [(f"layers.{i}.weight", p) for i, p in enumerate(params)], 0.01, state_dtype=storage)
+        named = [(f"layers.{i}.weight", p) for i, p in enumerate(params)]
+        optimizer = create(preset, named, 0.01, state_dtype=storage, fused=None)
         for step in range(4):
             for p in params:
                 p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
@@ -322,6 +324,69 @@ def test_pieces_change_nothing(preset: str, storage: str, monkeypatch: pytest.Mo
         found.append(params)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6 if preset == "sabun" else 0)
+
+
+# ---------------------------------------------------------------------- the step in C
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("preset", ["adamw", "nesterov", "schedule-free-adamw"])
+def test_the_step_in_c_stores_neighbouring_levels(preset: str, dtype: torch.dtype) -> None:
+    stored_state.stores_neighbours("native", preset, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_step_in_c_rounds_8_bits_without_bias(dtype: torch.dtype) -> None:
+    stored_state.is_unbiased("native", dtype)
+
+
+def test_the_step_in_c_rounds_to_bfloat16_without_bias() -> None:
+    """Each entry to a neighbour, right on average over entries whose remainders are of any size."""
+    stored_state.rounds_to_bfloat16("native")
+
+
+def test_in_c_an_entry_that_is_not_finite_spoils_its_block() -> None:
+    stored_state.spoils_a_block("native")
+
+
+def test_in_c_zeros_stay_zeros() -> None:
+    stored_state.zeros_stay("native")
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+def test_checkpoints_move_between_c_and_foreach(storage: str) -> None:
+    stored_state.moves_between("native", storage)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+def test_threads_change_nothing_in_c(storage: str) -> None:
+    """A block is not divided, and an entry has the same noise on any thread."""
+    found = []
+    threads = torch.get_num_threads()
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        params = [torch.ones(shape, requires_grad=True) for shape in ((40, 1030), (300, 250))]
+        optimizer = create("adamw", params, 0.05, state_dtype=storage, fused=True)
+        for step in range(2):
+            stored_state.give_gradients(params, step)
+            optimizer.step()
+        assert optimizer.compile_s > 0
+        found.append([t for p in params for t in (p, *optimizer.state[p].values())])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_what_c_cannot_take_is_the_foreach_step() -> None:
+    """Blocks of another memory order, and bfloat16 parameters that are rounded at random themselves."""
+    for p, options in (
+        (torch.ones(64, 80).t(), {}),
+        (torch.ones(64, 80, dtype=torch.bfloat16), {"stochastic_rounding": True}),
+    ):
+        p.requires_grad_().grad = torch.ones_like(p)
+        optimizer = create("adamw", [p], 0.05, state_dtype="8bit", fused=True, **options)
+        optimizer.step()
+        assert optimizer.compile_s == 0
+        assert optimizer.state[p]["velocity_0"].dtype == torch.uint8
 
 
 # ---------------------------------------------------------------------- refusals
@@ -332,9 +397,8 @@ def test_what_does_not_work_is_refused() -> None:
     with pytest.raises(OptionError, match="'bfloat16' or '8bit'"):
         sabun.Optimizer([p], 0.1, state_dtype="int8")
     for storage in ("bfloat16", "8bit"):
-        for fused in (True, "native", "inductor"):
-            with pytest.raises(OptionError, match="fused='auto'"):
-                sabun.Optimizer([p], 0.1, state_dtype=storage, fused=fused)
+        with pytest.raises(OptionError, match="fused='auto'"):
+            sabun.Optimizer([p], 0.1, state_dtype=storage, fused="inductor")
         with pytest.raises(OptionError, match="capturable"):
             sabun.Optimizer([p], 0.1, state_dtype=storage, capturable=True)
     with pytest.raises(OptionError, match="step_control"):
@@ -356,8 +420,7 @@ def test_a_checkpoint_with_other_blocks_is_refused() -> None:
     ("given", "edit", "said"),
     [
         ({}, {"state_dtype": "8bits"}, "'bfloat16' or '8bit'"),
-        ({"fused": True}, {"state_dtype": "8bit"}, "fused='auto'"),
-        ({"state_dtype": "8bit"}, {"fused": True}, "fused='auto'"),
+        ({"state_dtype": "8bit"}, {"fused": "inductor"}, "fused='auto'"),
         ({"capturable": True}, {"state_dtype": "bfloat16"}, "capturable"),
         ({}, {"foreach": "no"}, "foreach"),
     ],

@@ -293,10 +293,10 @@ class Optimizer(torch.optim.Optimizer):
         require_capturable(options)
         control: StepControl = group["step_control"]
         storage, fused = options["state_dtype"], options["fused"]
-        if storage in STORAGES and fused not in (None, False, "auto", "triton"):
+        if storage in STORAGES and fused == "inductor":
             raise OptionError(
-                f"fused={fused!r} does not work with state_dtype={storage!r}: only the Triton step rounds state at "
-                "random.",
+                f"fused={fused!r} does not work with state_dtype={storage!r}: only the steps in Triton and C round "
+                "state at random.",
                 fix="Leave one of the two out; fused='auto' takes the foreach step where there is no compiled one.",
             )
         if storage == "8bit" and control.make() is not None:

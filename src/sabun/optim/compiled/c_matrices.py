@@ -124,7 +124,8 @@ class MatrixTable(PointerTable):
     def serves(self, params: Tensors, columns: Sequence[Tensors], preconditioner: Preconditioner) -> bool:
         return PointerTable.serves(self, params, columns, preconditioner) and self.sizes.serves(params, preconditioner)
 
-    def compile(self, rule: Rule) -> MatrixKernel:
+    def compile(self, rule: Rule, at_random: Sequence[int]) -> MatrixKernel:
+        assert not at_random
         return MatrixKernel(rule, self.params[0].dtype)
 
 
@@ -135,8 +136,10 @@ class MatrixKernel:
         self._columns = rule.buffer_count + 2
         self._step = step_function(source(rule, dtype), "pippipii")
 
-    def __call__(self, table: MatrixTable, grads: Tensors, numbers: Sequence[float]) -> None:
-        """Step every matrix; ``numbers`` are the rule's operands, followed by 1/mass.
+    def __call__(
+        self, table: MatrixTable, grads: Tensors, numbers: Sequence[float], places: Sequence[int], count: int
+    ) -> None:
+        """Step every matrix; ``numbers`` are the rule's operands, followed by 1/mass. Nothing is drawn at random.
 
         Without row normalization the column of the rows' second moments holds null pointers.
         """

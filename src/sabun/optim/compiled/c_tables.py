@@ -19,7 +19,9 @@ __all__ = ["CKernel", "PointerTable"]
 class CKernel(Protocol):
     """A compiled loop over the tensors of a table."""
 
-    def __call__(self, table: Any, grads: Tensors, numbers: Sequence[float]) -> None: ...
+    def __call__(
+        self, table: Any, grads: Tensors, numbers: Sequence[float], places: Sequence[int], count: int
+    ) -> None: ...
 
 
 @dataclass(slots=True)
@@ -98,8 +100,11 @@ class PointerTable:
         """The gradients in the memory order that the loop expects; None if it cannot take them."""
         return grads if all(map(Tensor.is_contiguous, grads)) else None
 
-    def compile(self, rule: Rule) -> CKernel:
-        """The kernel of ``rule`` for these dtypes. Raises NoCompilerError if it cannot be compiled."""
+    def compile(self, rule: Rule, at_random: Sequence[int]) -> CKernel:
+        """The kernel of ``rule`` for these dtypes, with the columns that are rounded ``at_random``.
+
+        Raises NoCompilerError if it cannot be compiled.
+        """
         raise NotImplementedError
 
 

@@ -1,6 +1,7 @@
 """The compiled step of one bucket: which compiled form takes it, and what has been compiled so far.
 
-- elementwise in C (``c_elementwise``): any diagonal preconditioner on a CPU, one pass over memory.
+- elementwise in C (``c_elementwise``): any diagonal preconditioner on a CPU, one pass over memory, with state that is
+  rounded at random.
 - small matrices in C (``c_matrices``): the spectral preconditioner on a CPU.
 - ``triton_elementwise``: any diagonal preconditioner on CUDA, one pass over memory, with stochastic rounding.
 - ``inductor``: any diagonal preconditioner through ``torch.compile``, where there is no kernel in C or Triton.
@@ -119,8 +120,9 @@ class Engine:
             for way in _ways(group["fused"], params[0].device)
             if (on := _triton_module().TritonTable if way == "triton" else form) not in self._unavailable
             and (form is not MatrixTable or way == "native")
-            # Noise, and a rate that is on the device and not read, are for Triton only.
-            and (way == "triton" or not (at_random or isinstance(lr, Tensor)))
+            # A rate that is on the device and not read is for Triton only, and in C only state is rounded at random.
+            and (way == "triton" or not isinstance(lr, Tensor))
+            and (way == "triton" or not at_random or (way == "native" and form is ElementwiseTable and not rounded))
             and (way != "inductor" or not (averaged and short))  # it would be an average of rounded parameters
         ]
         if not ways:
@@ -140,7 +142,7 @@ class Engine:
                     if form is MatrixTable:
                         numbers.append(1 / formula.mass(filter_, count))
                     table = self._table(form, params, state, rows, preconditioner)
-                    done = table is not None and self._c(table, rule, numbers, grads)
+                    done = table is not None and self._c(table, rule, numbers, grads, places, count, at_random)
             except NoCompilerError as error:
                 self._give_up(
                     on, str(error),
@@ -188,17 +190,26 @@ class Engine:
             self._tables[key] = made
         return made
 
-    def _c(self, table: PointerTable, rule: Rule, numbers: Sequence[Any], grads: Tensors) -> bool:
+    def _c(
+        self,
+        table: PointerTable,
+        rule: Rule,
+        numbers: Sequence[Any],
+        grads: Tensors,
+        places: Sequence[int],
+        count: int,
+        at_random: tuple[int, ...],
+    ) -> bool:
         arranged = table.arranged(grads) if table.accepts(grads) else None
         if arranged is None:
             return False
-        key = (rule, *table.dtypes)
+        key = (rule, table.dtypes, at_random)
         kernel = self.kernels.get(key)
         if kernel is None:
             begin = time.perf_counter()
-            kernel = self.kernels[key] = table.compile(rule)
+            kernel = self.kernels[key] = table.compile(rule, at_random)
             self._count(begin)
-        kernel(table, arranged, numbers)
+        kernel(table, arranged, numbers, places, count)
         return True
 
     def _triton(
