@@ -23,8 +23,7 @@ settings.load_profile("sabun")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", choices=("cpu", "cuda", "sim"), default="cpu",
-        help="of the optimizers' tests: cpu runs everything; cuda those that take the fixture device; sim "
-        "the budgets on the simulated accelerator",
+        help="of the tests in tests/optim: the CPU, a GPU, or a simulated accelerator with numbers",
     )  # fmt: skip
 
 
@@ -33,18 +32,12 @@ LONGEST = ("test_corpus.py", "test_ray.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest first, and leave out what does not concern the device."""
+    """Put the longest first, and leave out what has no device to run on."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
-    device = config.getoption("device")
-    if device == "cpu":
-        return
-    chosen = [
-        item
-        for item in items
-        if (item.get_closest_marker("sim") if device == "sim" else "device" in getattr(item, "fixturenames", ()))
-    ]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    if config.getoption("device") != "cpu":
+        chosen = [item for item in items if item.path.parent.name == "optim"]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
 
 
 def pytest_collection_finish() -> None:

@@ -55,7 +55,6 @@ BUDGETS: dict[tuple[str, torch.dtype, tuple[tuple[str, Any], ...]], tuple[float,
 
 
 @pytest.mark.parametrize(("preset", "dtype", "options"), BUDGETS, ids=str)
-@pytest.mark.sim
 @pytest.mark.usefixtures("units")
 def test_a_step_of_gpt2_small_stays_within_its_budget(preset: str, dtype: torch.dtype, options: Any) -> None:
     *launches, moved, transient = BUDGETS[preset, dtype, options]
@@ -69,14 +68,12 @@ def test_a_step_of_gpt2_small_stays_within_its_budget(preset: str, dtype: torch.
 
 
 @pytest.mark.parametrize("options", [{}, {"state_dtype": "float32"}], ids=str)
-@pytest.mark.sim
 @pytest.mark.usefixtures("units")
 def test_a_step_of_eight_billion_parameters_needs_at_most_a_gigabyte(options: dict[str, Any]) -> None:
     assert entries(llama_8b()) == 8_030_261_248
     assert counted("sabun", llama_8b(), torch.bfloat16, **options).transient < 1e9
 
 
-@pytest.mark.sim
 def test_the_count_sees_memory_and_the_reading_of_values() -> None:
     x = torch.empty(1000, device="meta")
     with Count() as count:
@@ -94,7 +91,6 @@ def test_the_count_sees_memory_and_the_reading_of_values() -> None:
 # ---------------------------------------------------------------------- learning rates on the device
 
 
-@pytest.mark.sim
 @pytest.mark.parametrize("preset", PLAIN)
 def test_a_learning_rate_on_the_device_is_not_read(preset: str) -> None:
     shapes = [("body.0.weight", (8, 4)), ("body.0.bias", (8,)), ("body.1.weight", (8, 8)), ("head.weight", (3, 8))]

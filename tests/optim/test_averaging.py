@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn, update_bn
 from training import backward, batches, flat, network, train
 
 import sabun
@@ -25,10 +25,13 @@ def make(params, kind: str, **options):
     return sabun.Optimizer(params, 0.05, scheme="nesterov", **KINDS[kind], **options)
 
 
-@pytest.mark.parametrize(("kind", "function", "start"), [("ema", get_ema_multi_avg_fn(0.9), 0), ("tail", None, 5)])
+@pytest.mark.parametrize(
+    ("kind", "function", "start"),
+    [("ema", {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}, 0), ("tail", {"avg_fn": get_swa_avg_fn()}, 5)],
+)
 def test_the_average_is_that_of_swa_utils(kind: str, function, start: int) -> None:
     model = network()
-    optimizer, averaged = make(model.parameters(), kind), AveragedModel(model, multi_avg_fn=function)
+    optimizer, averaged = make(model.parameters(), kind), AveragedModel(model, **function)
     for n, batch in enumerate(batches(20)):
         optimizer.zero_grad()
         backward(model, batch)

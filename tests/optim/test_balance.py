@@ -16,7 +16,7 @@ from sabun.poc.tasks.builtin import Digits
 def digits(make, seed: int) -> float:
     """Final training loss of the built-in task after 20 epochs in batches of 32."""
     task = Digits()
-    x, y = task.data()["train"]
+    x, y = (torch.as_tensor(t) for t in task.data()["train"])
     torch.manual_seed(seed)
     model = task.model()
     optimizer = make(model.parameters())

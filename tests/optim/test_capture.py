@@ -27,6 +27,10 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
+def memory(t: Tensor) -> tuple[int, int]:
+    return t.untyped_storage().data_ptr(), t.storage_offset()
+
+
 class Graph(TorchDispatchMode):
     """Records what a step asks torch for; :meth:`replay` asks for it again, and reads nothing from the CPU."""
 
@@ -45,7 +49,7 @@ class Graph(TorchDispatchMode):
         for function, args, kwargs, out in self.calls:
             again = function(*args, **kwargs)
             for old, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                if isinstance(old, Tensor) and memory(old) != memory(new):
                     old.copy_(new)
 
     @property
@@ -79,7 +83,7 @@ class Training:
 
 def compare(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-12) -> None:
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, check_device=False)  # of counters
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -110,7 +114,6 @@ def test_a_capturable_trajectory_is_the_ordinary_one_and_so_are_replays(
     compare(ours.held(), plain.held())
 
 
-@pytest.mark.sim
 @pytest.mark.parametrize("preset", CAPTURED)
 def test_every_step_asks_for_the_same_whatever_its_number(preset: str) -> None:
     """On an accelerator without numbers, from which nothing can be read; also the values that the CPU passes."""

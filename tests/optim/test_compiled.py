@@ -17,6 +17,8 @@ from sabun.bench.measurement import peak_extra_bytes
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import c_compiler, inductor
 
+pytestmark = pytest.mark.cpu_only("steps that are compiled for the CPU")
+
 METRICS = (None, "adam", "sign")
 CPU = torch.device("cpu")
 

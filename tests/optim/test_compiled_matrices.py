@@ -22,6 +22,8 @@ from sabun.optim import Spectral
 from sabun.optim.compiled import c_compiler, c_matrices
 from sabun.optim.reference import Reference
 
+pytestmark = pytest.mark.cpu_only("steps that are compiled for the CPU")
+
 # Wide, tall, square; sizes that are a multiple of a vector and that are not; kernels; long enough for their Gram
 # matrix on either side.
 SHAPES: tuple[tuple[int, ...], ...] = (

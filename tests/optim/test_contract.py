@@ -113,11 +113,14 @@ def test_every_scheduler_works_and_is_obeyed(case: Case) -> None:
 
 
 @every
-def test_a_tensor_learning_rate_is_the_same_number(case: Case) -> None:
+def test_a_tensor_learning_rate_is_the_same_number(case: Case, device: torch.device) -> None:
     a, b = network(), network()
     run(case, a, batches(5), lr=0.01)
     run(case, b, batches(5), lr=torch.tensor(0.01, dtype=torch.float64))
-    assert torch.equal(flat(a.parameters()), flat(b.parameters()))
+    # On an accelerator it is not read, and its products with other numbers are rounded there. Bases that are renewed
+    # every few steps make 10⁻¹⁰ of that.
+    tolerance = 0 if device.type == "cpu" else 1e-9 if "kronecker" in str(case) else 1e-13
+    torch.testing.assert_close(flat(a.parameters()), flat(b.parameters()), rtol=tolerance, atol=tolerance)
 
 
 @every
@@ -241,6 +244,7 @@ def test_complex_parameters_move_as_their_real_view(case: Case) -> None:
         torch.testing.assert_close(torch.view_as_real(z.detach()), pair.detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.not_simulated("sparse tensors")
 @every
 def test_sparse_gradients_are_refused(case: Case) -> None:
     table = nn.Embedding(6, 3, sparse=True)
@@ -251,6 +255,7 @@ def test_sparse_gradients_are_refused(case: Case) -> None:
     assert torch.equal(table.weight.detach(), kept)
 
 
+@pytest.mark.not_simulated("sparse tensors")
 @every
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("before", [0, 3])

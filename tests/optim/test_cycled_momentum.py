@@ -63,9 +63,9 @@ def run(optimizer: Any, p: torch.Tensor, steps: range = range(STEPS)) -> np.ndar
     group = (optimizer.optimizer if isinstance(optimizer, Reference) else optimizer).param_groups[0]
     for n in steps:
         group["momentum"] = BETAS[n]
-        p.grad = torch.from_numpy(gradients()[n])
+        p.grad = torch.as_tensor(gradients()[n])
         optimizer.step()
-        path.append(p.detach().numpy().copy())
+        path.append(p.detach().cpu().numpy().copy())
     return np.array(path)
 
 
@@ -84,10 +84,11 @@ def make(name: str, path: str, **options: Any) -> tuple[Any, torch.Tensor]:
 def test_every_path_follows_the_recursion(name: str, path: str, preconditioner: str | None, start_up: str) -> None:
     optimizer, p = make(name, path, preconditioner=preconditioner, start_up=start_up)
     np.testing.assert_allclose(run(optimizer, p), textbook(name, preconditioner, start_up), rtol=1e-12, atol=1e-13)
-    if path == "native" and start_up != "hold":
+    if path == "native" and start_up != "hold" and p.is_cpu:
         assert optimizer.compile_s > 0, "the foreach step was taken instead"
 
 
+@pytest.mark.not_simulated("Inductor has no code for it")
 def test_inductor_crosses_zero_as_well() -> None:
     optimizer, p = make("look-ahead(0.9, 2)", "inductor")
     np.testing.assert_allclose(run(optimizer, p), textbook("look-ahead(0.9, 2)", None, "rest"), rtol=1e-12, atol=1e-13)

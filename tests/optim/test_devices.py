@@ -5,9 +5,12 @@ On a CPU the steps go the way of an accelerator: pieces and stacks.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import simulated
 import torch
 from test_stacks import Network
 from torch import Tensor
@@ -53,11 +56,10 @@ def test_a_step_makes_the_results_of_a_cpu(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.sim
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_step_does_not_wait_for_the_device(preset: str, capturable: bool, device: torch.device) -> None:
-    """torch refuses to read a meta tensor, and on CUDA a wait is made an error."""
+    """torch refuses to read a meta tensor; on CUDA and on the simulated accelerator a wait is made an error."""
     if capturable and preset in REFUSES:
         with pytest.raises(OptionError, match=REFUSES[preset]):
             create(preset, Network(), capturable=True)
@@ -69,11 +71,19 @@ def test_a_step_does_not_wait_for_the_device(preset: str, capturable: bool, devi
     optimizer = create(preset, model, matrices=LAYOUTS, capturable=capturable)
     for _ in range(2):
         optimizer.step()
-    if device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits(device):
         for _ in range(2):
             optimizer.step()
+
+
+@contextlib.contextmanager
+def no_waits(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        with simulated.waits(device.type == "meta"):
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
     finally:
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("default")

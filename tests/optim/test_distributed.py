@@ -39,7 +39,10 @@ from sabun.optim.distributed import _shares
 
 SHORT = "spectral(exchange_dtype='bfloat16')"
 WORKER = Path(__file__).with_name("distributed_worker.py")
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.cpu_only("processes that are joined by gloo"),
+    pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed"),
+]
 
 
 def launch(python: str, mode: str, directory: Path, world: int) -> dict[str, dict[str, Tensor]]:

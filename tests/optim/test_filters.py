@@ -76,7 +76,7 @@ def test_the_direction_is_that_of_lfilter(name: str, start_up: str) -> None:
         if start_up == "unbiased":
             direction = direction / filter_.mass(n + 1)
         finish(filter_, buffers, grads)
-        np.testing.assert_allclose(direction.numpy(), expected[n], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(direction.cpu().numpy(), expected[n], rtol=1e-10, atol=1e-12)
 
 
 def test_the_look_ahead_plane_runs_in_pole_form_and_nothing_is_copied() -> None:

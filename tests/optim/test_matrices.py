@@ -106,6 +106,7 @@ def test_stacks_of_several_shapes_together_are_what_each_is_alone() -> None:
             assert 0.65 < float(values.min()) <= float(values.max()) < 1.25
 
 
+@pytest.mark.cpu_only("arithmetic that is chosen for a CPU")
 def test_long_matrices_keep_float32_where_their_gram_matrix_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "multiplies_bfloat16", lambda device: True)
     few, many = [(3.4445, -4.7750, 2.0315)] * 5, [(3.4445, -4.7750, 2.0315)] * 12
@@ -128,6 +129,7 @@ def test_many_iterations_do_not_go_through_the_gram_matrix() -> None:
                 assert float(torch.linalg.matrix_norm(X, 2)) < 1.3
 
 
+@pytest.mark.cpu_only("arithmetic that is chosen for a CPU")
 @pytest.mark.parametrize("units", [True, False])
 def test_small_matrices_keep_float32_however_they_are_stacked(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "multiplies_bfloat16", lambda device: units)
@@ -219,7 +221,7 @@ LOW_RANK = {
 
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_the_bases_of_a_matrix_are_its_singular_vectors(name: str) -> None:
-    M = LOW_RANK[name]
+    M = torch.as_tensor(LOW_RANK[name])
     rows, columns = M.shape
     turned, Q, P = singular_bases(M, both=True)
     assert P is not None
@@ -237,7 +239,7 @@ def test_the_bases_of_a_matrix_are_its_singular_vectors(name: str) -> None:
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_the_bases_of_a_matrix_hardly_change_when_its_entries_are_rounded(name: str) -> None:
     """Up to signs, which Adam does not see; that is so in the directions of which the matrix says nothing, too."""
-    M = LOW_RANK[name]
+    M = torch.as_tensor(LOW_RANK[name])
     generator = torch.Generator().manual_seed(5)
     other = M * (1 + 1e-15 * torch.randn(M.shape, generator=generator, dtype=M.dtype))
     for a, b in zip(singular_bases(M, both=True)[1:], singular_bases(other, both=True)[1:], strict=True):

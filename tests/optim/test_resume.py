@@ -10,6 +10,8 @@ import pytest
 import torch
 from capabilities import PRESETS
 
+pytestmark = pytest.mark.cpu_only("processes that have no device")
+
 WORKER = Path(__file__).with_name("resume_worker.py")
 
 

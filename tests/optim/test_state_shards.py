@@ -16,7 +16,10 @@ from state_worker import RULES, checkpoint, compiled, load, network, to_nearest,
 
 from sabun.optim import create, state_storage
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.cpu_only("processes that are joined by gloo"),
+    pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ def test_the_table_has_256_levels_in_a_byte() -> None:
     for signed, number in ((True, 256), (False, 255)):
         table = state_storage._levels(torch.device("cpu"), signed=signed)
         assert len(table) == number
-        np.testing.assert_allclose(table.double().numpy(), levels(signed=signed), rtol=1e-7)
+        np.testing.assert_allclose(table.double().cpu().numpy(), levels(signed=signed), rtol=1e-7)
         assert bool((table.diff() > 0).all())
 
 
@@ -57,14 +57,14 @@ def test_every_entry_is_rounded_to_a_neighbour(
     shape = (rows, *rest)
     x = 10.0 ** np.minimum(low + spread * draw.random(shape), 38) * draw.choice([-1, 0, 1], shape)
     tensor = torch.tensor(np.abs(x) if not signed else x, dtype=torch.float32)
-    x = tensor.double().numpy()
+    x = tensor.double().cpu().numpy()
     below, above = neighbours(x, signed=signed)
     largest = np.abs(blocks_of(x)).max(-1, keepdims=True, initial=0)
     # Rounding of float32: of the quotient, which may choose the next level, and of the product.
     slack = np.broadcast_to(2e-6 * largest + 2e-45, blocks_of(x).shape).reshape(rows, -1)
     slack = slack[:, : x[0].size].reshape(shape)
     for noise in ({}, {"stream": 1, "step": seed, "places": [3], "piece": 0}):
-        found = kept(tensor, signed=signed, **noise).double().numpy()
+        found = kept(tensor, signed=signed, **noise).double().cpu().numpy()
         near = np.minimum(np.abs(found - below), np.abs(found - above))
         assert (near <= slack + 1e-6 * np.abs(found)).all()
         assert np.isfinite(found).all()
@@ -96,11 +96,11 @@ def rounded(x: Array, storage: str, step: int, name: str) -> Array:
     """What is left of a state tensor after it was stored in a step, with the random numbers of that step."""
     generator = torch.Generator().manual_seed(seed_of(step, STREAMS[name]))
     if storage == "bfloat16":
-        noise = torch.randint(0, 2**16, x.shape, generator=generator, dtype=torch.int32).numpy()
+        noise = torch.randint(0, 2**16, x.shape, generator=generator, dtype=torch.int32).cpu().numpy()
         bits = x.astype(np.float32).view(np.uint32) + noise.astype(np.uint32)
         return (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
     blocks = blocks_of(x)
-    noise = torch.rand(blocks.shape, generator=generator).numpy()
+    noise = torch.rand(blocks.shape, generator=generator).cpu().numpy()
     table = levels(signed=name == "velocity_0").astype(np.float32).astype(np.float64)
     at = np.abs(blocks).argmax(-1, keepdims=True)
     scale = np.take_along_axis(blocks, at, -1)
@@ -125,7 +125,7 @@ def test_a_trajectory_is_the_formula_with_rounded_state(storage: str) -> None:
         optimizer.step()
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         x = x * (1 - 0.01 * 0.01) - 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-        np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(p.detach().cpu().numpy(), x, rtol=1e-9, atol=1e-11)
         m, v = rounded(m, storage, step, "velocity_0"), rounded(v, storage, step, "second_moment")
     assert optimizer.state[p]["second_moment"].dtype == (torch.bfloat16 if storage == "bfloat16" else torch.uint8)
 

@@ -31,9 +31,9 @@ def test_every_optimizer_of_the_script_is_stored() -> None:
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_a_stored_checkpoint_loads_and_continues(name: str) -> None:
+def test_a_stored_checkpoint_loads_and_continues(name: str, device: torch.device) -> None:
     stored = torch.load(FIXTURES / "checkpoints" / f"{name}.pt", weights_only=True)
-    model = make_checkpoints.network()
+    model = make_checkpoints.network().to(device)
     optimizer = make_checkpoints.OPTIMIZERS[name](model)
     model.load_state_dict(stored["model"])
     optimizer.load_state_dict(stored["optimizer"])
@@ -41,9 +41,10 @@ def test_a_stored_checkpoint_loads_and_continues(name: str) -> None:
     torch.set_num_threads(1)
     make_checkpoints.train(model, optimizer, make_checkpoints.BEFORE, make_checkpoints.AFTER)
     torch.set_num_threads(threads)
-    exact = stored["arithmetic"] == make_checkpoints.arithmetic()
+    exact = stored["arithmetic"] == make_checkpoints.arithmetic() and device.type == "cpu"
+    tolerance = 1e-12 if device.type == "cpu" else 1e-10  # a step control amplifies sums in another order
     for key, expected in stored["after"].items():
         if exact:
             assert torch.equal(model.state_dict()[key], expected), key
         else:
-            torch.testing.assert_close(model.state_dict()[key], expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(model.state_dict()[key].cpu(), expected, rtol=tolerance, atol=tolerance)

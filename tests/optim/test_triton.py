@@ -24,6 +24,8 @@ from sabun import Optimizer
 from sabun.errors import SabunWarning
 from sabun.optim.compiled import triton_elementwise
 
+pytestmark = pytest.mark.cpu_only("Triton's interpreter, and code that is compiled without a device")
+
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 

@@ -29,7 +29,7 @@ from sabun.optim.parts import is_rest, layout_at, preconditioner_at, views
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner
 from sabun.optim.preconditioners.spectral import Spectral
 from sabun.optim.sharing import Owner, Shared, owners_of, place, state_shapes
-from sabun.optim.tensors import local_entries, refuse_sparse, scale_key, suits
+from sabun.optim.tensors import local_entries, numbers, refuse_sparse, scale_key, suits
 from sabun.optim.terms import Tensors
 
 __all__ = [
@@ -245,6 +245,8 @@ def build(
                 same = [(i, p) for i, p in enumerate(group["params"]) if is_rest(group, i) == rest]
                 _forget_histories(view, was, state, [(p, layout_at(group, i, p)) for i, p in same])
     owners = owners_of(group)
+    steps = {i: state[p]["step"].reshape(()) for i, p, _ in members if "step" in state.get(p, {})}
+    taken = dict(zip(steps, numbers([*steps.values()]), strict=True))  # they may be on a device: one transfer
     built = Buckets(list(group["params"]), list(active), _structure_of(group), schemes)
     sorters = {rest: _Sorter(view) for rest, view in parts.items()}
     by_key: dict[tuple[object, ...], Bucket] = {}
@@ -262,7 +264,6 @@ def build(
         short = upcast and view["state_dtype"] is None and not view["stochastic_rounding"]
         low_precision_state = short or storage is not None
         held = state.get(p, {})
-        is_new = "step" not in held
         dtype = torch.float32 if upcast and not short else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
@@ -272,7 +273,7 @@ def build(
         )  # fmt: skip
         if held:
             state[p] = held
-        count = 0 if is_new or "step" not in held else int(held["step"].item())  # a new one may be on a device
+        count = int(taken.get(index, 0))
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
         key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest), storage)
         if key not in by_key:
