@@ -2,11 +2,11 @@
 
 python benchmarks/gpu_check.py [--out gpu_check.json] [--seconds 520] [--dry-run]
 
-It needs torch, NumPy and this repository. Stages: results against a CPU in float64, float32 and bfloat16; waits for the
-device; capture by a CUDA graph; GradScaler; a checkpoint; time, memory and kernels of a step beside torch's fused
-AdamW, torch's Muon and, where it is installed, Dion's. A stage that fails is recorded with its error, and the
-next one begins; one for which no time is left is recorded as skipped. The exit status is 1 if a check has failed.
-``--dry-run`` does the same on a CPU, with small tensors, and leaves out what needs a GPU.
+It needs torch, NumPy and this repository. Stages: results against a CPU in float64, float32 and bfloat16; state in
+fewer bits; waits for the device; capture by a CUDA graph; GradScaler; a checkpoint; time, memory and kernels of a step
+beside torch's fused AdamW, torch's Muon and, where it is installed, Dion's. A stage that fails is recorded with its
+error, and the next one begins; one for which no time is left is recorded as skipped. The exit status is 1 if a check
+has failed. ``--dry-run`` does the same on a CPU, with small tensors, and leaves out what needs a GPU.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import sabun
 from sabun.bench.shapes import SHAPES
 from sabun.optim import create
+from sabun.optim.state_storage import load
 
 PRESETS = ("sgd", "nesterov", "adamw", "nadamw", "lion", "mars", "schedule-free-adamw", "muon", "soap", "sabun")
 CAPTURED = ("nesterov", "adamw", "lion", "muon", "sabun")
@@ -181,6 +182,32 @@ def stochastic_rounding(check: Check, end: float) -> None:
         check.note("stochastic_rounding", fused=fused, moved=moved, expected=2**-4, ok=abs(moved * 2**4 - 1) < 0.02)
 
 
+def stored_state(check: Check, end: float) -> None:
+    """State in fewer bits after a step of adamw, of 0.1 g and 0.001 g²: near, and in the mean within its noise."""
+    for storage in ("bfloat16", "8bit"):
+        for fused in (None, "auto"):
+            for shape in ((256, 512), (256, 300)):
+                p = nn.Parameter(torch.zeros(shape, device=check.device))
+                p.grad = torch.randn(shape, generator=torch.Generator(check.device).manual_seed(0), device=check.device)
+                optimizer = create("adamw", [p], state_dtype=storage, fused=fused)
+                optimizer.step()
+                held = optimizer.state[p]
+                g = p.grad.double()
+                for name, exact in (("velocity_0", 0.1 * g), ("second_moment", 0.001 * g**2)):
+                    (found,) = load(
+                        [held[name]], [held[f"{name}_scale"]] if storage == "8bit" else None, torch.float64,
+                        signed=name == "velocity_0",
+                    )  # fmt: skip
+                    error = found - exact
+                    largest = float(error.abs().max() / exact.abs().max())
+                    bias = float(error.mean() / error.square().mean().sqrt()) * error.numel() ** 0.5
+                    check.note(
+                        "stored_state", storage=storage, fused=fused, shape=shape, name=name, largest=largest,
+                        standard_errors=bias, compiled=optimizer.compile_s > 0,
+                        ok=0 < largest < 0.02 and abs(bias) < 5,
+                    )  # fmt: skip
+
+
 def waits(check: Check, end: float) -> None:
     """Steps during which a wait for the device is an error."""
     if not check.on_gpu:
@@ -293,6 +320,10 @@ def contestants(named: Named) -> dict[str, Callable[[], list[Any]]]:
             made[f"sabun {preset} fused={fused}"] = lambda preset=preset, fused=fused: [
                 create(preset, named, fused=fused)
             ]
+    for storage in ("bfloat16", "8bit"):
+        made[f"sabun adamw state_dtype={storage} fused=auto"] = lambda storage=storage: [
+            create("adamw", named, state_dtype=storage, fused="auto")
+        ]
     made["sabun sabun capturable"] = lambda: [create("sabun", named, capturable=True)]
     return made
 
@@ -369,8 +400,8 @@ def measured(check: Check, make: Callable[[], list[Any]], repeats: int) -> dict[
 
 
 STAGES: Sequence[tuple[Callable[[Check, float], None], float]] = (
-    (environment, 5), (correctness, 120), (stochastic_rounding, 10), (waits, 20), (graphs, 20), (scaler, 10),
-    (checkpoint, 10), (timing, 300),
+    (environment, 5), (correctness, 120), (stochastic_rounding, 10), (stored_state, 20), (waits, 20), (graphs, 20),
+    (scaler, 10), (checkpoint, 10), (timing, 300),
 )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ def test_a_dry_run_holds_every_check(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["dry_run"]
     assert {record["stage"] for record in records} == {*(stage.__name__ for stage, _ in gpu_check.STAGES), "end"}
     assert not [record for record in records if "error" in record]
-    # Three presets, dtypes and twice each; two of rounding, two graphs, the scaler and two checkpoints.
-    assert records[-1] | {"at_s": 0} == {"stage": "end", "at_s": 0, "checks": 18 + 2 + 2 + 1 + 2, "failed": 0}
+    # Three presets, dtypes and twice each; two of rounding, 16 of state; two graphs, the scaler and two checkpoints.
+    assert records[-1] | {"at_s": 0} == {"stage": "end", "at_s": 0, "checks": 18 + 2 + 16 + 2 + 1 + 2, "failed": 0}
 
 
 def test_a_stage_that_fails_is_recorded_and_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
