@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 from torch.utils._device import _device_constructors
 
-from sabun.optim import Optimizer, optimizer, update
+from sabun.optim import Optimizer, optimizer, state_storage, update
 from sabun.optim.compiled import engine, inductor
 from sabun.optim.preconditioners import kronecker
 
@@ -42,6 +42,7 @@ WAITS = (
     (Optimizer, "_ready", False),
     (Optimizer, "_require_finite_beginning", True),  # a preconditioner that begins from its first gradient
     (kronecker, "_begin", True),
+    (state_storage, "_levels", True),  # a table that is sent to the device once
     (Optimizer, "_rate", True),  # a control, an average or an option may need the value of a rate on the device
     (optimizer, "build", True),  # makes state, and reads what a checkpoint holds: in the first step
     (update, "step", False),

@@ -229,8 +229,10 @@ _OF_STORAGES: dict[str, Callable[..., Any]] = {
     "clone": lambda storage: _storage(storage.numbers.clone()),
     "cpu": lambda storage: storage.numbers.clone(),
     "data_ptr": lambda storage: storage.numbers.data_ptr(),
+    "nbytes": lambda storage: storage.numbers.nbytes(),
+    "resize_": lambda storage, size: storage.numbers.resize_(size),
 }
-"""What ``torch.save`` and ``copy.deepcopy`` ask of a storage."""
+"""What ``torch.save``, ``copy.deepcopy`` and tests ask of a storage."""
 
 
 def _for_ours(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., Any]:

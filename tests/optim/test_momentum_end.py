@@ -141,6 +141,7 @@ def test_a_resumed_training_is_the_undisturbed_one(options) -> None:
     assert torch.equal(flat(half.parameters()), flat(whole.parameters()))
 
 
+@pytest.mark.cpu_only("a step that is compiled for the CPU")
 def test_the_compiled_step_is_not_compiled_again() -> None:
     model = network(torch.float32)
     optimizer = sabun.Optimizer(

@@ -178,6 +178,7 @@ def test_wrong_parts_are_refused_and_nothing_changes() -> None:
             sabun.Optimizer(network().parameters(), 0.1, preconditioner="spectral", rest=rest)
 
 
+@pytest.mark.cpu_only("a process group of gloo")
 def test_parameters_that_fsdp1_has_flattened_are_refused(tmp_path) -> None:
     import torch.distributed as dist
     from torch.distributed.fsdp import FullyShardedDataParallel

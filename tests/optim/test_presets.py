@@ -106,6 +106,7 @@ def test_nadamw_is_torch_nadam_once_the_start_is_forgotten() -> None:
     assert worst < 1e-12
 
 
+@pytest.mark.cpu_only("bits of bfloat16, which products of stacked matrices round otherwise")
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no torch.optim.Muon")
 def test_muon_is_torch_muon_in_bfloat16() -> None:
     def muon(p):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pytest
 import simulated
@@ -89,6 +90,26 @@ def test_only_what_a_test_makes_is_on_the_device_by_default(device: torch.device
     of_library = FunctionType(make.__code__, {"torch": torch, "__name__": "sabun.optim.update"})
     assert make().device == nn.Linear(1, 1).weight.device == device
     assert of_library().device.type == "cpu"
+
+
+@of_sim
+@pytest.mark.parametrize("rest", [None, {"preconditioner": "adam", "lr_factor": 0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "nesterov", "momentum_end": 0.5},
+        {"preconditioner": "adam", "step_limit": 1.0, "averaging": "schedule-free"},
+    ],
+)
+def test_a_rate_on_the_device_whose_value_is_needed_is_read_once(options: dict[str, Any], rest: Any) -> None:
+    model, rate = network(), torch.tensor(0.1, dtype=torch.float64)
+    optimizer = sabun.Optimizer(model.named_parameters(), rate, rest=rest, **options)
+    for batch in batches(3):
+        optimizer.zero_grad()
+        backward(model, batch)
+        simulated.waited.clear()
+        optimizer.step()
+    assert len(simulated.waited) == 1
 
 
 @of_sim

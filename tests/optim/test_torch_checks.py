@@ -457,6 +457,7 @@ def test_the_default_dtype_changes_nothing(info: OptimizerInfo, options, default
         assert key != "step" or value.dtype == torch.float32
 
 
+@pytest.mark.cpu_only("memory as the profiler of the CPU sees it")
 @multistep
 def test_peak_memory_of_foreach(info: OptimizerInfo, options) -> None:
     """At most one intermediate of the size of all parameters beyond the loop's own, as torch asks of its foreach."""

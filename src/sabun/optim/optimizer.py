@@ -440,7 +440,9 @@ class Optimizer(torch.optim.Optimizer):
             lr = self._rate(group)
             if not isinstance(lr, Tensor):
                 group["lr_peak"] = max(group["lr_peak"], lr)
-            parts = dict(views(group))
+            given = group["lr"]
+            on_device = isinstance(given, Tensor) and not given.is_cpu and given is not lr and self._control() is None
+            parts = dict(views({**group, "lr": lr} if on_device else group))  # its value is fetched once
             momenta = {rest: momentum_of(options) for rest, options in parts.items()}
             for bucket in plan.members:
                 if momenta[bucket.rest] != bucket.beta:
