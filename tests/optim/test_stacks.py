@@ -124,6 +124,7 @@ def test_stacks_of_16_bit_parameters_round_what_they_store_once(
         torch.testing.assert_close(a.double(), b.double(), rtol=2**-7, atol=1e-6)
 
 
+@pytest.mark.cpu_only("the order of parameters, which on an accelerator is that of their shapes")
 def test_runs_keep_shapes_together_and_divide_them_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     params = [torch.zeros(shape, requires_grad=True) for shape in [(4, 8)] * 7 + [(8, 8)] * 2 + [(2, 3)]]
     for p in params:
