@@ -55,6 +55,7 @@ def main() -> None:
     for name, shapes, dtype, options in (
         ("GPT-2 small", gpt2_small(), torch.float32, {}),
         ("GPT-2 small", gpt2_small(), torch.float32, {"capturable": True}),
+        ("GPT-2 small", gpt2_small(), torch.float32, {"row_normalization": True}),
         ("GPT-2 small", gpt2_small(), torch.bfloat16, wide),
         ("GPT-2 small", gpt2_small(), torch.bfloat16, {}),
         ("Llama 3 8B", llama_8b(), torch.bfloat16, wide),

@@ -6,6 +6,7 @@
     python benchmarks/suite.py --plan               # what would run, and how long it would take here
     python benchmarks/suite.py --part development   # only the families on which something may be chosen
     python benchmarks/suite.py --candidates         # the preset with one ingredient changed, on development families
+    python benchmarks/suite.py --confirm            # those of them that were named for it, on check families
     python benchmarks/suite.py --repeat 1           # two arms searched again, with another seed and other trials
     python benchmarks/suite.py --decays             # the centre of each arm's weight decay, on development families
     python benchmarks/suite.py --render             # only the page, from the stored records
@@ -14,6 +15,7 @@ Runs go to ``runs/benchmark/PROFILE/TASK/ARM.jsonl``, one line each, as they end
 Compact records go to ``benchmarks/results/PROFILE.json``, the page to ``docs/benchmark.md`` (of another profile than
 the full one: ``docs/benchmark-PROFILE.md``), its pictures to ``docs/images/``. Candidates' records go to
 ``benchmarks/results/candidates.json``, those of a repeated search to ``repeat-N.json``; neither holds a check family.
+``--candidates --arm sabun --arm NAME`` adds a candidate to the stored ones if the preset's runs are still the same.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ import torch  # noqa: E402
 import sealed  # noqa: E402
 from comparison import search as searching  # noqa: E402
 from comparison.clock import clock  # noqa: E402
-from comparison.contestants import ARMS, BASELINE, CANDIDATES, OURS, TUNED, UNTUNED  # noqa: E402
+from comparison.contestants import ARMS, BASELINE, CANDIDATES, CONFIRMED, OURS, TUNED, UNTUNED  # noqa: E402
 from comparison.families import CHECK, DEVELOPMENT, TASKS, development_only, part_of  # noqa: E402
 from comparison.page import against, candidates_by_task, candidates_table, charts, lines_of, page  # noqa: E402
 from comparison.records import Book, MissingRunError, Sizing  # noqa: E402
@@ -61,8 +63,8 @@ class Profile:
     """How much of everything; ``minutes``: what it may take on two quiet cores (or one GPU).
 
     ``trials``: 0 compares candidates at their best rates alone, each rate trained with every seed.
-    ``names``: only these tasks, of development families; ``repeat``: which search, 0 the one whose records the page
-    shows. With either, no tolerance is measured.
+    ``candidates``: those that are compared with the preset. ``names``: only these tasks, of one part; ``repeat``: which
+    search, 0 the one whose records the page shows. With either, no tolerance is measured.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Profile:
     per_family: int | None = None
     names: tuple[str, ...] = ()
     repeat: int = 0
+    candidates: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ class Profile:
     @property
     def arms(self) -> tuple[str, ...]:
         """The arms of the profile."""
-        return REPEATED if self.repeat else (*TUNED, *UNTUNED) if self.trials else (OURS, *CANDIDATES)
+        return REPEATED if self.repeat else (OURS, *self.candidates) if self.candidates else (*TUNED, *UNTUNED)
 
     @property
     def seed_numbers(self) -> tuple[int, ...]:
@@ -112,20 +115,19 @@ QUICKER = (
 )  # fmt: skip
 """The quicker tasks of every development family, on which repeated searches run."""
 
+
+def _of_part(part: str) -> tuple[str, ...]:
+    return tuple(name for name in TASKS if part_of(name) == part)
+
+
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("quick", 12, Sizing(0.4), trials=4, seeds=2, per_family=1),
         Profile("full", 100, Sizing(1.0), trials=8, seeds=4),
         Profile("gpu", 300, Sizing(4.0, 4, "cuda"), trials=8, seeds=4),
-        Profile(
-            "candidates",
-            60,
-            Sizing(1.0),
-            trials=0,
-            seeds=3,
-            names=tuple(name for name in TASKS if part_of(name) == DEVELOPMENT),
-        ),
+        Profile("candidates", 60, Sizing(1.0), trials=0, seeds=3, names=_of_part(DEVELOPMENT), candidates=CANDIDATES),
+        Profile("confirmation", 20, Sizing(1.0), trials=0, seeds=6, names=_of_part(CHECK), candidates=CONFIRMED),
     )
 }
 REPEATED = (OURS, "Muon + AdamW")
@@ -407,9 +409,24 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def candidates() -> Results:
+def added(path: Path, tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """New records with the arms that the file has beside theirs.
+
+    Raises ValueError if the preset's runs are not those of the file: the others would be compared with another preset.
+    """
+    stored = sealed.read(path)["tasks"] if path.exists() else {}
+    made = {}
+    for name, task in {**stored, **tasks}.items():
+        old, new = (records.get(name, {"arms": {}})["arms"] for records in (stored, tasks))
+        if old and old[OURS]["runs"] != new.get(OURS, {}).get("runs"):
+            raise ValueError(f"{name}: the runs of {OURS} are not those of {path}; run all candidates again.")
+        made[name] = {**task, "arms": {**old, **new}}
+    return made
+
+
+def candidates(name: str = "candidates") -> Results:
     """The stored records of the candidates and of the preset beside them, with the baseline that sets the targets."""
-    return with_arms(load(RESULTS / "candidates.json"), load(RESULTS / "full.json"), {BASELINE: BASELINE})
+    return with_arms(load(RESULTS / f"{name}.json"), load(RESULTS / "full.json"), {BASELINE: BASELINE})
 
 
 def repeats() -> list[Results]:
@@ -417,11 +434,22 @@ def repeats() -> list[Results]:
     return [load(path) for path in sorted(RESULTS.glob("repeat-*.json"))]
 
 
+def candidates_tables() -> dict[str, list[str]]:
+    """Their tables, by the name that the page has for each."""
+    developed, confirmed = candidates(), candidates("confirmation")
+    return {
+        "candidates": candidates_table(developed),
+        "by task": candidates_by_task(developed),
+        "confirmation": candidates_table(confirmed),
+        "confirmation by task": candidates_by_task(confirmed),
+    }
+
+
 def fill_candidates() -> None:
     """The tables of the candidates in docs/research/families.md, from their stored records."""
-    path, results = Path("docs/research/families.md"), candidates()
+    path = Path("docs/research/families.md")
     text = path.read_text(encoding="utf-8")
-    for name, made in (("candidates", candidates_table(results)), ("by task", candidates_by_task(results))):
+    for name, made in candidates_tables().items():
         head, mark, rest = text.partition(f"<!-- table: {name} -->\n\n")
         text = head + mark + "\n".join(made) + rest[rest.index("\n\n") + 1 :]
     path.write_text(text, encoding="utf-8")
@@ -432,7 +460,7 @@ def render(name: str) -> None:
     from pictures import save
 
     fill_candidates()
-    if name == "candidates":
+    if PROFILES[name].candidates:
         return
     results = load(RESULTS / f"{name}.json")
     for label, chart in charts(results).items():
@@ -448,8 +476,8 @@ def render(name: str) -> None:
 
 
 def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, plan_only: bool, quiet: bool,
-        path: Path) -> None:  # fmt: skip
-    """Everything that is not stored yet, then the records."""
+        path: Path, adds: bool = False) -> None:  # fmt: skip
+    """Everything that is not stored yet, then the records; ``adds`` them to those of the file."""
     seconds = seconds_per_run(profile, tasks, arms)
     lattices = [] if profile.names else rate_jobs(profile.tasks, arms, _filled(profile, seconds, arms))
 
@@ -487,7 +515,8 @@ def run(profile: Profile, tasks: list[str], arms: list[str], *, workers: int, pl
         for arm, row in collect(profile, [task], arms, start, {}).get(task, {"arms": {}})["arms"].items():
             chosen[arm] = (row["lr"] * 0.01, row["chosen"])  # a small rate: what is timed does not depend on it
         timed[task] = clock(task, chosen, sizing=profile.sizing) if chosen else {}
-    write(profile, path, collect(profile, tasks, arms, start, timed), starts, quiet=quiet)
+    found = collect(profile, tasks, arms, start, timed)
+    write(profile, path, added(path, found) if adds else found, starts, quiet=quiet)
     print(path)
 
 
@@ -505,6 +534,8 @@ def main() -> int:
     parser.add_argument("--quick", dest="profile", action="store_const", const="quick", help="short for a profile")
     parser.add_argument("--candidates", dest="profile", action="store_const", const="candidates",
                         help="the preset with one ingredient changed, on development families")  # fmt: skip
+    parser.add_argument("--confirm", dest="profile", action="store_const", const="confirmation",
+                        help="those of them that were named for it, on check families")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search two arms again, the N-th time")
     parser.add_argument("--part", choices=[DEVELOPMENT, CHECK], help="only the families of one part")
     parser.add_argument("--task", action="append", default=[], choices=[*TASKS], help="only this task (repeatable)")
@@ -539,14 +570,18 @@ def main() -> int:
         profile = replace(profile, names=QUICKER, repeat=given.repeat)
     tasks = [name for name in given.task or profile.tasks if given.part in (None, part_of(name))]
     arms = given.arm or [*profile.arms]
-    if set(arms) & set(CANDIDATES):
+    if set(arms) - {OURS} - set(profile.candidates) and profile.candidates:
+        parser.error(f"--arm: this profile compares {', '.join(profile.arms)}.")
+    if set(arms) & set(CANDIDATES) and profile.candidates != CONFIRMED:
         try:
             development_only(tasks)
         except PermissionError as error:
             parser.error(f"{error} Add --part development.")
-    whole = not (given.part or given.task or given.arm)
+    adds = bool(profile.candidates and OURS in given.arm)
+    whole = not (given.part or given.task or (given.arm and not adds))
     path = RESULTS / profile.file if whole else WORK / profile.name / "partial.json"
-    run(profile, tasks, arms, workers=workers, plan_only=given.plan, quiet=not given.shared, path=path)
+    run(profile, tasks, arms, workers=workers, plan_only=given.plan, quiet=not given.shared, path=path,
+        adds=adds and whole)  # fmt: skip
     if given.plan:
         return 0
     if whole:

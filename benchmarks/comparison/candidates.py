@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from comparison.ours import variant
 
-__all__ = ["CANDIDATE_ARMS"]
+__all__ = ["CANDIDATE_ARMS", "CONFIRMED"]
 
 _ROWS = "spectral(row_normalization=True, beta2=0.95)"
 
@@ -28,9 +28,16 @@ CANDIDATE_ARMS = (
     variant("no look-ahead, β = 0.9", {"beta": (0.9,)}, scheme="heavy-ball({beta})"),
     variant("row normalization", preconditioner=_ROWS),
     variant("Nesterov's momentum, row normalization", scheme="nesterov({beta})", preconditioner=_ROWS),
+    variant("β rising to 0.95", momentum_end=0.95, rest={"momentum_end": None}),
+    variant(
+        "β rising to 0.95, row normalization", preconditioner=_ROWS, momentum_end=0.95, rest={"momentum_end": None}
+    ),
     variant("two memories", scheme="memories(0.7, 0.8, 2, 0.3, 0.96)"),
     variant("a shorter second moment for the rest", rest={"preconditioner": "adam(beta2=0.99)"}),
 )
 """Without look-ahead: γ = 0, plain momentum. The rate of the rest without second moments is 4 times that of the hidden
 matrices because the centre of SGD's rates is 4 times ours. A coupled decay has another scale: with the step of adam it
 is worth least where gradients are large. The last rows add or change something in the place of leaving it out."""
+
+CONFIRMED = ("row normalization",)
+"""Those that are trained once more on the check families, named here before they were."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from comparison.arm import Arm
-from comparison.candidates import CANDIDATE_ARMS
+from comparison.candidates import CANDIDATE_ARMS, CONFIRMED
 from comparison.ours import OUR_ARMS, OURS
 from comparison.rivals import BASELINE, RIVAL_ARMS
 from comparison.spaces import space
 
-__all__ = ["ARMS", "BASELINE", "CANDIDATES", "OURS", "RIVALS", "TUNED", "UNTUNED", "untuned"]
+__all__ = ["ARMS", "BASELINE", "CANDIDATES", "CONFIRMED", "OURS", "RIVALS", "TUNED", "UNTUNED", "untuned"]
 
 ARMS: Mapping[str, Arm] = {
     arm.name: arm if arm.fixed else replace(arm, choices={**space(arm.name, OURS if arm.ours else None), **arm.choices})

@@ -370,7 +370,8 @@ def _protocol() -> list[str]:
         "**Commands**: `make benchmark` (at most 100 minutes on two quiet cores; a killed run goes on), "
         "`make benchmark QUICK=1` (at most 12 minutes), `python benchmarks/suite.py --plan` (what would run, and how "
         "long it would take here), `--part development` (only what may be chosen on), `--candidates` (the preset "
-        "with one ingredient changed, on development families), `--repeat 1` (two arms searched again).",
+        "with one ingredient changed, on development families), `--confirm` (one of them on check families), "
+        "`--repeat 1` (two arms searched again).",
         "",
     ]  # fmt: skip
 

@@ -19,13 +19,11 @@ from torch import nn
 
 import sealed
 from comparison import families, search
-from comparison.contestants import ARMS, CANDIDATES, OURS, RIVALS, TUNED, UNTUNED
+from comparison.contestants import ARMS, BASELINE, CANDIDATES, CONFIRMED, OURS, RIVALS, TUNED, UNTUNED
 from comparison.families import CHECK, DEVELOPMENT, FAMILIES, TASKS, Family, Setting, development_only, parts
 from comparison.page import (
     CLAIMS,
     against,
-    candidates_by_task,
-    candidates_table,
     claims,
     number,
     page,
@@ -91,10 +89,32 @@ def test_candidates_never_see_a_check_family(
 ) -> None:
     import suite
 
-    monkeypatch.setattr("sys.argv", ["suite.py", "--quick", "--arm", CANDIDATES[0]])
-    with pytest.raises(SystemExit):
-        suite.main()
-    assert "--part development" in capsys.readouterr().err
+    for argv, said in (
+        (["--quick", "--arm", CANDIDATES[0]], "--part development"),
+        (["--confirm", "--arm", CANDIDATES[0]], ", ".join((OURS, *CONFIRMED))),
+    ):
+        monkeypatch.setattr("sys.argv", ["suite.py", *argv])
+        with pytest.raises(SystemExit):
+            suite.main()
+        assert said in capsys.readouterr().err
+    assert CANDIDATES[0] not in CONFIRMED
+    assert set(CONFIRMED) < set(CANDIDATES)
+
+
+def test_a_candidate_is_added_only_beside_the_same_preset(tmp_path: Path) -> None:
+    import suite
+
+    def records(**arms: float) -> dict[str, Any]:
+        rows = {name: {"runs": [[101, [0, 8], [1.0, score], True]]} for name, score in arms.items()}
+        return {"a": {"family": "physics", "part": CHECK, "judged": "training", "arms": rows}}
+
+    path = tmp_path / "candidates.json"
+    assert suite.added(path, records(sabun=0.5)) == records(sabun=0.5)
+    path.write_text(sealed.dumps({"tasks": records(sabun=0.5, one=0.4)}), encoding="utf-8")
+    assert suite.added(path, records(sabun=0.5, two=0.3)) == records(sabun=0.5, one=0.4, two=0.3)
+    for other in (records(sabun=0.6, two=0.3), records(two=0.3), {}):
+        with pytest.raises(ValueError, match="a: the runs of sabun"):
+            suite.added(path, other)
 
 
 def test_adding_a_task_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +255,8 @@ def _group(name: str) -> dict[str, Any]:
     (group,) = ARMS[name].build(_Net(), 0.06, ARMS[name].defaults()).param_groups
     roles = ("scheme", "preconditioner")
     rest = {f"rest {key}": v.name if key == "scheme" else v for key, v in group["rest"].items() if key != "momentum"}
-    own = {key: group[key] for key in ("weight_decay", "decoupled", "step_limit", *roles)}
+    assert rest.pop("rest momentum_end", None) is None  # the rest keeps its β
+    own = {key: group[key] for key in ("weight_decay", "decoupled", "step_limit", "momentum_end", *roles)}
     return {**own, **rest, "scheme": own["scheme"].name}
 
 
@@ -265,6 +286,8 @@ def test_a_candidate_is_the_preset_but_for_one_ingredient() -> None:
         "no look-ahead, β = 0.9": {"scheme": "heavy-ball(0.9)"},
         "row normalization": {"preconditioner": rows},
         "Nesterov's momentum, row normalization": {"scheme": "nesterov(0.8)", "preconditioner": rows},
+        "β rising to 0.95": {"momentum_end": 0.95},
+        "β rising to 0.95, row normalization": {"momentum_end": 0.95, "preconditioner": rows},
         "two memories": {"scheme": "memories(0.7, 0.8, 2, 0.3, 0.96)"},
         "a shorter second moment for the rest": {"rest preconditioner": role("adam(beta2=0.99)")},
     }
@@ -779,12 +802,15 @@ def test_the_tables_of_candidates_are_those_of_the_records(monkeypatch: pytest.M
     monkeypatch.chdir(suite.ROOT)
     results = suite.candidates()
     text = Path("docs/research/families.md").read_text(encoding="utf-8")
-    assert "\n".join(candidates_table(results)) in text
-    assert "\n".join(candidates_by_task(results)) in text
+    for name, made in suite.candidates_tables().items():
+        assert f"<!-- table: {name} -->\n\n" + "\n".join(made) in text
     missing = set(CANDIDATES) - {arm for task in results.tasks.values() for arm in task.arms}
     (line,) = [line for line in text.splitlines() if line.startswith("- Not run:")] or [""] * (not missing)
     assert all(f"*{arm}*" in line for arm in missing)
     assert not results.only(CHECK).tasks
+    confirmed = suite.candidates("confirmation")
+    assert not confirmed.only(DEVELOPMENT).tasks
+    assert {arm for task in confirmed.tasks.values() for arm in task.arms} == {OURS, BASELINE, *CONFIRMED}
 
 
 def test_the_page_of_the_limits_quotes_the_records() -> None:
