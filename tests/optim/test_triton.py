@@ -53,8 +53,8 @@ def test_in_the_interpreter() -> None:
 def test_each_operand_is_read_once_and_written_once(name: str) -> None:
     """All but the gradient are written. In the loop in accesses of 16 bytes, or of 8 for codes, a byte an entry.
 
-    Whole blocks and the last entries of a tensor are two parts. State in 8 bits has only the one, in which each of the
-    four warps has a block and its scale.
+    Whole blocks and the last entries of a tensor are two parts. State in 8 bits has only the one, with four blocks and
+    their scales in a pass.
     """
     _, loop, last = parts(ptx(name))
     dtypes = RULES[name][3]

@@ -101,8 +101,8 @@ def parts(text: str) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[s
 def moved(found: dict[str, list[int]], scales: int = 0) -> tuple[float, float]:
     """Bytes that the accesses of one pass read and write, for an entry.
 
-    A scale of 8 bits is one number for all threads of a warp; so are accesses of 4 bytes where there are ``scales``.
-    They count 32 bytes for each warp, the least that a device fetches.
+    The scales of a pass in 8 bits are four numbers side by side, which every warp reads, in accesses of 4 bytes of a
+    thread. They count 32 bytes for each warp, the least that a device fetches.
     """
     totals = []
     for kind in ("ld", "st"):

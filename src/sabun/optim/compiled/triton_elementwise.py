@@ -92,7 +92,7 @@ def source(rule: Rule, dtypes: Sequence[torch.dtype], *, at_random: Sequence[int
         lines = []
         for name in (*names, "g"):
             if name in coded:
-                lines.append(f"{name}_by = tl.load({name}_scale_ + block, mask=exists).to({real})")
+                lines.append(f"{name}_by = tl.load({name}_scale_ + block, mask=exists).to({real})[:, None]")
                 lines.append(f"{name} = decoded(tl.load({name}_ + i{mask}), {name}_by, {coded[name]})")
             else:
                 lines.append(f"{name} = tl.load({name}_ + i{mask}).to({real})")
@@ -183,9 +183,9 @@ def encoded(x, word, levels):
     width: tl.constexpr = x.dtype.primitive_bitwidth
     kind: tl.constexpr = tl.uint64 if width == 64 else tl.uint32
     bits = x.to(kind, bitcast=True)
-    turned = tl.max((bits << 1) | (bits >> (width - 1)), axis=1, keep_dims=True)
+    turned = tl.max((bits << 1) | (bits >> (width - 1)), axis=1)
     scale = ((turned >> 1) | (turned << (width - 1))).to(x.dtype, bitcast=True)
-    divisor = tl.where(scale == 0, 1.0, scale).to(x.dtype) + tl.zeros_like(x)
+    divisor = tl.where(scale == 0, 1.0, scale).to(x.dtype)[:, None] + tl.zeros_like(x)
     relative = x / divisor if width == 64 else tl.div_rn(x, divisor)
     relative = tl.where(relative == relative, relative, 1.0)
     relative = tl.reshape(relative, [x.shape[0] * x.shape[1]])
@@ -207,13 +207,13 @@ _BLOCKS = f"""\
     size = (columns + number - 1) // number
     if ALIGNED: columns, size = tl.multiple_of(columns, {_ALIGNED}), tl.multiple_of(size, {_ALIGNED})
     for first in range(begin, end, BLOCK):
-        block = first + tl.arange(0, BLOCK)[:, None]
+        block = first + tl.arange(0, BLOCK)
+        exists = block < end
         at = tl.arange(0, WIDTH)[None, :]
         row = block.to(tl.int32) // number.to(tl.int32)
-        column = (block - row * number) * size + at
-        i = row * columns + column
-        exists = block < end
-        inside = (at < size) & (column < columns) & exists
+        column = ((block - row * number) * size)[:, None] + at
+        i = (row * columns)[:, None] + column
+        inside = (at < size) & (column < columns) & exists[:, None]
 """
 
 
