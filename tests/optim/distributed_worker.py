@@ -256,6 +256,10 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, place: Path) -> Non
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 MOVED = ("rows", "both", "experts", "plain")
+SHORT = "spectral(exchange_dtype='bfloat16')"
+# "uneven experts" are gathered by every rank, because their rows have state.
+SHORTENED = ("rows", "replicas", "nothing", "nothing twice", "uneven experts", "experts", "plain", "plain, one")
+SHORT_EVEN = "spectral(exchange_dtype='bfloat16', row_normalization=True)"
 
 # The hidden matrices of four layers of width 256: 12 MiB in float32.
 LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
@@ -264,9 +268,10 @@ LAYERS = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
 def sized(world: int) -> dict[str, object]:
     """The last of two steps on those layers under FSDP2: its collectives, and the state; and the state of SOAP."""
     results = {}
-    for rule, steps in (("spectral", 2), ("spectral(exchange_dtype='bfloat16')", 2), ("kronecker", 1), ("plain", 2)):
-        model = hidden(start(LAYERS, torch.float32), *(() if rule == "plain" else ((world,), "0")))
-        optimizer = optimizer_of(model, "spectral" if rule == "plain" else rule)
+    plain = {"plain": "spectral", f"plain, {SHORT}": SHORT}
+    for rule, steps in (("spectral", 2), (SHORT, 2), ("kronecker", 1), *((rule, 2) for rule in plain)):
+        model = hidden(start(LAYERS, torch.float32), *(() if rule in plain else ((world,), "0")))
+        optimizer = optimizer_of(model, plain.get(rule, rule))
         go(model, optimizer, 0, steps - 1)
         with Collectives() as collectives:
             go(model, optimizer, steps - 1, 1)
@@ -281,6 +286,7 @@ def sized(world: int) -> dict[str, object]:
 def placed(world: int, directory: Path) -> dict[str, dict[str, object]]:
     results = {f"{name}, {rule}": owned(name, rule) for name in PLACED for rule in RULES}
     results |= {f"moved {name}, {rule}": moved(name, rule, directory) for name in MOVED for rule in RULES[1:]}
+    results |= {f"{name}, short": owned(name, SHORT_EVEN) for name in SHORTENED}
     return {**results, "one by one": owned("rows", "spectral", foreach=False), **sized(world)}
 
 

@@ -21,6 +21,9 @@ from distributed_worker import (
     RULES,
     SEQUENCES,
     SEQUENTIAL,
+    SHORT,
+    SHORT_EVEN,
+    SHORTENED,
     Block,
     go,
     held,
@@ -36,8 +39,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 from training import batches
 
 from sabun.optim.distributed import _shares
+from sabun.optim.sharing import Shared
 
-SHORT = "spectral(exchange_dtype='bfloat16')"
 WORKER = Path(__file__).with_name("distributed_worker.py")
 pytestmark = [
     pytest.mark.cpu_only("processes that are joined by gloo"),
@@ -248,6 +251,7 @@ def test_a_step_of_12_mib_of_hidden_matrices_on_four_ranks(ranks: tuple[Path, li
         # As under DDP, where an all-reduce along a ring would send 18 MiB.
         assert len(rank["plain"]["calls"]) == 1
         assert rank["plain"]["sent"] == 9 * mib
+        assert rank[f"plain, {SHORT}"]["sent"] == 4.5 * mib
     expected, _ = alone(LAYERS, "spectral", 2, torch.float32)
     for (key, p), first in zip(expected.named_parameters(), start(LAYERS, torch.float32), strict=True):
         assert all(torch.equal(rank["plain"]["moved"][key], p.detach() - first) for rank in ranks[1]), key
@@ -268,3 +272,33 @@ def test_updates_that_are_exchanged_in_16_bits(ranks: tuple[Path, list[dict[str,
         found = [rank[SHORT]["moved"][key] for rank in ranks[1]]
         assert all(torch.equal(one, found[0]) for one in found)
         assert 0 < float((found[0] - exact).norm() / exact.norm()) < 0.01
+
+
+@pytest.mark.parametrize("name", SHORTENED)
+def test_what_is_exchanged_in_16_bits_is_a_quarter_of_64_in_every_placement(
+    ranks: tuple[Path, list[dict[str, Any]]], name: str
+) -> None:
+    """What stays on its rank is not rounded, and the owner takes the update that it sends: replicas are equal."""
+    exact = [rank[f"{name}, {RULES[1]}"] for rank in ranks[1]]
+    found = [rank[f"{name}, short"] for rank in ranks[1]]
+    for one, whole in zip(found, exact, strict=True):
+        assert [[call, 4 * size] for call, size in one["calls"]] == whole["calls"]
+        assert all(map(torch.equal, one["params"], found[0]["params"]))
+    shapes = PLACED[name][0]
+    if name == "experts":  # a rank computes those that it has
+        assert not found[0]["calls"]
+        assert all(map(torch.equal, found[0]["params"], exact[0]["params"]))
+        return
+    assert not all(map(torch.equal, found[0]["params"], exact[0]["params"]))
+    for p, other, begin in zip(found[0]["params"], exact[0]["params"], start(shapes, torch.float64), strict=True):
+        assert float((p - other).norm() / (other - begin).norm()) < 0.01
+    if name.startswith(("plain", "nothing")):
+        original = Shared.share
+
+        def rounded(self: Shared, *arguments: Any) -> list[Tensor]:
+            return [u.bfloat16().to(u.dtype) for u in original(self, *arguments)]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Shared, "share", rounded)
+            expected, _ = alone(shapes, SHORT_EVEN, 4)
+        equal(found[0]["params"], expected)

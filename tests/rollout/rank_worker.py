@@ -1,7 +1,8 @@
-"""One of two ranks: ``python rank_worker.py WHAT RANK FOLDER``. WHAT is ``choice``, ``guard`` or ``faults``."""
+"""One of two ranks: ``python rank_worker.py WHAT RANK FOLDER``; WHAT is the name of a function."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from sabun import _ranks
 from sabun.errors import SabunError
 from sabun.rollout import choice_of, jobs, optimizer
 from sabun.rollout.guard.guard import Guard
@@ -142,6 +144,103 @@ def faults(rank: int, folder: str) -> dict[str, tuple[str, str]]:
     return {**found, "at last": ("", str(one.item()))}
 
 
+class Killed(BaseException):
+    """Stands for a signal that no process survives."""
+
+
+def steps(rank: int, folder: str) -> dict[str, Any]:
+    """Where the ranks resume after faults between their writes, from what files; and an error, or none."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer_ = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    found: dict[str, Any] = {}
+
+    def new(name: str, keep: int = 1) -> Guard:
+        return Guard(model, optimizer_, every=10, keep=keep, disk_share=1.0, folder=f"{folder}/{name}")
+
+    def train(guard: Guard, number: int) -> None:
+        for _ in range(number):
+            guard.step(1.0)
+
+    def files(name: str) -> list[str]:
+        torch.distributed.barrier()
+        names = sorted(path.name for path in Path(f"{folder}/{name}").glob("good-*"))
+        torch.distributed.barrier()
+        return names
+
+    def resumed(name: str, what: str = "") -> None:
+        names = files(name)
+        guard = new(name)
+        try:
+            found[what or name] = names, guard.resume(), ""
+        except SabunError as error:
+            found[what or name] = names, None, str(error)
+        guard.close()
+        torch.distributed.barrier()
+
+    def first_alone(name: str, number: int) -> None:
+        """Both are killed where rank 0 has written a state and rank 1 has not."""
+        guard, write, exchange, written = new(name), DiskSnapshots._write, _ranks.gathered, []
+
+        def killed_before(self: DiskSnapshots, snapshot: Any) -> None:
+            if rank == 1:
+                raise Killed
+            write(self, snapshot)
+            written.append(snapshot.step)
+
+        def killed_after(value: Any) -> Any:
+            if written:
+                raise Killed
+            return exchange(value)
+
+        train(guard, number)
+        with (
+            contextlib.suppress(Killed),
+            mock.patch.object(DiskSnapshots, "_write", killed_before),
+            mock.patch.object(_ranks, "gathered", killed_after),
+        ):
+            train(guard, 10)
+        guard.close()
+
+    first_alone("killed", 15)
+    resumed("killed")
+    first_alone("killed in the first write", 0)
+    resumed("killed in the first write")
+
+    guard, write = new("full"), DiskSnapshots._write
+    train(guard, 15)
+
+    def fails(self: DiskSnapshots, snapshot: Any) -> None:
+        if rank == 1:
+            raise OSError(28, "No space left on device")
+        write(self, snapshot)
+
+    with mock.patch.object(DiskSnapshots, "_write", fails), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(guard, 10)
+    guard.close()
+    resumed("full")
+
+    guard = new("lost", keep=2)
+    train(guard, 25)
+    guard.close()
+    own = Path(f"{folder}/lost/good-20-rank1.pt" if rank else f"{folder}/lost/good-10.pt")
+    torch.distributed.barrier()
+    own.rename(own.with_suffix(".away"))
+    weights = [p.detach().clone() for p in model.parameters()]
+    resumed("lost")
+    assert all(map(torch.equal, weights, model.parameters()))
+    if rank:  # the files of one rank alone
+        Path(f"{folder}/lost/good-10-rank1.pt").unlink()
+    resumed("lost", "lost on one rank")
+    own.with_suffix(".away").rename(own)
+    resumed("lost", "brought back")
+    for path in () if rank else Path(f"{folder}/lost").glob("good-*"):
+        path.unlink()
+    resumed("lost", "moved away")
+    return found
+
+
 if __name__ == "__main__":
     what, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
@@ -149,7 +248,8 @@ if __name__ == "__main__":
     torch.distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )  # fmt: skip
-    torch.save({"choice": choice, "guard": guard, "faults": faults}[what](rank, folder), f"{folder}/rank{rank}.pt")
+    found = {"choice": choice, "guard": guard, "faults": faults, "steps": steps}[what](rank, folder)
+    torch.save(found, f"{folder}/rank{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # without torch's destructors, which have hung

@@ -213,6 +213,26 @@ def test_what_one_rank_cannot_do_all_ranks_report(two_ranks: TwoRanks, tmp_path:
         assert first[what][1].startswith(text), what
 
 
+def test_ranks_resume_from_what_all_have_and_say_so_where_that_is_nothing(two_ranks: TwoRanks, tmp_path: Path) -> None:
+    """Also with ``keep=1``, after a kill between two ranks' writes and where one rank's disk is full."""
+    first, second = two_ranks("steps", tmp_path)
+    assert first == second
+    errors = {what: error for what, (*_, error) in first.items() if error}
+    assert {what: found[:2] for what, found in first.items() if what not in errors} == {
+        "killed": (["good-10-rank1.pt", "good-10.pt", "good-20.pt"], 10),
+        "killed in the first write": (["good-0.pt"], 0),
+        "full": (["good-10-rank1.pt", "good-10.pt"], 10),
+        "brought back": (["good-10.pt", "good-20-rank1.pt", "good-20.pt"], 20),
+        "moved away": ([], 0),
+    }
+    assert f"hold states in {tmp_path / 'lost'}" in errors["lost"]
+    assert "0: 20; 1: 10" in errors["lost"]
+    assert "0: 20; 1: none" in errors["lost on one rank"]
+    for error in errors.values():
+        assert "Bring back the files" in error
+        assert "To start anew, move the files away" in error
+
+
 def test_without_a_plan(tmp_path: Path) -> None:
     with pytest.raises(RolloutError, match="rollout init"):
         optimizer(nn.Linear(1, 1).parameters(), job_id="job", path=tmp_path)

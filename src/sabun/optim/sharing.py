@@ -98,9 +98,10 @@ class Shared:
     def _everywhere(self, lists: list[Tensors], state: Mapping[str, list[Any]], work: MatrixWork) -> Tensors:
         positions, shapes = range(len(self.params)), [p.shape for p in self.params]
         matrices = []
+        short = self.preconditioner.exchanged_in
         for tensors in lists:
             pairs = zip(tensors, self.params, strict=True)
-            whole = [internals.gathered(t, p) if internals.is_dtensor(p) else t for t, p in pairs]
+            whole = [internals.gathered(t, p, short) if internals.is_dtensor(p) else t for t, p in pairs]
             tensors.clear()
             matrices.append(self._matrices(whole, positions))
             del whole
@@ -113,13 +114,16 @@ class Shared:
     ) -> Tensors:
         shapes = [placement.shape for placement in routes.placements]
         arithmetic = lists[0][0].dtype
-        short = self.preconditioner.exchanged_in if routes.placements[0].cuts else None
-        like = lists[0][0].new_empty(0, dtype=short or arithmetic)
-        shards = [tensors[i].to(like.dtype) for tensors in lists for i in routes.positions]
+        first = routes.placements[0]
+        # What does not leave the rank is not rounded: without cuts directions stay, without replicas updates, too.
+        short = self.preconditioner.exchanged_in or arithmetic
+        given = lists[0][0].new_empty(0, dtype=short if first.cuts else arithmetic)
+        like = given.to(short if first.cuts or first.replicas else arithmetic)
+        shards = [tensors[i].to(given.dtype) for tensors in lists for i in routes.positions]
         for tensors in lists:
             tensors.clear()
         way = routes.of_lists(1)
-        whole = routes.of_lists(len(lists)).there(shards, like)
+        whole = routes.of_lists(len(lists)).there(shards, given)
         del shards
         owned = [routes.positions[i] for i in way.places]
         number = len(owned)

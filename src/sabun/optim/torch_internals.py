@@ -46,14 +46,18 @@ def is_dtensor(t: object) -> TypeGuard[Any]:
     return module is not None and isinstance(t, module.DTensor)
 
 
-def gathered(shard: Tensor, like: Any) -> Tensor:
-    """The whole tensor of which each rank has the shard that it has of the DTensor ``like``."""
+def gathered(shard: Tensor, like: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """The whole tensor of which each rank has the shard that it has of the DTensor ``like``.
+
+    It is exchanged in ``dtype`` where there are several ranks; None: in that of ``shard``.
+    """
     from torch.distributed.tensor import DTensor  # loaded already: see is_dtensor
 
+    sent = shard if dtype is None or like.device_mesh.size() == 1 else shard.to(dtype)
     whole: Tensor = DTensor.from_local(
-        shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        sent, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     ).full_tensor()
-    return whole
+    return whole.to(shard.dtype)
 
 
 def ways_of(t: Any) -> dict[int, int] | None:

@@ -146,7 +146,7 @@ class Preconditioner(Role):
 
     @property
     def exchanged_in(self) -> torch.dtype | None:
-        """The dtype in which ranks exchange shards of matrices and updates; None: that of the arithmetic."""
+        """The dtype in which ranks exchange matrices and updates; None: that of the arithmetic."""
         return None
 
     @property

@@ -51,7 +51,8 @@ class Spectral(Preconditioner):
     exchange_dtype: str | None = option(
         None,
         one_of(None, "bfloat16"),
-        "dtype in which ranks exchange the shards of matrices and of updates; None: that of the arithmetic of the step",
+        "dtype in which ranks exchange the shards of matrices and of updates, and under DDP with `divide` whole "
+        "updates; None: that of the arithmetic of the step",
     )
     divide: bool = option(
         False,

@@ -279,17 +279,22 @@ class Guard:
     def resume(self) -> int:
         """After a kill, restore the newest good state in ``folder``; return the number of steps done before it.
 
-        Call it on every rank. Returns 0 and changes nothing where no state was kept. Raises StateError without
-        ``folder``, and where it is another training's, is in use, or holds damaged states only; where that is so on one
-        rank, on all of them, with its number.
+        Call it on every rank. Returns 0 and changes nothing where no rank has a state of after the first step. Raises
+        StateError without ``folder``, and where it is another training's, is in use, or holds damaged states only;
+        where that is so on one rank, on all of them, with its number. Raises StateError on all ranks, too, where they
+        hold states, but none before the same step: a rank's files are missing, or the number of ranks is another.
         """
         if isinstance(self._snapshots, MemorySnapshots):
             raise StateError("this guard keeps its states in memory.", fix="Give Guard a folder to resume from.")
         snapshots = self._snapshots
         self._open(resuming=True)
         # After a kill between two ranks' writes: what every rank has.
-        held = sorted(set.intersection(*map(set, gathered(snapshots.steps()))))
+        found_by = gathered(snapshots.steps())
+        held = sorted(set.intersection(*map(set, found_by)))
         if not held:
+            if any(map(any, found_by)):  # not only of before the first step, where a kill came between the first writes
+                snapshots.close()
+                raise _nothing_shared(snapshots.folder, found_by)
             snapshots.supersede()
             return 0
 
@@ -709,6 +714,30 @@ def _fingerprint(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     groups = [len(group["params"]) for group in optimizer.param_groups]
     facts = json.dumps([tensors, _name(optimizer), groups])
     return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _nothing_shared(folder: Path, found_by: list[list[int]]) -> StateError:
+    """The error for states of which no step is on all ranks, with the steps of each."""
+    ranks: dict[str, list[int]] = {}
+    for number, steps in enumerate(found_by):
+        ranks.setdefault(", ".join(map(str, steps)) or "none", []).append(number)
+    held = "; ".join(f"{_spans(numbers)}: {steps}" for steps, numbers in ranks.items())
+    return StateError(
+        f"the ranks hold states in {folder}, but none before the same step (rank: before steps): {held}.",
+        fix="Bring back the files of each rank (good-STEP.pt of rank 0, good-STEP-rankR.pt of rank R) and start as "
+        "many ranks as before. To start anew, move the files away on every rank or give Guard another folder.",
+    )
+
+
+def _spans(numbers: list[int]) -> str:
+    """Ascending numbers in words: 0-2, 5."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
 
 
 def _name(optimizer: torch.optim.Optimizer) -> str:

@@ -219,11 +219,21 @@ class DiskSnapshots:
                 self._report("guard.writes-spaced", {"share": self.share, "written_s": self._spent, "of_s": elapsed})
             return
         try:
-            agree(lambda: self._write_or_report(snapshot))
+            written = agree(lambda: self._write_or_report(snapshot))
+            if all(gathered(written)):  # a kill before leaves what every rank has
+                self._whole.add(snapshot.step)
+                self._superseded.discard(snapshot.step)
+                while len(self._whole) > self.keep:  # one of them is not in memory any more
+                    self._drop({min(self._whole - self.levels().keys())})
+                self._remove_dropped()
+            elif written:  # what another rank lacks is of no use
+                with contextlib.suppress(OSError):
+                    self._path(snapshot.step).unlink(missing_ok=True)
         finally:
             self._spent += time.monotonic() - self._since - elapsed
 
-    def _write_or_report(self, snapshot: Snapshot) -> None:
+    def _write_or_report(self, snapshot: Snapshot) -> bool:
+        """Whether this rank could write it."""
         try:
             self._write(snapshot)
         except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
@@ -232,12 +242,8 @@ class DiskSnapshots:
                     f"cannot keep a good state in {self.folder}: {_first_line(error)}.", fix="Check path and space."
                 ) from None
             self._report("guard.not-written", {"reason": _first_line(error)})
-        else:
-            self._whole.add(snapshot.step)
-            self._superseded.discard(snapshot.step)
-            while len(self._whole) > self.keep:  # one of them is not in memory any more
-                self._drop({min(self._whole - self.levels().keys())})
-            self._remove_dropped()  # only when the new one is on disk
+            return False
+        return True
 
     def forget_levels(self) -> None:
         """As :meth:`MemorySnapshots.forget_levels`."""
