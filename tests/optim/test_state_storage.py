@@ -328,37 +328,46 @@ def test_pieces_change_nothing(preset: str, storage: str, monkeypatch: pytest.Mo
 
 # ---------------------------------------------------------------------- the step in C
 
+in_c = pytest.mark.cpu_only("the step in C")
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", ["adamw", "nesterov", "schedule-free-adamw"])
+@in_c
 def test_the_step_in_c_stores_neighbouring_levels(preset: str, dtype: torch.dtype) -> None:
     stored_state.stores_neighbours("native", preset, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@in_c
 def test_the_step_in_c_rounds_8_bits_without_bias(dtype: torch.dtype) -> None:
     stored_state.is_unbiased("native", dtype)
 
 
+@in_c
 def test_the_step_in_c_rounds_to_bfloat16_without_bias() -> None:
     """Each entry to a neighbour, right on average over entries whose remainders are of any size."""
     stored_state.rounds_to_bfloat16("native")
 
 
+@in_c
 def test_in_c_an_entry_that_is_not_finite_spoils_its_block() -> None:
     stored_state.spoils_a_block("native")
 
 
+@in_c
 def test_in_c_zeros_stay_zeros() -> None:
     stored_state.zeros_stay("native")
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+@in_c
 def test_checkpoints_move_between_c_and_foreach(storage: str) -> None:
     stored_state.moves_between("native", storage)
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+@in_c
 def test_threads_change_nothing_in_c(storage: str) -> None:
     """A block is not divided, and an entry has the same noise on any thread."""
     found = []

@@ -267,13 +267,13 @@ def build(
         dtype = torch.float32 if upcast and not short else p.dtype
         counts = _counts(preconditioner, filter_, view)
         matrices = state_shapes(preconditioner, layout, p.shape)
-        fresh = _fill(
+        fresh, counted = _fill(
             held, p, dtype, storage, preconditioner, matrices, filter_, view["averaging"], owners.get(index),
             counts=counts, capturable=view["capturable"],
         )  # fmt: skip
         if held:
             state[p] = held
-        count = int(taken.get(index, 0))
+        count = int(taken[index]) if counted else 0
         largest = _largest_rate(p.shape, layout, preconditioner, view["step_limit"])
         key = (rest, *sorters[rest].key(index, p, layout, preconditioner, count, largest), storage)
         if key not in by_key:
@@ -379,8 +379,10 @@ def _fill(
     *,
     counts: bool,
     capturable: bool,
-) -> bool:
-    """Make what is missing of a parameter's state, key by key. True when its history begins now.
+) -> tuple[bool, bool]:
+    """Make what is missing of a parameter's state, key by key.
+
+    Returns whether its history begins now, and whether its steps were counted before and go on.
 
     Histories are in ``dtype``. Second moments, Kronecker factors and averages change by less than half a unit in the
     last place of 16 bits per step and would stand still there, so they are in float32 (float64 for float64 parameters).
@@ -420,11 +422,12 @@ def _fill(
             held[name] = held[name].to(wide)
     # In float32 and on the CPU, as torch does: reading it never waits for an accelerator. On this where a graph counts.
     device = p.device if capturable else torch.device("cpu")
-    if counts and "step" not in held:
-        held["step"] = torch.zeros((), dtype=torch.float32, device=device)
-    elif "step" in held:
+    counted = "step" in held
+    if counted:
         held["step"] = held["step"].to(device)
-    return fresh
+    elif counts:
+        held["step"] = torch.zeros((), dtype=torch.float32, device=device)
+    return fresh, counted
 
 
 def _counts(preconditioner: Preconditioner, filter_: FilterForm, group: Mapping[str, Any]) -> bool:
