@@ -67,6 +67,30 @@ def neighbours(x: Array, *, signed: bool, scale: Array | None = None) -> tuple[A
     return np.minimum(*ends), np.maximum(*ends)
 
 
+def blocks_of_max(x: Array) -> NDArray[np.bool_]:
+    """Where an entry is the largest of its block, which is stored exactly."""
+    blocks = blocks_of(x)
+    mask = (np.abs(blocks) == np.abs(blocks).max(-1, keepdims=True, initial=0)).reshape(len(x), -1)
+    return mask[:, : x[0].size].reshape(x.shape)
+
+
+def are_neighbours(found: Array, x: Array, *, signed: bool, scale: Array | None = None) -> None:
+    """Each of ``found`` is next to what ``x`` is among the levels of its block, whose scale may be given."""
+    scale = largest_of(x) if scale is None else scale
+    below, above = neighbours(x, signed=signed, scale=scale)
+    # Rounding of float32: of the quotient, which may choose the next level, and of the product.
+    slack = np.broadcast_to(2e-6 * np.abs(scale) + 2e-45, blocks_of(x).shape).reshape(len(x), -1)
+    slack = slack[:, : x[0].size].reshape(x.shape)
+    near = np.minimum(np.abs(found - below), np.abs(found - above))
+    assert (near <= slack + 1e-6 * np.abs(found)).all()
+    assert np.isfinite(found).all()
+    if signed:
+        assert (found[x == 0] == 0).all()
+    else:
+        assert (found >= 0).all()
+    assert (found[blocks_of_max(x)] == x[blocks_of_max(x)]).all()
+
+
 def value_of(held: Mapping[str, Tensor], name: str) -> Tensor:
     scale = held.get(f"{name}_scale")
     if scale is None:
