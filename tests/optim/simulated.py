@@ -25,6 +25,7 @@ _WAITING = {
     "unique_dim",
 }  # fmt: skip
 _library: torch.library.Library | None = None
+_aten: torch.library.Library | None = None
 _generators: dict[int, torch.Generator] = {}
 _refusing = False
 waited: list[str] = []
@@ -76,13 +77,18 @@ def is_possible() -> bool:
 
 def set_up() -> torch.device:
     """Register the device, once in a process."""
-    global _library
+    global _library, _aten
     if _library is None:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
         _setup_privateuseone_for_python_backend("sim", backend_module=_Module())
         _library = torch.library.Library("_", "IMPL")
         _library.fallback(_kernel, "PrivateUse1")
+        _aten = torch.library.Library("aten", "IMPL")
+        for bit in ("Conjugate", "Negative"):  # a copy resolves them
+            _aten.impl("_copy_from", torch.library.fallthrough_kernel, bit)
+        for name, ours in _CONVOLUTIONS.items():  # torch has operations for such devices that it leaves open
+            _aten.impl(name, ours, "PrivateUse1")
         torch.Generator = _Generator  # type: ignore[misc]
         torch.serialization.register_package(0, lambda storage: None, _loaded)
         for name, ours in _OF_STORAGES.items():
@@ -115,6 +121,17 @@ class _OfAnyDevice(type):
 
 class _Generator(metaclass=_OfAnyDevice):
     """``torch.Generator``, of this device, too: torch makes none for a device that is written in Python."""
+
+
+def _convolved(*args: Any) -> Any:
+    return _kernel(torch.ops.aten.convolution.default, *args)
+
+
+def _convolved_back(grad: Tensor, x: Tensor, weight: Tensor, *args: Any) -> Any:
+    return _kernel(torch.ops.aten.convolution_backward.default, grad, x, weight, [weight.shape[0]], *args)
+
+
+_CONVOLUTIONS = {"convolution_overrideable": _convolved, "convolution_backward_overrideable": _convolved_back}
 
 
 def _wait(what: str) -> None:
@@ -187,7 +204,11 @@ def _tensor(numbers: Tensor, base: Tensor | None = None) -> Tensor:
     made: Tensor = torch._C._acc.create_empty_tensor((0,), numbers.dtype)
     if base is None:
         made.untyped_storage().numbers = numbers.untyped_storage()
-    return _place(made, (made if base is None else base).untyped_storage(), numbers)
+        return _place(made, made.untyped_storage(), numbers)
+    _place(made, base.untyped_storage(), numbers)
+    torch._C._set_conj(made, base.is_conj())
+    torch._C._set_neg(made, base.is_neg())
+    return made
 
 
 def _place(t: Tensor, storage: torch.UntypedStorage, like: Tensor) -> Tensor:
@@ -202,6 +223,9 @@ def _copy(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     if _on_device(source) != _on_device(target) and (_on_device(source) or not non_blocking):
         _wait(f"a copy from {source.device} to {target.device}")
     a, b = (_numbers(t) if _on_device(t) else t for t in (source, target))
+    for t in filter(_on_device, (source, target)):  # bits of a tensor that its numbers do not have
+        a = a.conj() if t.is_conj() else a
+        a = a.neg() if t.is_neg() else a
     b.copy_(a)
     return target
 

@@ -53,6 +53,30 @@ def test_gradients_and_copies_are_those_of_a_cpu(device: torch.device) -> None:
 
 
 @of_sim
+def test_convolutions_are_those_of_a_cpu() -> None:
+    layer, x = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), torch.randn(5, 2, 7, 7)
+    twin = copy.deepcopy(layer).cpu()
+    for module, batch in ((layer, x), (twin, x.cpu())):
+        module(batch).square().sum().backward()
+    for p, of_cpu in zip(layer.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad.cpu(), of_cpu.grad)
+
+
+@of_sim
+def test_complex_numbers_are_conjugated_as_on_a_cpu() -> None:
+    """Conjugation and the sign of an imaginary part are bits of a tensor until they are resolved."""
+    z = torch.randn(4, dtype=torch.complex128, requires_grad=True)
+    twin = z.detach().cpu().requires_grad_()
+    for t in (z, twin):
+        (t.conj() * t * t).imag.sum().backward()
+        (t.conj() * t.conj()).real.sum().backward()
+    assert torch.equal(z.grad.cpu(), twin.grad)
+    for function in (torch.conj, lambda t: t.conj().imag, lambda t: t.conj().clone(), lambda t: t.imag.neg()):
+        assert torch.equal(function(z.detach()).cpu(), function(twin.detach()))
+        assert torch.equal(function(twin.detach()).to(z.device), function(z.detach()))
+
+
+@of_sim
 def test_operands_on_different_devices_are_refused() -> None:
     x, cpu = torch.ones(3, 3), torch.ones(3, 3, device="cpu")
     for mixed in (

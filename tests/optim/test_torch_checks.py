@@ -288,6 +288,7 @@ def test_tensor_lr(info: OptimizerInfo, options, device: torch.device) -> None:
     assert isinstance(tensor.param_groups[0]["lr"], Tensor)
 
 
+@pytest.mark.not_simulated("sparse tensors")
 @plainly
 def test_sparse_is_refused(info: OptimizerInfo, options) -> None:
     p = Parameter(torch.tensor([1.5, 1.5]))
