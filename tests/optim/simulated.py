@@ -71,7 +71,7 @@ class _Module:
 
 
 def is_possible() -> bool:
-    """Whether this torch has devices that are written in Python: from 2.9 on."""
+    """Whether this torch has devices that are written in Python."""
     return hasattr(getattr(torch._C, "_acc", None), "create_empty_tensor")
 
 

@@ -18,7 +18,7 @@ from training import backward, batches, network
 
 import sabun
 
-TELLING = ("test_simulated.py", "test_devices.py")
+TELLING = ("test_simulated.py", "test_devices.py", "test_stored_checkpoints.py")
 """Files that ``make test`` runs on the simulated accelerator."""
 
 of_sim = pytest.mark.skipif("config.getoption('device') != 'sim'", reason="of --device sim")
