@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,29 @@ def test_second_moments_decay_because_they_are_rounded_at_random(storage: str, m
         assert decayed(storage) > 1.2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
+@pytest.mark.parametrize("preset", ["adamw", "schedule-free-adamw", "sabun"])
+def test_a_first_step_is_that_with_float32_state(preset: str, storage: str, dtype: torch.dtype) -> None:
+    """It begins from zeros and rounds only what it leaves, whatever the dtype, the memory order and the decay."""
+    for options in ({}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": False, "maximize": True}):
+        found = []
+        for state_dtype in ("float32", storage):
+            draw = torch.Generator().manual_seed(0)
+            flat = torch.randn(32, 300, generator=draw).to(dtype)
+            kernels = torch.randn(64, 32, 3, 3, generator=draw).to(dtype, memory_format=torch.channels_last)
+            params = [nn.Parameter(t.clone()) for t in (flat, flat.t(), kernels)]
+            named = [(f"layers.{i}.weight", p) for i, p in enumerate(params)]
+            optimizer = create(preset, named, 0.01, state_dtype=state_dtype, fused=None, **options)
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=draw).to(dtype)
+            optimizer.step()
+            found.append([p.detach() for p in params])
+        for a, b in zip(*found, strict=True):
+            rtol, atol = (1e-12, 1e-12) if dtype == torch.float64 else (torch.finfo(dtype).eps, 1e-6)
+            torch.testing.assert_close(b, a, rtol=rtol, atol=atol)
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "8bit"])
 @pytest.mark.parametrize(
     "rule", [("adamw", {}), ("sabun", {}), ("taylor-4", {}), ("soap", {})], ids=lambda rule: rule[0]
@@ -176,6 +200,16 @@ def test_training_resumes_to_the_bit(rule: tuple[str, dict[str, Any]], storage: 
     if storage == "8bit":
         assert held["velocity_0_scale"].shape == (80, 1)
     assert optimizer.state[model[0].bias]["velocity_0"].dtype == torch.float32
+
+
+def test_blocks_of_another_memory_order_raise_no_warning() -> None:
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            kept(torch.randn(80, 64).t(), signed=True)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_small_tensors_vectors_and_complex_numbers_keep_their_state() -> None:

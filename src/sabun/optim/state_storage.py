@@ -101,7 +101,7 @@ def _blocks(x: Tensor) -> Tensor:
 def encode(x: Tensor, codes: Tensor, scale: Tensor, noise: Tensor | None, *, signed: bool) -> None:
     """Store ``x``. ``noise`` is uniform in [0, 1) in the shape of its blocks; None rounds to nearest."""
     levels = _levels(x.device, signed=signed).to(x.dtype)
-    blocks = _blocks(x)
+    blocks = _blocks(x).contiguous()  # torch warns of a search in another order
     largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
     scale.copy_(largest.squeeze(-1))
     relative = blocks / torch.where(largest == 0, 1, largest)

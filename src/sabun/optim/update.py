@@ -81,7 +81,7 @@ class _Operands:
         dtype = torch.promote_types(self.params[0].dtype, torch.float32)
         loaded = self if bucket.storage is None else self._loaded(bucket, dtype)
         wide = replace(loaded, params=[], scales={}).each(lambda tensors: _in_dtype(tensors, dtype))
-        return replace(wide, params=_in_float32(self.params) if params else self.params)
+        return replace(wide, params=_in_dtype(self.params, dtype) if params else self.params)
 
     def _loaded(self, bucket: Bucket, dtype: torch.dtype) -> _Operands:
         load = storages().load
