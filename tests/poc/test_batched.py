@@ -9,11 +9,13 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import sabun
 from sabun.cli import app
 from sabun.errors import StudyError
 from sabun.poc import events
@@ -23,6 +25,7 @@ from sabun.poc.records import RunResult
 from sabun.poc.resolved import resolve
 from sabun.poc.spec import Run, Study
 from sabun.poc.study import default_study, run, validate
+from sabun.poc.training.batched import reason_against
 from sabun.poc.training.trainer import Trainer
 
 from .helpers import SGD, task, tiny_study, untimed
@@ -135,6 +138,29 @@ def test_an_arm_whose_numbers_depend_on_one_another_is_trained_seed_by_seed(arm:
     alone = validate(study)
     assert list(alone) == [arm]
     assert reason in alone[arm]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"preconditioner": "adam", "step_limit": 0.1}, "step limit depends on the shapes"),
+        ({"preconditioner": "adam", "rest": {"lr_factor": 0.5}}, "hidden matrices are found by the shapes"),
+    ],
+)
+def test_options_that_mean_something_else_for_a_stack_are_not_batched(options: dict[str, Any], reason: str) -> None:
+    """One step of two stacked seeds is not that of each of them."""
+    one, other = (nn.Linear(6, 4) for _ in range(2))
+    stacked = {
+        name: nn.Parameter(torch.stack([p.detach(), q.detach()]))
+        for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True)
+    }
+    optimizers = [sabun.Optimizer(named, 0.5, **options) for named in (one.named_parameters(), stacked.items())]
+    for p in (*one.parameters(), *stacked.values()):
+        p.grad = torch.ones_like(p)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert not all(torch.equal(p, stacked[name][0]) for name, p in one.named_parameters())
+    assert reason in str(reason_against(optimizers[0]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ record holds the number of batched seeds. Requirements:
 
 - a task with ``batchable = True``: loss and metric are functions of ``model(x)`` and the batch alone, the model has no
   buffers and draws no random numbers, and the data are tensors;
-- an elementwise optimizer: no norm of a tensor, no matrix operation, no closure.
+- an elementwise optimizer: no norm of a tensor, no matrix operation, no closure, nothing that depends on shapes.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
                 return "it uses stochastic rounding"
             if group["state_dtype"] in ("bfloat16", "8bit"):
                 return "its state is rounded at random"
+            if group["step_limit"] is not None:  # of a stack they are others
+                return "its step limit depends on the shapes of parameters"
+            if group["rest"] is not None:
+                return "its hidden matrices are found by the shapes of parameters"
         return None
     kind = type(optimizer)
     if kind.__module__.partition(".")[0] == "torch" and kind.__name__ in _ELEMENTWISE:
