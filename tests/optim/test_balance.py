@@ -30,6 +30,7 @@ def digits(make, seed: int) -> float:
 
 
 # Where it does not hold (momentum with few steps, other networks), docs/step-control.md says by how much.
+@pytest.mark.not_simulated("trainings of thousands of steps, which take minutes there")
 @pytest.mark.parametrize("scheme", ["euler", "heavy-ball"])
 def test_without_a_learning_rate_digits_in_mini_batches_end_as_low_as_with_the_best_fixed_step(scheme: str) -> None:
     def mean(make) -> float:
