@@ -7,7 +7,7 @@
     python benchmarks/suite.py --part development   # only the families on which something may be chosen
     python benchmarks/suite.py --candidates         # the preset with one ingredient changed, on development families
     python benchmarks/suite.py --confirm            # those of them that were named for it, on check families
-    python benchmarks/suite.py --repeat 1           # two arms searched again, with another seed and other trials
+    python benchmarks/suite.py --repeat 1           # four arms searched again, with another seed and other trials
     python benchmarks/suite.py --decays             # the centre of each arm's weight decay, on development families
     python benchmarks/suite.py --render             # only the page, from the stored records
 
@@ -130,7 +130,7 @@ PROFILES: Mapping[str, Profile] = {
         Profile("confirmation", 20, Sizing(1.0), trials=0, seeds=6, names=_of_part(CHECK), candidates=CONFIRMED),
     )
 }
-REPEATED = (OURS, "Muon + AdamW")
+REPEATED = (OURS, "Muon + AdamW", "NorMuon + AdamW", "SOAP")
 """Arms whose search is repeated, which tells how much of a figure the search decides."""
 
 
@@ -536,7 +536,7 @@ def main() -> int:
                         help="the preset with one ingredient changed, on development families")  # fmt: skip
     parser.add_argument("--confirm", dest="profile", action="store_const", const="confirmation",
                         help="those of them that were named for it, on check families")  # fmt: skip
-    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search two arms again, the N-th time")
+    parser.add_argument("--repeat", type=int, default=0, metavar="N", help="search four arms again, the N-th time")
     parser.add_argument("--part", choices=[DEVELOPMENT, CHECK], help="only the families of one part")
     parser.add_argument("--task", action="append", default=[], choices=[*TASKS], help="only this task (repeatable)")
     parser.add_argument("--arm", action="append", default=[], choices=[*ARMS], help="only this arm (repeatable)")

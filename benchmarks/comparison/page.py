@@ -371,7 +371,7 @@ def _protocol() -> list[str]:
         "`make benchmark QUICK=1` (at most 12 minutes), `python benchmarks/suite.py --plan` (what would run, and how "
         "long it would take here), `--part development` (only what may be chosen on), `--candidates` (the preset "
         "with one ingredient changed, on development families), `--confirm` (one of them on check families), "
-        "`--repeat 1` (two arms searched again).",
+        "`--repeat 1` (four arms searched again).",
         "",
     ]  # fmt: skip
 
@@ -445,8 +445,8 @@ def resolution(results: Results, repeats: Sequence[Results]) -> list[str]:
         "## Resolution",
         "",
         "Targets, evaluation seeds and the preset are the same in another search; only its choices differ. "
-        "*again*: around the same centre, with other trials and another seed, on those of the quicker development "
-        "tasks that were run so (`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each "
+        "*again*: around the same centre, with other trials and another seed, on eleven quicker development "
+        "tasks (`python benchmarks/suite.py --repeat 1`). *former*: the whole search before each "
         "arm's weight decay had a centre of its own (`git show 8363f50:benchmarks/results/full.json`; "
         "`repeat-former.json` was cut out of it by hand and holds its evaluation runs of these four arms): the same "
         "but for the decays tried, so its mean holds what that rule changed, too. *Spread*: the factor by which one "
