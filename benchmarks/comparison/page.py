@@ -179,7 +179,8 @@ def _head(results: Results) -> list[str]:
     about = results.about
     machine = about.get("machine", {})
     lines = [
-        f"`make benchmark` generates this page from stored records. Profile **{results.profile}**: "
+        f"`make benchmark{' QUICK=1' if results.profile == 'quick' else ''}` generates this page from stored records. "
+        f"Profile **{results.profile}**: "
         f"{len(results.tasks)} tasks in {len({task.family for task in results.tasks.values()})} families; "
         f"{about.get('trials', '?')} trials inside the valley of each arm, {about.get('seeds', '?')} further seeds. "
         f"Machine: {machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores, device "
@@ -189,7 +190,11 @@ def _head(results: Results) -> list[str]:
     if not about.get("quiet", True):
         lines += ["> **The machine was shared.** Steps and losses do not depend on that; seconds do.", ""]
     if results.profile == "quick":
-        lines += ["> **Quick profile**: one task a family and short runs, to test the benchmark.", ""]
+        lines += [
+            "> **Quick profile**: one task a family, 40% of its steps, half of the trials and seeds. It tests the "
+            "benchmark; cite the [full profile](benchmark.md).",
+            "",
+        ]
     return lines
 
 
@@ -368,7 +373,8 @@ def _protocol() -> list[str]:
         "Each table has the range of the figure with one family left out.",
         "",
         "**Commands**: `make benchmark` (at most 100 minutes on two quiet cores; a killed run goes on), "
-        "`make benchmark QUICK=1` (at most 12 minutes), `python benchmarks/suite.py --plan` (what would run, and how "
+        "`make benchmark QUICK=1` (at most 12 minutes; [its page](benchmark-quick.md)), "
+        "`python benchmarks/suite.py --plan` (what would run, and how "
         "long it would take here), `--part development` (only what may be chosen on), `--candidates` (the preset "
         "with one ingredient changed, on development families), `--confirm` (one of them on check families), "
         "`--repeat 1` (four arms searched again).",

@@ -788,12 +788,14 @@ def test_what_was_not_measured_is_not_made_up() -> None:
         assert reached(claim, 0, value) is None
 
 
-def test_the_page_is_that_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "file"), [("full", "benchmark"), ("quick", "benchmark-quick")])
+def test_the_page_is_that_of_the_records(name: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import suite
 
     monkeypatch.chdir(suite.ROOT)
-    made = page(suite.load(suite.RESULTS / "full.json"), suite.repeats())
-    assert Path("docs/benchmark.md").read_text(encoding="utf-8") == made
+    repeats = suite.repeats() if name == "full" else ()
+    made = page(suite.load(suite.RESULTS / f"{name}.json"), repeats)
+    assert Path(f"docs/{file}.md").read_text(encoding="utf-8") == made
 
 
 def test_the_tables_of_candidates_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
