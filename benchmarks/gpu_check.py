@@ -3,8 +3,9 @@
 python benchmarks/gpu_check.py [--out gpu_check.json] [--seconds 520] [--dry-run]
 
 It needs torch, NumPy and this repository. Stages: results against a CPU in float64, float32 and bfloat16; state in
-fewer bits; waits for the device; capture by a CUDA graph; GradScaler; a checkpoint; time, memory and kernels of a step
-beside torch's fused AdamW, torch's Muon and, where it is installed, Dion's. A stage that fails is recorded with its
+fewer bits; symmetric products against whole ones, and the time of both; waits for the device; capture by a CUDA graph;
+GradScaler; a checkpoint; time, memory and kernels of a step beside torch's fused AdamW, torch's Muon and, where it is
+installed, Dion's. A stage that fails is recorded with its
 error, and the next one begins; one for which no time is left is recorded as skipped. The exit status is 1 if a check
 has failed. ``--dry-run`` does the same on a CPU, with small tensors, and leaves out what needs a GPU.
 """
@@ -32,7 +33,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import sabun
 from sabun.bench.shapes import SHAPES
 from sabun.optim import create
+from sabun.optim.preconditioners.symmetric_products import symmetric_product
 from sabun.optim.state_storage import load
+from sabun.optim.triton_source import takes
 
 PRESETS = ("sgd", "nesterov", "adamw", "nadamw", "lion", "mars", "schedule-free-adamw", "muon", "soap", "sabun")
 CAPTURED = ("nesterov", "adamw", "lion", "muon", "sabun")
@@ -208,6 +211,76 @@ def stored_state(check: Check, end: float) -> None:
                     )  # fmt: skip
 
 
+def symmetric_products(check: Check, end: float) -> None:
+    """The kernel's products, and steps with them, against float64 and against whole products; milliseconds of both."""
+    if not takes(check.device):
+        check.note("symmetric_products", skipped="needs a GPU and Triton")
+        return
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for count, rows, columns in ((3, 17, 96), (2, 130, 200), (12, 768, 768), (12, 768, 3072), (3, 1000, 300)):
+            generator = torch.Generator(check.device).manual_seed(0)
+            x = torch.randn((count, rows, columns), generator=generator, device=check.device) / columns**0.5
+            found: dict[str, Any] = {"shape": (count, rows, columns), "dtype": str(dtype)}
+            ok = True
+            for name, X in (("wide", x.to(dtype)), ("tall", x.mT.contiguous().mT.to(dtype))):
+                G = torch.bmm(X, X.mT)
+                exact = torch.bmm(X.double(), X.double().mT)
+                ours, whole = symmetric_product(X), G
+                last = symmetric_product(G, G, G, alpha=2.0, beta=-4.0, shift=3.0)
+                eye = torch.eye(rows, dtype=dtype, device=check.device)
+                plain = torch.add(G, eye, alpha=-0.75).baddbmm_(G, G, beta=-4.0, alpha=2.0)
+                exact_last = 2 * torch.bmm(G.double(), G.double()) - 4 * G.double() + 3 * eye.double()
+                errors = [distance(a.double(), b) for a, b in (
+                    (ours, exact), (whole, exact), (last, exact_last), (plain, exact_last),
+                )]  # fmt: skip
+                ok &= torch.equal(ours, ours.mT) and torch.equal(last, last.mT)
+                ok &= errors[0] <= 1.5 * errors[1] + 1e-7 and errors[2] <= 1.5 * errors[3] + 1e-7
+                found |= {
+                    f"{name}_errors": errors,
+                    f"{name}_ms": milliseconds(check, lambda X=X: symmetric_product(X)),
+                    f"{name}_whole_ms": milliseconds(check, lambda X=X: torch.bmm(X, X.mT)),
+                }
+            found |= {
+                "polynomial_ms": milliseconds(
+                    check, lambda G=G: symmetric_product(G, G, G, alpha=2.0, beta=-4.0, shift=3.0)
+                ),
+                "polynomial_whole_ms": milliseconds(
+                    check, lambda G=G, eye=eye: torch.add(G, eye, alpha=-0.75).baddbmm_(G, G, beta=-4.0, alpha=2.0)
+                ),
+            }
+            check.note("symmetric_products", **found, ok=ok)
+    for dtype, tolerance in ((torch.float32, 2e-3), (torch.bfloat16, TOLERANCES[torch.bfloat16])):
+        name = str(dtype).split(".")[1]
+        steps = [
+            walk("sabun", dtype, check.device, preconditioner=f"spectral(dtype={name!r}, symmetric_products={on})")
+            for on in (True, False)
+        ]
+        error = distance(*steps)
+        check.note("symmetric_products", dtype=str(dtype), steps_differ_by=error, ok=error <= tolerance)
+
+
+def milliseconds(check: Check, product: Callable[[], Tensor], repeats: int = 20) -> float | None:
+    """Time of one call on the device, in the mean of many in a CUDA graph, so that no launch is waited for.
+
+    None without a GPU.
+    """
+    if not check.on_gpu:
+        return None
+    product()  # it is compiled outside the graph
+    check.wait()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            product()
+    graph.replay()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    graph.replay()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / repeats
+
+
 def waits(check: Check, end: float) -> None:
     """Steps during which a wait for the device is an error."""
     if not check.on_gpu:
@@ -324,6 +397,11 @@ def contestants(named: Named) -> dict[str, Callable[[], list[Any]]]:
         made[f"sabun adamw state_dtype={storage} fused=auto"] = lambda storage=storage: [
             create("adamw", named, state_dtype=storage, fused="auto")
         ]
+    if takes(everything[0].device):
+        for preset in ("muon", "sabun"):
+            made[f"sabun {preset} fused=auto symmetric_products"] = lambda preset=preset: [
+                create(preset, named, fused="auto", symmetric_products=True)
+            ]
     made["sabun sabun capturable"] = lambda: [create("sabun", named, capturable=True)]
     return made
 
@@ -400,8 +478,8 @@ def measured(check: Check, make: Callable[[], list[Any]], repeats: int) -> dict[
 
 
 STAGES: Sequence[tuple[Callable[[Check, float], None], float]] = (
-    (environment, 5), (correctness, 120), (stochastic_rounding, 10), (stored_state, 20), (waits, 20), (graphs, 20),
-    (scaler, 10), (checkpoint, 10), (timing, 300),
+    (environment, 5), (correctness, 120), (stochastic_rounding, 10), (stored_state, 20), (symmetric_products, 20),
+    (waits, 20), (graphs, 20), (scaler, 10), (checkpoint, 10), (timing, 300),
 )  # fmt: skip
 
 

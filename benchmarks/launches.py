@@ -20,6 +20,8 @@ from accelerator import Count, entries, gpt2_small, llama_8b, parameters  # noqa
 
 from sabun.optim import buckets, create, matrix_stacks  # noqa: E402
 from sabun.optim import torch_internals as internals  # noqa: E402
+from sabun.optim.preconditioners import spectral, stacks  # noqa: E402
+from sabun.optim.preconditioners.symmetric_products import blocks_of  # noqa: E402
 
 
 def counted(shapes: Any, dtype: torch.dtype, **options: Any) -> str:
@@ -44,6 +46,25 @@ def kernel(state_dtype: str | None) -> str:
     rule = rules[state_dtype]
     entry = sum(moved(parts(ptx(rule))[1], RULES[rule][3].count(U8)))
     return f"{held / entries(gpt2_small()):.2f} | {len(total)} | {sum(total) / 1e9:.1f} | {entry:g}"
+
+
+def symmetric_products() -> None:
+    """Multiplications with and without, and launches of a step; a whole product counts for one launch of the kernel."""
+    print("\n| GPT-2 small, bfloat16 | blocks of XXᵀ | multiplications of an iteration, of those of whole products |")
+    print(3 * "|---" + "|")
+    total = [0.0, 0.0]
+    for columns, number in ((768, 1), (2304, 1), (3072, 2)):
+        some, all_ = blocks_of(768, torch.bfloat16)
+        found = [768**2 * (share * (columns + 768) + columns) * number for share in (some / all_, 1)]
+        total = [a + b for a, b in zip(total, found, strict=True)]
+        print(f"| 768 × {columns} | {some} of {all_} | {found[0] / found[1]:.2f} |")
+    print(f"| all of a layer | | {total[0] / total[1]:.2f} |")
+    stacks.symmetric_product = lambda X, Y=None, plus=None, *, out=None, **_: torch.bmm(X, X.mT, out=out)
+    spectral.require_symmetric_products = lambda device, dtype: None
+    print("\n| GPT-2 small, symmetric_products | launches, CUDA 12 | launches, CUDA 13 | beside them |")
+    print(4 * "|---" + "|")
+    for on in (False, True):
+        print(f"| {on} |", counted(gpt2_small(), torch.float32, symmetric_products=on), flush=True)
 
 
 def main() -> None:
@@ -86,6 +107,7 @@ def main() -> None:
         print(6 * "|---" + "|")
         for state_dtype in (None, "bfloat16", "8bit"):
             print(f"| adamw | {state_dtype or 'float32'} | {kernel(state_dtype)} |", flush=True)
+    symmetric_products()
     print("\n| workspace | entries of a piece | launches, CUDA 12 | launches, CUDA 13 | beside them |")
     print(5 * "|---" + "|")
     for workspace, bound in ((72, 21), (144, 21), (288, 32), (600, 64)):

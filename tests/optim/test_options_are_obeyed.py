@@ -51,6 +51,7 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
 NOT_OF_THE_RESULT = {
     "exchange_dtype": "one process exchanges nothing",
     "divide": "one process divides nothing",
+    "symmetric_products": "refused on a CPU; the same results to rounding",
     "foreach": "the same results one at a time",
     "fused": "the same results to rounding",
     "capturable": "the same results to rounding",

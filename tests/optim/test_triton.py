@@ -18,7 +18,7 @@ import pytest
 import torch
 from accelerator import entries, gpt2_small
 from torch import nn
-from triton_binary import RULES, U8, WIDTH, moved, of_a_step, parts, ptx
+from triton_binary import RULES, U8, WIDTH, moved, of_a_step, parts, ptx, symmetric_product_ptx
 
 from sabun import Optimizer
 from sabun.errors import SabunWarning
@@ -32,9 +32,10 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 @needs_triton
 def test_in_the_interpreter() -> None:
-    """All tests of ``triton_interpreted.py``: the interpreter is chosen for a process, when Triton is imported."""
+    """All tests of two files: the interpreter is chosen for a process, when Triton is imported."""
+    files = [str(HERE / f"{name}_interpreted.py") for name in ("triton", "symmetric")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_interpreted.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=HERE.parent.parent,
         capture_output=True,
@@ -42,7 +43,7 @@ def test_in_the_interpreter() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert re.search(r"\b\d\d passed", done.stdout)
+    assert re.search(r"\b\d{2,3} passed", done.stdout)
 
 
 # ---------------------------------------------------------------------- compiled for compute capability 9.0
@@ -86,6 +87,17 @@ def test_bytes_of_a_step_of_gpt2_small(name: str, torch_fused: int) -> None:
     """
     share = of_a_step(name, [shape for _, shape in gpt2_small()]) / (4 * torch_fused * entries(gpt2_small()))
     assert 0.8 <= share <= 1.05
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_symmetric_products_are_made_by_tensor_cores_in_one_loop(dtype: torch.dtype) -> None:
+    """A program adds products of blocks in float32, and stores both of its blocks without atomics and spills."""
+    text = symmetric_product_ptx(dtype)
+    kind = "bf16" if dtype == torch.bfloat16 else "f16"
+    assert re.search(rf"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.{kind}", text)
+    assert "atom." not in text
+    assert "local" not in text  # registers suffice
 
 
 @needs_triton

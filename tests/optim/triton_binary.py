@@ -16,8 +16,10 @@ from sabun.optim.averaging import AVERAGING
 from sabun.optim.compiled import formula
 from sabun.optim.compiled.triton_elementwise import BLOCK, WARPS, TritonTable, make, source
 from sabun.optim.filters import realize
+from sabun.optim.preconditioners.symmetric_products import SOURCE, launch_of
+from sabun.optim.triton_source import kernel
 
-__all__ = ["RULES", "U8", "WIDTH", "moved", "of_a_step", "parts", "ptx"]
+__all__ = ["RULES", "U8", "WIDTH", "moved", "of_a_step", "parts", "ptx", "symmetric_product_ptx"]
 
 F32, BF16, F64, U8 = torch.float32, torch.bfloat16, torch.float64, torch.uint8
 WIDTH = 256  # entries of a block in 8 bits
@@ -63,6 +65,33 @@ def ptx(name: str, *, aligned: bool = True) -> str:
     )
     options = {"num_warps": WARPS, "enable_fp_fusion": True}
     compiled = compile(kernel, target=GPUTarget("cuda", 90, 32), options=options)
+    assert compiled.asm["cubin"][:4] == b"\x7fELF"
+    text: str = compiled.asm["ptx"]
+    return text
+
+
+def symmetric_product_ptx(dtype: torch.dtype) -> str:
+    """The PTX of the kernel for contiguous matrices of 768 × 3072; the binary is built, too."""
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    made = kernel(SOURCE)
+    launch = launch_of(768, dtype)
+    options = {name: launch.pop(name) for name in ("num_warps", "num_stages")} | {"enable_fp_fusion": True}
+    # As a launch has it: a number that is 1 is a constant, and the others are multiples of 16.
+    constants = {**launch, "ADDED": True, "x_column": 1, "y_column": 1, "plus_column": 1, "out_column": 1}
+    matrices = dict.fromkeys(("x", "y", "plus", "out"), "*bf16" if dtype == BF16 else "*fp16")
+    kinds = matrices | dict.fromkeys(("alpha", "beta", "shift"), "fp32") | dict.fromkeys(constants, "constexpr")
+    signature = {name: kinds.get(name, "i32") for name in made.arg_names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(made.arg_names)
+        if signature[name] not in ("constexpr", "fp32") and name not in ("blocks", "programs")
+    }
+    compiled = compile(
+        ASTSource(made, signature, constants, aligned), target=GPUTarget("cuda", 90, 32), options=options
+    )
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
     text: str = compiled.asm["ptx"]
     return text

@@ -484,6 +484,7 @@ def _require_legal(
                 f"the preconditioner {preconditioner.name!r} does not support complex parameters.",
                 fix="Put complex parameters into a group with 'adam'.",
             )
+        preconditioner.require(p)
         if view["state_dtype"] == "8bit" and internals.is_dtensor(p):
             storages().require_rows(p)
         if view["stochastic_rounding"] and p.dtype == torch.float16:

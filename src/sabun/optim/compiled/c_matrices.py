@@ -40,7 +40,7 @@ _LINE = 16  # entries that rows are padded to: the longest vector there is
 
 def fits(parameter: Tensor, preconditioner: Preconditioner) -> bool:
     """Whether the loops can take a parameter: a small matrix that is iterated in its own dtype by one process."""
-    if not isinstance(preconditioner, Spectral) or preconditioner.divide:
+    if not isinstance(preconditioner, Spectral) or preconditioner.divide or preconditioner.symmetric_products:
         return False
     if parameter.dtype not in _DTYPES or internals.is_dtensor(parameter):
         return False

@@ -18,11 +18,6 @@ Under ``TRITON_INTERPRET=1`` the same text runs on CPU tensors, entry by entry i
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import importlib.util
-import linecache
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +32,7 @@ from sabun.optim.compiled.formula import Rule, Statements, step
 from sabun.optim.preconditioners.preconditioner import Preconditioner
 from sabun.optim.tensors import BLOCK as CODED
 from sabun.optim.terms import Tensors
+from sabun.optim.triton_source import kernel, takes
 
 __all__ = ["BLOCK", "TYPES", "WARPS", "TritonKernel", "TritonTable", "make", "source", "takes"]
 
@@ -217,28 +213,12 @@ _BLOCKS = f"""\
 """
 
 
-@functools.lru_cache(maxsize=256)
 def make(text: str) -> Any:
     """The kernel of a text, not yet compiled. Raises NoCompilerError without Triton."""
     try:
-        import triton
-        import triton.language as tl
+        return kernel(text)
     except (ImportError, OSError) as error:  # a library of its own that cannot be loaded
         raise NoCompilerError(f"Triton cannot be imported ({error})") from None
-    name = f"<sabun kernel {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
-    # Triton reads the text of a function as ``inspect`` does.
-    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    scope: dict[str, Any] = {"triton": triton, "tl": tl, "__name__": __name__}
-    exec(compile(text, name, "exec"), scope)
-    return scope["step"]
-
-
-@functools.lru_cache(maxsize=64)
-def takes(device: torch.device) -> bool:
-    """Whether Triton has kernels for a device: those of CUDA and ROCm, and the CPU where it interprets."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @dataclass(slots=True)

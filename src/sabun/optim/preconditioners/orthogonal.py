@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim import torch_internals as internals
+from sabun.optim.preconditioners.symmetric_products import symmetric_product
 
 __all__ = [
     "Polynomials", "arithmetic", "as_matrix", "gram_pays", "gram_polynomials", "orthogonalize", "orthogonalize_all",
@@ -62,8 +63,12 @@ def orthogonalize_all(
     steps: int,
     dtype: str | None = None,
     overwrite: torch.dtype | None = None,
+    symmetric: bool = False,
 ) -> list[Tensor]:
     """:func:`orthogonalize` of several stacks, in fewer calls: Gram matrices of the same size share their products.
+
+    ``symmetric``: products that are symmetric are made by
+    :func:`~sabun.optim.preconditioners.symmetric_products.symmetric_product`.
 
     ``overwrite``: the stacks are taken out of the list and may be overwritten; they are in the dtype to iterate in, and
     the factors in this one. On an accelerator there are then at most two copies of a stack at a time.
@@ -88,20 +93,24 @@ def orthogonalize_all(
             together.setdefault((X.shape[-2], X.dtype, X.device), []).append((place, X, tall, like))
         else:
             for polynomial in coefficients:
-                X = _iterated(X, polynomial)
+                X = _iterated(X, polynomial, symmetric=symmetric)
             # Contiguous, as parameters are: adding tensors of different memory order takes twice as long.
             found[place] = X.mT.to(like, memory_format=torch.contiguous_format) if tall else X.to(like)
         del X
     for members in together.values():
-        Q = gram_polynomials(torch.cat([torch.bmm(X, X.mT) for _, X, _, _ in members]), coefficients)
+        grams = torch.cat([symmetric_product(X) if symmetric else torch.bmm(X, X.mT) for _, X, _, _ in members])
+        Q = gram_polynomials(grams, coefficients, symmetric=symmetric)
         parts = torch.split(Q, [len(X) for _, X, _, _ in members])
         for (place, X, tall, like), part in zip(members, parts, strict=True):
             found[place] = (torch.bmm(X.mT, part.mT) if tall else torch.bmm(part, X)).to(like)
     return [found[place] for place in range(len(found))]
 
 
-def _iterated(X: Tensor, polynomial: tuple[float, float, float]) -> Tensor:
+def _iterated(X: Tensor, polynomial: tuple[float, float, float], *, symmetric: bool) -> Tensor:
     a, b, c = polynomial
+    if symmetric:
+        gram = symmetric_product(X)
+        return torch.baddbmm(X, symmetric_product(gram, gram, gram, beta=b, alpha=c), X, beta=a)
     if X.shape[-2] < _SMALLEST_STRIPED or X.device.type != "cpu":
         gram = torch.bmm(X, X.mT)
         return torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
@@ -120,27 +129,33 @@ def gram_pays(shape: torch.Size, dtype: torch.dtype, coefficients: Polynomials) 
     return math.prod(a * a for a, _, _ in coefficients[:-1]) * torch.finfo(dtype).eps < 0.05
 
 
-def gram_polynomials(G: Tensor, coefficients: Polynomials) -> Tensor:
+def gram_polynomials(G: Tensor, coefficients: Polynomials, *, symmetric: bool = False) -> Tensor:
     """Q(G) of Gram matrices G = XXᵀ such that Q·X is the last iterate, for 0.5 to 0.75 of the time.
 
     Every iterate is such a product, so that all multiplications but the first and the last are of small square matrices
     (Dao, Zhang, Amsel & Chen 2026, "Gram Newton–Schulz"), which need not know how long X is. Worth it where X is at
     least 2.5 times as long as it is wide. Squaring the singular values costs half the digits: eigenvalues of G that
     should be 0 come out as some −ε, grow by a² in every iteration, and from about 1 on without bounds. That rules out
-    16 bits, and very many iterations.
+    16 bits, and very many iterations. All products are symmetric; ``symmetric`` as in :func:`orthogonalize_all`.
     """
+
+    def product(plus: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float = 1.0) -> Tensor:
+        if symmetric:
+            return symmetric_product(X, Y, plus, beta=beta, alpha=alpha)
+        return torch.baddbmm(plus, X, Y, beta=beta, alpha=alpha)
+
     Q: Tensor | None = None
     for left, (a, b, c) in zip(range(len(coefficients) - 1, -1, -1), coefficients, strict=True):
         # The polynomial is P = a + B. Its a is added by the products, and once by hand.
-        B = torch.baddbmm(G, G, G, beta=b, alpha=c)
+        B = product(G, G, G, beta=b, alpha=c)
         if left:
-            PG = torch.baddbmm(G, B, G, beta=a)
-            G = torch.baddbmm(PG, PG, B, beta=a)
+            PG = product(G, B, G, beta=a)
+            G = product(PG, PG, B, beta=a)
         if Q is None:
             Q = B
             Q.diagonal(dim1=-2, dim2=-1).add_(a)
         else:
-            Q = torch.baddbmm(Q, B, Q, beta=a)
+            Q = product(Q, B, Q, beta=a)
     assert Q is not None  # there is at least one iteration
     return Q
 

@@ -109,6 +109,9 @@ class Preconditioner(Role):
         if "compiled" not in vars(cls) and {"observe", "precondition"} & vars(cls).keys():
             cls.compiled = None
 
+    def require(self, p: Tensor) -> None:
+        """Raise OptionError for a parameter that these options do not suit; before its state is made."""
+
     def observe(self, work: Work) -> None:
         """Take in the gradients where that needs no further memory; :meth:`precondition` follows.
 

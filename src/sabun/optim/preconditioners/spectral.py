@@ -17,6 +17,7 @@ from sabun.optim.preconditioners.diagonal import Adam
 from sabun.optim.preconditioners.orthogonal import arithmetic, as_matrix, orthogonalize_all, polynomials
 from sabun.optim.preconditioners.preconditioner import PRECONDITIONERS, MatrixForm, Preconditioner, Work
 from sabun.optim.preconditioners.stacks import Eyes, orthogonalize_stacks
+from sabun.optim.preconditioners.symmetric_products import require as require_symmetric_products
 from sabun.optim.terms import Tensors, Terms, accumulate
 
 __all__ = ["Spectral"]
@@ -60,6 +61,12 @@ class Spectral(Preconditioner):
         "division of the matrices and their state among the processes, whose gradients must be equal (DDP); with FSDP2 "
         "always done",
     )
+    symmetric_products: bool = option(
+        False,
+        FLAG,
+        "computation of XXᵀ and of the polynomial in it for one triangle, which is mirrored, by a Triton kernel; CUDA "
+        "only, in float32 and bfloat16",
+    )
 
     name: ClassVar[str] = "spectral"
     summary: ClassVar[str] = "the nearest orthogonal matrix: steepest descent in the spectral norm"
@@ -90,6 +97,12 @@ class Spectral(Preconditioner):
     @property
     def divided(self) -> bool:
         return self.divide
+
+    def require(self, p: Tensor) -> None:
+        if self.symmetric_products:
+            wide = torch.promote_types(p.dtype, torch.float32)
+            matrix = torch.empty((), dtype=wide, device=p.device).expand(p.shape[0], p.numel() // max(p.shape[0], 1))
+            require_symmetric_products(p.device, self.arithmetic(matrix))
 
     @classmethod
     def cost(cls, shape: torch.Size) -> float:
@@ -122,7 +135,9 @@ class Spectral(Preconditioner):
     def orthogonalize_stacks(self, stacks: list[Tensor], seconds: Sequence[Tensors], eyes: Eyes) -> None:
         """Replace stacks of directions by updates; ``seconds`` are the second moments of the rows of each matrix."""
         scales = [0.2 * math.sqrt(max(stack.shape[-2:])) for stack in stacks]
-        orthogonalize_stacks(stacks, scales, eyes, iteration=self.iteration, steps=self.steps)
+        orthogonalize_stacks(
+            stacks, scales, eyes, iteration=self.iteration, steps=self.steps, symmetric=self.symmetric_products
+        )
         if self.row_normalization:
             for stack, second in zip(stacks, seconds, strict=True):
                 _even(stack, second, 1.0, self)
@@ -187,6 +202,7 @@ def _polar_factors(whole: Tensors, spectral: Spectral) -> list[_Stack]:
             steps=spectral.steps,
             dtype=spectral.dtype,
             overwrite=like,
+            symmetric=spectral.symmetric_products,
         )
         found.extend(zip(batches, factors, strict=True))
     return found

@@ -3,7 +3,7 @@
 A stack is all matrices of one shape that are iterated together. Stacks whose matrices have equally long short sides
 share the products of their small square matrices. Each iteration X ← (aI + bG + cG²)X with G = XXᵀ is four calls: G,
 its sum with a multiple of I, the product that completes the polynomial in place, and the product with X. No long matrix
-is copied, and XXᵀ is computed once.
+is copied, and XXᵀ is computed once. With symmetric products it is three: the kernel adds the multiple of I.
 
 To add a to the small matrix, rather than aX to the product, about doubles the rounding errors in bfloat16. They stay
 far below what the polynomials leave, whose singular values end between 0.7 and 1.2 or below.
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sabun.optim.preconditioners.orthogonal import Polynomials, gram_pays, gram_polynomials, polynomials
+from sabun.optim.preconditioners.symmetric_products import symmetric_product
 
 __all__ = ["WORKSPACE", "Eyes", "orthogonalize_stacks", "workspace"]
 
@@ -38,12 +39,19 @@ def workspace(shape: torch.Size, itemsize: int) -> int:
 
 
 def orthogonalize_stacks(
-    stacks: list[Tensor], scales: Sequence[float], eyes: Eyes, *, iteration: str, steps: int
+    stacks: list[Tensor],
+    scales: Sequence[float],
+    eyes: Eyes,
+    *,
+    iteration: str,
+    steps: int,
+    symmetric: bool = False,
 ) -> None:
     """Replace each stack (n, rows, columns) in the list by ``scale`` times the polar factors of its matrices.
 
     The stacks are in the dtype to iterate in and are overwritten. A zero matrix stays zero. The polynomials are those
-    of :func:`~sabun.optim.preconditioners.orthogonal.orthogonalize`.
+    of :func:`~sabun.optim.preconditioners.orthogonal.orthogonalize`. ``symmetric``: products that are symmetric are
+    made by :func:`~sabun.optim.preconditioners.symmetric_products.symmetric_product`.
     """
     coefficients, margin = polynomials(iteration, steps)
     families: dict[tuple[int, torch.dtype, torch.device, bool], list[int]] = {}
@@ -51,14 +59,16 @@ def orthogonalize_stacks(
         families.setdefault(_family(stacks[place], coefficients), []).append(place)
     for (side, dtype, device, by_gram), places in families.items():
         key = (side, dtype, device)
-        if not by_gram and key not in eyes:
+        if not (by_gram or symmetric) and key not in eyes:
             eyes[key] = torch.eye(side, dtype=dtype, device=device)
         _normalize(stacks, places, margin)
         for left, (a, b, c) in zip(range(len(coefficients) - 1, -1, -1), coefficients, strict=True):
             # No name holds a stack here, so that the memory of each is free once its product has been made.
-            P = _gram(stacks, places, side)
+            P = _gram(stacks, places, side, symmetric=symmetric)
             if by_gram:
-                P = gram_polynomials(P, coefficients)
+                P = gram_polynomials(P, coefficients, symmetric=symmetric)
+            elif symmetric:
+                P = symmetric_product(P, P, P, alpha=c, beta=b, shift=a)
             else:
                 P = torch.add(P, eyes[key], alpha=a / b).baddbmm_(P, P, beta=b, alpha=c)
             last = by_gram or not left
@@ -86,12 +96,15 @@ def _normalize(stacks: Sequence[Tensor], places: Sequence[int], margin: float) -
         X.div_(norm)
 
 
-def _gram(stacks: Sequence[Tensor], places: Sequence[int], side: int) -> Tensor:
+def _gram(stacks: Sequence[Tensor], places: Sequence[int], side: int, *, symmetric: bool) -> Tensor:
     """XXᵀ of all matrices, or XᵀX where the columns are the short side."""
     G = stacks[places[0]].new_empty((sum(len(stacks[place]) for place in places), side, side))
     for X, part in _with_parts(stacks, places, G):
         wide = X if X.shape[-2] == side else X.mT
-        torch.bmm(wide, wide.mT, out=part)
+        if symmetric:
+            symmetric_product(wide, out=part)
+        else:
+            torch.bmm(wide, wide.mT, out=part)
     return G
 
 
