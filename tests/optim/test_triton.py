@@ -18,7 +18,7 @@ import pytest
 import torch
 from accelerator import entries, gpt2_small
 from torch import nn
-from triton_binary import RULES, U8, WIDTH, moved, of_a_step, parts, ptx, symmetric_product_ptx
+from triton_binary import RULES, U8, WIDTH, accesses, moved, of_a_step, parts, ptx, symmetric_product_ptx
 
 from sabun import Optimizer
 from sabun.errors import SabunWarning
@@ -92,12 +92,11 @@ def test_bytes_of_a_step_of_gpt2_small(name: str, torch_fused: int) -> None:
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_symmetric_products_are_made_by_tensor_cores_in_one_loop(dtype: torch.dtype) -> None:
-    """A program adds products of blocks in float32, and stores both of its blocks without atomics and spills."""
+    """A program adds products of blocks in float32, and stores both in accesses of 16 bytes, without atomics."""
     text = symmetric_product_ptx(dtype)
     kind = "bf16" if dtype == torch.bfloat16 else "f16"
     assert re.search(rf"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.{kind}", text)
-    assert "atom." not in text
-    assert "local" not in text  # registers suffice
+    assert {size for sizes in accesses(text.splitlines()).values() for size in sizes} == {16}
 
 
 @needs_triton

@@ -19,7 +19,7 @@ from sabun.optim.filters import realize
 from sabun.optim.preconditioners.symmetric_products import SOURCE, launch_of
 from sabun.optim.triton_source import kernel
 
-__all__ = ["RULES", "U8", "WIDTH", "moved", "of_a_step", "parts", "ptx", "symmetric_product_ptx"]
+__all__ = ["RULES", "U8", "WIDTH", "accesses", "moved", "of_a_step", "parts", "ptx", "symmetric_product_ptx"]
 
 F32, BF16, F64, U8 = torch.float32, torch.bfloat16, torch.float64, torch.uint8
 WIDTH = 256  # entries of a block in 8 bits

@@ -2,7 +2,8 @@
 
 XXᵀ is symmetric, and so is every product of polynomials in it. A program computes a block on or above the diagonal and
 stores it twice, as it is and transposed. With blocks of B × B an n × n product so takes (n/B)(n/B + 1)/2 of its (n/B)²
-blocks, a share of (1 + B/n)/2 of the multiplications; n/B is rounded up. B is 128 in 16 bits and 64 in float32.
+blocks, a share of (1 + B/n)/2 of the multiplications; n/B is rounded up. B is 128 in 16 bits and 64 in float32 and for
+n ≤ 64. The columns of X are not divided among programs, so a few long matrices leave a large device idle.
 
 The Muon of modded-nanogpt and that of Dion do the same; this kernel is written from the formula.
 """
@@ -24,7 +25,9 @@ __all__ = ["SOURCE", "blocks_of", "launch_of", "require", "symmetric_product"]
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# Row r of the triangle and the one that is as much shorter than all rows make a row of one length together.
+# Row r of the triangle and the one that is as much shorter than all rows make a row of one length together. Masks are
+# of whole rows and columns, so that accesses can be as wide as the hardware has them; in a block on the diagonal the
+# lower triangle is replaced before it is stored.
 SOURCE = """\
 @triton.jit(do_not_specialize=["blocks", "programs"])
 def step(x, y, plus, out, rows, columns, x_batch, x_row, x_column, y_batch, y_row, y_column,
@@ -42,33 +45,35 @@ def step(x, y, plus, out, rows, columns, x_batch, x_row, x_column, y_batch, y_ro
     x_ = x + batch * x_batch + (above * x_row)[:, None] + (along * x_column)[None, :]
     y_ = y + batch * y_batch + (beside * y_row)[None, :] + (along * y_column)[:, None]
     of_x, of_y = (top + at < rows)[:, None], (left + at < rows)[None, :]
+    inside = of_x & of_y
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
     for begin in range(0, columns, DEPTH):
-        inside = begin + tl.arange(0, DEPTH) < columns
-        x_block = tl.load(x_, mask=of_x & inside[None, :], other=0.0)
-        y_block = tl.load(y_, mask=of_y & inside[:, None], other=0.0)
+        within = begin + tl.arange(0, DEPTH) < columns
+        x_block = tl.load(x_, mask=of_x & within[None, :], other=0.0)
+        y_block = tl.load(y_, mask=of_y & within[:, None], other=0.0)
         total = tl.dot(x_block, y_block, total, input_precision="ieee")
         x_ += DEPTH * x_column
         y_ += DEPTH * y_column
     total *= alpha
-    i, j = above[:, None], beside[None, :]
-    upper = (i <= j) & (j < rows)
     if ADDED:
-        added = tl.load(plus + batch * plus_batch + i * plus_row + j * plus_column, mask=upper, other=0.0)
-        total += beta * added.to(tl.float32)
-    total += tl.where(i == j, shift, 0.0)
-    block = total.to(out.dtype.element_ty)
+        plus_ = plus + batch * plus_batch + (above * plus_row)[:, None] + (beside * plus_column)[None, :]
+        total += beta * tl.load(plus_, mask=inside, other=0.0).to(tl.float32)
+    i, j = (top + at)[:, None], (left + at)[None, :]
+    block = tl.where(i == j, total + shift, total).to(out.dtype.element_ty)
+    turned = tl.trans(block)
     out_ = out + batch * out_batch
-    tl.store(out_ + i * out_row + j * out_column, block, mask=upper)
-    i, j = beside[:, None], above[None, :]
-    tl.store(out_ + i * out_row + j * out_column, tl.trans(block), mask=(i > j) & (i < rows))
+    to_block = out_ + (above * out_row)[:, None] + (beside * out_column)[None, :]
+    tl.store(to_block, tl.where(i <= j, block, turned), mask=inside)
+    if top != left:
+        to_turned = out_ + (beside * out_row)[:, None] + (above * out_column)[None, :]
+        tl.store(to_turned, turned, mask=(left + at < rows)[:, None] & (top + at < rows)[None, :])
 """
 
 
 def launch_of(rows: int, dtype: torch.dtype) -> dict[str, int]:
     """Side of a block, depth of one product of blocks, warps and stages of a program."""
     if dtype.itemsize == 2 and rows > 64:
-        return {"BLOCK": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 3}
+        return {"BLOCK": 128, "DEPTH": 64, "num_warps": 4, "num_stages": 3}
     return {"BLOCK": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3}
 
 
@@ -93,7 +98,7 @@ def symmetric_product(
     ``X`` and ``Y`` (n, rows, columns), ``plus`` and ``out`` (n, rows, rows) have any strides, and are in float32,
     bfloat16 or float16, all in one dtype. Y is X if it is left out. Sums are in float32, without TF32, and are rounded
     once. The result is symmetric to the bit: of ``plus`` only the upper triangle is read, and of XYᵀ only that is
-    computed. ``out`` shares no memory with X and Y.
+    computed (of a block on the diagonal both, of which one is taken). ``out`` shares no memory with X and Y.
     """
     Y = X if Y is None else Y
     out = X.new_empty((len(X), X.shape[-2], X.shape[-2])) if out is None else out
