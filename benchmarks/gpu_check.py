@@ -259,19 +259,19 @@ def symmetric_products(check: Check, end: float) -> None:
         check.note("symmetric_products", dtype=str(dtype), steps_differ_by=error, ok=error <= tolerance)
 
 
-def milliseconds(check: Check, product: Callable[[], Tensor], repeats: int = 20) -> float | None:
+def milliseconds(check: Check, call: Callable[[], object], repeats: int = 20) -> float | None:
     """Time of one call on the device, in the mean of many in a CUDA graph, so that no launch is waited for.
 
     None without a GPU.
     """
     if not check.on_gpu:
         return None
-    product()  # it is compiled outside the graph
+    call()  # it is compiled outside the graph
     check.wait()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(repeats):
-            product()
+            call()
     graph.replay()
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
@@ -402,6 +402,9 @@ def contestants(named: Named) -> dict[str, Callable[[], list[Any]]]:
             made[f"sabun {preset} fused=auto symmetric_products"] = lambda preset=preset: [
                 create(preset, named, fused="auto", symmetric_products=True)
             ]
+        made["sabun sabun capturable symmetric_products"] = lambda: [
+            create("sabun", named, capturable=True, symmetric_products=True)
+        ]
     made["sabun sabun capturable"] = lambda: [create("sabun", named, capturable=True)]
     return made
 
@@ -431,7 +434,10 @@ def timing(check: Check, end: float) -> None:
 
 
 def measured(check: Check, make: Callable[[], list[Any]], repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step by the host's clock and by events of the device; medians."""
+    """Milliseconds of a step by the host's clock and by events of the device; medians.
+
+    ``captured_ms``: of a step that a CUDA graph repeats, which waits for no launch.
+    """
     optimizers = make()
 
     def step() -> None:
@@ -473,6 +479,8 @@ def measured(check: Check, make: Callable[[], list[Any]], repeats: int) -> dict[
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         check.wait()
+    if all(group.get("capturable") for optimizer in optimizers for group in optimizer.param_groups):
+        found["captured_ms"] = milliseconds(check, step)
     kinds = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     return found | {"launches": len(kinds)}
 

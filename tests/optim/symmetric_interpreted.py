@@ -68,7 +68,7 @@ def test_of_a_product_that_is_symmetric_in_exact_arithmetic_one_triangle_is_comp
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_the_lower_triangle_is_not_read() -> None:
+def test_the_lower_triangle_has_no_effect() -> None:
     plus = drawn(1, 130, 130).triu() + torch.full((130, 130), torch.nan).tril(-1)
     assert bool(symmetric_product(drawn(1, 130, 8), plus=plus).isfinite().all())
 

@@ -97,8 +97,8 @@ def symmetric_product(
 
     ``X`` and ``Y`` (n, rows, columns), ``plus`` and ``out`` (n, rows, rows) have any strides, and are in float32,
     bfloat16 or float16, all in one dtype. Y is X if it is left out. Sums are in float32, without TF32, and are rounded
-    once. The result is symmetric to the bit: of ``plus`` only the upper triangle is read, and of XYᵀ only that is
-    computed (of a block on the diagonal both, of which one is taken). ``out`` shares no memory with X and Y.
+    once. The result is symmetric to the bit: it is made of the upper triangles of XYᵀ and ``plus``. ``out`` shares no
+    memory with X and Y.
     """
     Y = X if Y is None else Y
     out = X.new_empty((len(X), X.shape[-2], X.shape[-2])) if out is None else out
