@@ -45,3 +45,24 @@ def test_without_a_gpu_it_says_what_to_do(capsys: pytest.CaptureFixture[str], mo
     with pytest.raises(SystemExit):
         gpu_check.main([])
     assert "--dry-run" in capsys.readouterr().err
+
+
+def test_the_page_quotes_the_records_of_the_gpu() -> None:
+    root = Path(gpu_check.__file__).parent
+    page = (root.parent / "docs" / "large-models.md").read_text(encoding="utf-8")
+    for name, checks in (("gpu_check-h200", 91), ("gpu_check-h100-products", 17)):
+        records = json.loads((root / "results" / f"{name}.json").read_text(encoding="utf-8"))["records"]
+        assert records[-1]["checks"] == checks == sum("ok" in record for record in records)
+        assert records[-1]["failed"] == 0
+        assert f"{checks} checks, none failed" in page
+        times = {(r["optimizer"], r["dtype"]): r for r in records if r["stage"] == "timing"}
+        for line in page.splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            for found, dtype in zip(cells[1:3], ("torch.float32", "torch.bfloat16"), strict=False):
+                if row := times.get((cells[0], dtype)):
+                    captured = f" (captured {row['captured_ms']:.2f})" if "captured_ms" in row else ""
+                    assert found == f"{row['device_ms']:.2f} ms{captured}"
+        if times:
+            shown = {line.split("|")[1].strip() for line in page.splitlines() if line.count("|") > 2}
+            ours = {"sabun adamw fused=auto", "sabun sabun fused=auto", "torch AdamW fused"}
+            assert ours <= shown

@@ -154,7 +154,7 @@ class Spectral(Preconditioner):
             s = a * s + b * s**3 + c * s**5
         update: Tensor = 0.2 * math.sqrt(max(D.shape)) * (U @ torch.diag(s) @ Vt)
         if self.row_normalization:
-            w = var.get("w", torch.zeros(len(D), dtype=D.dtype))
+            w = var.get("w", D.new_zeros(len(D)))
             var["w"] = w = self.beta2 * w + (1 - self.beta2) * update.square().mean(dim=1)
             rows = [row / (math.sqrt(mean_square) + self.eps) for row, mean_square in zip(update, w, strict=True)]
             even = torch.stack(rows)
