@@ -222,7 +222,7 @@
     link.href = URL.createObjectURL(blob);
     link.download = name;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);  // a busy browser begins to save after seconds
   };
   tool("data-save", (figure, b) => {
     const { text, width, height } = standalone(drawn(figure));
