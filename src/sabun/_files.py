@@ -20,7 +20,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["lock", "locked", "open_own", "read", "read_at", "replace", "replacing", "sync_directory", "write_all"]
+__all__ = [
+    "lock",
+    "locked",
+    "open_own",
+    "opened",
+    "read",
+    "read_at",
+    "replace",
+    "replacing",
+    "sync_directory",
+    "write_all",
+]
 
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""
@@ -47,12 +58,19 @@ def write_all(handle: int, data: bytes) -> None:
         data = data[os.write(handle, data) :]
 
 
-def read(path: Path) -> bytes:
-    """Return the content of a file. A pipe, which may never end, or a device is an OSError."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading. A pipe, which may never end, or a device is an OSError."""
     handle = os.open(path, os.O_RDONLY | _AS_BYTES)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file that is :func:`opened`."""
+    with opened(path) as file:
         return file.read()
 
 

@@ -214,7 +214,7 @@ class Journal:
             writer.close()
 
     def _contents(self) -> tuple[bytes, bytes | None, bool]:
-        with self.path.open("rb") as file:
+        with _files.opened(self.path) as file:
             if not self.sealed:
                 return file.read(), None, True
             try:
