@@ -21,17 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 __all__ = [
-    "lock",
-    "locked",
-    "open_own",
-    "opened",
-    "read",
-    "read_at",
-    "replace",
-    "replacing",
-    "sync_directory",
-    "write_all",
-]
+    "lock", "locked", "open_own", "opened", "read", "read_at", "replace", "replacing", "sync_directory", "write_all",
+]  # fmt: skip
 
 DRAFT = ".new"
 """Suffix of a file that has not yet replaced its predecessor."""

@@ -66,3 +66,7 @@ def test_the_page_quotes_the_records_of_the_gpu() -> None:
             shown = {line.split("|")[1].strip() for line in page.splitlines() if line.count("|") > 2}
             ours = {"sabun adamw fused=auto", "sabun sabun fused=auto", "torch AdamW fused"}
             assert ours <= shown
+            for ours_, theirs in (("adamw", "AdamW fused"), ("sabun", "Muon and AdamW fused")):
+                for dtype in ("torch.float32", "torch.bfloat16"):
+                    both = times[f"sabun {ours_} fused=auto", dtype], times[f"torch {theirs}", dtype]
+                    assert f" {both[0]['device_ms'] / both[1]['device_ms']:.2f} " in page

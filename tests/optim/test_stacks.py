@@ -36,7 +36,7 @@ def test_stacks_are_the_polar_factors_times_their_scales(
     assert not found[0][1].any()
 
 
-def test_rounding_errors_in_bfloat16_are_at_most_two_and_a_half_times_those_of_a_cpu(device: torch.device) -> None:
+def test_rounding_errors_in_bfloat16_are_at_most_two_and_a_half_times_those_of_a_cpu() -> None:
     torch.manual_seed(0)
     given = torch.randn(2, 128, 160)
     options: dict[str, Any] = {"iteration": "newton-schulz", "steps": 5}
@@ -47,7 +47,7 @@ def test_rounding_errors_in_bfloat16_are_at_most_two_and_a_half_times_those_of_a
         float((one.double() - exact).norm() / exact.norm())
         for one in (found[0], orthogonalize(given, dtype="bfloat16", **options))
     )
-    assert 0.004 < plain < ours < (2.7 if device.type == "cuda" else 2.5) * plain  # 2.61 times on an H200
+    assert 0.004 < plain < ours < 2.5 * plain
 
 
 class Network(nn.Module):
